@@ -1,0 +1,70 @@
+//! Every limit that both sides know, each named after what it bounds. What a manager can configure starts from these.
+
+/// The smallest, average and largest chunk of content (bytes). Part of the package format: changing them changes every address.
+pub const CHUNK_MIN: usize = 16 << 10;
+/// See [`CHUNK_MIN`].
+pub const CHUNK_AVERAGE: usize = 64 << 10;
+/// See [`CHUNK_MIN`].
+pub const CHUNK_MAX: usize = 256 << 10;
+/// The longest manifest or chunk list (bytes).
+pub const MANIFEST_MAX: u64 = 64 << 20;
+/// The longest signed envelope or trust document (bytes).
+pub const ENVELOPE_MAX: usize = 64 << 10;
+/// The most files, links and directories in a package.
+pub const FILES_MAX: usize = 200_000;
+/// The largest file of a package (bytes).
+pub const FILE_SIZE_MAX: u64 = 1 << 40;
+/// The most steps of a package.
+pub const STEPS_MAX: usize = 64;
+/// The most detection rules of a package.
+pub const DETECTION_MAX: usize = 16;
+/// The longest argument vector (bytes, all arguments together).
+pub const ARGV_MAX: usize = 64 << 10;
+/// The longest path inside a package (bytes).
+pub const PATH_MAX: usize = 1024;
+/// The longest time limit of a step (seconds).
+pub const STEP_SECONDS_MAX: u32 = 24 * 3600;
+/// A step's time limit when the package names none (seconds).
+pub const STEP_SECONDS_DEFAULT: u32 = 3600;
+/// The most packages in one job.
+pub const JOB_PACKAGES_MAX: usize = 16;
+/// The most destinations of one job.
+pub const JOB_TARGETS_MAX: usize = 1000;
+/// The longest description of anything (bytes).
+pub const DESCRIPTION_MAX: usize = 1024;
+/// The most labels of a client, and the longest value of one (bytes).
+pub const LABELS_MAX: usize = 64;
+/// See [`LABELS_MAX`].
+pub const LABEL_VALUE_MAX: usize = 256;
+/// The largest report of facts (bytes).
+pub const FACTS_MAX: usize = 512 << 10;
+/// The part of a step's output that is kept: its end (bytes).
+pub const OUTPUT_TAIL_MAX: usize = 64 << 10;
+/// The largest outcome of an attempt on the wire (bytes): one output tail, escaped, and the rest.
+pub const OUTCOME_MAX: usize = 512 << 10;
+/// The largest message of the enrolment service (bytes).
+pub const ENROLL_MESSAGE_MAX: usize = 16 << 10;
+/// The largest message between agent and manager (bytes).
+pub const AGENT_MESSAGE_MAX: usize = 1 << 20;
+/// The largest message between operator and manager (bytes).
+pub const OPERATOR_MESSAGE_MAX: usize = 4 << 20;
+/// The most digests in one question for chunks.
+pub const DIGESTS_MAX: usize = 8192;
+/// The largest page of a list, and the one that is used when none is asked for.
+pub const PAGE_MAX: u32 = 1000;
+/// See [`PAGE_MAX`].
+pub const PAGE_DEFAULT: u32 = 100;
+/// The longest text of a condition (bytes).
+pub const CONDITION_MAX: usize = 2048;
+/// The most addresses of a client's higher system.
+pub const ADDRESSES_MAX: usize = 8;
+/// The most tokens made at once, and the most uses of a reusable one.
+pub const TOKENS_MAX: u32 = 10_000;
+/// See [`TOKENS_MAX`].
+pub const TOKEN_USES_MAX: u32 = 1_000_000;
+/// The most rows of a file for `group add` or `label import`.
+pub const IMPORT_ROWS_MAX: usize = 100_000;
+/// How long a lease lasts that nobody renews (seconds).
+pub const LEASE_SECONDS: u32 = 600;
+/// The most attempts that are offered to one client and not at an end.
+pub const OPEN_ATTEMPTS_MAX: usize = 64;

@@ -1,0 +1,449 @@
+//! The manifest of a package version: everything that is signed. Files by content address, steps by their exact arguments.
+//!
+//! JSON with `format: 1`. A reader ignores members that it does not know, unless `critical` names them: then it refuses
+//! the whole. It is parsed only after the publisher's signature over its exact bytes was found good.
+
+use crate::{
+    Digest, Invalid, PackageName, Timestamp, Version, limits,
+    path::{InstallPath, RelPath, link_stays_inside},
+    quoted,
+};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A package version as its publisher describes it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// The format of this document: 1.
+    pub format: u32,
+    /// Names of members that a reader must know, or refuse the manifest.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub critical: Vec<String>,
+    /// The package's name.
+    pub name: PackageName,
+    /// The version, as its publisher writes it.
+    pub version: Version,
+    /// Grows with every release of the package: the time of signing in seconds unless the publisher gave one. Agents
+    /// refuse to go back behind their mark.
+    pub release: u64,
+    /// One sentence for people.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub description: String,
+    /// On which machines it runs.
+    #[serde(default)]
+    pub platform: Platform,
+    /// Where the files go on the client; without one they are there only while the steps run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub directory: Option<InstallPath>,
+    /// Files, links and directories, sorted by path, each path once.
+    pub files: Vec<Entry>,
+    /// All must hold for the package to count as installed. Asked before (to skip) and after (to verify).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub detection: Vec<Detection>,
+    /// What is run, in this order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub steps: Vec<Step>,
+    /// From when on it may no longer be installed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<Timestamp>,
+}
+
+/// On which machines a package runs. `any` matches every one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Platform {
+    /// The operating system's family, as in `facts.os.family`.
+    pub os: String,
+    /// The processor's architecture, as in `facts.arch`.
+    pub arch: String,
+}
+
+impl Default for Platform {
+    fn default() -> Self {
+        Platform { os: "linux".into(), arch: "any".into() }
+    }
+}
+
+impl Platform {
+    /// Whether a machine of this family and architecture is meant.
+    pub fn fits(&self, os: &str, arch: &str) -> bool {
+        (self.os == "any" || self.os == os) && (self.arch == "any" || self.arch == arch)
+    }
+}
+
+/// One path of a package.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Entry {
+    /// Where it lies below the package's directory.
+    pub path: RelPath,
+    /// What it is.
+    #[serde(flatten)]
+    pub kind: EntryKind,
+}
+
+/// What lies at a path of a package.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+pub enum EntryKind {
+    /// A regular file.
+    File {
+        /// Permission bits, at most 0o777.
+        mode: u32,
+        /// How many bytes it has.
+        size: u64,
+        /// Its BLAKE3 digest.
+        blake3: Digest,
+        /// Its SHA-256 in hex, for people to compare with what the software's maker published.
+        sha256: Digest,
+        /// The digest of its encoded chunk list; none for a file of at most one chunk, whose address is `blake3`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        chunks: Option<Digest>,
+    },
+    /// A symbolic link that stays inside the package.
+    Link {
+        /// What it points to, relative to where it lies.
+        target: String,
+    },
+    /// A directory that is there even if it is empty.
+    Directory {
+        /// Permission bits, at most 0o777.
+        mode: u32,
+    },
+}
+
+/// A question whose answer tells whether the package is installed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+pub enum Detection {
+    /// A file is there, and has this content if a digest is given. A relative path is below the package's directory.
+    File {
+        /// Absolute on the client's root, or relative to the package's directory.
+        path: String,
+        /// The BLAKE3 digest that it must have.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        blake3: Option<Digest>,
+    },
+    /// A command ends with one of these exit codes and says this.
+    Command {
+        /// The program and its arguments; a relative program is below the package's directory. No shell is involved.
+        argv: Vec<String>,
+        /// Variables in addition to the few that every step gets.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        environment: BTreeMap<String, String>,
+        /// The exit codes that mean *installed*; 0 unless given.
+        #[serde(default = "zero")]
+        exit_codes: Vec<i32>,
+        /// What its output must contain.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        output: Option<String>,
+        /// How long it may take (seconds).
+        #[serde(default = "detection_seconds")]
+        time_limit: u32,
+    },
+}
+
+fn zero() -> Vec<i32> {
+    vec![0]
+}
+
+fn detection_seconds() -> u32 {
+    60
+}
+
+/// When a step is run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// Before the new tree takes its place; its files are in the step's working directory.
+    Before,
+    /// The installation itself.
+    #[default]
+    Install,
+    /// After the installation, before detection.
+    After,
+    /// Only when something failed.
+    OnError,
+}
+
+/// One program that is run to install the package.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Step {
+    /// What people call it, unique in the package.
+    pub name: String,
+    /// When it is run.
+    #[serde(default)]
+    pub phase: Phase,
+    /// The program and its arguments, exactly as `execve` gets them; a relative program is below the package's directory.
+    pub argv: Vec<String>,
+    /// Variables in addition to the few that every step gets.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub environment: BTreeMap<String, String>,
+    /// The working directory below the package's directory; that directory itself unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub directory: Option<RelPath>,
+    /// How long it may run (seconds); then its process group is killed and it has failed.
+    #[serde(default = "step_seconds")]
+    pub time_limit: u32,
+    /// What its exit codes mean; 0 is `SUCCESS` and any other `FAILURE` unless said otherwise.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub exit_codes: BTreeMap<i32, ExitMeaning>,
+    /// Go on with the next step although this one failed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub continue_on_failure: bool,
+}
+
+fn step_seconds() -> u32 {
+    limits::STEP_SECONDS_DEFAULT
+}
+
+impl Step {
+    /// What an exit code of this step means.
+    pub fn meaning(&self, exit_code: i32) -> ExitMeaning {
+        self.exit_codes.get(&exit_code).copied().unwrap_or(if exit_code == 0 { ExitMeaning::Success } else { ExitMeaning::Failure })
+    }
+}
+
+/// What an exit code means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum ExitMeaning {
+    /// It did what it should.
+    Success,
+    /// It did, and the machine must be restarted some time.
+    Reboot,
+    /// It could not now; to be tried again later.
+    Retry,
+    /// It failed.
+    Failure,
+}
+
+/// Members that this version of the format knows; `critical` may name only these.
+const KNOWN: [&str; 12] =
+    ["format", "critical", "name", "version", "release", "description", "platform", "directory", "files", "detection", "steps", "expires"];
+
+impl Manifest {
+    /// The manifest in `bytes`, with every rule of the format checked. Call it only after the signature was found good.
+    pub fn parse(bytes: &[u8]) -> Result<Manifest, Invalid> {
+        if bytes.len() as u64 > limits::MANIFEST_MAX {
+            return Err(Invalid::new(format!("a manifest has at most {} bytes, not {}", limits::MANIFEST_MAX, bytes.len())));
+        }
+        let manifest: Manifest = serde_json::from_slice(bytes).map_err(|e| Invalid::new(format!("the manifest can't be read: {e}")))?;
+        manifest.check()?;
+        Ok(manifest)
+    }
+
+    /// The exact bytes that are signed.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("a manifest is plain data")
+    }
+
+    /// Every rule of the format; the sentence of the first one that is broken.
+    pub fn check(&self) -> Result<(), Invalid> {
+        let fail = |sentence: String| Err(Invalid(sentence));
+        if self.format != 1 {
+            return fail(format!("this program reads manifests of format 1, not {}; a newer one is needed", self.format));
+        }
+        if let Some(unknown) = self.critical.iter().find(|c| !KNOWN.contains(&c.as_str())) {
+            return fail(format!("the manifest needs {} to be understood; a newer program is needed", quoted(unknown)));
+        }
+        if self.description.len() > limits::DESCRIPTION_MAX {
+            return fail(format!("a description has at most {} bytes", limits::DESCRIPTION_MAX));
+        }
+        for (what, value) in [("os", &self.platform.os), ("arch", &self.platform.arch)] {
+            if value.is_empty() || value.len() > 32 || !value.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-') {
+                return fail(format!("platform.{what} has 1 to 32 of a-z 0-9 _ and -, or is \"any\"; {} is neither", quoted(value)));
+            }
+        }
+        self.check_files()?;
+        if self.detection.len() > limits::DETECTION_MAX {
+            return fail(format!("a package has at most {} detection rules, not {}", limits::DETECTION_MAX, self.detection.len()));
+        }
+        for rule in &self.detection {
+            match rule {
+                Detection::File { path, .. } => {
+                    if path.strip_prefix('/').unwrap_or(path).parse::<RelPath>().is_err() {
+                        return fail(format!("the detection rule's path {} is not a normal path", quoted(path)));
+                    }
+                    if !path.starts_with('/') && self.directory.is_none() {
+                        return fail(format!("the detection rule's path {} is relative, but the package has no directory", quoted(path)));
+                    }
+                }
+                Detection::Command { argv, environment, time_limit, .. } => {
+                    check_command("the detection rule", argv, environment, *time_limit)?;
+                    if self.directory.is_none() && !argv[0].starts_with('/') {
+                        return fail(format!(
+                            "the detection rule's program {} is relative, but the package has no directory",
+                            quoted(&argv[0])
+                        ));
+                    }
+                }
+            }
+        }
+        if self.steps.len() > limits::STEPS_MAX {
+            return fail(format!("a package has at most {} steps, not {}", limits::STEPS_MAX, self.steps.len()));
+        }
+        let mut names = BTreeSet::new();
+        for step in &self.steps {
+            if step.name.is_empty() || step.name.len() > 63 || step.name.chars().any(char::is_control) {
+                return fail(format!("a step's name has 1 to 63 printable characters, {} does not", quoted(&step.name)));
+            }
+            if !names.insert(&step.name) {
+                return fail(format!("two steps are called {}", quoted(&step.name)));
+            }
+            check_command(&format!("step {}", quoted(&step.name)), &step.argv, &step.environment, step.time_limit)?;
+        }
+        if self.directory.is_none() && self.steps.is_empty() {
+            return fail("a package without a directory and without steps would do nothing; give it one of them".into());
+        }
+        Ok(())
+    }
+
+    fn check_files(&self) -> Result<(), Invalid> {
+        let fail = |sentence: String| Err(Invalid(sentence));
+        if self.files.len() > limits::FILES_MAX {
+            return fail(format!("a package has at most {} files, not {}", limits::FILES_MAX, self.files.len()));
+        }
+        if let Some(pair) = self.files.windows(2).find(|pair| pair[0].path >= pair[1].path) {
+            return fail(format!(
+                "the files must be sorted by path, each path once; {} follows {}",
+                quoted(pair[1].path.as_str()),
+                quoted(pair[0].path.as_str())
+            ));
+        }
+        let not_directories: BTreeSet<&str> =
+            self.files.iter().filter(|e| !matches!(e.kind, EntryKind::Directory { .. })).map(|e| e.path.as_str()).collect();
+        for entry in &self.files {
+            // A path below a link would be written wherever the link points to.
+            if let Some(parent) = entry.path.parents().find(|p| not_directories.contains(p)) {
+                return fail(format!("{} lies below {}, which is not a directory", quoted(entry.path.as_str()), quoted(parent)));
+            }
+            match &entry.kind {
+                EntryKind::File { mode, size, blake3, chunks, .. } => {
+                    if *mode > 0o777 {
+                        return fail(format!("{}: only permission bits are allowed, not mode {mode:o}", quoted(entry.path.as_str())));
+                    }
+                    if *size > limits::FILE_SIZE_MAX {
+                        return fail(format!("{}: a file has at most {} bytes", quoted(entry.path.as_str()), limits::FILE_SIZE_MAX));
+                    }
+                    if *size > limits::CHUNK_MAX as u64 && chunks.is_none() {
+                        return fail(format!(
+                            "{}: a file of more than {} bytes needs a chunk list",
+                            quoted(entry.path.as_str()),
+                            limits::CHUNK_MAX
+                        ));
+                    }
+                    if *size == 0 && *blake3 != Digest::of(b"") {
+                        return fail(format!("{}: an empty file has the digest of nothing", quoted(entry.path.as_str())));
+                    }
+                }
+                EntryKind::Link { target } => {
+                    if !link_stays_inside(&entry.path, target) {
+                        return fail(format!(
+                            "the link {} leaves the package: it points to {}",
+                            quoted(entry.path.as_str()),
+                            quoted(target)
+                        ));
+                    }
+                }
+                EntryKind::Directory { mode } => {
+                    if *mode > 0o777 {
+                        return fail(format!("{}: only permission bits are allowed, not mode {mode:o}", quoted(entry.path.as_str())));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// How many bytes the files have together.
+    pub fn total_bytes(&self) -> u64 {
+        self.files.iter().map(|e| if let EntryKind::File { size, .. } = e.kind { size } else { 0 }).fold(0, u64::saturating_add)
+    }
+
+    /// The digests of the chunk lists that belong to this manifest.
+    pub fn chunk_lists(&self) -> impl Iterator<Item = (&Entry, u64, Digest)> {
+        self.files.iter().filter_map(|e| match e.kind {
+            EntryKind::File { size, chunks: Some(list), .. } => Some((e, size, list)),
+            _ => None,
+        })
+    }
+}
+
+fn check_command(what: &str, argv: &[String], environment: &BTreeMap<String, String>, seconds: u32) -> Result<(), Invalid> {
+    let fail = |sentence: String| Err(Invalid(sentence));
+    if argv.is_empty() || argv[0].is_empty() {
+        return fail(format!("{what} has no program to run"));
+    }
+    if argv.iter().map(|a| a.len() + 1).sum::<usize>() > limits::ARGV_MAX || argv.iter().any(|a| a.contains('\0')) {
+        return fail(format!("the arguments of {what} have more than {} bytes or a NUL", limits::ARGV_MAX));
+    }
+    if !argv[0].starts_with('/') && argv[0].trim_start_matches("./").parse::<RelPath>().is_err() {
+        return fail(format!("the program of {what} is absolute, or below the package's directory; {} is neither", quoted(&argv[0])));
+    }
+    for (name, value) in environment {
+        let named = !name.is_empty() && name.len() <= 128 && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+        if !named || value.contains('\0') || value.len() > 4096 {
+            return fail(format!("the environment of {what}: {} is not a variable of at most 4096 bytes", quoted(name)));
+        }
+    }
+    if seconds == 0 || seconds > limits::STEP_SECONDS_MAX {
+        return fail(format!("the time limit of {what} is 1 s to {} s, not {seconds} s", limits::STEP_SECONDS_MAX));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(path: &str) -> Entry {
+        let digest = Digest::of(b"x");
+        Entry { path: path.parse().unwrap(), kind: EntryKind::File { mode: 0o644, size: 1, blake3: digest, sha256: digest, chunks: None } }
+    }
+
+    fn manifest(files: Vec<Entry>) -> Manifest {
+        Manifest {
+            format: 1,
+            critical: vec![],
+            name: "clamav".parse().unwrap(),
+            version: "1.0".parse().unwrap(),
+            release: 1,
+            description: String::new(),
+            platform: Platform::default(),
+            directory: Some("/opt/clamav".parse().unwrap()),
+            files,
+            detection: vec![],
+            steps: vec![],
+            expires: None,
+        }
+    }
+
+    #[test]
+    fn a_manifest_reads_back_as_itself() {
+        let link = Entry { path: "b".parse().unwrap(), kind: EntryKind::Link { target: "a".into() } };
+        let m = manifest(vec![file("a"), link]);
+        assert_eq!(Manifest::parse(&m.to_bytes()).unwrap(), m);
+    }
+
+    #[test]
+    fn what_would_write_outside_is_refused() {
+        let link = |at: &str, to: &str| Entry { path: at.parse().unwrap(), kind: EntryKind::Link { target: to.into() } };
+        assert!(manifest(vec![link("a", "/etc")]).check().unwrap_err().0.contains("leaves the package"));
+        assert!(manifest(vec![link("a", "b"), file("a/x")]).check().unwrap_err().0.contains("not a directory"));
+        assert!(manifest(vec![file("b"), file("a")]).check().is_err());
+        assert!(manifest(vec![file("a"), file("a")]).check().is_err());
+    }
+
+    #[test]
+    fn an_unknown_critical_member_or_format_is_refused_and_an_unknown_other_one_is_not() {
+        let mut m = manifest(vec![]);
+        m.critical = vec!["teleport".into()];
+        assert!(m.check().is_err());
+        m.critical.clear();
+        m.format = 2;
+        assert!(m.check().is_err());
+        m.format = 1;
+        let mut json: serde_json::Value = serde_json::from_slice(&m.to_bytes()).unwrap();
+        json["later"] = 1.into();
+        assert!(Manifest::parse(json.to_string().as_bytes()).is_ok());
+    }
+}

@@ -1,0 +1,344 @@
+//! The states of clients, jobs and executions, and the words for the reasons that they carry.
+
+use crate::{Invalid, quoted};
+use serde::{Deserialize, Serialize};
+
+/// An enum whose values have one word each, the same in the database, on the command line and, with its prefix, on the wire.
+macro_rules! words {
+    ($(#[$doc:meta])* $name:ident: $what:literal { $($(#[$vdoc:meta])* $variant:ident = $word:literal,)+ }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum $name { $($(#[$vdoc])* $variant,)+ }
+
+        impl $name {
+            /// Every value, in order.
+            pub const ALL: &'static [$name] = &[$($name::$variant),+];
+
+            /// The word for it.
+            pub fn as_str(self) -> &'static str {
+                match self { $($name::$variant => $word,)+ }
+            }
+        }
+
+        impl std::str::FromStr for $name {
+            type Err = Invalid;
+            fn from_str(text: &str) -> Result<Self, Invalid> {
+                match text {
+                    $($word => Ok($name::$variant),)+
+                    _ => Err(Invalid::new(format!(concat!($what, " is one of ", $($word, " ",)+ "and not {}"), quoted(text)))),
+                }
+            }
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.pad(self.as_str())
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+                s.serialize_str(self.as_str())
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+                String::deserialize(d)?.parse().map_err(serde::de::Error::custom)
+            }
+        }
+    };
+}
+
+words! {
+    /// What a client may do.
+    ClientState: "the state of a client" {
+        /// Enrolled, but an operator has to approve it: may connect, gets no offers and no bytes.
+        Pending = "PENDING",
+        /// Gets work.
+        Active = "ACTIVE",
+        /// May connect, gets no offers and no bytes until it is released.
+        Quarantined = "QUARANTINED",
+        /// Gone for ever; its certificate is refused.
+        Removed = "REMOVED",
+    }
+}
+
+words! {
+    /// What a client is.
+    ClientKind: "the kind of a client" {
+        /// A machine with an agent.
+        Machine = "MACHINE",
+        /// A manager that stands between clients and the one above it.
+        Relay = "RELAY",
+    }
+}
+
+words! {
+    /// Where a membership came from.
+    Source: "the source of a membership" {
+        /// A policy registered it.
+        Policy = "POLICY",
+        /// An operator added it.
+        Operator = "OPERATOR",
+        /// Its enrolment token named the group.
+        Token = "TOKEN",
+        /// The client joined by itself.
+        Client = "CLIENT",
+    }
+}
+
+words! {
+    /// Who may join a group from a client.
+    JoinMode: "how clients join a group" {
+        /// Any client.
+        Open = "OPEN",
+        /// Any client that gives the group's password.
+        Password = "PASSWORD",
+        /// None.
+        Closed = "CLOSED",
+    }
+}
+
+words! {
+    /// What makes a policy look at a client.
+    Trigger: "the trigger of a policy" {
+        /// Once per client, when it is active and its first full facts and its token's labels are in.
+        NewClient = "NEW_CLIENT",
+        /// Whenever its facts or labels change.
+        Inventory = "INVENTORY",
+    }
+}
+
+words! {
+    /// Which clients a policy means.
+    AppliesTo: "the clients that a policy applies to" {
+        /// Clients that became active after the policy was made.
+        NewOnly = "NEW_ONLY",
+        /// Those that were there already, too.
+        All = "ALL",
+    }
+}
+
+words! {
+    /// What happens to a member that the policy no longer matches.
+    OnMismatch: "what a policy does on a mismatch" {
+        /// It stays.
+        Keep = "KEEP",
+        /// It leaves, if this policy had registered it.
+        Remove = "REMOVE",
+    }
+}
+
+words! {
+    /// The state of a job.
+    JobState: "the state of a job" {
+        /// Can be changed; reaches nobody.
+        Draft = "DRAFT",
+        /// Starts by itself at its start time.
+        Scheduled = "SCHEDULED",
+        /// Reaches its destinations, later members included.
+        Active = "ACTIVE",
+        /// Starts nothing new.
+        Paused = "PAUSED",
+        /// Every execution is at an end, and no group can bring more.
+        Completed = "COMPLETED",
+        /// Ended by an operator.
+        Canceled = "CANCELED",
+        /// Ended by its expire time.
+        Expired = "EXPIRED",
+    }
+}
+
+words! {
+    /// The state of an execution: that of its newest attempt.
+    ExecutionState: "the state of an execution" {
+        /// Waits for the client, for its turn, or for a retry at a time.
+        Queued = "QUEUED",
+        /// An attempt was offered to the client's agent.
+        Offered = "OFFERED",
+        /// The agent fetches what it lacks.
+        Downloading = "DOWNLOADING",
+        /// The agent has everything and waits, for the reason given.
+        Waiting = "WAITING",
+        /// A step runs.
+        Installing = "INSTALLING",
+        /// The detection rules run.
+        Verifying = "VERIFYING",
+        /// What was there before is being put back.
+        Restoring = "RESTORING",
+        /// Installed by this job.
+        Succeeded = "SUCCEEDED",
+        /// Was there already.
+        AlreadyInstalled = "ALREADY_INSTALLED",
+        /// Did not work.
+        Failed = "FAILED",
+        /// A rule said no.
+        Rejected = "REJECTED",
+        /// Called off before it started.
+        Canceled = "CANCELED",
+        /// The job's time was over before it started.
+        Expired = "EXPIRED",
+        /// It can't be known what happened: the machine lost power, or the journal was lost.
+        Interrupted = "INTERRUPTED",
+    }
+}
+
+impl ExecutionState {
+    /// Only a new attempt leaves it.
+    pub fn is_end(self) -> bool {
+        self >= ExecutionState::Succeeded
+    }
+
+    /// The counter that it belongs to.
+    pub fn counter(self) -> Counter {
+        use ExecutionState::*;
+        match self {
+            Succeeded | AlreadyInstalled => Counter::Finished,
+            Failed | Interrupted | Expired => Counter::Error,
+            Rejected => Counter::Rejected,
+            Canceled => Counter::Canceled,
+            Queued | Offered | Waiting => Counter::Waiting,
+            Downloading | Installing | Verifying | Restoring => Counter::Running,
+        }
+    }
+}
+
+words! {
+    /// The counters of a job; they add up to the number of its executions.
+    Counter: "a counter" {
+        /// Succeeded or installed already.
+        Finished = "FINISHED",
+        /// Failed, interrupted or expired.
+        Error = "ERROR",
+        /// A rule said no.
+        Rejected = "REJECTED",
+        /// Called off.
+        Canceled = "CANCELED",
+        /// Queued, offered or waiting.
+        Waiting = "WAITING",
+        /// Downloading, installing, verifying or restoring.
+        Running = "RUNNING",
+    }
+}
+
+words! {
+    /// Why an execution was canceled.
+    CancelReason: "the reason of a cancellation" {
+        /// An operator canceled the job.
+        JobCanceled = "JOB_CANCELED",
+        /// The client left every group of the job before anything started.
+        LeftGroup = "LEFT_GROUP",
+        /// The client was removed.
+        ClientRemoved = "CLIENT_REMOVED",
+        /// The job lost the destination that held the client.
+        DestinationDeleted = "DESTINATION_DELETED",
+        /// Another job for the same package on the same group took its place.
+        Replaced = "REPLACED",
+    }
+}
+
+words! {
+    /// What an execution waits for at the client.
+    WaitReason: "the reason of a wait" {
+        /// Another installation on the machine; they run one at a time.
+        Turn = "TURN",
+        /// A maintenance window or a time.
+        Window = "WINDOW",
+        /// The user.
+        User = "USER",
+        /// The machine's own administrator holds installations.
+        LocalHold = "LOCAL_HOLD",
+        /// A restart.
+        Reboot = "REBOOT",
+        /// The manager has to renew the permission to start.
+        Lease = "LEASE",
+        /// The next try, after one that may be repeated.
+        Retry = "RETRY",
+    }
+}
+
+words! {
+    /// What went wrong, or why a rule said no. The word is stable; the sentence beside it is for people.
+    ErrorKind: "the kind of an error" {
+        /// Bytes could not be fetched from the higher system.
+        Transfer = "TRANSFER",
+        /// The higher system says that stored bytes are damaged.
+        DataLoss = "DATA_LOSS",
+        /// Not enough room on the client's disk.
+        NoSpace = "NO_SPACE",
+        /// The client's file system failed.
+        ClientIo = "CLIENT_IO",
+        /// What came is not what the publisher signed.
+        ContentMismatch = "CONTENT_MISMATCH",
+        /// The publisher's signature does not hold, or by a key that the client does not trust.
+        SignatureInvalid = "SIGNATURE_INVALID",
+        /// The manifest breaks a rule of its format, or needs a newer agent.
+        ManifestInvalid = "MANIFEST_INVALID",
+        /// Older than what this client has had.
+        ReleaseTooOld = "RELEASE_TOO_OLD",
+        /// Its publisher said that it may no longer be installed.
+        PackageExpired = "PACKAGE_EXPIRED",
+        /// Made for other machines.
+        PlatformMismatch = "PLATFORM_MISMATCH",
+        /// The machine's own policy forbids it.
+        LocalPolicy = "LOCAL_POLICY",
+        /// The user refused.
+        User = "USER",
+        /// A program of a step could not be started.
+        StepNotStarted = "STEP_NOT_STARTED",
+        /// A step ended with an exit code that means failure, or by a signal.
+        StepFailed = "STEP_FAILED",
+        /// A step ran longer than its limit.
+        StepTimeout = "STEP_TIMEOUT",
+        /// After the installation the detection rules do not find it.
+        NotDetected = "NOT_DETECTED",
+        /// A step had started, and nothing can tell how it ended.
+        Interrupted = "INTERRUPTED",
+        /// The agent's journal was lost after the attempt had been accepted.
+        JournalLost = "JOURNAL_LOST",
+        /// The package's bytes can't be had any more.
+        PackageUnavailable = "PACKAGE_UNAVAILABLE",
+    }
+}
+
+impl ErrorKind {
+    /// What `--kind communication` means: the way between client and manager failed, not the software.
+    pub fn is_communication(self) -> bool {
+        matches!(self, ErrorKind::Transfer | ErrorKind::DataLoss)
+    }
+
+    /// Whether a rule said no, rather than something failing.
+    pub fn is_rejection(self) -> bool {
+        matches!(self, ErrorKind::PlatformMismatch | ErrorKind::LocalPolicy | ErrorKind::User)
+    }
+}
+
+words! {
+    /// Which executions a re-execution means.
+    RetryKind: "a kind of executions" {
+        /// Those at an error, communication errors left out.
+        Error = "ERROR",
+        /// Those that wait: offered again at once, without a new attempt.
+        Waiting = "WAITING",
+        /// Those whose error was the way between client and manager.
+        Communication = "COMMUNICATION",
+        /// Those that a rule said no to.
+        Rejected = "REJECTED",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_state_has_a_counter_and_every_end_an_end_counter() {
+        for state in ExecutionState::ALL {
+            let open = matches!(state.counter(), Counter::Waiting | Counter::Running);
+            assert_eq!(state.is_end(), !open, "{state}");
+            assert_eq!(state.as_str().parse::<ExecutionState>().unwrap(), *state);
+        }
+        assert!("queued".parse::<ExecutionState>().unwrap_err().0.contains("QUEUED OFFERED"));
+    }
+}
