@@ -1,1 +1,15 @@
-//! sutler-proto
+//! The wire: the generated code of `sutler.v1`, its descriptor set, and the ways between wire and types.
+
+pub mod convert;
+
+/// The generated code. Documented in the .proto files.
+#[allow(missing_docs, clippy::all, unreachable_pub)]
+pub mod v1 {
+    tonic::include_proto!("sutler.v1");
+}
+
+/// The compiled .proto files with everything that they import, as a `google.protobuf.FileDescriptorSet`: for reflection.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/sutler.bin"));
+
+/// The version of the protocol between agent and manager.
+pub const PROTOCOL_VERSION: u32 = 1;
