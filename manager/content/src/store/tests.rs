@@ -1,0 +1,318 @@
+//! What the store promises, on real folders (and in memory, where any store must do the same).
+
+use super::*;
+use crate::Collected;
+use std::{collections::BTreeMap, io::Write, time::Duration};
+use sutler_base::manifest::{Entry, EntryKind, Manifest, Platform};
+
+fn folder() -> (tempfile::TempDir, Content) {
+    let dir = tempfile::tempdir().unwrap();
+    let content = Content::open_folder(&dir.path().join("content")).unwrap();
+    (dir, content)
+}
+
+fn noise(name: &str, length: usize) -> Bytes {
+    let mut out = vec![0; length];
+    blake3::Hasher::new().update(name.as_bytes()).finalize_xof().fill(&mut out);
+    out.into()
+}
+
+fn path_of(content: &Content, digest: &Digest) -> PathBuf {
+    content.folder.clone().unwrap().join(content.key(digest).as_ref())
+}
+
+async fn stored(content: &Content, bytes: &Bytes) -> Digest {
+    let digest = Digest::of(bytes);
+    content.put(digest, Kind::Chunk, bytes.clone()).await.unwrap();
+    digest
+}
+
+/// Makes the object look as if nobody had touched it for a day.
+fn age(content: &Content, digest: &Digest) {
+    let day_ago = std::time::SystemTime::now() - Duration::from_secs(86400);
+    std::fs::File::options().write(true).open(path_of(content, digest)).unwrap().set_modified(day_ago).unwrap();
+}
+
+/// Stores a package of these files, all of it, and gives its manifest's digest.
+async fn package(content: &Content, files: &BTreeMap<&str, Bytes>) -> Digest {
+    let mut entries = Vec::new();
+    for (path, bytes) in files {
+        let mut pieces = Vec::new();
+        let found = crate::chunker::describe(&bytes[..], |chunk| {
+            pieces.push(Bytes::from(chunk.bytes.clone()));
+            Ok(())
+        })
+        .unwrap();
+        for piece in pieces {
+            stored(content, &piece).await;
+        }
+        let chunks = match found.list() {
+            Some((digest, list)) => {
+                content.put(digest, Kind::Document, list.into()).await.unwrap();
+                Some(digest)
+            }
+            None => None,
+        };
+        let kind = EntryKind::File { mode: 0o644, size: found.size, blake3: found.blake3, sha256: found.sha256, chunks };
+        entries.push(Entry { path: path.parse().unwrap(), kind });
+    }
+    let manifest = Manifest {
+        format: 1,
+        critical: vec![],
+        name: "p".parse().unwrap(),
+        version: "1".parse().unwrap(),
+        release: 1,
+        description: String::new(),
+        platform: Platform::default(),
+        directory: Some("/opt/p".parse().unwrap()),
+        files: entries,
+        detection: vec![],
+        steps: vec![],
+        expires: None,
+    };
+    let bytes = Bytes::from(manifest.to_bytes());
+    let digest = Digest::of(&bytes);
+    content.put(digest, Kind::Document, bytes).await.unwrap();
+    digest
+}
+
+#[tokio::test]
+async fn what_was_put_is_read_back_also_by_another_process_and_compressed_where_that_helps() {
+    let (dir, content) = folder();
+    let (dense, sparse) = (noise("dense", 100_000), Bytes::from(vec![b'x'; 100_000]));
+    let (one, two) = (stored(&content, &dense).await, stored(&content, &sparse).await);
+    let again = Content::open_folder(&dir.path().join("content")).unwrap();
+    for content in [&content, &again, &again] {
+        assert_eq!(content.get(one, Kind::Chunk).await.unwrap(), dense);
+        assert_eq!(content.get(two, Kind::Chunk).await.unwrap(), sparse);
+        assert_eq!(content.get_encoded(one, Kind::Chunk).await.unwrap().0, Encoding::Identity);
+        let (encoding, payload) = content.get_encoded(two, Kind::Chunk).await.unwrap();
+        assert!(encoding == Encoding::Zstd && payload.len() < 1000);
+        assert_eq!(decode(encoding, &payload, 100_000).unwrap(), sparse);
+    }
+    let absent = Digest::of(b"absent");
+    assert!(matches!(content.get(absent, Kind::Chunk).await, Err(Error::Missing(d)) if d == absent));
+    assert_eq!(content.missing(&[absent, one, absent, two]).await.unwrap(), [absent]);
+}
+
+#[tokio::test]
+async fn bytes_of_another_digest_are_refused_and_leave_nothing() {
+    let (_dir, content) = folder();
+    let digest = Digest::of(b"this");
+    let refused = content.put(digest, Kind::Chunk, Bytes::from_static(b"that")).await;
+    assert!(matches!(refused, Err(Error::Mismatch { expected, actual }) if expected == digest && actual == Digest::of(b"that")));
+    let packed = zstd::bulk::compress(b"that", 3).unwrap().into();
+    let refused = content.put_encoded(digest, Kind::Chunk, Encoding::Zstd, packed).await;
+    assert!(matches!(refused, Err(Error::Mismatch { .. })));
+    let refused = content.put_encoded(digest, Kind::Chunk, Encoding::Zstd, Bytes::from_static(b"this")).await;
+    assert!(matches!(refused, Err(Error::Undecodable { .. })));
+    assert_eq!(content.missing(&[digest]).await.unwrap(), [digest]);
+}
+
+#[tokio::test]
+async fn a_bomb_is_refused_and_leaves_nothing() {
+    let (_dir, content) = folder();
+    let raw = vec![0; 8 << 20];
+    let digest = Digest::of(&raw);
+    let bomb: Bytes = zstd::bulk::compress(&raw, 3).unwrap().into();
+    assert!(bomb.len() < 4096);
+    let refused = content.put_encoded(digest, Kind::Chunk, Encoding::Zstd, bomb.clone()).await;
+    assert!(matches!(refused, Err(Error::TooLong { .. })));
+    let refused = content.put(digest, Kind::Chunk, raw.clone().into()).await;
+    assert!(matches!(refused, Err(Error::TooLong { .. })));
+    assert_eq!(content.missing(&[digest]).await.unwrap(), [digest]);
+    // As a document it is not too long, and is stored as it came.
+    content.put_encoded(digest, Kind::Document, Encoding::Zstd, bomb.clone()).await.unwrap();
+    assert_eq!(content.get_encoded(digest, Kind::Document).await.unwrap(), (Encoding::Zstd, bomb));
+}
+
+#[tokio::test]
+async fn a_damaged_object_is_never_handed_out_and_is_mended_by_the_next_push() {
+    let (_dir, content) = folder();
+    let bytes = noise("a", 50_000);
+    for damage in ["flipped", "cut off", "emptied", "grown", "other encoding"] {
+        let digest = stored(&content, &bytes).await;
+        let path = path_of(&content, &digest);
+        let mut now = std::fs::read(&path).unwrap();
+        match damage {
+            "flipped" => now[25_000] ^= 1,
+            "cut off" => now.truncate(30_000),
+            "emptied" => now.clear(),
+            "grown" => now.resize(limits::CHUNK_MAX + 2, 0),
+            _ => now[0] = 1,
+        }
+        std::fs::write(&path, &now).unwrap();
+        assert!(matches!(content.get(digest, Kind::Chunk).await, Err(Error::Damaged { .. })), "{damage}");
+        assert!(matches!(content.get_encoded(digest, Kind::Chunk).await, Err(Error::Damaged { .. })), "{damage}");
+        assert_eq!(content.missing(&[digest]).await.unwrap(), [digest], "{damage}");
+        stored(&content, &bytes).await;
+        assert_eq!(content.missing(&[digest]).await.unwrap(), [], "{damage}");
+        assert_eq!(content.read(digest, Kind::Chunk).await.unwrap().2, bytes, "{damage}");
+    }
+}
+
+#[tokio::test]
+async fn a_scrub_finds_what_nobody_read() {
+    let (_dir, content) = folder();
+    let mut all = Vec::new();
+    for n in 0..20 {
+        all.push(stored(&content, &noise(&n.to_string(), 1000)).await);
+    }
+    let mut file = std::fs::File::options().append(true).open(path_of(&content, &all[7])).unwrap();
+    file.write_all(b"!").unwrap();
+    assert_eq!(content.scrub().try_collect::<Vec<_>>().await.unwrap(), [all[7]]);
+    assert_eq!(content.missing(&all).await.unwrap(), [all[7]]);
+}
+
+#[tokio::test]
+async fn a_write_that_never_ended_never_looks_whole_and_is_swept() {
+    let (_dir, content) = folder();
+    let bytes = noise("half", 50_000);
+    let digest = Digest::of(&bytes);
+    // What a killed manager leaves: the file under its temporary name, half written.
+    let mut staged = path_of(&content, &digest).into_os_string();
+    staged.push("#1");
+    std::fs::write(&staged, &bytes[..25_000]).unwrap();
+    assert_eq!(content.missing(&[digest]).await.unwrap(), [digest]);
+    assert!(matches!(content.get(digest, Kind::Chunk).await, Err(Error::Missing(_))));
+    assert_eq!(content.collect([], Duration::from_secs(3600)).await.unwrap(), Collected::default());
+    assert_eq!(stored(&content, &bytes).await, digest);
+    assert_eq!(content.get(digest, Kind::Chunk).await.unwrap(), bytes);
+    let swept = content.collect([], Duration::ZERO).await.unwrap();
+    assert_eq!((swept.unfinished, swept.removed), (1, 1));
+    assert!(!Path::new(&staged).exists());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn puts_of_the_same_object_at_once_leave_it_whole() {
+    let (_dir, content) = folder();
+    let content = Arc::new(content);
+    let bytes = noise("same", 200_000);
+    let digest = Digest::of(&bytes);
+    let puts: Vec<_> = (0..32)
+        .map(|_| {
+            let (content, bytes) = (content.clone(), bytes.clone());
+            tokio::spawn(async move { content.put(digest, Kind::Chunk, bytes).await })
+        })
+        .collect();
+    for put in puts {
+        put.await.unwrap().unwrap();
+    }
+    assert_eq!(content.read(digest, Kind::Chunk).await.unwrap().2, bytes);
+    let names: Vec<_> = std::fs::read_dir(path_of(&content, &digest).parent().unwrap()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(names.len(), 1, "{names:?}");
+}
+
+#[tokio::test]
+async fn a_closure_has_what_belongs_to_the_version_and_nothing_else() {
+    let (_dir, content) = folder();
+    let (big, small) = (noise("big", 1 << 20), noise("small", 500));
+    let one = package(&content, &BTreeMap::from([("big", big.clone()), ("small", small.clone()), ("empty", Bytes::new())])).await;
+    let two = package(&content, &BTreeMap::from([("other", noise("foreign", 600))])).await;
+    let closure = content.load_closure(one).await.unwrap();
+    assert!(closure.contains(&one) && closure.contains(&Digest::of(&small)));
+    assert!(!closure.contains(&two) && !closure.contains(&Digest::of(&noise("foreign", 600))) && !closure.contains(&Digest::of(b"")));
+    // The file as a whole is not an object, its chunks and their list are.
+    assert!(!closure.contains(&Digest::of(&big)));
+    let content_of = crate::chunker::describe(&big[..], |_| Ok(())).unwrap();
+    assert!(content_of.chunks.0.iter().all(|c| closure.contains(&c.digest)) && closure.contains(&content_of.list().unwrap().0));
+    assert_eq!(closure.digests().len(), content_of.chunks.0.len() + 3);
+    assert!(Arc::ptr_eq(&closure, &content.load_closure(one).await.unwrap()));
+    assert!(matches!(content.load_closure(Digest::of(&small)).await, Err(Error::NotAManifest { .. })));
+}
+
+#[tokio::test]
+async fn an_upload_is_complete_only_when_nothing_is_lacking() {
+    let (dir, content) = folder();
+    let big = noise("big", 1 << 20);
+    let manifest = package(&content, &BTreeMap::from([("big", big.clone()), ("small", noise("small", 500))])).await;
+    assert_eq!(content.verify_complete(manifest).await.unwrap(), []);
+    let described = crate::chunker::describe(&big[..], |_| Ok(())).unwrap();
+    let (list, chunk) = (described.list().unwrap().0, described.chunks.0[3].digest);
+    std::fs::remove_file(path_of(&content, &chunk)).unwrap();
+    assert_eq!(content.verify_complete(manifest).await.unwrap(), [chunk]);
+    // Another process, which has nothing in memory.
+    let content = Content::open_folder(&dir.path().join("content")).unwrap();
+    let mut cut = std::fs::read(path_of(&content, &list)).unwrap();
+    cut.pop();
+    std::fs::write(path_of(&content, &list), cut).unwrap();
+    assert_eq!(content.verify_complete(manifest).await.unwrap(), [list]);
+    std::fs::remove_file(path_of(&content, &manifest)).unwrap();
+    let content = Content::open_folder(&dir.path().join("content")).unwrap();
+    assert_eq!(content.verify_complete(manifest).await.unwrap(), [manifest]);
+}
+
+#[tokio::test]
+async fn a_collection_keeps_shared_chunks_and_what_is_young() {
+    let (_dir, content) = folder();
+    let shared = noise("shared", 1 << 20);
+    let one = package(&content, &BTreeMap::from([("a", shared.clone()), ("b", noise("only one", 1 << 20))])).await;
+    let two = package(&content, &BTreeMap::from([("c", shared.clone()), ("d", noise("only two", 300_000))])).await;
+    let (kept, gone) = (content.load_closure(two).await.unwrap(), content.load_closure(one).await.unwrap());
+    let grace = Duration::from_secs(3600);
+
+    let first = content.collect([two], grace).await.unwrap();
+    assert_eq!((first.live, first.removed), (kept.digests().len() as u64, 0));
+    assert!(first.young > 0);
+
+    for digest in gone.digests().iter().chain(kept.digests()) {
+        age(&content, digest);
+    }
+    let only_one: Vec<Digest> = gone.digests().iter().copied().filter(|d| !kept.contains(d)).collect();
+    // An upload asks about one of the old objects: from now on it counts on it.
+    let wanted = only_one[0];
+    assert_eq!(content.missing(&[wanted]).await.unwrap(), []);
+    let second = content.collect([two], grace).await.unwrap();
+    assert_eq!((second.removed, second.young), (only_one.len() as u64 - 1, 1));
+    assert!(second.removed_bytes > 700_000);
+    assert_eq!(content.verify_complete(two).await.unwrap(), []);
+    assert_eq!(content.missing(&only_one).await.unwrap(), only_one[1..]);
+}
+
+#[tokio::test]
+async fn nothing_is_collected_while_a_live_manifest_cannot_be_read() {
+    let (_dir, content) = folder();
+    let manifest = package(&content, &BTreeMap::from([("a", noise("a", 500))])).await;
+    age(&content, &Digest::of(&noise("a", 500)));
+    assert!(matches!(content.collect([manifest, Digest::of(b"lost")], Duration::ZERO).await, Err(Error::Missing(_))));
+    assert_eq!(content.verify_complete(manifest).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_disk_at_its_reserve_takes_nothing_and_is_still_read() {
+    let (dir, content) = folder();
+    let bytes = noise("a", 500);
+    let digest = stored(&content, &bytes).await;
+    let full = Content::open_folder(&dir.path().join("content")).unwrap().with_reserve(u64::MAX / 2);
+    let more = noise("b", 500);
+    assert!(matches!(full.put(Digest::of(&more), Kind::Chunk, more).await, Err(Error::NoSpace { .. })));
+    assert_eq!(full.get(digest, Kind::Chunk).await.unwrap(), bytes);
+    // What is there needs no space.
+    full.put(digest, Kind::Chunk, bytes).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_folder_is_its_owners_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let (_dir, content) = folder();
+    let folder = content.folder.clone().unwrap();
+    for path in [folder.clone(), folder.join("objects"), folder.join("objects/ff")] {
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700, "{path:?}");
+    }
+}
+
+#[tokio::test]
+async fn another_store_behind_the_same_trait_does_the_same() {
+    let store = Arc::new(object_store::memory::InMemory::new());
+    let content = Content::new(store.clone(), "some/where");
+    let manifest = package(&content, &BTreeMap::from([("a", noise("a", 1 << 20)), ("b", noise("b", 500))])).await;
+    assert_eq!(content.verify_complete(manifest).await.unwrap(), []);
+    let extra = stored(&content, &noise("extra", 100)).await;
+    let kept = content.collect([manifest], Duration::from_secs(3600)).await.unwrap();
+    assert_eq!((kept.removed, kept.young), (0, 1));
+    let done = content.collect([manifest], Duration::ZERO).await.unwrap();
+    assert_eq!((done.removed, content.missing(&[extra]).await.unwrap()), (1, vec![extra]));
+    assert_eq!(content.verify_complete(manifest).await.unwrap(), []);
+    store.put(&content.key(&extra), PutPayload::from_static(b"\0wrong")).await.unwrap();
+    assert_eq!(content.scrub().try_collect::<Vec<_>>().await.unwrap(), [extra]);
+}
