@@ -1,0 +1,184 @@
+//! How an execution moves: what cancels it, what runs it again, and what its row says.
+
+use crate::model::{Counts, Execution};
+use sutler_base::{
+    Timestamp,
+    outcome::{Failure, Outcome},
+    state::{CancelReason, Counter, ErrorKind, ExecutionState, RetryKind},
+};
+
+/// What a request to cancel comes to for one execution.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cancellation {
+    /// It is at an end already.
+    Nothing,
+    /// It was not offered: canceled at once.
+    AtOnce,
+    /// Its agent has to acknowledge, or its lease has to run out.
+    Ask,
+    /// A step has started: it runs to its end.
+    TooLate,
+}
+
+/// What a request to cancel comes to.
+///
+/// `INSTALLING` and later were reported by the agent, so a step may have started. An agent that is asked decides for
+/// itself: what it started goes on.
+pub fn cancellation(execution: &Execution) -> Cancellation {
+    use ExecutionState::*;
+    match execution.state {
+        Queued => Cancellation::AtOnce,
+        Offered | Downloading | Waiting => Cancellation::Ask,
+        Installing | Verifying | Restoring => Cancellation::TooLate,
+        _ => Cancellation::Nothing,
+    }
+}
+
+/// Whether a new member gets a row that is there back into the queue: it had left before anything started.
+pub fn comes_back(execution: &Execution, ever_accepted: bool) -> bool {
+    let left = [CancelReason::LeftGroup.as_str(), CancelReason::DestinationDeleted.as_str()];
+    execution.state == ExecutionState::Canceled && left.contains(&execution.reason.as_str()) && !ever_accepted
+}
+
+/// What a re-execution does with one row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Again {
+    /// It is not meant.
+    Leave,
+    /// A new attempt.
+    NewAttempt,
+    /// It waits: offered again at once.
+    OfferAgain,
+}
+
+/// What a re-execution of these kinds does with `execution`; only rows with `error_kind`, if one is given.
+pub fn again(execution: &Execution, kinds: &[RetryKind], error_kind: Option<ErrorKind>) -> Again {
+    use ExecutionState::*;
+    let kind = execution.reason.parse::<ErrorKind>().ok();
+    if error_kind.is_some() && kind != error_kind {
+        return Again::Leave;
+    }
+    let communication = execution.state == Failed && kind.is_some_and(ErrorKind::is_communication);
+    let meant = match execution.state {
+        Failed | Interrupted | Expired if communication => kinds.contains(&RetryKind::Communication),
+        Failed | Interrupted | Expired => kinds.contains(&RetryKind::Error),
+        Rejected => kinds.contains(&RetryKind::Rejected),
+        Queued | Offered | Waiting if kinds.contains(&RetryKind::Waiting) => return Again::OfferAgain,
+        _ => false,
+    };
+    if meant { Again::NewAttempt } else { Again::Leave }
+}
+
+/// What the row of an execution says after this outcome: the word and the sentence.
+pub fn says(outcome: &Outcome) -> (String, String) {
+    let Some(failure) = outcome.failure() else { return (String::new(), String::new()) };
+    let word = if outcome.state == ExecutionState::Interrupted { ErrorKind::Interrupted } else { failure.kind };
+    (word.as_str().to_owned(), sentence(failure))
+}
+
+/// One sentence about a failure: the step, how it ended, and the last line of its output.
+pub fn sentence(failure: &Failure) -> String {
+    let mut text = String::new();
+    if let Some(step) = &failure.step {
+        text.push_str(&format!("step {}: ", sutler_base::quoted(step)));
+    }
+    text.extend(failure.message.chars().take(500));
+    match (failure.exit_code, failure.signal) {
+        (Some(code), _) if !text.contains(&code.to_string()) => text.push_str(&format!(" (exit code {code})")),
+        (None, Some(signal)) if !text.contains(&signal.to_string()) => text.push_str(&format!(" (signal {signal})")),
+        _ => {}
+    }
+    if let Some(line) = failure.output.lines().rev().find(|l| !l.trim().is_empty()) {
+        let line: String = line.trim().chars().take(200).collect();
+        text.push_str(&format!("; output ends with {}", sutler_base::quoted(&line)));
+    }
+    text
+}
+
+/// How far an execution is, in percent: of the bytes while it downloads, then a fixed share for what follows.
+pub fn progress(execution: &Execution) -> i32 {
+    use ExecutionState::*;
+    match execution.state {
+        Succeeded | AlreadyInstalled => 100,
+        Downloading if execution.bytes_total > 0 => (execution.bytes_done.min(execution.bytes_total) as u128 * 80 / execution.bytes_total as u128) as i32,
+        Waiting if execution.bytes_total > 0 && execution.bytes_done >= execution.bytes_total => 80,
+        Installing => 85,
+        Verifying => 95,
+        _ => 0,
+    }
+}
+
+/// The counters of the domain from the counts per state: total, finished, error, rejected, canceled, waiting, running.
+pub fn counter(counts: &Counts, which: Counter) -> i64 {
+    counts.0.iter().filter(|(state, _)| state.counter() == which).map(|(_, n)| n).sum()
+}
+
+/// Whether nothing is open any more.
+pub fn all_ended(counts: &Counts) -> bool {
+    counts.0.iter().all(|(state, n)| state.is_end() || *n == 0)
+}
+
+/// How long after `now` a cancellation is final without an answer: a lease that was renewed a moment ago, and a margin
+/// for the message that renewed it.
+pub fn cancel_deadline(now: Timestamp, lease_seconds: u32) -> Timestamp {
+    now.saturating_add(jiff::SignedDuration::from_secs(i64::from(lease_seconds) + 5)).unwrap_or(Timestamp::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(state: ExecutionState, reason: &str) -> Execution {
+        Execution {
+            job: sutler_base::JobId::from_random([1; 16]),
+            client: sutler_base::ClientId::from_random([1; 16]),
+            state,
+            reason: reason.into(),
+            detail: String::new(),
+            entered: Timestamp::UNIX_EPOCH,
+            attempt: None,
+            attempts: 0,
+            revision: 1,
+            item: 0,
+            bytes_done: 0,
+            bytes_total: 0,
+            step: String::new(),
+            cancel: None,
+            change: 0,
+        }
+    }
+
+    #[test]
+    fn a_re_execution_touches_only_what_it_was_asked_for() {
+        use ExecutionState::*;
+        use RetryKind as K;
+        let cases = [
+            (Failed, "STEP_FAILED", K::Error, Again::NewAttempt),
+            (Failed, "STEP_FAILED", K::Communication, Again::Leave),
+            (Failed, "TRANSFER", K::Communication, Again::NewAttempt),
+            (Failed, "TRANSFER", K::Error, Again::Leave),
+            (Interrupted, "INTERRUPTED", K::Error, Again::NewAttempt),
+            (Expired, "", K::Error, Again::NewAttempt),
+            (Rejected, "PLATFORM_MISMATCH", K::Rejected, Again::NewAttempt),
+            (Rejected, "PLATFORM_MISMATCH", K::Error, Again::Leave),
+            (Queued, "", K::Waiting, Again::OfferAgain),
+            (Waiting, "LOCAL_HOLD", K::Waiting, Again::OfferAgain),
+            (Queued, "", K::Error, Again::Leave),
+            (Succeeded, "", K::Error, Again::Leave),
+            (Canceled, "JOB_CANCELED", K::Error, Again::Leave),
+            (Installing, "", K::Waiting, Again::Leave),
+        ];
+        for (state, reason, kind, expected) in cases {
+            assert_eq!(again(&row(state, reason), &[kind], None), expected, "{state} {reason} {kind}");
+        }
+        assert_eq!(again(&row(Failed, "STEP_FAILED"), &[K::Error], Some(ErrorKind::StepTimeout)), Again::Leave);
+    }
+
+    #[test]
+    fn only_what_never_started_comes_back_after_leaving() {
+        assert!(comes_back(&row(ExecutionState::Canceled, "LEFT_GROUP"), false));
+        assert!(!comes_back(&row(ExecutionState::Canceled, "LEFT_GROUP"), true));
+        assert!(!comes_back(&row(ExecutionState::Canceled, "JOB_CANCELED"), false));
+        assert!(!comes_back(&row(ExecutionState::Succeeded, ""), false));
+    }
+}

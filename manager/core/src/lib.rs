@@ -1,0 +1,9 @@
+//! What the manager decides: who is let in, who belongs where, what is run. Pure functions of what was loaded, the time
+//! and ids that are passed in; no tokio, no SQL, no gRPC.
+
+pub mod admission;
+pub mod condition;
+pub mod execution;
+pub mod model;
+pub mod policy;
+pub mod session;

@@ -1,0 +1,420 @@
+//! The nouns as the manager keeps them: plain data, one type per row of the store.
+
+use std::collections::BTreeMap;
+use sutler_base::{
+    AttemptId, ClientId, Digest, GroupName, JobId, LabelKey, OperatorName, PackageName, PolicyName, Timestamp, TokenId, Uid, Version,
+    state::{AppliesTo, CancelReason, ClientKind, ClientState, ExecutionState, JobState, JoinMode, OnMismatch, Source, Trigger},
+};
+
+/// A managed machine.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Client {
+    /// Chosen by the manager, for ever.
+    pub id: ClientId,
+    /// A machine or a relay.
+    pub kind: ClientKind,
+    /// The site that it belongs to: its higher system.
+    pub site: Uid,
+    /// Since when it belongs there.
+    pub site_since: Timestamp,
+    /// What it may do.
+    pub state: ClientState,
+    /// What the machine calls itself.
+    pub hostname: String,
+    /// The address of its last connection, without the port.
+    pub address: String,
+    /// The machine, as the agent says.
+    pub machine_id: String,
+    /// The machine's start, as the agent says.
+    pub boot_id: String,
+    /// The counter of its last session.
+    pub session_counter: u64,
+    /// The agent's version.
+    pub agent_version: String,
+    /// The facts as JSON; empty until they came.
+    pub facts: String,
+    /// The digest of `facts`, by which agent and manager compare them.
+    pub facts_digest: Option<Digest>,
+    /// When the facts came.
+    pub facts_time: Option<Timestamp>,
+    /// What operators and the token said.
+    pub labels: BTreeMap<LabelKey, String>,
+    /// What the user answered.
+    pub answers: BTreeMap<String, String>,
+    /// The token that it enrolled with.
+    pub token: Option<TokenId>,
+    /// SHA-256 of its public key (SubjectPublicKeyInfo).
+    pub key: [u8; 32],
+    /// When it enrolled.
+    pub enrolled: Timestamp,
+    /// When it was first let in.
+    pub activated: Option<Timestamp>,
+    /// When it was last heard of; written in batches.
+    pub last_seen: Timestamp,
+    /// Whether the policies for new clients have looked at it.
+    pub greeted: bool,
+    /// A client with the same machine id that enrolled earlier.
+    pub duplicate_of: Option<ClientId>,
+    /// What an operator should know: why it is quarantined.
+    pub notice: String,
+    /// Grows with every change of the row but `last_seen`; from the one sequence of the manager.
+    pub change: i64,
+}
+
+/// A certificate that was issued.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Certificate {
+    /// The serial number in hex.
+    pub serial: String,
+    /// Whose it is.
+    pub subject: Subject,
+    /// SHA-256 of its public key.
+    pub key: [u8; 32],
+    /// The public key itself (SubjectPublicKeyInfo, DER): outcomes are checked against it.
+    pub public_key: Vec<u8>,
+    /// When it was issued.
+    pub issued: Timestamp,
+    /// When it ends.
+    pub not_after: Timestamp,
+    /// Whether it is accepted.
+    pub state: CertificateState,
+}
+
+/// Whose certificate it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Subject {
+    /// A client's agent.
+    Client(ClientId),
+    /// An operator.
+    Operator(OperatorName),
+}
+
+/// Whether a certificate is accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CertificateState {
+    /// Issued, and not used yet: the one before it is still good.
+    Issued,
+    /// In use.
+    Active,
+    /// A newer one was used.
+    Superseded,
+    /// Refused.
+    Revoked,
+}
+
+impl CertificateState {
+    /// The word in the database.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            CertificateState::Issued => "ISSUED",
+            CertificateState::Active => "ACTIVE",
+            CertificateState::Superseded => "SUPERSEDED",
+            CertificateState::Revoked => "REVOKED",
+        }
+    }
+}
+
+/// An enrolment token.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Token {
+    /// Its public id.
+    pub id: TokenId,
+    /// The hash of its secret.
+    pub secret_hash: [u8; 32],
+    /// For people.
+    pub description: String,
+    /// How often it can be used.
+    pub uses: u32,
+    /// How often it was.
+    pub used: u32,
+    /// Until when.
+    pub expires: Timestamp,
+    /// Networks (CIDR) inside which clients are let in at once; none: everywhere.
+    pub networks: Vec<String>,
+    /// Host names or machine ids that are let in at once; none: all.
+    pub expected: Vec<String>,
+    /// Groups (uid) that its clients are put into.
+    pub groups: Vec<Uid>,
+    /// Labels that its clients get.
+    pub labels: BTreeMap<LabelKey, String>,
+    /// When it was made.
+    pub created: Timestamp,
+    /// Who made it.
+    pub creator: String,
+    /// When it was revoked.
+    pub revoked: Option<Timestamp>,
+}
+
+/// A named destination.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Group {
+    /// For ever.
+    pub uid: Uid,
+    /// Unique among those that exist.
+    pub name: GroupName,
+    /// For people.
+    pub description: String,
+    /// What a client says of itself can't place it here.
+    pub restricted: bool,
+    /// Who may join from a client.
+    pub join_mode: JoinMode,
+    /// The hash of the password, for `PASSWORD`.
+    pub join_hash: Option<String>,
+    /// How many members it has; kept by the store.
+    pub members: i64,
+    /// When it was made.
+    pub created: Timestamp,
+    /// Changes with every change.
+    pub change: i64,
+}
+
+/// That a client belongs to a group.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Membership {
+    /// The group.
+    pub group: Uid,
+    /// The client.
+    pub client: ClientId,
+    /// What put it there.
+    pub source: Source,
+    /// The policy's or token's id or the operator's name; empty for the client itself.
+    pub source_name: String,
+    /// Since when.
+    pub since: Timestamp,
+}
+
+/// A rule that registers clients into a group.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Policy {
+    /// For ever.
+    pub uid: Uid,
+    /// Unique among those that exist.
+    pub name: PolicyName,
+    /// The group.
+    pub group: Uid,
+    /// What makes it look at a client.
+    pub trigger: Trigger,
+    /// The condition; empty matches every client.
+    pub condition: String,
+    /// Which clients it means.
+    pub applies_to: AppliesTo,
+    /// What happens to a member that no longer matches.
+    pub on_mismatch: OnMismatch,
+    /// For people.
+    pub description: String,
+    /// When it was made: a client activated earlier is no new one.
+    pub created: Timestamp,
+    /// Changes with every change.
+    pub change: i64,
+}
+
+/// A named piece of software.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Package {
+    /// For ever.
+    pub uid: Uid,
+    /// Unique among those that exist.
+    pub name: PackageName,
+    /// When it was first pushed.
+    pub created: Timestamp,
+}
+
+/// One immutable version of a package.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PackageVersion {
+    /// For ever.
+    pub uid: Uid,
+    /// The package.
+    pub package: Uid,
+    /// The package's name.
+    pub name: PackageName,
+    /// As its publisher writes it.
+    pub version: Version,
+    /// Grows with every release.
+    pub release: u64,
+    /// For people.
+    pub description: String,
+    /// The signed envelope, as it came.
+    pub envelope: Vec<u8>,
+    /// The digest of the manifest, which is content.
+    pub manifest: Digest,
+    /// The length of the manifest (bytes).
+    pub manifest_length: u64,
+    /// Bytes of all files.
+    pub total_bytes: u64,
+    /// How many files, links and directories.
+    pub files: u32,
+    /// From when on it may no longer be installed.
+    pub expires: Option<Timestamp>,
+    /// When it was pushed.
+    pub created: Timestamp,
+    /// Who pushed it.
+    pub creator: String,
+}
+
+/// An order to install packages on groups and clients.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Job {
+    /// For ever.
+    pub id: JobId,
+    /// Where it is.
+    pub state: JobState,
+    /// For people.
+    pub description: String,
+    /// 1 (first) to 9.
+    pub priority: u8,
+    /// Go on with the next package although one failed.
+    pub continue_on_failure: bool,
+    /// After this nothing is started.
+    pub expires: Option<Timestamp>,
+    /// Who made it.
+    pub creator: String,
+    /// When it was made.
+    pub created: Timestamp,
+    /// When it was started.
+    pub started: Option<Timestamp>,
+    /// When it ended.
+    pub ended: Option<Timestamp>,
+    /// The newest revision of its packages.
+    pub revision: i64,
+    /// Taken out of the lists.
+    pub archived: bool,
+    /// The job that is canceled when this one starts.
+    pub replaces: Option<JobId>,
+    /// Changes with every change.
+    pub change: i64,
+}
+
+/// One package of a job, in one revision.
+#[derive(Debug, Clone, PartialEq)]
+pub struct JobPackage {
+    /// The package's name.
+    pub package: PackageName,
+    /// The version that was pinned; none in a draft that did not name one.
+    pub version: Option<Uid>,
+    /// The pinned version's text, for people.
+    pub version_text: String,
+    /// Follows the newest version.
+    pub follow: bool,
+    /// Install also where it is there already.
+    pub replace_always: bool,
+}
+
+/// A destination of a job.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Target {
+    /// The members of a group, now and later.
+    Group(Uid),
+    /// One client.
+    Client(ClientId),
+}
+
+/// One job on one client: the row behind the status of each client.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Execution {
+    /// The job.
+    pub job: JobId,
+    /// The client.
+    pub client: ClientId,
+    /// Where it is: the state of its newest attempt.
+    pub state: ExecutionState,
+    /// The word for why; empty where there is nothing to say.
+    pub reason: String,
+    /// A sentence for people; empty where there is nothing to say.
+    pub detail: String,
+    /// When it entered the state.
+    pub entered: Timestamp,
+    /// Its newest attempt.
+    pub attempt: Option<AttemptId>,
+    /// How many attempts there have been.
+    pub attempts: u32,
+    /// The revision of the job that the newest attempt was offered.
+    pub revision: i64,
+    /// The package that is worked on, from 0.
+    pub item: u32,
+    /// Bytes that are there.
+    pub bytes_done: u64,
+    /// Bytes that there will be.
+    pub bytes_total: u64,
+    /// The step that runs.
+    pub step: String,
+    /// A cancellation that the client has not acknowledged.
+    pub cancel: Option<CancelRequest>,
+    /// Grows with every change; from the one sequence of the manager.
+    pub change: i64,
+}
+
+/// A cancellation that waits for its client.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CancelRequest {
+    /// Why.
+    pub reason: CancelReason,
+    /// When the last lease that the client can hold has run out: then it is final without an answer.
+    pub deadline: Timestamp,
+}
+
+/// One try of an execution.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Attempt {
+    /// Committed before it is offered.
+    pub id: AttemptId,
+    /// The job.
+    pub job: JobId,
+    /// The client.
+    pub client: ClientId,
+    /// Which try, from 1.
+    pub number: u32,
+    /// The job's revision.
+    pub revision: i64,
+    /// Where it is.
+    pub state: ExecutionState,
+    /// When it was made.
+    pub created: Timestamp,
+    /// When it ended.
+    pub ended: Option<Timestamp>,
+    /// The outcome as the agent signed it; empty until there is one.
+    pub outcome: Vec<u8>,
+    /// The agent's signature.
+    pub signature: Vec<u8>,
+}
+
+/// How many executions of a job are in each state.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Counts(pub BTreeMap<ExecutionState, i64>);
+
+/// One entry of the audit log.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AuditEntry {
+    /// Grows with every entry; given by the store.
+    pub sequence: i64,
+    /// When.
+    pub time: Timestamp,
+    /// `operators/NAME`, `clients/ID`, `tokens/ID` or `manager`.
+    pub actor: String,
+    /// What was done.
+    pub action: String,
+    /// On what.
+    pub object: String,
+    /// A sentence.
+    pub detail: String,
+}
+
+/// An operator.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Operator {
+    /// For ever: an operator's name is its identity.
+    pub name: OperatorName,
+    /// When it was made.
+    pub created: Timestamp,
+    /// When it was revoked.
+    pub revoked: Option<Timestamp>,
+}
+
+/// Where the site's agents and operators are met.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Site {
+    /// For ever.
+    pub id: Uid,
+    /// Where agents connect, `host:port`, in the order to try.
+    pub addresses: Vec<String>,
+}

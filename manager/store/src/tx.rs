@@ -1,0 +1,299 @@
+//! What one unit of work can ask of the store. The same for every database; the conformance suite goes over it.
+//!
+//! All methods run inside one transaction: what was read holds until the unit ends. A method never decides anything; it
+//! says what is there, or writes what it was given.
+
+use crate::StoreError;
+use async_trait::async_trait;
+use std::collections::BTreeMap;
+use sutler_base::{
+    AttemptId, ClientId, Digest, GroupName, JobId, OperatorName, PackageName, PolicyName, Timestamp, TokenId, Uid, Version,
+    state::{ClientState, ExecutionState, JobState, Trigger},
+};
+use sutler_core::model::*;
+
+type Result<T> = std::result::Result<T, StoreError>;
+
+/// Everything that a unit of work can ask.
+pub trait Tx: Clients + Tokens + Groups + Policies + Packages + Jobs + Executions + Admin + Send {}
+
+/// A page of a list: at most `limit` rows that come after `after` in the list's order.
+#[derive(Debug, Clone, Default)]
+pub struct Page {
+    /// The key of the last row of the page before, as the list's documentation says; none for the first page.
+    pub after: Option<String>,
+    /// At most this many rows.
+    pub limit: u32,
+}
+
+/// Clients and certificates.
+#[async_trait]
+pub trait Clients {
+    /// Adds a client; `change` is set by the store.
+    async fn insert_client(&mut self, client: &Client) -> Result<()>;
+    /// The client, also a removed one. For update on databases with row locks.
+    async fn client(&mut self, id: &ClientId) -> Result<Option<Client>>;
+    /// The clients of these ids, unknown ones left out, by id.
+    async fn clients(&mut self, ids: &[ClientId]) -> Result<Vec<Client>>;
+    /// Writes every column of a client but `last_seen`; `change` is set by the store.
+    async fn save_client(&mut self, client: &Client) -> Result<()>;
+    /// Notes when clients were heard of; a time that is earlier than what is there changes nothing.
+    async fn touch_clients(&mut self, seen: &[(ClientId, Timestamp)]) -> Result<()>;
+    /// Clients in order of id (`after` = id). `removed`: with those that were removed. `group`: only its members.
+    async fn list_clients(&mut self, page: &Page, removed: bool, group: Option<&Uid>) -> Result<Vec<Client>>;
+    /// Clients in this state, in order of id (`after` = id).
+    async fn list_clients_in(&mut self, page: &Page, state: ClientState) -> Result<Vec<Client>>;
+    /// Ids of clients that are not removed and call themselves so (exact, at most 10).
+    async fn clients_by_hostname(&mut self, hostname: &str) -> Result<Vec<ClientId>>;
+    /// Ids of clients that are not removed and have this label (at most 100,001).
+    async fn clients_by_label(&mut self, key: &str, value: &str) -> Result<Vec<ClientId>>;
+    /// The oldest client that is not removed and says to run on this machine, other than `except`.
+    async fn client_by_machine(&mut self, machine_id: &str, except: &ClientId) -> Result<Option<ClientId>>;
+    /// Ids and states of clients whose row changed after `change`, in order of change; at most `limit`.
+    async fn clients_changed_since(&mut self, change: i64, limit: u32) -> Result<Vec<(ClientId, ClientState, i64)>>;
+    /// Adds a certificate.
+    async fn insert_certificate(&mut self, certificate: &Certificate) -> Result<()>;
+    /// The certificate with this serial number.
+    async fn certificate(&mut self, serial: &str) -> Result<Option<Certificate>>;
+    /// The newest certificates of a subject first, at most 10.
+    async fn certificates_of(&mut self, subject: &Subject) -> Result<Vec<Certificate>>;
+    /// Changes the state of one certificate.
+    async fn set_certificate_state(&mut self, serial: &str, state: CertificateState) -> Result<()>;
+    /// Revokes every certificate of a subject.
+    async fn revoke_certificates(&mut self, subject: &Subject) -> Result<()>;
+}
+
+/// Enrolment tokens.
+#[async_trait]
+pub trait Tokens {
+    /// Adds tokens.
+    async fn insert_tokens(&mut self, tokens: &[Token]) -> Result<()>;
+    /// The token with this id. For update.
+    async fn token(&mut self, id: &TokenId) -> Result<Option<Token>>;
+    /// Tokens, the newest first (`after` = "created_ms/id").
+    async fn list_tokens(&mut self, page: &Page) -> Result<Vec<Token>>;
+    /// Marks a token as revoked.
+    async fn revoke_token(&mut self, id: &TokenId, now: Timestamp) -> Result<()>;
+    /// The client that enrolled with this token and this key.
+    async fn token_use(&mut self, id: &TokenId, key: &[u8; 32]) -> Result<Option<ClientId>>;
+    /// Notes that a client enrolled with this token and this key, and counts the use.
+    async fn use_token(&mut self, id: &TokenId, key: &[u8; 32], client: &ClientId, now: Timestamp) -> Result<()>;
+}
+
+/// Groups and memberships.
+#[async_trait]
+pub trait Groups {
+    /// Adds a group. The name of one that exists is [`StoreError::Exists`].
+    async fn insert_group(&mut self, group: &Group) -> Result<()>;
+    /// The group of this name. For update.
+    async fn group(&mut self, name: &GroupName) -> Result<Option<Group>>;
+    /// The groups of these uids that exist (deleted ones left out).
+    async fn groups_by_uid(&mut self, uids: &[Uid]) -> Result<Vec<Group>>;
+    /// Groups by name (`after` = name).
+    async fn list_groups(&mut self, page: &Page) -> Result<Vec<Group>>;
+    /// Writes a group's settings; `change` is set by the store, `members` is not written.
+    async fn save_group(&mut self, group: &Group) -> Result<()>;
+    /// Deletes a group with its memberships and holds; its uid stays as a tombstone.
+    async fn delete_group(&mut self, uid: &Uid, now: Timestamp) -> Result<()>;
+    /// Adds memberships that are not there yet; gives back those that were added.
+    async fn insert_memberships(&mut self, memberships: &[Membership]) -> Result<Vec<Membership>>;
+    /// Ends memberships; gives back the clients whose membership was ended.
+    async fn delete_memberships(&mut self, group: &Uid, clients: &[ClientId]) -> Result<Vec<ClientId>>;
+    /// The memberships of a client, by group.
+    async fn memberships_of(&mut self, client: &ClientId) -> Result<Vec<Membership>>;
+    /// The memberships of several clients.
+    async fn memberships_of_all(&mut self, clients: &[ClientId]) -> Result<Vec<Membership>>;
+    /// The members of a group by client (`after` = client id).
+    async fn list_members(&mut self, group: &Uid, page: &Page) -> Result<Vec<Membership>>;
+    /// Of these clients, those that an operator took out of the group and nobody released.
+    async fn held_out(&mut self, group: &Uid, clients: &[ClientId]) -> Result<Vec<ClientId>>;
+    /// Keeps clients out of a group until released.
+    async fn hold_out(&mut self, group: &Uid, clients: &[ClientId], by: &str, now: Timestamp) -> Result<()>;
+    /// Ends that; gives back whether there was anything to end.
+    async fn release_hold(&mut self, group: &Uid, clients: &[ClientId]) -> Result<u64>;
+}
+
+/// Policies.
+#[async_trait]
+pub trait Policies {
+    /// Adds a policy. A name that exists, or the same group, trigger and condition, is [`StoreError::Exists`].
+    async fn insert_policy(&mut self, policy: &Policy) -> Result<()>;
+    /// The policy of this name. For update.
+    async fn policy(&mut self, name: &PolicyName) -> Result<Option<Policy>>;
+    /// Policies by name (`after` = name), of one group if given.
+    async fn list_policies(&mut self, page: &Page, group: Option<&Uid>) -> Result<Vec<Policy>>;
+    /// Every policy with this trigger, by name; all triggers if none is given.
+    async fn policies_with_trigger(&mut self, trigger: Option<Trigger>) -> Result<Vec<Policy>>;
+    /// Writes a policy's settings; `change` is set by the store.
+    async fn save_policy(&mut self, policy: &Policy) -> Result<()>;
+    /// Deletes a policy; its uid stays as a tombstone.
+    async fn delete_policy(&mut self, uid: &Uid, now: Timestamp) -> Result<()>;
+}
+
+/// Packages and their versions.
+#[async_trait]
+pub trait Packages {
+    /// Adds a package. A name that exists is [`StoreError::Exists`].
+    async fn insert_package(&mut self, package: &Package) -> Result<()>;
+    /// The package of this name. For update.
+    async fn package(&mut self, name: &PackageName) -> Result<Option<Package>>;
+    /// Packages by name (`after` = name).
+    async fn list_packages(&mut self, page: &Page) -> Result<Vec<Package>>;
+    /// Deletes a package and all its versions; uids stay as tombstones.
+    async fn delete_package(&mut self, uid: &Uid, now: Timestamp) -> Result<()>;
+    /// Adds a version. A version that exists is [`StoreError::Exists`].
+    async fn insert_version(&mut self, version: &PackageVersion) -> Result<()>;
+    /// One version by its text.
+    async fn version(&mut self, package: &PackageName, version: &Version) -> Result<Option<PackageVersion>>;
+    /// Versions by uid, deleted ones left out.
+    async fn versions_by_uid(&mut self, uids: &[Uid]) -> Result<Vec<PackageVersion>>;
+    /// The version with the highest release (of two, the one pushed later).
+    async fn newest_version(&mut self, package: &PackageName) -> Result<Option<PackageVersion>>;
+    /// Versions, the highest release first (`after` = "release/uid").
+    async fn list_versions(&mut self, package: &Uid, page: &Page) -> Result<Vec<PackageVersion>>;
+    /// How many versions a package has.
+    async fn count_versions(&mut self, package: &Uid) -> Result<u32>;
+    /// Deletes a version; its uid stays as a tombstone.
+    async fn delete_version(&mut self, uid: &Uid, now: Timestamp) -> Result<()>;
+    /// A job (any that is not archived, or has open executions) that refers to one of these versions in any revision, or to the package by name.
+    async fn job_referring_to(&mut self, versions: &[Uid], package: Option<&PackageName>) -> Result<Option<JobId>>;
+    /// The manifests of all versions that exist: what garbage collection must keep.
+    async fn live_manifests(&mut self) -> Result<Vec<Digest>>;
+}
+
+/// Jobs, their packages by revision, and their destinations.
+#[async_trait]
+pub trait Jobs {
+    /// Adds a job with its first revision and its destinations.
+    async fn insert_job(&mut self, job: &Job, packages: &[JobPackage], targets: &[Target]) -> Result<()>;
+    /// The job of this id. For update.
+    async fn job(&mut self, id: &JobId) -> Result<Option<Job>>;
+    /// The jobs of these ids.
+    async fn jobs_by_id(&mut self, ids: &[JobId]) -> Result<Vec<Job>>;
+    /// Jobs, the newest first (`after` = "created_ms/id"); archived ones too, if asked.
+    async fn list_jobs(&mut self, page: &Page, archived: bool) -> Result<Vec<Job>>;
+    /// Writes every column of a job; `change` is set by the store.
+    async fn save_job(&mut self, job: &Job) -> Result<()>;
+    /// The packages of one revision in their order.
+    async fn job_packages(&mut self, job: &JobId, revision: i64) -> Result<Vec<JobPackage>>;
+    /// Writes the packages of a revision, in place of what that revision had.
+    async fn put_job_packages(&mut self, job: &JobId, revision: i64, packages: &[JobPackage]) -> Result<()>;
+    /// The destinations of a job.
+    async fn job_targets(&mut self, job: &JobId) -> Result<Vec<Target>>;
+    /// Takes a destination away from every job; gives back the jobs that had it.
+    async fn drop_target(&mut self, target: &Target) -> Result<Vec<JobId>>;
+    /// Jobs in these states that have this destination, by id.
+    async fn jobs_with_target(&mut self, target: &Target, states: &[JobState]) -> Result<Vec<Job>>;
+    /// ACTIVE jobs whose newest revision follows the newest version of this package.
+    async fn jobs_following(&mut self, package: &PackageName) -> Result<Vec<Job>>;
+    /// Jobs in one of these states whose expire time is not after `now`.
+    async fn jobs_expired(&mut self, now: Timestamp, states: &[JobState], limit: u32) -> Result<Vec<Job>>;
+    /// Jobs in this state, by id (`after` = id).
+    async fn jobs_in(&mut self, page: &Page, state: JobState) -> Result<Vec<Job>>;
+    /// How many executions of a job are in each state: kept, not counted.
+    async fn counts(&mut self, job: &JobId) -> Result<Counts>;
+    /// The same for several jobs.
+    async fn counts_of(&mut self, jobs: &[JobId]) -> Result<BTreeMap<JobId, Counts>>;
+    /// How many executions of a job wait for a cancellation to be acknowledged.
+    async fn canceling(&mut self, job: &JobId) -> Result<i64>;
+}
+
+/// A new state of an execution. `None` leaves a column as it is.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ExecutionChange {
+    /// The job.
+    pub job: JobId,
+    /// The client.
+    pub client: ClientId,
+    /// The state that was read in this unit: the counters go by it.
+    pub from: ExecutionState,
+    /// The state from now on.
+    pub to: ExecutionState,
+    /// The word for why.
+    pub reason: String,
+    /// The sentence for people.
+    pub detail: String,
+    /// When it entered the state.
+    pub entered: Timestamp,
+    /// A new attempt: its id and number and the job's revision.
+    pub attempt: Option<(AttemptId, u32, i64)>,
+    /// Where the work is: package, bytes done, bytes in total, step.
+    pub progress: Option<(u32, u64, u64, String)>,
+    /// `Some(None)` ends a cancellation, `Some(Some(_))` asks for one.
+    pub cancel: Option<Option<CancelRequest>>,
+}
+
+/// Executions and attempts.
+#[async_trait]
+pub trait Executions {
+    /// Adds QUEUED executions of a job for these clients where there are none yet; gives back those that were added.
+    async fn insert_executions(&mut self, job: &JobId, clients: &[ClientId], now: Timestamp) -> Result<Vec<ClientId>>;
+    /// Adds QUEUED executions for every ACTIVE or QUARANTINED member of the group that has none yet; gives back how many.
+    async fn insert_executions_for_group(&mut self, job: &JobId, group: &Uid, now: Timestamp) -> Result<u64>;
+    /// One row. For update.
+    async fn execution(&mut self, job: &JobId, client: &ClientId) -> Result<Option<Execution>>;
+    /// The rows of these (job, client) pairs. For update.
+    async fn executions(&mut self, keys: &[(JobId, ClientId)]) -> Result<Vec<Execution>>;
+    /// The rows of a job by client (`after` = client id), only in these states unless that is empty.
+    async fn list_executions(&mut self, job: &JobId, page: &Page, states: &[ExecutionState]) -> Result<Vec<Execution>>;
+    /// The rows of a job that changed after `change`, in order of change; at most `limit`.
+    async fn executions_changed_since(&mut self, job: &JobId, change: i64, limit: u32) -> Result<Vec<Execution>>;
+    /// Every row of a client, the newest job first; at most `limit`.
+    async fn executions_of(&mut self, client: &ClientId, limit: u32) -> Result<Vec<Execution>>;
+    /// The rows of a client that are not at an end.
+    async fn open_executions_of(&mut self, client: &ClientId) -> Result<Vec<Execution>>;
+    /// QUEUED rows of these clients whose job is ACTIVE and whose client is ACTIVE, without a cancellation; by client, then priority, then age
+    /// of the job; at most `limit` rows. With them the job's row.
+    async fn queued_for(&mut self, clients: &[ClientId], limit: u32) -> Result<Vec<(Execution, Job)>>;
+    /// Of these clients, those that have a row of `queued_for`; with no list: of all clients, at most `limit`, by client id after `after`.
+    async fn clients_with_queued(&mut self, after: Option<&ClientId>, limit: u32) -> Result<Vec<ClientId>>;
+    /// Clients with QUEUED rows of this job, after `after`, by id: whom to wake.
+    async fn queued_clients_of(&mut self, job: &JobId, after: Option<&ClientId>, limit: u32) -> Result<Vec<ClientId>>;
+    /// Writes changes and keeps the counters; many rows to a statement.
+    async fn change_executions(&mut self, changes: &[ExecutionChange]) -> Result<()>;
+    /// Rows whose cancellation was not acknowledged by its deadline.
+    async fn cancels_overdue(&mut self, now: Timestamp, limit: u32) -> Result<Vec<Execution>>;
+    /// Adds attempts.
+    async fn insert_attempts(&mut self, attempts: &[Attempt]) -> Result<()>;
+    /// One attempt. For update.
+    async fn attempt(&mut self, id: &AttemptId) -> Result<Option<Attempt>>;
+    /// Several attempts. For update.
+    async fn attempts(&mut self, ids: &[AttemptId]) -> Result<Vec<Attempt>>;
+    /// The attempts of an execution, the newest first; at most 100.
+    async fn attempts_of(&mut self, job: &JobId, client: &ClientId) -> Result<Vec<Attempt>>;
+    /// Sets the state of attempts that have no outcome.
+    async fn set_attempt_states(&mut self, states: &[(AttemptId, ExecutionState)]) -> Result<()>;
+    /// Writes the ends of attempts: state, time, outcome, signature. An attempt that has an outcome already is left as it is.
+    async fn finish_attempts(&mut self, attempts: &[Attempt]) -> Result<()>;
+    /// Whether any attempt of an execution may have started a step: one was ever accepted by its agent.
+    async fn ever_accepted(&mut self, job: &JobId, client: &ClientId) -> Result<bool>;
+}
+
+/// Operators, settings, idempotence, audit.
+#[async_trait]
+pub trait Admin {
+    /// The site that this installation is.
+    async fn site(&mut self) -> Result<Option<Site>>;
+    /// Writes the site that this installation is.
+    async fn put_site(&mut self, site: &Site) -> Result<()>;
+    /// A setting.
+    async fn setting(&mut self, key: &str) -> Result<Option<Vec<u8>>>;
+    /// Writes a setting.
+    async fn put_setting(&mut self, key: &str, value: &[u8]) -> Result<()>;
+    /// Adds an operator.
+    async fn insert_operator(&mut self, operator: &Operator) -> Result<()>;
+    /// The operator of this name.
+    async fn operator(&mut self, name: &OperatorName) -> Result<Option<Operator>>;
+    /// What was answered to this operator's request of this id: the digest of method and body, and the answer.
+    async fn request(&mut self, operator: &str, request_id: &str) -> Result<Option<(Digest, Vec<u8>)>>;
+    /// Notes an answer.
+    async fn put_request(&mut self, operator: &str, request_id: &str, body: &Digest, answer: &[u8], now: Timestamp) -> Result<()>;
+    /// Forgets answers from before `before`; gives back how many.
+    async fn drop_requests(&mut self, before: Timestamp) -> Result<u64>;
+    /// Appends to the audit log; the entry's sequence is given by the store.
+    async fn audit(&mut self, entry: &AuditEntry) -> Result<()>;
+    /// The audit log, the newest first (`after` = sequence), only about `object` if given.
+    async fn list_audit(&mut self, page: &Page, object: Option<&str>) -> Result<Vec<AuditEntry>>;
+    /// The newest number of the change sequence.
+    async fn last_change(&mut self) -> Result<i64>;
+}
