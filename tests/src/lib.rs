@@ -1,0 +1,4 @@
+//! sutler-tests
+
+pub mod postgres;
+pub mod tools;
