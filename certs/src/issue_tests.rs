@@ -35,7 +35,7 @@ fn nothing_that_a_hostile_request_asks_for_reaches_the_certificate() {
         let bundle = bundle();
         let issued = bundle.issue_agent(&client(), &key, now(), AGENT_VALIDITY).unwrap();
         let certificate = identity::read(&issued.chain[0]).unwrap();
-        assert!(!certificate.is_ca());
+        assert!(certificate.basic_constraints().unwrap().is_some_and(|b| b.critical && !b.value.ca));
         let usage = certificate.extended_key_usage().unwrap().unwrap().value;
         assert!(usage.client_auth && !usage.server_auth && !usage.any && usage.other.is_empty());
         let key_usage = certificate.key_usage().unwrap().unwrap().value;

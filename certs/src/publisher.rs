@@ -8,10 +8,7 @@ use crate::{
     pem::{self, PemError},
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
-use ring::{
-    rand::SystemRandom,
-    signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey},
-};
+use ring::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use std::{
     fmt, io,
@@ -175,6 +172,9 @@ impl FromStr for Signature {
 
 serde_as_text!(Signature);
 
+/// PKCS#8 without the public key (RFC 8410): SEQUENCE { 0, SEQUENCE { Ed25519 }, OCTET STRING { OCTET STRING (32 bytes) } }
+const PKCS8_PREFIX: &[u8] = &[0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20];
+
 /// A publisher's key pair. Its bytes are wiped when it is dropped, and it never shows them.
 pub struct PublisherKey {
     pkcs8: Zeroizing<Vec<u8>>,
@@ -184,9 +184,11 @@ pub struct PublisherKey {
 impl PublisherKey {
     /// A new key from the system's randomness.
     pub fn generate() -> Result<PublisherKey, PublisherKeyError> {
-        let document = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).map_err(|_| PublisherKeyError::Generate)?;
-        let pkcs8 = Zeroizing::new(document.as_ref().to_vec());
-        let pair = Ed25519KeyPair::from_pkcs8(&pkcs8).map_err(|_| PublisherKeyError::Generate)?;
+        let mut seed = Zeroizing::new([0; 32]);
+        getrandom::fill(&mut *seed).map_err(|_| PublisherKeyError::Generate)?;
+        // Written here, since ring's own document has the public key in a form that OpenSSL can't read.
+        let pkcs8 = Zeroizing::new([PKCS8_PREFIX, &*seed].concat());
+        let pair = Ed25519KeyPair::from_pkcs8_maybe_unchecked(&pkcs8).map_err(|_| PublisherKeyError::Generate)?;
         Ok(PublisherKey { pkcs8, pair })
     }
 
@@ -203,7 +205,7 @@ impl PublisherKey {
         let text = durable::read_private(path, KEY_FILE_MAX)?;
         let der = pem::parse_key(&text).map_err(|source| PublisherKeyError::Content { path: path.into(), source })?;
         let pkcs8 = Zeroizing::new(der.secret_pkcs8_der().to_vec());
-        // Also without the public key in it, as other tools write it.
+        // With or without the public key in it: tools differ.
         let pair = Ed25519KeyPair::from_pkcs8_maybe_unchecked(&pkcs8).map_err(|_| PublisherKeyError::WrongKind { path: path.into() })?;
         Ok(PublisherKey { pkcs8, pair })
     }
