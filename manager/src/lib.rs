@@ -1,1 +1,3 @@
 //! sutler
+
+pub mod package;

@@ -1,0 +1,335 @@
+//! `package.toml`: what a publisher writes about a package.
+//!
+//! Everything that is wrong with the file is said at once, each problem with its line, its key and what is allowed. The
+//! example that [`super::EXAMPLE`] holds has every key:
+//!
+//! ```
+//! let definition = sutler::package::Definition::parse("package.toml".as_ref(), sutler::package::EXAMPLE).unwrap();
+//! assert_eq!(definition.name.as_str(), "hello");
+//! assert_eq!(definition.steps.len(), 3);
+//! assert_eq!(definition.detection.len(), 2);
+//! ```
+
+pub use super::document::Problem;
+use super::{
+    document::{Reader, Table},
+    pattern::Pattern,
+};
+use std::{
+    collections::BTreeMap,
+    fmt, io,
+    path::{Path, PathBuf},
+};
+use sutler_base::{
+    Digest, PackageName, Timestamp, Version, limits,
+    manifest::{Detection, ExitMeaning, Manifest, Phase, Platform, Step},
+    path::{InstallPath, RelPath},
+};
+use toml::de::DeTable;
+
+/// The name of the file in a package's folder.
+pub const FILE: &str = "package.toml";
+/// The folder whose files are installed, unless the definition names another.
+pub const FILES: &str = "files";
+/// The longest `package.toml` (bytes).
+const LENGTH_MAX: u64 = 1 << 20;
+
+/// The least that a `package.toml` needs.
+pub const MINIMAL: &str = r#"name = "hello"
+version = "1.0"
+directory = "/opt/hello"        # where the files of this folder go on each client
+
+[[step]]                        # optional: what is run to install it
+name = "configure"
+argv = ["bin/hello", "--configure"]
+
+[[detection]]                   # optional: how to see that it is installed
+file = "bin/hello"
+"#;
+
+/// What a `package.toml` says; the files beside it are not looked at yet.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Definition {
+    /// The package's name.
+    pub name: PackageName,
+    /// Its version.
+    pub version: Version,
+    /// Its release, if the publisher counts them.
+    pub release: Option<u64>,
+    /// One sentence for people.
+    pub description: String,
+    /// On which clients it runs.
+    pub platform: Platform,
+    /// Where the files go on the client.
+    pub directory: Option<InstallPath>,
+    /// The folder that holds what is installed, if it is named.
+    pub files: Option<RelPath>,
+    /// What of it is left out.
+    pub exclude: Vec<Pattern>,
+    /// What is run.
+    pub steps: Vec<Step>,
+    /// How to see that it is installed.
+    pub detection: Vec<Detection>,
+    /// From when on it may no longer be installed.
+    pub expires: Option<Timestamp>,
+}
+
+/// Everything that is wrong with one file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problems {
+    /// The file.
+    pub file: PathBuf,
+    /// What is wrong, by line; what is missing at the top comes first. Never empty.
+    pub list: Vec<Problem>,
+}
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.list[..] {
+            [one] => write!(f, "{}: {one}", self.file.display()),
+            many => {
+                write!(f, "{}: {} things to mend:", self.file.display(), many.len())?;
+                many.iter().try_for_each(|problem| write!(f, "\n  {problem}"))
+            }
+        }
+    }
+}
+
+/// Why there is no definition.
+#[derive(Debug, thiserror::Error)]
+pub enum DefinitionError {
+    /// The folder is not there, or is none.
+    #[error("{} is not a folder; give the folder that holds the package's {FILE} and its files", .0.display())]
+    NoFolder(PathBuf),
+    /// The folder has no `package.toml`.
+    #[error("{} has no {FILE}; write one beside the package's files, for example:\n\n{MINIMAL}", .0.display())]
+    NoFile(PathBuf),
+    /// It can't be read.
+    #[error("can't read {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// It is not TOML.
+    #[error("{}, line {line}: {message}", path.display())]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// The line, counted from 1.
+        line: usize,
+        /// What the parser says.
+        message: String,
+    },
+    /// It is TOML, but not a package's definition.
+    #[error("{0}")]
+    Problems(Problems),
+}
+
+impl Definition {
+    /// The definition in `folder`.
+    pub fn load(folder: &Path) -> Result<Definition, DefinitionError> {
+        if !folder.is_dir() {
+            return Err(DefinitionError::NoFolder(folder.into()));
+        }
+        let path = folder.join(FILE);
+        let read = || {
+            let length = std::fs::metadata(&path)?.len();
+            if length > LENGTH_MAX {
+                return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it has {length} bytes; at most {LENGTH_MAX} are read")));
+            }
+            std::fs::read_to_string(&path)
+        };
+        match read() {
+            Ok(text) => Definition::parse(&path, &text),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Err(DefinitionError::NoFile(folder.into())),
+            Err(source) => Err(DefinitionError::Read { path, source }),
+        }
+    }
+
+    /// The definition that `text` is; `path` is only named in errors.
+    pub fn parse(path: &Path, text: &str) -> Result<Definition, DefinitionError> {
+        let document = DeTable::parse(text).map_err(|e| DefinitionError::Syntax {
+            path: path.into(),
+            line: Reader::line(text, e.span().map_or(0, |span| span.start)),
+            message: e.message().to_owned(),
+        })?;
+        let mut reader = Reader::new(text);
+        let root = reader.root(document.get_ref());
+        let definition = read(&mut reader, root);
+        let mut list = reader.problems;
+        list.sort_by_key(|problem| problem.line);
+        if let (Some(definition), true) = (&definition, list.is_empty()) {
+            // The rules of the manifest that no single key can break.
+            if let Err(why) = definition.manifest(1, Vec::new()).check() {
+                list.push(Problem { line: None, key: "the package".into(), sentence: why.0 });
+            }
+        }
+        match definition {
+            Some(definition) if list.is_empty() => Ok(definition),
+            _ => Err(DefinitionError::Problems(Problems { file: path.into(), list })),
+        }
+    }
+
+    /// The manifest of this definition with these files.
+    pub(super) fn manifest(&self, release: u64, files: Vec<sutler_base::manifest::Entry>) -> Manifest {
+        Manifest {
+            format: 1,
+            critical: Vec::new(),
+            name: self.name.clone(),
+            version: self.version.clone(),
+            release: self.release.unwrap_or(release),
+            description: self.description.clone(),
+            platform: self.platform.clone(),
+            directory: self.directory.clone(),
+            files,
+            detection: self.detection.clone(),
+            steps: self.steps.clone(),
+            expires: self.expires,
+        }
+    }
+}
+
+/// Reads the whole document; none if something without which there is no definition is missing or wrong. Problems are in
+/// the reader.
+fn read<'a>(reader: &mut Reader<'a>, mut root: Table<'a>) -> Option<Definition> {
+    let r = reader;
+    let name = r.need(&mut root, "name", "for example name = \"hello\"").and_then(|v| r.parsed(&v));
+    let version = r.need(&mut root, "version", "for example version = \"1.0\"").and_then(|v| r.parsed(&v));
+    let release = r.take(&mut root, "release").and_then(|v| r.number(&v, "a whole number, 0 or more"));
+    let description = r.take(&mut root, "description").and_then(|v| {
+        let text = r.text(&v)?;
+        if text.len() > limits::DESCRIPTION_MAX {
+            r.refuse(&v, format!("has at most {} bytes, not {}", limits::DESCRIPTION_MAX, text.len()));
+        }
+        Some(text.to_owned())
+    });
+    let directory = r.take(&mut root, "directory");
+    let has_directory = directory.is_some();
+    let directory = directory.and_then(|v| r.parsed(&v));
+    let files = r.take(&mut root, "files").and_then(|v| r.parsed(&v));
+    let exclude = r.take(&mut root, "exclude").and_then(|v| {
+        let list = r.list(&v, "a list of patterns, such as [\"*.swp\"]")?;
+        Some(list.iter().filter_map(|v| r.parsed(v)).collect())
+    });
+    let expires = r.take(&mut root, "expires").and_then(|v| r.moment(&v));
+    let platform = match r.take(&mut root, "platform").and_then(|v| r.table(&v, "a table: [platform]")) {
+        Some(table) => read_platform(r, table),
+        None => Platform::default(),
+    };
+    let steps = r.take(&mut root, "step").map(|v| r.tables(&v)).unwrap_or_default();
+    if !has_directory && steps.is_empty() {
+        r.problem(None, "directory", "is missing, and there is no [[step]] either; for example directory = \"/opt/hello\"");
+    }
+    let steps = steps.into_iter().filter_map(|table| read_step(r, table)).collect();
+    let detection = r.take(&mut root, "detection").map(|v| r.tables(&v)).unwrap_or_default();
+    let detection = detection.into_iter().filter_map(|table| read_detection(r, table)).collect();
+    r.finish(root);
+    Some(Definition {
+        name: name?,
+        version: version?,
+        release,
+        description: description.unwrap_or_default(),
+        platform,
+        directory,
+        files,
+        exclude: exclude.unwrap_or_default(),
+        steps,
+        detection,
+        expires,
+    })
+}
+
+fn read_platform<'a>(r: &mut Reader<'a>, mut table: Table<'a>) -> Platform {
+    let mut platform = Platform::default();
+    if let Some(os) = r.take(&mut table, "os").and_then(|v| r.text(&v)) {
+        platform.os = os.to_owned();
+    }
+    if let Some(arch) = r.take(&mut table, "arch").and_then(|v| r.text(&v)) {
+        platform.arch = arch.to_owned();
+    }
+    r.finish(table);
+    platform
+}
+
+const MEANINGS: [(&str, ExitMeaning); 4] =
+    [("success", ExitMeaning::Success), ("reboot", ExitMeaning::Reboot), ("retry", ExitMeaning::Retry), ("failure", ExitMeaning::Failure)];
+
+const PHASES: [(&str, Phase); 4] =
+    [("before", Phase::Before), ("install", Phase::Install), ("after", Phase::After), ("onerror", Phase::OnError)];
+
+fn read_step<'a>(r: &mut Reader<'a>, mut table: Table<'a>) -> Option<Step> {
+    let name = r.need(&mut table, "name", "what people call the step").and_then(|v| r.text(&v));
+    let phase = r.take(&mut table, "phase").and_then(|v| r.word(&v, &PHASES));
+    let argv = r.need(&mut table, "argv", "the program and its arguments, such as [\"bin/setup\", \"--quiet\"]").and_then(|v| r.texts(&v));
+    let environment = read_environment(r, &mut table);
+    let directory = r.take(&mut table, "directory").and_then(|v| r.parsed::<RelPath>(&v));
+    let time_limit = r.take(&mut table, "time_limit").and_then(|v| r.seconds(&v));
+    let exit_codes = r.take(&mut table, "exit_codes").and_then(|v| {
+        let mut codes = BTreeMap::new();
+        for (code, meaning) in r.pairs(&v, "a table such as { 0 = \"success\", 75 = \"retry\" }")? {
+            match code.parse::<i32>() {
+                Ok(code) => {
+                    codes.extend(r.word(&meaning, &MEANINGS).map(|meaning| (code, meaning)));
+                }
+                Err(_) => r.refuse(&meaning, "an exit code is a whole number"),
+            }
+        }
+        Some(codes)
+    });
+    let continue_on_failure = r.take(&mut table, "continue_on_failure").and_then(|v| r.truth(&v));
+    r.finish(table);
+    Some(Step {
+        name: name?.to_owned(),
+        phase: phase.unwrap_or_default(),
+        argv: argv?,
+        environment,
+        directory,
+        time_limit: time_limit.unwrap_or(limits::STEP_SECONDS_DEFAULT),
+        exit_codes: exit_codes.unwrap_or_default(),
+        continue_on_failure: continue_on_failure.unwrap_or_default(),
+    })
+}
+
+fn read_environment<'a>(r: &mut Reader<'a>, table: &mut Table<'a>) -> BTreeMap<String, String> {
+    let Some(value) = r.take(table, "environment") else { return BTreeMap::new() };
+    let pairs = r.pairs(&value, "a table such as { LANG = \"C\" }").unwrap_or_default();
+    pairs.into_iter().filter_map(|(key, value)| Some((key.to_owned(), r.text(&value)?.to_owned()))).collect()
+}
+
+/// How long a detection's command may take unless the definition says so (seconds).
+const DETECTION_SECONDS: u32 = 60;
+
+fn read_detection<'a>(r: &mut Reader<'a>, mut table: Table<'a>) -> Option<Detection> {
+    let (line, place) = table.place();
+    let (file, command) = (r.take(&mut table, "file"), r.take(&mut table, "command"));
+    let rule = match (file, command) {
+        (Some(file), None) => {
+            let path = r.text(&file);
+            let blake3 = r.take(&mut table, "blake3").and_then(|v| r.parsed::<Digest>(&v));
+            path.map(|path| Detection::File { path: path.to_owned(), blake3 })
+        }
+        (None, Some(command)) => {
+            let argv = r.texts(&command);
+            let environment = read_environment(r, &mut table);
+            let exit_codes = r.take(&mut table, "exit_codes").and_then(|v| {
+                let list = r.list(&v, "a list of exit codes, such as [0]")?;
+                Some(list.iter().filter_map(|v| r.number(v, "an exit code")).collect())
+            });
+            let output = r.take(&mut table, "output").and_then(|v| r.text(&v)).map(String::from);
+            let time_limit = r.take(&mut table, "time_limit").and_then(|v| r.seconds(&v)).unwrap_or(DETECTION_SECONDS);
+            argv.map(|argv| Detection::Command { argv, environment, exit_codes: exit_codes.unwrap_or_else(|| vec![0]), output, time_limit })
+        }
+        _ => {
+            r.problem(line, place, "needs one of file = \"bin/hello\" and command = [\"bin/hello\", \"--version\"]");
+            return None;
+        }
+    };
+    r.finish(table);
+    rule
+}
+
+#[cfg(test)]
+#[path = "definition_tests.rs"]
+mod tests;

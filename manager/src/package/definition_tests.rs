@@ -1,0 +1,122 @@
+//! What the reading of `package.toml` promises.
+
+use super::*;
+
+fn parse(text: &str) -> Result<Definition, DefinitionError> {
+    Definition::parse(Path::new("x/package.toml"), text)
+}
+
+fn problems(text: &str) -> Vec<String> {
+    match parse(text) {
+        Err(DefinitionError::Problems(problems)) => problems.list.iter().map(ToString::to_string).collect(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn the_examples_are_definitions_and_mean_what_they_say() {
+    let example = parse(crate::package::EXAMPLE).unwrap();
+    assert_eq!(example.platform, Platform { os: "linux".into(), arch: "any".into() });
+    assert_eq!((example.files.unwrap().as_str(), example.exclude.len()), ("files", 2));
+    let step = &example.steps[1];
+    assert_eq!(
+        (step.time_limit, step.phase, step.meaning(75), step.meaning(9)),
+        (120, Phase::Install, ExitMeaning::Retry, ExitMeaning::Failure)
+    );
+    assert_eq!(step.environment["HELLO_GREETING"], "Hello");
+    assert!(example.steps[2].continue_on_failure && example.steps[2].phase == Phase::After);
+    assert!(matches!(&example.detection[1], Detection::Command { time_limit: 10, exit_codes, .. } if exit_codes == &[0]));
+    assert_eq!(parse(MINIMAL).unwrap().steps[0].time_limit, limits::STEP_SECONDS_DEFAULT);
+}
+
+#[test]
+fn everything_that_is_wrong_is_said_at_once_with_its_line_and_what_is_allowed() {
+    let text = r#"
+name = "Upper Case"
+releas = 3
+directory = "/usr"
+expires = "tomorrow"
+[platform]
+arch = 64
+[[step]]
+phase = "later"
+time_limit = "5 minutes"
+exit_codes = { 0 = "fine", x = "retry" }
+[[step]]
+name = "two"
+argv = "/bin/true --now"
+[[detection]]
+[[detection]]
+file = "a"
+output = "b"
+"#;
+    let found = problems(text);
+    for wanted in [
+        "line 2: name: a package's name has",
+        "version: is missing; for example",
+        "line 3: \"releas\": is not a key here; allowed are name, version, release,",
+        "line 4: directory: /usr belongs to the system",
+        "line 5: expires: must be a moment",
+        "line 7: platform.arch: must be a text in quotes, not a whole number",
+        "line 8: step 1: name: is missing",
+        "line 9: step 1: phase: must be one of \"before\", \"install\", \"after\", \"onerror\", not \"later\"",
+        "line 8: step 1: argv: is missing",
+        "line 10: step 1: time_limit: must be a length of time",
+        "line 11: step 1: exit_codes.0: must be one of \"success\", \"reboot\", \"retry\", \"failure\", not \"fine\"",
+        "line 11: step 1: exit_codes.x: an exit code is a whole number",
+        "line 14: step 2 (\"two\"): argv: must be a list of texts",
+        "line 15: detection 1: needs one of file",
+        "line 18: detection 2: \"output\": is not a key here; allowed are file, command, blake3",
+    ] {
+        assert!(found.iter().any(|p| p.starts_with(wanted)), "{wanted:?} is not in {found:#?}");
+    }
+    assert_eq!(found.len(), 15, "{found:#?}");
+    let said = parse(text).unwrap_err().to_string();
+    assert!(said.starts_with("x/package.toml: 15 things to mend:\n  version: is missing"), "{said}");
+}
+
+#[test]
+fn an_empty_definition_names_all_that_it_needs() {
+    let found = problems("");
+    assert_eq!(found.len(), 3, "{found:?}");
+    assert!(found[0].starts_with("name: is missing") && found[1].starts_with("version: is missing") && found[2].starts_with("directory: "));
+}
+
+#[test]
+fn rules_that_span_keys_are_checked_before_any_file_is_read() {
+    let base = "name = \"a\"\nversion = \"1\"\n";
+    let twice = "[[step]]\nname = \"s\"\nargv = [\"/x\"]\n".repeat(2);
+    assert!(problems(&format!("{base}{twice}"))[0].contains("two steps are called"));
+    let long = "[[step]]\nname = \"s\"\nargv = [\"/x\"]\ntime_limit = \"25h\"\n";
+    assert!(problems(&format!("{base}{long}"))[0].contains("time limit"));
+    let relative = "[[step]]\nname = \"s\"\nargv = [\"/x\"]\n[[detection]]\nfile = \"a\"\n";
+    assert!(problems(&format!("{base}{relative}"))[0].contains("has no directory"));
+}
+
+#[test]
+fn lengths_of_time_are_read_in_three_units_and_as_seconds() {
+    let with = |limit: &str| {
+        parse(&format!("name=\"a\"\nversion=\"1\"\n[[step]]\nname=\"s\"\nargv=[\"/x\"]\ntime_limit={limit}\n"))
+            .map(|d| d.steps[0].time_limit)
+    };
+    for (text, seconds) in [("\"90s\"", 90), ("\"5m\"", 300), ("\"1h\"", 3600), ("\"7\"", 7), ("45", 45), ("0x10", 16)] {
+        assert_eq!(with(text).unwrap(), seconds, "{text}");
+    }
+    for bad in ["\"\"", "\"h\"", "\"-5s\"", "\"+5s\"", "-1", "1.5", "\"99999999h\"", "\"é\"", "0"] {
+        assert!(with(bad).is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn what_is_not_toml_is_said_with_its_line() {
+    let said = parse("name = \"a\"\nversion = \n").unwrap_err().to_string();
+    assert!(said.starts_with("x/package.toml, line 2: "), "{said}");
+}
+
+#[test]
+fn a_folder_without_a_definition_is_told_how_to_write_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let said = Definition::load(dir.path()).unwrap_err().to_string();
+    assert!(said.contains("has no package.toml") && said.contains(MINIMAL), "{said}");
+    assert!(matches!(Definition::load(&dir.path().join("no")), Err(DefinitionError::NoFolder(_))));
+}
