@@ -72,6 +72,7 @@ pub struct Content {
     reserve: u64,
     recent: Mutex<Recent<Digest, (Encoding, Bytes)>>,
     pub(crate) closures: Mutex<Recent<Digest, Arc<Closure>>>,
+    /// Objects that were found damaged, and those whose writing failed: they count as lacking.
     damaged: Mutex<HashSet<Digest>>,
     /// Held shared while objects are stored or made young, alone while garbage is removed.
     pub(crate) removing: RwLock<()>,
@@ -93,18 +94,24 @@ impl Content {
     /// Objects in `folder`, which is made if it isn't there, readable by its owner alone.
     ///
     /// Each object is written beside its place, flushed to the disk and renamed, and its folder is flushed, before `put`
-    /// returns. The folders in which objects lie are made and flushed here, so that none of them can be lost later.
+    /// returns. The folders in which objects lie are made and flushed here: none of them can be lost later, and an object
+    /// that a killed process had renamed but not acknowledged is as durable as any other from here on.
     pub fn open_folder(folder: &Path) -> Result<Content, Error> {
         let failed = |source| Error::Folder { path: folder.into(), source };
         let objects = folder.join("objects");
         make_folder(folder).map_err(failed)?;
         make_folder(&objects).map_err(failed)?;
+        let flush = |folder: &Path| {
+            let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+            fs_err::File::open(folder).and_then(|f| f.sync_all()).map_err(failed)
+        };
         for n in 0..=255u8 {
-            make_folder(&objects.join(format!("{n:02x}"))).map_err(failed)?;
+            let fan = objects.join(format!("{n:02x}"));
+            make_folder(&fan).map_err(failed)?;
+            flush(&fan)?;
         }
         for made in [Some(&*objects), Some(folder), folder.parent()].into_iter().flatten() {
-            let made = if made.as_os_str().is_empty() { Path::new(".") } else { made };
-            fs_err::File::open(made).and_then(|f| f.sync_all()).map_err(failed)?;
+            flush(made)?;
         }
         let store = LocalFileSystem::new_with_prefix(folder)
             .map_err(|source| Error::Store { what: format!("open the folder {}", folder.display()), source })?
@@ -196,8 +203,11 @@ impl Content {
         let _shared = self.removing.read().await;
         let key = self.key(&digest);
         // An object that is there is read, not believed: an upload is how a damaged one is mended.
+        // One whose writing failed is written again, since it may be there without being durable.
+        let unsure = locked(&self.damaged).contains(&digest);
         match self.read(digest, kind).await {
-            Ok(_) => return self.make_young(&key, digest).await,
+            Ok(_) if !unsure => return self.make_young(&key, digest).await,
+            Ok(_) => {}
             Err(Error::Missing(_) | Error::Damaged { .. }) => {}
             Err(other) => return Err(other),
         }
@@ -207,6 +217,7 @@ impl Content {
         stored.put(payload);
         if let Err(source) = self.store.put(&key, PutPayload::from_bytes(stored.freeze())).await {
             let error = Error::of_put(digest, source);
+            locked(&self.damaged).insert(digest);
             if error.is_fatal() {
                 self.failed.store(true, Ordering::Release);
             }
