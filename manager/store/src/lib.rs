@@ -2,31 +2,58 @@
 //!
 //! A unit of work is a closure that gets a [`Tx`] and either commits whole or leaves no trace. The same text of SQL serves
 //! SQLite and PostgreSQL: the files under `sql/` are compiled once inside `sqlite` and once inside `postgres`.
+//!
+//! **OK means committed.** On SQLite one task writes: it groups the units that wait into one commit, gives each a savepoint
+//! of its own, and answers all of them after the commit. On PostgreSQL each unit is a transaction; the rows that it decides
+//! about are locked, and a unit that met a deadlock is run again. Load what a unit needs before it saves anything: the first
+//! save takes the lock of the change sequence, and two units that then wait for each other's rows are a deadlock.
+//!
+//! **The change sequence** numbers what was changed, in the order of commits: whoever has read all changes up to a number
+//! gets the rest by asking for what is greater. Rows that one unit changed may share a number; a list of changes never
+//! ends inside of one, so it may be somewhat longer than its limit.
+//!
+//! **A unit** waits for nothing but its `Tx`: on SQLite everybody else's writes wait behind it. After a statement failed it
+//! can't be committed. Only [`StoreError::Exists`] of an `insert_…` is no failure in that sense: the unit may go on.
 
+#![allow(clippy::duplicate_mod, reason = "one text of SQL, compiled once for each database")]
+
+/// A statement with its parameters.
+macro_rules! query {
+    ($sql:expr $(, $bind:expr)* $(,)?) => {
+        sqlx::query::<super::Db>($sql)$(.bind($bind))*
+    };
+}
+
+mod bind;
+mod failure;
+mod postgres;
+mod sqlite;
 mod tx;
 
 pub use tx::*;
 
-use std::{future::Future, pin::Pin};
+use std::{future::Future, path::Path, pin::Pin, sync::Arc};
 
 /// What a unit of work is while it runs.
 pub type Work<'a, T, E> = Pin<Box<dyn Future<Output = Result<T, E>> + Send + 'a>>;
 
-/// A unit of work that may be run again (after a deadlock, or behind another one): captures are cloned for each run.
+/// A unit of work that may be run again (after a deadlock, or behind another one): it gets its captures as clones, made
+/// anew for each run. A reference is captured as what it refers to: `&str` as `String`, `&[T]` as `Vec<T>`, `&T` as `T`.
 ///
-/// `unit!([name, now] |tx| { tx.group(&name).await … })`
+/// `store.write("rename_group", unit!([name, now] |tx| { tx.group(&name).await … })).await`
 #[macro_export]
 macro_rules! unit {
-    ([$($capture:ident),* $(,)?] |$tx:ident| $body:block) => {
+    ([$($capture:ident),* $(,)?] |$tx:ident| $body:block) => {{
+        $(let $capture = $capture.to_owned();)*
         move |$tx: &mut dyn $crate::Tx| -> $crate::Work<'_, _, _> {
-            $(let $capture = $capture.clone();)*
-            Box::pin(async move $body)
+            $(let $capture = ::std::clone::Clone::clone(&$capture);)*
+            ::std::boxed::Box::pin(async move $body)
         }
-    };
+    }};
 }
 
 /// What the store could not do.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
     /// A unique name or key is taken; the word says which kind of object.
     #[error("{0} exists already")]
@@ -45,8 +72,217 @@ pub enum StoreError {
     Statement(String),
 }
 
-/// A handle to the database; cheap to clone.
-///
-/// Opened with [`Store::open`] (`sqlite://PATH` or `postgres://…`).
+/// Called with what happened when the disk under an SQLite database failed.
+pub type DiskErrorHook = Arc<dyn Fn(&str) + Send + Sync>;
+
+/// How a database is opened.
 #[derive(Clone)]
-pub struct Store {}
+pub struct Options {
+    /// What to do when a write or an `fsync` failed: from then on it can't be known what is on the disk, and a second try
+    /// may succeed although bytes are lost. Ends the process unless set; if it returns, every later write is
+    /// [`StoreError::Unavailable`].
+    pub on_disk_error: DiskErrorHook,
+    /// The largest size of an SQLite file (bytes): what would need more is [`StoreError::Full`]. None: as large as the disk.
+    pub max_bytes: Option<u64>,
+    /// How many connections read at the same time; on PostgreSQL also those that write.
+    pub connections: u32,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            on_disk_error: Arc::new(|what| {
+                tracing::error!("the disk failed: {what}");
+                eprintln!("sutler: the disk under the database failed ({what}); it can't be known what is on it, so the process ends");
+                std::process::abort();
+            }),
+            max_bytes: None,
+            connections: 8,
+        }
+    }
+}
+
+/// Which database it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Embedded; one manager.
+    Sqlite,
+    /// A server; any number of managers.
+    Postgres,
+}
+
+/// A handle to the database; cheap to clone.
+#[derive(Clone)]
+pub struct Store {
+    database: Database,
+}
+
+#[derive(Clone)]
+enum Database {
+    Sqlite(sqlite::Sqlite),
+    Postgres(postgres::Postgres),
+}
+
+impl Store {
+    /// Opens the database at `sqlite://PATH` (or a plain path; the file is made if it isn't there) or `postgres://…`, and
+    /// brings its tables up to date.
+    ///
+    /// A database that a newer version made is [`StoreError::Corrupt`].
+    pub async fn open(url: &str) -> Result<Store, StoreError> {
+        Self::open_with(url, &Options::default()).await
+    }
+
+    /// The same with options.
+    pub async fn open_with(url: &str, options: &Options) -> Result<Store, StoreError> {
+        let database = match url.split_once("://") {
+            None => Database::Sqlite(sqlite::Sqlite::open(Path::new(url), options).await?),
+            Some(("sqlite", path)) => Database::Sqlite(sqlite::Sqlite::open(Path::new(path), options).await?),
+            Some(("postgres" | "postgresql", _)) => Database::Postgres(postgres::Postgres::open(url, options).await?),
+            // The address may hold a password: only its first word is repeated.
+            Some((scheme, _)) => {
+                return Err(StoreError::Unavailable(format!("a database is at sqlite://PATH or postgres://…, not at {scheme}://…")));
+            }
+        };
+        Ok(Store { database })
+    }
+
+    /// Which database it is.
+    pub fn kind(&self) -> Kind {
+        match &self.database {
+            Database::Sqlite(_) => Kind::Sqlite,
+            Database::Postgres(_) => Kind::Postgres,
+        }
+    }
+
+    /// Runs a unit of work that may change things; `name` is for the log. `Ok` means that it is committed and on the disk.
+    ///
+    /// An `Err` of the unit leaves no trace. The unit may be run several times; see [`unit!`]. On SQLite at most 4096
+    /// units wait; one more is [`StoreError::Unavailable`] at once.
+    pub async fn write<T, E, F>(&self, name: &'static str, unit: F) -> Result<T, E>
+    where
+        F: for<'a> Fn(&'a mut dyn Tx) -> Work<'a, T, E> + Send + Sync + 'static,
+        T: Send + 'static,
+        E: From<StoreError> + Send + 'static,
+    {
+        match &self.database {
+            Database::Sqlite(database) => database.write(name, unit).await,
+            Database::Postgres(database) => database.write(name, unit).await,
+        }
+    }
+
+    /// Runs a unit of work that sees one committed state of the database and changes nothing: a write in it is
+    /// [`StoreError::Statement`].
+    pub async fn read<T, E, F>(&self, name: &'static str, unit: F) -> Result<T, E>
+    where
+        F: for<'a> Fn(&'a mut dyn Tx) -> Work<'a, T, E> + Send + Sync + 'static,
+        T: Send + 'static,
+        E: From<StoreError> + Send + 'static,
+    {
+        tracing::trace!(name, "read");
+        match &self.database {
+            Database::Sqlite(database) => database.read(unit).await,
+            Database::Postgres(database) => database.read(unit).await,
+        }
+    }
+
+    /// Closes the database after what waits is done; whatever comes later is [`StoreError::Unavailable`].
+    pub async fn close(&self) {
+        match &self.database {
+            Database::Sqlite(database) => database.close().await,
+            Database::Postgres(database) => database.close().await,
+        }
+    }
+}
+
+/// The kind of object that a broken unique index is about, by the error's text, which names the index or its columns.
+fn kind_of_object(text: &str) -> &'static str {
+    const KINDS: &[(&str, &str)] = &[
+        ("client_group", "group"),
+        ("policy_rule", "policy with this group, trigger and condition"),
+        ("policy.group_uid", "policy with this group, trigger and condition"),
+        ("policy", "policy"),
+        ("package_version", "version"),
+        ("job_package", "package of the job"),
+        ("package", "package"),
+        ("certificate", "certificate"),
+        ("token_use", "use of the token"),
+        ("token", "token"),
+        ("operator", "operator"),
+        ("attempt", "attempt"),
+        ("execution", "execution"),
+        ("client", "client"),
+        ("job", "job"),
+    ];
+    KINDS.iter().find(|(word, _)| text.contains(word)).map_or("object", |(_, kind)| kind)
+}
+
+fn migration_failed(error: sqlx::migrate::MigrateError) -> StoreError {
+    use sqlx::migrate::MigrateError;
+    match error {
+        MigrateError::VersionMissing(version) => StoreError::Corrupt(format!(
+            "its tables are of version {version}, which a newer sutler made; use that version or a later one, or restore the backup from before the update"
+        )),
+        MigrateError::VersionMismatch(version) => {
+            StoreError::Corrupt(format!("version {version} of its tables was made by a different build of sutler; use that build"))
+        }
+        MigrateError::Execute(e) | MigrateError::ExecuteMigration(e, _) => {
+            StoreError::Unavailable(format!("its tables could not be brought up to date: {e}"))
+        }
+        other => StoreError::Unavailable(format!("its tables could not be brought up to date: {other}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sutler_base::Timestamp;
+    use sutler_core::model::AuditEntry;
+
+    #[tokio::test]
+    async fn what_was_answered_ok_is_there_when_the_file_is_opened_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("db");
+        let url = format!("sqlite://{}", path.display());
+        let store = Store::open(&url).await.unwrap();
+        let (key, entry) = (
+            "a".to_owned(),
+            AuditEntry {
+                sequence: 0,
+                time: Timestamp::from_millisecond(1).unwrap(),
+                actor: "manager".into(),
+                action: "open".into(),
+                object: "o".into(),
+                detail: "nul \0".into(),
+            },
+        );
+        let written: Result<(), StoreError> = store
+            .write(
+                "test",
+                unit!(
+                    [key, entry] | tx | {
+                        tx.put_setting(&key, b"b").await?;
+                        tx.audit(&entry).await?;
+                        tx.audit(&entry).await
+                    }
+                ),
+            )
+            .await;
+        written.unwrap();
+        store.close().await;
+        let store = Store::open(path.to_str().unwrap()).await.unwrap();
+        let (value, audit): (_, Vec<AuditEntry>) = store
+            .read(
+                "test",
+                unit!(
+                    [key] | tx | {
+                        Ok::<_, StoreError>((tx.setting(&key).await?, tx.list_audit(&Page { after: None, limit: 9 }, None).await?))
+                    }
+                ),
+            )
+            .await
+            .unwrap();
+        assert_eq!(value.as_deref(), Some(&b"b"[..]));
+        assert_eq!(audit.iter().map(|a| a.sequence).collect::<Vec<_>>(), [2, 1]);
+        assert_eq!(audit[0].detail, "nul \u{fffd}");
+    }
+}

@@ -1,0 +1,205 @@
+//! PostgreSQL: several managers on one database. Rows that are decided about are locked; deadlocks are run again.
+
+use crate::{
+    Options, StoreError, Tx, Work,
+    failure::{Failure, Remedy},
+};
+use sqlx::{
+    AssertSqlSafe, ConnectOptions, SqlSafeStr, SqlStr,
+    migrate::{Migration, MigrationType, Migrator},
+    postgres::{PgConnectOptions, PgPool, PgPoolOptions},
+};
+use std::{
+    hash::{BuildHasher, Hasher, RandomState},
+    time::Duration,
+};
+
+pub(crate) type Db = sqlx::Postgres;
+pub(crate) type Connection = sqlx::PgConnection;
+pub(crate) type Row = sqlx::postgres::PgRow;
+
+/// Equal to one of the JSON list in parameter `$n`.
+macro_rules! any {
+    ($n:literal) => {
+        concat!(" = ANY (ARRAY(SELECT jsonb_array_elements_text($", $n, "::jsonb)))")
+    };
+}
+/// The JSON rows of parameter `$n` as a table `v` with one column `value`.
+macro_rules! each {
+    ($n:literal) => {
+        concat!(" jsonb_array_elements($", $n, "::jsonb) AS v(value) ")
+    };
+}
+/// The bytes that a hex text means.
+macro_rules! unhex {
+    ($text:literal) => {
+        concat!("decode(", $text, ", 'hex')")
+    };
+}
+
+#[path = "../sql/admin.rs"]
+mod admin;
+#[path = "../sql/clients.rs"]
+mod clients;
+#[path = "../sql/executions.rs"]
+mod executions;
+#[path = "../sql/groups.rs"]
+mod groups;
+#[path = "../sql/jobs.rs"]
+mod jobs;
+#[path = "../sql/packages.rs"]
+mod packages;
+#[path = "../sql/policies.rs"]
+mod policies;
+#[path = "../sql/tokens.rs"]
+mod tokens;
+#[path = "../sql/unit.rs"]
+mod unit;
+
+use unit::{Access, Unit};
+
+/// How often a unit is run again after a deadlock.
+const RUNS: u32 = 10;
+
+fn migrator() -> Migrator {
+    let first = include_str!("../../migrations/postgres/0001_first.sql");
+    Migrator::with_migrations(vec![Migration::new(1, "first".into(), MigrationType::Simple, first.into_sql_str(), false)])
+}
+
+/// Locks the rows that the statement gives. Not against foreign keys that look at them: ids never change.
+///
+/// The statement ends in `/* OF x */` if only the rows of one of its tables are meant.
+fn lock(sql: &'static str) -> SqlStr {
+    let word = match sql.strip_suffix(" */").and_then(|s| s.rsplit_once("/* ")) {
+        Some((_, of)) => format!("{sql} FOR NO KEY UPDATE {of}"),
+        None => format!("{sql} FOR NO KEY UPDATE"),
+    };
+    AssertSqlSafe(word).into_sql_str()
+}
+
+/// What an error of PostgreSQL means.
+fn classify(error: sqlx::Error) -> Failure {
+    let text = error.to_string();
+    let code = match &error {
+        sqlx::Error::Database(e) => e.code().unwrap_or_default().into_owned(),
+        sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) | sqlx::Error::ColumnNotFound(_) => {
+            return Failure::of(StoreError::Corrupt(text));
+        }
+        sqlx::Error::Encode(_) | sqlx::Error::TypeNotFound { .. } => String::new(),
+        _ => return Failure::of(StoreError::Unavailable(text)),
+    };
+    let error = match code.as_str() {
+        "40001" | "40P01" => {
+            let error = StoreError::Unavailable(format!("other units of work were in the way {RUNS} times: {text}"));
+            return Failure { error, remedy: Remedy::Again };
+        }
+        "23505" => StoreError::Exists(crate::kind_of_object(&text)),
+        "53100" => StoreError::Full(text),
+        "25006" => StoreError::Statement(format!("a unit that reads can't write: {text}")),
+        "XX001" | "XX002" => StoreError::Corrupt(text),
+        "55P03" | "55006" | "58030" => StoreError::Unavailable(text),
+        code if ["08", "53", "57", "28", "3D"].iter().any(|class| code.starts_with(class)) => StoreError::Unavailable(text),
+        _ => StoreError::Statement(text),
+    };
+    Failure::of(error)
+}
+
+/// An open PostgreSQL database.
+#[derive(Clone)]
+pub(crate) struct Postgres {
+    pool: PgPool,
+}
+
+impl Postgres {
+    pub(crate) async fn open(url: &str, options: &Options) -> Result<Postgres, StoreError> {
+        let connect: PgConnectOptions =
+            url.parse().map_err(|e| StoreError::Unavailable(format!("the database's address can't be read: {e}")))?;
+        let connect = connect.application_name("sutler").statement_cache_capacity(512).disable_statement_logging();
+        let pool = PgPoolOptions::new()
+            .max_connections(options.connections.max(2))
+            .acquire_timeout(Duration::from_secs(10))
+            .after_connect(|connection, _| {
+                Box::pin(async move {
+                    // Never weaker than `on`; what an administrator made stronger stays.
+                    sqlx::query(
+                        "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') IN ('off', 'local')",
+                    )
+                    .execute(connection)
+                    .await?;
+                    Ok(())
+                })
+            })
+            .connect_with(connect)
+            .await
+            .map_err(|e| classify(e).error)?;
+        let mut connection = pool.acquire().await.map_err(|e| classify(e).error)?;
+        migrator().run_direct(None, &mut *connection, false).await.map_err(crate::migration_failed)?;
+        drop(connection);
+        Ok(Postgres { pool })
+    }
+
+    pub(crate) async fn write<T, E, F>(&self, name: &'static str, unit: F) -> Result<T, E>
+    where
+        F: for<'a> Fn(&'a mut dyn Tx) -> Work<'a, T, E> + Send + Sync + 'static,
+        T: Send + 'static,
+        E: From<StoreError> + Send + 'static,
+    {
+        let mut run = 0;
+        loop {
+            run += 1;
+            let begin = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
+            let mut transaction = self.pool.begin_with(begin).await.map_err(|e| E::from(classify(e).error))?;
+            let mut one = Unit::new(&mut transaction, Access::Write);
+            let result = unit(&mut one).await;
+            let failure = match (result, one.into_failure()) {
+                (Ok(value), None) => match transaction.commit().await {
+                    Ok(()) => return Ok(value),
+                    Err(e) => classify(e),
+                },
+                (result, failure) => {
+                    // A connection that is gone can't roll back; the server does.
+                    let _ = transaction.rollback().await;
+                    match (result, failure) {
+                        (_, Some(failure)) if failure.remedy == Remedy::Again => failure,
+                        (Err(error), _) => return Err(error),
+                        (Ok(_), Some(failure)) => return Err(failure.error.into()),
+                        (Ok(_), None) => unreachable!("committed above"),
+                    }
+                }
+            };
+            if failure.remedy != Remedy::Again || run >= RUNS {
+                return Err(failure.error.into());
+            }
+            tracing::debug!("{name} is run again: {}", failure.error);
+            tokio::time::sleep(jitter(run)).await;
+        }
+    }
+
+    pub(crate) async fn read<T, E, F>(&self, unit: F) -> Result<T, E>
+    where
+        F: for<'a> Fn(&'a mut dyn Tx) -> Work<'a, T, E> + Send + Sync + 'static,
+        T: Send + 'static,
+        E: From<StoreError> + Send + 'static,
+    {
+        let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+        let mut transaction = self.pool.begin_with(begin).await.map_err(|e| E::from(classify(e).error))?;
+        let mut one = Unit::new(&mut transaction, Access::Read);
+        let result = unit(&mut one).await;
+        let failure = one.into_failure();
+        let _ = transaction.rollback().await;
+        match (result, failure) {
+            (Ok(_), Some(failure)) => Err(failure.error.into()),
+            (result, _) => result,
+        }
+    }
+
+    pub(crate) async fn close(&self) {
+        self.pool.close().await;
+    }
+}
+
+/// How long to wait before a unit is run for the `run`th time again: somewhere up to 2, 4, 8 … 500 ms, so that two that were in each other's way part.
+fn jitter(run: u32) -> Duration {
+    let longest = (1000 << run.min(9)).min(500_000);
+    Duration::from_micros(RandomState::new().build_hasher().finish() % longest)
+}

@@ -1,0 +1,314 @@
+//! Clients and certificates.
+
+use super::unit::{Columns, Result, Unit};
+use crate::{Clients, Page, bind};
+use async_trait::async_trait;
+use std::collections::BTreeMap;
+use sutler_base::{ClientId, Timestamp, state::ClientState};
+use sutler_core::model::{Certificate, CertificateState, Client, Subject};
+
+/// What makes a [`Client`], from `client c`.
+macro_rules! client_columns {
+    () => {
+        "c.id, c.kind, c.site, c.site_since_ms, c.state, c.hostname, c.address, c.machine_id, c.boot_id, c.session_counter, \
+         c.agent_version, c.facts, c.facts_digest, c.facts_ms, c.labels, c.answers, c.token, c.key, c.enrolled_ms, c.activated_ms, \
+         COALESCE((SELECT s.seen_ms FROM client_seen s WHERE s.client = c.id), c.enrolled_ms), c.greeted, c.duplicate_of, c.notice, c.change"
+    };
+}
+
+fn client(row: &mut Columns<'_>) -> Result<Client> {
+    Ok(Client {
+        id: row.parse()?,
+        kind: row.parse()?,
+        site: row.parse()?,
+        site_since: row.time()?,
+        state: row.parse()?,
+        hostname: row.text()?,
+        address: row.text()?,
+        machine_id: row.text()?,
+        boot_id: row.text()?,
+        session_counter: row.number()?,
+        agent_version: row.text()?,
+        facts: row.text()?,
+        facts_digest: row.opt_digest()?,
+        facts_time: row.opt_time()?,
+        labels: row.json()?,
+        answers: row.json()?,
+        token: row.opt_parse()?,
+        key: row.key()?,
+        enrolled: row.time()?,
+        activated: row.opt_time()?,
+        last_seen: row.time()?,
+        greeted: row.flag()?,
+        duplicate_of: row.opt_parse()?,
+        notice: row.text()?,
+        change: row.int()?,
+    })
+}
+
+fn certificate(row: &mut Columns<'_>) -> Result<Certificate> {
+    Ok(Certificate {
+        serial: row.text()?,
+        subject: match row.text()?.as_str() {
+            "OPERATOR" => Subject::Operator(row.parse()?),
+            _ => Subject::Client(row.parse()?),
+        },
+        key: row.key()?,
+        public_key: row.bytes()?,
+        issued: row.time()?,
+        not_after: row.time()?,
+        state: match row.text()?.as_str() {
+            "ISSUED" => CertificateState::Issued,
+            "ACTIVE" => CertificateState::Active,
+            "SUPERSEDED" => CertificateState::Superseded,
+            // Whatever can't be read is refused, not accepted.
+            _ => CertificateState::Revoked,
+        },
+    })
+}
+
+fn subject(subject: &Subject) -> (&'static str, String) {
+    match subject {
+        Subject::Client(id) => ("CLIENT", id.to_string()),
+        Subject::Operator(name) => ("OPERATOR", name.to_string()),
+    }
+}
+
+impl Unit<'_> {
+    /// Writes the labels by which clients are found.
+    async fn put_labels(&mut self, client: &Client) -> Result<()> {
+        if client.labels.is_empty() {
+            return Ok(());
+        }
+        let rows: Vec<_> = client.labels.iter().map(|(key, value)| (key.as_str(), bind::text(value))).collect();
+        self.run(query!(
+            concat!("INSERT INTO client_label (key, value, client) SELECT v.value->>0, v.value->>1, $2 FROM", each!(1)),
+            bind::json(&rows),
+            client.id.as_str().to_owned()
+        ))
+        .await?;
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Clients for Unit<'_> {
+    async fn insert_client(&mut self, client: &Client) -> Result<()> {
+        let change = self.change(1).await?;
+        let id = client.id.as_str().to_owned();
+        self.insert(
+            "client",
+            query!(
+                "INSERT INTO client (id, kind, site, site_since_ms, state, hostname, address, machine_id, boot_id, session_counter, \
+                 agent_version, facts, facts_digest, facts_ms, labels, answers, token, key, enrolled_ms, activated_ms, greeted, duplicate_of, \
+                 notice, change) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, \
+                 $23, $24) ON CONFLICT DO NOTHING",
+                id.clone(),
+                client.kind.as_str(),
+                client.site.as_str().to_owned(),
+                bind::ms(client.site_since),
+                client.state.as_str(),
+                bind::text(&client.hostname),
+                bind::text(&client.address),
+                bind::text(&client.machine_id),
+                bind::text(&client.boot_id),
+                bind::int(client.session_counter)?,
+                bind::text(&client.agent_version),
+                bind::text(&client.facts),
+                client.facts_digest.map(|d| d.0.to_vec()),
+                bind::opt_ms(client.facts_time),
+                bind::json(&client.labels),
+                bind::json(&client.answers),
+                client.token.as_ref().map(|t| t.to_string()),
+                client.key.to_vec(),
+                bind::ms(client.enrolled),
+                bind::opt_ms(client.activated),
+                client.greeted,
+                client.duplicate_of.as_ref().map(|d| d.to_string()),
+                bind::text(&client.notice),
+                change
+            ),
+        )
+        .await?;
+        self.put_labels(client).await?;
+        self.run(query!("INSERT INTO client_seen (client, seen_ms) VALUES ($1, $2)", id, bind::ms(client.last_seen))).await?;
+        Ok(())
+    }
+
+    async fn client(&mut self, id: &ClientId) -> Result<Option<Client>> {
+        let sql = self.lock(concat!("SELECT ", client_columns!(), " FROM client c WHERE c.id = $1"));
+        self.one("client", query!(sql, id.to_string()), client).await
+    }
+
+    async fn clients(&mut self, ids: &[ClientId]) -> Result<Vec<Client>> {
+        let sql = concat!("SELECT ", client_columns!(), " FROM client c WHERE c.id", any!(1), " ORDER BY c.id");
+        self.list("client", query!(sql, bind::list(ids)), client).await
+    }
+
+    async fn save_client(&mut self, client: &Client) -> Result<()> {
+        let id = client.id.to_string();
+        let labels = bind::json(&client.labels);
+        let before = self.one("client", query!("SELECT labels FROM client WHERE id = $1", id.clone()), |row| row.text()).await?;
+        let change = self.change(1).await?;
+        self.save(
+            "client",
+            client.id.as_str(),
+            query!(
+                "UPDATE client SET kind = $2, site = $3, site_since_ms = $4, state = $5, hostname = $6, address = $7, machine_id = $8, \
+                 boot_id = $9, session_counter = $10, agent_version = $11, facts = $12, facts_digest = $13, facts_ms = $14, labels = $15, \
+                 answers = $16, token = $17, key = $18, enrolled_ms = $19, activated_ms = $20, greeted = $21, duplicate_of = $22, notice = $23, \
+                 change = $24 WHERE id = $1",
+                id.clone(),
+                client.kind.as_str(),
+                client.site.as_str().to_owned(),
+                bind::ms(client.site_since),
+                client.state.as_str(),
+                bind::text(&client.hostname),
+                bind::text(&client.address),
+                bind::text(&client.machine_id),
+                bind::text(&client.boot_id),
+                bind::int(client.session_counter)?,
+                bind::text(&client.agent_version),
+                bind::text(&client.facts),
+                client.facts_digest.map(|d| d.0.to_vec()),
+                bind::opt_ms(client.facts_time),
+                labels.clone(),
+                bind::json(&client.answers),
+                client.token.as_ref().map(|t| t.to_string()),
+                client.key.to_vec(),
+                bind::ms(client.enrolled),
+                bind::opt_ms(client.activated),
+                client.greeted,
+                client.duplicate_of.as_ref().map(|d| d.to_string()),
+                bind::text(&client.notice),
+                change
+            ),
+        )
+        .await?;
+        if before.as_ref() != Some(&labels) {
+            self.run(query!("DELETE FROM client_label WHERE client = $1", id)).await?;
+            self.put_labels(client).await?;
+        }
+        Ok(())
+    }
+
+    async fn touch_clients(&mut self, seen: &[(ClientId, Timestamp)]) -> Result<()> {
+        // Each client once and in order: PostgreSQL refuses to write a row twice in one statement, and locks in this order.
+        let mut latest = BTreeMap::new();
+        for (id, time) in seen {
+            let time = bind::ms(*time);
+            latest.entry(id.as_str()).and_modify(|t: &mut i64| *t = time.max(*t)).or_insert(time);
+        }
+        let rows: Vec<_> = latest.into_iter().collect();
+        self.run(query!(
+            concat!(
+                "INSERT INTO client_seen (client, seen_ms) SELECT v.value->>0, CAST(v.value->>1 AS BIGINT) FROM",
+                each!(1),
+                "WHERE EXISTS (SELECT 1 FROM client c WHERE c.id = v.value->>0) \
+                 ON CONFLICT (client) DO UPDATE SET seen_ms = excluded.seen_ms WHERE excluded.seen_ms > client_seen.seen_ms"
+            ),
+            bind::json(&rows)
+        ))
+        .await?;
+        Ok(())
+    }
+
+    async fn list_clients(&mut self, page: &Page, removed: bool, group: Option<&sutler_base::Uid>) -> Result<Vec<Client>> {
+        let (after, limit) = (bind::after(page), i64::from(page.limit));
+        let query = match (group, removed) {
+            (Some(group), _) => query!(
+                concat!(
+                    "SELECT ",
+                    client_columns!(),
+                    " FROM membership m CROSS JOIN client c WHERE m.group_uid = $4 AND m.client > $1 AND c.id = m.client \
+                     AND ($3 OR c.state <> 'REMOVED') ORDER BY m.client LIMIT $2"
+                ),
+                after,
+                limit,
+                removed,
+                group.to_string()
+            ),
+            (None, true) => {
+                query!(concat!("SELECT ", client_columns!(), " FROM client c WHERE c.id > $1 ORDER BY c.id LIMIT $2"), after, limit)
+            }
+            (None, false) => query!(
+                concat!("SELECT ", client_columns!(), " FROM client c WHERE c.id > $1 AND c.state <> 'REMOVED' ORDER BY c.id LIMIT $2"),
+                after,
+                limit
+            ),
+        };
+        self.list("client", query, client).await
+    }
+
+    async fn list_clients_in(&mut self, page: &Page, state: ClientState) -> Result<Vec<Client>> {
+        let sql = concat!("SELECT ", client_columns!(), " FROM client c WHERE c.state = $1 AND c.id > $2 ORDER BY c.id LIMIT $3");
+        self.list("client", query!(sql, state.as_str(), bind::after(page), i64::from(page.limit)), client).await
+    }
+
+    async fn clients_by_hostname(&mut self, hostname: &str) -> Result<Vec<ClientId>> {
+        let sql = "SELECT id FROM client WHERE hostname = $1 AND state <> 'REMOVED' ORDER BY id LIMIT 10";
+        self.list("client", query!(sql, bind::text(hostname)), |row| row.parse()).await
+    }
+
+    async fn clients_by_label(&mut self, key: &str, value: &str) -> Result<Vec<ClientId>> {
+        let sql = "SELECT l.client FROM client_label l JOIN client c ON c.id = l.client \
+                   WHERE l.key = $1 AND l.value = $2 AND c.state <> 'REMOVED' ORDER BY l.client LIMIT 100001";
+        self.list("client_label", query!(sql, bind::text(key), bind::text(value)), |row| row.parse()).await
+    }
+
+    async fn client_by_machine(&mut self, machine_id: &str, except: &ClientId) -> Result<Option<ClientId>> {
+        let sql = "SELECT id FROM client WHERE machine_id = $1 AND state <> 'REMOVED' AND id <> $2 ORDER BY enrolled_ms, id LIMIT 1";
+        self.one("client", query!(sql, bind::text(machine_id), except.to_string()), |row| row.parse()).await
+    }
+
+    async fn clients_changed_since(&mut self, change: i64, limit: u32) -> Result<Vec<(ClientId, ClientState, i64)>> {
+        let sql = "SELECT id, state, change FROM client WHERE change > $1 AND change <= COALESCE( \
+                   (SELECT change FROM client WHERE change > $1 ORDER BY change LIMIT 1 OFFSET $2), 9223372036854775807) ORDER BY change, id";
+        let last = i64::from(limit.max(1)) - 1;
+        self.list("client", query!(sql, change, last), |row| Ok((row.parse()?, row.parse()?, row.int()?))).await
+    }
+
+    async fn insert_certificate(&mut self, certificate: &Certificate) -> Result<()> {
+        let (kind, subject) = subject(&certificate.subject);
+        self.insert(
+            "certificate",
+            query!(
+                "INSERT INTO certificate (serial, subject_kind, subject, key, public_key, issued_ms, not_after_ms, state) \
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT DO NOTHING",
+                bind::text(&certificate.serial),
+                kind,
+                subject,
+                certificate.key.to_vec(),
+                certificate.public_key.clone(),
+                bind::ms(certificate.issued),
+                bind::ms(certificate.not_after),
+                certificate.state.as_str()
+            ),
+        )
+        .await
+    }
+
+    async fn certificate(&mut self, serial: &str) -> Result<Option<Certificate>> {
+        let sql =
+            "SELECT serial, subject_kind, subject, key, public_key, issued_ms, not_after_ms, state FROM certificate WHERE serial = $1";
+        self.one("certificate", query!(sql, bind::text(serial)), certificate).await
+    }
+
+    async fn certificates_of(&mut self, subject_: &Subject) -> Result<Vec<Certificate>> {
+        let (kind, name) = subject(subject_);
+        let sql = "SELECT serial, subject_kind, subject, key, public_key, issued_ms, not_after_ms, state FROM certificate \
+                   WHERE subject_kind = $1 AND subject = $2 ORDER BY issued_ms DESC, serial LIMIT 10";
+        self.list("certificate", query!(sql, kind, name), certificate).await
+    }
+
+    async fn set_certificate_state(&mut self, serial: &str, state: CertificateState) -> Result<()> {
+        let query = query!("UPDATE certificate SET state = $2 WHERE serial = $1", bind::text(serial), state.as_str());
+        self.save("certificate", serial, query).await
+    }
+
+    async fn revoke_certificates(&mut self, subject_: &Subject) -> Result<()> {
+        let (kind, name) = subject(subject_);
+        self.run(query!("UPDATE certificate SET state = 'REVOKED' WHERE subject_kind = $1 AND subject = $2", kind, name)).await?;
+        Ok(())
+    }
+}

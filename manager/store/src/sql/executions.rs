@@ -1,0 +1,424 @@
+//! Executions and attempts.
+
+use super::{
+    jobs::{job, job_columns},
+    unit::{Columns, Result, Unit},
+};
+use crate::{ExecutionChange, Executions, Page, StoreError, bind};
+use async_trait::async_trait;
+use std::collections::{BTreeMap, BTreeSet};
+use sutler_base::{AttemptId, ClientId, JobId, Timestamp, Uid, state::ExecutionState};
+use sutler_core::model::{Attempt, CancelRequest, Execution, Job};
+
+/// Rows in one statement: so many that a statement's own cost is nothing, so few that its text of parameters stays small.
+const ROWS: usize = 500;
+
+/// What makes an [`Execution`], from `execution e`.
+macro_rules! execution_columns {
+    () => {
+        "e.job, e.client, e.state, e.reason, e.detail, e.entered_ms, e.attempt, e.attempts, e.revision, e.item, e.bytes_done, e.bytes_total, \
+         e.step, e.cancel_reason, e.cancel_deadline_ms, e.change"
+    };
+}
+/// What makes an [`Attempt`], from `attempt a`.
+macro_rules! attempt_columns {
+    () => {
+        "a.id, a.job, a.client, a.number, a.revision, a.state, a.created_ms, a.ended_ms, a.outcome, a.signature"
+    };
+}
+/// The site that this installation is.
+macro_rules! own_site {
+    () => {
+        "COALESCE((SELECT id FROM site WHERE self), '')"
+    };
+}
+/// Rows that may be offered: nothing but the client's turn is missing.
+macro_rules! offerable {
+    () => {
+        " e.state = 'QUEUED' AND e.cancel_reason IS NULL AND j.id = e.job AND j.state = 'ACTIVE' AND c.id = e.client AND c.state = 'ACTIVE' "
+    };
+}
+
+fn execution(row: &mut Columns<'_>) -> Result<Execution> {
+    Ok(Execution {
+        job: row.parse()?,
+        client: row.parse()?,
+        state: row.parse()?,
+        reason: row.text()?,
+        detail: row.text()?,
+        entered: row.time()?,
+        attempt: row.opt_parse()?,
+        attempts: row.number()?,
+        revision: row.int()?,
+        item: row.number()?,
+        bytes_done: row.number()?,
+        bytes_total: row.number()?,
+        step: row.text()?,
+        cancel: match (row.opt_parse()?, row.opt_time()?) {
+            (Some(reason), Some(deadline)) => Some(CancelRequest { reason, deadline }),
+            _ => None,
+        },
+        change: row.int()?,
+    })
+}
+
+fn attempt(row: &mut Columns<'_>) -> Result<Attempt> {
+    Ok(Attempt {
+        id: row.parse()?,
+        job: row.parse()?,
+        client: row.parse()?,
+        number: row.number()?,
+        revision: row.int()?,
+        state: row.parse()?,
+        created: row.time()?,
+        ended: row.opt_time()?,
+        outcome: row.bytes()?,
+        signature: row.bytes()?,
+    })
+}
+
+/// Whether an attempt that was ever in this state had been accepted by its agent. An agent that turned an offer down, or
+/// never had it, leaves `REJECTED`, `CANCELED` or `EXPIRED`.
+fn accepted(state: ExecutionState) -> bool {
+    use ExecutionState::*;
+    match state {
+        Queued | Offered | Rejected | Canceled | Expired => false,
+        Downloading | Waiting | Installing | Verifying | Restoring | Succeeded | AlreadyInstalled | Failed | Interrupted => true,
+    }
+}
+
+impl Unit<'_> {
+    /// Adds QUEUED executions for clients that exist; gives back those that were added.
+    async fn insert_queued(&mut self, job: &JobId, clients: &[&str], now: Timestamp) -> Result<Vec<ClientId>> {
+        let change = self.change(clients.len()).await?;
+        let sql = concat!(
+            "INSERT INTO execution (job, client, owner_site, epoch, state, reason, detail, entered_ms, attempts, revision, item, bytes_done, \
+             bytes_total, step, change) SELECT j.id, c.id, ",
+            own_site!(),
+            ", 1, 'QUEUED', '', '', $3, 0, 0, 0, 0, 0, '', $4 FROM client c CROSS JOIN job j WHERE j.id = $2 AND c.id",
+            any!(1),
+            " ORDER BY c.id ON CONFLICT DO NOTHING RETURNING client"
+        );
+        let query = query!(sql, bind::json(clients), job.to_string(), bind::ms(now), change);
+        let mut added: Vec<ClientId> = self.list("execution", query, |row| row.parse()).await?;
+        added.sort();
+        self.count(&BTreeMap::from([((job, ExecutionState::Queued), added.len() as i64)])).await?;
+        Ok(added)
+    }
+
+    /// Adds to the counters.
+    async fn count(&mut self, more: &BTreeMap<(&JobId, ExecutionState), i64>) -> Result<()> {
+        let rows: Vec<_> = more.iter().filter(|(_, n)| **n != 0).map(|((job, state), n)| (job.as_str(), state.as_str(), *n)).collect();
+        if rows.is_empty() {
+            return Ok(());
+        }
+        self.run(query!(
+            concat!(
+                "INSERT INTO job_counter (job, site, state, n) SELECT v.value->>0, ",
+                own_site!(),
+                ", v.value->>1, CAST(v.value->>2 AS BIGINT) FROM",
+                each!(1),
+                "WHERE TRUE ON CONFLICT (job, site, state) DO UPDATE SET n = job_counter.n + excluded.n"
+            ),
+            bind::json(&rows)
+        ))
+        .await?;
+        Ok(())
+    }
+
+    /// Writes changes of executions, each of another one.
+    async fn change_rows(&mut self, changes: &[&ExecutionChange]) -> Result<()> {
+        let number = self.change(changes.len()).await?;
+        let mut rows = Vec::with_capacity(changes.len());
+        let mut counts: BTreeMap<(&JobId, ExecutionState), i64> = BTreeMap::new();
+        for c in changes {
+            *counts.entry((&c.job, c.from)).or_default() -= 1;
+            *counts.entry((&c.job, c.to)).or_default() += 1;
+            let progress = match &c.progress {
+                Some((item, done, total, step)) => Some((*item, bind::int(*done)?, bind::int(*total)?, bind::text(step))),
+                None => None,
+            };
+            let cancel = match &c.cancel {
+                None => (0, None, None),
+                Some(None) => (1, None, None),
+                Some(Some(request)) => (1, Some(request.reason.as_str()), Some(bind::ms(request.deadline))),
+            };
+            rows.push((
+                (c.job.as_str(), c.client.as_str(), c.from.as_str(), c.to.as_str()),
+                (bind::text(&c.reason), bind::text(&c.detail), bind::ms(c.entered)),
+                c.attempt.as_ref().map(|(id, number, revision)| (id.as_str(), *number, *revision)),
+                progress,
+                cancel,
+            ));
+        }
+        let sql = concat!(
+            "UPDATE execution SET state = v.value->0->>3, reason = v.value->1->>0, detail = v.value->1->>1, \
+             entered_ms = CAST(v.value->1->>2 AS BIGINT), \
+             attempt = COALESCE(v.value->2->>0, execution.attempt), \
+             attempts = COALESCE(CAST(v.value->2->>1 AS BIGINT), execution.attempts), \
+             revision = COALESCE(CAST(v.value->2->>2 AS BIGINT), execution.revision), \
+             item = COALESCE(CAST(v.value->3->>0 AS BIGINT), execution.item), \
+             bytes_done = COALESCE(CAST(v.value->3->>1 AS BIGINT), execution.bytes_done), \
+             bytes_total = COALESCE(CAST(v.value->3->>2 AS BIGINT), execution.bytes_total), \
+             step = COALESCE(v.value->3->>3, execution.step), \
+             cancel_reason = CASE CAST(v.value->4->>0 AS BIGINT) WHEN 0 THEN execution.cancel_reason ELSE v.value->4->>1 END, \
+             cancel_deadline_ms = CASE CAST(v.value->4->>0 AS BIGINT) WHEN 0 THEN execution.cancel_deadline_ms \
+             ELSE CAST(v.value->4->>2 AS BIGINT) END, \
+             change = $2 FROM",
+            each!(1),
+            "WHERE execution.job = v.value->0->>0 AND execution.client = v.value->0->>1 AND execution.state = v.value->0->>2"
+        );
+        let changed = self.run(query!(sql, bind::json(&rows), number)).await?;
+        // The counters go by what the unit read: where that is no longer true nothing may be kept.
+        if changed != rows.len() as u64 {
+            return Err(self.refuse(format!(
+                "{} of {} executions were not in the state that they were changed from",
+                rows.len() as u64 - changed,
+                rows.len()
+            )));
+        }
+        self.count(&counts).await
+    }
+}
+
+#[async_trait]
+impl Executions for Unit<'_> {
+    async fn insert_executions(&mut self, job: &JobId, clients: &[ClientId], now: Timestamp) -> Result<Vec<ClientId>> {
+        let clients: BTreeSet<&str> = clients.iter().map(ClientId::as_str).collect();
+        let clients: Vec<&str> = clients.into_iter().collect();
+        let mut added = Vec::new();
+        for some in clients.chunks(ROWS) {
+            added.extend(self.insert_queued(job, some, now).await?);
+        }
+        Ok(added)
+    }
+
+    async fn insert_executions_for_group(&mut self, job: &JobId, group: &Uid, now: Timestamp) -> Result<u64> {
+        let sql = "SELECT m.client FROM membership m CROSS JOIN client c WHERE m.group_uid = $1 AND m.client > $2 AND c.id = m.client \
+                   AND c.state IN ('ACTIVE', 'QUARANTINED') \
+                   AND NOT EXISTS (SELECT 1 FROM execution e WHERE e.job = $3 AND e.client = m.client) ORDER BY m.client LIMIT $4";
+        let (mut after, mut added) = (String::new(), 0);
+        loop {
+            let query = query!(sql, group.to_string(), after.clone(), job.to_string(), ROWS as i64);
+            let clients = self.list("membership", query, |row| row.text()).await?;
+            let Some(last) = clients.last() else { return Ok(added) };
+            after.clone_from(last);
+            let clients: Vec<&str> = clients.iter().map(String::as_str).collect();
+            added += self.insert_queued(job, &clients, now).await?.len() as u64;
+        }
+    }
+
+    async fn execution(&mut self, job: &JobId, client: &ClientId) -> Result<Option<Execution>> {
+        let sql = self.lock(concat!("SELECT ", execution_columns!(), " FROM execution e WHERE e.job = $1 AND e.client = $2"));
+        self.one("execution", query!(sql, job.to_string(), client.to_string()), execution).await
+    }
+
+    async fn executions(&mut self, keys: &[(JobId, ClientId)]) -> Result<Vec<Execution>> {
+        // Each once and in order, so that units that lock the same rows do not meet head-on.
+        let keys: BTreeSet<(&str, &str)> = keys.iter().map(|(job, client)| (job.as_str(), client.as_str())).collect();
+        let keys: Vec<_> = keys.into_iter().collect();
+        let sql = self.lock(concat!(
+            "SELECT ",
+            execution_columns!(),
+            " FROM",
+            each!(1),
+            "CROSS JOIN execution e WHERE e.job = v.value->>0 AND e.client = v.value->>1 ORDER BY e.job, e.client /* OF e */"
+        ));
+        let mut all = Vec::with_capacity(keys.len());
+        for keys in keys.chunks(ROWS) {
+            let sql = sql.clone();
+            all.extend(self.list("execution", query!(sql, bind::json(keys)), execution).await?);
+        }
+        Ok(all)
+    }
+
+    async fn list_executions(&mut self, job: &JobId, page: &Page, states: &[ExecutionState]) -> Result<Vec<Execution>> {
+        let (after, limit) = (bind::after(page), i64::from(page.limit));
+        if states.is_empty() {
+            let sql =
+                concat!("SELECT ", execution_columns!(), " FROM execution e WHERE e.job = $1 AND e.client > $2 ORDER BY e.client LIMIT $3");
+            return self.list("execution", query!(sql, job.to_string(), after, limit), execution).await;
+        }
+        // One walk along the index for each state: a job of a million rows with ten failed ones answers at once.
+        let sql = concat!(
+            "SELECT ",
+            execution_columns!(),
+            " FROM execution e WHERE e.job = $1 AND e.state = $4 AND e.client > $2 ORDER BY e.client LIMIT $3"
+        );
+        let mut rows = Vec::new();
+        for state in states.iter().collect::<BTreeSet<_>>() {
+            rows.extend(self.list("execution", query!(sql, job.to_string(), after.clone(), limit, state.as_str()), execution).await?);
+        }
+        rows.sort_by(|a, b| a.client.cmp(&b.client));
+        rows.truncate(page.limit as usize);
+        Ok(rows)
+    }
+
+    async fn executions_changed_since(&mut self, job: &JobId, change: i64, limit: u32) -> Result<Vec<Execution>> {
+        let sql = concat!(
+            "SELECT ",
+            execution_columns!(),
+            " FROM execution e WHERE e.job = $1 AND e.change > $2 AND e.change <= COALESCE((SELECT o.change FROM execution o \
+             WHERE o.job = $1 AND o.change > $2 ORDER BY o.change LIMIT 1 OFFSET $3), 9223372036854775807) ORDER BY e.change, e.client"
+        );
+        self.list("execution", query!(sql, job.to_string(), change, i64::from(limit.max(1)) - 1), execution).await
+    }
+
+    async fn executions_of(&mut self, client: &ClientId, limit: u32) -> Result<Vec<Execution>> {
+        let sql = concat!(
+            "SELECT ",
+            execution_columns!(),
+            " FROM execution e JOIN job j ON j.id = e.job WHERE e.client = $1 ORDER BY j.created_ms DESC, j.id DESC LIMIT $2"
+        );
+        self.list("execution", query!(sql, client.to_string(), i64::from(limit)), execution).await
+    }
+
+    async fn open_executions_of(&mut self, client: &ClientId) -> Result<Vec<Execution>> {
+        let sql = concat!(
+            "SELECT ",
+            execution_columns!(),
+            " FROM execution e WHERE e.client = $1 AND e.state IN \
+             ('QUEUED', 'OFFERED', 'DOWNLOADING', 'WAITING', 'INSTALLING', 'VERIFYING', 'RESTORING') ORDER BY e.job"
+        );
+        self.list("execution", query!(sql, client.to_string()), execution).await
+    }
+
+    async fn queued_for(&mut self, clients: &[ClientId], limit: u32) -> Result<Vec<(Execution, Job)>> {
+        let sql = concat!(
+            "SELECT ",
+            execution_columns!(),
+            ", ",
+            job_columns!(),
+            " FROM execution e, job j, client c WHERE e.client",
+            any!(1),
+            " AND",
+            offerable!(),
+            "ORDER BY e.client, j.priority, j.created_ms, j.id LIMIT $2"
+        );
+        self.list("execution", query!(sql, bind::list(clients), i64::from(limit)), |row| Ok((execution(row)?, job(row)?))).await
+    }
+
+    async fn clients_with_queued(&mut self, after: Option<&ClientId>, limit: u32) -> Result<Vec<ClientId>> {
+        let sql = concat!(
+            "SELECT DISTINCT e.client FROM execution e, job j, client c WHERE e.client > $1 AND",
+            offerable!(),
+            "ORDER BY e.client LIMIT $2"
+        );
+        let after = after.map(|a| a.to_string()).unwrap_or_default();
+        self.list("execution", query!(sql, after, i64::from(limit)), |row| row.parse()).await
+    }
+
+    async fn queued_clients_of(&mut self, job: &JobId, after: Option<&ClientId>, limit: u32) -> Result<Vec<ClientId>> {
+        let sql = "SELECT client FROM execution WHERE job = $1 AND state = 'QUEUED' AND client > $2 ORDER BY client LIMIT $3";
+        let after = after.map(|a| a.to_string()).unwrap_or_default();
+        self.list("execution", query!(sql, job.to_string(), after, i64::from(limit)), |row| row.parse()).await
+    }
+
+    async fn change_executions(&mut self, changes: &[ExecutionChange]) -> Result<()> {
+        // Changes of one row come one after the other: a statement writes a row once.
+        let mut batch: Vec<&ExecutionChange> = Vec::new();
+        let mut keys = BTreeSet::new();
+        for change in changes {
+            let key = (&change.job, &change.client);
+            if batch.len() == ROWS || keys.contains(&key) {
+                self.change_rows(&batch).await?;
+                batch.clear();
+                keys.clear();
+            }
+            keys.insert(key);
+            batch.push(change);
+        }
+        if batch.is_empty() { Ok(()) } else { self.change_rows(&batch).await }
+    }
+
+    async fn cancels_overdue(&mut self, now: Timestamp, limit: u32) -> Result<Vec<Execution>> {
+        let sql = concat!(
+            "SELECT ",
+            execution_columns!(),
+            " FROM execution e WHERE e.cancel_reason IS NOT NULL AND e.cancel_deadline_ms <= $1 ORDER BY e.cancel_deadline_ms LIMIT $2"
+        );
+        self.list("execution", query!(sql, bind::ms(now), i64::from(limit)), execution).await
+    }
+
+    async fn insert_attempts(&mut self, attempts: &[Attempt]) -> Result<()> {
+        for attempts in attempts.chunks(ROWS) {
+            let rows: Vec<_> = attempts
+                .iter()
+                .map(|a| {
+                    (
+                        (a.id.as_str(), a.job.as_str(), a.client.as_str(), a.number, a.revision),
+                        (a.state.as_str(), u8::from(accepted(a.state)), bind::ms(a.created), bind::opt_ms(a.ended)),
+                        (bind::hex(&a.outcome), bind::hex(&a.signature)),
+                    )
+                })
+                .collect();
+            let sql = concat!(
+                "INSERT INTO attempt (id, job, client, number, revision, state, accepted, created_ms, ended_ms, outcome, signature) \
+                 SELECT v.value->0->>0, v.value->0->>1, v.value->0->>2, CAST(v.value->0->>3 AS BIGINT), CAST(v.value->0->>4 AS BIGINT), \
+                 v.value->1->>0, CAST(v.value->1->>1 AS BIGINT) <> 0, CAST(v.value->1->>2 AS BIGINT), CAST(v.value->1->>3 AS BIGINT), ",
+                unhex!("v.value->2->>0"),
+                ", ",
+                unhex!("v.value->2->>1"),
+                " FROM",
+                each!(1),
+                "WHERE TRUE ON CONFLICT DO NOTHING"
+            );
+            if self.run(query!(sql, bind::json(&rows))).await? != attempts.len() as u64 {
+                return Err(StoreError::Exists("attempt"));
+            }
+        }
+        Ok(())
+    }
+
+    async fn attempt(&mut self, id: &AttemptId) -> Result<Option<Attempt>> {
+        let sql = self.lock(concat!("SELECT ", attempt_columns!(), " FROM attempt a WHERE a.id = $1"));
+        self.one("attempt", query!(sql, id.to_string()), attempt).await
+    }
+
+    async fn attempts(&mut self, ids: &[AttemptId]) -> Result<Vec<Attempt>> {
+        let sql = self.lock(concat!("SELECT ", attempt_columns!(), " FROM attempt a WHERE a.id", any!(1), " ORDER BY a.id"));
+        self.list("attempt", query!(sql, bind::list(ids)), attempt).await
+    }
+
+    async fn attempts_of(&mut self, job: &JobId, client: &ClientId) -> Result<Vec<Attempt>> {
+        let sql =
+            concat!("SELECT ", attempt_columns!(), " FROM attempt a WHERE a.job = $1 AND a.client = $2 ORDER BY a.number DESC LIMIT 100");
+        self.list("attempt", query!(sql, job.to_string(), client.to_string()), attempt).await
+    }
+
+    async fn set_attempt_states(&mut self, states: &[(AttemptId, ExecutionState)]) -> Result<()> {
+        // The last state of each wins; a state in between may have been the one that shows that it was accepted.
+        let mut last: BTreeMap<&str, (ExecutionState, bool)> = BTreeMap::new();
+        for (id, state) in states {
+            let was = last.get(id.as_str()).is_some_and(|(_, was)| *was);
+            last.insert(id.as_str(), (*state, was || accepted(*state)));
+        }
+        let rows: Vec<_> = last.into_iter().map(|(id, (state, accepted))| (id, state.as_str(), u8::from(accepted))).collect();
+        for rows in rows.chunks(ROWS) {
+            let sql = concat!(
+                "UPDATE attempt SET state = v.value->>1, accepted = (attempt.accepted OR CAST(v.value->>2 AS BIGINT) <> 0) FROM",
+                each!(1),
+                "WHERE attempt.id = v.value->>0 AND length(attempt.outcome) = 0"
+            );
+            self.run(query!(sql, bind::json(rows))).await?;
+        }
+        Ok(())
+    }
+
+    async fn finish_attempts(&mut self, attempts: &[Attempt]) -> Result<()> {
+        // Row by row: outcomes are up to half a megabyte and are bound as they are. The first of two for one attempt stays.
+        let sql = "UPDATE attempt SET state = $2, ended_ms = $3, outcome = $4, signature = $5, accepted = (accepted OR $6) \
+                   WHERE id = $1 AND length(outcome) = 0";
+        for a in attempts {
+            let ended = bind::opt_ms(a.ended);
+            let (outcome, signature) = (a.outcome.clone(), a.signature.clone());
+            self.run(query!(sql, a.id.to_string(), a.state.as_str(), ended, outcome, signature, accepted(a.state))).await?;
+        }
+        Ok(())
+    }
+
+    async fn ever_accepted(&mut self, job: &JobId, client: &ClientId) -> Result<bool> {
+        let sql = "SELECT EXISTS (SELECT 1 FROM attempt WHERE job = $1 AND client = $2 AND accepted)";
+        Ok(self.one("attempt", query!(sql, job.to_string(), client.to_string()), |row| row.flag()).await?.unwrap_or(false))
+    }
+}

@@ -1,0 +1,183 @@
+//! SQLite, embedded: one task writes and groups commits, a few connections read.
+
+mod writer;
+
+use crate::{
+    Options, StoreError, Tx, Work,
+    failure::{Failure, Remedy},
+};
+use sqlx::{
+    ConnectOptions, Connection as _, SqlSafeStr, SqlStr,
+    migrate::{Migration, MigrationType, Migrator},
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous},
+};
+use std::{path::Path, sync::Arc, time::Duration};
+use writer::{Entry, Writer};
+
+pub(crate) type Db = sqlx::Sqlite;
+pub(crate) type Connection = sqlx::SqliteConnection;
+pub(crate) type Row = sqlx::sqlite::SqliteRow;
+
+/// Equal to one of the JSON list in parameter `$n`.
+macro_rules! any {
+    ($n:literal) => {
+        concat!(" IN (SELECT value FROM json_each($", $n, "))")
+    };
+}
+/// The JSON rows of parameter `$n` as a table `v` with one column `value`.
+macro_rules! each {
+    ($n:literal) => {
+        concat!(" json_each($", $n, ") AS v ")
+    };
+}
+/// The bytes that a hex text means.
+macro_rules! unhex {
+    ($text:literal) => {
+        concat!("unhex(", $text, ")")
+    };
+}
+
+#[path = "../sql/admin.rs"]
+mod admin;
+#[path = "../sql/clients.rs"]
+mod clients;
+#[path = "../sql/executions.rs"]
+mod executions;
+#[path = "../sql/groups.rs"]
+mod groups;
+#[path = "../sql/jobs.rs"]
+mod jobs;
+#[path = "../sql/packages.rs"]
+mod packages;
+#[path = "../sql/policies.rs"]
+mod policies;
+#[path = "../sql/tokens.rs"]
+mod tokens;
+#[path = "../sql/unit.rs"]
+mod unit;
+
+use unit::{Access, Unit};
+
+fn migrator() -> Migrator {
+    let first = include_str!("../../migrations/sqlite/0001_first.sql");
+    Migrator::with_migrations(vec![Migration::new(1, "first".into(), MigrationType::Simple, first.into_sql_str(), false)])
+}
+
+/// There is one writer: no row needs a lock.
+fn lock(sql: &'static str) -> SqlStr {
+    sql.into_sql_str()
+}
+
+/// What an error of SQLite means.
+fn classify(error: sqlx::Error) -> Failure {
+    let text = error.to_string();
+    let code = match &error {
+        sqlx::Error::Database(e) => e.code().and_then(|c| c.parse::<i32>().ok()).unwrap_or(0),
+        sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) | sqlx::Error::ColumnNotFound(_) => {
+            return Failure::of(StoreError::Corrupt(text));
+        }
+        sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed | sqlx::Error::Io(_) => {
+            return Failure::of(StoreError::Unavailable(text));
+        }
+        _ => 0,
+    };
+    // The primary code is the low byte. 4874: the shared memory of the log could not grow, which is a full disk.
+    let error = match (code, code & 0xff) {
+        (4874, _) | (_, 13) => StoreError::Full(text),
+        (_, 10) => return Failure { error: StoreError::Unavailable(text), remedy: Remedy::Stop },
+        (_, 5 | 6 | 9 | 14 | 15) => StoreError::Unavailable(text),
+        (_, 11 | 26) => StoreError::Corrupt(text),
+        (1555 | 2067 | 2579, _) => StoreError::Exists(crate::kind_of_object(&text)),
+        (_, 8) => StoreError::Statement(format!("a unit that reads can't write: {text}")),
+        _ => StoreError::Statement(text),
+    };
+    Failure::of(error)
+}
+
+/// An open SQLite database.
+#[derive(Clone)]
+pub(crate) struct Sqlite {
+    writer: Arc<Writer>,
+    readers: SqlitePool,
+}
+
+impl Sqlite {
+    pub(crate) async fn open(path: &Path, options: &Options) -> Result<Sqlite, StoreError> {
+        let failed = |e: sqlx::Error| -> StoreError {
+            match classify(e).error {
+                StoreError::Unavailable(why) => StoreError::Unavailable(format!("the file {} can't be opened: {why}", path.display())),
+                other => other,
+            }
+        };
+        let connect = SqliteConnectOptions::new()
+            .filename(path)
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .foreign_keys(true)
+            .busy_timeout(Duration::from_secs(5))
+            .statement_cache_capacity(512)
+            .disable_statement_logging();
+        // The writer makes checkpoints itself: SQLite's own swallow the error of a failed fsync, and a second fsync may
+        // succeed although the pages are lost.
+        let mut connection = connect.clone().pragma("wal_autocheckpoint", "0").connect().await.map_err(failed)?;
+        migrator().run_direct(None, &mut connection, false).await.map_err(crate::migration_failed)?;
+        if let Some(bytes) = options.max_bytes {
+            sqlx::query(sqlx::AssertSqlSafe(format!("PRAGMA max_page_count = {}", (bytes / 4096).max(1))))
+                .execute(&mut connection)
+                .await
+                .map_err(failed)?;
+        }
+        let readers = SqlitePoolOptions::new()
+            .max_connections(options.connections.max(1))
+            .acquire_timeout(Duration::from_secs(10))
+            .test_before_acquire(false)
+            .connect_lazy_with(connect.create_if_missing(false).pragma("query_only", "ON"));
+        let writer = Writer::start(connection, options.on_disk_error.clone());
+        Ok(Sqlite { writer: Arc::new(writer), readers })
+    }
+
+    pub(crate) async fn write<T, E, F>(&self, name: &'static str, unit: F) -> Result<T, E>
+    where
+        F: for<'a> Fn(&'a mut dyn Tx) -> Work<'a, T, E> + Send + Sync + 'static,
+        T: Send + 'static,
+        E: From<StoreError> + Send + 'static,
+    {
+        let (entry, answer) = Entry::new(name, unit);
+        self.writer.queue(Box::new(entry))?;
+        match answer.await {
+            Ok(answer) => answer,
+            Err(_) => Err(StoreError::Unavailable(format!("the unit of work {name} was cut off, and nothing of it was kept")).into()),
+        }
+    }
+
+    pub(crate) async fn read<T, E, F>(&self, unit: F) -> Result<T, E>
+    where
+        F: for<'a> Fn(&'a mut dyn Tx) -> Work<'a, T, E> + Send + Sync + 'static,
+        T: Send + 'static,
+        E: From<StoreError> + Send + 'static,
+    {
+        let failed = |e| E::from(classify(e).error);
+        let mut transaction = self.readers.begin().await.map_err(failed)?;
+        let mut one = Unit::new(&mut transaction, Access::Read);
+        let result = unit(&mut one).await;
+        let failure = one.into_failure();
+        transaction.rollback().await.map_err(failed)?;
+        match (result, failure) {
+            (Ok(_), Some(failure)) => Err(failure.error.into()),
+            (result, _) => result,
+        }
+    }
+
+    pub(crate) async fn close(&self) {
+        self.writer.close().await;
+        self.readers.close().await;
+    }
+}
+
+/// Closes a connection; what can't be closed is closed with the process.
+async fn hang_up(connection: Connection) {
+    if let Err(e) = connection.close().await {
+        tracing::warn!("the database could not be closed: {e}; it is closed with the process");
+    }
+}
