@@ -1,0 +1,114 @@
+//! The bounds of what the manager does with what it was sent: the table `[limits]` of `manager.toml`.
+
+use crate::config::quantity::{size, span};
+use serde::Deserialize;
+use std::time::Duration;
+use sutler_base::limits;
+use sutler_certs::{issue, tls};
+
+/// Bounds above the listeners. Those of the listeners are [`net::Limits`](crate::net::Limits).
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// The largest message of a newcomer (bytes).
+    #[serde(deserialize_with = "size")]
+    pub enroll_message: usize,
+    /// The largest message of an agent (bytes).
+    #[serde(deserialize_with = "size")]
+    pub agent_message: usize,
+    /// The largest message of an operator (bytes).
+    #[serde(deserialize_with = "size")]
+    pub operator_message: usize,
+    /// The largest report of facts (bytes).
+    #[serde(deserialize_with = "size")]
+    pub facts: usize,
+    /// How long a lease lasts that nobody renews.
+    #[serde(deserialize_with = "span")]
+    pub lease: Duration,
+    /// How many attempts are offered to one client and not at an end.
+    pub open_attempts: u32,
+    /// How often open streams are asked whether their caller is still welcome.
+    #[serde(deserialize_with = "span")]
+    pub recheck: Duration,
+    /// A manager that could not read who was revoked for this long offers and serves nothing.
+    #[serde(deserialize_with = "span")]
+    pub revocations_age: Duration,
+    /// How long an agent's certificate lasts.
+    #[serde(deserialize_with = "span")]
+    pub agent_certificate: Duration,
+    /// How long after its end an agent's certificate can still be renewed.
+    #[serde(deserialize_with = "span")]
+    pub agent_grace: Duration,
+    /// How long an operator's certificate lasts.
+    #[serde(deserialize_with = "span")]
+    pub operator_certificate: Duration,
+    /// How long after its end an operator's certificate can still be renewed.
+    #[serde(deserialize_with = "span")]
+    pub operator_grace: Duration,
+    /// How long an enrolment token lasts unless its maker says otherwise.
+    #[serde(deserialize_with = "span")]
+    pub token: Duration,
+    /// How long the answer to a `request_id` is kept.
+    #[serde(deserialize_with = "span")]
+    pub request_memory: Duration,
+    /// Space that is kept free on the disk for revocation, renewal and audit (bytes).
+    #[serde(deserialize_with = "size")]
+    pub disk_reserve: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        let seconds = Duration::from_secs;
+        Limits {
+            enroll_message: limits::ENROLL_MESSAGE_MAX,
+            agent_message: limits::AGENT_MESSAGE_MAX,
+            operator_message: limits::OPERATOR_MESSAGE_MAX,
+            facts: limits::FACTS_MAX,
+            lease: seconds(limits::LEASE_SECONDS.into()),
+            open_attempts: limits::OPEN_ATTEMPTS_MAX as u32,
+            recheck: seconds(2),
+            revocations_age: seconds(5),
+            agent_certificate: issue::AGENT_VALIDITY,
+            agent_grace: tls::AGENT_GRACE,
+            operator_certificate: issue::OPERATOR_VALIDITY,
+            operator_grace: tls::OPERATOR_GRACE,
+            token: seconds(3600),
+            request_memory: seconds(24 * 3600),
+            disk_reserve: 64 << 20,
+        }
+    }
+}
+
+impl Limits {
+    /// The first rule that these limits break, as a sentence.
+    pub fn broken_rule(&self) -> Option<String> {
+        let sizes = [
+            ("enroll_message", self.enroll_message, 4 << 10, 1 << 20),
+            // A chunk and what goes around it must fit.
+            ("agent_message", self.agent_message, 320 << 10, 64 << 20),
+            ("operator_message", self.operator_message, 320 << 10, 64 << 20),
+            ("facts", self.facts, 4 << 10, self.agent_message),
+        ];
+        if let Some((name, value, low, high)) = sizes.iter().find(|(_, v, low, high)| v < low || v > high) {
+            return Some(format!("limits.{name} is {value} bytes; give {low} to {high}"));
+        }
+        let day = Duration::from_secs(86_400);
+        let spans = [
+            ("lease", self.lease, Duration::from_secs(5), day),
+            ("recheck", self.recheck, Duration::from_millis(10), Duration::from_secs(5)),
+            ("revocations_age", self.revocations_age, Duration::from_millis(10), Duration::from_secs(60)),
+            ("agent_certificate", self.agent_certificate, Duration::from_secs(60), 398 * day),
+            ("agent_grace", self.agent_grace, Duration::ZERO, 398 * day),
+            ("operator_certificate", self.operator_certificate, Duration::from_secs(60), 30 * day),
+            ("operator_grace", self.operator_grace, Duration::ZERO, 90 * day),
+            ("token", self.token, Duration::from_secs(1), 398 * day),
+            ("request_memory", self.request_memory, Duration::from_secs(60), 30 * day),
+        ];
+        if let Some((name, value, low, high)) = spans.iter().find(|(_, v, low, high)| v < low || v > high) {
+            return Some(format!("limits.{name} is {value:?}; give {low:?} to {high:?}"));
+        }
+        let attempts = 1..=limits::OPEN_ATTEMPTS_MAX as u32;
+        let (low, high) = (attempts.start(), attempts.end());
+        (!attempts.contains(&self.open_attempts)).then(|| format!("limits.open_attempts is {}; give {low} to {high}", self.open_attempts))
+    }
+}

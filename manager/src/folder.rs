@@ -1,0 +1,176 @@
+//! The manager's folder: what lies where in it, that one process has it, and what must not be there.
+//!
+//! ```text
+//! D/                  mode 0700
+//!   manager.toml      the configuration
+//!   lock              held by the process that serves, and by local commands
+//!   ca/               the root and the three issuing CAs, with their keys
+//!   server/           the manager's own key and certificate, renewed by itself
+//!   manager.db        the database, unless it is a PostgreSQL elsewhere
+//!   content/          packages' bytes
+//! ```
+
+use rustix::fs::FlockOperation;
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+use sutler_certs::{
+    durable::{self, FileError},
+    publisher::{PublisherKeyError, find_publisher_key},
+};
+
+/// Why the folder can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum FolderError {
+    /// It is not there, or others may enter it.
+    #[error("cannot use the manager's folder {}: {source}", path.display())]
+    Closed {
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        source: FileError,
+    },
+    /// Another process serves from it.
+    #[error("another process uses the manager's folder {}: stop that `sutler serve` first, or use another folder", path.display())]
+    InUse {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// The lock could not be taken.
+    #[error("cannot lock {}: {source}", path.display())]
+    Lock {
+        /// The lock's file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A publisher's key lies there.
+    #[error(
+        "{} is a publisher's key (or an encrypted key), and the manager's folder must not hold one: whoever takes over the manager could \
+         sign packages with it. Move it to the profile of the person who publishes",
+        path.display()
+    )]
+    PublisherKey {
+        /// The key's file.
+        path: PathBuf,
+    },
+    /// The folder could not be searched.
+    #[error("cannot search the manager's folder for publishers' keys: {0}")]
+    Search(#[from] PublisherKeyError),
+}
+
+/// Where everything is in the manager's folder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Folder(PathBuf);
+
+impl Folder {
+    /// The layout below `path`; nothing is looked at.
+    pub fn new(path: impl Into<PathBuf>) -> Folder {
+        Folder(path.into())
+    }
+
+    /// The folder at `path`, which must be there and closed to others.
+    pub fn open(path: &Path) -> Result<Folder, FolderError> {
+        durable::check_private_folder(path).map_err(|source| FolderError::Closed { path: path.into(), source })?;
+        Ok(Folder(path.into()))
+    }
+
+    /// The folder itself.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// `manager.toml`.
+    pub fn config(&self) -> PathBuf {
+        self.0.join("manager.toml")
+    }
+
+    /// The CAs' folder.
+    pub fn ca(&self) -> PathBuf {
+        self.0.join("ca")
+    }
+
+    /// The folder of the manager's own key and certificate.
+    pub fn server(&self) -> PathBuf {
+        self.0.join("server")
+    }
+
+    /// The folder of packages' bytes.
+    pub fn content(&self) -> PathBuf {
+        self.0.join("content")
+    }
+
+    /// The file of the embedded database.
+    pub fn database(&self) -> PathBuf {
+        self.0.join("manager.db")
+    }
+
+    /// Takes the folder for this process; refused while another process has it. It is given back when the value is
+    /// dropped, also by a process that is killed.
+    pub fn lock(&self) -> Result<FolderLock, FolderError> {
+        let path = self.0.join("lock");
+        let failed = |source| FolderError::Lock { path: path.clone(), source };
+        let file = fs_err::OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
+        match rustix::fs::flock(file.file(), FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(FolderLock { _file: file }),
+            Err(rustix::io::Errno::WOULDBLOCK) => Err(FolderError::InUse { path: self.0.clone() }),
+            Err(e) => Err(failed(e.into())),
+        }
+    }
+
+    /// Refuses a folder in which a publisher's key lies. Looks at every small file by its content, whatever its name, but
+    /// not into the packages' bytes.
+    pub fn refuse_publisher_keys(&self) -> Result<(), FolderError> {
+        match find_publisher_key(&self.0, &["content"])? {
+            Some(path) => Err(FolderError::PublisherKey { path }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// That this process has the manager's folder.
+#[derive(Debug)]
+pub struct FolderLock {
+    _file: fs_err::File,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sutler_certs::PublisherKey;
+
+    #[test]
+    fn a_folder_serves_one_process_at_a_time() {
+        let temporary = tempfile::tempdir().unwrap();
+        let folder = Folder::open(temporary.path()).unwrap();
+        let lock = folder.lock().unwrap();
+        assert!(matches!(folder.lock(), Err(FolderError::InUse { .. })));
+        drop(lock);
+        folder.lock().unwrap();
+    }
+
+    #[test]
+    fn a_publishers_key_in_the_managers_folder_is_noticed_whatever_its_name() {
+        let temporary = tempfile::tempdir().unwrap();
+        let folder = Folder::open(temporary.path()).unwrap();
+        fs_err::create_dir_all(temporary.path().join("notes/old")).unwrap();
+        fs_err::create_dir_all(folder.content()).unwrap();
+        folder.refuse_publisher_keys().unwrap();
+        PublisherKey::generate().unwrap().save(&folder.content().join("a")).unwrap();
+        folder.refuse_publisher_keys().unwrap();
+        PublisherKey::generate().unwrap().save(&temporary.path().join("notes/old/letter.txt")).unwrap();
+        assert!(
+            matches!(folder.refuse_publisher_keys(), Err(FolderError::PublisherKey { path }) if path.ends_with("notes/old/letter.txt"))
+        );
+    }
+
+    #[test]
+    fn a_folder_that_others_can_enter_is_refused() {
+        use std::os::unix::fs::PermissionsExt;
+        let temporary = tempfile::tempdir().unwrap();
+        fs_err::set_permissions(temporary.path(), PermissionsExt::from_mode(0o750)).unwrap();
+        assert!(matches!(Folder::open(temporary.path()), Err(FolderError::Closed { .. })));
+        assert!(matches!(Folder::open(&temporary.path().join("none")), Err(FolderError::Closed { .. })));
+    }
+}

@@ -1,0 +1,145 @@
+//! The bounds of the listeners, each with what it is there against.
+
+use crate::config::quantity::{size, span};
+use serde::Deserialize;
+use std::time::Duration;
+
+/// The bounds of both gRPC ports: the table `[net]` of `manager.toml`.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// How long a TLS handshake and the first bytes of HTTP/2 may take. Against slow sockets.
+    #[serde(deserialize_with = "span")]
+    pub handshake: Duration,
+    /// How many handshakes run at a time on a port. A socket takes one of these places only when it has sent something.
+    pub handshakes: usize,
+    /// When all places are taken and somebody waits, a handshake that has lasted this long loses its place, the oldest first.
+    /// Against sockets that send one byte and no more.
+    #[serde(deserialize_with = "span")]
+    pub handshake_patience: Duration,
+    /// How many connections that have sent nothing yet are kept on a port; the oldest are dropped first.
+    pub silent_sockets: usize,
+    /// How long a connection may send nothing at all.
+    #[serde(deserialize_with = "span")]
+    pub silence: Duration,
+    /// How many connections a port has at most; 0: as many as the limit of open files allows, less a reserve.
+    pub connections: usize,
+    /// How many connections one agent has; when there is one more, the oldest is closed (it is half open, or a copy's).
+    pub connections_per_agent: usize,
+    /// How many connections one operator has; one more is answered with `RESOURCE_EXHAUSTED`.
+    pub connections_per_operator: usize,
+    /// How many connections without a certificate come from one address; one more is closed.
+    pub anonymous_per_address: usize,
+    /// How long a connection without a certificate lasts.
+    #[serde(deserialize_with = "span")]
+    pub anonymous_lifetime: Duration,
+    /// How long a call without a certificate lasts, from the first byte of the request.
+    #[serde(deserialize_with = "span")]
+    pub anonymous_call: Duration,
+    /// How long a unary call lasts. A shorter `grpc-timeout` is obeyed.
+    #[serde(deserialize_with = "span")]
+    pub unary_call: Duration,
+    /// After this time without anything from the other side, HTTP/2 asks whether it is there.
+    #[serde(deserialize_with = "span")]
+    pub keep_alive: Duration,
+    /// How long that question waits for its answer before the connection is closed.
+    #[serde(deserialize_with = "span")]
+    pub keep_alive_timeout: Duration,
+    /// How many calls one connection has open.
+    pub streams: u32,
+    /// How large the headers of one call are (bytes).
+    #[serde(deserialize_with = "size")]
+    pub headers: u32,
+    /// How many calls that were reset wait to be noticed before the connection is closed. Against rapid reset.
+    pub reset_streams: usize,
+    /// How many resets one connection may cause by its own errors before it is closed.
+    pub error_resets: usize,
+    /// The largest HTTP/2 frame that is taken (bytes, 16 KiB to 16 MiB): a message of 256 KiB in one.
+    #[serde(deserialize_with = "size")]
+    pub frame: u32,
+    /// How many bytes one call may send ahead of being read.
+    #[serde(deserialize_with = "size")]
+    pub stream_window: u32,
+    /// How many bytes one connection may send ahead of being read.
+    #[serde(deserialize_with = "size")]
+    pub connection_window: u32,
+    /// How many bytes wait to be sent on one call.
+    #[serde(deserialize_with = "size")]
+    pub send_buffer: usize,
+    /// How long calls may go on when the manager is asked to stop.
+    #[serde(deserialize_with = "span")]
+    pub drain: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        let seconds = Duration::from_secs;
+        Limits {
+            handshake: seconds(5),
+            handshakes: 256,
+            handshake_patience: Duration::from_millis(500),
+            silent_sockets: 1024,
+            silence: seconds(10),
+            connections: 0,
+            connections_per_agent: 8,
+            connections_per_operator: 64,
+            anonymous_per_address: 32,
+            anonymous_lifetime: seconds(30),
+            anonymous_call: seconds(10),
+            unary_call: seconds(30),
+            keep_alive: seconds(30),
+            keep_alive_timeout: seconds(15),
+            streams: 64,
+            headers: 16 << 10,
+            reset_streams: 20,
+            error_resets: 128,
+            frame: 512 << 10,
+            stream_window: 1 << 20,
+            connection_window: 4 << 20,
+            send_buffer: 1 << 20,
+            drain: seconds(10),
+        }
+    }
+}
+
+impl Limits {
+    /// The first rule that these limits break, as a sentence.
+    pub fn broken_rule(&self) -> Option<String> {
+        let spans = [
+            ("handshake", self.handshake),
+            ("handshake_patience", self.handshake_patience),
+            ("silence", self.silence),
+            ("anonymous_lifetime", self.anonymous_lifetime),
+            ("anonymous_call", self.anonymous_call),
+            ("unary_call", self.unary_call),
+            ("keep_alive", self.keep_alive),
+            ("keep_alive_timeout", self.keep_alive_timeout),
+        ];
+        let counts = [
+            ("handshakes", self.handshakes),
+            ("silent_sockets", self.silent_sockets),
+            ("connections_per_agent", self.connections_per_agent),
+            ("connections_per_operator", self.connections_per_operator),
+            ("anonymous_per_address", self.anonymous_per_address),
+            ("streams", self.streams as usize),
+            ("reset_streams", self.reset_streams),
+            ("error_resets", self.error_resets),
+        ];
+        let zero_span = spans.iter().find(|(_, s)| s.is_zero()).map(|(name, _)| *name);
+        let zero = zero_span.or_else(|| counts.iter().find(|(_, n)| *n == 0).map(|(name, _)| *name));
+        if let Some(name) = zero {
+            return Some(format!("net.{name} is 0, and nobody could connect; give at least 1"));
+        }
+        let windows = [
+            ("frame", self.frame, 16 << 10, (16 << 20) - 1),
+            ("stream_window", self.stream_window, 64 << 10, i32::MAX as u32),
+            ("connection_window", self.connection_window, 64 << 10, i32::MAX as u32),
+            ("headers", self.headers, 4 << 10, 1 << 20),
+        ];
+        if let Some((name, value, low, high)) = windows.iter().find(|(_, v, low, high)| v < low || v > high) {
+            return Some(format!("net.{name} is {value}; HTTP/2 needs {low} to {high} bytes"));
+        }
+        (self.send_buffer > 64 << 20 || self.send_buffer < 16 << 10)
+            .then(|| format!("net.send_buffer is {}; give 16KiB to 64MiB", self.send_buffer))
+    }
+}

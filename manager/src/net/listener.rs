@@ -1,0 +1,449 @@
+//! A port: its socket, the accept loop, and the life of each connection from the first byte to the last.
+
+use super::{
+    Limits, Peer, Route,
+    answer::Connection,
+    census::{Census, Holder, TooMany},
+    gate::{Gate, Watched},
+    routes::{Routes, Surface},
+    status,
+};
+use crate::{
+    telemetry::{Metrics, metrics},
+    world::World,
+};
+use hyper::{server::conn::http2, service::service_fn};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use std::{
+    io,
+    net::SocketAddr,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+use sutler_certs::{Identity, PeerCertificate, TrustDomain};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
+    net::{TcpListener, TcpSocket, TcpStream},
+    sync::{Semaphore, mpsc, watch},
+    task::JoinHandle,
+    time::{Instant, timeout},
+};
+use tokio_rustls::{TlsAcceptor, rustls::ServerConfig, server::TlsStream};
+
+/// How many connections wait in the kernel until they are taken.
+const BACKLOG: u32 = 4096;
+/// What every HTTP/2 client sends first.
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// How long after an error the accept loop waits, unless a connection ends before.
+const PAUSE: Duration = Duration::from_millis(100);
+/// How often an idle connection is asked whether its certificate has ended; calls ask by themselves.
+const LOOK_AT_CERTIFICATE: Duration = Duration::from_secs(30);
+/// How long a connection that has to go may still finish its calls.
+const FAREWELL: Duration = Duration::from_secs(2);
+/// How long a connection lasts on which every call is refused.
+const REFUSED_LIFETIME: Duration = Duration::from_secs(5);
+
+/// Why a port could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum NetError {
+    /// The address could not be bound.
+    #[error("cannot listen on {address}: {source}; is another manager running there? Choose another address or port (0 for any)")]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// A port that is bound, and not served yet: nobody is answered, and nobody who connects is lost.
+#[derive(Debug)]
+pub struct Listener {
+    socket: TcpListener,
+    address: SocketAddr,
+}
+
+impl Listener {
+    /// Binds `address`; port 0 is any free port.
+    pub fn bind(address: SocketAddr) -> Result<Listener, NetError> {
+        let bind = || {
+            let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+            // A manager that starts again takes its address while old connections linger.
+            socket.set_reuseaddr(true)?;
+            socket.bind(address)?;
+            let socket = socket.listen(BACKLOG)?;
+            Ok(Listener { address: socket.local_addr()?, socket })
+        };
+        bind().map_err(|source| NetError::Bind { address, source })
+    }
+
+    /// The address that was bound.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves the port until the value that is given back is stopped or dropped. `connections` is this port's share of
+    /// descriptors; see [`Budget`](super::Budget).
+    pub fn serve(self, tls: Arc<ServerConfig>, route: impl Route, connections: usize, shared: Shared) -> Serving {
+        let (phase, watched) = watch::channel(Phase::Serving);
+        let (alive, ended) = mpsc::channel(1);
+        let connections = if shared.limits.connections > 0 { shared.limits.connections.min(connections) } else { connections };
+        let port = Arc::new(Port {
+            name: route.port(),
+            route: Box::new(route),
+            tls: TlsAcceptor::from(tls),
+            gate: Gate::new(&shared.limits),
+            census: Arc::default(),
+            connections: Arc::new(Semaphore::new(connections.max(1))),
+            phase: watched,
+            shared,
+        });
+        let task = tokio::spawn(port.accept(self.socket, alive));
+        Serving { address: self.address, phase, task, ended }
+    }
+}
+
+/// What both ports share.
+#[derive(Clone)]
+pub struct Shared {
+    /// The bounds.
+    pub limits: Arc<Limits>,
+    /// The trust domain that callers must be in.
+    pub trust_domain: TrustDomain,
+    /// The figures.
+    pub metrics: Arc<Metrics>,
+    /// Time and randomness.
+    pub world: World,
+}
+
+/// A port that is served. When this is dropped, the port ends at once.
+#[derive(Debug)]
+pub struct Serving {
+    address: SocketAddr,
+    phase: watch::Sender<Phase>,
+    task: JoinHandle<()>,
+    ended: mpsc::Receiver<()>,
+}
+
+impl Serving {
+    /// The address that was bound.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Takes no more connections, asks everybody to finish, and ends what is left after `drain`.
+    pub async fn stop(mut self, drain: Duration) {
+        self.phase.send_replace(Phase::Draining);
+        // Nobody sends; there is an end when the last connection has dropped its side.
+        if timeout(drain, self.ended.recv()).await.is_err() {
+            self.phase.send_replace(Phase::Ended);
+            self.ended.recv().await;
+        }
+        let _ = self.task.await;
+    }
+}
+
+/// Where a port is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Serving,
+    Draining,
+    Ended,
+}
+
+/// Becomes true at this phase or a later one, or when nobody holds the port any more.
+async fn reached(phase: &mut watch::Receiver<Phase>, wanted: Phase) {
+    let _ = phase.wait_for(|p| *p == Phase::Ended || *p == wanted).await;
+}
+
+struct Port {
+    name: &'static str,
+    route: Box<dyn Route>,
+    tls: TlsAcceptor,
+    gate: Arc<Gate>,
+    census: Arc<Census>,
+    connections: Arc<Semaphore>,
+    phase: watch::Receiver<Phase>,
+    shared: Shared,
+}
+
+/// Why a connection ended before there was a caller.
+#[derive(Debug, thiserror::Error)]
+enum Lost {
+    #[error("it sent nothing, or too slowly")]
+    Silent,
+    #[error("it had to go in favour of others")]
+    Crowded,
+    #[error("it closed the connection")]
+    Closed,
+    #[error("handshake: {0}")]
+    Handshake(io::Error),
+    #[error("it does not speak HTTP/2")]
+    NotHttp2,
+    #[error("its certificate names nobody: {0}")]
+    Certificate(#[from] sutler_certs::identity::CertificateError),
+    #[error("{0} has nothing to do on this port")]
+    WrongPort(Identity),
+    #[error("too many connections from its address")]
+    TooMany,
+}
+
+impl Port {
+    async fn accept(self: Arc<Self>, socket: TcpListener, alive: mpsc::Sender<()>) {
+        let mut phase = self.phase.clone();
+        let label = metrics::Port { port: self.name };
+        loop {
+            let taken = tokio::select! {
+                biased;
+                () = reached(&mut phase, Phase::Draining) => return,
+                taken = socket.accept() => taken,
+            };
+            match taken {
+                Ok((stream, address)) => {
+                    self.shared.metrics.accepted.get_or_create(&label).inc();
+                    let place = self.connections.clone().try_acquire_owned();
+                    if place.is_err() {
+                        // Full: a silent one goes, and this one too; it may come back, and a silent one does not.
+                        self.gate.drop_oldest_silent();
+                        self.shared.metrics.connections_refused.get_or_create(&label).inc();
+                        tracing::debug!(port = self.name, %address, "closed at once: the port has all the connections that it may have");
+                        continue;
+                    }
+                    let (port, alive, label) = (self.clone(), alive.clone(), label.clone());
+                    tokio::spawn(async move {
+                        let open = port.shared.metrics.connections.get_or_create_owned(&label);
+                        open.inc();
+                        port.connection(stream, address).await;
+                        open.dec();
+                        drop(place);
+                        port.gate.freed.notify_one();
+                        drop(alive);
+                    });
+                }
+                Err(e) => self.pause(e).await,
+            }
+        }
+    }
+
+    /// After an error of accept: out of descriptors or memory, most likely. Makes room, and comes back when there may be some.
+    async fn pause(&self, error: io::Error) {
+        if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted) {
+            return;
+        }
+        let made_room = self.gate.drop_oldest_silent();
+        tracing::warn!(port = self.name, made_room, "cannot take a connection: {error}");
+        let _ = timeout(PAUSE, self.gate.freed.notified()).await;
+    }
+
+    async fn connection(&self, stream: TcpStream, address: SocketAddr) {
+        let mut phase = self.phase.clone();
+        let arrived = tokio::select! {
+            arrived = self.arrive(stream, address) => arrived,
+            () = reached(&mut phase, Phase::Draining) => return,
+        };
+        match arrived {
+            Ok(Arrived { stream, peer, surface }) => {
+                if let Err(lost) = self.serve(stream, peer, surface, phase).await {
+                    self.shared.metrics.connections_refused.get_or_create(&metrics::Port { port: self.name }).inc();
+                    tracing::debug!(port = self.name, %address, "connection refused: {lost}");
+                }
+            }
+            Err(lost) => {
+                self.shared.metrics.handshakes_failed.get_or_create(&metrics::Port { port: self.name }).inc();
+                tracing::debug!(port = self.name, %address, "connection lost: {lost}");
+            }
+        }
+    }
+
+    /// From the first byte to knowing who calls.
+    async fn arrive(&self, stream: TcpStream, address: SocketAddr) -> Result<Arrived, Lost> {
+        let limits = &self.shared.limits;
+        let silent = self.gate.arrive();
+        let spoke = async {
+            stream.readable().await.map_err(Lost::Handshake)?;
+            // Readable is also what has been closed.
+            match stream.peek(&mut [0]).await {
+                Ok(0) => Err(Lost::Closed),
+                Ok(_) => Ok(self.gate.place().await),
+                Err(e) => Err(Lost::Handshake(e)),
+            }
+        };
+        let place = tokio::select! {
+            place = timeout(limits.silence, spoke) => place.map_err(|_| Lost::Silent)??,
+            () = silent.must_go() => return Err(Lost::Crowded),
+        };
+        drop(silent);
+        // A gRPC message is written whole; waiting for more costs a round trip.
+        stream.set_nodelay(true).map_err(Lost::Handshake)?;
+        let handshake = async {
+            let mut stream = self.tls.accept(place.watch(stream)).await.map_err(Lost::Handshake)?;
+            let mut preface = [0; PREFACE.len()];
+            stream.read_exact(&mut preface).await.map_err(Lost::Handshake)?;
+            if preface == *PREFACE { Ok(stream) } else { Err(Lost::NotHttp2) }
+        };
+        let stream = tokio::select! {
+            stream = timeout(limits.handshake, handshake) => stream.map_err(|_| Lost::Silent)??,
+            () = place.must_go() => return Err(Lost::Crowded),
+        };
+        drop(place);
+        let certificates = stream.get_ref().1.peer_certificates();
+        let certificate = PeerCertificate::of_connection(certificates, &self.shared.trust_domain)?.map(Arc::new);
+        let expired = certificate.as_ref().is_some_and(|c| c.is_expired(self.shared.world.now()));
+        let identity = certificate.as_ref().map(|c| c.identity.clone());
+        let peer = Peer { identity, certificate, expired, address };
+        match (self.route.route(&peer), &peer.identity) {
+            (Some(surface), _) => Ok(Arrived { stream: Begun { preface: 0, stream }, peer, surface }),
+            (None, Some(identity)) => Err(Lost::WrongPort(identity.clone())),
+            (None, None) => Err(Lost::Certificate(sutler_certs::identity::CertificateError::UriNames(0))),
+        }
+    }
+
+    /// Answers calls until the connection ends.
+    async fn serve(&self, stream: Begun, peer: Peer, surface: Surface, mut phase: watch::Receiver<Phase>) -> Result<(), Lost> {
+        let limits = &self.shared.limits;
+        let holder = Holder::of(peer.identity.as_ref(), peer.address.ip());
+        let (most, too_many) = match &peer.identity {
+            None => (limits.anonymous_per_address, TooMany::NewestRefused),
+            Some(Identity::Operator(_)) => (limits.connections_per_operator, TooMany::NewestRefused),
+            Some(_) => (limits.connections_per_agent, TooMany::OldestGoes),
+        };
+        let seat = self.census.enter(holder, most, too_many);
+        let anonymous = peer.identity.is_none();
+        let (surface, refused) = match &seat {
+            Some(_) => (surface, None),
+            None if anonymous => return Err(Lost::TooMany),
+            // Who has a certificate gets a reason; nothing else is reached on this connection.
+            None => (Surface::all(surface.caller, Arc::new(Routes::default())), Some(status::too_many_connections(most))),
+        };
+        let lifetime = match (&seat, anonymous) {
+            (None, _) => Some(REFUSED_LIFETIME),
+            (_, true) => Some(limits.anonymous_lifetime),
+            (_, false) => None,
+        };
+        let connection = Arc::new(Connection {
+            unary_call: if anonymous { limits.anonymous_call } else { limits.unary_call },
+            surface,
+            port: self.name,
+            refused,
+            metrics: self.shared.metrics.clone(),
+            world: self.shared.world.clone(),
+            peer,
+        });
+        let service = service_fn({
+            let connection = connection.clone();
+            move |request| connection.clone().answer(request)
+        });
+        let mut served = pin!(self.http2(anonymous).serve_connection(TokioIo::new(stream), service));
+        let mut ends = pin!(tokio::time::sleep_until(lifetime.map_or_else(far, |l| Instant::now() + l)));
+        let mut certificate = tokio::time::interval(LOOK_AT_CERTIFICATE);
+        let mut leaving = false;
+        let left = async {
+            match &seat {
+                Some(seat) => seat.must_leave().await,
+                None => std::future::pending().await,
+            }
+        };
+        let mut left = pin!(left);
+        let mut ended = phase.clone();
+        loop {
+            let farewell = tokio::select! {
+                result = &mut served => {
+                    if let Err(e) = result {
+                        tracing::debug!(port = self.name, peer = ?connection.peer.identity, "connection ended: {e}");
+                    }
+                    return Ok(());
+                }
+                () = reached(&mut ended, Phase::Ended) => return Ok(()),
+                () = &mut ends => if leaving { return Ok(()) } else { FAREWELL },
+                () = reached(&mut phase, Phase::Draining), if !leaving => limits.drain,
+                () = &mut left, if !leaving => Duration::ZERO,
+                _ = certificate.tick(), if !leaving => if connection.has_ended() { FAREWELL } else { continue },
+            };
+            leaving = true;
+            served.as_mut().graceful_shutdown();
+            ends.as_mut().reset(Instant::now() + farewell);
+        }
+    }
+
+    fn http2(&self, anonymous: bool) -> http2::Builder<TokioExecutor> {
+        let limits = &self.shared.limits;
+        let mut builder = http2::Builder::new(TokioExecutor::new());
+        builder
+            .timer(TokioTimer::new())
+            .adaptive_window(false)
+            .keep_alive_interval(limits.keep_alive)
+            .keep_alive_timeout(limits.keep_alive_timeout)
+            .max_header_list_size(limits.headers)
+            .max_pending_accept_reset_streams(limits.reset_streams)
+            .max_local_error_reset_streams(limits.error_resets)
+            .auto_date_header(false);
+        if anonymous {
+            // One short message is all that nobody has to send.
+            builder.max_concurrent_streams(4).initial_stream_window_size(65_535).initial_connection_window_size(65_535);
+            builder.max_frame_size(16_384).max_send_buf_size(64 << 10);
+        } else {
+            builder
+                .max_concurrent_streams(limits.streams)
+                .initial_stream_window_size(limits.stream_window)
+                .initial_connection_window_size(limits.connection_window)
+                .max_frame_size(limits.frame)
+                .max_send_buf_size(limits.send_buffer);
+        }
+        builder
+    }
+}
+
+/// A moment that does not come.
+fn far() -> Instant {
+    Instant::now() + Duration::from_secs(86_400 * 365 * 30)
+}
+
+struct Arrived {
+    stream: Begun,
+    peer: Peer,
+    surface: Surface,
+}
+
+/// A stream whose first bytes, the preface of HTTP/2, were read already and are read once more.
+struct Begun {
+    /// How much of the preface was read again.
+    preface: usize,
+    stream: TlsStream<Watched<TcpStream>>,
+}
+
+impl AsyncRead for Begun {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.preface < PREFACE.len() && buffer.remaining() > 0 {
+            let rest = &PREFACE[self.preface..];
+            let part = &rest[..rest.len().min(buffer.remaining())];
+            buffer.put_slice(part);
+            self.preface += part.len();
+            return Poll::Ready(Ok(()));
+        }
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Begun {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, slices: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

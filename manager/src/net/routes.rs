@@ -1,0 +1,162 @@
+//! Which services a caller reaches.
+
+use super::Peer;
+use http::{Request, Response};
+use std::{collections::HashMap, convert::Infallible, fmt, future::Future, sync::Arc};
+use sutler_certs::Identity;
+use tonic::{Status, body::Body, server::NamedService};
+use tower::{Service, ServiceExt, util::BoxCloneSyncService};
+
+/// The only method for callers without a certificate.
+pub const ENROLL: &str = "/sutler.v1.EnrollmentService/Enroll";
+/// The only method for an agent whose certificate has ended.
+pub const RENEW_AGENT: &str = "/sutler.v1.AgentService/RenewCertificate";
+/// The only method for an operator whose certificate has ended.
+pub const RENEW_OPERATOR: &str = "/sutler.v1.OperatorService/RenewOperatorCertificate";
+
+type Handler = BoxCloneSyncService<Request<Body>, Response<Body>, Infallible>;
+
+/// gRPC services by name.
+#[derive(Clone, Default)]
+pub struct Routes {
+    services: HashMap<&'static str, Handler>,
+}
+
+impl Routes {
+    /// One service.
+    pub fn new<S>(service: S) -> Routes
+    where
+        S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + NamedService + Clone + Send + Sync + 'static,
+        S::Future: Send + 'static,
+    {
+        Routes::default().add_service(service)
+    }
+
+    /// These and one more; a service of the same name is replaced.
+    pub fn add_service<S>(mut self, service: S) -> Routes
+    where
+        S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + NamedService + Clone + Send + Sync + 'static,
+        S::Future: Send + 'static,
+    {
+        self.services.insert(S::NAME, BoxCloneSyncService::new(service));
+        self
+    }
+
+    /// The service that this path calls.
+    fn handler(&self, path: &str) -> Option<Handler> {
+        let (service, _) = path.strip_prefix('/')?.split_once('/')?;
+        self.services.get(service).cloned()
+    }
+}
+
+impl fmt::Debug for Routes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.services.keys()).finish()
+    }
+}
+
+/// What one caller reaches, for the whole connection.
+#[derive(Debug, Clone)]
+pub struct Surface {
+    /// Who that is, for metrics: one of a fixed set of words.
+    pub(crate) caller: &'static str,
+    routes: Arc<Routes>,
+    only: Option<&'static str>,
+}
+
+impl Surface {
+    /// Everything in `routes`.
+    pub fn all(caller: &'static str, routes: Arc<Routes>) -> Surface {
+        Surface { caller, routes, only: None }
+    }
+
+    /// Of `routes` the one method with this path.
+    pub fn only(caller: &'static str, routes: Arc<Routes>, path: &'static str) -> Surface {
+        Surface { caller, routes, only: Some(path) }
+    }
+
+    /// Answers a call. Whatever the caller can't reach gets the same answer, whether it exists or not.
+    pub(crate) fn call(&self, request: Request<Body>) -> impl Future<Output = Response<Body>> + Send + 'static {
+        let path = request.uri().path();
+        let reached = self.only.is_none_or(|only| only == path);
+        let handler = if reached { self.routes.handler(path) } else { None };
+        async move {
+            match handler {
+                Some(handler) => handler.oneshot(request).await.unwrap_or_else(|never| match never {}),
+                None => Status::unimplemented("").into_http(),
+            }
+        }
+    }
+}
+
+/// Picks what a caller reaches, once per connection.
+pub trait Route: Send + Sync + 'static {
+    /// The name of the port, for metrics and the log.
+    fn port(&self) -> &'static str;
+
+    /// What this caller reaches; none: the connection is closed.
+    fn route(&self, peer: &Peer) -> Option<Surface>;
+}
+
+/// The services of the port for agents and newcomers.
+#[derive(Debug, Clone)]
+pub struct AgentsPort {
+    /// For those without a certificate: [`ENROLL`] is all that is reached.
+    pub nobody: Arc<Routes>,
+    /// For agents.
+    pub agent: Arc<Routes>,
+    /// For agents whose certificate ended within the grace: [`RENEW_AGENT`] is all that is reached.
+    pub expired: Arc<Routes>,
+}
+
+impl AgentsPort {
+    /// The port with these services for each kind of caller.
+    pub fn new(nobody: Routes, agent: Routes, expired: Routes) -> AgentsPort {
+        AgentsPort { nobody: Arc::new(nobody), agent: Arc::new(agent), expired: Arc::new(expired) }
+    }
+}
+
+impl Route for AgentsPort {
+    fn port(&self) -> &'static str {
+        "agents"
+    }
+
+    fn route(&self, peer: &Peer) -> Option<Surface> {
+        match (&peer.identity, peer.expired) {
+            (None, _) => Some(Surface::only("nobody", self.nobody.clone(), ENROLL)),
+            (Some(Identity::Agent(_)), false) => Some(Surface::all("agent", self.agent.clone())),
+            (Some(Identity::Agent(_)), true) => Some(Surface::only("expired-agent", self.expired.clone(), RENEW_AGENT)),
+            (Some(_), _) => None,
+        }
+    }
+}
+
+/// The services of the port for operators.
+#[derive(Debug, Clone)]
+pub struct OperatorsPort {
+    /// For operators.
+    pub operator: Arc<Routes>,
+    /// For operators whose certificate ended within the grace: [`RENEW_OPERATOR`] is all that is reached.
+    pub expired: Arc<Routes>,
+}
+
+impl OperatorsPort {
+    /// The port with these services for each kind of caller.
+    pub fn new(operator: Routes, expired: Routes) -> OperatorsPort {
+        OperatorsPort { operator: Arc::new(operator), expired: Arc::new(expired) }
+    }
+}
+
+impl Route for OperatorsPort {
+    fn port(&self) -> &'static str {
+        "operators"
+    }
+
+    fn route(&self, peer: &Peer) -> Option<Surface> {
+        match (&peer.identity, peer.expired) {
+            (Some(Identity::Operator(_)), false) => Some(Surface::all("operator", self.operator.clone())),
+            (Some(Identity::Operator(_)), true) => Some(Surface::only("expired-operator", self.expired.clone(), RENEW_OPERATOR)),
+            _ => None,
+        }
+    }
+}
