@@ -1,0 +1,226 @@
+//! A manager as a process of its own, with its folder, its first operator and the addresses that it is bound to.
+
+use super::cleanup::Place;
+use super::cli::{self, Cli};
+use super::programs;
+use super::wait::{PATIENCE, wait_for, wait_until};
+use std::fs::File;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+/// The addresses that a manager printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Addresses {
+    /// Where agents connect.
+    pub agents: SocketAddr,
+    /// Where operators connect.
+    pub operators: SocketAddr,
+    /// Metrics and health.
+    pub telemetry: SocketAddr,
+}
+
+/// How a manager is set up.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    /// Where agents connect, with port 0.
+    pub agents: String,
+    /// Names and addresses of the manager, the first one for agents to connect to.
+    pub hosts: Vec<String>,
+    /// The database; embedded SQLite unless given.
+    pub database: Option<String>,
+    /// What is appended to `manager.toml`.
+    pub config: String,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Setup { agents: "127.0.0.1:0".into(), hosts: vec!["127.0.0.1".into()], database: None, config: String::new() }
+    }
+}
+
+/// A manager. Stopped, and its folder removed, when it is dropped or the test process ends in any way.
+#[derive(Debug)]
+pub struct Manager {
+    // Before the place: what is killed first is waited for.
+    running: Option<Child>,
+    place: Place,
+    setup: Setup,
+    addresses: Option<Addresses>,
+    starts: u32,
+}
+
+impl Manager {
+    /// A new manager that serves: `sutler init` and `sutler serve` with every port 0.
+    ///
+    /// # Panics
+    ///
+    /// When it can't be made or doesn't come up.
+    pub fn start() -> Manager {
+        Manager::start_with(Setup::default())
+    }
+
+    /// The same with a setup of its own.
+    pub fn start_with(setup: Setup) -> Manager {
+        let mut manager = Manager::init(setup);
+        manager.serve();
+        manager
+    }
+
+    /// A manager's folder in which nobody serves yet.
+    pub fn init(setup: Setup) -> Manager {
+        let place = Place::new("manager");
+        let manager = Manager { running: None, place, setup, addresses: None, starts: 0 };
+        let folder = manager.folder().to_string_lossy().into_owned();
+        let mut arguments = vec!["init", "--dir", &folder, "--trust-domain", "acme.example"];
+        manager.setup.hosts.iter().for_each(|host| arguments.extend(["--host", host]));
+        // A passphrase would be asked for at a terminal, which tests don't have.
+        cli::run(Cli::new(&manager.config()).command(&arguments), b"").ok();
+        if !manager.setup.config.is_empty() {
+            let file = manager.folder().join("manager.toml");
+            let text = fs_err::read_to_string(&file).expect("init has written it");
+            fs_err::write(&file, format!("{text}\n{}\n", manager.setup.config)).expect("it can be written");
+        }
+        manager
+    }
+
+    /// The manager's folder.
+    pub fn folder(&self) -> PathBuf {
+        self.place.path().join("data")
+    }
+
+    /// The first operator's configuration folder.
+    pub fn config(&self) -> PathBuf {
+        self.place.path().join("config")
+    }
+
+    /// Where it is bound.
+    ///
+    /// # Panics
+    ///
+    /// When it has never served.
+    pub fn addresses(&self) -> Addresses {
+        self.addresses.expect("it has served")
+    }
+
+    /// The first operator's command line.
+    pub fn cli(&self) -> Cli {
+        Cli::new(&self.config()).at(self.addresses().operators.to_string())
+    }
+
+    /// Serves, on the ports of the last time if there was one, and waits until it answers.
+    ///
+    /// # Panics
+    ///
+    /// When it runs already, or doesn't come up.
+    pub fn serve(&mut self) {
+        assert!(self.running.is_none(), "it runs already");
+        self.starts += 1;
+        let log_path = self.log_path();
+        let log = File::create(&log_path).expect("a log can be written");
+        let mut command = Command::new(programs::sutler());
+        let (agents, operators, telemetry) = match self.addresses {
+            Some(bound) => (bound.agents.to_string(), bound.operators.to_string(), bound.telemetry.to_string()),
+            None => (self.setup.agents.clone(), "127.0.0.1:0".into(), "127.0.0.1:0".into()),
+        };
+        command.args(["serve", "--dir"]).arg(self.folder());
+        command.args(["--agents", &agents, "--operators", &operators, "--telemetry", &telemetry]);
+        if let Some(database) = &self.setup.database {
+            command.args(["--database", database]);
+        }
+        command.stdin(Stdio::null()).stdout(log.try_clone().expect("a file has a second handle")).stderr(log);
+        let mut child = command.spawn().expect("the manager can be started");
+        let addresses = wait_for("the manager's bound addresses", PATIENCE, || {
+            let text = fs_err::read_to_string(&log_path).unwrap_or_default();
+            if let Ok(Some(status)) = child.try_wait() {
+                panic!("the manager ended with {status}:\n{text}");
+            }
+            Some(Addresses { agents: address(&text, "agents")?, operators: address(&text, "operators")?, telemetry: address(&text, "telemetry").or_else(|| address(&text, "metrics"))? })
+        });
+        self.running = Some(child);
+        self.addresses = Some(addresses);
+        wait_until("the manager to be ready", PATIENCE, || get(addresses.telemetry, "/readyz").is_some_and(|answer| answer.starts_with("HTTP/1.1 200")));
+    }
+
+    /// Kills it with SIGKILL.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.running.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// Asks it to stop (SIGTERM), and waits until it has.
+    ///
+    /// # Panics
+    ///
+    /// When it ends with an error, or not at all.
+    pub fn stop(&mut self) {
+        let Some(mut child) = self.running.take() else { return };
+        let pid = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw).expect("a process has an id");
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it runs");
+        let status = wait_for("the manager to stop", PATIENCE, || child.try_wait().expect("it is ours"));
+        assert!(status.success(), "the manager stopped with {status}:\n{}", self.log());
+    }
+
+    /// SIGKILL, and up again with the same folder and ports.
+    pub fn kill_and_serve(&mut self) {
+        self.kill();
+        self.serve();
+    }
+
+    /// Moves to another address: from the next start on it listens for agents on a new port, and tells them so.
+    pub fn listen_elsewhere(&mut self) {
+        self.addresses = None;
+    }
+
+    /// Everything that it said since it was last started.
+    pub fn log(&self) -> String {
+        fs_err::read_to_string(self.log_path()).unwrap_or_default()
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.place.path().join(format!("manager-{}.log", self.starts))
+    }
+
+    /// The value of a metric without labels, if there is one.
+    pub fn metric(&self, name: &str) -> Option<f64> {
+        let answer = get(self.addresses().telemetry, "/metrics")?;
+        answer.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok())
+    }
+
+    /// A folder beside the manager's, for whatever a test keeps.
+    pub fn scratch(&self) -> &Path {
+        self.place.path()
+    }
+}
+
+impl Drop for Manager {
+    fn drop(&mut self) {
+        self.kill();
+        if std::thread::panicking() {
+            let log = self.log();
+            let lines: Vec<_> = log.lines().collect();
+            eprintln!("--- the end of the manager's log\n{}", lines[lines.len().saturating_sub(60)..].join("\n"));
+        }
+    }
+}
+
+/// The address that follows `what` on a line.
+fn address(text: &str, what: &str) -> Option<SocketAddr> {
+    text.lines().find_map(|line| {
+        let (_, rest) = line.split_once(what)?;
+        rest.split(|c: char| c.is_whitespace() || "\"',=".contains(c)).find_map(|word| word.trim_start_matches("http://").parse().ok())
+    })
+}
+
+/// The answer to a plain HTTP request.
+fn get(address: SocketAddr, path: &str) -> Option<String> {
+    use std::io::{Read as _, Write as _};
+    let mut stream = std::net::TcpStream::connect_timeout(&address, PATIENCE).ok()?;
+    stream.set_read_timeout(Some(PATIENCE)).ok()?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    Some(answer)
+}

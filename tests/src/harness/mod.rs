@@ -1,0 +1,28 @@
+//! Runs the real programs as processes: managers, agents, an administrator's command line.
+//!
+//! ```no_run
+//! use sutler_tests::harness::{Agent, Manager, PATIENCE, wait_until};
+//! let manager = Manager::start();
+//! let agent = Agent::enrolled("alpha", &manager);
+//! manager.cli().ok("group create new-clients");
+//! manager.cli().ok(&format!("group add new-clients {}", agent.id()));
+//! ```
+//!
+//! Every process binds port 0 on the loopback, lies in a temporary folder, and is gone with the test, however that ends
+//! (see [`cleanup`]). Tests wait for conditions alone (see [`wait`]).
+
+mod agent;
+pub mod cleanup;
+mod cli;
+mod jobs;
+mod manager;
+mod package;
+pub mod programs;
+pub mod wait;
+
+pub use agent::Agent;
+pub use cli::{Cli, Done, run, words};
+pub use jobs::{JobView, Row};
+pub use manager::{Addresses, Manager, Setup};
+pub use package::{COUNTING, PackageFolder, noise};
+pub use wait::{PATIENCE, wait_for, wait_for_value, wait_until};
