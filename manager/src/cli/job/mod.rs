@@ -1,0 +1,311 @@
+//! `sutler job`: orders to install packages on groups and clients.
+
+mod follow;
+mod order;
+mod status;
+mod view;
+
+use super::{
+    ask::confirm,
+    error::CliError,
+    names,
+    output::{self, Format, OutputArg},
+    session::{Session, call, pages, request_id},
+    when::{self, Until},
+};
+use clap::{Subcommand, ValueEnum};
+use order::OrderArgs;
+use status::StatusArgs;
+use sutler_proto::v1;
+
+pub use status::ExitStatus;
+
+/// Examples of the noun.
+pub const EXAMPLES: &str = "Examples:
+  sutler job run --package clamav --group new-clients
+  sutler job status JOB --watch
+  sutler job retry JOB";
+
+/// Which executions a retry means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Kind {
+    /// Those at an error: a new attempt
+    Error,
+    /// Those that wait: offered again at once, without a new attempt
+    Waiting,
+    /// Those whose error was the way between client and manager: a new attempt
+    Communication,
+    /// Those that a rule said no to: a new attempt
+    Rejected,
+}
+
+impl Kind {
+    fn wire(self) -> i32 {
+        match self {
+            Kind::Error => v1::RetryKind::Error,
+            Kind::Waiting => v1::RetryKind::Waiting,
+            Kind::Communication => v1::RetryKind::Communication,
+            Kind::Rejected => v1::RetryKind::Rejected,
+        }
+        .into()
+    }
+}
+
+/// A state of executions: `failed`, `ALREADY_INSTALLED`, `already-installed`.
+fn state(text: &str) -> Result<v1::ExecutionState, String> {
+    let word = text.to_ascii_uppercase().replace('-', "_");
+    match v1::ExecutionState::from_str_name(&format!("EXECUTION_STATE_{word}")) {
+        Some(state) if state != v1::ExecutionState::Unspecified => Ok(state),
+        _ => {
+            let all: Vec<_> = sutler_base::state::ExecutionState::ALL.iter().map(|s| s.as_str().to_ascii_lowercase()).collect();
+            Err(format!("the state of an execution is one of {}", all.join(", ")))
+        }
+    }
+}
+
+/// What can be done with jobs. A job is archived, never deleted.
+#[derive(Debug, Subcommand)]
+pub enum JobCommand {
+    /// Make a draft: it can be changed and reaches nobody
+    #[command(after_help = "Examples:
+  sutler job create --package clamav --group new-clients
+  sutler job create --package base@2.1 --package clamav@latest --client CLIENT --priority 2")]
+    Create(OrderArgs),
+    /// Start a draft: pins the versions and reaches the destinations
+    #[command(after_help = "Examples:
+  sutler job start JOB")]
+    Start {
+        /// The job's id
+        #[arg(value_parser = names::job)]
+        job: String,
+    },
+    /// Make a job and start it; prints its id and the versions that it pinned
+    #[command(after_help = "Examples:
+  sutler job run --package clamav --group new-clients
+  sutler job run --package clamav@1.0.7 --client CLIENT
+  sutler job run --package clamav --group new-clients --expires 30d --replaces JOB")]
+    Run(OrderArgs),
+    /// List jobs, the newest first
+    #[command(after_help = "Examples:
+  sutler job list
+  sutler job list --archived -o json")]
+    List {
+        /// Archived ones, too
+        #[arg(long)]
+        archived: bool,
+        /// How to show it
+        #[command(flatten)]
+        output: OutputArg,
+    },
+    /// Show one job
+    #[command(after_help = "Examples:
+  sutler job show JOB")]
+    Show {
+        /// The job's id
+        #[arg(value_parser = names::job)]
+        job: String,
+        /// How to show it
+        #[command(flatten)]
+        output: OutputArg,
+    },
+    /// Change what is given; on a started job only description, priority and expiry
+    #[command(group = clap::ArgGroup::new("change").required(true).multiple(true).args(["description", "expires", "priority"]),
+        after_help = "Examples:
+  sutler job update JOB --expires 90d
+  sutler job update JOB --description 'second wave' --priority 3")]
+    Update {
+        /// The job's id
+        #[arg(value_parser = names::job)]
+        job: String,
+        /// For people
+        #[arg(long)]
+        description: Option<String>,
+        /// After this nothing is started any more: from now (30d) or a time (2027-01-31T12:00:00Z)
+        #[arg(long, value_name = "WHEN", value_parser = when::until)]
+        expires: Option<Until>,
+        /// 1 (first) to 9
+        #[arg(long, value_parser = clap::value_parser!(i32).range(1..=9))]
+        priority: Option<i32>,
+        /// Only if the job still has this etag
+        #[arg(long, default_value = "", hide_default_value = true)]
+        etag: String,
+    },
+    /// End a job: what has not started never will, what has goes to its end
+    #[command(after_help = "Examples:
+  sutler job cancel JOB
+  sutler job cancel JOB --yes")]
+    Cancel {
+        /// The job's id
+        #[arg(value_parser = names::job)]
+        job: String,
+        /// Do not ask
+        #[arg(short, long)]
+        yes: bool,
+    },
+    /// Take a job that has ended, or a draft, out of the lists; it is never erased
+    #[command(after_help = "Examples:
+  sutler job archive JOB")]
+    Archive {
+        /// The job's id
+        #[arg(value_parser = names::job)]
+        job: String,
+    },
+    /// Run it again where it ended in error, and only there
+    #[command(after_help = "Examples:
+  sutler job retry JOB
+  sutler job retry JOB --kind error --kind waiting
+  sutler job retry JOB --kind rejected --client CLIENT
+  sutler job retry JOB --error-kind STEP_FAILED --expires 7d")]
+    Retry {
+        /// The job's id
+        #[arg(value_parser = names::job)]
+        job: String,
+        /// Which executions; may be given several times [default: error and communication]
+        #[arg(long, value_enum)]
+        kind: Vec<Kind>,
+        /// Only these clients
+        #[arg(long, value_parser = names::client)]
+        client: Vec<String>,
+        /// Only members of these groups
+        #[arg(long, value_parser = names::group)]
+        group: Vec<String>,
+        /// Only those with this kind of error, as `job status` shows it under REASON
+        #[arg(long, default_value = "", hide_default_value = true)]
+        error_kind: String,
+        /// On a job that was canceled or has expired: until when it is to stand again
+        #[arg(long, value_name = "WHEN", value_parser = when::until)]
+        expires: Option<Until>,
+    },
+    /// Show the counters and each client's row; the exit code says how it went
+    #[command(after_help = status::HELP)]
+    Status(StatusArgs),
+    /// Print every change, one a line, until the job has ended
+    #[command(after_help = "Examples:
+  sutler job watch JOB
+  sutler job watch JOB -o json")]
+    Watch {
+        /// The job's id
+        #[arg(value_parser = names::job)]
+        job: String,
+        /// How to show it
+        #[command(flatten)]
+        output: OutputArg,
+    },
+    /// List the rows of clients, or show one client's attempts with their output
+    #[command(after_help = "Examples:
+  sutler job executions JOB --state failed
+  sutler job executions JOB --client CLIENT")]
+    Executions {
+        /// The job's id
+        #[arg(value_parser = names::job)]
+        job: String,
+        /// Only rows in these states (such as failed, waiting, succeeded)
+        #[arg(long, value_parser = state)]
+        state: Vec<v1::ExecutionState>,
+        /// Only this client, with its attempts and the end of their output
+        #[arg(long, value_parser = names::client, conflicts_with = "state")]
+        client: Option<String>,
+        /// How to show it
+        #[command(flatten)]
+        output: OutputArg,
+    },
+}
+
+/// Runs a command of this noun.
+pub async fn run(command: JobCommand, session: &Session) -> Result<u8, CliError> {
+    match command {
+        JobCommand::Create(order) => order::create(session, order).await?,
+        JobCommand::Run(order) => order::run(session, order).await?,
+        JobCommand::Start { job } => {
+            let request = v1::StartJobRequest { name: job.clone(), request_id: request_id()? };
+            let answer = call!(session, jobs.start_job(request), "start the job {}", names::short(&job))?;
+            order::started(session, &answer.job.unwrap_or_default())?;
+        }
+        JobCommand::List { archived, output } => {
+            let request = v1::ListJobsRequest { show_archived: archived, ..Default::default() };
+            let jobs = pages!(session, jobs.list_jobs(request) -> jobs, "list the jobs");
+            output::list(&jobs, output.format)?;
+        }
+        JobCommand::Show { job, output } => output::show(&get(session, &job).await?, output.format)?,
+        JobCommand::Update { job, description, expires, priority, etag } => {
+            let tried = format!("update the job {}", names::short(&job));
+            let expire_time = expires.map(|e| e.wire(session.now()));
+            let request = v1::UpdateJobRequest { name: job, description, expire_time, priority, etag, request_id: request_id()? };
+            let answer = call!(session, jobs.update_job(request), "{tried}")?;
+            session.done(&answer.job.unwrap_or_default().name, "updated")?;
+        }
+        JobCommand::Cancel { job, yes } => cancel(session, job, yes).await?,
+        JobCommand::Archive { job } => {
+            let request = v1::ArchiveJobRequest { name: job.clone(), request_id: request_id()? };
+            let answer = call!(session, jobs.archive_job(request), "archive the job {}", names::short(&job))?;
+            session.done(&answer.job.unwrap_or_default().name, "archived")?;
+        }
+        JobCommand::Retry { job, kind, client, group, error_kind, expires } => {
+            let tried = format!("retry the job {}", names::short(&job));
+            let request = v1::RetryJobRequest {
+                name: job,
+                kinds: kind.into_iter().map(Kind::wire).collect(),
+                clients: client,
+                groups: group,
+                error_kind,
+                expire_time: expires.map(|e| e.wire(session.now())),
+                request_id: request_id()?,
+            };
+            let answer = call!(session, jobs.retry_job(request), "{tried}")?;
+            let sentence = format!("{} get a new attempt, {} offered again", answer.retried, answer.offered_again);
+            session.done(&answer.job.unwrap_or_default().name, &sentence)?;
+        }
+        JobCommand::Status(args) => return status::run(session, args).await,
+        JobCommand::Watch { job, output } => follow::changes(session, &job, output.format).await?,
+        JobCommand::Executions { job, state, client, output } => match client {
+            Some(client) => {
+                let name = format!("{job}/executions/{}", names::short(&client));
+                let tried = format!("show the execution of {} on {client}", names::short(&job));
+                let answer = call!(session, jobs.get_execution(v1::GetExecutionRequest { name }), "{tried}")?;
+                match output.format {
+                    Format::Table => output::print(&view::attempts(&answer))?,
+                    Format::Json => output::show(&answer, output.format)?,
+                    Format::Csv => output::list(&answer.execution.into_iter().collect::<Vec<_>>(), output.format)?,
+                }
+            }
+            None => output::list(&executions(session, &job, &state).await?, output.format)?,
+        },
+    }
+    Ok(0)
+}
+
+/// One job with its counters.
+async fn get(session: &Session, job: &str) -> Result<v1::Job, CliError> {
+    let answer = call!(session, jobs.get_job(v1::GetJobRequest { name: job.to_owned() }), "show the job {}", names::short(job))?;
+    Ok(answer.job.unwrap_or_default())
+}
+
+/// All rows, or those in some states.
+async fn executions(session: &Session, job: &str, states: &[v1::ExecutionState]) -> Result<Vec<v1::Execution>, CliError> {
+    let states = states.iter().map(|s| (*s).into()).collect();
+    let request = v1::ListExecutionsRequest { parent: job.to_owned(), states, ..Default::default() };
+    Ok(pages!(session, jobs.list_executions(request) -> executions, "list the executions of {}", names::short(job)))
+}
+
+async fn cancel(session: &Session, name: String, yes: bool) -> Result<(), CliError> {
+    if !yes {
+        let job = get(session, &name).await?;
+        let counters = job.counters.unwrap_or_default();
+        let question = format!(
+            "Cancel {name} ({} on {})? {} that wait will never start it, {} that run go to their end.",
+            view::packages(&job),
+            names::words(&job.destinations),
+            counters.waiting,
+            counters.running
+        );
+        confirm(&question, yes)?;
+    }
+    let request = v1::CancelJobRequest { name: name.clone(), request_id: request_id()? };
+    let answer = call!(session, jobs.cancel_job(request), "cancel the job {}", names::short(&name))?;
+    let job = answer.job.unwrap_or_default();
+    let sentence = match job.canceling {
+        0 => "canceled".to_owned(),
+        n => format!("being canceled: {n} clients did not say yet that they stopped; `sutler job status` shows when it is final"),
+    };
+    session.done(&job.name, &sentence)
+}

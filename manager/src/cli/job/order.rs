@@ -1,0 +1,117 @@
+//! Makes jobs and starts them.
+
+use super::{
+    super::{
+        error::CliError,
+        names,
+        session::{Session, call, request_id},
+        when::{self, Until},
+    },
+    view,
+};
+use clap::{Args, ValueEnum};
+use sutler_proto::v1;
+
+/// What to do where the package is there already.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(super) enum Replace {
+    /// Install all the same
+    Always,
+    /// Skip the installation
+    IfMissing,
+}
+
+/// What is to be installed where.
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("destination").required(true).multiple(true).args(["group", "client"]))]
+pub struct OrderArgs {
+    /// A package: NAME pins the newest version, NAME@VERSION that one, NAME@latest follows the newest. Several are installed
+    /// in their order
+    #[arg(long, value_name = "NAME[@VERSION]", required = true, value_parser = names::package)]
+    package: Vec<String>,
+    /// A group: its members, and those that join later
+    #[arg(long, value_parser = names::group)]
+    group: Vec<String>,
+    /// A client's id
+    #[arg(long, value_parser = names::client)]
+    client: Vec<String>,
+    /// For people
+    #[arg(long, default_value = "", hide_default_value = true)]
+    description: String,
+    /// 1 (first) to 9
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(i32).range(1..=9))]
+    priority: i32,
+    /// After this nothing is started any more: from now (30d) or a time (2027-01-31T12:00:00Z) [default: never]
+    #[arg(long, value_name = "WHEN", value_parser = when::until)]
+    expires: Option<Until>,
+    /// Go on with the next package although one failed
+    #[arg(long)]
+    continue_on_failure: bool,
+    /// What to do where a package is there already
+    #[arg(long, value_enum, default_value = "if-missing")]
+    replace: Replace,
+    /// An active job for the same package and group, which is canceled when this one starts
+    #[arg(long, value_name = "JOB", value_parser = names::job)]
+    replaces: Option<String>,
+}
+
+impl OrderArgs {
+    fn request(self, session: &Session) -> Result<v1::RunJobRequest, CliError> {
+        let replace = match self.replace {
+            Replace::Always => v1::Replace::Always,
+            Replace::IfMissing => v1::Replace::IfMissing,
+        };
+        let package = |package| v1::JobPackage { package, replace: replace.into(), version: String::new() };
+        Ok(v1::RunJobRequest {
+            packages: self.package.into_iter().map(package).collect(),
+            destinations: self.group.into_iter().chain(self.client).collect(),
+            description: self.description,
+            priority: self.priority,
+            continue_on_failure: self.continue_on_failure,
+            expire_time: self.expires.map(|e| e.wire(session.now())),
+            request_id: request_id()?,
+            replaces: self.replaces.unwrap_or_default(),
+        })
+    }
+}
+
+/// `sutler job create`
+pub(super) async fn create(session: &Session, order: OrderArgs) -> Result<(), CliError> {
+    let r = order.request(session)?;
+    let request = v1::CreateJobRequest {
+        packages: r.packages,
+        destinations: r.destinations,
+        description: r.description,
+        priority: r.priority,
+        continue_on_failure: r.continue_on_failure,
+        expire_time: r.expire_time,
+        request_id: r.request_id,
+        replaces: r.replaces,
+    };
+    let job = call!(session, jobs.create_job(request), "create the job")?.job.unwrap_or_default();
+    session.done(
+        &job.name,
+        &format!(
+            "draft: {} on {}; `sutler job start {}` starts it",
+            view::packages(&job),
+            names::words(&job.destinations),
+            names::short(&job.name)
+        ),
+    )
+}
+
+/// `sutler job run`
+pub(super) async fn run(session: &Session, order: OrderArgs) -> Result<(), CliError> {
+    let request = order.request(session)?;
+    let job = call!(session, jobs.run_job(request), "run the job")?.job.unwrap_or_default();
+    started(session, &job)
+}
+
+/// Says what was started: the job and the versions that it pinned.
+pub(super) fn started(session: &Session, job: &v1::Job) -> Result<(), CliError> {
+    session.done(&job.name, &format!("started: {} on {}", view::packages(job), names::words(&job.destinations)))?;
+    if !job.unavailable.is_empty() {
+        eprintln!("warning: no client can start it yet: {}", super::super::output::printable(&job.unavailable));
+    }
+    Ok(())
+}

@@ -1,0 +1,257 @@
+//! How jobs, executions and attempts look.
+
+use super::super::{
+    names,
+    output::{Column, Record, aligned, printable, printable_lines, word},
+    when::{bytes, moment},
+};
+use sutler_proto::v1;
+
+/// The packages of a job with their versions: `clamav@1.0.7`, or `clamav@latest (1.0.7)` where it follows the newest.
+pub(super) fn packages(job: &v1::Job) -> String {
+    let one = |p: &v1::JobPackage| {
+        let word = names::package_word(&p.package);
+        // A version comes as itself or as the resource's name.
+        let version = p.version.rsplit('/').next().unwrap_or_default();
+        match (version, word.split_once('@')) {
+            ("", _) => word,
+            (version, None) => format!("{word}@{version}"),
+            (version, Some((_, "latest"))) => format!("{word} ({version})"),
+            _ => word,
+        }
+    };
+    job.packages.iter().map(one).collect::<Vec<_>>().join(" ")
+}
+
+/// A job's counters.
+pub(super) fn counters(job: &v1::Job) -> v1::Counters {
+    job.counters.unwrap_or_default()
+}
+
+/// How many of the executions are at an end (percent).
+pub(super) fn percent(c: &v1::Counters) -> i64 {
+    let ended = c.finished + c.error + c.rejected + c.canceled;
+    if c.total > 0 { ended * 100 / c.total } else { 0 }
+}
+
+/// The counters as a sentence, in the words of the domain.
+pub(super) fn counters_line(c: &v1::Counters) -> String {
+    let already = if c.already_installed > 0 { format!(" ({} were there already)", c.already_installed) } else { String::new() };
+    format!(
+        "Finished {}{already}, Error {}, Rejected {}, Canceled {}, Waiting {}, Running {}; Total {}, {} % at an end",
+        c.finished,
+        c.error,
+        c.rejected,
+        c.canceled,
+        c.waiting,
+        c.running,
+        c.total,
+        percent(c)
+    )
+}
+
+/// What stands above the rows: the job, its counters, and what an operator should know.
+pub(super) fn heading(job: &v1::Job) -> String {
+    let state = word!(JobState, "JOB_STATE", job.state);
+    let mut lines =
+        vec![format!("{}  {state}  {} on {}", job.name, packages(job), names::words(&job.destinations)), counters_line(&counters(job))];
+    if job.canceling > 0 {
+        lines.push(format!("being canceled: {} did not say yet that they stopped", job.canceling));
+    }
+    if !job.unavailable.is_empty() {
+        lines.push(format!("no client can start it: {}", job.unavailable));
+    }
+    lines.iter().map(|line| printable(line) + "\n").collect()
+}
+
+impl Record for v1::Job {
+    const TYPE: &'static str = "sutler.v1.Job";
+    const COLUMNS: &'static [Column<Self>] = &[
+        Column::new("id", |j| names::short(&j.name).to_owned()),
+        Column::new("state", |j| word!(JobState, "JOB_STATE", j.state)),
+        Column::new("packages", packages),
+        Column::new("destinations", |j| names::words(&j.destinations)),
+        Column::new("total", |j| counters(j).total.to_string()),
+        Column::new("finished", |j| counters(j).finished.to_string()),
+        Column::new("error", |j| counters(j).error.to_string()),
+        Column::new("rejected", |j| counters(j).rejected.to_string()),
+        Column::new("canceled", |j| counters(j).canceled.to_string()),
+        Column::new("waiting", |j| counters(j).waiting.to_string()),
+        Column::new("running", |j| counters(j).running.to_string()),
+        Column::wide("already_installed", |j| counters(j).already_installed.to_string()),
+        Column::wide("description", |j| j.description.clone()),
+        Column::wide("priority", |j| j.priority.to_string()),
+        Column::wide("continue_on_failure", |j| if j.continue_on_failure { "yes" } else { "no" }.to_owned()),
+        Column::wide("expires", |j| moment(&j.expire_time)),
+        Column::wide("creator", |j| names::short(&j.creator).to_owned()),
+        Column::wide("created", |j| moment(&j.create_time)),
+        Column::wide("started", |j| moment(&j.start_time)),
+        Column::wide("ended", |j| moment(&j.end_time)),
+        Column::wide("revision", |j| j.revision.to_string()),
+        Column::wide("archived", |j| if j.archived { "yes" } else { "no" }.to_owned()),
+        Column::wide("unavailable", |j| j.unavailable.clone()),
+        Column::wide("canceling", |j| j.canceling.to_string()),
+        Column::wide("etag", |j| j.etag.clone()),
+    ];
+}
+
+/// When the client was last heard of; since when a running one has not been.
+fn contact(e: &v1::Execution) -> String {
+    match &e.no_contact_time {
+        Some(_) => format!("NO CONTACT since {}", moment(&e.no_contact_time)),
+        None => moment(&e.last_seen_time),
+    }
+}
+
+/// Everything that people want to know of a row, in one sentence.
+fn detail(e: &v1::Execution) -> String {
+    let mut parts = Vec::new();
+    if !e.mark.is_empty() {
+        parts.push(e.mark.clone());
+    }
+    if !e.detail.is_empty() {
+        parts.push(e.detail.clone());
+    }
+    if e.cancel_deadline.is_some() {
+        parts.push(format!("asked to stop, final at the latest at {}", moment(&e.cancel_deadline)));
+    }
+    parts.join("; ")
+}
+
+/// The state of an execution as a word.
+pub(super) fn state(e: &v1::Execution) -> String {
+    word!(ExecutionState, "EXECUTION_STATE", e.state)
+}
+
+impl Record for v1::Execution {
+    const TYPE: &'static str = "sutler.v1.Execution";
+    const COLUMNS: &'static [Column<Self>] = &[
+        Column::new("client", |e| names::short(&e.client).to_owned()),
+        Column::new("hostname", |e| e.hostname.clone()),
+        Column::new("state", state),
+        Column::new("reason", |e| e.reason.clone()),
+        Column::new("progress", |e| format!("{}%", e.progress_percent)),
+        Column::new("attempts", |e| e.attempt_count.to_string()),
+        Column::new("since", |e| moment(&e.enter_time)),
+        Column::new("contact", contact),
+        Column::new("detail", detail),
+        Column::wide("mark", |e| e.mark.clone()),
+    ];
+}
+
+impl Record for v1::GetExecutionResponse {
+    const TYPE: &'static str = "sutler.v1.GetExecutionResponse";
+    const COLUMNS: &'static [Column<Self>] = &[];
+}
+
+impl Record for v1::WatchJobResponse {
+    const TYPE: &'static str = "sutler.v1.WatchJobResponse";
+    const COLUMNS: &'static [Column<Self>] = &[];
+}
+
+/// A row as a line of a log.
+pub(super) fn line(e: &v1::Execution) -> String {
+    let words = [moment(&e.enter_time), names::short(&e.client).to_owned(), e.hostname.clone(), state(e), e.reason.clone()];
+    let mut words: Vec<_> = words.into_iter().filter(|w| !w.is_empty()).collect();
+    if (1..100).contains(&e.progress_percent) {
+        words.push(format!("{}%", e.progress_percent));
+    }
+    if e.no_contact_time.is_some() {
+        words.push(contact(e));
+    }
+    let detail = detail(e);
+    if !detail.is_empty() {
+        words.push(detail);
+    }
+    printable(&words.join("  ")) + "\n"
+}
+
+/// One client's row with its attempts, and the end of the output of what failed.
+pub(super) fn attempts(answer: &v1::GetExecutionResponse) -> String {
+    let execution = answer.execution.clone().unwrap_or_default();
+    let columns = v1::Execution::COLUMNS;
+    let mut text = aligned(&columns.iter().map(|c| c.pair(&execution)).collect::<Vec<_>>());
+    for attempt in &answer.attempts {
+        let state = word!(ExecutionState, "EXECUTION_STATE", attempt.state);
+        let end = if attempt.end_time.is_some() { format!(" to {}", moment(&attempt.end_time)) } else { String::new() };
+        let line = format!("attempt {}: {state}, from {}{end}, {}", attempt.number, moment(&attempt.create_time), attempt.id);
+        text.push_str(&format!("\n{}\n", printable(&line)));
+        for item in &attempt.items {
+            text.push_str(&self::item(item));
+        }
+    }
+    text
+}
+
+fn item(item: &v1::ItemResult) -> String {
+    let fetched = |n: i64| bytes(u64::try_from(n).unwrap_or_default());
+    let mut pairs = vec![
+        ("result", word!(ExecutionState, "EXECUTION_STATE", item.state)),
+        ("error", item.error_kind.clone()),
+        ("message", item.message.clone()),
+        ("step", item.step.clone()),
+        ("exit_code", item.exit_code.map(|c| c.to_string()).unwrap_or_default()),
+        ("restored", item.restored.map(|r| if r { "yes" } else { "no" }.to_owned()).unwrap_or_default()),
+        ("fetched", format!("{} of {}", fetched(item.fetched_bytes), fetched(item.total_bytes))),
+        ("took", format!("{:.1} s", item.duration_ms as f64 / 1000.0)),
+    ];
+    if item.reboot {
+        pairs.push(("reboot", "the machine must be restarted".to_owned()));
+    }
+    let mut text = format!("  {}\n", printable(&names::package_word(&item.package)));
+    text.push_str(&aligned(&pairs).lines().map(|l| format!("    {l}\n")).collect::<String>());
+    if !item.output.is_empty() {
+        text.push_str("    output:\n");
+        text.push_str(&printable_lines(&item.output).lines().map(|l| format!("      {l}\n")).collect::<String>());
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_shows_the_version_that_it_pinned() {
+        let package = |package: &str, version: &str| v1::JobPackage { package: package.into(), version: version.into(), replace: 0 };
+        let job = v1::Job {
+            packages: vec![
+                package("packages/a", "1.0"),
+                package("packages/b/versions/2", "2"),
+                package("packages/c/versions/latest", "3"),
+                package("packages/d", ""),
+                package("packages/e", "packages/e/versions/5"),
+            ],
+            ..Default::default()
+        };
+        assert_eq!(packages(&job), "a@1.0 b@2 c@latest (3) d e@5");
+    }
+
+    #[test]
+    fn counters_say_how_much_is_at_an_end() {
+        let c = v1::Counters { total: 8, finished: 3, error: 1, rejected: 1, canceled: 1, waiting: 1, running: 1, already_installed: 2 };
+        assert_eq!(
+            counters_line(&c),
+            "Finished 3 (2 were there already), Error 1, Rejected 1, Canceled 1, Waiting 1, Running 1; Total 8, 75 % at an end"
+        );
+        assert_eq!(percent(&v1::Counters::default()), 0);
+    }
+
+    #[test]
+    fn the_output_of_a_failed_step_is_shown_line_by_line_and_harmless() {
+        let result = v1::ItemResult {
+            package: "packages/x/versions/1".into(),
+            output: "one\n\u{1b}[2Jtwo".into(),
+            exit_code: Some(3),
+            ..Default::default()
+        };
+        let answer = v1::GetExecutionResponse {
+            execution: Some(v1::Execution { client: "clients/c".into(), ..Default::default() }),
+            attempts: vec![v1::Attempt { number: 2, items: vec![result], ..Default::default() }],
+        };
+        let text = attempts(&answer);
+        assert!(text.contains("\nattempt 2: "), "{text}");
+        assert!(text.contains("exit code:  3\n"), "{text}");
+        assert!(text.contains("      one\n      \\u{1b}[2Jtwo\n"), "{text}");
+    }
+}

@@ -1,0 +1,136 @@
+//! `sutler profile`: the operator's profiles on this machine.
+
+use super::{
+    error::CliError,
+    output::{self, OutputArg},
+    renew,
+    session::{Session, profile_error},
+};
+use crate::profile::{self, Profile, ProfileName};
+use clap::Subcommand;
+use std::path::Path;
+use sutler_certs::PeerCertificate;
+
+/// Examples of the noun.
+pub const EXAMPLES: &str = "Examples:
+  sutler profile list
+  sutler profile use acme
+  sutler profile renew";
+
+fn name(text: &str) -> Result<ProfileName, String> {
+    text.parse().map_err(|e: sutler_base::Invalid| e.0)
+}
+
+/// What can be done with profiles.
+#[derive(Debug, Subcommand)]
+pub enum ProfileCommand {
+    /// List your profiles
+    #[command(after_help = "Examples:
+  sutler profile list")]
+    List {
+        /// How to show it
+        #[command(flatten)]
+        output: OutputArg,
+    },
+    /// Show one profile [default: the one in use] with the files of its keys
+    #[command(after_help = "Examples:
+  sutler profile show
+  sutler profile show acme -o json")]
+    Show {
+        /// The profile
+        #[arg(value_parser = name)]
+        name: Option<ProfileName>,
+        /// How to show it
+        #[command(flatten)]
+        output: OutputArg,
+    },
+    /// Choose the profile that is used when none is named
+    #[command(after_help = "Examples:
+  sutler profile use acme")]
+    Use {
+        /// The profile
+        #[arg(value_parser = name)]
+        name: ProfileName,
+    },
+    /// Get a new certificate for the profile now
+    ///
+    /// Every command does so by itself when a third of the certificate's time is gone, up to 30 days after it ended.
+    #[command(after_help = "Examples:
+  sutler profile renew
+  sutler profile renew --profile acme")]
+    Renew,
+}
+
+const HEADER: [&str; 6] = ["name", "inUse", "operator", "address", "trustDomain", "certificateExpires"];
+
+/// Runs a command of this noun.
+pub async fn run(command: ProfileCommand, session: &Session) -> Result<u8, CliError> {
+    let folder = session.globals().config_folder()?;
+    match command {
+        ProfileCommand::List { output } => {
+            let mut rows = Vec::new();
+            for name in profile::list(&folder).map_err(profile_error)? {
+                match renew::load(&folder, &name) {
+                    Ok(profile) => rows.push(row(&profile, in_use(session, &name))),
+                    Err(e) => eprintln!("warning: the profile {name} can't be used: {}", output::printable(&e.to_string())),
+                }
+            }
+            output::rows(&HEADER, &rows, output.format)?;
+        }
+        ProfileCommand::Show { name, output } => {
+            let name = name.map_or_else(|| session.globals().profile_name(), Ok)?;
+            let profile = renew::load(&folder, &name).map_err(profile_error)?;
+            let files = profile::folder_of(&folder, &name);
+            let path = |file: &str| files.join(file).display().to_string();
+            let exists = |file: &Path| if file.exists() { file.display().to_string() } else { String::new() };
+            let mut header = HEADER.to_vec();
+            header.extend(["certificateFile", "keyFile", "rootFile", "publisherKeyFile", "trustDocumentFile"]);
+            let mut row = row(&profile, in_use(session, &name));
+            row.extend([path("operator.pem"), path("operator.key"), path("root.pem")]);
+            row.extend([exists(&profile.publisher_key_path), exists(&profile.trust_document_path)]);
+            match output.format {
+                output::Format::Table => {
+                    let pairs: Vec<_> = header.iter().zip(row).map(|(name, value)| (*name, value)).collect();
+                    output::print(&output::aligned(&pairs))?;
+                }
+                format => output::rows(&header, &[row], format)?,
+            }
+        }
+        ProfileCommand::Use { name } => {
+            profile::set_current(&folder, &name).map_err(profile_error)?;
+            session.done(name.as_str(), "is used from now on")?;
+        }
+        ProfileCommand::Renew => {
+            let name = session.globals().profile_name()?;
+            let serial =
+                |profile: &Profile| PeerCertificate::parse(&profile.certificate_chain[0], &profile.trust_domain).ok().map(|c| c.serial);
+            let before = serial(&session.globals().load_profile()?);
+            let connection = session.connection().await?;
+            // Connecting may have renewed it already.
+            if serial(&session.globals().load_profile()?) == before {
+                let _guard = renew::begin(&folder, &name, true);
+                renew::renew(connection, &folder, &name).await?;
+            }
+            let row = row(&session.globals().load_profile()?, true);
+            session.done(name.as_str(), &format!("renewed until {}", row[5]))?;
+        }
+    }
+    Ok(0)
+}
+
+fn in_use(session: &Session, name: &ProfileName) -> bool {
+    session.globals().profile_name().is_ok_and(|used| used == *name)
+}
+
+fn row(profile: &Profile, in_use: bool) -> Vec<String> {
+    let leaf = profile.certificate_chain.first().and_then(|der| PeerCertificate::parse(der, &profile.trust_domain).ok());
+    let (operator, expires) = match &leaf {
+        Some(leaf) => {
+            let uri = leaf.identity.uri(&profile.trust_domain);
+            (uri.rsplit('/').next().unwrap_or_default().to_owned(), leaf.not_after.strftime("%Y-%m-%dT%H:%M:%SZ").to_string())
+        }
+        None => ("?".to_owned(), "?".to_owned()),
+    };
+    let used = if in_use { "yes" } else { "no" };
+    vec![profile.name.to_string(), used.to_owned(), operator, profile.address.clone(), profile.trust_domain.to_string(), expires]
+}

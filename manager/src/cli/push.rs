@@ -1,0 +1,177 @@
+//! Builds, signs and sends a package: only what the manager lacks goes over the network.
+//!
+//! Reading, compressing and sending go on at the same time: a thread makes the messages, and a short queue between it
+//! and the connection bounds what is in memory.
+
+use super::{
+    error::{CliError, causes},
+    session::{Session, call, service},
+    when::bytes,
+};
+use crate::package::{self, BuildError, Built, Progress, SignedPackage, bundle};
+use clap::Args;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::{
+    collections::HashSet,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+};
+use sutler_base::{Digest, Timestamp, limits};
+use sutler_certs::PublisherKey;
+use sutler_content::Encoding;
+use sutler_proto::v1::{self, push_package_request::Message};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+
+/// How many messages wait for the connection: a few parts of at most 1 MiB each.
+const QUEUE: usize = 8;
+
+/// With what and as what a package is signed.
+#[derive(Debug, Args)]
+pub struct SignArgs {
+    /// The publisher's key [default: the one of your profile]
+    #[arg(long, value_name = "FILE")]
+    pub publisher_key: Option<PathBuf>,
+    /// The number of the release, which must grow [default: the one in package.toml, else the time in seconds]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub release: Option<u64>,
+}
+
+/// A bar on the standard error; nothing where nobody looks, or with `--quiet`.
+fn bar(session: &Session, what: &'static str, total: u64) -> ProgressBar {
+    let target = if session.quiet() { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
+    let style = ProgressStyle::with_template("{msg} [{bar:30}] {bytes} of {total_bytes}, {binary_bytes_per_sec}, {eta} left")
+        .unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::with_draw_target(Some(total), target).with_style(style.progress_chars("=> ")).with_message(what)
+}
+
+/// The publisher's key and the file that it is in: the one that is named, else the profile's.
+pub fn publisher_key(session: &Session, file: Option<&Path>) -> Result<(PublisherKey, PathBuf), CliError> {
+    let path = match file {
+        Some(path) => path.to_owned(),
+        None => session.globals().load_profile()?.publisher_key_path,
+    };
+    let key = PublisherKey::load(&path).map_err(|e| CliError::Local {
+        tried: format!("use the publisher's key {}", path.display()),
+        why: causes(&e),
+        hint: Some("--publisher-key FILE names another; the one of the first operator is made by `sutler init`".into()),
+    })?;
+    Ok((key, path))
+}
+
+/// The package in `folder`, signed.
+pub fn build_and_sign(session: &Session, folder: &Path, args: &SignArgs, now: Timestamp) -> Result<SignedPackage, CliError> {
+    let (key, _) = publisher_key(session, args.publisher_key.as_deref())?;
+    let bar = bar(session, "reading", 0);
+    let built = package::build(folder, now, &mut |progress: Progress| {
+        bar.set_length(progress.total);
+        bar.set_position(progress.done);
+    });
+    bar.finish_and_clear();
+    let mut built = built.map_err(|e| local(format!("make a package of {}", folder.display()), &e))?;
+    if let Some(release) = args.release {
+        set_release(&mut built, release);
+    }
+    Ok(package::sign(built, &key))
+}
+
+fn set_release(built: &mut Built, release: u64) {
+    built.manifest.release = release;
+    built.manifest_bytes = built.manifest.to_bytes();
+    built.manifest_digest = Digest::of(&built.manifest_bytes);
+}
+
+fn local(tried: String, e: &BuildError) -> CliError {
+    CliError::local(tried, e)
+}
+
+/// `sutler package push`
+pub async fn push(session: &Session, folder: &Path, args: &SignArgs) -> Result<(), CliError> {
+    let package = Arc::new(build_and_sign(session, folder, args, session.now())?);
+    let manifest = &package.built.manifest;
+    let tried = format!("push the package {}@{}", manifest.name, manifest.version);
+    let digests: Vec<String> = package.built.digests().map(|d| d.to_string()).collect();
+    let mut wanted = HashSet::new();
+    for digests in digests.chunks(limits::DIGESTS_MAX) {
+        let request = v1::FindMissingContentRequest { digests: digests.to_vec() };
+        let answer = call!(session, packages.find_missing_content(request), "{tried}")?;
+        for digest in answer.digests {
+            wanted.insert(digest.parse::<Digest>().map_err(|e| CliError::Local {
+                tried: tried.clone(),
+                why: e.to_string(),
+                hint: None,
+            })?);
+        }
+    }
+    let wanted = Arc::new(wanted);
+    let total = bundle::total_length(&package, Some(&wanted));
+    let bar = bar(session, "sending", total);
+    let broken: Arc<Mutex<Option<BuildError>>> = Arc::default();
+    let connection = session.connection().await?;
+    let origin = connection.origin();
+    let answer = connection
+        .patiently(&tried, |channel| {
+            bar.set_position(0);
+            let messages = messages(package.clone(), wanted.clone(), bar.clone(), broken.clone());
+            let origin = origin.clone();
+            async move { service::packages(channel, origin).push_package(messages).await }
+        })
+        .await;
+    bar.finish_and_clear();
+    if let Some(e) = broken.lock().ok().and_then(|mut broken| broken.take()) {
+        return Err(local(tried, &e));
+    }
+    let answer = answer?;
+    let name = answer.version.unwrap_or_default().name;
+    let chunks = &package.built.chunks;
+    let sent: Vec<_> = chunks.iter().filter(|c| wanted.contains(&c.digest)).collect();
+    let length = |chunks: &mut dyn Iterator<Item = &package::build::ChunkSource>| chunks.map(|c| u64::from(c.length)).sum();
+    let (sent_bytes, all_bytes) = (length(&mut sent.iter().copied()), length(&mut chunks.iter()));
+    session.done(&name, &format!("pushed: {} of {} chunks sent, {} of {}", sent.len(), chunks.len(), bytes(sent_bytes), bytes(all_bytes)))
+}
+
+/// The messages of a push. A file that changed since it was signed ends them early and is left in `broken`.
+fn messages(
+    package: Arc<SignedPackage>,
+    wanted: Arc<HashSet<Digest>>,
+    bar: ProgressBar,
+    broken: Arc<Mutex<Option<BuildError>>>,
+) -> ReceiverStream<v1::PushPackageRequest> {
+    let (sender, receiver) = mpsc::channel(QUEUE);
+    let message = |message| v1::PushPackageRequest { message: Some(message) };
+    tokio::task::spawn_blocking(move || {
+        // Sending fails when the manager has answered already: then it wants no more.
+        if sender.blocking_send(message(Message::Envelope(package.envelope_bytes.clone().into()))).is_err() {
+            return;
+        }
+        for object in bundle::objects(&package, Some(&wanted)) {
+            let object = match object {
+                Ok(object) => object,
+                Err(e) => {
+                    if let Ok(mut broken) = broken.lock() {
+                        *broken = Some(e);
+                    }
+                    return;
+                }
+            };
+            for part in object.parts() {
+                let content = v1::Content {
+                    digest: object.digest.to_string(),
+                    encoding: match object.encoding {
+                        Encoding::Identity => v1::Encoding::Identity,
+                        Encoding::Zstd => v1::Encoding::Zstd,
+                    }
+                    .into(),
+                    data: part.data,
+                    offset: part.offset as i64,
+                    more: part.more,
+                };
+                if sender.blocking_send(message(Message::Content(content))).is_err() {
+                    return;
+                }
+            }
+            bar.inc(object.length);
+        }
+    });
+    ReceiverStream::new(receiver)
+}
