@@ -140,10 +140,16 @@ mod tests {
     use super::*;
     use sutler_certs::PublisherKey;
 
+    fn folder(temporary: &tempfile::TempDir) -> Folder {
+        let path = temporary.path().join("manager");
+        durable::private_folder(&path).unwrap();
+        Folder::open(&path).unwrap()
+    }
+
     #[test]
     fn a_folder_serves_one_process_at_a_time() {
         let temporary = tempfile::tempdir().unwrap();
-        let folder = Folder::open(temporary.path()).unwrap();
+        let folder = folder(&temporary);
         let lock = folder.lock().unwrap();
         assert!(matches!(folder.lock(), Err(FolderError::InUse { .. })));
         drop(lock);
@@ -153,13 +159,13 @@ mod tests {
     #[test]
     fn a_publishers_key_in_the_managers_folder_is_noticed_whatever_its_name() {
         let temporary = tempfile::tempdir().unwrap();
-        let folder = Folder::open(temporary.path()).unwrap();
-        fs_err::create_dir_all(temporary.path().join("notes/old")).unwrap();
+        let folder = folder(&temporary);
+        fs_err::create_dir_all(folder.path().join("notes/old")).unwrap();
         fs_err::create_dir_all(folder.content()).unwrap();
         folder.refuse_publisher_keys().unwrap();
         PublisherKey::generate().unwrap().save(&folder.content().join("a")).unwrap();
         folder.refuse_publisher_keys().unwrap();
-        PublisherKey::generate().unwrap().save(&temporary.path().join("notes/old/letter.txt")).unwrap();
+        PublisherKey::generate().unwrap().save(&folder.path().join("notes/old/letter.txt")).unwrap();
         assert!(
             matches!(folder.refuse_publisher_keys(), Err(FolderError::PublisherKey { path }) if path.ends_with("notes/old/letter.txt"))
         );

@@ -250,7 +250,7 @@ mod tests {
     fn the_callers_deadline_is_read_as_grpc_writes_it() {
         let read = |text: &'static str| {
             let mut headers = HeaderMap::new();
-            headers.insert("grpc-timeout", http::HeaderValue::from_static(text));
+            headers.insert("grpc-timeout", http::HeaderValue::from_bytes(text.as_bytes()).unwrap());
             timeout_of(&headers)
         };
         assert_eq!(read("2S"), Some(Duration::from_secs(2)));

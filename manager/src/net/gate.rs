@@ -254,8 +254,10 @@ mod tests {
     use super::*;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+    const PATIENCE: Duration = Duration::from_millis(50);
+
     fn gate(handshakes: usize, silent_sockets: usize) -> Arc<Gate> {
-        Gate::new(&Limits { handshakes, silent_sockets, ..Limits::default() })
+        Gate::new(&Limits { handshakes, silent_sockets, handshake_patience: PATIENCE, ..Limits::default() })
     }
 
     #[tokio::test]
@@ -271,7 +273,7 @@ mod tests {
         assert!(!gate.drop_oldest_silent());
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_handshake_that_keeps_the_manager_waiting_loses_its_place_to_one_who_waits() {
         let gate = gate(2, 10);
         let slow = gate.place().await;
@@ -292,17 +294,17 @@ mod tests {
         drop(slow);
         waiting.await.unwrap();
         stall.abort();
-        assert!(tokio::time::timeout(Duration::from_secs(60), lively.must_go()).await.is_err(), "nobody waits any more");
+        assert!(tokio::time::timeout(4 * PATIENCE, lively.must_go()).await.is_err(), "nobody waits any more");
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_slow_handshake_keeps_its_place_while_there_are_others() {
         let gate = gate(2, 10);
         let slow = gate.place().await;
         let (_other_side, socket) = tokio::io::duplex(64);
         let mut stalled = slow.watch(socket);
-        let _ = tokio::time::timeout(Duration::from_secs(3), stalled.read_u8()).await;
+        let _ = tokio::time::timeout(4 * PATIENCE, stalled.read_u8()).await;
         let _other = gate.place().await;
-        assert!(tokio::time::timeout(Duration::from_secs(3), slow.must_go()).await.is_err());
+        assert!(tokio::time::timeout(4 * PATIENCE, slow.must_go()).await.is_err());
     }
 }

@@ -1,0 +1,171 @@
+//! The `manager.toml` that a new manager gets: what was chosen, and every other setting with its default, commented.
+
+use super::InitOptions;
+use crate::config::TelemetryAt;
+use serde::Serialize;
+
+/// The file for these options.
+pub(super) fn text(options: &InitOptions) -> String {
+    let telemetry = match options.telemetry {
+        TelemetryAt::Off => "off".to_owned(),
+        TelemetryAt::Address(address) => address.to_string(),
+    };
+    let advertise = match options.advertise.as_slice() {
+        [] => format!("# advertise = {}", value(crate::config::addresses(&options.hosts, options.agents.port()))),
+        given => format!("advertise = {}", value(given)),
+    };
+    let hosts: Vec<String> = options.hosts.iter().map(ToString::to_string).collect();
+    format!(
+        "# The configuration of this manager. Settings with a # before them show their default.
+# Spans of time are written as 500ms, 30s, 10m, 12h or 90d; sizes as 64KiB or 1MiB.
+
+# The name below which every identity is. It is in every certificate and can't be changed.
+trust_domain = {trust_domain}
+
+# Names and addresses under which this manager is reached: they are in its certificate, besides localhost, 127.0.0.1 and ::1.
+hosts = {hosts}
+
+# Where agents are told to connect, host:port, in the order to try; at most 8. Tokens carry them, and agents learn of changes.
+{advertise}
+
+# Where this manager listens. [::]:7443 is every address, IPv6 included. Port 0 is any free port.
+agents = {agents}
+operators = {operators}
+
+# Metrics and health over plain HTTP, without any credential: keep it on the loopback. Or \"off\".
+telemetry = {telemetry}
+
+# The database: sqlite:PATH (relative to this folder) or postgres://USER@HOST/DATABASE.
+database = {database}
+
+# An agent that comes back after its certificate ended, within limits.agent_grace: \"automatic\" (it gets a new one),
+# \"approved\" (an operator must approve) or \"off\" (it must enrol again).
+# expired_agents = \"automatic\"
+
+# \"required\": packages need a publisher's signature. \"optional\": they don't, if the agent's own configuration agrees.
+# signing = \"required\"
+
+{LIMITS}",
+        trust_domain = value(options.trust_domain.to_string()),
+        hosts = value(hosts),
+        agents = value(options.agents.to_string()),
+        operators = value(options.operators.to_string()),
+        telemetry = value(telemetry),
+        database = value(&options.database),
+    )
+}
+
+/// As TOML writes it.
+fn value(of: impl Serialize) -> String {
+    toml::Value::try_from(of).map(|v| v.to_string()).unwrap_or_default()
+}
+
+const LIMITS: &str = r#"# The bounds of both ports.
+[net]
+# A TLS handshake and the first bytes of HTTP/2, and how many handshakes there are at a time.
+# handshake = "5s"
+# handshakes = 256
+# When all those places are taken and somebody waits: who keeps the manager waiting this long loses its place.
+# handshake_patience = "500ms"
+# Connections that have sent nothing yet: how many (the oldest are dropped first), and for how long.
+# silent_sockets = 1024
+# silence = "10s"
+# Connections on a port; 0: what the limit of open files allows.
+# connections = 0
+# Connections of one agent (the oldest is closed), of one operator (a new one is refused), and without a certificate from
+# one address (a new one is closed).
+# connections_per_agent = 8
+# connections_per_operator = 64
+# anonymous_per_address = 32
+# Without a certificate: how long a connection and a call last.
+# anonymous_lifetime = "30s"
+# anonymous_call = "10s"
+# How long a call lasts that is no stream.
+# unary_call = "30s"
+# A connection on which nothing comes is asked whether it is there, and closed when it does not say so.
+# keep_alive = "30s"
+# keep_alive_timeout = "15s"
+# Open calls and headers of one connection; calls that were reset.
+# streams = 64
+# headers = "16KiB"
+# reset_streams = 20
+# error_resets = 128
+# Frames, windows and buffers of HTTP/2.
+# frame = "512KiB"
+# stream_window = "1MiB"
+# connection_window = "4MiB"
+# send_buffer = "1MiB"
+# How long calls may go on when the manager is asked to stop.
+# drain = "10s"
+
+# The other bounds.
+[limits]
+# The largest message of a newcomer, an agent, an operator, and the largest report of facts.
+# enroll_message = "16KiB"
+# agent_message = "1MiB"
+# operator_message = "4MiB"
+# facts = "512KiB"
+# How long an agent may start steps without hearing from the manager.
+# lease = "10m"
+# Work that is offered to one client and not at an end.
+# open_attempts = 64
+# How often open streams are asked whether their caller is still welcome; how old that knowledge may be.
+# recheck = "2s"
+# revocations_age = "5s"
+# How long certificates last, and how long after their end they can be renewed.
+# agent_certificate = "30d"
+# agent_grace = "90d"
+# operator_certificate = "12h"
+# operator_grace = "30d"
+# How long an enrolment token lasts unless its maker says otherwise.
+# token = "1h"
+# How long the answer to a request_id is kept.
+# request_memory = "24h"
+# Space on the disk that is kept free for revocation, renewal and audit.
+# disk_reserve = "64MiB"
+"#;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        config::{Config, Limits, Overrides},
+        folder::Folder,
+        net,
+    };
+    use sutler_certs::durable;
+
+    #[test]
+    fn the_file_shows_every_setting_with_its_default() {
+        let at = tempfile::tempdir().unwrap();
+        let folder = at.path().join("D");
+        let options = InitOptions::new(
+            folder.clone(),
+            "acme.example".parse().unwrap(),
+            vec!["manager.acme.example".parse().unwrap()],
+            "ann".parse().unwrap(),
+            at.path().join("config"),
+        );
+        durable::private_folder(&folder).unwrap();
+        let folder = Folder::open(&folder).unwrap();
+        let load = |text: &str| {
+            fs_err::write(folder.config(), text).unwrap();
+            Config::load(folder.clone(), &Overrides::default()).unwrap()
+        };
+        let written = text(&options);
+        let as_written = load(&written);
+        // Every commented setting is one that is understood, and changes nothing.
+        let settings = written.lines().map(|line| match line.strip_prefix("# ") {
+            Some(setting) if setting.split_once(" = ").is_some_and(|(key, _)| !key.contains([' ', ':'])) => setting,
+            _ => line,
+        });
+        let all = settings.collect::<Vec<_>>().join("\n");
+        assert_eq!(load(&all), as_written);
+        assert_eq!((&as_written.net, &as_written.limits), (&net::Limits::default(), &Limits::default()));
+        // Every setting that there is stands in the file.
+        let debug = format!("{:?} {:?}", as_written.net, as_written.limits);
+        for word in debug.split([' ', '{', ',']).filter_map(|w| w.strip_suffix(':')) {
+            assert!(all.lines().any(|l| l.starts_with(&format!("{word} = "))), "{word} is not in the file");
+        }
+    }
+}
