@@ -1,9 +1,16 @@
-//! sutler
+//! The manager: the server that knows every client, and the command line of its administrators.
 
+pub mod app;
+pub mod cli;
 pub mod config;
 pub mod folder;
+pub mod init;
+pub mod live;
 pub mod net;
 pub mod package;
+mod password;
 pub mod profile;
+pub mod rpc;
+pub mod serve;
 pub mod telemetry;
 pub mod world;

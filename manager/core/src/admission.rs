@@ -71,7 +71,9 @@ pub fn admit(token: &Token, applicant: Applicant<'_>, now: Timestamp) -> Result<
 /// A network in CIDR notation, as it is stored: an address alone is a network of one.
 pub fn network(text: &str) -> Result<String, Invalid> {
     let parsed = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
-    parsed.map(|n| n.trunc().to_string()).map_err(|_| Invalid::new(format!("a network is written like 10.0.0.0/8 or 2001:db8::/32, not {}", quoted(text))))
+    parsed
+        .map(|n| n.trunc().to_string())
+        .map_err(|_| Invalid::new(format!("a network is written like 10.0.0.0/8 or 2001:db8::/32, not {}", quoted(text))))
 }
 
 #[cfg(test)]

@@ -35,9 +35,9 @@ pub fn cancellation(execution: &Execution) -> Cancellation {
 }
 
 /// Whether a new member gets a row that is there back into the queue: it had left before anything started.
-pub fn comes_back(execution: &Execution, ever_accepted: bool) -> bool {
+pub fn comes_back(execution: &Execution, ever_started: bool) -> bool {
     let left = [CancelReason::LeftGroup.as_str(), CancelReason::DestinationDeleted.as_str()];
-    execution.state == ExecutionState::Canceled && left.contains(&execution.reason.as_str()) && !ever_accepted
+    execution.state == ExecutionState::Canceled && left.contains(&execution.reason.as_str()) && !ever_started
 }
 
 /// What a re-execution does with one row.
@@ -100,7 +100,9 @@ pub fn progress(execution: &Execution) -> i32 {
     use ExecutionState::*;
     match execution.state {
         Succeeded | AlreadyInstalled => 100,
-        Downloading if execution.bytes_total > 0 => (execution.bytes_done.min(execution.bytes_total) as u128 * 80 / execution.bytes_total as u128) as i32,
+        Downloading if execution.bytes_total > 0 => {
+            (execution.bytes_done.min(execution.bytes_total) as u128 * 80 / execution.bytes_total as u128) as i32
+        }
         Waiting if execution.bytes_total > 0 && execution.bytes_done >= execution.bytes_total => 80,
         Installing => 85,
         Verifying => 95,

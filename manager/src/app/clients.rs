@@ -1,0 +1,336 @@
+//! Clients: let in, quarantined, released, removed; their labels, and what follows for groups and jobs.
+
+use super::{AppError, Env, Result, executions, membership, policies};
+use std::collections::BTreeMap;
+use sutler_base::{
+    ClientId, LabelKey, Uid, limits,
+    state::{CancelReason, ClientState, ExecutionState, Source},
+};
+use sutler_core::{
+    condition::Condition,
+    model::{Client, Membership, Subject},
+    policy::{Event, Subject as Seen},
+};
+use sutler_store::{Page, Tx};
+
+/// How many rows a filtered page looks at, at the most: a page has bounded work, however rare a match is.
+pub const SCAN: u32 = 2000;
+
+/// A client with the names of its groups.
+#[derive(Debug, Clone)]
+pub struct Shown {
+    /// The client.
+    pub client: Client,
+    /// Its memberships.
+    pub memberships: Vec<Membership>,
+    /// The names of those groups.
+    pub groups: BTreeMap<Uid, String>,
+}
+
+/// The client, or that there is none.
+pub async fn load(tx: &mut dyn Tx, id: &ClientId) -> Result<Client> {
+    tx.client(id).await?.ok_or_else(|| AppError::not_found("client", id))
+}
+
+/// Clients with what people want to see of them.
+pub async fn show(tx: &mut dyn Tx, clients: Vec<Client>) -> Result<Vec<Shown>> {
+    let ids: Vec<ClientId> = clients.iter().map(|c| c.id.clone()).collect();
+    let mut memberships: BTreeMap<ClientId, Vec<Membership>> = BTreeMap::new();
+    for membership in tx.memberships_of_all(&ids).await? {
+        memberships.entry(membership.client.clone()).or_default().push(membership);
+    }
+    let mut uids: Vec<Uid> = memberships.values().flatten().map(|m| m.group.clone()).collect();
+    uids.sort();
+    uids.dedup();
+    let names: BTreeMap<Uid, String> = tx.groups_by_uid(&uids).await?.into_iter().map(|g| (g.uid, g.name.to_string())).collect();
+    Ok(clients
+        .into_iter()
+        .map(|client| {
+            let memberships = memberships.remove(&client.id).unwrap_or_default();
+            let groups = memberships.iter().filter_map(|m| Some((m.group.clone(), names.get(&m.group)?.clone()))).collect();
+            Shown { client, memberships, groups }
+        })
+        .collect())
+}
+
+/// One client.
+pub async fn get(tx: &mut dyn Tx, id: &ClientId) -> Result<Shown> {
+    let client = load(tx, id).await?;
+    show(tx, vec![client]).await?.pop().ok_or_else(|| AppError::not_found("client", id))
+}
+
+/// Which clients a list has.
+#[derive(Debug, Clone, Default)]
+pub struct List {
+    /// From here on.
+    pub page: Page,
+    /// Only those for which this condition holds.
+    pub filter: String,
+    /// Only members of this group.
+    pub group: Option<sutler_base::GroupName>,
+    /// Removed ones, too.
+    pub removed: bool,
+}
+
+/// A page of clients and the key of the next page.
+pub async fn list(tx: &mut dyn Tx, env: &Env, list: &List) -> Result<(Vec<Shown>, Option<String>)> {
+    let group = match &list.group {
+        Some(name) => Some(super::groups::load(tx, name).await?.uid),
+        None => None,
+    };
+    let condition = if list.filter.is_empty() { None } else { Some(env.conditions.compile("filter", &list.filter)?) };
+    let mut page = list.page.clone();
+    let (mut found, mut scanned) = (Vec::new(), 0);
+    let next = loop {
+        let want = if condition.is_some() { 500 } else { list.page.limit };
+        page.limit = want;
+        let rows = tx.list_clients(&page, list.removed, group.as_ref()).await?;
+        let (full, last) = (rows.len() as u32 == want, rows.last().map(|c| c.id.to_string()));
+        scanned += rows.len() as u32;
+        let mut cut = None;
+        for client in rows {
+            if condition.as_ref().is_none_or(|c| matches(c, &client)) {
+                if found.len() as u32 == list.page.limit {
+                    // The page is full: the next one begins behind the last client that is on it.
+                    cut = found.last().map(|c: &Client| c.id.to_string());
+                    break;
+                }
+                found.push(client);
+            }
+        }
+        if cut.is_some() {
+            break cut;
+        }
+        if !full {
+            break None;
+        }
+        page.after = last.clone();
+        if condition.is_none() || scanned >= SCAN {
+            break last;
+        }
+    };
+    Ok((show(tx, found).await?, next))
+}
+
+/// Whether a condition holds for a client.
+pub fn matches(condition: &Condition, client: &Client) -> bool {
+    let seen = Seen::of(client);
+    condition.evaluate(&seen.input(client)).matched()
+}
+
+/// Which clients are to be let in.
+#[derive(Debug, Clone)]
+pub enum Approve {
+    /// These.
+    Named(Vec<ClientId>),
+    /// All that wait and for which this condition holds.
+    Filter(String),
+    /// A client that was quarantined as a copy: the machine that keeps the identity.
+    Machine(ClientId, String),
+}
+
+/// Lets clients in. Gives back whom.
+pub async fn approve(tx: &mut dyn Tx, env: &Env, approve: &Approve) -> Result<Vec<ClientId>> {
+    let mut let_in = Vec::new();
+    match approve {
+        Approve::Named(ids) => {
+            for id in ids {
+                let client = load(tx, id).await?;
+                match client.state {
+                    ClientState::Pending => let_in.push(client),
+                    ClientState::Active => {}
+                    ClientState::Quarantined => {
+                        let message =
+                            format!("clients/{id} is quarantined ({}); release it, or name its machine with --machine", client.notice);
+                        return Err(AppError::state(format!("clients/{id}"), "QUARANTINED", message));
+                    }
+                    ClientState::Removed => return Err(removed(id)),
+                }
+            }
+        }
+        Approve::Filter(text) => {
+            let condition = env.conditions.compile("filter", text)?;
+            let mut page = Page { after: None, limit: 500 };
+            loop {
+                let rows = tx.list_clients_in(&page, ClientState::Pending).await?;
+                let full = rows.len() == 500;
+                page.after = rows.last().map(|c| c.id.to_string());
+                let_in.extend(rows.into_iter().filter(|c| matches(&condition, c)));
+                if !full {
+                    break;
+                }
+            }
+        }
+        Approve::Machine(id, machine) => {
+            let mut client = load(tx, id).await?;
+            if client.state != ClientState::Quarantined {
+                return Err(AppError::state(
+                    format!("clients/{id}"),
+                    "NOT_QUARANTINED",
+                    format!("clients/{id} is {}, not QUARANTINED", client.state),
+                ));
+            }
+            // The machine that keeps the identity is known from now on by what it says; its next session has a greater counter.
+            client.machine_id = machine.clone();
+            client.session_counter = 0;
+            client.state = ClientState::Active;
+            client.notice = String::new();
+            let_in.push(client);
+        }
+    }
+    for client in &mut let_in {
+        client.state = ClientState::Active;
+        client.notice = String::new();
+        let first = client.activated.is_none();
+        client.activated.get_or_insert(env.now);
+        tx.save_client(client).await?;
+        env.audit(tx, "approve", format!("clients/{}", client.id), "").await?;
+        if first {
+            admitted(tx, env, client).await?;
+        }
+        wake_access(env, &client.id);
+    }
+    Ok(let_in.into_iter().map(|c| c.id).collect())
+}
+
+fn removed(id: &ClientId) -> AppError {
+    AppError::state(format!("clients/{id}"), "REMOVED", format!("clients/{id} was removed, for ever; enrol the machine again"))
+}
+
+fn wake_access(env: &Env, id: &ClientId) {
+    let mut wakes = env.wakes();
+    wakes.access.insert(id.clone());
+    wakes.clients.insert(id.clone());
+}
+
+/// What follows when a client is let in for the first time: its token's groups, the jobs that reach it, and the policies
+/// if its facts are in.
+pub async fn admitted(tx: &mut dyn Tx, env: &Env, client: &Client) -> Result<()> {
+    if let Some(token) = &client.token
+        && let Some(token) = tx.token(token).await?
+    {
+        for group in tx.groups_by_uid(&token.groups).await? {
+            membership::join(tx, env, &group, std::slice::from_ref(client), Source::Token, token.id.as_str()).await?;
+        }
+    }
+    membership::reach_admitted(tx, env, &client.id).await?;
+    greet(tx, env, client).await
+}
+
+/// Shows a new client to the policies, once: when it is active and its first full facts are in.
+pub async fn greet(tx: &mut dyn Tx, env: &Env, client: &Client) -> Result<()> {
+    if client.state != ClientState::Active || client.facts.is_empty() || client.greeted {
+        return Ok(());
+    }
+    let mut client = client.clone();
+    client.greeted = true;
+    tx.save_client(&client).await?;
+    policies::look(tx, env, &client, Event::New).await
+}
+
+/// Gives a client no more work until it is released.
+pub async fn quarantine(tx: &mut dyn Tx, env: &Env, id: &ClientId, reason: &str) -> Result<Shown> {
+    let mut client = load(tx, id).await?;
+    match client.state {
+        ClientState::Removed => return Err(removed(id)),
+        ClientState::Pending => {
+            let message = format!("clients/{id} waits for approval and gets nothing anyway; remove it, or approve it first");
+            return Err(AppError::state(format!("clients/{id}"), "PENDING", message));
+        }
+        ClientState::Active | ClientState::Quarantined => {}
+    }
+    client.state = ClientState::Quarantined;
+    client.notice = if reason.is_empty() { format!("quarantined by {}", env.actor_name()) } else { reason.to_owned() };
+    tx.save_client(&client).await?;
+    env.audit(tx, "quarantine", format!("clients/{id}"), &client.notice).await?;
+    wake_access(env, id);
+    get(tx, id).await
+}
+
+/// Ends a quarantine.
+pub async fn release(tx: &mut dyn Tx, env: &Env, id: &ClientId) -> Result<Shown> {
+    let mut client = load(tx, id).await?;
+    if client.state == ClientState::Removed {
+        return Err(removed(id));
+    }
+    if client.state == ClientState::Pending {
+        return Err(AppError::state(format!("clients/{id}"), "PENDING", format!("clients/{id} waits for approval; approve it")));
+    }
+    client.state = ClientState::Active;
+    client.notice = String::new();
+    tx.save_client(&client).await?;
+    env.audit(tx, "release", format!("clients/{id}"), "").await?;
+    greet(tx, env, &client).await?;
+    wake_access(env, id);
+    get(tx, id).await
+}
+
+/// Ends a client for ever.
+pub async fn remove(tx: &mut dyn Tx, env: &Env, id: &ClientId) -> Result<Shown> {
+    let mut client = load(tx, id).await?;
+    if client.state == ClientState::Removed {
+        return get(tx, id).await;
+    }
+    for row in tx.open_executions_of(id).await? {
+        // Nobody can report any more, so this is final at once.
+        let mut change = executions::moved(&row, ExecutionState::Canceled, CancelReason::ClientRemoved.as_str(), "", env);
+        change.cancel = Some(None);
+        if let Some(attempt) = &row.attempt {
+            tx.set_attempt_states(&[(attempt.clone(), ExecutionState::Canceled)]).await?;
+        }
+        env.wakes().jobs.insert(row.job.clone());
+        tx.change_executions(&[change]).await?;
+    }
+    for membership in tx.memberships_of(id).await? {
+        tx.delete_memberships(&membership.group, std::slice::from_ref(id)).await?;
+    }
+    tx.revoke_certificates(&Subject::Client(id.clone())).await?;
+    client.state = ClientState::Removed;
+    client.notice = format!("removed by {}", env.actor);
+    tx.save_client(&client).await?;
+    env.audit(tx, "remove", format!("clients/{id}"), "").await?;
+    wake_access(env, id);
+    get(tx, id).await
+}
+
+/// A change of one client's labels.
+#[derive(Debug, Clone)]
+pub struct LabelChange {
+    /// The client.
+    pub client: ClientId,
+    /// Labels to set.
+    pub set: BTreeMap<LabelKey, String>,
+    /// Labels to remove.
+    pub unset: Vec<LabelKey>,
+}
+
+/// Changes labels, of all these clients or of none. Gives back how many clients were changed.
+pub async fn set_labels(tx: &mut dyn Tx, env: &Env, changes: &[LabelChange]) -> Result<i32> {
+    let mut unknown = super::Violations::default();
+    let mut changed = 0;
+    for (n, change) in changes.iter().enumerate() {
+        let field = format!("changes[{n}]");
+        let Some(mut client) = tx.client(&change.client).await?.filter(|c| c.state != ClientState::Removed) else {
+            unknown.add(&format!("{field}.client"), format!("there is no client {}", change.client));
+            continue;
+        };
+        let before = client.labels.clone();
+        client.labels.extend(change.set.clone());
+        change.unset.iter().for_each(|key| drop(client.labels.remove(key)));
+        if client.labels.len() > limits::LABELS_MAX {
+            unknown.add(&field, format!("a client has at most {} labels", limits::LABELS_MAX));
+            continue;
+        }
+        if client.labels == before {
+            continue;
+        }
+        changed += 1;
+        tx.save_client(&client).await?;
+        env.audit(tx, "set_labels", format!("clients/{}", client.id), format!("{:?}, without {:?}", change.set, change.unset)).await?;
+        if client.greeted {
+            policies::look(tx, env, &client, Event::Inventory).await?;
+        }
+    }
+    unknown.done()?;
+    Ok(changed)
+}

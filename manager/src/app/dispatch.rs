@@ -1,0 +1,203 @@
+//! What connected clients are to be told: attempts are made and committed here, before anybody hears of them.
+
+use super::{Env, Result, executions};
+use std::collections::BTreeMap;
+use sutler_base::{
+    AttemptId, ClientId, JobId, Timestamp, Uid, limits,
+    state::{CancelReason, ClientState, ErrorKind, ExecutionState},
+};
+use sutler_core::model::{Attempt, Job, JobPackage, PackageVersion};
+use sutler_store::{ExecutionChange, Tx};
+
+/// One package of an offer.
+#[derive(Debug, Clone)]
+pub struct Item {
+    /// The signed envelope.
+    pub envelope: Vec<u8>,
+    /// Install also where it is there already.
+    pub replace_always: bool,
+    /// An earlier attempt of this execution installed it.
+    pub succeeded: bool,
+}
+
+/// An attempt that a client is offered.
+#[derive(Debug, Clone)]
+pub struct Offer {
+    /// The attempt; committed.
+    pub attempt: AttemptId,
+    /// The job.
+    pub job: JobId,
+    /// The job's revision.
+    pub revision: i64,
+    /// The packages in their order.
+    pub items: Vec<Item>,
+    /// After this nothing may be started.
+    pub expires: Option<Timestamp>,
+    /// Go on with the next package although one failed.
+    pub continue_on_failure: bool,
+    /// 1 (first) to 9.
+    pub priority: u8,
+}
+
+/// What one client is to be told.
+#[derive(Debug, Clone, Default)]
+pub struct Orders {
+    /// What the client may do; none if there is no such client.
+    pub state: Option<ClientState>,
+    /// Work.
+    pub offers: Vec<Offer>,
+    /// Attempts that are to start nothing more.
+    pub cancels: Vec<(AttemptId, CancelReason)>,
+    /// Attempts whose permission to start steps is renewed.
+    pub leases: Vec<AttemptId>,
+}
+
+/// What these clients are to be told now. Attempts are made for what is queued; `lost` are attempts that were offered and
+/// that the client says it does not have.
+pub async fn orders(tx: &mut dyn Tx, env: &Env, clients: &[ClientId], lost: &[AttemptId]) -> Result<BTreeMap<ClientId, Orders>> {
+    let mut out: BTreeMap<ClientId, Orders> = BTreeMap::new();
+    let mut open: BTreeMap<ClientId, usize> = BTreeMap::new();
+    for client in tx.clients(clients).await? {
+        let orders = out.entry(client.id.clone()).or_default();
+        orders.state = Some(client.state);
+        for row in tx.open_executions_of(&client.id).await? {
+            let Some(attempt) = row.attempt.filter(|_| row.state != ExecutionState::Queued) else { continue };
+            *open.entry(client.id.clone()).or_default() += 1;
+            match row.cancel {
+                Some(cancel) => orders.cancels.push((attempt, cancel.reason)),
+                None if client.state == ClientState::Active => orders.leases.push(attempt),
+                None => {}
+            }
+        }
+    }
+    let mut catalogue = Catalogue::default();
+    let queued = tx.queued_for(clients, 1000).await?;
+    let (mut attempts, mut changes) = (Vec::new(), Vec::new());
+    for (row, job) in queued {
+        let slots = open.entry(row.client.clone()).or_default();
+        if *slots >= limits::OPEN_ATTEMPTS_MAX || job.expires.is_some_and(|e| e <= env.now) {
+            continue;
+        }
+        let id = env.world.attempt_id();
+        let Some(offer) = catalogue.offer(tx, env, &id, &job, job.revision, &row.client).await? else {
+            // The row says why it waits; it goes on once the version can be delivered again.
+            if row.reason != ErrorKind::PackageUnavailable.as_str() {
+                let why = "a version of the job can't be delivered any more; `job show` says which";
+                let mut change = executions::moved(&row, ExecutionState::Queued, ErrorKind::PackageUnavailable.as_str(), why, env);
+                change.entered = row.entered;
+                changes.push(change);
+            }
+            continue;
+        };
+        *slots += 1;
+        let number = row.attempts + 1;
+        attempts.push(Attempt {
+            id: id.clone(),
+            job: job.id.clone(),
+            client: row.client.clone(),
+            number,
+            revision: job.revision,
+            state: ExecutionState::Offered,
+            created: env.now,
+            ended: None,
+            outcome: vec![],
+            signature: vec![],
+        });
+        changes.push(ExecutionChange {
+            attempt: Some((id, number, job.revision)),
+            progress: Some((0, 0, 0, String::new())),
+            ..executions::moved(&row, ExecutionState::Offered, "", "", env)
+        });
+        env.wakes().jobs.insert(job.id.clone());
+        out.entry(row.client).or_default().offers.push(offer);
+    }
+    tx.insert_attempts(&attempts).await?;
+    tx.change_executions(&changes).await?;
+    for attempt in tx.attempts(lost).await? {
+        let Some(orders) = out.get_mut(&attempt.client).filter(|o| o.state == Some(ClientState::Active)) else { continue };
+        let Some(job) = tx.job(&attempt.job).await? else { continue };
+        if let Some(offer) = catalogue.offer(tx, env, &attempt.id, &job, attempt.revision, &attempt.client).await? {
+            orders.offers.push(offer);
+        }
+    }
+    Ok(out)
+}
+
+/// The versions of jobs, looked up once for all clients of a batch.
+#[derive(Default)]
+struct Catalogue {
+    packages: BTreeMap<(JobId, i64), Vec<JobPackage>>,
+    versions: BTreeMap<Uid, Option<PackageVersion>>,
+}
+
+impl Catalogue {
+    /// The offer of an attempt; none if a version can't be delivered any more.
+    async fn offer(
+        &mut self,
+        tx: &mut dyn Tx,
+        env: &Env,
+        id: &AttemptId,
+        job: &Job,
+        revision: i64,
+        client: &ClientId,
+    ) -> Result<Option<Offer>> {
+        let key = (job.id.clone(), revision);
+        if !self.packages.contains_key(&key) {
+            let packages = tx.job_packages(&job.id, revision).await?;
+            for uid in packages.iter().filter_map(|p| p.version.as_ref()) {
+                if !self.versions.contains_key(uid) {
+                    let found = tx.versions_by_uid(std::slice::from_ref(uid)).await?.pop();
+                    self.versions.insert(uid.clone(), found);
+                }
+            }
+            self.packages.insert(key.clone(), packages);
+        }
+        // A retry skips the packages that an earlier attempt installed.
+        let mut done = Vec::new();
+        for attempt in tx.attempts_of(&job.id, client).await? {
+            if let Ok(outcome) = sutler_base::outcome::Outcome::parse(&attempt.outcome) {
+                let good = |s: ExecutionState| matches!(s, ExecutionState::Succeeded | ExecutionState::AlreadyInstalled);
+                done.extend(outcome.items.into_iter().filter(|i| good(i.state)).map(|i| i.manifest));
+            }
+        }
+        let mut items = Vec::new();
+        for package in &self.packages[&key] {
+            let version = package.version.as_ref().and_then(|uid| self.versions.get(uid)?.as_ref());
+            let Some(version) = version.filter(|v| v.expires.is_none_or(|e| e > env.now)) else { return Ok(None) };
+            items.push(Item {
+                envelope: version.envelope.clone(),
+                replace_always: package.replace_always,
+                succeeded: done.contains(&version.manifest),
+            });
+        }
+        Ok(Some(Offer {
+            attempt: id.clone(),
+            job: job.id.clone(),
+            revision,
+            items,
+            expires: job.expires,
+            continue_on_failure: job.continue_on_failure,
+            priority: job.priority,
+        }))
+    }
+}
+
+/// The manifests that an attempt of this client may read: those of its job's revision. None where the client may read nothing.
+pub async fn readable(tx: &mut dyn Tx, client: &ClientId, attempt: &AttemptId) -> Result<Option<Vec<sutler_base::Digest>>> {
+    let Some(attempt) = tx.attempt(attempt).await?.filter(|a| a.client == *client) else { return Ok(None) };
+    let active = tx.client(client).await?.is_some_and(|c| c.state == ClientState::Active);
+    if !active || attempt.state.is_end() {
+        return Ok(None);
+    }
+    let uids: Vec<Uid> = tx.job_packages(&attempt.job, attempt.revision).await?.into_iter().filter_map(|p| p.version).collect();
+    Ok(Some(tx.versions_by_uid(&uids).await?.into_iter().map(|v| v.manifest).collect()))
+}
+
+/// The attempts of a client whose permission to start steps is renewed.
+pub async fn leases(tx: &mut dyn Tx, client: &ClientId) -> Result<Vec<AttemptId>> {
+    if !tx.client(client).await?.is_some_and(|c| c.state == ClientState::Active) {
+        return Ok(vec![]);
+    }
+    let open = tx.open_executions_of(client).await?;
+    Ok(open.into_iter().filter(|r| r.state != ExecutionState::Queued && r.cancel.is_none()).filter_map(|r| r.attempt).collect())
+}

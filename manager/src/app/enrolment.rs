@@ -1,0 +1,208 @@
+//! How a machine becomes a client, and how clients and operators get their next certificate.
+
+use super::{AppError, Env, Result, clients};
+use std::net::IpAddr;
+use sutler_base::{
+    ClientId, OperatorName, TokenId, quoted,
+    state::{ClientKind, ClientState},
+};
+use sutler_certs::{ca::CaBundle, keys::PublicKey, secret::secret_hash};
+use sutler_core::{
+    admission::{Admission, Applicant, admit},
+    model::{Certificate, CertificateState, Client, Subject},
+};
+use sutler_store::Tx;
+
+/// What a machine sends to be let in.
+#[derive(Clone)]
+pub struct Application {
+    /// The token's id.
+    pub token: TokenId,
+    /// The token's secret.
+    pub secret: Vec<u8>,
+    /// The machine's public key, whose possession was proved.
+    pub key: PublicKey,
+    /// What the machine calls itself.
+    pub hostname: String,
+    /// Tells machines apart.
+    pub machine_id: String,
+    /// The agent's version.
+    pub agent_version: String,
+    /// Where the call came from.
+    pub address: IpAddr,
+}
+
+/// A client that was let in, and its certificate.
+#[derive(Clone)]
+pub struct Enrolled {
+    /// The client.
+    pub client: Client,
+    /// The certificate and the one above it (DER).
+    pub certificates: Vec<Vec<u8>>,
+}
+
+/// What came of an application. A refusal is committed, too: it stands in the audit log.
+#[derive(Clone)]
+pub enum ApplicationResult {
+    /// Let in.
+    Enrolled(Box<Enrolled>),
+    /// Refused; the caller learns no more than that.
+    Refused,
+}
+
+/// Lets a machine in, or refuses it. The same token with the same key gives the same client again.
+pub async fn enroll(tx: &mut dyn Tx, env: &Env, ca: &CaBundle, application: &Application) -> Result<ApplicationResult> {
+    let object = format!("tokens/{}", application.token);
+    let Some(mut token) = tx.token(&application.token).await? else {
+        // Not audited: who guesses ids must not be able to fill the log.
+        return Ok(ApplicationResult::Refused);
+    };
+    if !same(&secret_hash(&application.secret), &token.secret_hash) {
+        env.audit(tx, "enroll_refused", &object, format!("a wrong secret, from {}", application.address)).await?;
+        return Ok(ApplicationResult::Refused);
+    }
+    let key = application.key.sha256();
+    if let Some(id) = tx.token_use(&token.id, &key).await? {
+        let client = tx.client(&id).await?.filter(|c| c.state != ClientState::Removed && c.key == key);
+        let Some(client) = client else { return Ok(ApplicationResult::Refused) };
+        let certificates = issue(tx, env, ca, &client.id, &application.key).await?;
+        return Ok(ApplicationResult::Enrolled(Box::new(Enrolled { client, certificates })));
+    }
+    let applicant = Applicant { hostname: &application.hostname, machine_id: &application.machine_id, address: application.address };
+    let admission = match admit(&token, applicant, env.now) {
+        Ok(admission) => admission,
+        Err(refused) => {
+            env.audit(tx, "enroll_refused", &object, format!("{refused}, from {}", application.address)).await?;
+            return Ok(ApplicationResult::Refused);
+        }
+    };
+    let id = env.world.client_id();
+    let duplicate_of = if application.machine_id.is_empty() { None } else { tx.client_by_machine(&application.machine_id, &id).await? };
+    let (state, notice) = match admission {
+        Admission::Active => (ClientState::Active, String::new()),
+        Admission::Pending(why) => (ClientState::Pending, why),
+    };
+    let client = Client {
+        id: id.clone(),
+        kind: ClientKind::Machine,
+        site: env.settings.site.clone(),
+        site_since: env.now,
+        state,
+        hostname: application.hostname.clone(),
+        address: application.address.to_string(),
+        machine_id: application.machine_id.clone(),
+        boot_id: String::new(),
+        session_counter: 0,
+        agent_version: application.agent_version.clone(),
+        facts: String::new(),
+        facts_digest: None,
+        facts_time: None,
+        labels: std::mem::take(&mut token.labels),
+        answers: Default::default(),
+        token: Some(token.id.clone()),
+        key,
+        enrolled: env.now,
+        activated: (state == ClientState::Active).then_some(env.now),
+        last_seen: env.now,
+        greeted: false,
+        duplicate_of,
+        notice,
+        change: 0,
+    };
+    tx.insert_client(&client).await?;
+    tx.use_token(&token.id, &key, &id, env.now).await?;
+    let certificates = issue(tx, env, ca, &id, &application.key).await?;
+    let detail = format!("{} from {} as {}", quoted(&client.hostname), application.address, client.state);
+    env.audit(tx, "enroll", format!("clients/{id}"), detail).await?;
+    if client.state == ClientState::Active {
+        clients::admitted(tx, env, &client).await?;
+    }
+    Ok(ApplicationResult::Enrolled(Box::new(Enrolled { client, certificates })))
+}
+
+/// Whether two hashes are the same, in a time that does not depend on where they differ.
+fn same(a: &[u8; 32], b: &[u8; 32]) -> bool {
+    a.iter().zip(b).fold(0, |acc, (x, y)| acc | (x ^ y)) == 0
+}
+
+/// Issues a client's certificate for `key` and notes it: good beside the one before it until it is first used.
+async fn issue(tx: &mut dyn Tx, env: &Env, ca: &CaBundle, client: &ClientId, key: &PublicKey) -> Result<Vec<Vec<u8>>> {
+    let issued = ca
+        .issue_agent(client, key, env.now, env.settings.agent_validity)
+        .map_err(|e| AppError::Bug(format!("the certificate of clients/{client} can't be issued: {e}")))?;
+    let certificate = Certificate {
+        serial: issued.serial.to_string(),
+        subject: Subject::Client(client.clone()),
+        key: key.sha256(),
+        public_key: key.spki().to_vec(),
+        issued: env.now,
+        not_after: issued.not_after,
+        state: CertificateState::Issued,
+    };
+    tx.insert_certificate(&certificate).await?;
+    Ok(issued.chain_der())
+}
+
+/// A new certificate of a client, for a new key. The one before it is good until this one is first used, so that a lost
+/// answer locks nobody out.
+pub async fn renew_client(tx: &mut dyn Tx, env: &Env, ca: &CaBundle, client: &ClientId, key: &PublicKey) -> Result<Vec<Vec<u8>>> {
+    issue(tx, env, ca, client, key).await
+}
+
+/// A new certificate of an operator, for a new key.
+pub async fn renew_operator(tx: &mut dyn Tx, env: &Env, ca: &CaBundle, operator: &OperatorName, key: &PublicKey) -> Result<Vec<Vec<u8>>> {
+    let issued = ca
+        .issue_operator(operator, key, env.now, env.settings.operator_validity)
+        .map_err(|e| AppError::Bug(format!("the certificate of operators/{operator} can't be issued: {e}")))?;
+    let certificate = Certificate {
+        serial: issued.serial.to_string(),
+        subject: Subject::Operator(operator.clone()),
+        key: key.sha256(),
+        public_key: key.spki().to_vec(),
+        issued: env.now,
+        not_after: issued.not_after,
+        state: CertificateState::Issued,
+    };
+    tx.insert_certificate(&certificate).await?;
+    env.audit(tx, "renew_certificate", format!("operators/{operator}"), "").await?;
+    Ok(issued.chain_der())
+}
+
+/// Whether the certificate with this serial number may be used by `subject`; on its first use the ones before it are
+/// superseded.
+pub async fn check_certificate(tx: &mut dyn Tx, subject: &Subject, serial: &str) -> Result<()> {
+    let refuse = |reason: &'static str, message: &str| Err(AppError::Unauthenticated { reason, message: message.to_owned() });
+    let Some(certificate) = tx.certificate(serial).await?.filter(|c| c.subject == *subject) else {
+        return refuse("UNKNOWN_CERTIFICATE", "this certificate was not issued by this installation; enrol again");
+    };
+    match subject {
+        Subject::Client(id) => match tx.client(id).await?.map(|c| c.state) {
+            Some(ClientState::Removed) | None => return refuse("CLIENT_REMOVED", "this client was removed; enrol again with a new token"),
+            Some(_) => {}
+        },
+        Subject::Operator(name) => {
+            if tx.operator(name).await?.is_none_or(|o| o.revoked.is_some()) {
+                return refuse("OPERATOR_REVOKED", "this operator was revoked; ask another administrator");
+            }
+        }
+    }
+    match certificate.state {
+        CertificateState::Active => Ok(()),
+        CertificateState::Revoked => refuse("CERTIFICATE_REVOKED", "this certificate was revoked"),
+        CertificateState::Superseded => refuse("CERTIFICATE_SUPERSEDED", "a newer certificate is in use; connect with that one"),
+        CertificateState::Issued => Err(AppError::state(serial, "FIRST_USE", "the certificate is used for the first time")),
+    }
+}
+
+/// Puts a certificate into use: those issued before it are superseded.
+pub async fn first_use(tx: &mut dyn Tx, subject: &Subject, serial: &str) -> Result<()> {
+    let Some(certificate) = tx.certificate(serial).await?.filter(|c| c.state == CertificateState::Issued) else { return Ok(()) };
+    for other in tx.certificates_of(subject).await? {
+        let older = other.issued <= certificate.issued && other.serial != certificate.serial;
+        if older && matches!(other.state, CertificateState::Active | CertificateState::Issued) {
+            tx.set_certificate_state(&other.serial, CertificateState::Superseded).await?;
+        }
+    }
+    tx.set_certificate_state(serial, CertificateState::Active).await?;
+    Ok(())
+}

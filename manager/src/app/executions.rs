@@ -1,0 +1,122 @@
+//! Executions: how clients come into reach of a job and leave it, and how cancellations are carried out.
+
+use super::{Env, Result};
+use std::collections::BTreeSet;
+use sutler_base::{
+    ClientId, JobId,
+    state::{CancelReason, ExecutionState},
+};
+use sutler_core::{
+    execution::{self, Cancellation},
+    model::{CancelRequest, Execution, Target},
+};
+use sutler_store::{ExecutionChange, Tx};
+
+/// How many rows are handled at a time.
+const BATCH: usize = 500;
+
+/// A change that moves `execution` to `to` and leaves everything else as it is.
+pub fn moved(execution: &Execution, to: ExecutionState, reason: &str, detail: &str, env: &Env) -> ExecutionChange {
+    ExecutionChange {
+        job: execution.job.clone(),
+        client: execution.client.clone(),
+        from: execution.state,
+        to,
+        reason: reason.to_owned(),
+        detail: detail.to_owned(),
+        entered: env.now,
+        attempt: None,
+        progress: None,
+        cancel: None,
+    }
+}
+
+/// Brings clients into reach of a job: a row for each that has none, and back into the queue those that had left before
+/// anything started. What finished stays finished.
+pub async fn reach(tx: &mut dyn Tx, env: &Env, job: &JobId, clients: &[ClientId]) -> Result<()> {
+    for batch in clients.chunks(BATCH) {
+        let added: BTreeSet<ClientId> = tx.insert_executions(job, batch, env.now).await?.into_iter().collect();
+        let keys: Vec<_> = batch.iter().filter(|c| !added.contains(c)).map(|c| (job.clone(), c.clone())).collect();
+        let mut changes = Vec::new();
+        for row in tx.executions(&keys).await? {
+            // An attempt that was called off before its first step is no start.
+            let started = tx.attempts_of(&row.job, &row.client).await?.iter().any(|a| a.state != ExecutionState::Canceled);
+            if execution::comes_back(&row, started) {
+                let mut change = moved(&row, ExecutionState::Queued, "", "", env);
+                change.cancel = Some(None);
+                changes.push(change);
+            }
+        }
+        tx.change_executions(&changes).await?;
+        let mut wakes = env.wakes();
+        wakes.clients.extend(added);
+        wakes.clients.extend(changes.into_iter().map(|c| c.client));
+        wakes.jobs.insert(job.clone());
+    }
+    Ok(())
+}
+
+/// Whether any destination of the job holds the client.
+pub async fn is_reached(tx: &mut dyn Tx, job: &JobId, client: &ClientId) -> Result<bool> {
+    let groups: BTreeSet<Target> = tx.memberships_of(client).await?.into_iter().map(|m| Target::Group(m.group)).collect();
+    Ok(tx.job_targets(job).await?.iter().any(|t| *t == Target::Client(client.clone()) || groups.contains(t)))
+}
+
+/// Takes clients out of reach of a job: what has not started is canceled, unless another destination holds the client.
+pub async fn no_longer_reached(tx: &mut dyn Tx, env: &Env, job: &JobId, clients: &[ClientId], reason: CancelReason) -> Result<()> {
+    let mut gone = Vec::new();
+    for client in clients {
+        if !is_reached(tx, job, client).await? {
+            gone.push((job.clone(), client.clone()));
+        }
+    }
+    for batch in gone.chunks(BATCH) {
+        let rows = tx.executions(batch).await?;
+        cancel(tx, env, &rows, reason).await?;
+    }
+    Ok(())
+}
+
+/// Cancels rows: at once what was not offered, by asking the agent what was; what has started goes on to its end.
+pub async fn cancel(tx: &mut dyn Tx, env: &Env, rows: &[Execution], reason: CancelReason) -> Result<()> {
+    let mut changes = Vec::new();
+    for row in rows {
+        match execution::cancellation(row) {
+            Cancellation::Nothing | Cancellation::TooLate => {}
+            Cancellation::AtOnce => {
+                let mut change = moved(row, ExecutionState::Canceled, reason.as_str(), "", env);
+                change.cancel = Some(None);
+                changes.push(change);
+            }
+            Cancellation::Ask if row.cancel.is_some() => {}
+            Cancellation::Ask => {
+                let mut change = moved(row, row.state, &row.reason, &row.detail, env);
+                change.entered = row.entered;
+                let deadline = execution::cancel_deadline(env.now, env.settings.lease_seconds);
+                change.cancel = Some(Some(CancelRequest { reason, deadline }));
+                changes.push(change);
+            }
+        }
+    }
+    tx.change_executions(&changes).await?;
+    let mut wakes = env.wakes();
+    wakes.jobs.extend(changes.iter().map(|c| c.job.clone()));
+    wakes.clients.extend(changes.into_iter().map(|c| c.client));
+    Ok(())
+}
+
+/// What a cancellation ends as, once it is final: canceled; or queued again where the client has come back meanwhile.
+pub async fn canceled(tx: &mut dyn Tx, env: &Env, row: &Execution, reason: CancelReason) -> Result<ExecutionChange> {
+    let left = matches!(reason, CancelReason::LeftGroup | CancelReason::DestinationDeleted);
+    let back = left && is_reached(tx, &row.job, &row.client).await?;
+    let mut change =
+        if back { moved(row, ExecutionState::Queued, "", "", env) } else { moved(row, ExecutionState::Canceled, reason.as_str(), "", env) };
+    change.cancel = Some(None);
+    if let Some(attempt) = &row.attempt {
+        tx.set_attempt_states(&[(attempt.clone(), ExecutionState::Canceled)]).await?;
+    }
+    let mut wakes = env.wakes();
+    wakes.jobs.insert(row.job.clone());
+    wakes.clients.insert(row.client.clone());
+    Ok(change)
+}

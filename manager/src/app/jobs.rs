@@ -1,0 +1,571 @@
+//! Jobs: made, started, changed, canceled, archived, run again.
+
+use super::{AppError, Env, Result, clients, executions, groups, packages};
+use std::collections::BTreeSet;
+use sutler_base::{
+    ClientId, GroupName, JobId, PackageName, Timestamp, Version, limits,
+    state::{CancelReason, ClientState, ErrorKind, ExecutionState, JobState, RetryKind},
+};
+use sutler_core::{
+    execution::{self, Again},
+    model::{Counts, Execution, Job, JobPackage, PackageVersion, Target},
+};
+use sutler_proto::convert::VersionChoice;
+use sutler_store::{Page, Tx};
+
+/// How many rows are handled at a time.
+const BATCH: u32 = 500;
+
+/// A package of a job, as it is asked for.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    /// The package.
+    pub package: PackageName,
+    /// Which version.
+    pub version: VersionChoice,
+    /// Install also where it is there already.
+    pub replace_always: bool,
+}
+
+/// A destination, as it is asked for.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Destination {
+    /// The members of a group, now and later.
+    Group(GroupName),
+    /// One client.
+    Client(ClientId),
+}
+
+/// What makes a job.
+#[derive(Debug, Clone)]
+pub struct Create {
+    /// What it installs, in this order.
+    pub packages: Vec<Wanted>,
+    /// Where.
+    pub destinations: Vec<Destination>,
+    /// For people.
+    pub description: String,
+    /// 1 (first) to 9.
+    pub priority: u8,
+    /// Go on with the next package although one failed.
+    pub continue_on_failure: bool,
+    /// After this nothing is started.
+    pub expires: Option<Timestamp>,
+    /// A job that is canceled when this one starts.
+    pub replaces: Option<JobId>,
+}
+
+/// A job with everything that is shown of it.
+#[derive(Debug, Clone)]
+pub struct Shown {
+    /// The job.
+    pub job: Job,
+    /// What it installs, in the newest revision.
+    pub packages: Vec<JobPackage>,
+    /// `groups/NAME` and `clients/ID`
+    pub destinations: Vec<String>,
+    /// How many executions are where.
+    pub counts: Counts,
+    /// How many wait for a cancellation to be acknowledged.
+    pub canceling: i64,
+    /// Why no client can start; empty if they can.
+    pub unavailable: String,
+}
+
+/// The job, or that there is none.
+pub async fn load(tx: &mut dyn Tx, id: &JobId) -> Result<Job> {
+    tx.job(id).await?.ok_or_else(|| AppError::not_found("job", id))
+}
+
+/// One job with everything that is shown of it.
+pub async fn get(tx: &mut dyn Tx, env: &Env, id: &JobId) -> Result<Shown> {
+    let job = load(tx, id).await?;
+    show(tx, env, job).await
+}
+
+/// A job with everything that is shown of it.
+pub async fn show(tx: &mut dyn Tx, env: &Env, job: Job) -> Result<Shown> {
+    let packages = tx.job_packages(&job.id, job.revision).await?;
+    let targets = tx.job_targets(&job.id).await?;
+    let uids: Vec<_> = targets.iter().filter_map(|t| if let Target::Group(uid) = t { Some(uid.clone()) } else { None }).collect();
+    let names = tx.groups_by_uid(&uids).await?;
+    let destinations = targets
+        .iter()
+        .filter_map(|t| match t {
+            Target::Client(id) => Some(format!("clients/{id}")),
+            Target::Group(uid) => names.iter().find(|g| g.uid == *uid).map(|g| format!("groups/{}", g.name)),
+        })
+        .collect();
+    let counts = tx.counts(&job.id).await?;
+    let canceling = tx.canceling(&job.id).await?;
+    let unavailable = if job.state == JobState::Active { unavailable(tx, env, &packages).await? } else { String::new() };
+    Ok(Shown { job, packages, destinations, counts, canceling, unavailable })
+}
+
+/// Why a version of these can't be delivered any more; empty if all can.
+async fn unavailable(tx: &mut dyn Tx, env: &Env, wanted: &[JobPackage]) -> Result<String> {
+    let uids: Vec<_> = wanted.iter().filter_map(|p| p.version.clone()).collect();
+    let versions = tx.versions_by_uid(&uids).await?;
+    for package in wanted {
+        let Some(uid) = &package.version else { continue };
+        match versions.iter().find(|v| v.uid == *uid) {
+            None => return Ok(format!("{}@{} was deleted", package.package, package.version_text)),
+            Some(v) if v.expires.is_some_and(|e| e <= env.now) => {
+                return Ok(format!(
+                    "{}@{}: its publisher said that it may not be installed after {}",
+                    v.name,
+                    v.version,
+                    v.expires.unwrap_or_default()
+                ));
+            }
+            Some(_) => {}
+        }
+    }
+    Ok(String::new())
+}
+
+/// Makes a draft. Packages, versions, groups and clients must exist.
+pub async fn create(tx: &mut dyn Tx, env: &Env, input: &Create) -> Result<Shown> {
+    let mut wanted = Vec::new();
+    for package in &input.packages {
+        let exact = if let VersionChoice::Exact(version) = &package.version { Some(version) } else { None };
+        let found = packages::version(tx, &package.package, exact).await?;
+        wanted.push(JobPackage {
+            package: package.package.clone(),
+            version: exact.map(|_| found.uid.clone()),
+            version_text: exact.map(Version::to_string).unwrap_or_default(),
+            follow: package.version == VersionChoice::Latest,
+            replace_always: package.replace_always,
+        });
+    }
+    let mut targets = BTreeSet::new();
+    for destination in &input.destinations {
+        targets.insert(match destination {
+            Destination::Group(name) => Target::Group(groups::load(tx, name).await?.uid),
+            Destination::Client(id) => {
+                if clients::load(tx, id).await?.state == ClientState::Removed {
+                    return Err(AppError::not_found("client", id));
+                }
+                Target::Client(id.clone())
+            }
+        });
+    }
+    if let Some(expires) = input.expires
+        && expires <= env.now
+    {
+        return Err(AppError::invalid("expire_time", "lies in the past; the job would reach nobody"));
+    }
+    if let Some(other) = &input.replaces {
+        load(tx, other).await?;
+    }
+    let job = Job {
+        id: env.world.job_id(),
+        state: JobState::Draft,
+        description: input.description.clone(),
+        priority: input.priority,
+        continue_on_failure: input.continue_on_failure,
+        expires: input.expires,
+        creator: env.actor_name().to_owned(),
+        created: env.now,
+        started: None,
+        ended: None,
+        revision: 1,
+        archived: false,
+        replaces: input.replaces.clone(),
+        change: 0,
+    };
+    tx.insert_job(&job, &wanted, &targets.into_iter().collect::<Vec<_>>()).await?;
+    env.audit(tx, "create_job", format!("jobs/{}", job.id), describe(&wanted)).await?;
+    get(tx, env, &job.id).await
+}
+
+fn describe(wanted: &[JobPackage]) -> String {
+    wanted.iter().map(|p| format!("{}@{}", p.package, if p.follow { "latest" } else { &p.version_text })).collect::<Vec<_>>().join(", ")
+}
+
+/// Makes a job and starts it, in one commit.
+pub async fn run(tx: &mut dyn Tx, env: &Env, input: &Create) -> Result<Shown> {
+    let made = create(tx, env, input).await?;
+    start(tx, env, &made.job.id).await
+}
+
+/// Starts a draft: pins the versions, and reaches the destinations from this commit on.
+pub async fn start(tx: &mut dyn Tx, env: &Env, id: &JobId) -> Result<Shown> {
+    let mut job = load(tx, id).await?;
+    match job.state {
+        JobState::Draft => {}
+        JobState::Active => return show(tx, env, job).await,
+        state => {
+            return Err(AppError::state(format!("jobs/{id}"), "NOT_A_DRAFT", format!("jobs/{id} is {state}; only a draft can be started")));
+        }
+    }
+    if job.expires.is_some_and(|e| e <= env.now) {
+        return Err(AppError::state(
+            format!("jobs/{id}"),
+            "EXPIRED",
+            format!("the expire time of jobs/{id} is over; give it another with `job update`"),
+        ));
+    }
+    let mut wanted = tx.job_packages(id, job.revision).await?;
+    for package in &mut wanted {
+        let exact = package.version_text.parse().ok();
+        let version = packages::version(tx, &package.package, exact.as_ref()).await?;
+        package.version_text = version.version.to_string();
+        package.version = Some(version.uid);
+    }
+    let targets = tx.job_targets(id).await?;
+    if targets.is_empty() {
+        return Err(AppError::state(
+            format!("jobs/{id}"),
+            "NO_DESTINATION",
+            format!("jobs/{id} has no destination any more; make a new job"),
+        ));
+    }
+    if let Some(other) = job.replaces.clone() {
+        replace(tx, env, &other).await?;
+    }
+    for target in &targets {
+        refuse_second(tx, env, &job, &wanted, target).await?;
+    }
+    tx.put_job_packages(id, job.revision, &wanted).await?;
+    job.state = JobState::Active;
+    job.started = Some(env.now);
+    tx.save_job(&job).await?;
+    for target in &targets {
+        match target {
+            Target::Group(uid) => {
+                tx.insert_executions_for_group(id, uid, env.now).await?;
+            }
+            Target::Client(client) => {
+                if tx.client(client).await?.is_some_and(|c| matches!(c.state, ClientState::Active | ClientState::Quarantined)) {
+                    tx.insert_executions(id, std::slice::from_ref(client), env.now).await?;
+                }
+            }
+        }
+    }
+    env.audit(tx, "start_job", format!("jobs/{id}"), describe(&wanted)).await?;
+    wake_queued(tx, env, id).await?;
+    get(tx, env, id).await
+}
+
+/// Wakes every client that has a queued row of this job.
+async fn wake_queued(tx: &mut dyn Tx, env: &Env, id: &JobId) -> Result<()> {
+    let mut after: Option<ClientId> = None;
+    loop {
+        let queued = tx.queued_clients_of(id, after.as_ref(), BATCH).await?;
+        let full = queued.len() as u32 == BATCH;
+        after = queued.last().cloned();
+        env.wakes().clients.extend(queued);
+        if !full {
+            break;
+        }
+    }
+    env.wakes().jobs.insert(id.clone());
+    Ok(())
+}
+
+/// Two active jobs for the same package on the same destination would undo each other.
+async fn refuse_second(tx: &mut dyn Tx, env: &Env, job: &Job, wanted: &[JobPackage], target: &Target) -> Result<()> {
+    if matches!(target, Target::Client(_)) {
+        return Ok(());
+    }
+    for other in tx.jobs_with_target(target, &[JobState::Active, JobState::Paused]).await? {
+        if other.id == job.id {
+            continue;
+        }
+        for package in tx.job_packages(&other.id, other.revision).await? {
+            if wanted.iter().any(|w| w.package == package.package) {
+                let shown = show(tx, env, other.clone()).await?;
+                let message = format!(
+                    "jobs/{} is active and installs {} on {}; end it with `job cancel`, or run this one with --replaces {}",
+                    other.id,
+                    package.package,
+                    shown.destinations.join(", "),
+                    other.id
+                );
+                return Err(AppError::state(format!("jobs/{}", job.id), "SECOND_JOB", message));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Ends a job because another takes its place.
+async fn replace(tx: &mut dyn Tx, env: &Env, id: &JobId) -> Result<()> {
+    let mut job = load(tx, id).await?;
+    if matches!(job.state, JobState::Active | JobState::Paused | JobState::Scheduled) {
+        end(tx, env, &mut job, JobState::Canceled).await?;
+        cancel_open(tx, env, id, CancelReason::Replaced).await?;
+        env.audit(tx, "cancel_job", format!("jobs/{id}"), "replaced by another job").await?;
+    }
+    Ok(())
+}
+
+async fn end(tx: &mut dyn Tx, env: &Env, job: &mut Job, state: JobState) -> Result<()> {
+    job.state = state;
+    job.ended = Some(env.now);
+    env.wakes().jobs.insert(job.id.clone());
+    Ok(tx.save_job(job).await?)
+}
+
+/// Cancels every row that has not started.
+async fn cancel_open(tx: &mut dyn Tx, env: &Env, id: &JobId, reason: CancelReason) -> Result<()> {
+    use ExecutionState::*;
+    let mut page = Page { after: None, limit: BATCH };
+    loop {
+        let rows = tx.list_executions(id, &page, &[Queued, Offered, Downloading, Waiting]).await?;
+        let full = rows.len() as u32 == BATCH;
+        page.after = rows.last().map(|r| r.client.to_string());
+        executions::cancel(tx, env, &rows, reason).await?;
+        if !full {
+            return Ok(());
+        }
+    }
+}
+
+/// A page of jobs and the key of the next one.
+pub async fn list(tx: &mut dyn Tx, env: &Env, page: &Page, archived: bool) -> Result<(Vec<Shown>, Option<String>)> {
+    let rows = tx.list_jobs(page, archived).await?;
+    let next = (rows.len() as u32 == page.limit).then(|| rows.last().map(|j| format!("{}/{}", j.created.as_millisecond(), j.id))).flatten();
+    let mut out = Vec::new();
+    for job in rows {
+        out.push(show(tx, env, job).await?);
+    }
+    Ok((out, next))
+}
+
+/// What changes a job; `None` leaves a field as it is.
+#[derive(Debug, Clone)]
+pub struct Update {
+    /// Which.
+    pub id: JobId,
+    /// For people.
+    pub description: Option<String>,
+    /// After this nothing is started.
+    pub expires: Option<Timestamp>,
+    /// 1 (first) to 9.
+    pub priority: Option<u8>,
+    /// What it was when the caller read it; empty for whatever it is.
+    pub etag: String,
+}
+
+/// Changes a job that has not ended.
+pub async fn update(tx: &mut dyn Tx, env: &Env, input: &Update) -> Result<Shown> {
+    let mut job = load(tx, &input.id).await?;
+    groups::check_etag(&input.etag, job.change, || format!("jobs/{}", input.id))?;
+    if matches!(job.state, JobState::Canceled | JobState::Expired | JobState::Completed) {
+        let message = format!("jobs/{} is {}; what has ended is not changed, run it again with `job retry`", job.id, job.state);
+        return Err(AppError::state(format!("jobs/{}", job.id), "ENDED", message));
+    }
+    if input.expires.is_some_and(|e| e <= env.now) {
+        return Err(AppError::invalid("expire_time", "lies in the past; end the job with `job cancel`"));
+    }
+    job.description = input.description.clone().unwrap_or(job.description);
+    job.expires = input.expires.or(job.expires);
+    job.priority = input.priority.unwrap_or(job.priority);
+    tx.save_job(&job).await?;
+    env.audit(tx, "update_job", format!("jobs/{}", job.id), format!("{input:?}")).await?;
+    env.wakes().jobs.insert(job.id.clone());
+    get(tx, env, &job.id).await
+}
+
+/// Ends a job: what has not started never will; what has goes to its end.
+pub async fn cancel(tx: &mut dyn Tx, env: &Env, id: &JobId) -> Result<Shown> {
+    let mut job = load(tx, id).await?;
+    match job.state {
+        JobState::Canceled => return show(tx, env, job).await,
+        JobState::Completed | JobState::Expired => {
+            let message = format!("jobs/{id} is {} already; there is nothing to cancel", job.state);
+            return Err(AppError::state(format!("jobs/{id}"), "ENDED", message));
+        }
+        _ => {}
+    }
+    end(tx, env, &mut job, JobState::Canceled).await?;
+    cancel_open(tx, env, id, CancelReason::JobCanceled).await?;
+    env.audit(tx, "cancel_job", format!("jobs/{id}"), "").await?;
+    get(tx, env, id).await
+}
+
+/// Takes a job that has ended, or a draft, out of the lists.
+pub async fn archive(tx: &mut dyn Tx, env: &Env, id: &JobId) -> Result<Shown> {
+    let mut job = load(tx, id).await?;
+    if matches!(job.state, JobState::Scheduled | JobState::Active | JobState::Paused) {
+        let message = format!("jobs/{id} is {}; cancel it before it is archived", job.state);
+        return Err(AppError::state(format!("jobs/{id}"), "NOT_ENDED", message));
+    }
+    if !job.archived {
+        job.archived = true;
+        tx.save_job(&job).await?;
+        env.audit(tx, "archive_job", format!("jobs/{id}"), "").await?;
+    }
+    get(tx, env, id).await
+}
+
+/// What is to be run again.
+#[derive(Debug, Clone)]
+pub struct Retry {
+    /// The job.
+    pub id: JobId,
+    /// Which executions.
+    pub kinds: Vec<RetryKind>,
+    /// Only these clients, if any are named.
+    pub clients: Vec<ClientId>,
+    /// Only members of these groups, if any are named.
+    pub groups: Vec<GroupName>,
+    /// Only rows with this kind of error.
+    pub error_kind: Option<ErrorKind>,
+    /// Until when a job that was canceled or has expired is to stand again.
+    pub expires: Option<Timestamp>,
+}
+
+/// What a re-execution came to.
+#[derive(Debug, Clone)]
+pub struct Retried {
+    /// The job.
+    pub job: Shown,
+    /// How many get a new attempt.
+    pub retried: i32,
+    /// How many that wait are offered again.
+    pub offered_again: i32,
+}
+
+/// Runs a job again where it ended in error, and only there; offers again at once what waits.
+pub async fn retry(tx: &mut dyn Tx, env: &Env, input: &Retry) -> Result<Retried> {
+    let mut job = load(tx, &input.id).await?;
+    let name = format!("jobs/{}", job.id);
+    match job.state {
+        JobState::Draft | JobState::Scheduled => {
+            return Err(AppError::state(name, "NOT_STARTED", format!("jobs/{} was not started yet", job.id)));
+        }
+        JobState::Canceled | JobState::Expired if input.expires.is_none() => {
+            let message = format!("jobs/{} is {}; say until when it is to stand again with --expires", job.id, job.state);
+            return Err(AppError::state(name, "ENDED", message));
+        }
+        _ => {}
+    }
+    if input.expires.is_some_and(|e| e <= env.now) {
+        return Err(AppError::invalid("expire_time", "lies in the past"));
+    }
+    let mut members: Option<BTreeSet<ClientId>> = (!input.clients.is_empty()).then(|| input.clients.iter().cloned().collect());
+    for group in &input.groups {
+        let group = groups::load(tx, group).await?;
+        let mut page = Page { after: None, limit: limits::PAGE_MAX };
+        loop {
+            let rows = tx.list_members(&group.uid, &page).await?;
+            let full = rows.len() as u32 == page.limit;
+            page.after = rows.last().map(|m| m.client.to_string());
+            members.get_or_insert_default().extend(rows.into_iter().map(|m| m.client));
+            if !full {
+                break;
+            }
+        }
+    }
+    for client in &input.clients {
+        if tx.execution(&job.id, client).await?.is_none() {
+            return Err(AppError::not_found("execution", format!("jobs/{}/executions/{client}", job.id)));
+        }
+    }
+    if matches!(job.state, JobState::Completed | JobState::Canceled | JobState::Expired) {
+        job.state = JobState::Active;
+        job.ended = None;
+    }
+    job.expires = input.expires.or(job.expires);
+    tx.save_job(&job).await?;
+    let (mut retried, mut offered_again) = (0, 0);
+    let mut page = Page { after: None, limit: BATCH };
+    loop {
+        let rows = tx.list_executions(&job.id, &page, &[]).await?;
+        let full = rows.len() as u32 == BATCH;
+        page.after = rows.last().map(|r| r.client.to_string());
+        let mut changes = Vec::new();
+        for row in rows.iter().filter(|r| members.as_ref().is_none_or(|m| m.contains(&r.client))) {
+            match execution::again(row, &input.kinds, input.error_kind) {
+                Again::Leave => {}
+                Again::OfferAgain => {
+                    offered_again += 1;
+                    let mut wakes = env.wakes();
+                    wakes.clients.insert(row.client.clone());
+                    wakes.run_now.insert(row.client.clone());
+                }
+                // A row of a client that left stays as it is: the job does not reach it any more.
+                Again::NewAttempt if executions::is_reached(tx, &job.id, &row.client).await? => {
+                    retried += 1;
+                    changes.push(executions::moved(row, ExecutionState::Queued, "", "", env));
+                    env.wakes().clients.insert(row.client.clone());
+                }
+                Again::NewAttempt => {}
+            }
+        }
+        tx.change_executions(&changes).await?;
+        if !full {
+            break;
+        }
+    }
+    env.audit(tx, "retry_job", &name, format!("{:?}: {retried} again, {offered_again} offered again", input.kinds)).await?;
+    env.wakes().jobs.insert(job.id.clone());
+    Ok(Retried { job: get(tx, env, &input.id).await?, retried, offered_again })
+}
+
+/// Gives the jobs that follow this package's newest version a new revision: clients that have not started get that one.
+pub async fn follow(tx: &mut dyn Tx, env: &Env, version: &PackageVersion) -> Result<()> {
+    let Some(newest) = tx.newest_version(&version.name).await? else { return Ok(()) };
+    if newest.uid != version.uid {
+        return Ok(());
+    }
+    for mut job in tx.jobs_following(&version.name).await? {
+        let mut wanted = tx.job_packages(&job.id, job.revision).await?;
+        for package in wanted.iter_mut().filter(|p| p.follow && p.package == version.name) {
+            package.version = Some(version.uid.clone());
+            package.version_text = version.version.to_string();
+        }
+        job.revision += 1;
+        tx.put_job_packages(&job.id, job.revision, &wanted).await?;
+        tx.save_job(&job).await?;
+        env.audit(tx, "follow", format!("jobs/{}", job.id), format!("revision {} with {}", job.revision, packages::name_of(version)))
+            .await?;
+        env.wakes().jobs.insert(job.id);
+    }
+    Ok(())
+}
+
+/// A page of a job's rows and the key of the next one.
+pub async fn rows(tx: &mut dyn Tx, id: &JobId, page: &Page, states: &[ExecutionState]) -> Result<(Vec<Row>, Option<String>)> {
+    load(tx, id).await?;
+    let rows = tx.list_executions(id, page, states).await?;
+    let next = (rows.len() as u32 == page.limit).then(|| rows.last().map(|r| r.client.to_string())).flatten();
+    Ok((with_clients(tx, rows).await?, next))
+}
+
+/// A row with what is shown beside it.
+#[derive(Debug, Clone)]
+pub struct Row {
+    /// The execution.
+    pub execution: Execution,
+    /// Its client.
+    pub client: sutler_core::model::Client,
+    /// Its newest attempt.
+    pub attempt: Option<sutler_core::model::Attempt>,
+    /// Whether the job still reaches the client.
+    pub reached: bool,
+}
+
+/// Rows with what is shown beside them.
+pub async fn with_clients(tx: &mut dyn Tx, rows: Vec<Execution>) -> Result<Vec<Row>> {
+    let Some(job) = rows.first().map(|r| r.job.clone()) else { return Ok(vec![]) };
+    let ids: Vec<ClientId> = rows.iter().map(|r| r.client.clone()).collect();
+    let found = tx.clients(&ids).await?;
+    let attempts: Vec<_> = rows.iter().filter_map(|r| r.attempt.clone()).collect();
+    let attempts = tx.attempts(&attempts).await?;
+    let targets: BTreeSet<Target> = tx.job_targets(&job).await?.into_iter().collect();
+    let memberships = tx.memberships_of_all(&ids).await?;
+    Ok(rows
+        .into_iter()
+        .filter_map(|execution| {
+            let client = found.iter().find(|c| c.id == execution.client)?.clone();
+            let attempt = attempts.iter().find(|a| Some(&a.id) == execution.attempt.as_ref()).cloned();
+            let reached = targets.contains(&Target::Client(client.id.clone()))
+                || memberships.iter().any(|m| m.client == client.id && targets.contains(&Target::Group(m.group.clone())));
+            Some(Row { execution, client, attempt, reached })
+        })
+        .collect())
+}

@@ -1,0 +1,61 @@
+//! Joining and leaving groups, and what follows for the jobs that have the group as destination.
+
+use super::{Env, Result, executions};
+use sutler_base::{
+    ClientId, Uid,
+    state::{CancelReason, ClientState, JobState, Source},
+};
+use sutler_core::model::{Client, Group, Membership, Target};
+use sutler_store::Tx;
+
+/// Puts clients into a group; those who are in it already stay as they are. Gives back who is new.
+///
+/// Every job that has the group as destination and is active reaches them from this commit on.
+pub async fn join(
+    tx: &mut dyn Tx,
+    env: &Env,
+    group: &Group,
+    clients: &[Client],
+    source: Source,
+    source_name: &str,
+) -> Result<Vec<ClientId>> {
+    let memberships: Vec<Membership> = clients
+        .iter()
+        .filter(|c| c.state != ClientState::Removed)
+        .map(|c| Membership { group: group.uid.clone(), client: c.id.clone(), source, source_name: source_name.to_owned(), since: env.now })
+        .collect();
+    let added: Vec<ClientId> = tx.insert_memberships(&memberships).await?.into_iter().map(|m| m.client).collect();
+    if added.is_empty() {
+        return Ok(added);
+    }
+    // A client that waits for approval gets nothing; its jobs are looked up again when it is let in.
+    let reached: Vec<ClientId> =
+        clients.iter().filter(|c| c.state != ClientState::Pending && added.contains(&c.id)).map(|c| c.id.clone()).collect();
+    for job in tx.jobs_with_target(&Target::Group(group.uid.clone()), &[JobState::Active, JobState::Paused]).await? {
+        executions::reach(tx, env, &job.id, &reached).await?;
+    }
+    Ok(added)
+}
+
+/// Takes clients out of a group. Gives back who was in it.
+///
+/// What a job has not started there is canceled, unless another destination of the job holds the client.
+pub async fn leave(tx: &mut dyn Tx, env: &Env, group: &Uid, clients: &[ClientId]) -> Result<Vec<ClientId>> {
+    let left = tx.delete_memberships(group, clients).await?;
+    for job in tx.jobs_with_target(&Target::Group(group.clone()), &[JobState::Active, JobState::Paused]).await? {
+        executions::no_longer_reached(tx, env, &job.id, &left, CancelReason::LeftGroup).await?;
+    }
+    Ok(left)
+}
+
+/// What a client that is let in gets: the jobs that have it, or a group of it, as destination.
+pub async fn reach_admitted(tx: &mut dyn Tx, env: &Env, client: &ClientId) -> Result<()> {
+    let mut targets = vec![Target::Client(client.clone())];
+    targets.extend(tx.memberships_of(client).await?.into_iter().map(|m| Target::Group(m.group)));
+    for target in targets {
+        for job in tx.jobs_with_target(&target, &[JobState::Active, JobState::Paused]).await? {
+            executions::reach(tx, env, &job.id, std::slice::from_ref(client)).await?;
+        }
+    }
+    Ok(())
+}

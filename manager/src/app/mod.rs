@@ -1,0 +1,238 @@
+//! What the manager does: each function here is a unit of work. It loads, asks `core` to decide, saves, and appends to the
+//! audit log; all of it is committed, or none. No SQL and no wire format here.
+//!
+//! A unit says whom to wake in its [`Env`]; they are woken after the commit. A wake-up that is lost costs time and nothing
+//! else: what is to be done stands in the database.
+
+pub mod clients;
+mod conditions;
+pub mod dispatch;
+pub mod enrolment;
+mod error;
+pub mod executions;
+pub mod explain;
+pub mod groups;
+pub mod jobs;
+pub mod membership;
+pub mod packages;
+pub mod policies;
+pub mod reconcile;
+pub mod sessions;
+pub mod tokens;
+
+pub use conditions::Conditions;
+pub use error::{AppError, Violation, Violations};
+
+use crate::{live::Live, world::World};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, MutexGuard},
+};
+use sutler_base::{ClientId, Digest, JobId, Timestamp, Uid};
+use sutler_certs::ca::CaBundle;
+use sutler_content::Content;
+use sutler_core::model::AuditEntry;
+use sutler_store::{Store, Tx, Work, unit};
+
+/// What a unit of work gives.
+pub type Result<T> = std::result::Result<T, AppError>;
+
+/// What does not change while the manager runs.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The trust domain that certificates name.
+    pub trust_domain: String,
+    /// The site that this installation is.
+    pub site: Uid,
+    /// Where agents connect, `host:port`, in the order to try; goes into tokens and to agents.
+    pub addresses: Vec<String>,
+    /// The publishers' trust document, as it was signed.
+    pub trust_document: Vec<u8>,
+    /// How long a lease lasts that nobody renews (seconds).
+    pub lease_seconds: u32,
+    /// How long an agent's certificate is valid.
+    pub agent_validity: std::time::Duration,
+    /// How long an operator's certificate is valid.
+    pub operator_validity: std::time::Duration,
+    /// A client that comes back after its certificate ended is `PENDING` until an operator approves.
+    pub expired_agents_need_approval: bool,
+}
+
+/// The manager: everything that units of work need.
+pub struct App {
+    /// The database.
+    pub store: Store,
+    /// The bytes of packages.
+    pub content: Content,
+    /// Time and randomness.
+    pub world: World,
+    /// What does not change.
+    pub settings: Settings,
+    /// Who issues certificates.
+    pub ca: Arc<CaBundle>,
+    /// Sessions of agents, and whoever watches.
+    pub live: Arc<Live>,
+    /// Conditions that were compiled before.
+    pub conditions: Arc<Conditions>,
+}
+
+/// Who asks for a change.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    /// `operators/NAME`, `clients/ID`, `tokens/ID` or `manager`.
+    pub actor: String,
+    /// The id that makes the call idempotent; empty if it has none.
+    pub request_id: String,
+}
+
+/// Who is to be woken after the commit.
+#[derive(Debug, Default)]
+pub struct Wakes {
+    /// Clients for whom something may be to do.
+    pub clients: BTreeSet<ClientId>,
+    /// Clients whose waiting attempts may go at once.
+    pub run_now: BTreeSet<ClientId>,
+    /// Clients whose right to be connected may have changed.
+    pub access: BTreeSet<ClientId>,
+    /// Jobs whose rows or counters changed.
+    pub jobs: BTreeSet<JobId>,
+}
+
+/// What a unit of work is told: who, when, with which ids; and what it asks to be done after the commit.
+#[derive(Clone)]
+pub struct Env {
+    /// Who asked.
+    pub actor: String,
+    /// When the unit was begun. The same if it has to be run again.
+    pub now: Timestamp,
+    /// Ids and secrets.
+    pub world: World,
+    /// What does not change.
+    pub settings: Settings,
+    /// Conditions that were compiled before.
+    pub conditions: Arc<Conditions>,
+    wakes: Arc<Mutex<Wakes>>,
+}
+
+impl Env {
+    /// Whom to wake.
+    pub fn wakes(&self) -> MutexGuard<'_, Wakes> {
+        self.wakes.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// Appends to the audit log: who did `action` on `object`.
+    pub async fn audit(&self, tx: &mut dyn Tx, action: &str, object: impl ToString, detail: impl ToString) -> Result<()> {
+        let entry = AuditEntry {
+            sequence: 0,
+            time: self.now,
+            actor: self.actor.clone(),
+            action: action.to_owned(),
+            object: object.to_string(),
+            detail: detail.to_string(),
+        };
+        Ok(tx.audit(&entry).await?)
+    }
+
+    /// The name of the operator, token or client that acts, without its collection.
+    pub fn actor_name(&self) -> &str {
+        self.actor.split_once('/').map_or(&self.actor, |(_, name)| name)
+    }
+}
+
+impl App {
+    /// What a unit of work of this caller is told.
+    pub fn env(&self, actor: &str) -> Env {
+        Env {
+            actor: actor.to_owned(),
+            now: self.world.now(),
+            world: self.world.clone(),
+            settings: self.settings.clone(),
+            conditions: self.conditions.clone(),
+            wakes: Arc::default(),
+        }
+    }
+
+    /// Runs a change of an operator, once per `request_id`: the same id with the same `body` gives the first answer, with
+    /// another body it is refused.
+    ///
+    /// `to_wire` makes the answer, which is kept with the change in one commit.
+    pub async fn mutate<I, T, R, F>(
+        &self,
+        caller: &Caller,
+        name: &'static str,
+        body: Digest,
+        input: I,
+        run: F,
+        to_wire: fn(T) -> R,
+    ) -> Result<R>
+    where
+        I: Send + Sync + 'static,
+        T: Send + 'static,
+        R: prost::Message + Default + 'static,
+        F: for<'a> Fn(&'a mut dyn Tx, &'a Env, &'a I) -> Work<'a, T, AppError> + Send + Sync + 'static,
+    {
+        let env = self.env(&caller.actor);
+        let (input, run, request_id) = (Arc::new(input), Arc::new(run), caller.request_id.clone());
+        let wakes = env.clone();
+        let answer = self
+            .store
+            .write(
+                name,
+                unit!(
+                    [env, input, run, request_id] | tx | {
+                        if !request_id.is_empty()
+                            && let Some((earlier, answer)) = tx.request(&env.actor, &request_id).await?
+                        {
+                            if earlier != body {
+                                return Err(AppError::invalid(
+                                    "request_id",
+                                    "was used for another request in the last 24 hours; use a new one",
+                                ));
+                            }
+                            return R::decode(answer.as_slice()).map_err(|e| AppError::Bug(format!("the kept answer can't be read: {e}")));
+                        }
+                        let answer = to_wire(run(tx, &env, &input).await?);
+                        if !request_id.is_empty() {
+                            tx.put_request(&env.actor, &request_id, &body, &answer.encode_to_vec(), env.now).await?;
+                        }
+                        Ok(answer)
+                    }
+                ),
+            )
+            .await?;
+        self.wake(&wakes);
+        Ok(answer)
+    }
+
+    /// Runs a change that needs no `request_id`: one that is idempotent by itself.
+    pub async fn change<I, T, F>(&self, actor: &str, name: &'static str, input: I, run: F) -> Result<T>
+    where
+        I: Send + Sync + 'static,
+        T: Send + 'static,
+        F: for<'a> Fn(&'a mut dyn Tx, &'a Env, &'a I) -> Work<'a, T, AppError> + Send + Sync + 'static,
+    {
+        let env = self.env(actor);
+        let (input, run) = (Arc::new(input), Arc::new(run));
+        let wakes = env.clone();
+        let out = self.store.write(name, unit!([env, input, run] | tx | { run(tx, &env, &input).await })).await?;
+        self.wake(&wakes);
+        Ok(out)
+    }
+
+    /// Reads, in one snapshot.
+    pub async fn view<I, T, F>(&self, actor: &str, name: &'static str, input: I, run: F) -> Result<T>
+    where
+        I: Send + Sync + 'static,
+        T: Send + 'static,
+        F: for<'a> Fn(&'a mut dyn Tx, &'a Env, &'a I) -> Work<'a, T, AppError> + Send + Sync + 'static,
+    {
+        let env = self.env(actor);
+        let (input, run) = (Arc::new(input), Arc::new(run));
+        self.store.read(name, unit!([env, input, run] | tx | { run(tx, &env, &input).await })).await
+    }
+
+    fn wake(&self, env: &Env) {
+        let wakes = std::mem::take(&mut *env.wakes());
+        self.live.wake(wakes);
+    }
+}

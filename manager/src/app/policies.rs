@@ -1,0 +1,294 @@
+//! Policies: made, changed, previewed, applied; and what they do when a client is new or its inventory changes.
+
+use super::{AppError, Env, Result, groups, membership};
+use sutler_base::{
+    ClientId, GroupName, PolicyName,
+    state::{AppliesTo, ClientState, JoinMode, OnMismatch, Source, Trigger},
+};
+use sutler_core::{
+    condition::{Condition, Outcome, Variable},
+    model::{Client, Group, Policy},
+    policy::{Event, Subject, Verdict, decide},
+};
+use sutler_store::{Page, StoreError, Tx};
+
+/// A policy and the name of its group.
+pub type Named = (Policy, GroupName);
+
+/// What makes a policy.
+#[derive(Debug, Clone)]
+pub struct Create {
+    /// Its name.
+    pub name: PolicyName,
+    /// The group.
+    pub group: GroupName,
+    /// What makes it look at a client.
+    pub trigger: Trigger,
+    /// The condition.
+    pub condition: String,
+    /// Which clients it means.
+    pub applies_to: AppliesTo,
+    /// What happens to a member that no longer matches.
+    pub on_mismatch: OnMismatch,
+    /// For people.
+    pub description: String,
+}
+
+/// The policy, or that there is none.
+pub async fn load(tx: &mut dyn Tx, name: &PolicyName) -> Result<Policy> {
+    tx.policy(name).await?.ok_or_else(|| AppError::not_found("policy", name))
+}
+
+async fn named(tx: &mut dyn Tx, policies: Vec<Policy>) -> Result<Vec<Named>> {
+    let uids: Vec<_> = policies.iter().map(|p| p.group.clone()).collect();
+    let groups = tx.groups_by_uid(&uids).await?;
+    Ok(policies.into_iter().filter_map(|p| groups.iter().find(|g| g.uid == p.group).map(|g| (p, g.name.clone()))).collect())
+}
+
+async fn one(tx: &mut dyn Tx, policy: Policy) -> Result<Named> {
+    named(tx, vec![policy]).await?.pop().ok_or_else(|| AppError::Bug("a policy without its group".into()))
+}
+
+/// A condition that may place clients in this group: what a client says of itself never grants a restricted one.
+fn compile(env: &Env, group: &Group, text: &str) -> Result<std::sync::Arc<Condition>> {
+    let condition = env.conditions.compile("condition", text)?;
+    for variable in [Variable::Facts, Variable::Answers] {
+        if group.restricted && condition.uses(variable) {
+            let why = format!(
+                "groups/{} is restricted: what a client says of itself ({}) can't place it there; use labels",
+                group.name,
+                variable.name()
+            );
+            return Err(AppError::invalid("condition", why));
+        }
+    }
+    Ok(condition)
+}
+
+/// Makes a policy. Clients that exist already stay where they are; `apply` is for them.
+pub async fn create(tx: &mut dyn Tx, env: &Env, input: &Create) -> Result<Named> {
+    let group = groups::load(tx, &input.group).await?;
+    compile(env, &group, &input.condition)?;
+    let policy = Policy {
+        uid: env.world.uid(),
+        name: input.name.clone(),
+        group: group.uid,
+        trigger: input.trigger,
+        condition: input.condition.clone(),
+        applies_to: input.applies_to,
+        on_mismatch: input.on_mismatch,
+        description: input.description.clone(),
+        created: env.now,
+        change: 0,
+    };
+    tx.insert_policy(&policy).await.map_err(|e| exists(e, &input.name))?;
+    env.audit(
+        tx,
+        "create_policy",
+        format!("policies/{}", input.name),
+        format!("{} on groups/{}: {}", input.trigger, input.group, input.condition),
+    )
+    .await?;
+    let policy = load(tx, &input.name).await?;
+    one(tx, policy).await
+}
+
+fn exists(error: StoreError, name: &PolicyName) -> AppError {
+    match error {
+        StoreError::Exists(_) => AppError::Exists {
+            what: "policy",
+            name: name.to_string(),
+            hint: "or the same group, trigger and condition under another name; change that one with `policy update`".into(),
+        },
+        other => other.into(),
+    }
+}
+
+/// One policy.
+pub async fn get(tx: &mut dyn Tx, name: &PolicyName) -> Result<Named> {
+    let policy = load(tx, name).await?;
+    one(tx, policy).await
+}
+
+/// A page of policies and the key of the next one.
+pub async fn list(tx: &mut dyn Tx, page: &Page, group: Option<&GroupName>) -> Result<(Vec<Named>, Option<String>)> {
+    let group = match group {
+        Some(name) => Some(groups::load(tx, name).await?.uid),
+        None => None,
+    };
+    let rows = tx.list_policies(page, group.as_ref()).await?;
+    let next = (rows.len() as u32 == page.limit).then(|| rows.last().map(|p| p.name.to_string())).flatten();
+    Ok((named(tx, rows).await?, next))
+}
+
+/// What changes a policy; `None` leaves a field as it is.
+#[derive(Debug, Clone)]
+pub struct Update {
+    /// Which.
+    pub name: PolicyName,
+    /// The condition.
+    pub condition: Option<String>,
+    /// Which clients it means.
+    pub applies_to: Option<AppliesTo>,
+    /// What happens to a member that no longer matches.
+    pub on_mismatch: Option<OnMismatch>,
+    /// For people.
+    pub description: Option<String>,
+    /// What it was when the caller read it; empty for whatever it is.
+    pub etag: String,
+}
+
+/// Changes a policy. Members stay; the new condition counts from the next event on.
+pub async fn update(tx: &mut dyn Tx, env: &Env, input: &Update) -> Result<Named> {
+    let mut policy = load(tx, &input.name).await?;
+    super::groups::check_etag(&input.etag, policy.change, || format!("policies/{}", input.name))?;
+    if let Some(condition) = &input.condition {
+        let group = tx.groups_by_uid(std::slice::from_ref(&policy.group)).await?.pop();
+        let group = group.ok_or_else(|| AppError::Bug("a policy without its group".into()))?;
+        compile(env, &group, condition)?;
+        policy.condition = condition.clone();
+    }
+    policy.applies_to = input.applies_to.unwrap_or(policy.applies_to);
+    policy.on_mismatch = input.on_mismatch.unwrap_or(policy.on_mismatch);
+    policy.description = input.description.clone().unwrap_or(policy.description);
+    tx.save_policy(&policy).await.map_err(|e| exists(e, &input.name))?;
+    env.audit(tx, "update_policy", format!("policies/{}", input.name), &policy.condition).await?;
+    get(tx, &input.name).await
+}
+
+/// Deletes a policy. The members that it registered stay.
+pub async fn delete(tx: &mut dyn Tx, env: &Env, name: &PolicyName) -> Result<()> {
+    let policy = load(tx, name).await?;
+    tx.delete_policy(&policy.uid, env.now).await?;
+    env.audit(tx, "delete_policy", format!("policies/{name}"), "").await
+}
+
+/// What the preview says of one client.
+#[derive(Debug, Clone)]
+pub struct Match {
+    /// The client.
+    pub client: ClientId,
+    /// What it calls itself.
+    pub hostname: String,
+    /// Whether the condition holds.
+    pub matches: bool,
+    /// Whether applying the policy would add it.
+    pub would_join: bool,
+    /// Why, part by part.
+    pub why: Vec<String>,
+}
+
+/// Which policy, or which condition on which group, is to be tried.
+#[derive(Debug, Clone)]
+pub enum Preview {
+    /// A policy that exists.
+    Policy(PolicyName),
+    /// A condition for a group.
+    Condition(String, GroupName),
+}
+
+/// Who would match, and why, a page of clients at a time. Changes nothing.
+pub async fn preview(tx: &mut dyn Tx, env: &Env, what: &Preview, page: &Page) -> Result<(Vec<Match>, Option<String>)> {
+    let (group, text) = match what {
+        Preview::Policy(name) => {
+            let (policy, group) = get(tx, name).await?;
+            (groups::load(tx, &group).await?, policy.condition)
+        }
+        Preview::Condition(text, group) => (groups::load(tx, group).await?, text.clone()),
+    };
+    let condition = compile(env, &group, &text)?;
+    let rows = tx.list_clients(page, false, None).await?;
+    let next = (rows.len() as u32 == page.limit).then(|| rows.last().map(|c| c.id.to_string())).flatten();
+    let ids: Vec<ClientId> = rows.iter().map(|c| c.id.clone()).collect();
+    let held = tx.held_out(&group.uid, &ids).await?;
+    let members = tx.memberships_of_all(&ids).await?;
+    let mut out = Vec::new();
+    for client in rows {
+        let subject = Subject::of(&client);
+        let explanation = condition.explain(&subject.input(&client));
+        let matches = explanation.outcome == Outcome::Matched;
+        let mut why: Vec<String> = explanation.to_string().lines().map(str::to_owned).collect();
+        let in_the_way = if members.iter().any(|m| m.client == client.id && m.group == group.uid) {
+            Some("is a member already")
+        } else if held.contains(&client.id) {
+            Some("an operator took it out of the group; release it with `group release`")
+        } else if client.state != ClientState::Active {
+            Some("is not ACTIVE")
+        } else {
+            None
+        };
+        why.extend(in_the_way.filter(|_| matches).map(str::to_owned));
+        out.push(Match { client: client.id, hostname: client.hostname, matches, would_join: matches && in_the_way.is_none(), why });
+    }
+    Ok((out, next))
+}
+
+/// Registers the clients that exist already and match. Gives back how many match, and how many of them were added.
+pub async fn apply(tx: &mut dyn Tx, env: &Env, name: &PolicyName) -> Result<(i32, i32)> {
+    let policy = load(tx, name).await?;
+    let group = tx.groups_by_uid(std::slice::from_ref(&policy.group)).await?.pop();
+    let group = group.ok_or_else(|| AppError::Bug("a policy without its group".into()))?;
+    let condition = compile(env, &group, &policy.condition)?;
+    let (mut matched, mut added) = (0, 0);
+    let mut page = Page { after: None, limit: 500 };
+    loop {
+        let rows = tx.list_clients_in(&page, ClientState::Active).await?;
+        let full = rows.len() == 500;
+        page.after = rows.last().map(|c| c.id.to_string());
+        let meant: Vec<Client> =
+            rows.into_iter().filter(|c| decide(&policy, &condition, c, &Subject::of(c), Event::Apply) == Verdict::Join).collect();
+        matched += meant.len() as i32;
+        added += register(tx, env, &policy, &group, &meant).await? as i32;
+        if !full {
+            break;
+        }
+    }
+    env.audit(tx, "apply_policy", format!("policies/{name}"), format!("{matched} match, {added} added")).await?;
+    Ok((matched, added))
+}
+
+/// Puts clients into the policy's group, those left out that an operator took out of it.
+async fn register(tx: &mut dyn Tx, env: &Env, policy: &Policy, group: &Group, clients: &[Client]) -> Result<usize> {
+    let ids: Vec<ClientId> = clients.iter().map(|c| c.id.clone()).collect();
+    let held = tx.held_out(&group.uid, &ids).await?;
+    let free: Vec<Client> = clients.iter().filter(|c| !held.contains(&c.id)).cloned().collect();
+    Ok(membership::join(tx, env, group, &free, Source::Policy, policy.uid.as_str()).await?.len())
+}
+
+/// Lets the policies look at a client after something happened to it.
+pub async fn look(tx: &mut dyn Tx, env: &Env, client: &Client, event: Event) -> Result<()> {
+    if client.state != ClientState::Active {
+        return Ok(());
+    }
+    let trigger = if event == Event::Inventory { Some(Trigger::Inventory) } else { None };
+    let policies = tx.policies_with_trigger(trigger).await?;
+    if policies.is_empty() {
+        return Ok(());
+    }
+    let subject = Subject::of(client);
+    for policy in policies {
+        let condition = env.conditions.compile("condition", &policy.condition)?;
+        match decide(&policy, &condition, client, &subject, event) {
+            Verdict::Join => {
+                if let Some(group) = tx.groups_by_uid(std::slice::from_ref(&policy.group)).await?.pop() {
+                    register(tx, env, &policy, &group, std::slice::from_ref(client)).await?;
+                }
+            }
+            Verdict::Leave => {
+                let mine = |m: &&sutler_core::model::Membership| {
+                    m.group == policy.group && m.source == Source::Policy && m.source_name == policy.uid.as_str()
+                };
+                if tx.memberships_of(&client.id).await?.iter().find(mine).is_some() {
+                    membership::leave(tx, env, &policy.group, std::slice::from_ref(&client.id)).await?;
+                }
+            }
+            Verdict::Silent | Verdict::NoMatch => {}
+        }
+    }
+    Ok(())
+}
+
+/// Whether clients can join this group by themselves.
+pub fn may_join(group: &Group) -> bool {
+    !group.restricted && group.join_mode != JoinMode::Closed
+}

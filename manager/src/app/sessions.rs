@@ -1,0 +1,301 @@
+//! Sessions of agents: who connected, what it has, what it reports.
+
+use super::{AppError, Env, Result, clients, executions, policies};
+use std::collections::BTreeMap;
+use sutler_base::{
+    AttemptId, ClientId, Digest,
+    facts::Facts,
+    outcome::Outcome,
+    state::{ClientState, ErrorKind, ExecutionState},
+};
+use sutler_certs::keys::PublicKey;
+use sutler_core::{
+    execution,
+    model::{Attempt, Client, Subject},
+    policy::Event,
+    session::{Identified, Presented, identify},
+};
+use sutler_store::Tx;
+
+/// The context under which agents sign outcomes.
+pub const OUTCOME_CONTEXT: &str = "sutler outcome v1";
+
+/// What an agent says when it connects.
+#[derive(Debug, Clone)]
+pub struct Hello {
+    /// The client, from its certificate.
+    pub client: ClientId,
+    /// The machine.
+    pub machine_id: String,
+    /// The start of the machine.
+    pub boot_id: String,
+    /// Greater with every connection.
+    pub session_counter: u64,
+    /// The agent's version.
+    pub agent_version: String,
+    /// The digest of its facts.
+    pub facts_digest: Option<Digest>,
+    /// The address that it called from.
+    pub address: String,
+    /// The attempts in its journal.
+    pub open: BTreeMap<AttemptId, ExecutionState>,
+}
+
+/// What the manager says to that.
+#[derive(Debug, Clone)]
+pub struct Welcome {
+    /// The client, as it is now.
+    pub client: Client,
+    /// Whether its facts are wanted.
+    pub send_facts: bool,
+    /// Attempts that the manager does not want any more.
+    pub unknown: Vec<AttemptId>,
+    /// Attempts that were offered and that the agent does not have: to be offered again.
+    pub lost: Vec<AttemptId>,
+}
+
+/// Opens a session: tells the client from a copy of it, and settles what each side has of their attempts.
+pub async fn open(tx: &mut dyn Tx, env: &Env, hello: &Hello) -> Result<Welcome> {
+    let mut client = clients::load(tx, &hello.client).await?;
+    if client.state == ClientState::Removed {
+        return Err(AppError::Unauthenticated {
+            reason: "CLIENT_REMOVED",
+            message: "this client was removed; enrol again with a new token".into(),
+        });
+    }
+    let presented = Presented { machine_id: &hello.machine_id, session_counter: hello.session_counter };
+    if let Identified::Copy(what) = identify(&client, presented) {
+        if client.state == ClientState::Active {
+            client.state = ClientState::Quarantined;
+            client.notice = what.clone();
+            tx.save_client(&client).await?;
+            env.audit(tx, "copy_noticed", format!("clients/{}", client.id), &what).await?;
+            env.wakes().access.insert(client.id.clone());
+        }
+        return Ok(Welcome { client, send_facts: false, unknown: vec![], lost: vec![] });
+    }
+    client.machine_id = hello.machine_id.clone();
+    client.boot_id = hello.boot_id.clone();
+    client.session_counter = hello.session_counter;
+    client.agent_version = hello.agent_version.clone();
+    client.address = hello.address.clone();
+    tx.save_client(&client).await?;
+    tx.touch_clients(&[(client.id.clone(), env.now)]).await?;
+    let send_facts = client.facts_digest.is_none() || client.facts_digest != hello.facts_digest;
+    let lost = missing_at_agent(tx, env, hello).await?;
+    let unknown = unknown_here(tx, hello).await?;
+    Ok(Welcome { client, send_facts, unknown, lost })
+}
+
+/// Attempts that the manager has open and the agent does not know: offered again if the agent had never accepted them;
+/// interrupted if it had, for then its journal was lost and nobody knows how far it was.
+async fn missing_at_agent(tx: &mut dyn Tx, env: &Env, hello: &Hello) -> Result<Vec<AttemptId>> {
+    let mut lost = Vec::new();
+    for row in tx.open_executions_of(&hello.client).await? {
+        let Some(id) = row.attempt.clone().filter(|_| row.state != ExecutionState::Queued) else { continue };
+        if hello.open.contains_key(&id) {
+            continue;
+        }
+        let accepted = tx.attempt(&id).await?.is_some_and(|a| a.state != ExecutionState::Offered);
+        if let Some(cancel) = &row.cancel {
+            // What the agent does not have it will not start.
+            let change = executions::canceled(tx, env, &row, cancel.reason).await?;
+            tx.change_executions(&[change]).await?;
+        } else if accepted {
+            let text = "the agent had accepted this attempt and does not know it any more; run it again with `job retry`";
+            let mut change = executions::moved(&row, ExecutionState::Interrupted, ErrorKind::JournalLost.as_str(), text, env);
+            change.cancel = Some(None);
+            tx.change_executions(&[change]).await?;
+            tx.set_attempt_states(&[(id, ExecutionState::Interrupted)]).await?;
+            env.wakes().jobs.insert(row.job);
+        } else {
+            lost.push(id);
+        }
+    }
+    Ok(lost)
+}
+
+/// Attempts that the agent has and the manager does not want: those it does not know, and those that it has ended.
+async fn unknown_here(tx: &mut dyn Tx, hello: &Hello) -> Result<Vec<AttemptId>> {
+    let ids: Vec<AttemptId> = hello.open.keys().cloned().collect();
+    let known = tx.attempts(&ids).await?;
+    Ok(ids
+        .into_iter()
+        .filter(|id| match known.iter().find(|a| a.id == *id && a.client == hello.client) {
+            None => true,
+            Some(attempt) => attempt.state.is_end() && attempt.outcome.is_empty(),
+        })
+        .collect())
+}
+
+/// Takes in the facts of a client, and lets the policies look at it.
+pub async fn facts(tx: &mut dyn Tx, env: &Env, client: &ClientId, json: &str) -> Result<()> {
+    let facts = Facts::parse(json).map_err(|e| AppError::invalid("facts.json", e))?;
+    let mut client = clients::load(tx, client).await?;
+    // The digest is of what the agent sent, so that both sides compare the same thing.
+    let digest = Digest::of(json.as_bytes());
+    if client.facts_digest == Some(digest) {
+        return Ok(());
+    }
+    client.hostname = facts.hostname.clone();
+    client.facts = facts.to_json();
+    client.facts_digest = Some(digest);
+    client.facts_time = Some(env.now);
+    tx.save_client(&client).await?;
+    if client.greeted { policies::look(tx, env, &client, Event::Inventory).await } else { clients::greet(tx, env, &client).await }
+}
+
+/// Where an attempt is, as its agent says.
+#[derive(Debug, Clone)]
+pub struct Progress {
+    /// Which attempt.
+    pub attempt: AttemptId,
+    /// On which client: from its certificate.
+    pub client: ClientId,
+    /// Where it is; no end.
+    pub state: ExecutionState,
+    /// What it waits for, where it waits.
+    pub reason: String,
+    /// The package that is worked on, from 0.
+    pub item: u32,
+    /// Bytes that are there.
+    pub bytes_done: u64,
+    /// Bytes that there will be.
+    pub bytes_total: u64,
+    /// The step that runs.
+    pub step: String,
+}
+
+/// Takes in where attempts are: the newest of each. What is not the client's, not the newest attempt, or at an end already is
+/// left alone.
+pub async fn progress(tx: &mut dyn Tx, env: &Env, reports: &[Progress]) -> Result<()> {
+    let ids: Vec<AttemptId> = reports.iter().map(|r| r.attempt.clone()).collect();
+    let attempts = tx.attempts(&ids).await?;
+    let keys: Vec<_> = attempts.iter().map(|a| (a.job.clone(), a.client.clone())).collect();
+    let rows = tx.executions(&keys).await?;
+    let (mut changes, mut states) = (Vec::new(), Vec::new());
+    for report in reports {
+        let Some(attempt) = attempts.iter().find(|a| a.id == report.attempt && a.client == report.client) else { continue };
+        let Some(row) = rows.iter().find(|r| r.attempt.as_ref() == Some(&attempt.id)) else { continue };
+        if row.state.is_end() || report.state.is_end() || attempt.state.is_end() {
+            continue;
+        }
+        let mut change = executions::moved(row, report.state, &report.reason, "", env);
+        if row.state == report.state && row.reason == report.reason {
+            change.entered = row.entered;
+        }
+        change.progress = Some((report.item, report.bytes_done, report.bytes_total, report.step.clone()));
+        changes.push(change);
+        if attempt.state != report.state {
+            states.push((attempt.id.clone(), report.state));
+        }
+    }
+    tx.change_executions(&changes).await?;
+    tx.set_attempt_states(&states).await?;
+    env.wakes().jobs.extend(changes.into_iter().map(|c| c.job));
+    Ok(())
+}
+
+/// An outcome as it came.
+#[derive(Debug, Clone)]
+pub struct Report {
+    /// The client, from its certificate.
+    pub client: ClientId,
+    /// The attempt that the message names.
+    pub attempt: AttemptId,
+    /// The bytes that were signed.
+    pub outcome: Vec<u8>,
+    /// The signature.
+    pub signature: Vec<u8>,
+}
+
+/// Records the outcome of an attempt. Gives back why it was refused, if it was; then the first one stands.
+///
+/// The same outcome again is fine: its answer had been lost.
+pub async fn outcome(tx: &mut dyn Tx, env: &Env, report: &Report) -> Result<std::result::Result<(), String>> {
+    let object = format!("attempts/{}", report.attempt);
+    let known = tx.attempt(&report.attempt).await?.filter(|a| a.client == report.client);
+    let Some(attempt) = known else { return Ok(Err("this client has no such attempt".into())) };
+    if !attempt.outcome.is_empty() {
+        if attempt.outcome == report.outcome {
+            return Ok(Ok(()));
+        }
+        env.audit(tx, "outcome_refused", &object, format!("clients/{} reported another outcome than before", report.client)).await?;
+        return Ok(Err("another outcome was recorded for this attempt before; it stands".into()));
+    }
+    let outcome = match parse(report) {
+        Ok(outcome) => outcome,
+        Err(why) => {
+            env.audit(tx, "outcome_refused", &object, format!("clients/{}: {why}", report.client)).await?;
+            return Ok(Err(why));
+        }
+    };
+    if !signed(tx, report).await? {
+        env.audit(tx, "outcome_refused", &object, format!("clients/{}: the signature is not good", report.client)).await?;
+        return Ok(Err("the outcome is not signed with a key of this client".into()));
+    }
+    let row = tx.execution(&attempt.job, &attempt.client).await?;
+    let done = Attempt {
+        state: outcome.state,
+        ended: Some(env.now),
+        outcome: report.outcome.clone(),
+        signature: report.signature.clone(),
+        ..attempt.clone()
+    };
+    tx.finish_attempts(&[done]).await?;
+    // What really happened wins over a cancellation that became final because a lease had run out, or over a loss that
+    // turned out to be none; a newer attempt wins over both.
+    if let Some(row) = row.filter(|r| {
+        let called_off = r.state == ExecutionState::Queued && outcome.state == ExecutionState::Canceled;
+        r.attempt.as_ref() == Some(&attempt.id) && !called_off
+    }) {
+        let (reason, detail) = execution::says(&outcome);
+        let reason = match (&row.cancel, outcome.state) {
+            (Some(cancel), ExecutionState::Canceled) => cancel.reason.as_str().to_owned(),
+            _ => reason,
+        };
+        let mut change = executions::moved(&row, outcome.state, &reason, &detail, env);
+        change.cancel = Some(None);
+        tx.change_executions(&[change]).await?;
+    }
+    env.wakes().jobs.insert(attempt.job);
+    Ok(Ok(()))
+}
+
+fn parse(report: &Report) -> std::result::Result<Outcome, String> {
+    let outcome = Outcome::parse(&report.outcome).map_err(|e| e.0)?;
+    if outcome.attempt != report.attempt || outcome.client != report.client {
+        return Err("the outcome names another attempt or client than the one that reports it".into());
+    }
+    Ok(outcome)
+}
+
+/// Whether a key that the client has or had made this signature.
+async fn signed(tx: &mut dyn Tx, report: &Report) -> Result<bool> {
+    for certificate in tx.certificates_of(&Subject::Client(report.client.clone())).await? {
+        let good = PublicKey::from_spki(&certificate.public_key)
+            .is_ok_and(|key| key.verify(OUTCOME_CONTEXT, &report.outcome, &report.signature).is_ok());
+        if good {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// An agent says that a canceled attempt will start nothing more, or that it had started.
+pub async fn cancel_acknowledged(tx: &mut dyn Tx, env: &Env, client: &ClientId, id: &AttemptId, started: bool) -> Result<()> {
+    let Some(attempt) = tx.attempt(id).await?.filter(|a| a.client == *client) else { return Ok(()) };
+    let row = tx.execution(&attempt.job, client).await?.filter(|r| r.attempt.as_ref() == Some(id) && !r.state.is_end());
+    let Some(row) = row else { return Ok(()) };
+    let Some(cancel) = row.cancel.clone() else { return Ok(()) };
+    let change = if started {
+        let mut change = executions::moved(&row, row.state, &row.reason, "had started when the cancellation came; goes on to its end", env);
+        change.entered = row.entered;
+        change.cancel = Some(None);
+        change
+    } else {
+        executions::canceled(tx, env, &row, cancel.reason).await?
+    };
+    env.wakes().jobs.insert(row.job.clone());
+    Ok(tx.change_executions(&[change]).await?)
+}

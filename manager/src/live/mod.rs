@@ -1,0 +1,244 @@
+//! What is connected now: sessions of agents, whoever watches a job, and the work that goes on by itself for them.
+//!
+//! Nothing here is remembered. What is to be done stands in the database; a wake-up only says that it is worth looking.
+
+pub mod orders;
+pub mod workers;
+
+use crate::app::{Wakes, sessions::Progress};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::{
+        Mutex, MutexGuard,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+use sutler_base::{AttemptId, ClientId, JobId, Timestamp, state::ClientState};
+use sutler_proto::v1;
+use tokio::sync::{Notify, broadcast, mpsc};
+
+/// How many messages wait for a client at the most: one that does not read is cut off.
+pub const OUTBOX: usize = 256;
+
+/// For how long it is remembered that a client was connected here.
+const KEPT: jiff::SignedDuration = jiff::SignedDuration::from_mins(5);
+
+/// What a session's stream is told.
+#[derive(Debug)]
+pub enum ToAgent {
+    /// Send this.
+    Message(Box<v1::connect_response::Message>),
+    /// End the stream with this status.
+    Close(tonic::Status),
+}
+
+struct Session {
+    number: u64,
+    state: ClientState,
+    outbox: mpsc::Sender<ToAgent>,
+}
+
+#[derive(Default)]
+struct Due {
+    clients: BTreeSet<ClientId>,
+    run_now: BTreeSet<ClientId>,
+    access: BTreeSet<ClientId>,
+    jobs: BTreeSet<JobId>,
+}
+
+/// What is connected now.
+pub struct Live {
+    sessions: Mutex<HashMap<ClientId, Session>>,
+    next: AtomicU64,
+    due: Mutex<Due>,
+    progress: Mutex<BTreeMap<AttemptId, Progress>>,
+    /// Rung when clients are due.
+    pub clients_due: Notify,
+    /// Rung when jobs are due.
+    pub jobs_due: Notify,
+    /// Rung when progress was reported.
+    pub progress_due: Notify,
+    changed: broadcast::Sender<JobId>,
+    started: Timestamp,
+    left: Mutex<HashMap<ClientId, Timestamp>>,
+}
+
+impl Live {
+    /// Nobody is connected; `now` is when this manager started.
+    pub fn new(now: Timestamp) -> Live {
+        Live {
+            started: now,
+            left: Mutex::default(),
+            sessions: Mutex::default(),
+            next: AtomicU64::new(1),
+            due: Mutex::default(),
+            progress: Mutex::default(),
+            clients_due: Notify::new(),
+            jobs_due: Notify::new(),
+            progress_due: Notify::new(),
+            changed: broadcast::channel(1024).0,
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|e| e.into_inner())
+}
+
+impl Live {
+    /// Makes this the session of the client, in place of an older one, which is closed. Gives back the session's number.
+    pub fn enter(&self, client: &ClientId, state: ClientState, outbox: mpsc::Sender<ToAgent>) -> u64 {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        if let Some(old) = lock(&self.sessions).insert(client.clone(), Session { number, state, outbox }) {
+            let _ =
+                old.outbox.try_send(ToAgent::Close(tonic::Status::aborted("the same client has connected again; this session is over")));
+        }
+        number
+    }
+
+    /// Ends this session, if it is still the client's. Gives back whether it was.
+    pub fn leave(&self, client: &ClientId, number: u64, now: Timestamp) -> bool {
+        let mut left = lock(&self.left);
+        let old = now.saturating_sub(KEPT).unwrap_or(self.started);
+        left.retain(|_, at| *at > old);
+        left.insert(client.clone(), now);
+        drop(left);
+        let mut sessions = lock(&self.sessions);
+        let mine = sessions.get(client).is_some_and(|s| s.number == number);
+        if mine {
+            sessions.remove(client);
+        }
+        mine
+    }
+
+    /// Until when this manager knows by itself whether the client was connected: what was heard of it later, another manager heard.
+    pub fn known_until(&self, client: &ClientId) -> Timestamp {
+        lock(&self.left).get(client).copied().unwrap_or(self.started)
+    }
+
+    /// Whether this is still the client's session.
+    pub fn is_current(&self, client: &ClientId, number: u64) -> bool {
+        lock(&self.sessions).get(client).is_some_and(|s| s.number == number)
+    }
+
+    /// Whether the client is connected to this manager.
+    pub fn is_connected(&self, client: &ClientId) -> bool {
+        lock(&self.sessions).contains_key(client)
+    }
+
+    /// How many clients are connected to this manager.
+    pub fn count(&self) -> usize {
+        lock(&self.sessions).len()
+    }
+
+    /// Everybody who is connected to this manager.
+    pub fn connected(&self) -> Vec<ClientId> {
+        lock(&self.sessions).keys().cloned().collect()
+    }
+
+    /// What the session of the client believes that the client may do; none if there is no session.
+    pub fn state(&self, client: &ClientId) -> Option<ClientState> {
+        lock(&self.sessions).get(client).map(|s| s.state)
+    }
+
+    /// Notes what the client may do now.
+    pub fn set_state(&self, client: &ClientId, state: ClientState) {
+        if let Some(session) = lock(&self.sessions).get_mut(client) {
+            session.state = state;
+        }
+    }
+
+    /// Sends to a client. One whose outbox is full is cut off: it will ask again when it comes back.
+    pub fn send(&self, client: &ClientId, message: v1::connect_response::Message) {
+        let mut sessions = lock(&self.sessions);
+        let Some(session) = sessions.get(client) else { return };
+        if session.outbox.try_send(ToAgent::Message(Box::new(message))).is_err() {
+            sessions.remove(client);
+        }
+    }
+
+    /// Ends the session of a client.
+    pub fn close(&self, client: &ClientId, status: tonic::Status) {
+        if let Some(session) = lock(&self.sessions).remove(client) {
+            let _ = session.outbox.try_send(ToAgent::Close(status));
+        }
+    }
+
+    /// Notes whom a unit of work wants woken.
+    pub fn wake(&self, wakes: Wakes) {
+        if wakes.clients.is_empty() && wakes.run_now.is_empty() && wakes.access.is_empty() && wakes.jobs.is_empty() {
+            return;
+        }
+        for job in &wakes.jobs {
+            // Nobody watching is fine.
+            let _ = self.changed.send(job.clone());
+        }
+        let mut due = lock(&self.due);
+        due.clients.extend(wakes.clients);
+        due.run_now.extend(wakes.run_now);
+        due.access.extend(wakes.access);
+        due.jobs.extend(wakes.jobs);
+        drop(due);
+        self.clients_due.notify_one();
+        self.jobs_due.notify_one();
+    }
+
+    /// Up to `limit` connected clients that are due; those who are not connected are asked when they come.
+    pub fn take_clients(&self, limit: usize) -> Vec<ClientId> {
+        let (sessions, mut due) = (lock(&self.sessions), lock(&self.due));
+        let mut out = Vec::new();
+        while out.len() < limit
+            && let Some(client) = due.clients.pop_first()
+        {
+            if sessions.contains_key(&client) {
+                out.push(client);
+            }
+        }
+        if !due.clients.is_empty() {
+            self.clients_due.notify_one();
+        }
+        out
+    }
+
+    /// Clients whose waiting attempts may go at once, and clients whose right to be connected may have changed.
+    pub fn take_nudges(&self) -> (BTreeSet<ClientId>, BTreeSet<ClientId>) {
+        let mut due = lock(&self.due);
+        (std::mem::take(&mut due.run_now), std::mem::take(&mut due.access))
+    }
+
+    /// Jobs whose rows changed.
+    pub fn take_jobs(&self) -> Vec<JobId> {
+        std::mem::take(&mut lock(&self.due).jobs).into_iter().collect()
+    }
+
+    /// Notes where an attempt is; the newest report of each is written in batches.
+    pub fn report(&self, progress: Progress) {
+        lock(&self.progress).insert(progress.attempt.clone(), progress);
+        self.progress_due.notify_one();
+    }
+
+    /// Forgets what was reported of an attempt that has ended.
+    pub fn drop_report(&self, attempt: &AttemptId) {
+        lock(&self.progress).remove(attempt);
+    }
+
+    /// Up to `limit` reports.
+    pub fn take_reports(&self, limit: usize) -> Vec<Progress> {
+        let mut progress = lock(&self.progress);
+        let mut out = Vec::new();
+        while out.len() < limit
+            && let Some((_, report)) = progress.pop_first()
+        {
+            out.push(report);
+        }
+        if !progress.is_empty() {
+            self.progress_due.notify_one();
+        }
+        out
+    }
+
+    /// Tells of every job whose rows or counters change.
+    pub fn watch_jobs(&self) -> broadcast::Receiver<JobId> {
+        self.changed.subscribe()
+    }
+}

@@ -1,0 +1,80 @@
+//! Telling connected clients what there is to do.
+
+use crate::{
+    app::{App, AppError, dispatch},
+    telemetry::Metrics,
+};
+use sutler_base::{AttemptId, ClientId, state::ClientState};
+use sutler_proto::{
+    convert::{Word, wire_time},
+    v1::{self, connect_response::Message},
+};
+
+/// Tells these clients what there is to do: makes attempts for what is queued, commits them, and sends offers,
+/// cancellations and leases. `lost` are attempts that are to be offered again.
+pub async fn give(app: &App, metrics: &Metrics, clients: Vec<ClientId>, lost: Vec<AttemptId>) -> Result<(), AppError> {
+    let orders = app
+        .change("manager", "orders", (clients, lost), |tx, env, (clients, lost)| Box::pin(dispatch::orders(tx, env, clients, lost)))
+        .await?;
+    for (client, orders) in orders {
+        for offer in orders.offers {
+            metrics.offers.inc();
+            app.live.send(&client, Message::Offer(wire_offer(offer, app.settings.lease_seconds)));
+        }
+        for (attempt, reason) in orders.cancels {
+            app.live.send(&client, Message::Cancel(v1::CancelAttempt { attempt: attempt.to_string(), reason: reason.to_string() }));
+        }
+        if !orders.leases.is_empty() {
+            app.live.send(&client, lease(app, &orders.leases));
+        }
+    }
+    Ok(())
+}
+
+/// Permission to start steps of these attempts.
+pub fn lease(app: &App, attempts: &[AttemptId]) -> Message {
+    Message::Lease(v1::Lease { attempts: attempts.iter().map(|a| a.to_string()).collect(), seconds: app.settings.lease_seconds })
+}
+
+fn wire_offer(offer: dispatch::Offer, lease_seconds: u32) -> v1::Offer {
+    v1::Offer {
+        attempt: offer.attempt.to_string(),
+        job: format!("jobs/{}", offer.job),
+        revision: offer.revision,
+        items: offer
+            .items
+            .into_iter()
+            .map(|item| v1::OfferItem {
+                envelope: item.envelope.into(),
+                replace: if item.replace_always { v1::Replace::Always } else { v1::Replace::IfMissing }.into(),
+                succeeded: item.succeeded,
+            })
+            .collect(),
+        lease_seconds,
+        expire_time: offer.expires.map(wire_time),
+        continue_on_failure: offer.continue_on_failure,
+        priority: u32::from(offer.priority),
+    }
+}
+
+/// Looks at what clients may do now: ends the sessions of removed ones, and tells the others if it changed.
+pub async fn check_access(app: &App, clients: Vec<ClientId>) -> Result<(), AppError> {
+    let states = app
+        .view("manager", "access", clients, |tx, _env, clients| {
+            Box::pin(async move { Ok(tx.clients(clients).await?.into_iter().map(|c| (c.id, c.state)).collect::<Vec<_>>()) })
+        })
+        .await?;
+    for (client, state) in states {
+        match app.live.state(&client) {
+            Some(_) if state == ClientState::Removed => {
+                app.live.close(&client, tonic::Status::unauthenticated("this client was removed"));
+            }
+            Some(known) if known != state => {
+                app.live.set_state(&client, state);
+                app.live.send(&client, Message::StateChanged(v1::StateChanged { state: state.to_wire() }));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,221 @@
+//! What goes on by itself: each worker looks at what is due, when it is woken and now and then, and does it.
+
+use super::orders;
+use crate::{
+    app::{App, AppError, reconcile, sessions},
+    telemetry::Metrics,
+};
+use std::{future::Future, sync::Arc, time::Duration};
+use sutler_base::ClientId;
+use sutler_proto::v1::{self, connect_response::Message};
+use tokio::{sync::Notify, task::JoinSet};
+
+/// How many clients are told what to do in one unit of work.
+const CLIENTS: usize = 256;
+/// How many reports of progress are written in one unit of work.
+const REPORTS: usize = 500;
+
+/// How often the workers look without being woken.
+#[derive(Debug, Clone, Copy)]
+pub struct Pace {
+    /// Jobs that expire, cancellations whose lease is over, clients that changed elsewhere.
+    pub often: Duration,
+    /// When connected clients are noted as seen, and queued work is looked for.
+    pub seldom: Duration,
+    /// How long progress is gathered before it is written.
+    pub gather: Duration,
+    /// When garbage is collected.
+    pub garbage: Duration,
+    /// How old content must be that nothing refers to.
+    pub grace: Duration,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Pace {
+            often: Duration::from_secs(1),
+            seldom: Duration::from_secs(15),
+            gather: Duration::from_millis(200),
+            garbage: Duration::from_secs(3600),
+            grace: Duration::from_secs(24 * 3600),
+        }
+    }
+}
+
+/// Starts the workers; they end when the set is dropped.
+pub fn start(app: Arc<App>, metrics: Arc<Metrics>, pace: Pace) -> JoinSet<()> {
+    let mut set = JoinSet::new();
+    let (a, m) = (app.clone(), metrics.clone());
+    set.spawn(repeat(
+        "orders",
+        metrics.clone(),
+        Some(app.clone()),
+        |live| &live.clients_due,
+        pace.seldom,
+        move || give_orders(a.clone(), m.clone()),
+    ));
+    let a = app.clone();
+    set.spawn(repeat("jobs", metrics.clone(), Some(app.clone()), |live| &live.jobs_due, pace.often, move || end_jobs(a.clone())));
+    let (a, gather) = (app.clone(), pace.gather);
+    set.spawn(repeat(
+        "progress",
+        metrics.clone(),
+        Some(app.clone()),
+        |live| &live.progress_due,
+        pace.seldom,
+        move || write_progress(a.clone(), gather),
+    ));
+    let a = app.clone();
+    set.spawn(repeat("presence", metrics.clone(), None, |live| &live.jobs_due, pace.seldom, move || note_presence(a.clone())));
+    let a = app.clone();
+    set.spawn(repeat("queued", metrics.clone(), None, |live| &live.jobs_due, pace.seldom, move || find_queued(a.clone())));
+    let (a, grace) = (app.clone(), pace.grace);
+    set.spawn(repeat("garbage", metrics.clone(), None, |live| &live.jobs_due, pace.garbage, move || collect(a.clone(), grace)));
+    let a = app.clone();
+    set.spawn(follow_clients(a, metrics, pace.often));
+    set
+}
+
+/// Runs `round` whenever the bell rings, and after `pause` anyway. A round that fails is logged and comes again.
+async fn repeat<F, R>(
+    name: &'static str,
+    metrics: Arc<Metrics>,
+    bell: Option<Arc<App>>,
+    which: fn(&super::Live) -> &Notify,
+    pause: Duration,
+    round: F,
+) where
+    F: Fn() -> R + Send + 'static,
+    R: Future<Output = Result<(), AppError>> + Send,
+{
+    loop {
+        let result = round().await;
+        metrics.round(name, result.is_ok());
+        if let Err(error) = result {
+            tracing::warn!(worker = name, %error, "a round failed; it comes again");
+            // A database that is away is not asked without pause, however often the bell rings.
+            tokio::time::sleep(Duration::from_secs(1).min(pause)).await;
+        }
+        match &bell {
+            Some(app) => drop(tokio::time::timeout(pause, which(&app.live).notified()).await),
+            None => tokio::time::sleep(pause).await,
+        }
+    }
+}
+
+async fn give_orders(app: Arc<App>, metrics: Arc<Metrics>) -> Result<(), AppError> {
+    let (run_now, access) = app.live.take_nudges();
+    if !access.is_empty() {
+        orders::check_access(&app, access.into_iter().collect()).await?;
+    }
+    loop {
+        let clients = app.live.take_clients(CLIENTS);
+        if clients.is_empty() {
+            break;
+        }
+        orders::give(&app, &metrics, clients, vec![]).await?;
+    }
+    for client in run_now {
+        app.live.send(&client, Message::RunNow(v1::RunNow { attempts: vec![] }));
+    }
+    Ok(())
+}
+
+async fn end_jobs(app: Arc<App>) -> Result<(), AppError> {
+    while app.change("manager", "expire", (), |tx, env, _| Box::pin(reconcile::expire(tx, env))).await? {}
+    while app.change("manager", "finish_cancels", (), |tx, env, _| Box::pin(reconcile::finish_cancels(tx, env))).await? {}
+    let jobs = app.live.take_jobs();
+    if !jobs.is_empty() {
+        app.change("manager", "complete", jobs, |tx, env, jobs| Box::pin(reconcile::complete(tx, env, jobs))).await?;
+    }
+    Ok(())
+}
+
+async fn write_progress(app: Arc<App>, gather: Duration) -> Result<(), AppError> {
+    loop {
+        let reports = app.live.take_reports(REPORTS);
+        if reports.is_empty() {
+            return Ok(());
+        }
+        app.change("manager", "progress", reports, |tx, env, reports| Box::pin(sessions::progress(tx, env, reports))).await?;
+        // What comes meanwhile is written together, the newest of each attempt.
+        tokio::time::sleep(gather).await;
+    }
+}
+
+/// Notes that connected clients were heard of: their connection is alive, for HTTP/2 pings it.
+async fn note_presence(app: Arc<App>) -> Result<(), AppError> {
+    for batch in app.live.connected().chunks(1000) {
+        app.change("manager", "presence", batch.to_vec(), |tx, env, clients| {
+            Box::pin(async move {
+                let seen: Vec<_> = clients.iter().map(|c| (c.clone(), env.now)).collect();
+                Ok(tx.touch_clients(&seen).await?)
+            })
+        })
+        .await?;
+    }
+    app.change("manager", "forget_requests", (), |tx, env, _| Box::pin(reconcile::forget_requests(tx, env))).await
+}
+
+/// Finds connected clients with queued work, in case a wake-up was lost or came to another manager.
+async fn find_queued(app: Arc<App>) -> Result<(), AppError> {
+    let mut after: Option<ClientId> = None;
+    loop {
+        let found = app
+            .view("manager", "find_queued", after.clone(), |tx, _env, after| {
+                Box::pin(async move { Ok(tx.clients_with_queued(after.as_ref(), 1000).await?) })
+            })
+            .await?;
+        let full = found.len() == 1000;
+        after = found.last().cloned();
+        let connected = found.into_iter().filter(|c| app.live.is_connected(c)).collect();
+        app.live.wake(crate::app::Wakes { clients: connected, ..Default::default() });
+        if !full {
+            return Ok(());
+        }
+    }
+}
+
+async fn collect(app: Arc<App>, grace: Duration) -> Result<(), AppError> {
+    let live = app.view("manager", "live_manifests", (), |tx, _env, _| Box::pin(async move { Ok(tx.live_manifests().await?) })).await?;
+    let collected = app.content.collect(live, grace).await?;
+    if collected.removed > 0 {
+        tracing::info!(removed = collected.removed, bytes = collected.removed_bytes, "content that nothing refers to was removed");
+    }
+    Ok(())
+}
+
+/// Follows clients whose row changed, by whichever manager: a removed one is cut off, the others are told their new state.
+async fn follow_clients(app: Arc<App>, metrics: Arc<Metrics>, pause: Duration) {
+    let mut seen: Option<i64> = None;
+    loop {
+        let result = follow_once(&app, &mut seen).await;
+        metrics.round("follow_clients", result.is_ok());
+        if let Err(error) = result {
+            tracing::warn!(%error, "cannot read which clients changed; it is tried again");
+        }
+        tokio::time::sleep(pause).await;
+    }
+}
+
+async fn follow_once(app: &App, seen: &mut Option<i64>) -> Result<(), AppError> {
+    let Some(from) = *seen else {
+        *seen = Some(app.view("manager", "last_change", (), |tx, _env, _| Box::pin(async move { Ok(tx.last_change().await?) })).await?);
+        return Ok(());
+    };
+    let rows = app
+        .view("manager", "follow_clients", from, |tx, _env, from| Box::pin(async move { Ok(tx.clients_changed_since(*from, 1000).await?) }))
+        .await?;
+    let mut changed = Vec::new();
+    for (client, state, change) in rows {
+        *seen = Some(change.max(seen.unwrap_or_default()));
+        if app.live.state(&client).is_some_and(|known| known != state) {
+            changed.push(client);
+        }
+    }
+    if !changed.is_empty() {
+        orders::check_access(app, changed.clone()).await?;
+        app.live.wake(crate::app::Wakes { clients: changed.into_iter().collect(), ..Default::default() });
+    }
+    Ok(())
+}

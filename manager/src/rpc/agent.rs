@@ -1,0 +1,416 @@
+//! `AgentService`: one stream per agent for the life of its connection, the bytes of its attempts, its next certificate.
+
+use super::{Services, enrollment::key_of, parsed, peer, status};
+use crate::{
+    app::{AppError, Violations, clients, dispatch, enrolment::renew_client, groups, sessions},
+    live::{OUTBOX, ToAgent, orders},
+};
+use bytes::Bytes;
+use futures_util::Stream;
+use std::{collections::BTreeMap, pin::Pin, sync::Arc, time::Duration};
+use sutler_base::{AttemptId, ClientId, Digest, limits, quoted, state::ExecutionState};
+use sutler_content::{Closure, Encoding, Kind};
+use sutler_proto::{
+    convert::{Word, wire_time},
+    v1::{self, connect_request::Message as FromAgent, connect_response::Message},
+};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming, async_trait};
+
+/// How long a caller may take for its first message.
+const HELLO: Duration = Duration::from_secs(10);
+/// About how many bytes of objects go into one message: messages of that size are what moves fastest.
+const MESSAGE: usize = 256 << 10;
+/// How many messages of a transfer wait for the connection.
+const AHEAD: usize = 4;
+/// The most open attempts that a hello names.
+const OPEN_MAX: usize = 4 * limits::OPEN_ATTEMPTS_MAX;
+
+#[async_trait]
+impl v1::agent_service_server::AgentService for Services {
+    type ConnectStream = Pin<Box<dyn Stream<Item = Result<v1::ConnectResponse, Status>> + Send>>;
+
+    async fn connect(&self, request: Request<Streaming<v1::ConnectRequest>>) -> Result<Response<Self::ConnectStream>, Status> {
+        let client = self.client(&request).await?;
+        let address = peer(&request)?.address.ip().to_string();
+        let mut stream = request.into_inner();
+        let first = tokio::time::timeout(HELLO, stream.message()).await;
+        let first = first.map_err(|_| Status::deadline_exceeded("the first message did not come"))??.and_then(|m| m.message);
+        let Some(FromAgent::Hello(hello)) = first else { return Err(Status::invalid_argument("the first message is a hello")) };
+        if hello.protocol_version != sutler_proto::PROTOCOL_VERSION {
+            let text = format!(
+                "this manager speaks version {} of the protocol, the agent {}",
+                sutler_proto::PROTOCOL_VERSION,
+                hello.protocol_version
+            );
+            return Err(Status::failed_precondition(text));
+        }
+        let hello = parse_hello(&client, address, hello)?;
+        let reported = hello.open.clone();
+        let welcome = self
+            .app
+            .change(&format!("clients/{client}"), "open_session", hello, |tx, env, hello| Box::pin(sessions::open(tx, env, hello)))
+            .await
+            .map_err(status)?;
+        let (outbox, inbox) = mpsc::channel(OUTBOX);
+        let (sender, receiver) = mpsc::channel(8);
+        let first = Message::Welcome(v1::Welcome {
+            client_id: client.to_string(),
+            state: welcome.client.state.to_wire(),
+            addresses: self.app.settings.addresses.clone(),
+            site: self.app.settings.site.to_string(),
+            send_facts: welcome.send_facts,
+            server_time: Some(wire_time(self.app.world.now())),
+            unknown_attempts: welcome.unknown.iter().map(AttemptId::to_string).collect(),
+        });
+        let _ = outbox.try_send(ToAgent::Message(Box::new(first)));
+        let number = self.app.live.enter(&client, welcome.client.state, outbox.clone());
+        self.metrics.sessions.inc();
+        for (attempt, state) in reported {
+            self.report(&client, attempt, state, v1::AttemptProgress::default());
+        }
+        tokio::spawn(forward(inbox, sender));
+        let session = Session { services: self.clone(), client, number, outbox };
+        tokio::spawn(session.run(stream, welcome.lost));
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+
+    type ReadChunksStream = Pin<Box<dyn Stream<Item = Result<v1::ReadChunksResponse, Status>> + Send>>;
+
+    async fn read_chunks(&self, request: Request<v1::ReadChunksRequest>) -> Result<Response<Self::ReadChunksStream>, Status> {
+        let client = self.client(&request).await?;
+        let r = request.into_inner();
+        let mut v = Violations::default();
+        let attempt = v.take("attempt", r.attempt.parse::<AttemptId>());
+        if r.digests.is_empty() || r.digests.len() > limits::DIGESTS_MAX {
+            v.add("digests", format!("has 1 to {} entries, not {}", limits::DIGESTS_MAX, r.digests.len()));
+        }
+        let digests: Vec<Digest> = r
+            .digests
+            .iter()
+            .enumerate()
+            .take(limits::DIGESTS_MAX)
+            .filter_map(|(n, d)| v.take(&format!("digests[{n}]"), Digest::try_from(d.as_ref())))
+            .collect();
+        v.done()?;
+        let attempt = parsed(attempt)?;
+        // The same answer for what is not stored, what is another client's, and what belongs to something else.
+        let absent = || Status::not_found("there is no such content in this attempt");
+        let manifests = self
+            .app
+            .view("manager", "readable", (client, attempt), |tx, _env, (client, attempt)| Box::pin(dispatch::readable(tx, client, attempt)))
+            .await
+            .map_err(status)?
+            .ok_or_else(absent)?;
+        let mut closures: Vec<(Digest, Arc<Closure>)> = Vec::new();
+        for manifest in manifests {
+            let closure = self.app.content.load_closure(manifest).await.map_err(AppError::from).map_err(status)?;
+            closures.push((manifest, closure));
+        }
+        if !digests.iter().all(|d| closures.iter().any(|(_, c)| c.contains(d))) {
+            return Err(absent());
+        }
+        let (sender, receiver) = mpsc::channel(AHEAD);
+        let services = self.clone();
+        tokio::spawn(async move {
+            if let Err(status) = services.send_objects(digests, &sender).await {
+                let _ = sender.send(Err(status)).await;
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+
+    async fn renew_certificate(
+        &self,
+        request: Request<v1::RenewCertificateRequest>,
+    ) -> Result<Response<v1::RenewCertificateResponse>, Status> {
+        let client = self.client(&request).await?;
+        let key = key_of(&request.get_ref().csr)?;
+        let actor = format!("clients/{client}");
+        let input = (client, key, self.app.ca.clone());
+        let certificates = self
+            .app
+            .change(&actor, "renew_client", input, |tx, env, (client, key, ca)| Box::pin(renew_client(tx, env, ca, client, key)))
+            .await
+            .map_err(status)?;
+        self.metrics.renewals.inc();
+        Ok(Response::new(v1::RenewCertificateResponse { certificates: certificates.into_iter().map(Into::into).collect() }))
+    }
+}
+
+/// Hands what a client is told to its stream, until either ends.
+async fn forward(mut inbox: mpsc::Receiver<ToAgent>, sender: mpsc::Sender<Result<v1::ConnectResponse, Status>>) {
+    loop {
+        let next = tokio::select! {
+            next = inbox.recv() => next,
+            () = sender.closed() => None,
+        };
+        let sent = match next {
+            Some(ToAgent::Message(message)) => sender.send(Ok(v1::ConnectResponse { message: Some(*message) })).await,
+            Some(ToAgent::Close(status)) => {
+                let _ = sender.send(Err(status)).await;
+                return;
+            }
+            None => return,
+        };
+        if sent.is_err() {
+            return;
+        }
+    }
+}
+
+fn parse_hello(client: &ClientId, address: String, hello: v1::Hello) -> Result<sessions::Hello, Status> {
+    let mut v = Violations::default();
+    v.text("hello.machine_id", &hello.machine_id, 255);
+    v.text("hello.boot_id", &hello.boot_id, 255);
+    v.text("hello.agent_version", &hello.agent_version, 64);
+    if hello.open_attempts.len() > OPEN_MAX {
+        v.add("hello.open_attempts", format!("has at most {OPEN_MAX} entries, not {}", hello.open_attempts.len()));
+    }
+    let facts_digest =
+        if hello.facts_digest.is_empty() { None } else { v.take("hello.facts_digest", Digest::try_from(hello.facts_digest.as_ref())) };
+    let mut open = BTreeMap::new();
+    for (n, attempt) in hello.open_attempts.iter().enumerate().take(OPEN_MAX) {
+        let field = format!("hello.open_attempts[{n}]");
+        let id = v.take(&field, attempt.attempt.parse());
+        let state = v.take(&field, ExecutionState::from_wire(attempt.state)).flatten();
+        if let (Some(id), Some(state)) = (id, state) {
+            open.insert(id, state);
+        }
+    }
+    v.done()?;
+    Ok(sessions::Hello {
+        client: client.clone(),
+        machine_id: hello.machine_id,
+        boot_id: hello.boot_id,
+        session_counter: hello.session_counter,
+        agent_version: hello.agent_version,
+        facts_digest,
+        address,
+        open,
+    })
+}
+
+impl Services {
+    /// Notes where an attempt is, as its agent says. An end is not progress: it comes as an outcome.
+    fn report(&self, client: &ClientId, attempt: AttemptId, state: ExecutionState, wire: v1::AttemptProgress) {
+        if state.is_end() || matches!(state, ExecutionState::Queued | ExecutionState::Offered) {
+            return;
+        }
+        self.app.live.report(sessions::Progress {
+            attempt,
+            client: client.clone(),
+            state,
+            reason: wire.wait_reason.chars().filter(|c| c.is_ascii_uppercase() || *c == '_').take(32).collect(),
+            item: wire.item,
+            bytes_done: wire.bytes_done.min(i64::MAX as u64),
+            bytes_total: wire.bytes_total.min(i64::MAX as u64),
+            step: wire.step.chars().filter(|c| !c.is_control()).take(63).collect(),
+        });
+    }
+
+    /// Sends objects in the order asked, small ones together, large ones in parts.
+    async fn send_objects(
+        &self,
+        digests: Vec<Digest>,
+        sender: &mpsc::Sender<Result<v1::ReadChunksResponse, Status>>,
+    ) -> Result<(), Status> {
+        let (mut parts, mut size) = (Vec::new(), 0);
+        for (index, digest) in digests.into_iter().enumerate() {
+            // A chunk list or manifest may be larger than a chunk; what it is was checked when it was stored.
+            let (encoding, mut data) =
+                self.app.content.get_encoded(digest, Kind::Document).await.map_err(AppError::from).map_err(status)?;
+            let encoding = match encoding {
+                Encoding::Identity => v1::Encoding::Identity,
+                Encoding::Zstd => v1::Encoding::Zstd,
+            };
+            loop {
+                let part: Bytes = data.split_to(data.len().min(MESSAGE));
+                size += part.len();
+                self.metrics.chunk_bytes.inc_by(part.len() as u64);
+                parts.push(v1::ObjectPart { index: index as u32, encoding: encoding.into(), data: part, last: data.is_empty() });
+                if size >= MESSAGE {
+                    size = 0;
+                    let message = v1::ReadChunksResponse { parts: std::mem::take(&mut parts) };
+                    if sender.send(Ok(message)).await.is_err() {
+                        return Ok(());
+                    }
+                }
+                if data.is_empty() {
+                    break;
+                }
+            }
+        }
+        if !parts.is_empty() {
+            let _ = sender.send(Ok(v1::ReadChunksResponse { parts })).await;
+        }
+        Ok(())
+    }
+}
+
+/// One agent's session.
+struct Session {
+    services: Services,
+    client: ClientId,
+    number: u64,
+    outbox: mpsc::Sender<ToAgent>,
+}
+
+impl Session {
+    async fn run(self, mut stream: Streaming<v1::ConnectRequest>, lost: Vec<AttemptId>) {
+        let app = self.services.app.clone();
+        // What waits for the client, and what it had not got.
+        if let Err(error) = orders::give(&app, &self.services.metrics, vec![self.client.clone()], lost).await {
+            tracing::warn!(client = %self.client, %error, "a new session could not be told what there is to do; it is tried again");
+            app.live.wake(crate::app::Wakes { clients: [self.client.clone()].into(), ..Default::default() });
+        }
+        let mut renewal = tokio::time::interval(Duration::from_secs(u64::from(app.settings.lease_seconds.max(3) / 3)));
+        renewal.tick().await;
+        loop {
+            tokio::select! {
+                message = stream.message() => match message {
+                    Ok(Some(v1::ConnectRequest { message: Some(message) })) => {
+                        if let Err(status) = self.handle(message).await {
+                            let _ = self.outbox.try_send(ToAgent::Close(status));
+                            break;
+                        }
+                    }
+                    Ok(Some(_)) => {}
+                    Ok(None) | Err(_) => break,
+                },
+                _ = renewal.tick() => self.renew_leases().await,
+                () = self.outbox.closed() => break,
+            }
+            if !app.live.is_current(&self.client, self.number) {
+                break;
+            }
+        }
+        self.services.metrics.sessions.dec();
+        let now = app.world.now();
+        if app.live.leave(&self.client, self.number, now) {
+            let seen = self.client.clone();
+            let noted = app
+                .change("manager", "session_ended", seen, |tx, env, client| {
+                    Box::pin(async move { Ok(tx.touch_clients(&[(client.clone(), env.now)]).await?) })
+                })
+                .await;
+            if let Err(error) = noted {
+                tracing::debug!(client = %self.client, %error, "when the client was last seen could not be noted");
+            }
+        }
+    }
+
+    /// Renews the permission to start steps, for what the database says is still wanted.
+    async fn renew_leases(&self) {
+        let app = &self.services.app;
+        let leases = app.view("manager", "leases", self.client.clone(), |tx, _env, client| Box::pin(dispatch::leases(tx, client))).await;
+        match leases {
+            Ok(attempts) if !attempts.is_empty() => app.live.send(&self.client, orders::lease(app, &attempts)),
+            Ok(_) => {}
+            // No lease without the database: what it says may have changed.
+            Err(error) => tracing::warn!(client = %self.client, %error, "leases were not renewed"),
+        }
+    }
+
+    /// Takes in one message. An error ends the session: what comes is wrong, or can't be made durable.
+    async fn handle(&self, message: FromAgent) -> Result<(), Status> {
+        let (app, actor) = (&self.services.app, format!("clients/{}", self.client));
+        match message {
+            FromAgent::Hello(_) => Err(Status::invalid_argument("a stream has one hello")),
+            FromAgent::Facts(facts) => {
+                let input = (self.client.clone(), facts.json);
+                app.change(&actor, "facts", input, |tx, env, (client, json)| Box::pin(sessions::facts(tx, env, client, json)))
+                    .await
+                    .map_err(status)
+            }
+            FromAgent::Accepted(m) => {
+                let attempt = attempt(&m.attempt)?;
+                self.services.report(&self.client, attempt, ExecutionState::Downloading, v1::AttemptProgress::default());
+                Ok(())
+            }
+            FromAgent::Progress(m) => {
+                let attempt = attempt(&m.attempt)?;
+                let state = ExecutionState::from_wire(m.state).map_err(|e| status(AppError::invalid("progress.state", e)))?;
+                if let Some(state) = state {
+                    self.services.report(&self.client, attempt, state, m);
+                }
+                Ok(())
+            }
+            FromAgent::Outcome(m) => self.outcome(&actor, m).await,
+            FromAgent::CancelAcknowledged(m) => {
+                let id = attempt(&m.attempt)?;
+                if !m.started {
+                    app.live.drop_report(&id);
+                }
+                let input = (self.client.clone(), id, m.started);
+                app.change(&actor, "cancel_acknowledged", input, |tx, env, (client, id, started)| {
+                    Box::pin(sessions::cancel_acknowledged(tx, env, client, id, *started))
+                })
+                .await
+                .map_err(status)
+            }
+            FromAgent::Group(m) => self.group(&actor, m).await,
+            FromAgent::Unenroll(_) => {
+                app.change(&actor, "unenroll", self.client.clone(), |tx, env, id| Box::pin(clients::remove(tx, env, id)))
+                    .await
+                    .map_err(status)?;
+                app.live.send(&self.client, Message::Unenrolled(v1::Unenrolled {}));
+                Ok(())
+            }
+        }
+    }
+
+    async fn outcome(&self, actor: &str, m: v1::AttemptOutcome) -> Result<(), Status> {
+        let app = &self.services.app;
+        let id = attempt(&m.attempt)?;
+        app.live.drop_report(&id);
+        let report = sessions::Report {
+            client: self.client.clone(),
+            attempt: id.clone(),
+            outcome: m.outcome.to_vec(),
+            signature: m.signature.to_vec(),
+        };
+        let recorded =
+            app.change(actor, "outcome", report, |tx, env, report| Box::pin(sessions::outcome(tx, env, report))).await.map_err(status)?;
+        if recorded.is_ok()
+            && let Ok(outcome) = sutler_base::outcome::Outcome::parse(&m.outcome)
+        {
+            self.services.metrics.outcome(outcome.state);
+        }
+        let refused = recorded.err().unwrap_or_default();
+        if !refused.is_empty() {
+            tracing::warn!(client = %self.client, attempt = %id, %refused, "an outcome was refused");
+        }
+        // The agent may have been busy with this one: there may be room for the next.
+        app.live.wake(crate::app::Wakes { clients: [self.client.clone()].into(), ..Default::default() });
+        app.live.send(&self.client, Message::OutcomeRecorded(v1::OutcomeRecorded { attempt: id.to_string(), refused }));
+        Ok(())
+    }
+
+    async fn group(&self, actor: &str, m: v1::GroupRequest) -> Result<(), Status> {
+        use v1::group_request::Action;
+        let app = &self.services.app;
+        let wish = match m.action {
+            Some(Action::Join(join)) => groups::Wish::Join(join.group, join.password.chars().take(256).collect()),
+            Some(Action::Leave(group)) => groups::Wish::Leave(group),
+            Some(Action::List(_)) | None => groups::Wish::List,
+        };
+        let input = (self.client.clone(), wish);
+        let result = app
+            .change(actor, "group_request", input, |tx, env, (id, wish)| Box::pin(groups::wish(tx, env, id, wish)))
+            .await
+            .map_err(status)?;
+        let (groups, error) = match result {
+            Ok(groups) => (groups, String::new()),
+            Err(why) => (vec![], why),
+        };
+        let request_id = m.request_id.chars().take(128).collect();
+        app.live.send(&self.client, Message::Group(v1::GroupResult { request_id, error, groups }));
+        Ok(())
+    }
+}
+
+fn attempt(text: &str) -> Result<AttemptId, Status> {
+    text.parse().map_err(|_| Status::invalid_argument(format!("{} is no id of an attempt", quoted(text))))
+}

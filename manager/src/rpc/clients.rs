@@ -1,0 +1,215 @@
+//! `ClientService`.
+
+use super::{Services, caller, page, shown, shown::Presence, status, tokens::labels};
+use crate::app::{AppError, Violations, clients, explain};
+use sutler_base::{ClientId, limits};
+use sutler_proto::{
+    convert::{Word, client_id, group_name, wire_time},
+    v1,
+};
+use tonic::{Request, Response, Status, async_trait};
+
+impl Services {
+    pub(super) fn presence(&self) -> Presence<'_> {
+        Presence { live: &self.app.live, now: self.app.world.now() }
+    }
+
+    /// The client as it is now: answers of changes show it after their commit.
+    async fn shown(&self, operator: &str, id: ClientId) -> Result<Option<v1::Client>, Status> {
+        let found = self.app.view(operator, "get_client", id, |tx, _env, id| Box::pin(clients::get(tx, id))).await.map_err(status)?;
+        Ok(Some(shown::client(found, &self.presence())))
+    }
+}
+
+fn id(name: &str) -> Result<ClientId, Status> {
+    client_id(name).map_err(|e| status(AppError::invalid("name", e)))
+}
+
+#[async_trait]
+impl v1::client_service_server::ClientService for Services {
+    async fn list_clients(&self, request: Request<v1::ListClientsRequest>) -> Result<Response<v1::ListClientsResponse>, Status> {
+        let operator = self.operator(&request).await?;
+        let r = request.into_inner();
+        let mut v = Violations::default();
+        let page = page(&mut v, r.page_size, &r.page_token);
+        let group = if r.group.is_empty() { None } else { v.take("group", group_name(&r.group)) };
+        v.done()?;
+        let list = clients::List { page, filter: r.filter, group, removed: r.show_removed };
+        let (rows, next) = self
+            .app
+            .view(operator.as_str(), "list_clients", list, |tx, env, list| Box::pin(clients::list(tx, env, list)))
+            .await
+            .map_err(status)?;
+        let presence = self.presence();
+        let clients = rows.into_iter().map(|c| shown::client(c, &presence)).collect();
+        Ok(Response::new(v1::ListClientsResponse { clients, next_page_token: next.unwrap_or_default() }))
+    }
+
+    async fn get_client(&self, request: Request<v1::GetClientRequest>) -> Result<Response<v1::GetClientResponse>, Status> {
+        let operator = self.operator(&request).await?;
+        let client = self.shown(operator.as_str(), id(&request.get_ref().name)?).await?;
+        Ok(Response::new(v1::GetClientResponse { client }))
+    }
+
+    async fn approve_clients(&self, request: Request<v1::ApproveClientsRequest>) -> Result<Response<v1::ApproveClientsResponse>, Status> {
+        let operator = self.operator(&request).await?;
+        let r = request.into_inner();
+        let (caller, body) = caller(&operator, &r.request_id, "ApproveClients", &r)?;
+        let mut v = Violations::default();
+        let ids: Vec<ClientId> = r.names.iter().enumerate().filter_map(|(n, c)| v.take(&format!("names[{n}]"), client_id(c))).collect();
+        v.text("machine_id", &r.machine_id, 255);
+        match (r.names.len(), r.filter.is_empty(), r.machine_id.is_empty()) {
+            (0, true, _) => v.add("names", "name clients, or give a filter (`true` means all that wait)"),
+            (1.., false, _) => v.add("filter", "either clients are named, or a filter is given"),
+            (n, _, false) if n != 1 => v.add("machine_id", "goes with the name of one client"),
+            (n, ..) if n > limits::PAGE_MAX as usize => v.add("names", format!("has at most {} names, not {n}", limits::PAGE_MAX)),
+            _ => {}
+        }
+        v.done()?;
+        let input = match (ids.first(), r.machine_id.is_empty()) {
+            (Some(id), false) => clients::Approve::Machine(id.clone(), r.machine_id),
+            (Some(_), true) => clients::Approve::Named(ids),
+            (None, _) => clients::Approve::Filter(r.filter),
+        };
+        let answer = self.app.mutate(
+            &caller,
+            "approve",
+            body,
+            input,
+            |tx, env, i| Box::pin(clients::approve(tx, env, i)),
+            |ids| v1::ApproveClientsResponse { names: ids.iter().map(|id| format!("clients/{id}")).collect() },
+        );
+        answer.await.map(Response::new).map_err(status)
+    }
+
+    async fn quarantine_client(
+        &self,
+        request: Request<v1::QuarantineClientRequest>,
+    ) -> Result<Response<v1::QuarantineClientResponse>, Status> {
+        let operator = self.operator(&request).await?;
+        let r = request.into_inner();
+        let (caller, body) = caller(&operator, &r.request_id, "QuarantineClient", &r)?;
+        let mut v = Violations::default();
+        v.text("reason", &r.reason, limits::DESCRIPTION_MAX);
+        v.done()?;
+        let id = id(&r.name)?;
+        self.app
+            .mutate(
+                &caller,
+                "quarantine",
+                body,
+                (id.clone(), r.reason),
+                |tx, env, (id, reason)| Box::pin(clients::quarantine(tx, env, id, reason)),
+                |_| v1::QuarantineClientResponse { client: None },
+            )
+            .await
+            .map_err(status)?;
+        Ok(Response::new(v1::QuarantineClientResponse { client: self.shown(operator.as_str(), id).await? }))
+    }
+
+    async fn release_client(&self, request: Request<v1::ReleaseClientRequest>) -> Result<Response<v1::ReleaseClientResponse>, Status> {
+        let operator = self.operator(&request).await?;
+        let r = request.into_inner();
+        let (caller, body) = caller(&operator, &r.request_id, "ReleaseClient", &r)?;
+        let id = id(&r.name)?;
+        self.app
+            .mutate(
+                &caller,
+                "release",
+                body,
+                id.clone(),
+                |tx, env, id| Box::pin(clients::release(tx, env, id)),
+                |_| v1::ReleaseClientResponse { client: None },
+            )
+            .await
+            .map_err(status)?;
+        Ok(Response::new(v1::ReleaseClientResponse { client: self.shown(operator.as_str(), id).await? }))
+    }
+
+    async fn remove_client(&self, request: Request<v1::RemoveClientRequest>) -> Result<Response<v1::RemoveClientResponse>, Status> {
+        let operator = self.operator(&request).await?;
+        let r = request.into_inner();
+        let (caller, body) = caller(&operator, &r.request_id, "RemoveClient", &r)?;
+        let id = id(&r.name)?;
+        self.app
+            .mutate(
+                &caller,
+                "remove",
+                body,
+                id.clone(),
+                |tx, env, id| Box::pin(clients::remove(tx, env, id)),
+                |_| v1::RemoveClientResponse { client: None },
+            )
+            .await
+            .map_err(status)?;
+        Ok(Response::new(v1::RemoveClientResponse { client: self.shown(operator.as_str(), id).await? }))
+    }
+
+    async fn set_labels(&self, request: Request<v1::SetLabelsRequest>) -> Result<Response<v1::SetLabelsResponse>, Status> {
+        let operator = self.operator(&request).await?;
+        let r = request.into_inner();
+        let (caller, body) = caller(&operator, &r.request_id, "SetLabels", &r)?;
+        let mut v = Violations::default();
+        if r.changes.is_empty() || r.changes.len() > limits::IMPORT_ROWS_MAX {
+            v.add("changes", format!("has 1 to {} entries, not {}", limits::IMPORT_ROWS_MAX, r.changes.len()));
+        }
+        let mut changes = Vec::new();
+        for (n, change) in r.changes.iter().enumerate().take(limits::IMPORT_ROWS_MAX) {
+            let field = format!("changes[{n}]");
+            let client = v.take(&format!("{field}.client"), client_id(&change.client));
+            let set = labels(&mut v, &format!("{field}.set"), &change.set);
+            let unset = change.unset.iter().filter_map(|k| v.take(&format!("{field}.unset"), k.parse())).collect();
+            if let Some(client) = client {
+                changes.push(clients::LabelChange { client, set, unset });
+            }
+        }
+        v.done()?;
+        let answer = self.app.mutate(
+            &caller,
+            "set_labels",
+            body,
+            changes,
+            |tx, env, changes| Box::pin(clients::set_labels(tx, env, changes)),
+            |changed| v1::SetLabelsResponse { changed },
+        );
+        answer.await.map(Response::new).map_err(status)
+    }
+
+    async fn explain_client(&self, request: Request<v1::ExplainClientRequest>) -> Result<Response<v1::ExplainClientResponse>, Status> {
+        let operator = self.operator(&request).await?;
+        let id = id(&request.get_ref().name)?;
+        let online = self.shown(operator.as_str(), id.clone()).await?.is_some_and(|c| c.online);
+        let e = self
+            .app
+            .view(operator.as_str(), "explain", (id, online), |tx, env, (id, online)| Box::pin(explain::explain(tx, env, id, *online)))
+            .await
+            .map_err(status)?;
+        let groups = e.shown.groups.clone();
+        let memberships =
+            e.memberships.into_iter().map(|(m, name)| shown::membership(&m, shown::group_of(&groups, &m.group), name)).collect();
+        let policies = e
+            .policies
+            .into_iter()
+            .map(|p| v1::PolicyVerdict {
+                policy: format!("policies/{}", p.policy),
+                group: format!("groups/{}", p.group),
+                matches: p.matches,
+                sentence: p.sentence,
+            })
+            .collect();
+        let jobs = e
+            .jobs
+            .into_iter()
+            .map(|j| v1::JobVerdict {
+                job: format!("jobs/{}", j.job.id),
+                packages: j.packages,
+                destination: j.destination,
+                state: j.state.to_wire(),
+                sentence: j.sentence,
+                enter_time: Some(wire_time(j.entered)),
+            })
+            .collect();
+        let client = Some(shown::client(e.shown, &self.presence()));
+        Ok(Response::new(v1::ExplainClientResponse { client, memberships, policies, jobs }))
+    }
+}

@@ -1,0 +1,380 @@
+//! `JobService`.
+
+use super::{Services, caller, page, parsed, shown, status};
+use crate::app::{AppError, Violations, jobs};
+use futures_util::Stream;
+use std::{pin::Pin, time::Duration};
+use sutler_base::{
+    ClientId, JobId, Timestamp, limits,
+    state::{ErrorKind, ExecutionState, JobState, RetryKind},
+};
+use sutler_proto::{
+    convert::{Word, client_id, execution_name, group_name, job_id, package_choice, time},
+    v1,
+};
+use tokio::sync::{broadcast::error::RecvError, mpsc};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, async_trait};
+
+/// How long a watcher waits before it looks without being told: another manager may have made the change.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+/// How long changes are gathered for one message.
+const GATHER: Duration = Duration::from_millis(100);
+/// How many rows a message of a watch has at the most.
+const ROWS: u32 = 1000;
+
+fn id(name: &str) -> Result<JobId, Status> {
+    job_id(name).map_err(|e| status(AppError::invalid("name", e)))
+}
+
+fn moment(v: &mut Violations, field: &str, wire: Option<&prost_types::Timestamp>) -> Option<Timestamp> {
+    wire.and_then(|w| v.take(field, time(w)))
+}
+
+fn priority(v: &mut Violations, value: i32, unset: u8) -> u8 {
+    match u8::try_from(value) {
+        Ok(0) => unset,
+        Ok(n @ 1..=9) => n,
+        _ => {
+            v.add("priority", format!("is 1 (first) to 9, not {value}"));
+            unset
+        }
+    }
+}
+
+/// What `CreateJob` and `RunJob` have in common: they have the same fields.
+fn create(r: &v1::CreateJobRequest) -> Result<jobs::Create, Status> {
+    let mut v = Violations::default();
+    let bounds =
+        [("packages", r.packages.len(), limits::JOB_PACKAGES_MAX), ("destinations", r.destinations.len(), limits::JOB_TARGETS_MAX)];
+    for (field, len, max) in bounds {
+        if len == 0 || len > max {
+            v.add(field, format!("has 1 to {max} entries, not {len}"));
+        }
+    }
+    let mut packages: Vec<jobs::Wanted> = Vec::new();
+    for (n, p) in r.packages.iter().enumerate().take(limits::JOB_PACKAGES_MAX) {
+        let replace_always = match v1::Replace::try_from(p.replace) {
+            Ok(v1::Replace::Always) => true,
+            Ok(_) => false,
+            Err(_) => {
+                v.add(&format!("packages[{n}].replace"), format!("{} is no value of Replace", p.replace));
+                false
+            }
+        };
+        if let Some((package, version)) = v.take(&format!("packages[{n}].package"), package_choice(&p.package)) {
+            if packages.iter().any(|w| w.package == package) {
+                v.add(&format!("packages[{n}].package"), format!("{package} stands in the job twice"));
+            }
+            packages.push(jobs::Wanted { package, version, replace_always });
+        }
+    }
+    let mut destinations = Vec::new();
+    for (n, d) in r.destinations.iter().enumerate().take(limits::JOB_TARGETS_MAX) {
+        let field = format!("destinations[{n}]");
+        let destination = if d.starts_with("clients/") {
+            v.take(&field, client_id(d)).map(jobs::Destination::Client)
+        } else {
+            v.take(&field, group_name(d)).map(jobs::Destination::Group)
+        };
+        destinations.extend(destination);
+    }
+    v.text("description", &r.description, limits::DESCRIPTION_MAX);
+    let priority = priority(&mut v, r.priority, 5);
+    let expires = moment(&mut v, "expire_time", r.expire_time.as_ref());
+    let replaces = if r.replaces.is_empty() { None } else { v.take("replaces", job_id(&r.replaces)) };
+    v.done()?;
+    Ok(jobs::Create {
+        packages,
+        destinations,
+        description: r.description.clone(),
+        priority,
+        continue_on_failure: r.continue_on_failure,
+        expires,
+        replaces,
+    })
+}
+
+fn states(v: &mut Violations, wire: &[i32]) -> Vec<ExecutionState> {
+    wire.iter().enumerate().filter_map(|(n, s)| v.take(&format!("states[{n}]"), ExecutionState::from_wire(*s)).flatten()).collect()
+}
+
+#[async_trait]
+impl v1::job_service_server::JobService for Services {
+    async fn create_job(&self, request: Request<v1::CreateJobRequest>) -> Result<Response<v1::CreateJobResponse>, Status> {
+        let operator = self.operator(&request).await?;
+        let r = request.into_inner();
+        let (caller, body) = caller(&operator, &r.request_id, "CreateJob", &r)?;
+        let input = create(&r)?;
+        let answer = self.app.mutate(
+            &caller,
+            "create_job",
+            body,
+            input,
+            |tx, env, i| Box::pin(jobs::create(tx, env, i)),
+            |j| v1::CreateJobResponse { job: Some(shown::job(j)) },
+        );
+        answer.await.map(Response::new).map_err(status)
+    }
+
+    async fn start_job(&self, request: Request<v1::StartJobRequest>) -> Result<Response<v1::StartJobResponse>, Status> {
+        let operator = self.operator(&request).await?;
+        let r = request.into_inner();
+        let (caller, body) = caller(&operator, &r.request_id, "StartJob", &r)?;
+        let answer = self.app.mutate(
+            &caller,
+            "start_job",
+            body,
+            id(&r.name)?,
+            |tx, env, id| Box::pin(jobs::start(tx, env, id)),
+            |j| v1::StartJobResponse { job: Some(shown::job(j)) },
+        );
+        answer.await.map(Response::new).map_err(status)
+    }
+
+    async fn run_job(&self, request: Request<v1::RunJobRequest>) -> Result<Response<v1::RunJobResponse>, Status> {
+        let operator = self.operator(&request).await?;
+        let r = request.into_inner();
+        let (caller, body) = caller(&operator, &r.request_id, "RunJob", &r)?;
+        let input = create(&v1::CreateJobRequest {
+            packages: r.packages,
+            destinations: r.destinations,
+            description: r.description,
+            priority: r.priority,
+            continue_on_failure: r.continue_on_failure,
+            expire_time: r.expire_time,
+            request_id: r.request_id,
+            replaces: r.replaces,
+        })?;
+        let answer = self.app.mutate(
+            &caller,
+            "run_job",
+            body,
+            input,
+            |tx, env, i| Box::pin(jobs::run(tx, env, i)),
+            |j| v1::RunJobResponse { job: Some(shown::job(j)) },
+        );
+        answer.await.map(Response::new).map_err(status)
+    }
+
+    async fn get_job(&self, request: Request<v1::GetJobRequest>) -> Result<Response<v1::GetJobResponse>, Status> {
+        let operator = self.operator(&request).await?;
+        let id = id(&request.get_ref().name)?;
+        let job = self.app.view(operator.as_str(), "get_job", id, |tx, env, id| Box::pin(jobs::get(tx, env, id))).await.map_err(status)?;
+        Ok(Response::new(v1::GetJobResponse { job: Some(shown::job(job)) }))
+    }
+
+    async fn list_jobs(&self, request: Request<v1::ListJobsRequest>) -> Result<Response<v1::ListJobsResponse>, Status> {
+        let operator = self.operator(&request).await?;
+        let r = request.into_inner();
+        let mut v = Violations::default();
+        let page = page(&mut v, r.page_size, &r.page_token);
+        v.done()?;
+        let (rows, next) = self
+            .app
+            .view(operator.as_str(), "list_jobs", (page, r.show_archived), |tx, env, (p, archived)| {
+                Box::pin(jobs::list(tx, env, p, *archived))
+            })
+            .await
+            .map_err(status)?;
+        let jobs = rows.into_iter().map(shown::job).collect();
+        Ok(Response::new(v1::ListJobsResponse { jobs, next_page_token: next.unwrap_or_default() }))
+    }
+
+    async fn update_job(&self, request: Request<v1::UpdateJobRequest>) -> Result<Response<v1::UpdateJobResponse>, Status> {
+        let operator = self.operator(&request).await?;
+        let r = request.into_inner();
+        let (caller, body) = caller(&operator, &r.request_id, "UpdateJob", &r)?;
+        let mut v = Violations::default();
+        if let Some(text) = &r.description {
+            v.text("description", text, limits::DESCRIPTION_MAX);
+        }
+        let priority = r.priority.map(|p| priority(&mut v, p, 5));
+        let expires = moment(&mut v, "expire_time", r.expire_time.as_ref());
+        v.done()?;
+        let input = jobs::Update { id: id(&r.name)?, description: r.description, expires, priority, etag: r.etag };
+        let answer = self.app.mutate(
+            &caller,
+            "update_job",
+            body,
+            input,
+            |tx, env, i| Box::pin(jobs::update(tx, env, i)),
+            |j| v1::UpdateJobResponse { job: Some(shown::job(j)) },
+        );
+        answer.await.map(Response::new).map_err(status)
+    }
+
+    async fn cancel_job(&self, request: Request<v1::CancelJobRequest>) -> Result<Response<v1::CancelJobResponse>, Status> {
+        let operator = self.operator(&request).await?;
+        let r = request.into_inner();
+        let (caller, body) = caller(&operator, &r.request_id, "CancelJob", &r)?;
+        let answer = self.app.mutate(
+            &caller,
+            "cancel_job",
+            body,
+            id(&r.name)?,
+            |tx, env, id| Box::pin(jobs::cancel(tx, env, id)),
+            |j| v1::CancelJobResponse { job: Some(shown::job(j)) },
+        );
+        answer.await.map(Response::new).map_err(status)
+    }
+
+    async fn archive_job(&self, request: Request<v1::ArchiveJobRequest>) -> Result<Response<v1::ArchiveJobResponse>, Status> {
+        let operator = self.operator(&request).await?;
+        let r = request.into_inner();
+        let (caller, body) = caller(&operator, &r.request_id, "ArchiveJob", &r)?;
+        let answer = self.app.mutate(
+            &caller,
+            "archive_job",
+            body,
+            id(&r.name)?,
+            |tx, env, id| Box::pin(jobs::archive(tx, env, id)),
+            |j| v1::ArchiveJobResponse { job: Some(shown::job(j)) },
+        );
+        answer.await.map(Response::new).map_err(status)
+    }
+
+    async fn retry_job(&self, request: Request<v1::RetryJobRequest>) -> Result<Response<v1::RetryJobResponse>, Status> {
+        let operator = self.operator(&request).await?;
+        let r = request.into_inner();
+        let (caller, body) = caller(&operator, &r.request_id, "RetryJob", &r)?;
+        let mut v = Violations::default();
+        let mut kinds: Vec<RetryKind> =
+            r.kinds.iter().enumerate().filter_map(|(n, k)| v.take(&format!("kinds[{n}]"), RetryKind::from_wire(*k)).flatten()).collect();
+        if kinds.is_empty() {
+            kinds = vec![RetryKind::Error, RetryKind::Communication];
+        }
+        let clients = r.clients.iter().enumerate().filter_map(|(n, c)| v.take(&format!("clients[{n}]"), client_id(c))).collect();
+        let groups = r.groups.iter().enumerate().filter_map(|(n, g)| v.take(&format!("groups[{n}]"), group_name(g))).collect();
+        let error_kind = if r.error_kind.is_empty() { None } else { v.take("error_kind", r.error_kind.parse::<ErrorKind>()) };
+        let expires = moment(&mut v, "expire_time", r.expire_time.as_ref());
+        v.done()?;
+        let input = jobs::Retry { id: id(&r.name)?, kinds, clients, groups, error_kind, expires };
+        let answer = self.app.mutate(
+            &caller,
+            "retry_job",
+            body,
+            input,
+            |tx, env, i| Box::pin(jobs::retry(tx, env, i)),
+            |r| v1::RetryJobResponse { job: Some(shown::job(r.job)), retried: r.retried, offered_again: r.offered_again },
+        );
+        answer.await.map(Response::new).map_err(status)
+    }
+
+    async fn list_executions(&self, request: Request<v1::ListExecutionsRequest>) -> Result<Response<v1::ListExecutionsResponse>, Status> {
+        let operator = self.operator(&request).await?;
+        let r = request.into_inner();
+        let mut v = Violations::default();
+        let page = page(&mut v, r.page_size, &r.page_token);
+        let job = v.take("parent", job_id(&r.parent));
+        let states = states(&mut v, &r.states);
+        v.done()?;
+        let job = parsed(job)?;
+        let (rows, next) = self
+            .app
+            .view(operator.as_str(), "list_executions", (job, page, states), |tx, _env, (job, page, states)| {
+                Box::pin(jobs::rows(tx, job, page, states))
+            })
+            .await
+            .map_err(status)?;
+        let presence = self.presence();
+        let executions = rows.into_iter().map(|row| shown::execution(row, &presence)).collect();
+        Ok(Response::new(v1::ListExecutionsResponse { executions, next_page_token: next.unwrap_or_default() }))
+    }
+
+    async fn get_execution(&self, request: Request<v1::GetExecutionRequest>) -> Result<Response<v1::GetExecutionResponse>, Status> {
+        let operator = self.operator(&request).await?;
+        let key = execution_name(&request.get_ref().name).map_err(|e| status(AppError::invalid("name", e)))?;
+        let (row, attempts) = self
+            .app
+            .view(operator.as_str(), "get_execution", key, |tx, _env, (job, client): &(JobId, ClientId)| {
+                Box::pin(async move {
+                    let row = tx.execution(job, client).await?;
+                    let row = row.ok_or_else(|| AppError::not_found("execution", format!("jobs/{job}/executions/{client}")))?;
+                    let attempts = tx.attempts_of(job, client).await?;
+                    Ok((jobs::with_clients(tx, vec![row]).await?.pop(), attempts))
+                })
+            })
+            .await
+            .map_err(status)?;
+        let presence = self.presence();
+        Ok(Response::new(v1::GetExecutionResponse {
+            execution: row.map(|row| shown::execution(row, &presence)),
+            attempts: attempts.into_iter().map(shown::attempt).collect(),
+        }))
+    }
+
+    type WatchJobStream = Pin<Box<dyn Stream<Item = Result<v1::WatchJobResponse, Status>> + Send>>;
+
+    async fn watch_job(&self, request: Request<v1::WatchJobRequest>) -> Result<Response<Self::WatchJobStream>, Status> {
+        let operator = self.operator(&request).await?;
+        let job = id(&request.get_ref().name)?;
+        self.app.view(operator.as_str(), "get_job", job.clone(), |tx, _env, id| Box::pin(jobs::load(tx, id))).await.map_err(status)?;
+        let (sender, receiver) = mpsc::channel(4);
+        let services = self.clone();
+        tokio::spawn(async move {
+            if let Err(status) = services.watch(operator.as_str(), job, &sender).await {
+                // Whoever watched may have gone.
+                let _ = sender.send(Err(status)).await;
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+}
+
+impl Services {
+    /// Sends the job and the rows that changed, until it has ended and nothing is open, or nobody listens any more.
+    async fn watch(&self, operator: &str, job: JobId, sender: &mpsc::Sender<Result<v1::WatchJobResponse, Status>>) -> Result<(), Status> {
+        let mut changed = self.app.live.watch_jobs();
+        let (mut since, mut last) = (-1, None);
+        loop {
+            let (shown, rows) = self
+                .app
+                .view(operator, "watch_job", (job.clone(), since), |tx, env, (job, since)| {
+                    Box::pin(async move {
+                        let rows = tx.executions_changed_since(job, *since, ROWS).await?;
+                        Ok((jobs::get(tx, env, job).await?, jobs::with_clients(tx, rows).await?))
+                    })
+                })
+                .await
+                .map_err(status)?;
+            let more = rows.len() as u32 >= ROWS;
+            since = rows.iter().map(|r| r.execution.change).max().unwrap_or(since).max(since);
+            let ended = matches!(shown.job.state, JobState::Completed | JobState::Canceled | JobState::Expired)
+                && sutler_core::execution::all_ended(&shown.counts);
+            let presence = self.presence();
+            let executions: Vec<_> = rows.into_iter().map(|row| shown::execution(row, &presence)).collect();
+            let wire = shown::job(shown);
+            if last.as_ref() != Some(&wire) || !executions.is_empty() {
+                last = Some(wire.clone());
+                if sender.send(Ok(v1::WatchJobResponse { job: Some(wire), executions })).await.is_err() {
+                    return Ok(());
+                }
+            }
+            if more {
+                continue;
+            }
+            if ended {
+                return Ok(());
+            }
+            tokio::select! {
+                () = sender.closed() => return Ok(()),
+                () = tokio::time::sleep(LOOK_AGAIN) => {}
+                () = told(&mut changed, &job) => tokio::time::sleep(GATHER).await,
+            }
+        }
+    }
+}
+
+/// Waits until this job changed, or so much did that it may have been among it.
+async fn told(changed: &mut tokio::sync::broadcast::Receiver<JobId>, job: &JobId) {
+    loop {
+        match changed.recv().await {
+            Ok(id) if id == *job => return,
+            Ok(_) => {}
+            Err(RecvError::Lagged(_)) => return,
+            // The manager ends; the stream will be cut by it.
+            Err(RecvError::Closed) => std::future::pending().await,
+        }
+    }
+}

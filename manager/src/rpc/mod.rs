@@ -1,0 +1,166 @@
+//! The services: who calls and what they may; wire → types, with all violations at once; one call into `app`; types → wire.
+//! No rule is decided here.
+
+pub mod agent;
+mod audit;
+mod clients;
+mod enrollment;
+mod groups;
+mod jobs;
+mod operators;
+mod packages;
+mod policies;
+mod shown;
+mod status;
+mod tokens;
+
+pub use status::status;
+
+use crate::{
+    app::{App, AppError, Caller, Violations, enrolment},
+    net::{AgentsPort, OperatorsPort, Peer, Routes},
+    telemetry::Metrics,
+};
+use prost::Message;
+use std::sync::Arc;
+use sutler_base::{ClientId, Digest, OperatorName, limits};
+use sutler_certs::Identity;
+use sutler_core::model::Subject;
+use sutler_proto::v1;
+use sutler_store::Page;
+use tonic::{Request, Status};
+
+/// What every service has.
+#[derive(Clone)]
+pub struct Services {
+    /// The manager.
+    pub app: Arc<App>,
+    /// Its figures.
+    pub metrics: Arc<Metrics>,
+}
+
+/// The largest messages by caller (bytes).
+#[derive(Debug, Clone, Copy)]
+pub struct MessageLimits {
+    /// A newcomer's.
+    pub enroll: usize,
+    /// An agent's.
+    pub agent: usize,
+    /// An operator's.
+    pub operator: usize,
+}
+
+impl Services {
+    /// What is reached on the agents' port.
+    pub fn agents_port(&self, limits: MessageLimits) -> AgentsPort {
+        let nobody = v1::enrollment_service_server::EnrollmentServiceServer::new(self.clone()).max_decoding_message_size(limits.enroll);
+        let agent = v1::agent_service_server::AgentServiceServer::new(self.clone()).max_decoding_message_size(limits.agent);
+        // For a caller whose certificate has ended, the port lets through only the one method that renews it.
+        AgentsPort::new(Routes::new(nobody), Routes::new(agent.clone()), Routes::new(agent))
+    }
+
+    /// What is reached on the operators' port; reflection and health are here only.
+    pub fn operators_port(&self, limits: MessageLimits) -> Result<OperatorsPort, Box<dyn std::error::Error + Send + Sync>> {
+        let max = limits.operator;
+        let (_, health) = tonic_health::server::health_reporter();
+        let v1_reflection = tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(sutler_proto::DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .build_v1()?;
+        // grpcurl 1.8 speaks only this one.
+        let v1alpha_reflection = tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(sutler_proto::DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .build_v1alpha()?;
+        let routes = Routes::new(v1::client_service_server::ClientServiceServer::new(self.clone()).max_decoding_message_size(max))
+            .add_service(v1::group_service_server::GroupServiceServer::new(self.clone()).max_decoding_message_size(max))
+            .add_service(v1::policy_service_server::PolicyServiceServer::new(self.clone()).max_decoding_message_size(max))
+            .add_service(v1::package_service_server::PackageServiceServer::new(self.clone()).max_decoding_message_size(max))
+            .add_service(v1::job_service_server::JobServiceServer::new(self.clone()).max_decoding_message_size(max))
+            .add_service(
+                v1::enrollment_token_service_server::EnrollmentTokenServiceServer::new(self.clone()).max_decoding_message_size(max),
+            )
+            .add_service(v1::operator_service_server::OperatorServiceServer::new(self.clone()).max_decoding_message_size(max))
+            .add_service(v1::audit_service_server::AuditServiceServer::new(self.clone()).max_decoding_message_size(max))
+            .add_service(health)
+            .add_service(v1_reflection)
+            .add_service(v1alpha_reflection);
+        let expired = Routes::new(v1::operator_service_server::OperatorServiceServer::new(self.clone()).max_decoding_message_size(max));
+        Ok(OperatorsPort::new(routes, expired))
+    }
+
+    /// The client that calls, if its certificate is still accepted.
+    async fn client<T>(&self, request: &Request<T>) -> Result<ClientId, Status> {
+        let peer = peer(request)?;
+        let (Some(Identity::Agent(id)), Some(certificate)) = (&peer.identity, &peer.certificate) else {
+            return Err(Status::unauthenticated("an agent's certificate is needed"));
+        };
+        self.accept(Subject::Client(id.clone()), certificate.serial.to_string()).await?;
+        Ok(id.clone())
+    }
+
+    /// The operator that calls, if its certificate is still accepted.
+    async fn operator<T>(&self, request: &Request<T>) -> Result<OperatorName, Status> {
+        let peer = peer(request)?;
+        let (Some(Identity::Operator(name)), Some(certificate)) = (&peer.identity, &peer.certificate) else {
+            return Err(Status::unauthenticated("an operator's certificate is needed"));
+        };
+        self.accept(Subject::Operator(name.clone()), certificate.serial.to_string()).await?;
+        Ok(name.clone())
+    }
+
+    /// Asks the database whether this certificate is still accepted, on every call.
+    async fn accept(&self, subject: Subject, serial: String) -> Result<(), Status> {
+        let key = (subject, serial);
+        let checked = self
+            .app
+            .view("manager", "check_certificate", key.clone(), |tx, _env, (subject, serial)| {
+                Box::pin(enrolment::check_certificate(tx, subject, serial))
+            })
+            .await;
+        match checked {
+            Err(AppError::State { kind: "FIRST_USE", .. }) => self
+                .app
+                .change("manager", "first_use", key, |tx, _env, (subject, serial)| Box::pin(enrolment::first_use(tx, subject, serial)))
+                .await
+                .map_err(status),
+            other => other.map_err(status),
+        }
+    }
+}
+
+/// Who is at the other end.
+fn peer<T>(request: &Request<T>) -> Result<Peer, Status> {
+    request.extensions().get::<Peer>().cloned().ok_or_else(|| Status::internal("a call without a peer"))
+}
+
+/// Who asks for a change, and the digest of what is asked, by which a repeated `request_id` is told from a reused one.
+fn caller<M: Message>(operator: &OperatorName, request_id: &str, method: &str, message: &M) -> Result<(Caller, Digest), Status> {
+    let mut violations = Violations::default();
+    violations.text("request_id", request_id, 128);
+    violations.done()?;
+    let mut body = method.as_bytes().to_vec();
+    body.push(0);
+    body.extend(message.encode_to_vec());
+    Ok((Caller { actor: format!("operators/{operator}"), request_id: request_id.to_owned() }, Digest::of(&body)))
+}
+
+/// The page that is asked for. The token is the key of the last row before it; it is opaque to callers, and checked like any input.
+fn page(violations: &mut Violations, size: i32, token: &str) -> Page {
+    if size < 0 {
+        violations.add("page_size", format!("is 0 (for {}) to {}, not {size}", limits::PAGE_DEFAULT, limits::PAGE_MAX));
+    }
+    if token.len() > 256 || !token.bytes().all(|b| b.is_ascii_graphic()) {
+        violations.add("page_token", "is not one that this manager gave");
+    }
+    let limit = match u32::try_from(size) {
+        Ok(0) | Err(_) => limits::PAGE_DEFAULT,
+        Ok(size) => size.min(limits::PAGE_MAX),
+    };
+    Page { after: (!token.is_empty()).then(|| token.to_owned()), limit }
+}
+
+/// What was parsed; every value that was not is among the violations, which were answered before.
+fn parsed<T>(value: Option<T>) -> Result<T, Status> {
+    value.ok_or_else(|| status::bug("a field that is neither there nor refused".into()))
+}

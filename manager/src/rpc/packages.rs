@@ -1,0 +1,312 @@
+//! `PackageService`: what is pushed is checked whole before anything of it exists.
+
+use super::{Services, caller, page, parsed, shown, status};
+use crate::app::{AppError, Violations, packages};
+use bytes::{Bytes, BytesMut};
+use futures_util::{StreamExt, stream::FuturesUnordered};
+use std::collections::BTreeSet;
+use sutler_base::{Digest, limits, manifest::Manifest};
+use sutler_certs::{Envelope, SignedTrustDocument, verify_manifest};
+use sutler_content::{Content, Encoding, Kind};
+use sutler_proto::{
+    convert::{VersionChoice, package_choice, package_name, wire_struct},
+    v1::{self, push_package_request::Message},
+};
+use tonic::{Request, Response, Status, Streaming, async_trait};
+
+/// How many objects are made durable at the same time: each waits for the disk.
+const STORING: usize = 12;
+/// The largest part of an object in a message (bytes).
+const PART_MAX: usize = 1 << 20;
+
+/// Which object comes next, put together from its parts.
+struct Incoming {
+    digest: Digest,
+    encoding: Encoding,
+    bytes: BytesMut,
+}
+
+impl Services {
+    async fn push(&self, mut stream: Streaming<v1::PushPackageRequest>) -> Result<(packages::Push, i32), Status> {
+        let first = stream.message().await?.and_then(|m| m.message);
+        let Some(Message::Envelope(envelope_bytes)) = first else {
+            return Err(invalid("envelope", "the first message carries the signed envelope"));
+        };
+        if envelope_bytes.len() > limits::ENVELOPE_MAX {
+            return Err(invalid("envelope", format!("has at most {} bytes, not {}", limits::ENVELOPE_MAX, envelope_bytes.len())));
+        }
+        let envelope = Envelope::from_json(&envelope_bytes).map_err(|e| invalid("envelope", e))?;
+        let mut new_objects = 0;
+        // The signature is checked over the manifest's bytes before anything in them is read, and before anything else is taken.
+        let mut incoming = None;
+        let manifest_bytes = match self.app.content.get(envelope.digest, Kind::Document).await {
+            Ok(bytes) => bytes,
+            Err(sutler_content::Error::Missing(_) | sutler_content::Error::Damaged { .. }) => {
+                let Some(object) = next(&mut stream, &mut incoming).await? else {
+                    return Err(invalid(
+                        "content",
+                        format!("the manifest {} is missing; it comes right after the envelope", envelope.digest),
+                    ));
+                };
+                if object.digest != envelope.digest {
+                    return Err(invalid(
+                        "content",
+                        format!("the manifest {} comes right after the envelope, not {}", envelope.digest, object.digest),
+                    ));
+                }
+                let raw = sutler_content::encoding::decode(object.encoding, &object.bytes.freeze(), limits::MANIFEST_MAX as usize)
+                    .map_err(|e| invalid("content", format!("the manifest can't be decoded: {e:?}")))?;
+                self.check(&envelope, &raw)?;
+                self.app.content.put(envelope.digest, Kind::Document, raw.clone()).await.map_err(AppError::from).map_err(status)?;
+                new_objects += 1;
+                raw
+            }
+            Err(other) => return Err(status(other.into())),
+        };
+        let manifest = self.check(&envelope, &manifest_bytes)?;
+        new_objects += self.store(&manifest, &mut stream, incoming).await?;
+        let lacking = self.app.content.verify_complete(envelope.digest).await.map_err(AppError::from).map_err(status)?;
+        if let Some(one) = lacking.first() {
+            return Err(invalid(
+                "content",
+                format!("{} objects are missing, among them {one}; nothing was made of the package, push it again", lacking.len()),
+            ));
+        }
+        let push =
+            packages::Push { manifest, digest: envelope.digest, length: manifest_bytes.len() as u64, envelope: envelope_bytes.to_vec() };
+        Ok((push, new_objects))
+    }
+
+    /// The manifest, once its length, its digest and the publisher's signature were found good.
+    fn check(&self, envelope: &Envelope, bytes: &Bytes) -> Result<Manifest, Status> {
+        let now = self.app.world.now();
+        let trust = SignedTrustDocument::from_json(&self.app.settings.trust_document)
+            .and_then(|t| t.open())
+            .map_err(|e| Status::failed_precondition(format!("the publishers' trust document of this installation can't be used: {e}")))?;
+        verify_manifest(&trust, envelope, bytes, now).map_err(|e| invalid("envelope", e))?;
+        let manifest = Manifest::parse(bytes).map_err(|e| invalid("manifest", e))?;
+        if manifest.expires.is_some_and(|e| e <= now) {
+            return Err(invalid("manifest.expires", "lies in the past; agents would refuse the package"));
+        }
+        Ok(manifest)
+    }
+
+    /// Stores what comes, chunk lists first so that it is known which chunks belong to the package; nothing else is taken.
+    async fn store(
+        &self,
+        manifest: &Manifest,
+        stream: &mut Streaming<v1::PushPackageRequest>,
+        mut incoming: Option<Incoming>,
+    ) -> Result<i32, Status> {
+        let lists: BTreeSet<Digest> = manifest.chunk_lists().map(|(_, _, digest)| digest).collect();
+        let mut storing = FuturesUnordered::new();
+        let mut stored = 0;
+        while let Some(object) = next(stream, &mut incoming).await? {
+            while storing.len() >= STORING {
+                finished(storing.next().await)?;
+            }
+            let kind = if lists.contains(&object.digest) { Kind::Document } else { Kind::Chunk };
+            storing.push(put(&self.app.content, kind, object));
+            stored += 1;
+        }
+        while !storing.is_empty() {
+            finished(storing.next().await)?;
+        }
+        Ok(stored)
+    }
+}
+
+async fn put(content: &Content, kind: Kind, object: Incoming) -> Result<(), sutler_content::Error> {
+    content.put_encoded(object.digest, kind, object.encoding, object.bytes.freeze()).await
+}
+
+fn finished(result: Option<Result<(), sutler_content::Error>>) -> Result<(), Status> {
+    match result {
+        Some(Err(error)) => Err(status(error.into())),
+        _ => Ok(()),
+    }
+}
+
+/// The next whole object of the stream.
+async fn next(stream: &mut Streaming<v1::PushPackageRequest>, incoming: &mut Option<Incoming>) -> Result<Option<Incoming>, Status> {
+    loop {
+        let Some(message) = stream.message().await? else {
+            return match incoming.take() {
+                Some(part) => Err(invalid("content", format!("the object {} is cut off", part.digest))),
+                None => Ok(None),
+            };
+        };
+        let Some(Message::Content(part)) = message.message else {
+            return Err(invalid("content", "after the envelope only content follows"));
+        };
+        let digest: Digest = part.digest.parse().map_err(|e| invalid("content.digest", e))?;
+        let encoding = match v1::Encoding::try_from(part.encoding) {
+            Ok(v1::Encoding::Identity) => Encoding::Identity,
+            Ok(v1::Encoding::Zstd) => Encoding::Zstd,
+            _ => return Err(invalid("content.encoding", "is ENCODING_IDENTITY or ENCODING_ZSTD")),
+        };
+        if part.data.len() > PART_MAX {
+            return Err(invalid("content.data", format!("has at most {PART_MAX} bytes, not {}", part.data.len())));
+        }
+        let object = incoming.get_or_insert_with(|| Incoming { digest, encoding, bytes: BytesMut::new() });
+        if object.digest != digest || object.encoding != encoding || part.offset != object.bytes.len() as i64 {
+            let at = format!("at {} of {}", object.bytes.len(), object.digest);
+            return Err(invalid(
+                "content",
+                format!("the parts of an object follow each other; expected is the part {at}, not {} of {digest}", part.offset),
+            ));
+        }
+        if object.bytes.len() + part.data.len() > limits::MANIFEST_MAX as usize {
+            return Err(invalid("content", format!("the object {digest} has more than {} bytes", limits::MANIFEST_MAX)));
+        }
+        object.bytes.extend_from_slice(&part.data);
+        if !part.more {
+            return Ok(incoming.take());
+        }
+    }
+}
+
+fn invalid(field: &str, why: impl ToString) -> Status {
+    status(AppError::invalid(field, why))
+}
+
+#[async_trait]
+impl v1::package_service_server::PackageService for Services {
+    async fn find_missing_content(
+        &self,
+        request: Request<v1::FindMissingContentRequest>,
+    ) -> Result<Response<v1::FindMissingContentResponse>, Status> {
+        self.operator(&request).await?;
+        let r = request.into_inner();
+        let mut v = Violations::default();
+        if r.digests.len() > limits::DIGESTS_MAX {
+            v.add("digests", format!("has at most {} entries, not {}", limits::DIGESTS_MAX, r.digests.len()));
+            v.done()?;
+            return Err(Status::internal("a violation that is none"));
+        }
+        let digests: Vec<Digest> = r.digests.iter().enumerate().filter_map(|(n, d)| v.take(&format!("digests[{n}]"), d.parse())).collect();
+        v.done()?;
+        let missing = self.app.content.missing(&digests).await.map_err(AppError::from).map_err(status)?;
+        Ok(Response::new(v1::FindMissingContentResponse { digests: missing.iter().map(Digest::to_string).collect() }))
+    }
+
+    async fn push_package(&self, request: Request<Streaming<v1::PushPackageRequest>>) -> Result<Response<v1::PushPackageResponse>, Status> {
+        let operator = self.operator(&request).await?;
+        let (push, new_objects) = self.push(request.into_inner()).await?;
+        let actor = format!("operators/{operator}");
+        let version =
+            self.app.change(&actor, "push_package", push, |tx, env, push| Box::pin(packages::push(tx, env, push))).await.map_err(status)?;
+        Ok(Response::new(v1::PushPackageResponse { version: Some(shown::version(version)), new_objects }))
+    }
+
+    async fn list_packages(&self, request: Request<v1::ListPackagesRequest>) -> Result<Response<v1::ListPackagesResponse>, Status> {
+        let operator = self.operator(&request).await?;
+        let r = request.into_inner();
+        let mut v = Violations::default();
+        let page = page(&mut v, r.page_size, &r.page_token);
+        v.done()?;
+        let (rows, next) =
+            self.app.view(operator.as_str(), "list_packages", page, |tx, _env, p| Box::pin(packages::list(tx, p))).await.map_err(status)?;
+        let packages = rows.into_iter().map(shown::package).collect();
+        Ok(Response::new(v1::ListPackagesResponse { packages, next_page_token: next.unwrap_or_default() }))
+    }
+
+    async fn get_package(&self, request: Request<v1::GetPackageRequest>) -> Result<Response<v1::GetPackageResponse>, Status> {
+        let operator = self.operator(&request).await?;
+        let name = package_name(&request.get_ref().name).map_err(|e| invalid("name", e))?;
+        let package =
+            self.app.view(operator.as_str(), "get_package", name, |tx, _env, n| Box::pin(packages::get(tx, n))).await.map_err(status)?;
+        Ok(Response::new(v1::GetPackageResponse { package: Some(shown::package(package)) }))
+    }
+
+    async fn list_package_versions(
+        &self,
+        request: Request<v1::ListPackageVersionsRequest>,
+    ) -> Result<Response<v1::ListPackageVersionsResponse>, Status> {
+        let operator = self.operator(&request).await?;
+        let r = request.into_inner();
+        let mut v = Violations::default();
+        let name = v.take("parent", package_name(&r.parent));
+        let page = page(&mut v, r.page_size, &r.page_token);
+        v.done()?;
+        let name = parsed(name)?;
+        let (rows, next) = self
+            .app
+            .view(operator.as_str(), "list_versions", (name, page), |tx, _env, (n, p)| Box::pin(packages::versions(tx, n, p)))
+            .await
+            .map_err(status)?;
+        let versions = rows.into_iter().map(shown::version).collect();
+        Ok(Response::new(v1::ListPackageVersionsResponse { versions, next_page_token: next.unwrap_or_default() }))
+    }
+
+    async fn get_package_version(
+        &self,
+        request: Request<v1::GetPackageVersionRequest>,
+    ) -> Result<Response<v1::GetPackageVersionResponse>, Status> {
+        let operator = self.operator(&request).await?;
+        let (name, choice) = package_choice(&request.get_ref().name).map_err(|e| invalid("name", e))?;
+        let exact = match choice {
+            VersionChoice::Exact(version) => Some(version),
+            VersionChoice::Latest => None,
+            VersionChoice::Newest => return Err(invalid("name", "names a version: packages/NAME/versions/VERSION")),
+        };
+        let version = self
+            .app
+            .view(operator.as_str(), "get_version", (name, exact), |tx, _env, (n, exact)| {
+                Box::pin(packages::version(tx, n, exact.as_ref()))
+            })
+            .await
+            .map_err(status)?;
+        let manifest = self.app.content.get(version.manifest, Kind::Document).await.map_err(AppError::from).map_err(status)?;
+        let json: serde_json::Value = serde_json::from_slice(&manifest).unwrap_or_default();
+        let shown = v1::PackageVersion { manifest: Some(wire_struct(&json)), ..shown::version(version) };
+        Ok(Response::new(v1::GetPackageVersionResponse { version: Some(shown) }))
+    }
+
+    async fn delete_package_version(
+        &self,
+        request: Request<v1::DeletePackageVersionRequest>,
+    ) -> Result<Response<v1::DeletePackageVersionResponse>, Status> {
+        let operator = self.operator(&request).await?;
+        let r = request.into_inner();
+        let (caller, body) = caller(&operator, &r.request_id, "DeletePackageVersion", &r)?;
+        let (name, VersionChoice::Exact(version)) = package_choice(&r.name).map_err(|e| invalid("name", e))? else {
+            return Err(invalid("name", "names a version: packages/NAME/versions/VERSION"));
+        };
+        let answer = self.app.mutate(
+            &caller,
+            "delete_version",
+            body,
+            (name, version),
+            |tx, env, (name, version)| Box::pin(packages::delete_version(tx, env, name, version)),
+            |()| v1::DeletePackageVersionResponse {},
+        );
+        answer.await.map(Response::new).map_err(status)
+    }
+
+    async fn delete_package(&self, request: Request<v1::DeletePackageRequest>) -> Result<Response<v1::DeletePackageResponse>, Status> {
+        let operator = self.operator(&request).await?;
+        let r = request.into_inner();
+        let (caller, body) = caller(&operator, &r.request_id, "DeletePackage", &r)?;
+        let name = package_name(&r.name).map_err(|e| invalid("name", e))?;
+        let answer = self.app.mutate(
+            &caller,
+            "delete_package",
+            body,
+            name,
+            |tx, env, n| Box::pin(packages::delete(tx, env, n)),
+            |()| v1::DeletePackageResponse {},
+        );
+        answer.await.map(Response::new).map_err(status)
+    }
+
+    async fn get_trust_document(
+        &self,
+        request: Request<v1::GetTrustDocumentRequest>,
+    ) -> Result<Response<v1::GetTrustDocumentResponse>, Status> {
+        self.operator(&request).await?;
+        let json: serde_json::Value = serde_json::from_slice(&self.app.settings.trust_document).unwrap_or_default();
+        let digest = SignedTrustDocument::from_json(&self.app.settings.trust_document).map(|t| t.digest().to_string()).unwrap_or_default();
+        Ok(Response::new(v1::GetTrustDocumentResponse { document: Some(wire_struct(&json)), digest }))
+    }
+}

@@ -1,0 +1,168 @@
+//! `PolicyService`.
+
+use super::{Services, caller, page, parsed, shown, status};
+use crate::app::{Violations, policies};
+use sutler_base::{
+    limits,
+    state::{AppliesTo, OnMismatch, Trigger},
+};
+use sutler_proto::{
+    convert::{Word, group_name, policy_name},
+    v1,
+};
+use tonic::{Request, Response, Status, async_trait};
+
+#[async_trait]
+impl v1::policy_service_server::PolicyService for Services {
+    async fn create_policy(&self, request: Request<v1::CreatePolicyRequest>) -> Result<Response<v1::CreatePolicyResponse>, Status> {
+        let operator = self.operator(&request).await?;
+        let r = request.into_inner();
+        let (caller, body) = caller(&operator, &r.request_id, "CreatePolicy", &r)?;
+        let mut v = Violations::default();
+        let name = v.take("policy_id", r.policy_id.parse());
+        let group = v.take("group", group_name(&r.group));
+        let trigger = v.take("trigger", Trigger::from_wire(r.trigger)).flatten().unwrap_or(Trigger::NewClient);
+        let applies_to = v.take("applies_to", AppliesTo::from_wire(r.applies_to)).flatten().unwrap_or(AppliesTo::NewOnly);
+        let on_mismatch = v.take("on_mismatch", OnMismatch::from_wire(r.on_mismatch)).flatten().unwrap_or(OnMismatch::Keep);
+        v.text("description", &r.description, limits::DESCRIPTION_MAX);
+        v.done()?;
+        let (name, group) = (parsed(name)?, parsed(group)?);
+        let input = policies::Create { name, group, trigger, condition: r.condition, applies_to, on_mismatch, description: r.description };
+        let answer = self.app.mutate(
+            &caller,
+            "create_policy",
+            body,
+            input,
+            |tx, env, i| Box::pin(policies::create(tx, env, i)),
+            |p| v1::CreatePolicyResponse { policy: Some(shown::policy(p)) },
+        );
+        answer.await.map(Response::new).map_err(status)
+    }
+
+    async fn get_policy(&self, request: Request<v1::GetPolicyRequest>) -> Result<Response<v1::GetPolicyResponse>, Status> {
+        let operator = self.operator(&request).await?;
+        let mut v = Violations::default();
+        let name = v.take("name", policy_name(&request.get_ref().name));
+        v.done()?;
+        let name = parsed(name)?;
+        let policy =
+            self.app.view(operator.as_str(), "get_policy", name, |tx, _env, n| Box::pin(policies::get(tx, n))).await.map_err(status)?;
+        Ok(Response::new(v1::GetPolicyResponse { policy: Some(shown::policy(policy)) }))
+    }
+
+    async fn list_policies(&self, request: Request<v1::ListPoliciesRequest>) -> Result<Response<v1::ListPoliciesResponse>, Status> {
+        let operator = self.operator(&request).await?;
+        let r = request.into_inner();
+        let mut v = Violations::default();
+        let page = page(&mut v, r.page_size, &r.page_token);
+        let group = if r.group.is_empty() { None } else { v.take("group", group_name(&r.group)) };
+        v.done()?;
+        let (rows, next) = self
+            .app
+            .view(operator.as_str(), "list_policies", (page, group), |tx, _env, (page, group)| {
+                Box::pin(policies::list(tx, page, group.as_ref()))
+            })
+            .await
+            .map_err(status)?;
+        let policies = rows.into_iter().map(shown::policy).collect();
+        Ok(Response::new(v1::ListPoliciesResponse { policies, next_page_token: next.unwrap_or_default() }))
+    }
+
+    async fn update_policy(&self, request: Request<v1::UpdatePolicyRequest>) -> Result<Response<v1::UpdatePolicyResponse>, Status> {
+        let operator = self.operator(&request).await?;
+        let r = request.into_inner();
+        let (caller, body) = caller(&operator, &r.request_id, "UpdatePolicy", &r)?;
+        let mut v = Violations::default();
+        let name = v.take("name", policy_name(&r.name));
+        let applies_to = r.applies_to.and_then(|w| v.take("applies_to", AppliesTo::from_wire(w)).flatten());
+        let on_mismatch = r.on_mismatch.and_then(|w| v.take("on_mismatch", OnMismatch::from_wire(w)).flatten());
+        if let Some(text) = &r.description {
+            v.text("description", text, limits::DESCRIPTION_MAX);
+        }
+        v.done()?;
+        let name = parsed(name)?;
+        let input = policies::Update { name, condition: r.condition, applies_to, on_mismatch, description: r.description, etag: r.etag };
+        let answer = self.app.mutate(
+            &caller,
+            "update_policy",
+            body,
+            input,
+            |tx, env, i| Box::pin(policies::update(tx, env, i)),
+            |p| v1::UpdatePolicyResponse { policy: Some(shown::policy(p)) },
+        );
+        answer.await.map(Response::new).map_err(status)
+    }
+
+    async fn delete_policy(&self, request: Request<v1::DeletePolicyRequest>) -> Result<Response<v1::DeletePolicyResponse>, Status> {
+        let operator = self.operator(&request).await?;
+        let r = request.into_inner();
+        let (caller, body) = caller(&operator, &r.request_id, "DeletePolicy", &r)?;
+        let mut v = Violations::default();
+        let name = v.take("name", policy_name(&r.name));
+        v.done()?;
+        let name = parsed(name)?;
+        let answer = self.app.mutate(
+            &caller,
+            "delete_policy",
+            body,
+            name,
+            |tx, env, n| Box::pin(policies::delete(tx, env, n)),
+            |()| v1::DeletePolicyResponse {},
+        );
+        answer.await.map(Response::new).map_err(status)
+    }
+
+    async fn preview_policy(&self, request: Request<v1::PreviewPolicyRequest>) -> Result<Response<v1::PreviewPolicyResponse>, Status> {
+        let operator = self.operator(&request).await?;
+        let r = request.into_inner();
+        let mut v = Violations::default();
+        let page = page(&mut v, r.page_size, &r.page_token);
+        let what = if r.name.is_empty() {
+            v.take("group", group_name(&r.group)).map(|g| policies::Preview::Condition(r.condition, g))
+        } else {
+            if !r.condition.is_empty() || !r.group.is_empty() {
+                v.add("name", "either a policy is named, or a condition and a group");
+            }
+            v.take("name", policy_name(&r.name)).map(policies::Preview::Policy)
+        };
+        v.done()?;
+        let what = parsed(what)?;
+        let (rows, next) = self
+            .app
+            .view(operator.as_str(), "preview_policy", (what, page), |tx, env, (what, page)| {
+                Box::pin(policies::preview(tx, env, what, page))
+            })
+            .await
+            .map_err(status)?;
+        let clients = rows
+            .into_iter()
+            .map(|m| v1::PolicyMatch {
+                client: format!("clients/{}", m.client),
+                hostname: m.hostname,
+                matches: m.matches,
+                would_join: m.would_join,
+                why: m.why,
+            })
+            .collect();
+        Ok(Response::new(v1::PreviewPolicyResponse { clients, next_page_token: next.unwrap_or_default() }))
+    }
+
+    async fn apply_policy(&self, request: Request<v1::ApplyPolicyRequest>) -> Result<Response<v1::ApplyPolicyResponse>, Status> {
+        let operator = self.operator(&request).await?;
+        let r = request.into_inner();
+        let (caller, body) = caller(&operator, &r.request_id, "ApplyPolicy", &r)?;
+        let mut v = Violations::default();
+        let name = v.take("name", policy_name(&r.name));
+        v.done()?;
+        let name = parsed(name)?;
+        let answer = self.app.mutate(
+            &caller,
+            "apply_policy",
+            body,
+            name,
+            |tx, env, n| Box::pin(policies::apply(tx, env, n)),
+            |(m, a)| v1::ApplyPolicyResponse { matched: m, added: a },
+        );
+        answer.await.map(Response::new).map_err(status)
+    }
+}

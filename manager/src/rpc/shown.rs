@@ -1,0 +1,284 @@
+//! Types → wire: how the manager's objects are shown.
+
+use crate::app::{clients, jobs, packages, policies, tokens};
+use std::collections::BTreeMap;
+use sutler_base::{
+    Uid,
+    outcome::{ItemResult, Outcome},
+    state::{ClientState, Counter, ExecutionState},
+};
+use sutler_core::{
+    execution,
+    model::{Attempt, Counts, Group, Membership},
+};
+use sutler_proto::{
+    convert::{Word, wire_struct, wire_time},
+    v1,
+};
+
+/// For how long after it was heard of a client counts as connected, where another manager may hold its session.
+const FRESH: jiff::SignedDuration = jiff::SignedDuration::from_secs(45);
+
+/// Who is connected, and what time it is.
+pub(super) struct Presence<'a> {
+    pub(super) live: &'a crate::live::Live,
+    pub(super) now: jiff::Timestamp,
+}
+
+impl Presence<'_> {
+    /// Whether the client is in contact: with this manager, or lately with another one.
+    pub(super) fn online(&self, client: &sutler_core::model::Client) -> bool {
+        let lately = self.now.duration_since(client.last_seen) < FRESH;
+        self.live.is_connected(&client.id) || lately && client.last_seen > self.live.known_until(&client.id)
+    }
+}
+
+pub(super) fn client(shown: clients::Shown, presence: &Presence<'_>) -> v1::Client {
+    let online = presence.online(&shown.client);
+    let c = shown.client;
+    let mut groups: Vec<String> = shown.groups.values().map(|name| format!("groups/{name}")).collect();
+    groups.sort();
+    v1::Client {
+        name: format!("clients/{}", c.id),
+        state: c.state.to_wire(),
+        kind: c.kind.to_wire(),
+        hostname: c.hostname,
+        address: c.address,
+        online,
+        last_seen_time: Some(wire_time(if online { presence.now } else { c.last_seen })),
+        enroll_time: Some(wire_time(c.enrolled)),
+        active_time: c.activated.map(wire_time),
+        token: c.token.map(|t| format!("tokens/{t}")).unwrap_or_default(),
+        agent_version: c.agent_version,
+        facts: serde_json::from_str(&c.facts).ok().map(|facts: serde_json::Value| wire_struct(&facts)),
+        facts_time: c.facts_time.map(wire_time),
+        labels: c.labels.into_iter().map(|(k, v)| (k.to_string(), v)).collect(),
+        answers: c.answers.into_iter().collect(),
+        groups,
+        duplicate_of: c.duplicate_of.map(|d| format!("clients/{d}")).unwrap_or_default(),
+        notice: c.notice,
+        site: c.site.to_string(),
+        machine_id: c.machine_id,
+    }
+}
+
+pub(super) fn group(g: Group) -> v1::Group {
+    v1::Group {
+        name: format!("groups/{}", g.name),
+        uid: g.uid.to_string(),
+        description: g.description,
+        restricted: g.restricted,
+        join_mode: g.join_mode.to_wire(),
+        member_count: g.members,
+        create_time: Some(wire_time(g.created)),
+        etag: g.change.to_string(),
+    }
+}
+
+pub(super) fn membership(m: &Membership, group: String, source_name: String) -> v1::Membership {
+    v1::Membership {
+        group,
+        client: format!("clients/{}", m.client),
+        source: m.source.to_wire(),
+        source_name,
+        join_time: Some(wire_time(m.since)),
+    }
+}
+
+pub(super) fn policy((p, group): policies::Named) -> v1::Policy {
+    v1::Policy {
+        name: format!("policies/{}", p.name),
+        uid: p.uid.to_string(),
+        group: format!("groups/{group}"),
+        trigger: p.trigger.to_wire(),
+        condition: p.condition,
+        applies_to: p.applies_to.to_wire(),
+        on_mismatch: p.on_mismatch.to_wire(),
+        description: p.description,
+        create_time: Some(wire_time(p.created)),
+        etag: p.change.to_string(),
+    }
+}
+
+pub(super) fn package(p: packages::Shown) -> v1::Package {
+    v1::Package {
+        name: format!("packages/{}", p.package.name),
+        uid: p.package.uid.to_string(),
+        newest_version: p.newest,
+        version_count: p.versions as i32,
+        create_time: Some(wire_time(p.package.created)),
+    }
+}
+
+pub(super) fn version(v: sutler_core::model::PackageVersion) -> v1::PackageVersion {
+    v1::PackageVersion {
+        name: packages::name_of(&v),
+        uid: v.uid.to_string(),
+        release: v.release as i64,
+        description: v.description,
+        manifest_digest: v.manifest.to_string(),
+        total_bytes: v.total_bytes as i64,
+        file_count: v.files as i32,
+        create_time: Some(wire_time(v.created)),
+        creator: format!("operators/{}", v.creator),
+        expire_time: v.expires.map(wire_time),
+        manifest: None,
+    }
+}
+
+pub(super) fn token(t: tokens::Shown) -> v1::EnrollmentToken {
+    let groups = t.groups.iter().map(|g| format!("groups/{g}")).collect();
+    let t = t.token;
+    v1::EnrollmentToken {
+        name: format!("tokens/{}", t.id),
+        description: t.description,
+        uses: t.uses as i32,
+        used: t.used as i32,
+        expire_time: Some(wire_time(t.expires)),
+        networks: t.networks,
+        expected_machines: t.expected,
+        groups,
+        labels: t.labels.into_iter().map(|(k, v)| (k.to_string(), v)).collect(),
+        create_time: Some(wire_time(t.created)),
+        creator: format!("operators/{}", t.creator),
+        revoke_time: t.revoked.map(wire_time),
+    }
+}
+
+fn counters(counts: &Counts) -> v1::Counters {
+    let of = |which| execution::counter(counts, which);
+    v1::Counters {
+        total: counts.0.values().sum(),
+        finished: of(Counter::Finished),
+        error: of(Counter::Error),
+        rejected: of(Counter::Rejected),
+        canceled: of(Counter::Canceled),
+        waiting: of(Counter::Waiting),
+        running: of(Counter::Running),
+        already_installed: counts.0.get(&ExecutionState::AlreadyInstalled).copied().unwrap_or_default(),
+    }
+}
+
+pub(super) fn job(j: jobs::Shown) -> v1::Job {
+    let packages = j
+        .packages
+        .into_iter()
+        .map(|p| v1::JobPackage {
+            package: match (&p.follow, p.version_text.as_str()) {
+                (true, _) => format!("packages/{}/versions/latest", p.package),
+                (false, "") => format!("packages/{}", p.package),
+                (false, version) => format!("packages/{}/versions/{version}", p.package),
+            },
+            replace: if p.replace_always { v1::Replace::Always } else { v1::Replace::IfMissing }.into(),
+            version: p.version_text,
+        })
+        .collect();
+    v1::Job {
+        name: format!("jobs/{}", j.job.id),
+        state: j.job.state.to_wire(),
+        packages,
+        destinations: j.destinations,
+        counters: Some(counters(&j.counts)),
+        description: j.job.description,
+        priority: i32::from(j.job.priority),
+        continue_on_failure: j.job.continue_on_failure,
+        expire_time: j.job.expires.map(wire_time),
+        creator: format!("operators/{}", j.job.creator),
+        create_time: Some(wire_time(j.job.created)),
+        start_time: j.job.started.map(wire_time),
+        end_time: j.job.ended.map(wire_time),
+        revision: j.job.revision,
+        archived: j.job.archived,
+        unavailable: j.unavailable,
+        canceling: j.canceling,
+        etag: j.job.change.to_string(),
+    }
+}
+
+fn item(i: ItemResult) -> v1::ItemResult {
+    let failure = i.failure.unwrap_or(sutler_base::outcome::Failure {
+        kind: sutler_base::state::ErrorKind::Interrupted,
+        message: String::new(),
+        step: None,
+        exit_code: None,
+        signal: None,
+        output: String::new(),
+        restored: None,
+    });
+    let failed = !matches!(i.state, ExecutionState::Succeeded | ExecutionState::AlreadyInstalled);
+    v1::ItemResult {
+        package: format!("packages/{}/versions/{}", i.package, i.version),
+        state: i.state.to_wire(),
+        error_kind: if failed { failure.kind.as_str().into() } else { String::new() },
+        message: failure.message,
+        step: failure.step.unwrap_or_default(),
+        exit_code: failure.exit_code,
+        output: failure.output,
+        restored: failure.restored,
+        fetched_bytes: i.fetched_bytes as i64,
+        total_bytes: i.total_bytes as i64,
+        duration_ms: i.duration_ms as i64,
+        reboot: i.reboot,
+    }
+}
+
+fn items(attempt: Option<&Attempt>) -> Vec<v1::ItemResult> {
+    let outcome = attempt.and_then(|a| Outcome::parse(&a.outcome).ok());
+    outcome.map(|o| o.items.into_iter().map(item).collect()).unwrap_or_default()
+}
+
+pub(super) fn execution(row: jobs::Row, presence: &Presence<'_>) -> v1::Execution {
+    let online = presence.online(&row.client);
+    let e = row.execution;
+    let running = e.state.counter() == Counter::Running || e.state == ExecutionState::Offered || e.state == ExecutionState::Waiting;
+    let mark = match row.client.state {
+        ClientState::Removed => "REMOVED",
+        ClientState::Quarantined => "QUARANTINED",
+        _ if !row.reached => "LEFT_GROUP",
+        _ => "",
+    };
+    v1::Execution {
+        name: format!("jobs/{}/executions/{}", e.job, e.client),
+        client: format!("clients/{}", e.client),
+        hostname: row.client.hostname,
+        state: e.state.to_wire(),
+        enter_time: Some(wire_time(e.entered)),
+        progress_percent: execution::progress(&e),
+        attempt_count: e.attempts as i32,
+        items: items(row.attempt.as_ref()),
+        no_contact_time: (running && !online).then(|| wire_time(row.client.last_seen)),
+        last_seen_time: Some(wire_time(if online { presence.now } else { row.client.last_seen })),
+        mark: mark.into(),
+        cancel_deadline: e.cancel.as_ref().map(|c| wire_time(c.deadline)),
+        reason: e.reason,
+        detail: e.detail,
+    }
+}
+
+pub(super) fn attempt(a: Attempt) -> v1::Attempt {
+    v1::Attempt {
+        items: items(Some(&a)),
+        id: a.id.to_string(),
+        number: a.number as i32,
+        revision: a.revision,
+        state: a.state.to_wire(),
+        create_time: Some(wire_time(a.created)),
+        end_time: a.ended.map(wire_time),
+    }
+}
+
+/// The names of groups by uid, as resource names.
+pub(super) fn group_of(groups: &BTreeMap<Uid, String>, uid: &Uid) -> String {
+    groups.get(uid).map(|name| format!("groups/{name}")).unwrap_or_default()
+}
+
+/// What put a client into a group, as a resource name; `policy` is the name of the policy, if it still exists.
+pub(super) fn source_name(m: &Membership, policy: Option<&str>) -> String {
+    use sutler_base::state::Source;
+    match m.source {
+        Source::Policy => policy.map(|name| format!("policies/{name}")).unwrap_or_default(),
+        Source::Token => format!("tokens/{}", m.source_name),
+        Source::Operator => format!("operators/{}", m.source_name),
+        Source::Client => String::new(),
+    }
+}

@@ -1,0 +1,107 @@
+//! What the manager could not do, as status codes: the one place where that is decided.
+
+use crate::app::AppError;
+use std::collections::HashMap;
+use sutler_content::Error as ContentError;
+use sutler_store::StoreError;
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, FieldViolation, PreconditionViolation, StatusExt};
+
+const DOMAIN: &str = "sutler";
+
+/// The status of an error. What is a bug is logged here, and the caller learns only that.
+pub fn status(error: AppError) -> Status {
+    match error {
+        AppError::Invalid(violations) => {
+            let text = AppError::Invalid(violations.clone()).to_string();
+            let fields: Vec<FieldViolation> = violations.into_iter().map(|v| FieldViolation::new(v.field, v.description)).collect();
+            Status::with_error_details(Code::InvalidArgument, cut(text), ErrorDetails::with_bad_request(fields))
+        }
+        // The same bytes whether it is not there, somebody else's, or out of the caller's scope.
+        AppError::NotFound { .. } => Status::not_found(error.to_string()),
+        AppError::Exists { .. } => Status::already_exists(error.to_string()),
+        AppError::State { subject, kind, message } => {
+            let details = ErrorDetails::with_precondition_failure(vec![PreconditionViolation::new(kind, subject, message.clone())]);
+            Status::with_error_details(Code::FailedPrecondition, message, details)
+        }
+        AppError::Stale(_) => Status::aborted(error.to_string()),
+        AppError::Exhausted { message, retry_seconds } => exhausted(message, retry_seconds),
+        AppError::Unauthenticated { reason, message } => {
+            Status::with_error_details(Code::Unauthenticated, message, ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new()))
+        }
+        AppError::DataLoss(message) => Status::data_loss(message),
+        AppError::Store(error) => store(error),
+        AppError::Content(error) => content(error),
+        AppError::Bug(message) => bug(message),
+    }
+}
+
+fn exhausted(message: String, retry_seconds: Option<u32>) -> Status {
+    match retry_seconds {
+        Some(seconds) => {
+            let after = Some(std::time::Duration::from_secs(u64::from(seconds)));
+            Status::with_error_details(Code::ResourceExhausted, message, ErrorDetails::with_retry_info(after))
+        }
+        None => Status::resource_exhausted(message),
+    }
+}
+
+fn unavailable(message: String) -> Status {
+    let after = Some(std::time::Duration::from_secs(1));
+    Status::with_error_details(Code::Unavailable, message, ErrorDetails::with_retry_info(after))
+}
+
+fn store(error: StoreError) -> Status {
+    match error {
+        StoreError::Unavailable(_) => unavailable(error.to_string()),
+        StoreError::Full(_) => exhausted("the manager's disk is full; make room there".into(), None),
+        other => bug(other.to_string()),
+    }
+}
+
+fn content(error: ContentError) -> Status {
+    match error {
+        ContentError::Missing(_) => Status::not_found("there is no such content"),
+        ContentError::Damaged { .. } => {
+            tracing::error!(%error, "stored content is damaged");
+            Status::data_loss(error.to_string())
+        }
+        ContentError::Mismatch { .. }
+        | ContentError::TooLong { .. }
+        | ContentError::Undecodable { .. }
+        | ContentError::NotAManifest { .. }
+        | ContentError::NotAChunkList { .. } => {
+            let text = error.to_string();
+            let fields = vec![FieldViolation::new("content", text.clone())];
+            Status::with_error_details(Code::InvalidArgument, text, ErrorDetails::with_bad_request(fields))
+        }
+        ContentError::NoSpace { .. } => exhausted(error.to_string(), None),
+        ContentError::NotDurable { .. } => {
+            tracing::error!(%error, "the disk does not take what was to be durable; the manager ends");
+            // What was acknowledged is durable; nothing may be acknowledged any more.
+            std::process::abort()
+        }
+        other => bug(other.to_string()),
+    }
+}
+
+/// A bug: the log has the whole, the caller a sentence.
+pub(crate) fn bug(message: String) -> Status {
+    tracing::error!(%message, "a bug");
+    Status::internal("the manager has a bug; its log says more")
+}
+
+/// A status' message has to fit into a header.
+fn cut(text: String) -> String {
+    if text.len() <= 2000 {
+        return text;
+    }
+    let end = (0..=2000).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+    format!("{} …", &text[..end])
+}
+
+impl From<AppError> for Status {
+    fn from(error: AppError) -> Status {
+        status(error)
+    }
+}

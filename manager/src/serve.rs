@@ -1,0 +1,292 @@
+//! The manager as a program: what it opens, in which order, and how it ends.
+
+use crate::{
+    app::{App, Conditions, Settings},
+    config::{Config, ExpiredAgents},
+    folder::{FolderError, FolderLock},
+    live::{Live, workers},
+    net::{self, Budget, CertificateKeeper, Listener, NetError, Serving, Shared, raise_descriptor_limit},
+    rpc::{MessageLimits, Services},
+    telemetry::{self, Metrics, TelemetryServer},
+    world::World,
+};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use sutler_base::OperatorName;
+use sutler_certs::{CaBundle, ca::CaError, tls};
+use sutler_content::Content;
+use sutler_core::model::{Operator, Subject};
+use sutler_store::{Store, StoreError, unit};
+use tokio::task::JoinSet;
+
+/// How long connections may take to finish when the manager ends.
+const DRAIN: Duration = Duration::from_secs(3);
+
+/// The setting that holds the publishers' trust document.
+pub const TRUST_DOCUMENT: &str = "trust_document";
+/// The setting that names the operator that `init` made.
+pub const FIRST_OPERATOR: &str = "first_operator";
+
+/// Why the manager could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The folder can't be used.
+    #[error(transparent)]
+    Folder(#[from] FolderError),
+    /// The certificate authorities can't be read.
+    #[error(transparent)]
+    Ca(#[from] CaError),
+    /// The database can't be opened.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The store of package bytes can't be opened.
+    #[error(transparent)]
+    Content(#[from] sutler_content::Error),
+    /// A port can't be bound.
+    #[error(transparent)]
+    Net(#[from] NetError),
+    /// The listener for metrics can't be bound.
+    #[error("cannot listen on {0} for metrics and health: {1}; choose another address with --telemetry")]
+    Telemetry(SocketAddr, io::Error),
+    /// The manager's own certificate or its TLS configuration.
+    #[error("{0}")]
+    Tls(String),
+    /// The database belongs to no installation, or to another one.
+    #[error("{0}")]
+    NotInitialised(String),
+}
+
+/// A manager that serves. It ends when [`Manager::stop`] is called, or when this is dropped.
+pub struct Manager {
+    agents: Serving,
+    operators: Serving,
+    telemetry: Option<TelemetryServer>,
+    app: Arc<App>,
+    /// Ends when the set is dropped.
+    _workers: JoinSet<()>,
+    _keeper: JoinSet<()>,
+    _lock: FolderLock,
+}
+
+impl Manager {
+    /// Opens everything and serves.
+    pub async fn start(config: &Config, world: World, pace: workers::Pace) -> Result<Manager, ServeError> {
+        let lock = config.folder.lock()?;
+        config.folder.refuse_publisher_keys()?;
+        let ca = Arc::new(CaBundle::load(&config.folder.ca())?);
+        let store = Store::open(&config.database).await?;
+        let (site, trust_document) = identify(&store, config).await?;
+        let content = Content::open_folder(&config.folder.content())?.with_reserve(config.limits.disk_reserve);
+        let agents_listener = Listener::bind(config.agents)?;
+        let operators_listener = Listener::bind(config.operators)?;
+        let settings = Settings {
+            trust_domain: config.trust_domain.to_string(),
+            site,
+            addresses: config.advertised(agents_listener.address()),
+            trust_document,
+            lease_seconds: u32::try_from(config.limits.lease.as_secs()).unwrap_or(sutler_base::limits::LEASE_SECONDS),
+            agent_validity: config.limits.agent_certificate,
+            operator_validity: config.limits.operator_certificate,
+            expired_agents_need_approval: config.expired_agents == ExpiredAgents::Approved,
+        };
+        let metrics = Metrics::new();
+        let app = Arc::new(App {
+            store,
+            content,
+            live: Arc::new(Live::new(world.now())),
+            world: world.clone(),
+            settings,
+            ca: ca.clone(),
+            conditions: Arc::new(Conditions::default()),
+        });
+        let keeper = CertificateKeeper { folder: config.folder.server(), ca: ca.clone(), hosts: config.certificate_hosts() };
+        let tls_error = |e: &dyn std::fmt::Display| ServeError::Tls(format!("the manager's certificate can't be used: {e}"));
+        let certificate = keeper.open(&world).map_err(|e| tls_error(&e))?;
+        let clock_world = world.clone();
+        let clock = tls::Clock::new(move || clock_world.now());
+        let agents_tls =
+            tls::agents_port_server(&ca, certificate.clone(), config.agent_grace(), clock.clone()).map_err(|e| tls_error(&e))?;
+        let operators_tls =
+            tls::operators_port_server(&ca, certificate.clone(), config.limits.operator_grace, clock).map_err(|e| tls_error(&e))?;
+        let services = Services { app: app.clone(), metrics: metrics.clone() };
+        let limits = MessageLimits {
+            enroll: config.limits.enroll_message,
+            agent: config.limits.agent_message,
+            operator: config.limits.operator_message,
+        };
+        let operators_port = services.operators_port(limits).map_err(|e| ServeError::Tls(format!("reflection can't be set up: {e}")))?;
+        let budget = Budget::of(raise_descriptor_limit());
+        let shared = Shared {
+            limits: Arc::new(config.net.clone()),
+            trust_domain: config.trust_domain.clone(),
+            metrics: metrics.clone(),
+            world: world.clone(),
+        };
+        let agents = agents_listener.serve(agents_tls, services.agents_port(limits), budget.agents, shared.clone());
+        let operators = operators_listener.serve(operators_tls, operators_port, budget.operators, shared);
+        let telemetry = match config.telemetry {
+            None => None,
+            Some(address) => {
+                let ready = ready_check(app.clone());
+                let server = telemetry::serve(address, metrics.clone(), ready).await;
+                Some(server.map_err(|e| ServeError::Telemetry(address, e))?)
+            }
+        };
+        let workers = workers::start(app.clone(), metrics, pace);
+        let mut keeping = JoinSet::new();
+        keeping.spawn(net::keep_certificate(keeper, certificate, world));
+        Ok(Manager { agents, operators, telemetry, app, _workers: workers, _keeper: keeping, _lock: lock })
+    }
+
+    /// Where agents connect.
+    pub fn agents_address(&self) -> SocketAddr {
+        self.agents.address()
+    }
+
+    /// Where operators connect.
+    pub fn operators_address(&self) -> SocketAddr {
+        self.operators.address()
+    }
+
+    /// Where metrics and health are.
+    pub fn telemetry_address(&self) -> Option<SocketAddr> {
+        self.telemetry.as_ref().map(TelemetryServer::address)
+    }
+
+    /// The manager's state, for a harness that runs it in its own process.
+    pub fn app(&self) -> &Arc<App> {
+        &self.app
+    }
+
+    /// Takes no more calls, lets those that run finish for a moment, and closes the database.
+    pub async fn stop(self) {
+        let Manager { agents, operators, telemetry, app, _workers: workers, _keeper: keeper, _lock: lock } = self;
+        // Streams of agents last for ever: they are ended, and come back to whoever serves next.
+        for client in app.live.connected() {
+            app.live.close(&client, tonic::Status::unavailable("the manager is shutting down"));
+        }
+        tokio::join!(agents.stop(DRAIN), operators.stop(DRAIN));
+        if let Some(telemetry) = telemetry {
+            telemetry.stop().await;
+        }
+        drop((workers, keeper));
+        app.store.close().await;
+        drop(lock);
+    }
+}
+
+/// Whether the manager can do its work: the database answers.
+fn ready_check(app: Arc<App>) -> telemetry::ReadyCheck {
+    Arc::new(move || {
+        let app = app.clone();
+        Box::pin(async move {
+            let asked = app.view("manager", "ready", (), |tx, _env, ()| Box::pin(async move { Ok(tx.last_change().await?) })).await;
+            asked.map(drop).map_err(|_| "the database does not answer".to_owned())
+        })
+    })
+}
+
+/// Which installation the database belongs to, and its trust document. A database that is new gets what `init` put into the
+/// folder's own: the site, the trust document and the first operator.
+async fn identify(store: &Store, config: &Config) -> Result<(sutler_base::Uid, Vec<u8>), ServeError> {
+    if let Some(found) = read_identity(store).await? {
+        return Ok(found);
+    }
+    let own = config.folder.database();
+    let missing = || {
+        let text = format!("the database holds no installation, and {} does not either; make one with `sutler init`", own.display());
+        ServeError::NotInitialised(text)
+    };
+    if !own.exists() {
+        return Err(missing());
+    }
+    let first = Store::open(&own.to_string_lossy()).await?;
+    let copied: Option<FirstRecords> = first
+        .read(
+            "first_records",
+            unit!(
+                [] | tx | {
+                    let (Some(site), Some(trust), Some(name)) =
+                        (tx.site().await?, tx.setting(TRUST_DOCUMENT).await?, tx.setting(FIRST_OPERATOR).await?)
+                    else {
+                        return Ok::<_, StoreError>(None);
+                    };
+                    let Some(name) = String::from_utf8(name).ok().and_then(|n| n.parse::<OperatorName>().ok()) else { return Ok(None) };
+                    let Some(operator) = tx.operator(&name).await? else { return Ok(None) };
+                    let certificates = tx.certificates_of(&Subject::Operator(name)).await?;
+                    Ok(Some(FirstRecords { site, trust, operator, certificates }))
+                }
+            ),
+        )
+        .await?;
+    first.close().await;
+    let copied = copied.ok_or_else(missing)?;
+    let records = copied.clone();
+    store
+        .write(
+            "seed",
+            unit!(
+                [records] | tx | {
+                    tx.put_site(&records.site).await?;
+                    tx.put_setting(TRUST_DOCUMENT, &records.trust).await?;
+                    tx.put_setting(FIRST_OPERATOR, records.operator.name.as_str().as_bytes()).await?;
+                    tx.insert_operator(&records.operator).await?;
+                    for certificate in &records.certificates {
+                        tx.insert_certificate(certificate).await?;
+                    }
+                    Ok::<_, StoreError>(())
+                }
+            ),
+        )
+        .await?;
+    Ok((copied.site.id, copied.trust))
+}
+
+#[derive(Clone)]
+struct FirstRecords {
+    site: sutler_core::model::Site,
+    trust: Vec<u8>,
+    operator: Operator,
+    certificates: Vec<sutler_core::model::Certificate>,
+}
+
+async fn read_identity(store: &Store) -> Result<Option<(sutler_base::Uid, Vec<u8>)>, StoreError> {
+    store
+        .read(
+            "identity",
+            unit!(
+                [] | tx | {
+                    let site = tx.site().await?;
+                    let trust = tx.setting(TRUST_DOCUMENT).await?;
+                    Ok::<_, StoreError>(site.zip(trust).map(|(site, trust)| (site.id, trust)))
+                }
+            ),
+        )
+        .await
+}
+
+/// Runs the manager until it is asked to end, and prints where it can be reached.
+pub async fn run(config: Config) -> Result<(), ServeError> {
+    let manager = Manager::start(&config, World::system(), workers::Pace::default()).await?;
+    println!("agents     {}", manager.agents_address());
+    println!("operators  {}", manager.operators_address());
+    if let Some(address) = manager.telemetry_address() {
+        println!("telemetry  {address}");
+    }
+    tracing::info!(agents = %manager.agents_address(), operators = %manager.operators_address(), "the manager serves");
+    asked_to_end().await;
+    tracing::info!("the manager ends");
+    manager.stop().await;
+    Ok(())
+}
+
+/// Waits for SIGTERM or SIGINT.
+async fn asked_to_end() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+    }
+}
