@@ -1,1 +1,17 @@
-//! sutler-agent
+//! The agent of Sutler: lets a machine enrol, keeps one connection to its manager, and installs what it is offered.
+
+pub mod agent;
+pub mod clock;
+pub mod config;
+pub mod facts;
+pub mod fetch;
+pub mod identity;
+pub mod install;
+pub mod installer;
+pub mod journal;
+pub mod link;
+pub mod machine;
+pub mod vault;
+pub mod work;
+
+pub use agent::{Agent, AgentError, Deps, Ended, Handle};

@@ -1,0 +1,172 @@
+//! How others in this process speak to the running agent: the local socket, and tests.
+
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+use sutler_base::{
+    ClientId, GroupName, Timestamp,
+    state::{ClientState, ExecutionState, WaitReason},
+};
+use tokio::sync::{mpsc, oneshot};
+
+/// How long a request waits for the manager's answer before it counts as queued.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Where the agent is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// The client's id.
+    pub client: ClientId,
+    /// The trust domain of its manager.
+    pub trust_domain: String,
+    /// The agent's version.
+    pub version: String,
+    /// What the manager said that the client may do; none before it said it.
+    pub state: Option<ClientState>,
+    /// The address of the manager that it is connected to; none if it is not.
+    pub connected: Option<String>,
+    /// When it last heard from the manager.
+    pub last_contact: Option<Timestamp>,
+    /// Why it is not connected.
+    pub problem: Option<String>,
+    /// How far this machine's clock is ahead of the manager's (seconds); none before it was compared.
+    pub clock_skew_seconds: Option<i64>,
+    /// When the certificate ends.
+    pub certificate_ends: Option<Timestamp>,
+    /// Whether the machine's own administrator holds installations.
+    pub hold: bool,
+    /// What it works on.
+    pub attempts: Vec<AttemptStatus>,
+    /// What waits for the manager.
+    pub requests: Vec<String>,
+    /// What it has installed.
+    pub installed: Vec<InstalledStatus>,
+}
+
+/// One attempt.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttemptStatus {
+    /// Its id.
+    pub attempt: String,
+    /// The job.
+    pub job: String,
+    /// Where it is.
+    pub state: ExecutionState,
+    /// What it waits for.
+    pub wait: Option<WaitReason>,
+    /// The step that runs.
+    pub step: String,
+    /// Which package of how many, from 1.
+    pub package: (usize, usize),
+    /// Bytes that are there, and all.
+    pub bytes: (u64, u64),
+}
+
+/// One installed package.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InstalledStatus {
+    /// The package.
+    pub package: String,
+    /// Its version.
+    pub version: String,
+    /// Where its files are.
+    pub directory: Option<String>,
+}
+
+/// What came of a request that the manager has to answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Answer {
+    /// Done; the groups that the client is in now.
+    Done {
+        /// Their names.
+        groups: Vec<String>,
+    },
+    /// The manager said no.
+    Refused {
+        /// Why.
+        why: String,
+    },
+    /// The manager can't be reached now; it is asked as soon as it can.
+    Queued,
+    /// It can't be kept: too many wait, or the disk is full.
+    NotKept {
+        /// Why.
+        why: String,
+    },
+}
+
+/// What is asked of the loop.
+pub(crate) enum Ask {
+    Status(oneshot::Sender<Status>),
+    Facts(oneshot::Sender<String>),
+    Groups(oneshot::Sender<Answer>),
+    Request(super::Asked, oneshot::Sender<Answer>),
+    RunNow(oneshot::Sender<()>),
+    Stop,
+}
+
+/// The agent has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the agent has ended")]
+pub struct Gone;
+
+/// Speaks to a running agent. Clones speak to the same one.
+#[derive(Clone)]
+pub struct Handle {
+    pub(crate) asks: mpsc::Sender<Ask>,
+}
+
+impl Handle {
+    async fn ask<T>(&self, ask: impl FnOnce(oneshot::Sender<T>) -> Ask) -> Result<T, Gone> {
+        let (reply, answer) = oneshot::channel();
+        self.asks.send(ask(reply)).await.map_err(|_| Gone)?;
+        answer.await.map_err(|_| Gone)
+    }
+
+    async fn ask_manager(&self, ask: impl FnOnce(oneshot::Sender<Answer>) -> Ask) -> Result<Answer, Gone> {
+        match tokio::time::timeout(ANSWER_TIMEOUT, self.ask(ask)).await {
+            Ok(answer) => answer,
+            Err(_) => Ok(Answer::Queued),
+        }
+    }
+
+    /// Where the agent is.
+    pub async fn status(&self) -> Result<Status, Gone> {
+        self.ask(Ask::Status).await
+    }
+
+    /// The facts as JSON.
+    pub async fn facts(&self) -> Result<String, Gone> {
+        self.ask(Ask::Facts).await
+    }
+
+    /// The groups that the client is in: asked of the manager, or as it last said.
+    pub async fn groups(&self) -> Result<Answer, Gone> {
+        self.ask_manager(Ask::Groups).await
+    }
+
+    /// Joins a group; queued while there is no connection.
+    pub async fn join(&self, group: GroupName, password: String) -> Result<Answer, Gone> {
+        self.ask_manager(|reply| Ask::Request(super::Asked::Join { group, password }, reply)).await
+    }
+
+    /// Leaves a group; queued while there is no connection.
+    pub async fn leave(&self, group: GroupName) -> Result<Answer, Gone> {
+        self.ask_manager(|reply| Ask::Request(super::Asked::Leave { group }, reply)).await
+    }
+
+    /// Leaves the manager; queued while there is no connection. The agent ends when it is done.
+    pub async fn unenroll(&self) -> Result<Answer, Gone> {
+        self.ask_manager(|reply| Ask::Request(super::Asked::Unenroll, reply)).await
+    }
+
+    /// Whatever waits for a retry goes at once.
+    pub async fn run_now(&self) -> Result<(), Gone> {
+        self.ask(Ask::RunNow).await
+    }
+
+    /// Ends the agent at once. Steps that run go on under their supervisors.
+    pub async fn stop(&self) {
+        let _ = self.asks.send(Ask::Stop).await;
+    }
+}

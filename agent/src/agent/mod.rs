@@ -1,0 +1,188 @@
+//! The running agent: one loop that takes what happens, asks the machine what follows, and does that in order.
+//!
+//! Everything that it needs of the world is passed in ([`Deps`]), so that a test runs a hundred of them in one process.
+
+mod handle;
+mod requests;
+mod run;
+mod wire;
+
+pub use handle::{Answer, AttemptStatus, Gone, Handle, InstalledStatus, Status};
+pub use requests::{Asked, REQUESTS_MAX, Request};
+
+use crate::{
+    clock::Clock,
+    config::LocalPolicy,
+    identity::{Identity, IdentityError},
+    installer::{Installer, Trouble},
+    journal::{Journal, JournalError},
+    link::{self, LinkCommand},
+    machine::{Offer, Record, Stage, State},
+    vault::{Vault, VaultError},
+    work::{Parts, Worker, as_facts},
+};
+use requests::Requests;
+use run::Loop;
+use std::sync::{Arc, Mutex};
+use sutler_base::{AttemptId, facts::Facts, outcome::Outcome, state::ExecutionState};
+use tokio::sync::{mpsc, watch};
+
+/// What an agent needs of the world.
+pub struct Deps {
+    /// Where it keeps its identity and other small files. Enrolled already.
+    pub vault: Arc<dyn Vault>,
+    /// Where it keeps what it took on.
+    pub journal: Box<dyn Journal>,
+    /// What it installs with.
+    pub installer: Arc<dyn Installer>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Randomness: for jitter and the ids of requests; nothing secret comes from it.
+    pub random: Arc<dyn Fn() -> u64 + Send + Sync>,
+    /// What the machine's own administrator allows.
+    pub policy: LocalPolicy,
+}
+
+/// Why an agent ended.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// There is no identity to work with.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The journal failed.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// The vault failed.
+    #[error(transparent)]
+    Vault(#[from] VaultError),
+    /// Nobody can say any more what is on the disk, or nothing can be signed.
+    #[error("{0}")]
+    Fatal(String),
+}
+
+/// How an agent ended without an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// It was asked to.
+    Stopped,
+    /// The machine has left its manager.
+    Unenrolled,
+}
+
+/// An agent that is ready to run.
+pub struct Agent {
+    inner: Loop,
+}
+
+impl Agent {
+    /// Loads what it knows and picks up what it had begun. Nothing is started and nobody is contacted before [`Agent::run`].
+    pub async fn new(deps: Deps) -> Result<(Agent, Handle), AgentError> {
+        let Deps { vault, mut journal, installer, clock, random, policy } = deps;
+        let identity = Arc::new(Identity::load(vault.clone())?);
+        let loaded = journal.load()?;
+        let mut records = loaded.records;
+        for attempt in loaded.damaged {
+            tracing::warn!(%attempt, "its file in the journal is damaged: it counts as interrupted");
+            let record = interrupted(&identity, &attempt, &clock)?;
+            journal.write(&record)?;
+            records.push(record);
+        }
+        if loaded.lost {
+            tracing::warn!("the journal was lost: what had been accepted can't be known, and the manager is told so");
+        }
+        let (told_sender, told) = mpsc::unbounded_channel();
+        let (connection_sender, connection) = watch::channel(None);
+        let worker = Worker::new(Parts {
+            identity: identity.clone(),
+            installer: installer.clone(),
+            clock: clock.clone(),
+            policy: policy.clone(),
+            platform: (std::env::consts::OS.into(), std::env::consts::ARCH.into()),
+            vault: vault.clone(),
+            connection,
+            told: told_sender,
+        })?;
+        worker.collect_garbage(records.iter());
+        let facts = match installer.facts(as_facts(&worker.installed())).await {
+            Ok(facts) => facts,
+            Err(Trouble::Failed(failure)) => {
+                tracing::warn!("the facts can't be collected: {}", failure.message);
+                Facts::default()
+            }
+            Err(Trouble::Fatal(why)) => return Err(AgentError::Fatal(why)),
+        };
+        let now = clock.now();
+        let (state, effects) = State::recover(identity.client().clone(), records, policy.hold, random(), &now);
+        let (asks_sender, asks) = mpsc::channel(16);
+        let (events_sender, events) = mpsc::channel(64);
+        let (commands, commands_receiver) = watch::channel(LinkCommand::Stay);
+        let random_for_link = random.clone();
+        let link = link::keep(identity.clone(), clock.clone(), move || random_for_link(), events_sender, commands_receiver);
+        let inner = Loop {
+            state,
+            first: effects,
+            journal: Arc::new(Mutex::new(journal)),
+            journal_lost: loaded.lost,
+            unwritten: Vec::new(),
+            requests: Requests::load(vault.clone())?,
+            vault,
+            identity,
+            installer,
+            clock,
+            random,
+            worker,
+            hold: policy.hold,
+            told,
+            asks,
+            events,
+            link: Box::pin(link),
+            commands,
+            connection: connection_sender,
+            up: None,
+            sent: Default::default(),
+            facts: facts.to_json(),
+            facts_of: (facts.machine_id, facts.boot_id),
+            facts_at: now.boot,
+            waiters: Default::default(),
+            groups: None,
+            client_state: None,
+            last_contact: None,
+            problem: None,
+            skew: None,
+            renew_at: None,
+            renewing: None,
+            garbage: false,
+        };
+        Ok((Agent { inner }, Handle { asks: asks_sender }))
+    }
+
+    /// Runs until it is stopped, the machine has left, or nothing can be trusted any more. Dropping the future is like
+    /// killing the agent: steps go on under their supervisors, and the next one picks them up.
+    pub async fn run(self) -> Result<Ended, AgentError> {
+        self.inner.run().await
+    }
+}
+
+/// A record for an attempt of which nothing but the id is left.
+fn interrupted(identity: &Identity, attempt: &AttemptId, clock: &Arc<dyn Clock>) -> Result<Record, AgentError> {
+    let now = clock.now().wall;
+    let outcome = Outcome {
+        attempt: attempt.clone(),
+        client: identity.client().clone(),
+        state: ExecutionState::Interrupted,
+        items: Vec::new(),
+        finished: now,
+    };
+    let outcome = outcome.to_bytes();
+    let signature = identity.sign_outcome(&outcome).map_err(|e| AgentError::Fatal(e.to_string()))?;
+    let offer = Offer {
+        attempt: attempt.clone(),
+        job: String::new(),
+        revision: 0,
+        items: Vec::new(),
+        expire: None,
+        continue_on_failure: false,
+        priority: 5,
+    };
+    Ok(Record { offer, accepted: now, lease: None, results: Vec::new(), started: true, stage: Stage::Finished { outcome, signature } })
+}

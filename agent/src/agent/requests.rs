@@ -1,0 +1,117 @@
+//! What people asked for at this machine and the manager has to answer: kept durably until it did.
+
+use crate::vault::{Vault, VaultError};
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+use sutler_base::GroupName;
+use sutler_proto::v1::{ConnectRequest, GroupRequest, JoinGroup, Unenroll, connect_request::Message, group_request::Action};
+
+const FILE: &str = "requests.json";
+/// The most requests that wait.
+pub const REQUESTS_MAX: usize = 64;
+
+/// One of them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Request {
+    /// Chosen here; the manager does the same id once.
+    pub id: String,
+    /// What is asked for.
+    pub action: Asked,
+}
+
+/// What is asked for.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Asked {
+    /// To join a group.
+    Join {
+        /// Which.
+        group: GroupName,
+        /// Its password, if it has one.
+        password: String,
+    },
+    /// To leave a group.
+    Leave {
+        /// Which.
+        group: GroupName,
+    },
+    /// To leave altogether.
+    Unenroll,
+}
+
+/// Without the password.
+impl std::fmt::Debug for Asked {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.sentence())
+    }
+}
+
+impl Asked {
+    /// For people: `join new-clients`.
+    pub fn sentence(&self) -> String {
+        match self {
+            Asked::Join { group, .. } => format!("join {group}"),
+            Asked::Leave { group } => format!("leave {group}"),
+            Asked::Unenroll => "unenroll".into(),
+        }
+    }
+}
+
+impl Request {
+    /// As it is sent.
+    pub fn to_wire(&self) -> ConnectRequest {
+        let group = |action| Message::Group(GroupRequest { request_id: self.id.clone(), action: Some(action) });
+        let message = match &self.action {
+            Asked::Join { group: name, password } => {
+                group(Action::Join(JoinGroup { group: name.to_string(), password: password.clone() }))
+            }
+            Asked::Leave { group: name } => group(Action::Leave(name.to_string())),
+            Asked::Unenroll => Message::Unenroll(Unenroll {}),
+        };
+        ConnectRequest { message: Some(message) }
+    }
+}
+
+/// The requests that wait.
+pub(super) struct Requests {
+    vault: Arc<dyn Vault>,
+    waiting: Vec<Request>,
+}
+
+impl Requests {
+    /// Those in the vault; a file that can't be read is empty: people can ask again.
+    pub(super) fn load(vault: Arc<dyn Vault>) -> Result<Requests, VaultError> {
+        let waiting = vault.read(FILE)?.and_then(|b| serde_json::from_slice(&b).ok()).unwrap_or_default();
+        Ok(Requests { vault, waiting })
+    }
+
+    /// All of them, the oldest first.
+    pub(super) fn all(&self) -> &[Request] {
+        &self.waiting
+    }
+
+    /// Adds one, durably. False if too many wait.
+    pub(super) fn add(&mut self, request: Request) -> Result<bool, VaultError> {
+        if self.waiting.len() >= REQUESTS_MAX {
+            return Ok(false);
+        }
+        let mut waiting = self.waiting.clone();
+        waiting.push(request);
+        self.save(waiting)?;
+        Ok(true)
+    }
+
+    /// The manager answered: it waits no longer.
+    pub(super) fn remove(&mut self, id: &str) -> Result<Option<Request>, VaultError> {
+        let Some(at) = self.waiting.iter().position(|r| r.id == id) else { return Ok(None) };
+        let mut waiting = self.waiting.clone();
+        let removed = waiting.remove(at);
+        self.save(waiting)?;
+        Ok(Some(removed))
+    }
+
+    fn save(&mut self, waiting: Vec<Request>) -> Result<(), VaultError> {
+        self.vault.write(FILE, &serde_json::to_vec(&waiting).expect("plain data"))?;
+        self.waiting = waiting;
+        Ok(())
+    }
+}

@@ -1,0 +1,609 @@
+//! The loop: what happens, what follows from it, what is done about it.
+
+use super::{
+    AgentError, Answer, Asked, AttemptStatus, Ended, InstalledStatus, Request, Status,
+    handle::Ask,
+    requests::Requests,
+    wire,
+};
+use crate::{
+    clock::Clock,
+    identity::Identity,
+    installer::{Installer, Trouble},
+    journal::{Journal, JournalError},
+    link::{self, Connection, LinkCommand, LinkError, LinkEvent},
+    machine::{Effect, Event, Progress, Record, Stage, State},
+    vault::Vault,
+    work::{Told, Worker, as_facts},
+};
+use std::{
+    collections::{HashMap, VecDeque},
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+use sutler_base::{AttemptId, Digest, Timestamp, facts::Facts, state::ClientState};
+use sutler_proto::{
+    PROTOCOL_VERSION,
+    convert::{Word, time},
+    v1::{self, connect_request::Message as Up, connect_response::Message as Down, group_request::Action},
+};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    task::{JoinHandle, JoinSet},
+};
+use tracing::{debug, info, warn};
+
+/// How long nothing may happen before the loop looks around: a wall clock may have jumped.
+const LOOK_AROUND: Duration = Duration::from_secs(30);
+/// How often bytes of a download are told to the manager.
+const PROGRESS_EVERY: Duration = Duration::from_secs(1);
+/// How often the facts are collected without a reason.
+const FACTS_EVERY: Duration = Duration::from_secs(600);
+
+/// A connection that stands.
+pub(super) struct Link {
+    outbox: mpsc::Sender<v1::ConnectRequest>,
+    connection: Connection,
+    address: String,
+}
+
+/// Everything that the loop has in its hands.
+pub(super) struct Loop {
+    pub(super) state: State,
+    /// The effects of the recovery.
+    pub(super) first: Vec<Effect>,
+    pub(super) journal: Arc<Mutex<Box<dyn Journal>>>,
+    pub(super) journal_lost: bool,
+    /// Writes that a full disk refused: tried again, and nothing goes on before.
+    pub(super) unwritten: Vec<(AttemptId, u64)>,
+    pub(super) requests: Requests,
+    pub(super) vault: Arc<dyn Vault>,
+    pub(super) identity: Arc<Identity>,
+    pub(super) installer: Arc<dyn Installer>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) random: Arc<dyn Fn() -> u64 + Send + Sync>,
+    pub(super) worker: Worker,
+    pub(super) hold: bool,
+    pub(super) told: mpsc::UnboundedReceiver<Told>,
+    pub(super) asks: mpsc::Receiver<Ask>,
+    pub(super) events: mpsc::Receiver<LinkEvent>,
+    pub(super) link: Pin<Box<dyn Future<Output = ()> + Send>>,
+    pub(super) commands: watch::Sender<LinkCommand>,
+    pub(super) connection: watch::Sender<Option<Connection>>,
+    pub(super) up: Option<Link>,
+    /// What the manager was told of each attempt, and when (on `CLOCK_BOOTTIME`).
+    pub(super) sent: HashMap<AttemptId, (Progress, Duration)>,
+    pub(super) facts: String,
+    /// Machine id and boot id, as the facts say.
+    pub(super) facts_of: (String, String),
+    pub(super) facts_at: Duration,
+    /// Who waits for the manager's answer to a request.
+    pub(super) waiters: HashMap<String, oneshot::Sender<Answer>>,
+    /// The groups, as the manager last said.
+    pub(super) groups: Option<Vec<String>>,
+    pub(super) client_state: Option<ClientState>,
+    pub(super) last_contact: Option<Timestamp>,
+    pub(super) problem: Option<String>,
+    pub(super) skew: Option<i64>,
+    /// When the certificate is to be renewed, on `CLOCK_BOOTTIME`: no wall clock can put it off.
+    pub(super) renew_at: Option<Duration>,
+    pub(super) renewing: Option<JoinHandle<Result<(), String>>>,
+    /// Whether content may lie around that nobody needs.
+    pub(super) garbage: bool,
+}
+
+/// Why the loop goes round once more.
+enum Cause {
+    Told(Told),
+    Ask(Ask),
+    Link(LinkEvent),
+    Renewed(Result<(), String>),
+    Time,
+}
+
+impl Loop {
+    pub(super) async fn run(mut self) -> Result<Ended, AgentError> {
+        // Ends with this future, as everything else would with the process.
+        let mut tasks = JoinSet::new();
+        let link = std::mem::replace(&mut self.link, Box::pin(std::future::pending()));
+        tasks.spawn(link);
+        let first = std::mem::take(&mut self.first);
+        self.apply(first).await?;
+        loop {
+            let now = self.clock.now();
+            let due = [self.state.wake_at(&now), self.renew_at.filter(|_| self.renewing.is_none() && self.up.is_some())];
+            let wait = due.into_iter().flatten().min().map_or(LOOK_AROUND, |at| at.saturating_sub(now.boot).min(LOOK_AROUND));
+            let wait = if self.unwritten.is_empty() { wait } else { wait.min(Duration::from_secs(5)) };
+            let cause = tokio::select! {
+                Some(told) = self.told.recv() => Cause::Told(told),
+                Some(ask) = self.asks.recv() => Cause::Ask(ask),
+                Some(event) = self.events.recv() => Cause::Link(event),
+                renewed = async { match &mut self.renewing { Some(task) => task.await, None => std::future::pending().await } } => {
+                    Cause::Renewed(renewed.unwrap_or_else(|e| Err(e.to_string())))
+                }
+                () = tokio::time::sleep(wait.max(Duration::from_millis(1))) => Cause::Time,
+            };
+            let ended = match cause {
+                Cause::Told(Told::Event(event)) => self.happened(event).await.map(|()| None)?,
+                Cause::Told(Told::Installed) => self.collect_facts().await.map(|()| None)?,
+                Cause::Told(Told::Fatal(why)) => return Err(AgentError::Fatal(why)),
+                Cause::Ask(Ask::Stop) => Some(Ended::Stopped),
+                Cause::Ask(ask) => self.asked(ask).await.map(|()| None)?,
+                Cause::Link(event) => self.link_event(event).await?,
+                Cause::Renewed(result) => {
+                    self.renewed(result);
+                    None
+                }
+                Cause::Time => self.look_around().await.map(|()| None)?,
+            };
+            if let Some(ended) = ended {
+                return Ok(ended);
+            }
+        }
+    }
+
+    /// Lets the machine decide and does what it says.
+    async fn happened(&mut self, event: Event) -> Result<(), AgentError> {
+        let effects = self.state.handle(event, &self.clock.now());
+        self.apply(effects).await
+    }
+
+    async fn apply(&mut self, effects: Vec<Effect>) -> Result<(), AgentError> {
+        let mut queue = VecDeque::from(effects);
+        while let Some(effect) = queue.pop_front() {
+            match effect {
+                Effect::Journal(id, write) => {
+                    if self.write(&id).await? {
+                        queue.extend(self.state.handle(Event::Journaled(id, write), &self.clock.now()));
+                    } else {
+                        self.unwritten.retain(|(other, _)| *other != id);
+                        self.unwritten.push((id, write));
+                    }
+                }
+                Effect::Accept(id) => self.send(Up::Accepted(v1::AttemptAccepted { attempt: id.to_string() })),
+                Effect::AcknowledgeCancel(id, started) => {
+                    info!(attempt = %id, started, "canceled by the manager");
+                    self.send(Up::CancelAcknowledged(v1::CancelAcknowledged { attempt: id.to_string(), started }));
+                }
+                Effect::Prepare(id, item) => {
+                    if let Some(record) = self.state.record(&id) {
+                        self.worker.prepare(record, item);
+                    }
+                }
+                Effect::Perform(id, item, op, run) => {
+                    debug!(attempt = %id, item, ?op, run, "begins");
+                    if let Some(record) = self.state.record(&id) {
+                        self.worker.perform(record, item, op, run);
+                    }
+                }
+                Effect::PickUp(id, item, step, run) => {
+                    if let Some(record) = self.state.record(&id) {
+                        self.worker.pick_up(record, item, step, run);
+                    }
+                }
+                Effect::Sign(outcome) => {
+                    let id = outcome.attempt.clone();
+                    info!(attempt = %id, state = %outcome.state, failure = outcome.failure().map(|f| f.message.as_str()), "ended");
+                    let bytes = wire::outcome_bytes(outcome);
+                    let signature = self.identity.sign_outcome(&bytes).map_err(|e| AgentError::Fatal(e.to_string()))?;
+                    queue.extend(self.state.handle(Event::Signed(id, bytes, signature), &self.clock.now()));
+                }
+                Effect::Report(id) => {
+                    if let Some(outcome) = self.state.record(&id).and_then(outcome_of) {
+                        self.send(outcome);
+                    }
+                }
+                Effect::Abandon(id) => self.worker.stop(&id),
+                Effect::Retire(record) => {
+                    self.with_journal({
+                        let record = record.clone();
+                        move |journal| journal.retire(&record)
+                    })
+                    .await?;
+                    self.unwritten.retain(|(id, _)| id != record.id());
+                    self.sent.remove(record.id());
+                    self.worker.forget(&record);
+                    self.garbage = true;
+                }
+            }
+        }
+        self.tell_progress();
+        Ok(())
+    }
+
+    /// Writes the record of an attempt; false if the disk is full.
+    async fn write(&mut self, id: &AttemptId) -> Result<bool, AgentError> {
+        let Some(record) = self.state.record(id).cloned() else { return Ok(true) };
+        match self.with_journal(move |journal| journal.write(&record)).await {
+            Ok(()) => Ok(true),
+            Err(e @ JournalError::Full { .. }) => {
+                warn!(attempt = %id, "{e}");
+                self.problem = Some(e.to_string());
+                Ok(false)
+            }
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    async fn with_journal<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Box<dyn Journal>) -> Result<T, JournalError> + Send + 'static,
+    ) -> Result<T, JournalError> {
+        let journal = self.journal.clone();
+        let done = tokio::task::spawn_blocking(move || work(&mut journal.lock().unwrap_or_else(PoisonError::into_inner))).await;
+        done.unwrap_or_else(|e| {
+            Err(JournalError::Broken { doing: "use", path: "attempts".into(), source: std::io::Error::other(e) })
+        })
+    }
+
+    fn send(&mut self, message: Up) {
+        let Some(up) = &self.up else { return };
+        if up.outbox.try_send(v1::ConnectRequest { message: Some(message) }).is_err() {
+            // What was not sent is said again on the next connection.
+            self.reconnect();
+        }
+    }
+
+    fn reconnect(&mut self) {
+        self.down();
+        let number = (self.random)();
+        self.commands.send_modify(|command| *command = LinkCommand::Reconnect(number));
+    }
+
+    fn down(&mut self) {
+        self.up = None;
+        self.connection.send_replace(None);
+        self.sent.clear();
+    }
+
+    /// Tells the manager where every attempt is, when that changed; bytes at most every second.
+    fn tell_progress(&mut self) {
+        if self.up.is_none() {
+            return;
+        }
+        let now = self.clock.now();
+        for (id, progress) in self.state.progress(&now) {
+            let due = match self.sent.get(&id) {
+                None => progress.state != sutler_base::state::ExecutionState::Offered,
+                Some((last, at)) => {
+                    let same = (last.state, last.wait, last.item, &last.step) == (progress.state, progress.wait, progress.item, &progress.step);
+                    !same || (last.bytes != progress.bytes && now.boot.saturating_sub(*at) >= PROGRESS_EVERY)
+                }
+            };
+            if due {
+                self.send(wire::progress(&id, &progress));
+                self.sent.insert(id, (progress, now.boot));
+            }
+        }
+    }
+
+    async fn link_event(&mut self, event: LinkEvent) -> Result<Option<Ended>, AgentError> {
+        match event {
+            LinkEvent::HelloWanted(answer) => {
+                let hello = self.hello()?;
+                let _ = answer.send(hello);
+            }
+            LinkEvent::Up { welcome, outbox, connection, address } => self.welcome(welcome, Link { outbox, connection, address }).await?,
+            LinkEvent::Message(message) => {
+                self.last_contact = Some(self.clock.now().wall);
+                return self.message(message).await;
+            }
+            LinkEvent::Down(error) => {
+                let quiet = self.problem.as_deref() == Some(error.to_string().as_str());
+                match &error {
+                    _ if quiet => debug!("{error}"),
+                    LinkError::Refused { .. } => warn!("{error}"),
+                    _ => info!("{error}"),
+                }
+                self.problem = Some(error.to_string());
+                self.down();
+                self.happened(Event::Disconnected).await?;
+            }
+        }
+        Ok(None)
+    }
+
+    fn hello(&mut self) -> Result<v1::Hello, AgentError> {
+        let progress: HashMap<AttemptId, Progress> = self.state.progress(&self.clock.now()).into_iter().collect();
+        let open = self.state.records().filter(|r| r.stage != Stage::Canceled).map(|r| wire::open_attempt(r, progress.get(r.id())));
+        Ok(v1::Hello {
+            protocol_version: PROTOCOL_VERSION,
+            capabilities: Vec::new(),
+            agent_version: env!("CARGO_PKG_VERSION").into(),
+            site: self.identity.site(),
+            machine_id: self.facts_of.0.clone(),
+            boot_id: self.facts_of.1.clone(),
+            open_attempts: open.collect(),
+            session_counter: self.identity.next_session()?,
+            facts_digest: bytes::Bytes::copy_from_slice(Digest::of(self.facts.as_bytes()).as_bytes()),
+            journal_lost: self.journal_lost,
+        })
+    }
+
+    async fn welcome(&mut self, welcome: v1::Welcome, link: Link) -> Result<(), AgentError> {
+        let now = self.clock.now();
+        self.identity.set_addresses(&welcome.addresses, Some(&welcome.site))?;
+        self.client_state = ClientState::from_wire(welcome.state).ok().flatten();
+        self.last_contact = Some(now.wall);
+        self.problem = None;
+        let server = welcome.server_time.as_ref().and_then(|t| time(t).ok());
+        self.skew = server.map(|s| now.wall.as_second() - s.as_second());
+        self.plan_renewal(server.unwrap_or(now.wall), now.boot);
+        self.connection.send_replace(Some(link.connection.clone()));
+        self.up = Some(link);
+        self.sent.clear();
+        if self.journal_lost {
+            self.with_journal(|journal| journal.settle()).await?;
+            self.journal_lost = false;
+        }
+        if welcome.send_facts {
+            self.send(Up::Facts(v1::FactsReport { json: self.facts.clone() }));
+        }
+        for request in self.requests.all().to_vec() {
+            if let Some(message) = request.to_wire().message {
+                self.send(message);
+            }
+        }
+        self.happened(Event::Connected(wire::attempts(&welcome.unknown_attempts))).await
+    }
+
+    async fn message(&mut self, message: Down) -> Result<Option<Ended>, AgentError> {
+        match message {
+            Down::Offer(offer) => self.offered(&offer).await?,
+            Down::Lease(lease) => self.happened(Event::Leased(wire::attempts(&lease.attempts), lease.seconds)).await?,
+            Down::Cancel(cancel) => {
+                for id in wire::attempts(&[cancel.attempt]) {
+                    self.happened(Event::CancelAsked(id)).await?;
+                }
+            }
+            Down::OutcomeRecorded(recorded) => {
+                if !recorded.refused.is_empty() {
+                    warn!(attempt = recorded.attempt, "the manager keeps another outcome: {}", recorded.refused);
+                }
+                for id in wire::attempts(&[recorded.attempt]) {
+                    self.happened(Event::Recorded(id)).await?;
+                }
+            }
+            Down::Group(result) => self.group_answered(result)?,
+            Down::StateChanged(changed) => {
+                self.client_state = ClientState::from_wire(changed.state).ok().flatten();
+                info!(state = self.client_state.map(ClientState::as_str), "the client's state has changed");
+            }
+            Down::RunNow(run) => self.happened(Event::RunNow(wire::attempts(&run.attempts))).await?,
+            Down::Redirect(redirect) => {
+                info!(addresses = ?redirect.addresses, "the manager is elsewhere from now on");
+                self.identity.set_addresses(&redirect.addresses, None)?;
+                self.reconnect();
+            }
+            Down::Unenrolled(_) => {
+                for request in self.requests.all().to_vec() {
+                    self.requests.remove(&request.id)?;
+                    if request.action == Asked::Unenroll
+                        && let Some(waiter) = self.waiters.remove(&request.id)
+                    {
+                        let _ = waiter.send(Answer::Done { groups: vec![] });
+                    }
+                }
+                Identity::forget(&*self.vault)?;
+                return Ok(Some(Ended::Unenrolled));
+            }
+            // Only the first message is one.
+            Down::Welcome(_) => {}
+        }
+        Ok(None)
+    }
+
+    async fn offered(&mut self, wire_offer: &v1::Offer) -> Result<(), AgentError> {
+        let (offer, lease) = match wire::offer(wire_offer) {
+            Ok(offer) => offer,
+            Err(e) => {
+                warn!("an offer can't be read: {e}");
+                return Ok(());
+            }
+        };
+        let id = offer.attempt.clone();
+        let asked = id.clone();
+        if let Some(over) = self.with_journal(move |journal| Ok(journal.answer(&asked))).await? {
+            // It is over, whoever offers it: the answer is what became of it, never another run.
+            match outcome_of(&over) {
+                Some(outcome) => self.send(outcome),
+                None => self.send(Up::CancelAcknowledged(v1::CancelAcknowledged { attempt: id.to_string(), started: false })),
+            }
+            return Ok(());
+        }
+        debug!(attempt = %id, job = offer.job, "offered");
+        self.happened(Event::Offered(offer, lease)).await
+    }
+
+    fn group_answered(&mut self, result: v1::GroupResult) -> Result<(), AgentError> {
+        let request = self.requests.remove(&result.request_id)?;
+        let answer = if result.error.is_empty() {
+            self.groups = Some(result.groups.clone());
+            Answer::Done { groups: result.groups }
+        } else {
+            Answer::Refused { why: result.error }
+        };
+        if let Some(request) = request {
+            info!(request = request.action.sentence(), ?answer, "answered by the manager");
+        }
+        if let Some(waiter) = self.waiters.remove(&result.request_id) {
+            let _ = waiter.send(answer);
+        }
+        Ok(())
+    }
+
+    async fn asked(&mut self, ask: Ask) -> Result<(), AgentError> {
+        match ask {
+            Ask::Status(reply) => {
+                let _ = reply.send(self.status());
+            }
+            Ask::Facts(reply) => {
+                let _ = reply.send(self.facts.clone());
+            }
+            Ask::RunNow(reply) => {
+                let _ = reply.send(());
+                if self.up.is_none() {
+                    self.reconnect();
+                }
+                self.happened(Event::RunNow(Vec::new())).await?;
+            }
+            Ask::Groups(reply) => {
+                if self.up.is_some() {
+                    let id = self.request_id();
+                    self.waiters.retain(|_, waiter| !waiter.is_closed());
+                    self.waiters.insert(id.clone(), reply);
+                    self.send(Up::Group(v1::GroupRequest { request_id: id, action: Some(Action::List(true)) }));
+                } else {
+                    let _ = reply.send(match &self.groups {
+                        Some(groups) => Answer::Done { groups: groups.clone() },
+                        None => Answer::Refused { why: "the manager can't be reached, and has not said yet which groups these are".into() },
+                    });
+                }
+            }
+            Ask::Request(action, reply) => {
+                let request = Request { id: self.request_id(), action };
+                match self.requests.add(request.clone()) {
+                    Ok(true) => {}
+                    Ok(false) => {
+                        let _ = reply.send(Answer::NotKept { why: "too many requests wait for the manager already".into() });
+                        return Ok(());
+                    }
+                    Err(e) if e.is_full() => {
+                        let _ = reply.send(Answer::NotKept { why: e.to_string() });
+                        return Ok(());
+                    }
+                    Err(e) => return Err(e.into()),
+                }
+                self.waiters.retain(|_, waiter| !waiter.is_closed());
+                if self.up.is_some() {
+                    self.waiters.insert(request.id.clone(), reply);
+                    if let Some(message) = request.to_wire().message {
+                        self.send(message);
+                    }
+                } else {
+                    let _ = reply.send(Answer::Queued);
+                }
+            }
+            // Taken before.
+            Ask::Stop => {}
+        }
+        Ok(())
+    }
+
+    fn request_id(&self) -> String {
+        format!("{:016x}{:016x}", (self.random)(), (self.random)())
+    }
+
+    fn status(&self) -> Status {
+        let now = self.clock.now();
+        let attempt = |(id, p): (AttemptId, Progress)| {
+            let offer = self.state.record(&id).map(|r| &r.offer);
+            AttemptStatus {
+                job: offer.map(|o| o.job.clone()).unwrap_or_default(),
+                package: (p.item + 1, offer.map_or(0, |o| o.items.len())),
+                attempt: id.to_string(),
+                state: p.state,
+                wait: p.wait,
+                step: p.step,
+                bytes: p.bytes,
+            }
+        };
+        let installed = self.worker.installed().into_iter().map(|i| InstalledStatus {
+            package: i.package.to_string(),
+            version: i.version.to_string(),
+            directory: i.directory.map(|d| d.to_string()),
+        });
+        Status {
+            client: self.identity.client().clone(),
+            trust_domain: self.identity.trust().trust_domain().to_string(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            state: self.client_state,
+            connected: self.up.as_ref().map(|u| u.address.clone()),
+            last_contact: self.last_contact,
+            problem: self.problem.clone(),
+            clock_skew_seconds: self.skew,
+            certificate_ends: self.identity.certificate().ok().map(|c| c.not_after),
+            hold: self.hold,
+            attempts: self.state.progress(&now).into_iter().map(attempt).collect(),
+            requests: self.requests.all().iter().map(|r| r.action.sentence()).collect(),
+            installed: installed.collect(),
+        }
+    }
+
+    async fn look_around(&mut self) -> Result<(), AgentError> {
+        let now = self.clock.now();
+        for (id, write) in std::mem::take(&mut self.unwritten) {
+            self.apply(vec![Effect::Journal(id, write)]).await?;
+        }
+        if self.garbage && self.state.records().next().is_none() {
+            self.garbage = false;
+            self.worker.collect_garbage(self.state.records());
+        }
+        if now.boot.saturating_sub(self.facts_at) >= FACTS_EVERY {
+            self.collect_facts().await?;
+        }
+        if let (Some(at), Some(up), None) = (self.renew_at, &self.up, &self.renewing)
+            && at <= now.boot
+        {
+            let (identity, connection) = (self.identity.clone(), up.connection.clone());
+            self.renewing = Some(tokio::spawn(async move { link::renew(&identity, &connection).await }));
+        }
+        self.happened(Event::Tick).await
+    }
+
+    async fn collect_facts(&mut self) -> Result<(), AgentError> {
+        self.facts_at = self.clock.now().boot;
+        let facts: Facts = match self.installer.facts(as_facts(&self.worker.installed())).await {
+            Ok(facts) => facts,
+            Err(Trouble::Failed(failure)) => {
+                warn!("the facts can't be collected: {}", failure.message);
+                return Ok(());
+            }
+            Err(Trouble::Fatal(why)) => return Err(AgentError::Fatal(why)),
+        };
+        let json = facts.to_json();
+        if json != self.facts {
+            self.facts = json;
+            self.send(Up::Facts(v1::FactsReport { json: self.facts.clone() }));
+        }
+        Ok(())
+    }
+
+    /// When to renew, counted from the manager's time.
+    fn plan_renewal(&mut self, server: Timestamp, boot: Duration) {
+        let Ok(certificate) = self.identity.certificate() else { return };
+        let due = certificate.not_before.as_second() + Identity::renew_after(&certificate, (self.random)()).as_secs() as i64;
+        self.renew_at = Some(boot + Duration::from_secs((due - server.as_second()).max(0) as u64));
+    }
+
+    fn renewed(&mut self, result: Result<(), String>) {
+        self.renewing = None;
+        match result {
+            Ok(()) => {
+                info!("the certificate was renewed; connecting with the new one");
+                self.renew_at = None;
+                self.reconnect();
+            }
+            Err(e) => {
+                let certificate = self.identity.certificate().ok();
+                let life = certificate.map_or(3600, |c| (c.not_after.as_second() - c.not_before.as_second()).max(20) as u64);
+                let again = Duration::from_secs((life / 50).clamp(1, 3600));
+                warn!("the certificate could not be renewed: {e}; tried again in {} s", again.as_secs());
+                self.renew_at = Some(self.clock.now().boot + again);
+            }
+        }
+    }
+}
+
+/// The message that reports an attempt's outcome; none if it has none.
+fn outcome_of(record: &Record) -> Option<Up> {
+    match &record.stage {
+        Stage::Finished { outcome, signature } => Some(Up::Outcome(v1::AttemptOutcome {
+            attempt: record.id().to_string(),
+            outcome: outcome.clone().into(),
+            signature: signature.clone().into(),
+        })),
+        _ => None,
+    }
+}

@@ -1,0 +1,80 @@
+//! Between the wire and the machine's types.
+
+use crate::machine::{Offer, OfferedItem, Progress, Record, Replace, Stage};
+use sutler_base::{AttemptId, Invalid, limits, outcome::Outcome, state::ExecutionState};
+use sutler_proto::{
+    convert::{Word, time},
+    v1::{self, connect_request::Message},
+};
+
+/// An offer, checked; and how long its lease is (seconds).
+pub(super) fn offer(wire: &v1::Offer) -> Result<(Offer, u32), Invalid> {
+    if wire.items.is_empty() || wire.items.len() > limits::JOB_PACKAGES_MAX {
+        return Err(Invalid::new(format!("an offer has 1 to {} packages, not {}", limits::JOB_PACKAGES_MAX, wire.items.len())));
+    }
+    let item = |i: &v1::OfferItem| OfferedItem {
+        envelope: i.envelope.to_vec(),
+        replace: if i.replace == v1::Replace::Always as i32 { Replace::Always } else { Replace::IfMissing },
+    };
+    let offer = Offer {
+        attempt: wire.attempt.parse()?,
+        job: wire.job.chars().filter(|c| !c.is_control()).take(64).collect(),
+        revision: wire.revision,
+        items: wire.items.iter().map(item).collect(),
+        expire: wire.expire_time.as_ref().map(time).transpose()?,
+        continue_on_failure: wire.continue_on_failure,
+        priority: match wire.priority {
+            0 => 5,
+            given => given.min(9) as u8,
+        },
+    };
+    Ok((offer, wire.lease_seconds))
+}
+
+/// Ids of attempts; what is none is left out.
+pub(super) fn attempts(wire: &[String]) -> Vec<AttemptId> {
+    wire.iter().filter_map(|id| id.parse().ok()).collect()
+}
+
+/// An attempt of the journal, for the hello.
+pub(super) fn open_attempt(record: &Record, progress: Option<&Progress>) -> v1::OpenAttempt {
+    let state = match (&record.stage, progress) {
+        (Stage::Finished { outcome, .. }, _) => Outcome::parse(outcome).map_or(ExecutionState::Interrupted, |o| o.state),
+        (_, Some(progress)) => progress.state,
+        _ => ExecutionState::Offered,
+    };
+    v1::OpenAttempt { attempt: record.id().to_string(), state: state.to_wire() }
+}
+
+/// Where an attempt is.
+pub(super) fn progress(id: &AttemptId, progress: &Progress) -> Message {
+    Message::Progress(v1::AttemptProgress {
+        attempt: id.to_string(),
+        state: progress.state.to_wire(),
+        wait_reason: progress.wait.map(|w| w.as_str().to_owned()).unwrap_or_default(),
+        item: progress.item as u32,
+        bytes_done: progress.bytes.0,
+        bytes_total: progress.bytes.1,
+        step: progress.step.clone(),
+    })
+}
+
+/// The exact bytes of an outcome, within what a message may have: where many packages failed, the ends of their outputs
+/// are cut.
+pub(super) fn outcome_bytes(mut outcome: Outcome) -> Vec<u8> {
+    for keep in [limits::OUTPUT_TAIL_MAX, 16 << 10, 4 << 10, 256, 0] {
+        for failure in outcome.items.iter_mut().filter_map(|i| i.failure.as_mut()) {
+            if failure.output.len() > keep {
+                let from = (failure.output.len() - keep..=failure.output.len()).find(|n| failure.output.is_char_boundary(*n));
+                failure.output = failure.output.split_off(from.unwrap_or(failure.output.len()));
+            }
+            failure.message = failure.message.chars().take(2048).collect();
+        }
+        let bytes = outcome.to_bytes();
+        if bytes.len() <= limits::OUTCOME_MAX {
+            return bytes;
+        }
+    }
+    outcome.items.clear();
+    outcome.to_bytes()
+}

@@ -1,0 +1,127 @@
+//! What the machine's own administrator says: where things are, and what is allowed here whatever the manager says.
+
+use serde::Deserialize;
+use std::path::{Path, PathBuf};
+
+/// Where the configuration is looked for unless the command line says otherwise.
+pub const DEFAULT_FILE: &str = "/etc/sutler/agent.toml";
+/// Where the agent keeps its things unless told otherwise.
+pub const DEFAULT_DIR: &str = "/var/lib/sutler-agent";
+
+/// The machine's own rules. The manager can't change them.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct LocalPolicy {
+    /// Take packages that nobody signed. Signed ones are verified all the same.
+    pub allow_unsigned: bool,
+    /// Start no installation; what is offered is fetched and waits.
+    pub hold: bool,
+    /// Refuse packages with more bytes than this.
+    pub max_bytes: Option<u64>,
+}
+
+/// The configuration of the agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// The state folder, mode 0700.
+    pub dir: PathBuf,
+    /// Below which packages are installed: `/` on a real machine.
+    pub root: PathBuf,
+    /// The socket on which the commands speak to the running agent.
+    pub socket: PathBuf,
+    /// The machine's own rules.
+    pub policy: LocalPolicy,
+}
+
+/// The configuration can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file can't be read.
+    #[error("cannot read the configuration {path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The file's text is no configuration.
+    #[error("{path}: {why}")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it, and where.
+        why: String,
+    },
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct File {
+    dir: Option<PathBuf>,
+    root: Option<PathBuf>,
+    socket: Option<PathBuf>,
+    allow_unsigned: bool,
+    hold: bool,
+    max_bytes: Option<u64>,
+}
+
+/// What the command line says; it goes before the file.
+#[derive(Debug, Clone, Default)]
+pub struct Overrides {
+    /// `--config`
+    pub config: Option<PathBuf>,
+    /// `--dir`
+    pub dir: Option<PathBuf>,
+    /// `--root`
+    pub root: Option<PathBuf>,
+    /// `--socket`
+    pub socket: Option<PathBuf>,
+}
+
+impl Config {
+    /// The configuration in the file, with what the command line says in place of it. A default file that is not there is
+    /// empty; one that was named must be there.
+    pub fn load(overrides: Overrides) -> Result<Config, ConfigError> {
+        let (path, named) = match overrides.config {
+            Some(path) => (path, true),
+            None => (PathBuf::from(DEFAULT_FILE), false),
+        };
+        let file = match std::fs::read_to_string(&path) {
+            Ok(text) => toml::from_str::<File>(&text).map_err(|e| ConfigError::Parse { path, why: e.to_string() })?,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound && !named => File::default(),
+            Err(source) => return Err(ConfigError::Read { path, source }),
+        };
+        let dir = overrides.dir.or(file.dir).unwrap_or_else(|| DEFAULT_DIR.into());
+        let root = overrides.root.or(file.root).unwrap_or_else(|| "/".into());
+        let socket = overrides.socket.or(file.socket).unwrap_or_else(|| default_socket(&dir));
+        let policy = LocalPolicy { allow_unsigned: file.allow_unsigned, hold: file.hold, max_bytes: file.max_bytes };
+        Ok(Config { dir, root, socket, policy })
+    }
+}
+
+/// The state folder lets nobody in but its owner, and any user may read and join: so the socket of the machine's own agent
+/// is elsewhere. An agent with another folder keeps it there.
+fn default_socket(dir: &Path) -> PathBuf {
+    if dir == Path::new(DEFAULT_DIR) { "/run/sutler-agent/agent.sock".into() } else { dir.join("agent.sock") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_goes_before_the_file_and_a_wrong_file_is_refused_with_the_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("agent.toml");
+        std::fs::write(&path, "dir = \"/a\"\nhold = true\nmax_bytes = 5\n").unwrap();
+        let load = |dir: Option<&str>| Config::load(Overrides { config: Some(path.clone()), dir: dir.map(Into::into), ..Overrides::default() });
+        let config = load(None).unwrap();
+        assert_eq!((config.dir.as_path(), config.root.as_path()), (Path::new("/a"), Path::new("/")));
+        assert_eq!(config.policy, LocalPolicy { allow_unsigned: false, hold: true, max_bytes: Some(5) });
+        assert_eq!(config.socket, Path::new("/a/agent.sock"));
+        assert_eq!(load(Some("/b")).unwrap().dir, Path::new("/b"));
+        std::fs::write(&path, "allow_everything = true\n").unwrap();
+        assert!(load(None).unwrap_err().to_string().contains("allow_everything"));
+        std::fs::remove_file(&path).unwrap();
+        assert!(matches!(load(None), Err(ConfigError::Read { .. })), "a file that was named must be there");
+    }
+}

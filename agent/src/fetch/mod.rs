@@ -1,0 +1,279 @@
+//! Brings content from the higher system: what is asked for, verified, and nothing else.
+//!
+//! Questions are of at most 8 MiB and 8192 digests; three are on their way at a time, and read in their order, so that
+//! files are written from their start to their end. Bytes are decompressed, verified and written on a blocking thread.
+//! A transfer is given up when next to nothing has come for 30 s, however slow it was before; what has arrived stays.
+
+mod parts;
+
+use crate::{
+    installer::{Tree, Trouble, failure},
+    link::Connection,
+};
+use parts::Assembler;
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+use sutler_base::{AttemptId, Digest, chunks::Chunk, limits, outcome::Failure, state::ErrorKind};
+use sutler_proto::v1::{self, agent_service_client::AgentServiceClient};
+use tokio::sync::mpsc;
+
+/// How many bytes of content are asked for at once, and how many such questions are open.
+const BATCH_BYTES: u64 = 8 << 20;
+const BATCHES_OPEN: usize = 3;
+/// How long a transfer may bring fewer than `STALL_BYTES`.
+const STALL: Duration = Duration::from_secs(30);
+const STALL_BYTES: u64 = 1024;
+/// How many objects wait to be written.
+const WRITES_OPEN: usize = 16;
+/// How often progress is told.
+const TELL: Duration = Duration::from_millis(500);
+
+/// Why content was not brought.
+#[derive(Debug, Clone, PartialEq)]
+pub enum FetchError {
+    /// It may work later.
+    Later(String),
+    /// It won't.
+    Never(Failure),
+    /// The process must end.
+    Fatal(String),
+}
+
+impl From<Trouble> for FetchError {
+    fn from(trouble: Trouble) -> Self {
+        match trouble {
+            Trouble::Failed(failure) => FetchError::Never(failure),
+            Trouble::Fatal(why) => FetchError::Fatal(why),
+        }
+    }
+}
+
+/// One object whose length is known or bounded.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted {
+    /// Its digest.
+    pub digest: Digest,
+    /// The most bytes that it can have, decompressed.
+    pub most: u64,
+}
+
+/// Brings few objects into memory, in the order asked; their digests are verified.
+pub async fn objects(connection: &Connection, attempt: &AttemptId, wanted: &[Wanted]) -> Result<(Vec<Vec<u8>>, u64), FetchError> {
+    let mut all = Vec::with_capacity(wanted.len());
+    let mut fetched = 0;
+    for batch in wanted.chunks(limits::DIGESTS_MAX) {
+        let mut reader = Reader::new(connection.clone(), attempt, batch.iter().map(|w| w.digest).collect());
+        let mut assembler = Assembler::new(batch.iter().map(|w| w.most).collect());
+        while let Some(parts) = reader.next().await? {
+            for part in parts {
+                fetched += part.data.len() as u64;
+                if let Some((index, object)) = assembler.add(part)? {
+                    let bytes = object.decode()?;
+                    if Digest::of(&bytes) != batch[index].digest {
+                        return Err(mismatch(&batch[index].digest));
+                    }
+                    all.push(bytes);
+                }
+            }
+        }
+        assembler.finish()?;
+    }
+    Ok((all, fetched))
+}
+
+fn mismatch(digest: &Digest) -> FetchError {
+    FetchError::Never(failure(ErrorKind::ContentMismatch, format!("what came for {digest} has another digest")))
+}
+
+/// Brings the chunks that a tree lacks into it. Returns the tree and how many bytes came over the network.
+pub async fn into_tree(
+    connection: &Connection,
+    attempt: &AttemptId,
+    tree: Box<dyn Tree>,
+    missing: Vec<Chunk>,
+    tell: impl Fn(u64) + Send,
+) -> Result<(Box<dyn Tree>, u64), FetchError> {
+    let (queue, writer, written) = spawn_writer(tree);
+    let received = receive(connection, attempt, missing, &queue, &written, tell).await;
+    drop(queue);
+    let (tree, wrote) = writer.await.map_err(|e| FetchError::Later(format!("the agent's own work stopped: {e}")))?;
+    // What stopped the writing is the cause; that nobody took the bytes any more is its effect.
+    wrote?;
+    Ok((tree, received?))
+}
+
+type Queue = mpsc::Sender<(Digest, parts::Object)>;
+type Writer = tokio::task::JoinHandle<(Box<dyn Tree>, Result<(), FetchError>)>;
+
+fn spawn_writer(mut tree: Box<dyn Tree>) -> (Queue, Writer, Arc<AtomicU64>) {
+    let (queue, mut objects) = mpsc::channel::<(Digest, parts::Object)>(WRITES_OPEN);
+    let written = Arc::new(AtomicU64::new(0));
+    let counter = written.clone();
+    let writer = tokio::task::spawn_blocking(move || {
+        let mut buffer = Vec::new();
+        while let Some((digest, object)) = objects.blocking_recv() {
+            let wrote = object.decode_into(&mut buffer).and_then(|bytes| {
+                tree.write(digest, bytes)?;
+                counter.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+                Ok(())
+            });
+            if let Err(e) = wrote {
+                return (tree, Err(e));
+            }
+        }
+        (tree, Ok(()))
+    });
+    (queue, writer, written)
+}
+
+async fn receive(
+    connection: &Connection,
+    attempt: &AttemptId,
+    missing: Vec<Chunk>,
+    queue: &Queue,
+    written: &AtomicU64,
+    tell: impl Fn(u64) + Send,
+) -> Result<u64, FetchError> {
+    let mut batches = batches(missing).into_iter();
+    let mut open: VecDeque<(Vec<Chunk>, Reader)> = VecDeque::new();
+    let mut fetched = 0;
+    let mut told = tokio::time::Instant::now();
+    loop {
+        while open.len() < BATCHES_OPEN
+            && let Some(batch) = batches.next()
+        {
+            let reader = Reader::new(connection.clone(), attempt, batch.iter().map(|c| c.digest).collect());
+            open.push_back((batch, reader));
+        }
+        let Some((batch, mut reader)) = open.pop_front() else { break };
+        let mut assembler = Assembler::new(batch.iter().map(|c| u64::from(c.length)).collect());
+        while let Some(parts) = reader.next().await? {
+            for part in parts {
+                fetched += part.data.len() as u64;
+                if let Some((index, object)) = assembler.add(part)?
+                    && queue.send((batch[index].digest, object)).await.is_err()
+                {
+                    return Err(FetchError::Later("nothing is written any more".into()));
+                }
+            }
+            if told.elapsed() >= TELL {
+                told = tokio::time::Instant::now();
+                tell(written.load(Ordering::Relaxed));
+            }
+        }
+        assembler.finish()?;
+    }
+    Ok(fetched)
+}
+
+fn batches(missing: Vec<Chunk>) -> Vec<Vec<Chunk>> {
+    let mut all: Vec<Vec<Chunk>> = Vec::new();
+    let mut bytes = 0;
+    for chunk in missing {
+        match all.last_mut() {
+            Some(batch) if batch.len() < limits::DIGESTS_MAX && bytes + u64::from(chunk.length) <= BATCH_BYTES => {
+                bytes += u64::from(chunk.length);
+                batch.push(chunk);
+            }
+            _ => {
+                bytes = u64::from(chunk.length);
+                all.push(vec![chunk]);
+            }
+        }
+    }
+    all
+}
+
+type Answer = Result<tonic::Streaming<v1::ReadChunksResponse>, tonic::Status>;
+
+/// One question and its answer, asked at once and read when its turn comes.
+struct Reader {
+    connection: Connection,
+    asked: Option<tokio::task::JoinHandle<Answer>>,
+    stream: Option<tonic::Streaming<v1::ReadChunksResponse>>,
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        if let Some(asked) = &self.asked {
+            asked.abort();
+        }
+    }
+}
+
+impl Reader {
+    fn new(connection: Connection, attempt: &AttemptId, digests: Vec<Digest>) -> Reader {
+        let request = v1::ReadChunksRequest {
+            attempt: attempt.to_string(),
+            digests: digests.iter().map(|d| bytes::Bytes::copy_from_slice(d.as_bytes())).collect(),
+        };
+        let mut client = AgentServiceClient::with_origin(connection.clone(), connection.origin())
+            .max_decoding_message_size(limits::AGENT_MESSAGE_MAX)
+            .max_encoding_message_size(limits::AGENT_MESSAGE_MAX);
+        let asked = tokio::spawn(async move { Ok(client.read_chunks(request).await?.into_inner()) });
+        Reader { connection, asked: Some(asked), stream: None }
+    }
+
+    async fn next(&mut self) -> Result<Option<Vec<v1::ObjectPart>>, FetchError> {
+        if let Some(asked) = &mut self.asked {
+            let answer = unless_stalled(&self.connection, asked).await?;
+            self.asked = None;
+            let answer = answer.map_err(|e| FetchError::Later(format!("the question was dropped: {e}")))?;
+            self.stream = Some(answer.map_err(|status| refused(&status))?);
+        }
+        let Some(stream) = &mut self.stream else { return Ok(None) };
+        let message = unless_stalled(&self.connection, stream.message()).await?;
+        Ok(message.map_err(|status| refused(&status))?.map(|m| m.parts))
+    }
+}
+
+/// Waits as long as bytes come in.
+async fn unless_stalled<T>(connection: &Connection, future: impl Future<Output = T>) -> Result<T, FetchError> {
+    tokio::pin!(future);
+    let mut before = connection.received();
+    loop {
+        tokio::select! {
+            done = &mut future => return Ok(done),
+            () = tokio::time::sleep(STALL) => {
+                let now = connection.received();
+                if now.saturating_sub(before) < STALL_BYTES {
+                    return Err(FetchError::Later(format!("no bytes came for {} s", STALL.as_secs())));
+                }
+                before = now;
+            }
+            why = connection.closed() => return Err(FetchError::Later(why)),
+        }
+    }
+}
+
+fn refused(status: &tonic::Status) -> FetchError {
+    use tonic::Code::*;
+    let message = || format!("the manager said: {}", status.message());
+    match status.code() {
+        DataLoss => FetchError::Never(failure(ErrorKind::DataLoss, message())),
+        NotFound => FetchError::Never(failure(ErrorKind::PackageUnavailable, message())),
+        InvalidArgument | OutOfRange | Unimplemented => FetchError::Never(failure(ErrorKind::Transfer, message())),
+        _ => FetchError::Later(message()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_question_is_bounded_in_bytes_and_in_digests() {
+        let chunk = |n: u64, length| Chunk { digest: Digest::of(&n.to_le_bytes()), length };
+        let large: Vec<Chunk> = (0..100).map(|n| chunk(n, limits::CHUNK_MAX as u32)).collect();
+        assert!(batches(large.clone()).iter().all(|b| b.iter().map(|c| u64::from(c.length)).sum::<u64>() <= BATCH_BYTES));
+        assert_eq!(batches(large.clone()).concat(), large, "nothing is left out, the order stays");
+        let small: Vec<Chunk> = (0..20_000).map(|n| chunk(n, 1)).collect();
+        assert_eq!(batches(small).iter().map(Vec::len).collect::<Vec<_>>(), [8192, 8192, 3616]);
+    }
+}

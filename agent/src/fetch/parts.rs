@@ -1,0 +1,149 @@
+//! Puts parts together to objects, in the order in which they were asked for, each within its bound.
+
+use super::FetchError;
+use crate::installer::failure;
+use bytes::Bytes;
+use sutler_base::state::ErrorKind;
+use sutler_proto::v1::{Encoding, ObjectPart};
+
+fn wrong(why: impl Into<String>) -> FetchError {
+    FetchError::Never(failure(ErrorKind::ContentMismatch, why))
+}
+
+/// One object as it came.
+pub(super) struct Object {
+    encoding: Encoding,
+    parts: Vec<Bytes>,
+    most: u64,
+}
+
+impl Object {
+    /// The object's bytes. Never more than its bound, however small what came is.
+    pub(super) fn decode(self) -> Result<Vec<u8>, FetchError> {
+        let mut buffer = Vec::new();
+        self.decode_into(&mut buffer)?;
+        Ok(buffer)
+    }
+
+    /// The same, into a buffer that is used again.
+    pub(super) fn decode_into<'a>(self, buffer: &'a mut Vec<u8>) -> Result<&'a [u8], FetchError> {
+        buffer.clear();
+        let most = usize::try_from(self.most).map_err(|_| wrong("an object is larger than this machine can address"))?;
+        match self.encoding {
+            Encoding::Identity => {
+                for part in &self.parts {
+                    buffer.extend_from_slice(part);
+                }
+            }
+            Encoding::Zstd => {
+                let joined;
+                let compressed: &[u8] = match &self.parts[..] {
+                    [one] => one,
+                    parts => {
+                        joined = parts.concat();
+                        &joined
+                    }
+                };
+                // The frame may say how much it holds; what it really holds is bounded all the same.
+                let said = zstd::zstd_safe::get_frame_content_size(compressed).ok().flatten();
+                if said.is_some_and(|s| s > self.most) {
+                    return Err(wrong(format!("an object claims more than the {most} bytes that it may have")));
+                }
+                buffer.reserve_exact(said.map_or(most, |s| s as usize));
+                let mut decoder = zstd::stream::read::Decoder::new(compressed)
+                    .map_err(|e| wrong(format!("an object can't be decompressed: {e}")))?
+                    .single_frame();
+                let bounded = &mut std::io::Read::take(&mut decoder, self.most.saturating_add(1));
+                std::io::Read::read_to_end(bounded, buffer).map_err(|e| wrong(format!("an object can't be decompressed: {e}")))?;
+            }
+            Encoding::Unspecified => return Err(wrong("an object's encoding is not known here; a newer agent is needed")),
+        }
+        if buffer.len() > most {
+            return Err(wrong(format!("an object has more than the {most} bytes that it may have")));
+        }
+        Ok(buffer)
+    }
+}
+
+/// The objects of one question.
+pub(super) struct Assembler {
+    most: Vec<u64>,
+    next: usize,
+    open: Option<Object>,
+    held: u64,
+}
+
+impl Assembler {
+    /// Objects with these bounds are expected, in this order.
+    pub(super) fn new(most: Vec<u64>) -> Assembler {
+        Assembler { most, next: 0, open: None, held: 0 }
+    }
+
+    /// Takes a part; gives the object that it completed.
+    pub(super) fn add(&mut self, part: ObjectPart) -> Result<Option<(usize, Object)>, FetchError> {
+        let Some(most) = self.most.get(self.next).copied().filter(|_| part.index as usize == self.next) else {
+            return Err(wrong(format!("a part of object {} came where one of object {} was due", part.index, self.next)));
+        };
+        let encoding = Encoding::try_from(part.encoding).unwrap_or(Encoding::Unspecified);
+        let object = self.open.get_or_insert_with(|| Object { encoding, parts: Vec::new(), most });
+        if object.encoding != encoding {
+            return Err(wrong("the parts of an object have different encodings"));
+        }
+        // Compressed bytes that are more than the object are a lie or a waste: frames have a few bytes of their own.
+        self.held += part.data.len() as u64;
+        if self.held > most + most / 64 + 1024 || (part.data.is_empty() && !part.last) {
+            return Err(wrong(format!("more came for an object than the {most} bytes that it may have")));
+        }
+        object.parts.push(part.data);
+        if !part.last {
+            return Ok(None);
+        }
+        let index = self.next;
+        self.next += 1;
+        self.held = 0;
+        Ok(self.open.take().map(|object| (index, object)))
+    }
+
+    /// Everything that was asked for must have come.
+    pub(super) fn finish(self) -> Result<(), FetchError> {
+        match self.next == self.most.len() {
+            true => Ok(()),
+            // The stream may have been cut at a clean place: asking again is right.
+            false => Err(FetchError::Later(format!("{} of {} objects came", self.next, self.most.len()))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn part(index: u32, encoding: Encoding, data: &[u8], last: bool) -> ObjectPart {
+        ObjectPart { index, encoding: encoding as i32, data: Bytes::copy_from_slice(data), last }
+    }
+
+    #[test]
+    fn parts_become_the_objects_that_were_asked_for() {
+        let text = vec![7u8; 1000];
+        let packed = zstd::bulk::compress(&text, 3).unwrap();
+        let mut assembler = Assembler::new(vec![3, 1000]);
+        assert!(assembler.add(part(0, Encoding::Identity, b"a", false)).unwrap().is_none());
+        let (index, object) = assembler.add(part(0, Encoding::Identity, b"bc", true)).unwrap().unwrap();
+        assert_eq!((index, object.decode().unwrap()), (0, b"abc".to_vec()));
+        let (index, object) = assembler.add(part(1, Encoding::Zstd, &packed, true)).unwrap().unwrap();
+        assert_eq!((index, object.decode().unwrap()), (1, text));
+        assembler.finish().unwrap();
+    }
+
+    #[test]
+    fn a_bomb_a_flood_and_a_wrong_order_are_refused() {
+        let bomb = zstd::bulk::compress(&vec![0u8; 10 << 20], 3).unwrap();
+        let mut assembler = Assembler::new(vec![1000]);
+        let (_, object) = assembler.add(part(0, Encoding::Zstd, &bomb, true)).unwrap().unwrap();
+        assert!(matches!(object.decode(), Err(FetchError::Never(f)) if f.kind == ErrorKind::ContentMismatch));
+        assert!(Assembler::new(vec![10]).add(part(0, Encoding::Identity, &[0; 4096], false)).is_err());
+        assert!(Assembler::new(vec![10, 10]).add(part(1, Encoding::Identity, b"x", true)).is_err());
+        assert!(Assembler::new(vec![10]).add(part(0, Encoding::Identity, b"", false)).is_err());
+        assert!(matches!(Assembler::new(vec![10]).finish(), Err(FetchError::Later(_))));
+    }
+}

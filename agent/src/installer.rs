@@ -1,0 +1,266 @@
+//! What the agent needs from the machine that it installs on, and this machine as the one that really does it.
+//!
+//! Nothing here decides whether to do something: the journal holds that it was decided before it is called.
+
+use crate::install::{
+    self, ChunkLists, Detected, Ended, Exchange, ExchangeState, Layout, OldTree, Place, Reserve, Source, Staging, StepEnd, StepId, StepSpec,
+    Supervisor, TreeRecord,
+};
+use std::{future::Future, pin::Pin, sync::Arc};
+use sutler_base::{
+    AttemptId, Digest,
+    chunks::Chunk,
+    facts::{Facts, Software},
+    limits,
+    manifest::{Manifest, Phase},
+    outcome::Failure,
+    state::ErrorKind,
+};
+
+/// A future of an installer.
+pub type Doing<'a, T> = Pin<Box<dyn Future<Output = Result<T, Trouble>> + Send + 'a>>;
+
+/// Why the installer could not do something.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Trouble {
+    /// It failed, and the package with it.
+    Failed(Failure),
+    /// Nobody can say what is on the disk any more: the process must end.
+    Fatal(String),
+}
+
+/// A failure of this kind with this sentence, and nothing else.
+pub fn failure(kind: ErrorKind, message: impl Into<String>) -> Failure {
+    Failure { kind, message: message.into(), step: None, exit_code: None, signal: None, output: String::new(), restored: None }
+}
+
+impl From<install::Error> for Trouble {
+    fn from(error: install::Error) -> Self {
+        if error.is_fatal() { Trouble::Fatal(error.to_string()) } else { Trouble::Failed(failure(error.kind(), error.to_string())) }
+    }
+}
+
+/// One package of an attempt.
+#[derive(Debug, Clone)]
+pub struct Item {
+    /// The attempt.
+    pub attempt: AttemptId,
+    /// Which of its packages, from 0.
+    pub index: usize,
+    /// The package.
+    pub manifest: Arc<Manifest>,
+    /// The digest of its manifest.
+    pub digest: Digest,
+}
+
+/// A package that was installed before at the place of a new one.
+#[derive(Debug, Clone)]
+pub struct OldPackage {
+    /// Its manifest.
+    pub manifest: Arc<Manifest>,
+    /// Its chunk lists, as far as they are known.
+    pub lists: Arc<ChunkLists>,
+}
+
+/// A tree in the making. Its methods block.
+pub trait Tree: Send {
+    /// The chunks that are not there yet, in the order to fetch them.
+    fn missing(&self) -> Vec<Chunk>;
+    /// Takes what a tree that is installed has of it; returns how many bytes that made.
+    fn reuse(&mut self, old: &OldPackage) -> Result<u64, Trouble>;
+    /// Verifies a chunk and writes it.
+    fn write(&mut self, digest: Digest, bytes: &[u8]) -> Result<(), Trouble>;
+    /// Verifies the whole and makes it durable.
+    fn finish(self: Box<Self>) -> Result<(), Trouble>;
+}
+
+/// Puts packages on a machine.
+pub trait Installer: Send + Sync + 'static {
+    /// The facts of the machine; `software` is what the agent installed.
+    fn facts(&self, software: Vec<Software>) -> Doing<'_, Facts>;
+    /// Whether the package's detection rules hold.
+    fn detect<'a>(&'a self, item: &'a Item) -> Doing<'a, Detected>;
+    /// The manifest of what the agent installed at the package's directory; none if it did not, or if it has none.
+    fn installed<'a>(&'a self, item: &'a Item) -> Doing<'a, Option<Digest>>;
+    /// Makes room for the package, or opens what an earlier try left.
+    fn stage<'a>(&'a self, item: &'a Item, lists: &'a ChunkLists) -> Doing<'a, Box<dyn Tree>>;
+    /// The staged tree takes its place. Asked again it does nothing.
+    fn exchange<'a>(&'a self, item: &'a Item) -> Doing<'a, ()>;
+    /// The package stays. Asked again it does nothing.
+    fn commit<'a>(&'a self, item: &'a Item) -> Doing<'a, ()>;
+    /// What was there before is put back, what was staged goes. False if nothing had taken its place. Asked again it does nothing.
+    fn restore<'a>(&'a self, item: &'a Item) -> Doing<'a, bool>;
+    /// What was staged for the attempt goes, and what is kept of its steps: it is over.
+    fn forget<'a>(&'a self, attempt: &'a AttemptId, items: &'a [Item]) -> Doing<'a, ()>;
+    /// Runs a step of the package and waits for its end. A run that was started before is refused.
+    fn start<'a>(&'a self, item: &'a Item, step: usize, run: u32) -> Doing<'a, Ended>;
+    /// Waits for the end of a run that was started before; none if nothing is known of it.
+    fn pick_up<'a>(&'a self, item: &'a Item, step: usize, run: u32) -> Doing<'a, Option<Ended>>;
+}
+
+/// This machine.
+#[derive(Debug, Clone)]
+pub struct Machine {
+    layout: Arc<Layout>,
+    supervisor: Supervisor,
+    /// Becomes the machine's id if nothing else tells it apart.
+    fresh: [u8; 16],
+}
+
+impl Machine {
+    /// The machine whose places are in `layout`; steps are run under `supervisor`.
+    pub fn new(layout: Layout, supervisor: Supervisor, fresh: [u8; 16]) -> Machine {
+        Machine { layout: Arc::new(layout), supervisor, fresh }
+    }
+
+    fn blocking<T: Send + 'static>(&self, work: impl FnOnce(&Layout) -> Result<T, install::Error> + Send + 'static) -> Doing<'static, T> {
+        let layout = self.layout.clone();
+        Box::pin(async move {
+            match tokio::task::spawn_blocking(move || work(&layout)).await {
+                Ok(result) => result.map_err(Trouble::from),
+                Err(e) => Err(Trouble::Failed(failure(ErrorKind::ClientIo, format!("the agent's own work stopped: {e}")))),
+            }
+        })
+    }
+
+    /// Each run of a step has a number of its own, and so a gate of its own.
+    fn step_id(item: &Item, step: usize, run: u32) -> StepId {
+        StepId { attempt: item.attempt.clone(), item: item.index, step: step + run as usize * limits::STEPS_MAX }
+    }
+}
+
+fn exchange_of<'a>(layout: &'a Layout, item: &'a Item) -> Option<Exchange<'a>> {
+    let directory = item.manifest.directory.as_ref()?;
+    Some(Exchange::new(layout, directory, &item.manifest.name, &item.attempt, item.index))
+}
+
+struct RealTree {
+    layout: Arc<Layout>,
+    staging: Staging,
+    item: Item,
+}
+
+impl Tree for RealTree {
+    fn missing(&self) -> Vec<Chunk> {
+        self.staging.missing()
+    }
+
+    fn reuse(&mut self, old: &OldPackage) -> Result<u64, Trouble> {
+        let Some(directory) = &self.item.manifest.directory else { return Ok(0) };
+        let Some(path) = self.layout.installed(directory)? else { return Ok(0) };
+        Ok(self.staging.reuse(&OldTree { path: &path, manifest: &old.manifest, lists: &old.lists })?)
+    }
+
+    fn write(&mut self, digest: Digest, bytes: &[u8]) -> Result<(), Trouble> {
+        self.staging.write(digest, bytes)?;
+        Ok(())
+    }
+
+    fn finish(self: Box<Self>) -> Result<(), Trouble> {
+        self.staging.finish()?;
+        Ok(())
+    }
+}
+
+impl Installer for Machine {
+    fn facts(&self, software: Vec<Software>) -> Doing<'_, Facts> {
+        let fresh = self.fresh;
+        self.blocking(move |layout| Ok(crate::facts::collect(layout, software, fresh)))
+    }
+
+    fn detect<'a>(&'a self, item: &'a Item) -> Doing<'a, Detected> {
+        let manifest = item.manifest.clone();
+        self.blocking(move |layout| install::detect(layout, &manifest))
+    }
+
+    fn installed<'a>(&'a self, item: &'a Item) -> Doing<'a, Option<Digest>> {
+        let manifest = item.manifest.clone();
+        self.blocking(move |layout| match &manifest.directory {
+            Some(directory) => Ok(TreeRecord::read(layout, directory)?.filter(|r| r.package == manifest.name).map(|r| r.manifest)),
+            None => Ok(None),
+        })
+    }
+
+    fn stage<'a>(&'a self, item: &'a Item, lists: &'a ChunkLists) -> Doing<'a, Box<dyn Tree>> {
+        let (item, lists, layout) = (item.clone(), lists.clone(), self.layout.clone());
+        self.blocking(move |_| {
+            let source = Source { manifest: item.manifest.clone(), digest: item.digest };
+            let staging = Staging::open(&layout, source, &lists, &item.attempt, item.index, Reserve::default())?;
+            Ok(Box::new(RealTree { layout, staging, item }) as Box<dyn Tree>)
+        })
+    }
+
+    fn exchange<'a>(&'a self, item: &'a Item) -> Doing<'a, ()> {
+        let item = item.clone();
+        self.blocking(move |layout| exchange_of(layout, &item).map_or(Ok(()), |e| e.exchange()))
+    }
+
+    fn commit<'a>(&'a self, item: &'a Item) -> Doing<'a, ()> {
+        let item = item.clone();
+        self.blocking(move |layout| exchange_of(layout, &item).map_or(Ok(()), |e| e.commit()))
+    }
+
+    fn restore<'a>(&'a self, item: &'a Item) -> Doing<'a, bool> {
+        let item = item.clone();
+        self.blocking(move |layout| {
+            let Some(exchange) = exchange_of(layout, &item) else { return Ok(false) };
+            match exchange.state()? {
+                ExchangeState::Before => exchange.discard().map(|()| false),
+                ExchangeState::Exchanged | ExchangeState::Restored => exchange.restore().map(|()| true),
+                ExchangeState::Committed => Ok(false),
+            }
+        })
+    }
+
+    fn forget<'a>(&'a self, attempt: &'a AttemptId, items: &'a [Item]) -> Doing<'a, ()> {
+        let (attempt, items) = (attempt.clone(), items.to_vec());
+        self.blocking(move |layout| {
+            for item in &items {
+                if let Some(exchange) = exchange_of(layout, item)
+                    && exchange.state()? != ExchangeState::Exchanged
+                {
+                    exchange.discard()?;
+                }
+            }
+            install::forget(layout, &attempt)
+        })
+    }
+
+    fn start<'a>(&'a self, item: &'a Item, step: usize, run: u32) -> Doing<'a, Ended> {
+        let (item, supervisor) = (item.clone(), self.supervisor.clone());
+        Box::pin(async move {
+            let running = self.blocking(move |layout| {
+                let planned = item.manifest.steps.get(step);
+                let planned = planned.ok_or_else(|| install::Error::Manifest(format!("it has no step with the number {step}")))?;
+                let exchanged = match exchange_of(layout, &item) {
+                    Some(exchange) => exchange.state()? == ExchangeState::Exchanged,
+                    None => false,
+                };
+                // What runs on an error finds its files wherever they are by then.
+                let place = match planned.phase {
+                    Phase::Before => Place::Staged,
+                    _ if exchanged => Place::Installed,
+                    _ => Place::Staged,
+                };
+                let spec = StepSpec::new(layout, Machine::step_id(&item, step, run), &item.manifest, planned, place)?;
+                install::start(layout, &supervisor, &spec)
+            });
+            Ok(running.await?.wait().await?)
+        })
+    }
+
+    fn pick_up<'a>(&'a self, item: &'a Item, step: usize, run: u32) -> Doing<'a, Option<Ended>> {
+        let id = Machine::step_id(item, step, run);
+        Box::pin(async move {
+            match self.blocking(move |layout| install::pick_up(layout, &id)).await? {
+                Some(running) => {
+                    let ended = running.wait().await?;
+                    // Cut off before its supervisor did anything: it is not started again, whatever the reason.
+                    let cut_off = matches!(ended.end, StepEnd::NotStarted(_)) && ended.finished.is_none();
+                    Ok(Some(ended).filter(|_| !cut_off))
+                }
+                None => Ok(None),
+            }
+        })
+    }
+}

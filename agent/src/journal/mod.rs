@@ -1,0 +1,62 @@
+//! What the agent has taken on, on disk before it acts on it: one small file per attempt.
+//!
+//! The machine says when a record is written ([`Effect::Journal`](crate::machine::Effect::Journal)); nothing of an
+//! attempt goes on before the write is durable. A file whose checksum is wrong is a damaged attempt, which ends as
+//! interrupted. If the whole ledger is gone the manager is told so, since what had been accepted can't be known.
+
+mod folder;
+
+pub use folder::FolderJournal;
+
+use crate::machine::Record;
+use std::path::PathBuf;
+use sutler_base::AttemptId;
+
+/// How many ended attempts are kept, to answer the same offer with what became of it.
+pub const ANSWERS_MAX: usize = 256;
+
+/// What a journal holds when the agent starts.
+#[derive(Debug, Default)]
+pub struct Loaded {
+    /// Every attempt that is not recorded above.
+    pub records: Vec<Record>,
+    /// Attempts that were accepted and whose file can't be read any more.
+    pub damaged: Vec<AttemptId>,
+    /// The ledger as a whole was lost since the last session; stays so until [`Journal::settle`].
+    pub lost: bool,
+}
+
+/// The journal could not be written or read.
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    /// The disk is full, the reserve used up. Nothing of what was to be written may go on; it may pass.
+    #[error("the disk is full, {path} can't be written; make room: nothing is started before")]
+    Full {
+        /// The file.
+        path: PathBuf,
+    },
+    /// What is on the disk can't be known any more. The process must end.
+    #[error("the journal can't be used: {doing} {path}: {source}; the agent ends, since nobody can say what is on the disk")]
+    Broken {
+        /// What was tried.
+        doing: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
+/// Keeps the records of attempts. Its methods may block.
+pub trait Journal: Send + 'static {
+    /// What is in it. Called once, at the start.
+    fn load(&mut self) -> Result<Loaded, JournalError>;
+    /// The manager knows that the ledger was lost, if it was: from now on it counts as whole.
+    fn settle(&mut self) -> Result<(), JournalError>;
+    /// Makes a record durable, in place of the one before.
+    fn write(&mut self, record: &Record) -> Result<(), JournalError>;
+    /// Takes an attempt out, but keeps the record as an answer to the same offer, should it come again.
+    fn retire(&mut self, record: &Record) -> Result<(), JournalError>;
+    /// The record of an attempt that was retired, if it is still kept.
+    fn answer(&self, attempt: &AttemptId) -> Option<Record>;
+}

@@ -1,0 +1,331 @@
+//! The connection to the higher system: made, kept, made again. It decides nothing about work.
+//!
+//! It tries the addresses in their order, shows the newest certificate, opens the stream, and hands over what comes. When
+//! the connection ends it waits with full jitter, 1 s to 5 min, the first time hardly at all; a manager that says that
+//! the client was removed is asked again every five minutes, in case that was a mistake.
+
+mod transport;
+
+pub use transport::{Connection, connect};
+
+use crate::{
+    clock::Clock,
+    identity::{self, Identity, Shown},
+};
+use prost::Message;
+use std::{io, sync::Arc, time::Duration};
+use sutler_certs::{PrivateKey, tls::Clock as TlsClock};
+use sutler_proto::v1::{
+    self, ConnectRequest, ConnectResponse, agent_service_client::AgentServiceClient, connect_request::Message as Up,
+    connect_response::Message as Down,
+};
+use tokio::sync::{mpsc, oneshot, watch};
+use tracing::{debug, info, warn};
+
+/// How long a call with one answer may take.
+pub const UNARY_TIMEOUT: Duration = Duration::from_secs(30);
+/// How many messages may wait to be sent; more means that the connection stands still.
+const OUTBOX: usize = 1024;
+const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    /// Not `host:port`.
+    #[error("{address} is no address of a manager (host:port)")]
+    Address {
+        /// What was given.
+        address: String,
+    },
+    /// Nobody answered there.
+    #[error("cannot connect to {address}: {source}")]
+    Tcp {
+        /// Where.
+        address: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The handshake failed: not the manager, or the manager does not take this machine's certificate.
+    #[error("no trusted connection to {address}: {source}")]
+    Tls {
+        /// Where.
+        address: String,
+        /// What went wrong.
+        source: io::Error,
+    },
+    /// No answer in time.
+    #[error("{address} did not answer in time")]
+    Slow {
+        /// Where.
+        address: String,
+    },
+    /// The manager refused this machine.
+    #[error("the manager at {address} refuses this machine ({reason}): {message}")]
+    Refused {
+        /// Where.
+        address: String,
+        /// The stable word for it; may be empty.
+        reason: String,
+        /// The manager's sentence.
+        message: String,
+    },
+    /// The connection ended.
+    #[error("the connection to {address} ended: {why}")]
+    Ended {
+        /// Where.
+        address: String,
+        /// Why.
+        why: String,
+    },
+    /// A TLS configuration could not be made.
+    #[error("no connection can be made: {0}; enrol again")]
+    Config(String),
+}
+
+impl LinkError {
+    /// Whether asking again soon is pointless.
+    fn is_refusal(&self) -> bool {
+        matches!(self, LinkError::Refused { .. })
+    }
+}
+
+/// What the link tells.
+#[derive(Debug)]
+pub enum LinkEvent {
+    /// A stream is about to be opened: what to say first. Not answered means: stop.
+    HelloWanted(oneshot::Sender<v1::Hello>),
+    /// The manager welcomed the agent.
+    Up {
+        /// What it said.
+        welcome: v1::Welcome,
+        /// Where messages go.
+        outbox: mpsc::Sender<ConnectRequest>,
+        /// Through what bytes are read.
+        connection: Connection,
+        /// Which address answered.
+        address: String,
+    },
+    /// The manager said something.
+    Message(Down),
+    /// There is no connection any more, or none could be made.
+    Down(LinkError),
+}
+
+/// What the loop tells the link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LinkCommand {
+    /// Nothing in particular.
+    Stay,
+    /// Give the connection up and make another (the addresses changed, or messages can't be sent): the number only has
+    /// to be another one than before.
+    Reconnect(u64),
+}
+
+/// Keeps the connection until `events` is closed.
+pub async fn keep(
+    identity: Arc<Identity>,
+    clock: Arc<dyn Clock>,
+    mut random: impl FnMut() -> u64 + Send,
+    events: mpsc::Sender<LinkEvent>,
+    mut commands: watch::Receiver<LinkCommand>,
+) {
+    let mut failures: u32 = 0;
+    let tls_clock = tls_clock(&clock);
+    while !events.is_closed() {
+        commands.mark_unchanged();
+        if identity.certificate().is_ok_and(|c| c.is_expired(clock.now().wall)) {
+            match renew_ended(&identity, &tls_clock).await {
+                Ok(()) => info!("the certificate had ended and was renewed"),
+                Err(e) => warn!(error = e, "the certificate has ended and could not be renewed"),
+            }
+        }
+        let (error, was_up) = session(&identity, &tls_clock, &events, &mut commands).await;
+        if was_up {
+            failures = 0;
+        }
+        let pause = if error.is_refusal() && failures > 0 { PAUSE.1 } else { jittered(failures, random()) };
+        failures = failures.saturating_add(1);
+        if events.send(LinkEvent::Down(error)).await.is_err() {
+            return;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            _ = commands.changed() => {}
+            () = events.closed() => return,
+        }
+    }
+}
+
+/// The agent's clock, as TLS asks for it.
+pub fn tls_clock(clock: &Arc<dyn Clock>) -> TlsClock {
+    let clock = clock.clone();
+    TlsClock::new(move || clock.now().wall)
+}
+
+/// Full jitter: anything up to twice as long with every failure, 5 min at most; the first time up to a quarter second.
+fn jittered(failures: u32, random: u64) -> Duration {
+    let most = if failures == 0 { Duration::from_millis(250) } else { PAUSE.0.saturating_mul(1 << failures.min(9)).min(PAUSE.1) };
+    Duration::from_millis(random % (most.as_millis() as u64).max(1))
+}
+
+async fn session(
+    identity: &Identity,
+    clock: &TlsClock,
+    events: &mpsc::Sender<LinkEvent>,
+    commands: &mut watch::Receiver<LinkCommand>,
+) -> (LinkError, bool) {
+    let (credential, shown) = identity.credential();
+    let config = match sutler_certs::tls::agent_client(Some(&credential), identity.trust(), clock.clone()) {
+        Ok(config) => config,
+        Err(e) => return (LinkError::Config(e.to_string()), false),
+    };
+    let mut last = LinkError::Config("no address of the manager is known".into());
+    for address in identity.addresses() {
+        debug!(address, "connecting");
+        let connection = match connect(&address, config.clone()).await {
+            Ok(connection) => connection,
+            Err(e) => {
+                debug!(error = %e, "no connection");
+                last = e;
+                continue;
+            }
+        };
+        match converse(identity, &connection, &address, shown, events, commands).await {
+            // A renewed certificate that the manager does not know is of no use; the one before still is.
+            (e @ LinkError::Refused { .. }, false) if shown == Shown::Renewed => {
+                if let Err(e) = identity.drop_next() {
+                    warn!(error = %e, "the renewed certificate can't be removed");
+                }
+                last = e;
+                break;
+            }
+            (e @ LinkError::Refused { .. }, false) => last = e,
+            (e, false) => last = e,
+            ended => return ended,
+        }
+    }
+    (last, false)
+}
+
+async fn converse(
+    identity: &Identity,
+    connection: &Connection,
+    address: &str,
+    shown: Shown,
+    events: &mpsc::Sender<LinkEvent>,
+    commands: &mut watch::Receiver<LinkCommand>,
+) -> (LinkError, bool) {
+    let ended = |why: &str| LinkError::Ended { address: address.into(), why: why.into() };
+    let (answer, hello) = oneshot::channel();
+    if events.send(LinkEvent::HelloWanted(answer)).await.is_err() {
+        return (ended("the agent stops"), false);
+    }
+    let Ok(hello) = hello.await else { return (ended("the agent stops"), false) };
+    let (outbox, messages) = mpsc::channel::<ConnectRequest>(OUTBOX);
+    let _ = outbox.try_send(ConnectRequest { message: Some(Up::Hello(hello)) });
+    let mut client = AgentServiceClient::with_origin(connection.clone(), connection.origin())
+        .max_decoding_message_size(sutler_base::limits::AGENT_MESSAGE_MAX)
+        .max_encoding_message_size(sutler_base::limits::AGENT_MESSAGE_MAX);
+    let first = async {
+        let mut stream = client.connect(tokio_stream::wrappers::ReceiverStream::new(messages)).await?.into_inner();
+        let first = stream.message().await?;
+        Ok::<_, tonic::Status>((stream, first))
+    };
+    let (mut stream, welcome) = match tokio::time::timeout(UNARY_TIMEOUT, first).await {
+        Err(_) => return (LinkError::Slow { address: address.into() }, false),
+        Ok(Err(status)) => return (refusal(address, &status), false),
+        Ok(Ok((stream, Some(ConnectResponse { message: Some(Down::Welcome(welcome)) })))) => (stream, welcome),
+        Ok(Ok(_)) => return (ended("it did not begin with a welcome"), false),
+    };
+    if shown == Shown::Renewed
+        && let Err(e) = identity.promote()
+    {
+        return (ended(&e.to_string()), false);
+    }
+    info!(address, "connected");
+    let up = LinkEvent::Up { welcome, outbox: outbox.clone(), connection: connection.clone(), address: address.into() };
+    // From here on the messages' sender is the loop's; ours would keep the stream open.
+    drop(outbox);
+    if events.send(up).await.is_err() {
+        return (ended("the agent stops"), true);
+    }
+    loop {
+        tokio::select! {
+            message = stream.message() => match message {
+                Ok(Some(ConnectResponse { message: Some(message) })) => {
+                    if events.send(LinkEvent::Message(message)).await.is_err() {
+                        return (ended("the agent stops"), true);
+                    }
+                }
+                // A message that a newer manager has and this agent does not know.
+                Ok(Some(ConnectResponse { message: None })) => {}
+                Ok(None) => return (ended("the manager closed the stream"), true),
+                Err(status) => return (refusal(address, &status), true),
+            },
+            why = connection.closed() => return (ended(&why), true),
+            _ = commands.changed() => return (ended("given up, to make another"), true),
+            () = events.closed() => return (ended("the agent stops"), true),
+        }
+    }
+}
+
+fn refusal(address: &str, status: &tonic::Status) -> LinkError {
+    match status.code() {
+        tonic::Code::Unauthenticated | tonic::Code::PermissionDenied => LinkError::Refused {
+            address: address.into(),
+            reason: error_reason(status).unwrap_or_default(),
+            message: status.message().to_owned(),
+        },
+        _ => LinkError::Ended { address: address.into(), why: transport::said(status) },
+    }
+}
+
+/// `google.rpc.Status`, as far as it is read here.
+#[derive(Clone, PartialEq, Message)]
+struct RpcStatus {
+    #[prost(message, repeated, tag = "3")]
+    details: Vec<prost_types::Any>,
+}
+
+/// `google.rpc.ErrorInfo`, as far as it is read here.
+#[derive(Clone, PartialEq, Message)]
+struct ErrorInfo {
+    #[prost(string, tag = "1")]
+    reason: String,
+}
+
+/// The reason in a status's ErrorInfo.
+fn error_reason(status: &tonic::Status) -> Option<String> {
+    let details = RpcStatus::decode(status.details()).ok()?.details;
+    let info = details.into_iter().find(|d| d.type_url.ends_with("google.rpc.ErrorInfo"))?;
+    Some(ErrorInfo::decode(&*info.value).ok()?.reason.chars().filter(|c| c.is_ascii_graphic()).take(64).collect())
+}
+
+/// Asks for a certificate for a new key, and keeps both beside the ones in use.
+pub async fn renew(identity: &Identity, connection: &Connection) -> Result<(), String> {
+    let key = PrivateKey::generate().map_err(|e| e.to_string())?;
+    let csr = key.csr().map_err(|e| e.to_string())?;
+    let mut client = AgentServiceClient::with_origin(connection.clone(), connection.origin());
+    let asked = client.renew_certificate(v1::RenewCertificateRequest { csr: csr.into() });
+    let answer = tokio::time::timeout(UNARY_TIMEOUT, asked).await.map_err(|_| "no answer in time".to_owned())?;
+    let answer = answer.map_err(|status| status.message().to_owned())?.into_inner();
+    let chain: Vec<Vec<u8>> = answer.certificates.iter().map(|c| c.to_vec()).collect();
+    identity.set_next(&chain, key).map_err(|e| e.to_string())
+}
+
+/// Renews a certificate that has ended, which is all that the manager lets such a machine do.
+pub async fn renew_ended(identity: &identity::Identity, clock: &TlsClock) -> Result<(), String> {
+    let mut last = String::from("no address of the manager is known");
+    let credential = identity.current();
+    let config = sutler_certs::tls::agent_client(Some(&credential), identity.trust(), clock.clone()).map_err(|e| e.to_string())?;
+    for address in identity.addresses() {
+        match connect(&address, config.clone()).await {
+            Ok(connection) => match renew(identity, &connection).await {
+                Ok(()) => return Ok(()),
+                Err(e) => last = e,
+            },
+            Err(e) => last = e.to_string(),
+        }
+    }
+    Err(last)
+}

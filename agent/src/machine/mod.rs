@@ -1,0 +1,680 @@
+//! The agent as a value: what it does next follows from what it holds and from what happens to it. No I/O, no clock.
+//!
+//! [`State::handle`] takes an event and the time and gives back effects. The loop performs them in their order and says
+//! what came of them, as events again. The promises that are kept here, and tested here:
+//!
+//! - Nothing of an attempt is started before the journal has acknowledged a record that says that it is.
+//! - A step is started at most once per (attempt, package, step, run), also by an agent that was killed in between: what
+//!   a record says was begun is picked up, never started.
+//! - No step is started without a lease; nothing at all after a cancel was acknowledged as *not started*.
+//! - Installations run one at a time. One that has begun keeps its turn until its end, whatever it waits for: half
+//!   installed software is in nobody's way but for a bounded time. Who waits before that, or downloads, holds up no other.
+
+mod record;
+mod view;
+
+#[cfg(test)]
+mod tests;
+
+pub use record::{Course, Installing, Lease, Offer, OfferedItem, Op, Plan, PlannedStep, Record, Replace, Stage};
+pub use view::Progress;
+
+use std::{collections::BTreeMap, time::Duration};
+use sutler_base::{
+    AttemptId, ClientId, Timestamp, limits,
+    manifest::Phase,
+    outcome::{Failure, ItemResult, Outcome},
+    state::{ErrorKind, ExecutionState},
+};
+
+/// How many attempts fetch at the same time.
+pub const FETCHES_MAX: usize = 2;
+/// How many times a step is run whose exit code means *later*.
+pub const RUNS_MAX: u32 = 4;
+/// The wait before such a run: this, times the number of runs so far.
+const RUN_PAUSE: Duration = Duration::from_secs(10);
+/// The shortest and the longest wait before a transfer is tried again.
+const FETCH_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
+
+/// A moment, as the clocks of the machine show it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Now {
+    /// The time of day; may jump.
+    pub wall: Timestamp,
+    /// `CLOCK_BOOTTIME`: since the start of the machine, sleep included; never jumps.
+    pub boot: Duration,
+    /// Which start of the machine that is.
+    pub boot_id: String,
+}
+
+/// How a step ended, in the words of its exit-code map.
+#[derive(Debug, Clone, PartialEq)]
+pub enum StepReport {
+    /// It did what it should.
+    Done,
+    /// It did, and the machine must be restarted some time.
+    Reboot,
+    /// Not now; why is in the failure that it becomes after too many runs.
+    Later(Failure),
+    /// It failed.
+    Failed(Failure),
+    /// It had been started, and nothing can tell how it ended.
+    Interrupted {
+        /// Whether the detection rules hold now.
+        detected: bool,
+    },
+}
+
+/// What came of an op.
+#[derive(Debug, Clone, PartialEq)]
+pub enum OpReport {
+    /// A step has ended.
+    Step(StepReport),
+    /// It is done.
+    Done,
+    /// It could not be done.
+    Failed(Failure),
+    /// What was there before is back (or was never touched: false).
+    Restored(bool),
+}
+
+/// What came of fetching a package.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Prepared {
+    /// It is staged.
+    Ready(Plan),
+    /// Nothing is to be installed: it is there already, a rule said no, or it can't work.
+    Ended(ItemResult),
+    /// It may work later.
+    Later(String),
+}
+
+/// What happens to the agent.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// The manager offers work, with a lease of so many seconds.
+    Offered(Offer, u32),
+    /// The record of this attempt is on disk, as it was at this [`Effect::Journal`].
+    Journaled(AttemptId, u64),
+    /// The manager renews permission to start steps.
+    Leased(Vec<AttemptId>, u32),
+    /// The manager calls an attempt off.
+    CancelAsked(AttemptId),
+    /// Connected; the manager does not want these attempts any more.
+    Connected(Vec<AttemptId>),
+    /// Not connected any more.
+    Disconnected,
+    /// Bytes of the package that is being fetched: those that are there, and all.
+    Fetched(AttemptId, u64, u64),
+    /// Fetching has come to an end.
+    Prepared(AttemptId, Prepared),
+    /// An op has come to an end.
+    OpEnded(AttemptId, OpReport),
+    /// The outcome is signed.
+    Signed(AttemptId, Vec<u8>, Vec<u8>),
+    /// The manager has committed the outcome.
+    Recorded(AttemptId),
+    /// Whatever waits for a retry may go at once; none means all.
+    RunNow(Vec<AttemptId>),
+    /// The machine's own administrator holds installations, or not any more.
+    Held(bool),
+    /// Time has passed.
+    Tick,
+}
+
+/// What the loop has to do, in this order.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Effect {
+    /// Put the attempt's record on disk, then say [`Event::Journaled`] with the same number.
+    Journal(AttemptId, u64),
+    /// Tell the manager that the attempt is in the journal.
+    Accept(AttemptId),
+    /// Tell the manager that it is called off, and whether something had been started.
+    AcknowledgeCancel(AttemptId, bool),
+    /// Fetch the package with this number.
+    Prepare(AttemptId, usize),
+    /// Do the op of the package with this number.
+    Perform(AttemptId, usize, Op, u32),
+    /// Find out how the step ended that was started before the agent was: it is not started again.
+    PickUp(AttemptId, usize, usize, u32),
+    /// Sign the outcome, then say [`Event::Signed`].
+    Sign(Outcome),
+    /// Tell the manager the outcome.
+    Report(AttemptId),
+    /// Stop fetching, remove what was staged.
+    Abandon(AttemptId),
+    /// Keep the record only as an answer to the same offer.
+    Retire(Record),
+}
+
+/// What an attempt is doing at this moment; lost with the process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Activity {
+    /// Nothing: whatever is next can be decided.
+    Idle,
+    /// Waits for the journal.
+    Journaling,
+    /// Fetches.
+    Fetching,
+    /// An op runs.
+    Performing,
+    /// Waits until this moment (on `CLOCK_BOOTTIME`) for another try.
+    Backoff(Duration),
+    /// The outcome is being signed.
+    Signing,
+}
+
+#[derive(Debug, Clone)]
+struct Attempt {
+    record: Record,
+    activity: Activity,
+    /// Transfers that failed since the last one that went on.
+    tries: u32,
+    bytes: (u64, u64),
+    /// The manager asked to call it off; acknowledged when the journal has it.
+    canceling: bool,
+    /// The offer was not yet acknowledged.
+    accepting: bool,
+    /// The number of the write that is waited for: an earlier one says nothing about what the record is now.
+    write: u64,
+    /// Until when the next run of a step waits, once the end of the last one is journaled.
+    again: Option<Duration>,
+}
+
+impl Attempt {
+    fn new(record: Record, activity: Activity, accepting: bool) -> Attempt {
+        Attempt { record, activity, tries: 0, bytes: (0, 0), canceling: false, accepting, write: 0, again: None }
+    }
+
+    /// Has the record written as it is now; nothing goes on before that is acknowledged.
+    fn journal(&mut self, effects: &mut Vec<Effect>) {
+        self.activity = Activity::Journaling;
+        self.write += 1;
+        effects.push(Effect::Journal(self.record.id().clone(), self.write));
+    }
+}
+
+/// Everything that the agent works on.
+#[derive(Debug, Clone)]
+pub struct State {
+    client: ClientId,
+    attempts: BTreeMap<AttemptId, Attempt>,
+    connected: bool,
+    held: bool,
+    /// For the jitter of retries.
+    random: u64,
+}
+
+impl State {
+    /// An agent for this client that has these records in its journal, and the effects with which it goes on.
+    ///
+    /// What had been begun is picked up; a lease of another start of the machine is over.
+    pub fn recover(client: ClientId, records: Vec<Record>, held: bool, random: u64, now: &Now) -> (State, Vec<Effect>) {
+        let mut state = State { client, attempts: BTreeMap::new(), connected: false, held, random: random | 1 };
+        let mut effects = Vec::new();
+        for mut record in records {
+            if record.lease.as_ref().is_some_and(|l| l.boot_id != now.boot_id) {
+                record.lease = None;
+            }
+            let id = record.id().clone();
+            let item = record.results.len();
+            let mut activity = Activity::Idle;
+            match &record.stage {
+                Stage::Installing(Installing { begun: true, run, .. }) => {
+                    let run = *run;
+                    if let Stage::Installing(installing) = &record.stage
+                        && let Some(op) = installing.op()
+                    {
+                        activity = Activity::Performing;
+                        effects.push(match op {
+                            Op::Step(n) => Effect::PickUp(id.clone(), item, n, run),
+                            op => Effect::Perform(id.clone(), item, op, run),
+                        });
+                    }
+                }
+                Stage::Canceled => {
+                    effects.push(Effect::Abandon(id.clone()));
+                    effects.push(Effect::Retire(record));
+                    continue;
+                }
+                _ => {}
+            }
+            state.attempts.insert(id, Attempt::new(record, activity, false));
+        }
+        state.advance(now, &mut effects);
+        (state, effects)
+    }
+
+    /// What follows from `event` at `now`.
+    pub fn handle(&mut self, event: Event, now: &Now) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        match event {
+            Event::Offered(offer, lease) => self.offered(offer, lease, now, &mut effects),
+            Event::Journaled(id, write) => self.journaled(&id, write, &mut effects),
+            Event::Leased(ids, seconds) => {
+                for id in ids {
+                    if let Some(attempt) = self.attempts.get_mut(&id)
+                        && !matches!(attempt.record.stage, Stage::Finished { .. } | Stage::Canceled)
+                    {
+                        attempt.record.lease = Some(lease(seconds, now));
+                        // Not waited for: a lease that the journal does not know only ends sooner.
+                        if attempt.activity == Activity::Idle {
+                            attempt.journal(&mut effects);
+                        }
+                    }
+                }
+            }
+            Event::CancelAsked(id) => self.cancel(&id, true, &mut effects),
+            Event::Connected(unwanted) => {
+                self.connected = true;
+                for id in unwanted {
+                    self.drop_unwanted(&id, &mut effects);
+                }
+                for (id, attempt) in &self.attempts {
+                    if matches!(attempt.record.stage, Stage::Finished { .. }) && attempt.activity == Activity::Idle {
+                        effects.push(Effect::Report(id.clone()));
+                    }
+                }
+            }
+            Event::Disconnected => self.connected = false,
+            Event::Fetched(id, done, total) => {
+                if let Some(attempt) = self.attempts.get_mut(&id) {
+                    if done > attempt.bytes.0 {
+                        attempt.tries = 0;
+                    }
+                    attempt.bytes = (done, total);
+                }
+            }
+            Event::Prepared(id, prepared) => self.prepared(&id, prepared, now, &mut effects),
+            Event::OpEnded(id, report) => self.op_ended(&id, report, now, &mut effects),
+            Event::Signed(id, outcome, signature) => {
+                if let Some(attempt) = self.attempts.get_mut(&id)
+                    && attempt.activity == Activity::Signing
+                {
+                    attempt.record.stage = Stage::Finished { outcome, signature };
+                    attempt.journal(&mut effects);
+                }
+            }
+            Event::Recorded(id) => {
+                let finished = |a: &&Attempt| matches!(a.record.stage, Stage::Finished { .. }) && a.activity == Activity::Idle;
+                if self.attempts.get(&id).as_ref().is_some_and(finished)
+                    && let Some(attempt) = self.attempts.remove(&id)
+                {
+                    effects.push(Effect::Retire(attempt.record));
+                }
+            }
+            Event::RunNow(ids) => {
+                for (id, attempt) in &mut self.attempts {
+                    if matches!(attempt.activity, Activity::Backoff(_)) && (ids.is_empty() || ids.contains(id)) {
+                        attempt.activity = Activity::Idle;
+                        attempt.tries = 0;
+                    }
+                }
+            }
+            Event::Held(held) => self.held = held,
+            Event::Tick => {}
+        }
+        self.advance(now, &mut effects);
+        effects
+    }
+
+    /// The record of an attempt, as it is to be journaled.
+    pub fn record(&self, id: &AttemptId) -> Option<&Record> {
+        self.attempts.get(id).map(|a| &a.record)
+    }
+
+    /// Every attempt that the manager has not recorded the outcome of.
+    pub fn records(&self) -> impl Iterator<Item = &Record> {
+        self.attempts.values().map(|a| &a.record)
+    }
+
+    fn offered(&mut self, offer: Offer, seconds: u32, now: &Now, effects: &mut Vec<Effect>) {
+        let id = offer.attempt.clone();
+        if let Some(attempt) = self.attempts.get_mut(&id) {
+            // The same offer again: the manager did not hear the answer, or renews it.
+            match attempt.record.stage {
+                Stage::Finished { .. } if attempt.activity == Activity::Idle => effects.push(Effect::Report(id)),
+                Stage::Finished { .. } | Stage::Canceled => {}
+                _ => {
+                    attempt.record.lease = Some(lease(seconds, now));
+                    if !attempt.accepting {
+                        effects.push(Effect::Accept(id));
+                    }
+                }
+            }
+            return;
+        }
+        if self.attempts.len() >= limits::OPEN_ATTEMPTS_MAX {
+            return;
+        }
+        let record = Record {
+            offer,
+            accepted: now.wall,
+            lease: Some(lease(seconds, now)),
+            results: Vec::new(),
+            started: false,
+            stage: Stage::Offered,
+        };
+        let mut attempt = Attempt::new(record, Activity::Idle, true);
+        attempt.journal(effects);
+        self.attempts.insert(id, attempt);
+    }
+
+    fn journaled(&mut self, id: &AttemptId, write: u64, effects: &mut Vec<Effect>) {
+        let Some(attempt) = self.attempts.get_mut(id) else { return };
+        if attempt.activity != Activity::Journaling || attempt.write != write {
+            return;
+        }
+        attempt.activity = attempt.again.take().map_or(Activity::Idle, Activity::Backoff);
+        if attempt.accepting {
+            attempt.accepting = false;
+            effects.push(Effect::Accept(id.clone()));
+        }
+        match &attempt.record.stage {
+            Stage::Canceled => {
+                if attempt.canceling {
+                    effects.push(Effect::AcknowledgeCancel(id.clone(), false));
+                }
+                effects.push(Effect::Abandon(id.clone()));
+                if let Some(attempt) = self.attempts.remove(id) {
+                    effects.push(Effect::Retire(attempt.record));
+                }
+            }
+            Stage::Finished { .. } if self.connected => effects.push(Effect::Report(id.clone())),
+            Stage::Installing(installing) if installing.begun => {
+                if let Some(op) = installing.op() {
+                    attempt.activity = Activity::Performing;
+                    effects.push(Effect::Perform(id.clone(), attempt.record.results.len(), op, installing.run));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn cancel(&mut self, id: &AttemptId, acknowledge: bool, effects: &mut Vec<Effect>) {
+        let Some(attempt) = self.attempts.get_mut(id) else {
+            // Never heard of, or done with: nothing of it will start.
+            if acknowledge {
+                effects.push(Effect::AcknowledgeCancel(id.clone(), false));
+            }
+            return;
+        };
+        let over = attempt.activity == Activity::Signing || matches!(attempt.record.stage, Stage::Finished { .. });
+        if attempt.record.started || over {
+            if acknowledge {
+                effects.push(Effect::AcknowledgeCancel(id.clone(), true));
+            }
+            return;
+        }
+        attempt.canceling |= acknowledge;
+        if attempt.record.stage != Stage::Canceled {
+            attempt.record.stage = Stage::Canceled;
+            attempt.journal(effects);
+        }
+    }
+
+    /// The manager does not know this attempt, or has ended it: dropped, unless something was started.
+    fn drop_unwanted(&mut self, id: &AttemptId, effects: &mut Vec<Effect>) {
+        let finished = |a: &Attempt| matches!(a.record.stage, Stage::Finished { .. }) && a.activity == Activity::Idle && !a.record.started;
+        if self.attempts.get(id).is_some_and(finished) {
+            if let Some(attempt) = self.attempts.remove(id) {
+                effects.push(Effect::Retire(attempt.record));
+            }
+        } else if self.attempts.contains_key(id) {
+            self.cancel(id, false, effects);
+        }
+    }
+
+    fn prepared(&mut self, id: &AttemptId, prepared: Prepared, now: &Now, effects: &mut Vec<Effect>) {
+        let jitter = self.jitter();
+        let Some(attempt) = self.attempts.get_mut(id) else { return };
+        // Called off in the meantime: whoever fetched it cleans up.
+        if attempt.activity != Activity::Fetching {
+            return;
+        }
+        match prepared {
+            Prepared::Ready(plan) => attempt.record.stage = Stage::Fetched(plan),
+            Prepared::Ended(result) => {
+                attempt.record.results.push(result);
+                attempt.bytes = (0, 0);
+            }
+            Prepared::Later(_) => {
+                attempt.activity = Activity::Backoff(now.boot + pause(attempt.tries, jitter));
+                attempt.tries = attempt.tries.saturating_add(1);
+                return;
+            }
+        }
+        attempt.tries = 0;
+        attempt.journal(effects);
+    }
+
+    fn op_ended(&mut self, id: &AttemptId, report: OpReport, now: &Now, effects: &mut Vec<Effect>) {
+        let Some(attempt) = self.attempts.get_mut(id) else { return };
+        let Stage::Installing(installing) = &mut attempt.record.stage else { return };
+        let (Activity::Performing, Some(op)) = (attempt.activity, installing.op()) else { return };
+        attempt.activity = Activity::Idle;
+        installing.begun = false;
+        match step_forward(installing, op, report, now) {
+            After::Next => {
+                installing.at += 1;
+                installing.run = 0;
+            }
+            After::Again(until) => {
+                installing.run += 1;
+                // Its end has to be on disk before the wait: a restart must not take it for one that was interrupted.
+                attempt.again = Some(until);
+                attempt.journal(effects);
+                return;
+            }
+            After::Back(failure, end) => {
+                installing.course = Course::Back { failure, end };
+                installing.at = 0;
+                installing.run = 0;
+            }
+        }
+        if installing.op().is_none() {
+            let result = result_of(installing, now);
+            attempt.record.results.push(result);
+            attempt.record.stage = Stage::Offered;
+            attempt.bytes = (0, 0);
+        }
+        // Mostly one write with the beginning of what comes next: see `begin`.
+        if !self.begin(id, now, effects) {
+            if let Some(attempt) = self.attempts.get_mut(id) {
+                attempt.journal(effects);
+            }
+        }
+    }
+
+    /// Whether an installation has begun and not ended.
+    fn turn_taken(&self) -> bool {
+        self.attempts.values().any(|a| matches!(a.record.stage, Stage::Installing(_)))
+    }
+
+    /// Does what can be done now. Asked after every event.
+    fn advance(&mut self, now: &Now, effects: &mut Vec<Effect>) {
+        let mut order: Vec<(u8, Timestamp, AttemptId)> =
+            self.attempts.iter().map(|(id, a)| (a.record.offer.priority, a.record.accepted, id.clone())).collect();
+        order.sort();
+        let mut fetching = self.attempts.values().filter(|a| a.activity == Activity::Fetching).count();
+        for (_, _, id) in order {
+            let Some(attempt) = self.attempts.get_mut(&id) else { continue };
+            if let Activity::Backoff(until) = attempt.activity
+                && until <= now.boot
+            {
+                attempt.activity = Activity::Idle;
+            }
+            let record = &attempt.record;
+            let open = !matches!(record.stage, Stage::Finished { .. } | Stage::Canceled);
+            let expired = open && !record.started && record.offer.expire.is_some_and(|at| now.wall >= at);
+            let waits = matches!(attempt.activity, Activity::Idle | Activity::Fetching | Activity::Backoff(_));
+            if expired && waits {
+                if attempt.activity == Activity::Fetching {
+                    effects.push(Effect::Abandon(id.clone()));
+                }
+                attempt.activity = Activity::Signing;
+                effects.push(Effect::Sign(self.outcome(&id, ExecutionState::Expired, now)));
+                continue;
+            }
+            if attempt.activity != Activity::Idle {
+                continue;
+            }
+            match &attempt.record.stage {
+                Stage::Offered => {
+                    if let Some(end) = attempt.record.verdict() {
+                        attempt.activity = Activity::Signing;
+                        effects.push(Effect::Sign(self.outcome(&id, end, now)));
+                    } else if fetching < FETCHES_MAX {
+                        fetching += 1;
+                        attempt.activity = Activity::Fetching;
+                        effects.push(Effect::Prepare(id.clone(), attempt.record.results.len()));
+                    }
+                }
+                Stage::Fetched(plan) => {
+                    if self.held || !attempt.record.leased(now) {
+                        continue;
+                    }
+                    let plan = plan.clone();
+                    if self.turn_taken() {
+                        continue;
+                    }
+                    let Some(attempt) = self.attempts.get_mut(&id) else { continue };
+                    attempt.record.started = true;
+                    attempt.record.stage = Stage::Installing(Installing {
+                        plan,
+                        course: Course::Forward,
+                        at: 0,
+                        run: 0,
+                        begun: false,
+                        reboot: false,
+                        since: now.wall,
+                    });
+                    self.begin(&id, now, effects);
+                }
+                Stage::Installing(_) => {
+                    self.begin(&id, now, effects);
+                }
+                Stage::Finished { .. } | Stage::Canceled => {}
+            }
+        }
+    }
+
+    /// Begins the op that is next: journaled first, performed when the journal has it. False if it may not begin now.
+    fn begin(&mut self, id: &AttemptId, now: &Now, effects: &mut Vec<Effect>) -> bool {
+        let Some(attempt) = self.attempts.get_mut(id) else { return false };
+        let leased = attempt.record.leased(now);
+        let Stage::Installing(installing) = &mut attempt.record.stage else { return false };
+        match installing.op() {
+            Some(Op::Step(_)) if !leased => return false,
+            Some(_) => {}
+            None => return false,
+        }
+        installing.begun = true;
+        attempt.journal(effects);
+        true
+    }
+
+    fn outcome(&self, id: &AttemptId, state: ExecutionState, now: &Now) -> Outcome {
+        let items = self.attempts.get(id).map(|a| a.record.results.clone()).unwrap_or_default();
+        Outcome { attempt: id.clone(), client: self.client.clone(), state, items, finished: now.wall }
+    }
+
+    fn jitter(&mut self) -> u64 {
+        // xorshift64: enough to keep clients apart.
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        self.random
+    }
+}
+
+/// What follows the end of an op.
+enum After {
+    Next,
+    Again(Duration),
+    Back(Failure, ExecutionState),
+}
+
+fn step_forward(installing: &mut Installing, op: Op, report: OpReport, now: &Now) -> After {
+    let step = match op {
+        Op::Step(n) => installing.plan.steps.get(n),
+        _ => None,
+    };
+    match &mut installing.course {
+        Course::Back { failure, .. } => {
+            match report {
+                OpReport::Restored(back) if installing.plan.directory => failure.restored = Some(back),
+                OpReport::Failed(why) if op == Op::Restore => {
+                    failure.restored = Some(false);
+                    failure.message = format!("{}; and what was there before could not be put back: {}", failure.message, why.message);
+                }
+                _ => {}
+            }
+            // The way back goes on whatever happens on it.
+            After::Next
+        }
+        Course::Forward => match report {
+            OpReport::Done | OpReport::Restored(_) | OpReport::Step(StepReport::Done) => After::Next,
+            OpReport::Step(StepReport::Reboot) => {
+                installing.reboot = true;
+                After::Next
+            }
+            OpReport::Step(StepReport::Later(_)) if installing.run + 1 < RUNS_MAX => {
+                After::Again(now.boot + RUN_PAUSE * (installing.run + 1))
+            }
+            OpReport::Step(StepReport::Later(failure) | StepReport::Failed(failure)) => match step {
+                Some(step) if step.continue_on_failure => After::Next,
+                _ => After::Back(failure, ExecutionState::Failed),
+            },
+            OpReport::Step(StepReport::Interrupted { detected }) => {
+                let plan = &installing.plan;
+                let after_exchange = step.is_some_and(|s| matches!(s.phase, Phase::Install | Phase::After));
+                if detected && plan.detection && !plan.detected_before && after_exchange {
+                    return After::Next;
+                }
+                let failure = Failure {
+                    kind: ErrorKind::Interrupted,
+                    message: "the step had been started, and nothing can tell how it ended: the machine or the step's supervisor went away".into(),
+                    step: step.map(|s| s.name.clone()),
+                    exit_code: None,
+                    signal: None,
+                    output: String::new(),
+                    restored: None,
+                };
+                After::Back(failure, ExecutionState::Interrupted)
+            }
+            OpReport::Failed(failure) => After::Back(failure, ExecutionState::Failed),
+        },
+    }
+}
+
+fn result_of(installing: &Installing, now: &Now) -> ItemResult {
+    let (state, failure) = match &installing.course {
+        Course::Forward => (ExecutionState::Succeeded, None),
+        Course::Back { failure, end } => (*end, Some(failure.clone())),
+    };
+    let plan = &installing.plan;
+    let took = now.wall.as_millisecond().saturating_sub(installing.since.as_millisecond()).max(0) as u64;
+    ItemResult {
+        package: plan.package.clone(),
+        version: plan.version.clone(),
+        manifest: plan.manifest,
+        state,
+        failure,
+        reboot: installing.reboot,
+        fetched_bytes: plan.fetched_bytes,
+        total_bytes: plan.total_bytes,
+        duration_ms: plan.prepared_ms + took,
+    }
+}
+
+fn lease(seconds: u32, now: &Now) -> Lease {
+    Lease { until: now.boot + Duration::from_secs(seconds.into()), boot_id: now.boot_id.clone() }
+}
+
+/// Full jitter between the shortest pause and twice as much per try, up to the longest.
+fn pause(tries: u32, random: u64) -> Duration {
+    let most = FETCH_PAUSE.0.saturating_mul(1 << tries.min(9)).min(FETCH_PAUSE.1);
+    let span = (most - FETCH_PAUSE.0).as_millis() as u64;
+    FETCH_PAUSE.0 + Duration::from_millis(if span == 0 { 0 } else { random % span })
+}

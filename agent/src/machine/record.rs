@@ -1,0 +1,270 @@
+//! What the journal holds about one attempt: everything that a restarted agent must know to go on, and nothing else.
+
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+use sutler_base::{
+    AttemptId, Digest, PackageName, Timestamp, Version,
+    manifest::Phase,
+    outcome::{Failure, ItemResult},
+    state::ExecutionState,
+};
+
+/// What to do where the package is there already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum Replace {
+    /// Skip the installation.
+    IfMissing,
+    /// Install all the same.
+    Always,
+}
+
+/// One package of an attempt, as it was offered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OfferedItem {
+    /// The signed envelope's exact bytes.
+    #[serde(with = "hex_bytes")]
+    pub envelope: Vec<u8>,
+    /// What to do where it is there already.
+    pub replace: Replace,
+}
+
+/// Permission to start steps, until a moment of the machine's own clock.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lease {
+    /// On `CLOCK_BOOTTIME`: no step is started at or after it.
+    pub until: Duration,
+    /// The start of the machine that `until` counts from. In another one the lease is over.
+    pub boot_id: String,
+}
+
+/// What the manager offered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Offer {
+    /// The attempt's id.
+    pub attempt: AttemptId,
+    /// `jobs/ID`
+    pub job: String,
+    /// The revision of the job.
+    pub revision: i64,
+    /// The packages in the job's order; never empty.
+    pub items: Vec<OfferedItem>,
+    /// After this nothing may be started.
+    pub expire: Option<Timestamp>,
+    /// Go on with the next package although one failed.
+    pub continue_on_failure: bool,
+    /// 1 (first) to 9.
+    pub priority: u8,
+}
+
+/// A step as the machine needs it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedStep {
+    /// Its name.
+    pub name: String,
+    /// When it is run.
+    pub phase: Phase,
+    /// Go on although it failed.
+    pub continue_on_failure: bool,
+}
+
+/// One package that is fetched and staged: what is to be done with it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    /// The package.
+    pub package: PackageName,
+    /// Its version.
+    pub version: Version,
+    /// The digest of its manifest.
+    pub manifest: Digest,
+    /// Its release.
+    pub release: u64,
+    /// Its steps, in the manifest's order: their index is the number that a step is known by.
+    pub steps: Vec<PlannedStep>,
+    /// Whether it has a directory whose tree is exchanged.
+    pub directory: bool,
+    /// Whether it has detection rules.
+    pub detection: bool,
+    /// Whether those held before anything was done: then they can't tell whether an interrupted step had done its work.
+    pub detected_before: bool,
+    /// Bytes of its files together.
+    pub total_bytes: u64,
+    /// Bytes that came over the network.
+    pub fetched_bytes: u64,
+    /// How long the preparation took (milliseconds).
+    pub prepared_ms: u64,
+}
+
+/// One thing that is done to install a package.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Op {
+    /// The step with this number in the manifest.
+    Step(usize),
+    /// The new tree takes its place.
+    Exchange,
+    /// The detection rules are asked.
+    Verify,
+    /// It stays: the old tree goes, and the agent's record of installed software has it.
+    Commit,
+    /// What was there before is put back, what was staged is removed.
+    Restore,
+}
+
+impl Plan {
+    /// What is done, in this order, as long as nothing fails.
+    pub fn forward(&self) -> Vec<Op> {
+        let mut ops = self.steps_of(Phase::Before);
+        if self.directory {
+            ops.push(Op::Exchange);
+        }
+        ops.extend(self.steps_of(Phase::Install));
+        ops.extend(self.steps_of(Phase::After));
+        if self.detection {
+            ops.push(Op::Verify);
+        }
+        ops.push(Op::Commit);
+        ops
+    }
+
+    /// What is done, in this order, after something failed.
+    pub fn backward(&self) -> Vec<Op> {
+        let mut ops = self.steps_of(Phase::OnError);
+        ops.push(Op::Restore);
+        ops
+    }
+
+    fn steps_of(&self, phase: Phase) -> Vec<Op> {
+        self.steps.iter().enumerate().filter(|(_, s)| s.phase == phase).map(|(n, _)| Op::Step(n)).collect()
+    }
+}
+
+/// Which way an installation goes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Course {
+    /// Towards the package being installed.
+    Forward,
+    /// Back, because of this.
+    Back {
+        /// What failed.
+        failure: Failure,
+        /// The end that it will come to: failed or interrupted.
+        end: ExecutionState,
+    },
+}
+
+/// How far the installation of one package is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Installing {
+    /// What is done.
+    pub plan: Plan,
+    /// Which way.
+    pub course: Course,
+    /// Which of the plan's ops, in the order of that way, is next or running.
+    pub at: usize,
+    /// Which run of it, from 0: an exit code that means *later* makes another one.
+    pub run: u32,
+    /// Whether that run of that op has been started. On disk before it is.
+    pub begun: bool,
+    /// A step asked for a restart of the machine.
+    pub reboot: bool,
+    /// When it began.
+    pub since: Timestamp,
+}
+
+impl Installing {
+    /// The op that is next or running.
+    pub fn op(&self) -> Option<Op> {
+        let ops = match self.course {
+            Course::Forward => self.plan.forward(),
+            Course::Back { .. } => self.plan.backward(),
+        };
+        ops.get(self.at).copied()
+    }
+}
+
+/// How far an attempt is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Stage {
+    /// The next package (there are as many results as packages are done) has to be fetched.
+    Offered,
+    /// The next package is staged.
+    Fetched(Plan),
+    /// The next package is being installed.
+    Installing(Installing),
+    /// All is done; the manager has to be told.
+    Finished {
+        /// The outcome's exact bytes, that were signed.
+        #[serde(with = "hex_bytes")]
+        outcome: Vec<u8>,
+        /// The signature over them.
+        #[serde(with = "hex_bytes")]
+        signature: Vec<u8>,
+    },
+    /// Called off before anything was started.
+    Canceled,
+}
+
+/// One attempt in the journal.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// What was offered.
+    pub offer: Offer,
+    /// When the agent took it, by its clock: the older of two goes first.
+    pub accepted: Timestamp,
+    /// The permission to start steps; none if it has run out with certainty.
+    pub lease: Option<Lease>,
+    /// What became of the packages that are done.
+    pub results: Vec<ItemResult>,
+    /// Whether anything was ever started: from then on it can't be called off any more.
+    pub started: bool,
+    /// How far it is.
+    pub stage: Stage,
+}
+
+impl Record {
+    /// The attempt's id.
+    pub fn id(&self) -> &AttemptId {
+        &self.offer.attempt
+    }
+
+    /// Whether a step may be started at this moment.
+    pub fn leased(&self, now: &super::Now) -> bool {
+        self.lease.as_ref().is_some_and(|l| l.boot_id == now.boot_id && now.boot < l.until)
+    }
+
+    /// The end that the attempt has come to; none while a package is left to do.
+    pub fn verdict(&self) -> Option<ExecutionState> {
+        use ExecutionState::*;
+        let bad = |r: &&ItemResult| !matches!(r.state, Succeeded | AlreadyInstalled);
+        let over = self.results.len() >= self.offer.items.len();
+        let stopped = !self.offer.continue_on_failure && self.results.iter().any(|r| bad(&r));
+        if !over && !stopped {
+            return None;
+        }
+        if let Some(worst) = self.results.iter().filter(bad).map(|r| r.state).min_by_key(|s| [Failed, Interrupted, Rejected].iter().position(|x| x == s)) {
+            return Some(worst);
+        }
+        Some(if self.results.iter().any(|r| r.state == Succeeded) { Succeeded } else { AlreadyInstalled })
+    }
+}
+
+/// Bytes as hex digits in JSON.
+mod hex_bytes {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(bytes: &[u8], s: S) -> Result<S::Ok, S::Error> {
+        use std::fmt::Write;
+        s.serialize_str(&bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut out, b| {
+            let _ = write!(out, "{b:02x}");
+            out
+        }))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<u8>, D::Error> {
+        let text = String::deserialize(d)?;
+        if text.len() % 2 != 0 || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return Err(D::Error::custom("not hex digits"));
+        }
+        (0..text.len()).step_by(2).map(|n| u8::from_str_radix(&text[n..n + 2], 16).map_err(D::Error::custom)).collect()
+    }
+}

@@ -1,0 +1,80 @@
+//! What an attempt looks like from outside: its state in the words of the manager, and when time alone changes something.
+
+use super::{Activity, Attempt, Course, Installing, Now, Op, Stage, State};
+use std::time::Duration;
+use sutler_base::{
+    AttemptId,
+    state::{ExecutionState, WaitReason},
+};
+
+/// Where an attempt is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Progress {
+    /// Its state; no end.
+    pub state: ExecutionState,
+    /// What it waits for, where it waits.
+    pub wait: Option<WaitReason>,
+    /// Which package of the job, from 0.
+    pub item: usize,
+    /// Bytes that are there, of that package, and bytes that there will be.
+    pub bytes: (u64, u64),
+    /// The step that runs; empty if none does.
+    pub step: String,
+}
+
+impl State {
+    /// Where every attempt is that is not at its end.
+    pub fn progress(&self, now: &Now) -> Vec<(AttemptId, Progress)> {
+        self.attempts.iter().filter_map(|(id, a)| Some((id.clone(), self.progress_of(a, now)?))).collect()
+    }
+
+    /// The moment on `CLOCK_BOOTTIME` at which time alone changes something; none if it does not.
+    pub fn wake_at(&self, now: &Now) -> Option<Duration> {
+        self.attempts
+            .values()
+            .flat_map(|a| {
+                let backoff = if let Activity::Backoff(until) = a.activity { Some(until) } else { None };
+                let ends = matches!(a.record.stage, Stage::Finished { .. } | Stage::Canceled) || a.record.started;
+                let expires = a.record.offer.expire.filter(|_| !ends).map(|at| {
+                    let left = at.as_millisecond().saturating_sub(now.wall.as_millisecond()).max(0) as u64;
+                    now.boot + Duration::from_millis(left)
+                });
+                [backoff, expires]
+            })
+            .flatten()
+            .min()
+    }
+
+    fn progress_of(&self, attempt: &Attempt, now: &Now) -> Option<Progress> {
+        let record = &attempt.record;
+        let wait = |reason| (ExecutionState::Waiting, Some(reason), String::new());
+        let (state, wait, step) = match &record.stage {
+            Stage::Finished { .. } | Stage::Canceled => return None,
+            _ if attempt.activity == Activity::Signing => return None,
+            _ if matches!(attempt.activity, Activity::Backoff(_)) => wait(WaitReason::Retry),
+            Stage::Offered if record.verdict().is_some() => return None,
+            Stage::Offered if attempt.activity == Activity::Fetching => (ExecutionState::Downloading, None, String::new()),
+            Stage::Offered => (ExecutionState::Offered, None, String::new()),
+            Stage::Fetched(_) if self.held => wait(WaitReason::LocalHold),
+            Stage::Fetched(_) if !record.leased(now) => wait(WaitReason::Lease),
+            Stage::Fetched(_) => wait(WaitReason::Turn),
+            Stage::Installing(installing) => installing_progress(installing, record.leased(now)),
+        };
+        Some(Progress { state, wait, item: record.results.len(), bytes: attempt.bytes, step })
+    }
+}
+
+fn installing_progress(installing: &Installing, leased: bool) -> (ExecutionState, Option<WaitReason>, String) {
+    let back = matches!(installing.course, Course::Back { .. });
+    match installing.op() {
+        Some(Op::Step(_)) if !installing.begun && !leased => (ExecutionState::Waiting, Some(WaitReason::Lease), String::new()),
+        Some(Op::Step(n)) => {
+            let name = installing.plan.steps.get(n).map(|s| s.name.clone()).unwrap_or_default();
+            (if back { ExecutionState::Restoring } else { ExecutionState::Installing }, None, name)
+        }
+        Some(Op::Verify) => (ExecutionState::Verifying, None, String::new()),
+        Some(Op::Restore) => (ExecutionState::Restoring, None, String::new()),
+        Some(Op::Exchange) => (ExecutionState::Installing, None, String::new()),
+        Some(Op::Commit) | None => (ExecutionState::Verifying, None, String::new()),
+    }
+}

@@ -1,0 +1,90 @@
+//! Manifests and chunk lists that are needed again: in the vault, under their digest.
+
+use super::record::Installed;
+use crate::{
+    install::ChunkLists,
+    machine::{Record, Stage},
+    vault::{Vault, VaultError},
+};
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex, PoisonError},
+};
+use sutler_base::{Digest, chunks::ChunkList, manifest::Manifest};
+
+const FOLDER: &str = "content";
+
+/// Content by its digest.
+pub(crate) struct Content {
+    vault: Arc<dyn Vault>,
+    /// The manifest that was used last: an installation asks for it at every op.
+    last: Mutex<Option<(Digest, Arc<Manifest>)>>,
+}
+
+fn name(digest: &Digest) -> String {
+    format!("{FOLDER}/{digest}")
+}
+
+impl Content {
+    pub(crate) fn new(vault: Arc<dyn Vault>) -> Content {
+        Content { vault, last: Mutex::new(None) }
+    }
+
+    /// The bytes of this digest, verified; none if they aren't there or are damaged.
+    pub(crate) fn get(&self, digest: &Digest) -> Option<Vec<u8>> {
+        let bytes = self.vault.read(&name(digest)).ok().flatten()?;
+        (Digest::of(&bytes) == *digest).then_some(bytes)
+    }
+
+    pub(crate) fn put(&self, digest: &Digest, bytes: &[u8]) -> Result<(), VaultError> {
+        self.vault.write(&name(digest), bytes)
+    }
+
+    /// A manifest whose signature was found good when it was put here.
+    pub(crate) fn manifest(&self, digest: &Digest) -> Option<Arc<Manifest>> {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((known, manifest)) = &*last
+            && known == digest
+        {
+            return Some(manifest.clone());
+        }
+        let manifest = Arc::new(Manifest::parse(&self.get(digest)?).ok()?);
+        *last = Some((*digest, manifest.clone()));
+        Some(manifest)
+    }
+
+    /// The chunk lists of a manifest, as far as they are here.
+    pub(crate) fn lists(&self, manifest: &Manifest) -> ChunkLists {
+        let known = manifest.chunk_lists().filter_map(|(_, size, digest)| {
+            let list = ChunkList::decode(&self.get(&digest)?, size).ok()?;
+            Some((digest, list))
+        });
+        known.collect()
+    }
+
+    /// Removes what belongs to none of these. Best effort: what stays costs room and nothing else.
+    pub(crate) fn keep_only<'a>(&self, records: impl Iterator<Item = &'a Record>, installed: &[Installed]) {
+        let mut manifests: HashSet<Digest> = installed.iter().map(|i| i.manifest).collect();
+        for record in records {
+            for item in &record.offer.items {
+                manifests.extend(sutler_certs::Envelope::from_json(&item.envelope).map(|e| e.digest));
+            }
+            match &record.stage {
+                Stage::Fetched(plan) => manifests.extend([plan.manifest]),
+                Stage::Installing(installing) => manifests.extend([installing.plan.manifest]),
+                _ => {}
+            }
+        }
+        let mut keep = manifests.clone();
+        for digest in &manifests {
+            if let Some(manifest) = self.get(digest).and_then(|bytes| Manifest::parse(&bytes).ok()) {
+                keep.extend(manifest.chunk_lists().map(|(_, _, list)| list));
+            }
+        }
+        for file in self.vault.list(FOLDER).unwrap_or_default() {
+            if file.parse::<Digest>().is_ok_and(|digest| !keep.contains(&digest)) {
+                let _ = self.vault.remove(&format!("{FOLDER}/{file}"));
+            }
+        }
+    }
+}

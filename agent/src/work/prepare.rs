@@ -1,0 +1,301 @@
+//! From a signed envelope to a staged package, or to the reason why not: every rule is asked before a byte of it is fetched.
+
+use super::{Shared, content::Content};
+use crate::{
+    fetch::{self, FetchError, Wanted},
+    install::{ChunkLists, Detected},
+    installer::{Item, OldPackage, Trouble, failure},
+    link::Connection,
+    machine::{Event, OfferedItem, Plan, PlannedStep, Prepared, Replace},
+};
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+use sutler_base::{
+    AttemptId, Digest, PackageName, Version,
+    chunks::ChunkList,
+    limits,
+    manifest::Manifest,
+    outcome::{Failure, ItemResult},
+    state::{ErrorKind, ExecutionState},
+};
+use sutler_certs::{
+    Envelope,
+    envelope::{ManifestRefused, verify_manifest},
+};
+
+/// Why a package is not staged.
+enum Stop {
+    /// It is not to be, or it can't be.
+    End(ExecutionState, Option<Failure>),
+    /// Not now.
+    Later(String),
+    /// The process must end.
+    Fatal(String),
+}
+
+impl From<FetchError> for Stop {
+    fn from(error: FetchError) -> Self {
+        match error {
+            FetchError::Later(why) => Stop::Later(why),
+            FetchError::Never(failure) => failed(failure),
+            FetchError::Fatal(why) => Stop::Fatal(why),
+        }
+    }
+}
+
+impl From<Trouble> for Stop {
+    fn from(trouble: Trouble) -> Self {
+        match trouble {
+            Trouble::Failed(failure) => failed(failure),
+            Trouble::Fatal(why) => Stop::Fatal(why),
+        }
+    }
+}
+
+fn failed(failure: Failure) -> Stop {
+    let state = if failure.kind.is_rejection() { ExecutionState::Rejected } else { ExecutionState::Failed };
+    Stop::End(state, Some(failure))
+}
+
+fn stop(kind: ErrorKind, message: impl Into<String>) -> Stop {
+    failed(failure(kind, message))
+}
+
+/// What is known of the package so far: for the result, should it end here.
+struct Known {
+    package: PackageName,
+    version: Version,
+    manifest: Digest,
+    total_bytes: u64,
+    fetched_bytes: u64,
+}
+
+/// Prepares a package. An error means that the process must end.
+pub(super) async fn prepare(shared: &Shared, attempt: &AttemptId, index: usize, offered: &OfferedItem) -> Result<Prepared, String> {
+    let since = shared.clock.now();
+    // Before the manifest can be trusted, the package has no name.
+    let mut known = Known {
+        package: "unknown".parse().map_err(|e: sutler_base::Invalid| e.0)?,
+        version: "0".parse().map_err(|e: sutler_base::Invalid| e.0)?,
+        manifest: Digest::of(&offered.envelope),
+        total_bytes: 0,
+        fetched_bytes: 0,
+    };
+    let result = stage(shared, attempt, index, offered, &mut known).await;
+    let took = shared.clock.now().boot.saturating_sub(since.boot).as_millis() as u64;
+    match result {
+        Ok(mut plan) => {
+            plan.prepared_ms = took;
+            plan.fetched_bytes = known.fetched_bytes;
+            Ok(Prepared::Ready(plan))
+        }
+        Err(Stop::End(state, failure)) => Ok(Prepared::Ended(ItemResult {
+            package: known.package,
+            version: known.version,
+            manifest: known.manifest,
+            state,
+            failure,
+            reboot: false,
+            fetched_bytes: known.fetched_bytes,
+            total_bytes: known.total_bytes,
+            duration_ms: took,
+        })),
+        Err(Stop::Later(why)) => {
+            tracing::info!(%attempt, "transfer put off: {why}");
+            Ok(Prepared::Later(why))
+        }
+        Err(Stop::Fatal(why)) => Err(why),
+    }
+}
+
+async fn stage(shared: &Shared, attempt: &AttemptId, index: usize, offered: &OfferedItem, known: &mut Known) -> Result<Plan, Stop> {
+    let envelope = Envelope::from_json(&offered.envelope).map_err(|e| stop(ErrorKind::SignatureInvalid, e.to_string()))?;
+    known.manifest = envelope.digest;
+    let manifest = verified_manifest(shared, attempt, &envelope, known).await?;
+    (known.package, known.version) = (manifest.name.clone(), manifest.version.clone());
+    known.total_bytes = manifest.total_bytes();
+    let item = Item { attempt: attempt.clone(), index, manifest: manifest.clone(), digest: envelope.digest };
+    check_rules(shared, &manifest)?;
+    let detected_before = match already_there(shared, &item).await? {
+        (true, _) if offered.replace == Replace::IfMissing => return Err(Stop::End(ExecutionState::AlreadyInstalled, None)),
+        (_, detected) => detected,
+    };
+    let lists = chunk_lists(shared, attempt, &manifest, known).await?;
+    fill(shared, &item, &lists, known).await?;
+    let step = |s: &sutler_base::manifest::Step| PlannedStep { name: s.name.clone(), phase: s.phase, continue_on_failure: s.continue_on_failure };
+    Ok(Plan {
+        package: manifest.name.clone(),
+        version: manifest.version.clone(),
+        manifest: envelope.digest,
+        release: manifest.release,
+        steps: manifest.steps.iter().map(step).collect(),
+        directory: manifest.directory.is_some(),
+        detection: !manifest.detection.is_empty(),
+        detected_before,
+        total_bytes: known.total_bytes,
+        fetched_bytes: known.fetched_bytes,
+        prepared_ms: 0,
+    })
+}
+
+async fn connection(shared: &Shared) -> Result<Connection, Stop> {
+    shared.connected().await.ok_or_else(|| Stop::Later("the agent stops".into()))
+}
+
+fn keep(content: &Content, digest: &Digest, bytes: &[u8]) -> Result<(), Stop> {
+    Ok(content.put(digest, bytes).map_err(|e| Shared::vault_trouble(&e))?)
+}
+
+async fn verified_manifest(shared: &Shared, attempt: &AttemptId, envelope: &Envelope, known: &mut Known) -> Result<Arc<Manifest>, Stop> {
+    let kept = shared.content.get(&envelope.digest);
+    let fetched = kept.is_none();
+    let bytes = match kept {
+        Some(bytes) => bytes,
+        None => {
+            let wanted = [Wanted { digest: envelope.digest, most: envelope.length }];
+            let (mut all, fetched) = fetch::objects(&connection(shared).await?, attempt, &wanted).await?;
+            known.fetched_bytes += fetched;
+            all.pop().unwrap_or_default()
+        }
+    };
+    let now = shared.clock.now().wall;
+    let unsigned = shared.policy.allow_unsigned && envelope.signatures.is_empty();
+    match shared.identity.publishers() {
+        _ if unsigned => {
+            if bytes.len() as u64 != envelope.length || Digest::of(&bytes) != envelope.digest {
+                return Err(stop(ErrorKind::ContentMismatch, "the manifest is not the one that the envelope names"));
+            }
+        }
+        Some(trust) => verify_manifest(trust, envelope, &bytes, now).map_err(|e| {
+            let kind = match e {
+                ManifestRefused::Length { .. } | ManifestRefused::Digest { .. } => ErrorKind::ContentMismatch,
+                _ => ErrorKind::SignatureInvalid,
+            };
+            stop(kind, e.to_string())
+        })?,
+        None => {
+            return Err(stop(
+                ErrorKind::SignatureInvalid,
+                "this machine trusts no publisher, and unsigned packages are not allowed; set allow_unsigned = true in agent.toml, or enrol with a token of a manager that has publishers",
+            ));
+        }
+    }
+    let manifest = Manifest::parse(&bytes).map_err(|e| stop(ErrorKind::ManifestInvalid, e.0))?;
+    if fetched {
+        keep(&shared.content, &envelope.digest, &bytes)?;
+    }
+    Ok(Arc::new(manifest))
+}
+
+fn check_rules(shared: &Shared, manifest: &Manifest) -> Result<(), Stop> {
+    let (os, arch) = &shared.platform;
+    if !manifest.platform.fits(os, arch) {
+        let message = format!("made for {}/{}, this machine is {os}/{arch}", manifest.platform.os, manifest.platform.arch);
+        return Err(stop(ErrorKind::PlatformMismatch, message));
+    }
+    let now = shared.clock.now().wall;
+    if let Some(expires) = manifest.expires.filter(|e| now >= *e) {
+        return Err(stop(ErrorKind::PackageExpired, format!("its publisher allowed its installation until {expires}; publish a newer release")));
+    }
+    if let Some(mark) = shared.identity.mark(&manifest.name)
+        && manifest.release < mark.lowest
+    {
+        let message = format!("its release {} is older than {}, to which this machine may go back; sign it again to get a newer release", manifest.release, mark.lowest);
+        return Err(stop(ErrorKind::ReleaseTooOld, message));
+    }
+    if let Some(most) = shared.policy.max_bytes.filter(|most| manifest.total_bytes() > *most) {
+        let message = format!("it has {} bytes, this machine takes at most {most} (max_bytes in agent.toml)", manifest.total_bytes());
+        return Err(stop(ErrorKind::LocalPolicy, message));
+    }
+    Ok(())
+}
+
+/// Whether exactly this package is there, and whether its detection rules hold.
+///
+/// The rules are the package's word for itself. Where the agent knows that it put another version of the package there,
+/// that is not this one, however general the rules are.
+async fn already_there(shared: &Shared, item: &Item) -> Result<(bool, bool), Stop> {
+    let manifest = &item.manifest;
+    let recorded = match manifest.directory {
+        Some(_) => shared.installer.installed(item).await?,
+        None => shared.installed.of(&manifest.name).map(|i| i.manifest),
+    };
+    let detected = shared.installer.detect(item).await?;
+    Ok(match detected {
+        Detected::NoRules => (recorded == Some(item.digest), false),
+        Detected::Yes => (recorded.is_none_or(|digest| digest == item.digest), true),
+        Detected::No(_) => (false, false),
+    })
+}
+
+async fn chunk_lists(shared: &Shared, attempt: &AttemptId, manifest: &Manifest, known: &mut Known) -> Result<ChunkLists, Stop> {
+    let mut lists = shared.content.lists(manifest);
+    let mut wanted: Vec<(Digest, u64)> =
+        manifest.chunk_lists().filter(|(_, _, digest)| !lists.contains_key(digest)).map(|(_, size, digest)| (digest, size)).collect();
+    wanted.sort();
+    wanted.dedup_by_key(|(digest, _)| *digest);
+    // A few at a time: together they may be large.
+    for some in wanted.chunks(256) {
+        let asked: Vec<Wanted> = some.iter().map(|(digest, size)| Wanted { digest: *digest, most: longest_list(*size) }).collect();
+        let (all, fetched) = fetch::objects(&connection(shared).await?, attempt, &asked).await?;
+        known.fetched_bytes += fetched;
+        for ((digest, size), bytes) in some.iter().zip(all) {
+            let list = ChunkList::decode(&bytes, *size).map_err(|e| stop(ErrorKind::ContentMismatch, e.0))?;
+            keep(&shared.content, digest, &bytes)?;
+            lists.insert(*digest, list);
+        }
+    }
+    Ok(lists)
+}
+
+/// The longest chunk list that a file of this size can have (bytes): chunks are not shorter than the shortest, but for the last.
+fn longest_list(size: u64) -> u64 {
+    ((size / limits::CHUNK_MIN as u64 + 1) * 36).min(limits::MANIFEST_MAX)
+}
+
+async fn fill(shared: &Shared, item: &Item, lists: &ChunkLists, known: &mut Known) -> Result<(), Stop> {
+    let mut tree = shared.installer.stage(item, lists).await?;
+    if let Some(old) = old_package(shared, item).await? {
+        let reused;
+        (tree, reused) = blocking(move || {
+            let reused = tree.reuse(&old);
+            (tree, reused)
+        })
+        .await?;
+        reused?;
+    }
+    let missing = tree.missing();
+    let total = known.total_bytes;
+    let lacking: u64 = missing.iter().map(|c| u64::from(c.length)).sum();
+    // A chunk that occurs twice comes once; what is shown must not exceed the whole.
+    let there = total.saturating_sub(lacking);
+    let tell = |written: u64| shared.tell(Event::Fetched(item.attempt.clone(), (there + written).min(total), total));
+    tell(0);
+    if !missing.is_empty() {
+        let connection = connection(shared).await?;
+        let most = AtomicU64::new(0);
+        let (filled, fetched) = fetch::into_tree(&connection, &item.attempt, tree, missing, |written| {
+            most.fetch_max(written, Ordering::Relaxed);
+            tell(written);
+        })
+        .await?;
+        tree = filled;
+        known.fetched_bytes += fetched;
+        tell(lacking);
+    }
+    let finished = blocking(move || tree.finish()).await?;
+    Ok(finished?)
+}
+
+async fn old_package(shared: &Shared, item: &Item) -> Result<Option<OldPackage>, Stop> {
+    let Some(digest) = shared.installer.installed(item).await? else { return Ok(None) };
+    let Some(manifest) = shared.content.get(&digest).and_then(|bytes| Manifest::parse(&bytes).ok()) else { return Ok(None) };
+    let lists = shared.content.lists(&manifest);
+    Ok(Some(OldPackage { manifest: Arc::new(manifest), lists: Arc::new(lists) }))
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Stop> {
+    tokio::task::spawn_blocking(work).await.map_err(|e| Stop::Later(format!("the agent's own work stopped: {e}")))
+}
