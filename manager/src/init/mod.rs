@@ -35,8 +35,12 @@ use sutler_store::{Store, StoreError, unit};
 
 /// The setting that holds the publishers' trust document.
 pub const TRUST_DOCUMENT: &str = "trust_document";
+/// The setting that names the operator that `init` made.
+pub const FIRST_OPERATOR: &str = "first_operator";
 /// The setting that holds the trust domain.
 pub const TRUST_DOMAIN: &str = "trust_domain";
+/// The setting that names the operator that `init` made: a new database gets it from the folder's own.
+pub const FIRST_OPERATOR: &str = "first_operator";
 /// How long the first trust document is good: as long as nothing can exchange it on agents.
 const TRUST_VALIDITY: Duration = Duration::from_secs(10 * 365 * 86_400);
 
@@ -330,6 +334,7 @@ async fn fill_database(
                     tx.put_site(&site).await?;
                     tx.put_setting(TRUST_DOMAIN, domain.as_bytes()).await?;
                     tx.put_setting(TRUST_DOCUMENT, &trust).await?;
+                    tx.put_setting(FIRST_OPERATOR, operator.name.as_str().as_bytes()).await?;
                     tx.insert_operator(&operator).await?;
                     tx.insert_certificate(&certificate).await?;
                     tx.audit(&audit).await?;
