@@ -1,6 +1,7 @@
 //! The agent of Sutler: lets a machine enrol, keeps one connection to its manager, and installs what it is offered.
 
 pub mod agent;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod facts;
@@ -11,6 +12,7 @@ pub mod installer;
 pub mod journal;
 pub mod link;
 pub mod machine;
+pub mod service;
 pub mod vault;
 pub mod work;
 

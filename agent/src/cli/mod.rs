@@ -1,0 +1,212 @@
+//! The commands. Data goes to standard output, everything else to standard error.
+//!
+//! Exit codes: 0 done (or queued), 1 not done, 2 wrong usage.
+
+mod run;
+mod show;
+
+use crate::{
+    agent::Answer,
+    config::{Config, Overrides},
+    service::{self, Call, Reply},
+};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::{
+    io::{IsTerminal, Read},
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+use sutler_base::GroupName;
+
+const EXAMPLES: &str = "\
+Examples:
+  sutler-agent enroll --token-file /root/token    make this machine a client
+  sutler-agent run                                do its work (the service does this)
+  sutler-agent status                             where it is
+  sutler-agent join new-clients                   join a group, asking for its password if need be";
+
+/// Installs what a Sutler manager offers this machine.
+#[derive(Parser)]
+#[command(name = "sutler-agent", version, after_help = EXAMPLES)]
+struct Cli {
+    #[command(flatten)]
+    places: Places,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Args)]
+struct Places {
+    /// The configuration; /etc/sutler/agent.toml if it is there
+    #[arg(long, global = true, value_name = "FILE", env = "SUTLER_AGENT_CONFIG")]
+    config: Option<PathBuf>,
+    /// Where the agent keeps its things (mode 0700) [default: /var/lib/sutler-agent]
+    #[arg(long, global = true, value_name = "DIR", env = "SUTLER_AGENT_DIR")]
+    dir: Option<PathBuf>,
+    /// Below which packages are installed [default: /]
+    #[arg(long, global = true, value_name = "DIR", env = "SUTLER_AGENT_ROOT")]
+    root: Option<PathBuf>,
+    /// The local socket [default: in --dir; /run/sutler-agent/agent.sock for the default one]
+    #[arg(long, global = true, value_name = "SOCKET", env = "SUTLER_AGENT_SOCKET")]
+    socket: Option<PathBuf>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Make this machine a client of a manager
+    #[command(after_help = "A token is a secret, and other users can see the arguments of a program: prefer --token-file, or - for standard input.\n\n\
+        Examples:\n  sutler-agent enroll --token-file /root/token\n  ssh manager sutler token create | sutler-agent enroll -")]
+    Enroll(Enroll),
+    /// Do the work, until it is ended
+    Run {
+        /// How the log is written to standard error
+        #[arg(long, value_enum, default_value_t = LogFormat::Text)]
+        log_format: LogFormat,
+    },
+    /// Where the agent is, and what it works on
+    Status(Output),
+    /// What this machine reports about itself
+    Facts(Output),
+    /// The groups that this client is in
+    Groups(Output),
+    /// Join a group
+    Join {
+        /// The group's name
+        group: GroupName,
+        /// Read the group's password from this file (- for standard input); without it a terminal is asked if need be
+        #[arg(long, value_name = "FILE")]
+        password_file: Option<PathBuf>,
+    },
+    /// Leave a group
+    Leave {
+        /// The group's name
+        group: GroupName,
+    },
+    /// Try again at once whatever waits for its next try
+    RunNow,
+    /// Leave the manager: the client is removed, its memberships and open work end
+    Unenroll,
+}
+
+#[derive(Args)]
+struct Enroll {
+    /// The token, or - to read it from standard input
+    #[arg(value_name = "TOKEN", required_unless_present = "token_file", conflicts_with = "token_file")]
+    token: Option<String>,
+    /// Read the token from this file
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// Remove the token file once the machine is enrolled
+    #[arg(long, requires = "token_file")]
+    remove_token_file: bool,
+    /// Enrol again although this machine is a client: it becomes a new one
+    #[arg(long)]
+    force: bool,
+}
+
+#[derive(Args)]
+struct Output {
+    /// How it is shown
+    #[arg(short, long, value_enum, default_value_t = Format::Text)]
+    output: Format,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    Text,
+    Json,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+/// Runs the command that the arguments name.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let places = cli.places;
+    let config = match Config::load(Overrides { config: places.config, dir: places.dir, root: places.root, socket: places.socket }) {
+        Ok(config) => config,
+        Err(e) => return failed(e),
+    };
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(e) => return failed(format!("the runtime can't be started: {e}")),
+    };
+    let code = runtime.block_on(perform(cli.command, config));
+    // Not a drop: that would wait for the threads that wait for steps.
+    runtime.shutdown_background();
+    code
+}
+
+fn failed(why: impl std::fmt::Display) -> ExitCode {
+    eprintln!("sutler-agent: {why}");
+    ExitCode::from(1)
+}
+
+async fn perform(command: Command, config: Config) -> ExitCode {
+    match command {
+        Command::Enroll(enroll) => match run::enroll(&config, enroll).await {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(e) => failed(e),
+        },
+        Command::Run { log_format } => match run::run(&config, log_format).await {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(e) => failed(e),
+        },
+        Command::Status(output) => ask(&config, Call::Status, output.output).await,
+        Command::Facts(output) => ask(&config, Call::Facts, output.output).await,
+        Command::Groups(output) => ask(&config, Call::Groups, output.output).await,
+        Command::Join { group, password_file } => join(&config, group, password_file).await,
+        Command::Leave { group } => ask(&config, Call::Leave { group }, Format::Text).await,
+        Command::RunNow => ask(&config, Call::RunNow, Format::Text).await,
+        Command::Unenroll => ask(&config, Call::Unenroll, Format::Text).await,
+    }
+}
+
+async fn ask(config: &Config, call: Call, format: Format) -> ExitCode {
+    match service::call(&config.socket, &call).await {
+        Ok(reply) => show::reply(&call, &reply, format == Format::Json),
+        Err(e) => failed(e),
+    }
+}
+
+async fn join(config: &Config, group: GroupName, password_file: Option<PathBuf>) -> ExitCode {
+    let given = match password_file.as_deref().map(read_secret).transpose() {
+        Ok(given) => given,
+        Err(e) => return failed(e),
+    };
+    let asks_for_it = given.is_none();
+    let call = Call::Join { group: group.clone(), password: given.unwrap_or_default() };
+    let reply = match service::call(&config.socket, &call).await {
+        Ok(reply) => reply,
+        Err(e) => return failed(e),
+    };
+    // The manager alone knows whether the group has a password: so the question comes after the first answer.
+    if let Reply::Answer { answer: Answer::Refused { why } } = &reply
+        && asks_for_it
+        && why.contains("password")
+        && std::io::stdin().is_terminal()
+    {
+        eprintln!("{why}");
+        return match show::password(&format!("Password of the group {group}: ")) {
+            Ok(password) => ask(config, Call::Join { group, password }, Format::Text).await,
+            Err(e) => failed(format!("the password can't be read: {e}")),
+        };
+    }
+    show::reply(&call, &reply, false)
+}
+
+/// The first line of a file or of standard input (`-`); at most 64 KiB.
+fn read_secret(path: &Path) -> Result<String, String> {
+    let shown = |e: std::io::Error| format!("cannot read {}: {e}", path.display());
+    let mut text = String::new();
+    if path == Path::new("-") {
+        std::io::stdin().take(64 << 10).read_to_string(&mut text).map_err(shown)?;
+    } else {
+        std::fs::File::open(path).map_err(shown)?.take(64 << 10).read_to_string(&mut text).map_err(shown)?;
+    }
+    Ok(text.lines().next().unwrap_or_default().to_owned())
+}

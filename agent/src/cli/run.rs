@@ -1,0 +1,128 @@
+//! `enroll` and `run`: the commands that work on the agent's folder themselves.
+
+use super::{Enroll, LogFormat, read_secret};
+use crate::{
+    agent::{Agent, Deps, Ended},
+    clock::{Clock, SystemClock},
+    config::Config,
+    facts,
+    identity::{self, IdentityError},
+    install::{Layout, Supervisor},
+    installer::Machine,
+    journal::FolderJournal,
+    link, service,
+    vault::FolderVault,
+};
+use rustix::fs::FlockOperation;
+use std::{fs::File, io::IsTerminal, os::unix::fs::OpenOptionsExt, path::Path, sync::Arc};
+use sutler_base::{state::ClientState, token::TokenString};
+use tokio::signal::unix::{SignalKind, signal};
+
+fn random_bytes() -> Result<[u8; 16], String> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).map_err(|e| format!("the system gives no randomness: {e}"))?;
+    Ok(bytes)
+}
+
+/// Keeps a second agent out of the folder, for as long as it lives.
+struct Lock {
+    _file: File,
+}
+
+impl Lock {
+    fn take(dir: &Path) -> Result<Lock, String> {
+        let path = dir.join("lock");
+        let file = std::fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
+        let file = file.map_err(|e| format!("cannot open {}: {e}", path.display()))?;
+        rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)
+            .map_err(|_| format!("another agent runs on {}; stop it first (systemctl stop sutler-agent)", dir.display()))?;
+        Ok(Lock { _file: file })
+    }
+}
+
+/// `enroll`.
+pub(super) async fn enroll(config: &Config, enroll: Enroll) -> Result<(), String> {
+    let text = match (&enroll.token, &enroll.token_file) {
+        (Some(token), _) if token != "-" => token.clone(),
+        (_, Some(path)) => read_secret(path)?,
+        _ => read_secret(Path::new("-"))?,
+    };
+    let token = TokenString::parse(&text).map_err(|e| e.0)?;
+    let layout = Layout::new(&config.root, &config.dir).map_err(|e| e.to_string())?;
+    let vault = FolderVault::open(&config.dir).map_err(|e| e.to_string())?;
+    let _lock = Lock::take(&config.dir)?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let measured = facts::collect(&layout, vec![], random_bytes()?);
+    let enrolled =
+        identity::enroll(&vault, &token, &measured.hostname, &measured.machine_id, enroll.force, link::tls_clock(&clock)).await.map_err(|e| e.to_string())?;
+    if let Some(path) = enroll.token_file.filter(|_| enroll.remove_token_file) {
+        std::fs::remove_file(&path).map_err(|e| format!("enrolled, but cannot remove {}: {e}", path.display()))?;
+    }
+    println!("enrolled as client {}", enrolled.client);
+    if enrolled.state == ClientState::Pending {
+        eprintln!("An operator has to approve it: sutler client approve {}", enrolled.client);
+    }
+    Ok(())
+}
+
+fn log(format: LogFormat) {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("SUTLER_LOG").unwrap_or_else(|_| "info".into());
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    match format {
+        LogFormat::Json => builder.json().init(),
+        LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).init(),
+    }
+}
+
+/// `run`.
+pub(super) async fn run(config: &Config, format: LogFormat) -> Result<(), String> {
+    log(format);
+    if !config.dir.join("identity.json").exists() {
+        return Err(IdentityError::NotEnrolled.to_string());
+    }
+    let layout = Layout::new(&config.root, &config.dir).map_err(|e| e.to_string())?;
+    let vault = FolderVault::open(&config.dir).map_err(|e| e.to_string())?;
+    let _lock = Lock::take(&config.dir)?;
+    // Before anything that takes long: a signal that comes now must end it, too.
+    let mut terminate = signal(SignalKind::terminate()).map_err(|e| format!("signals can't be caught: {e}"))?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| format!("signals can't be caught: {e}"))?;
+    let deps = Deps {
+        vault: Arc::new(vault),
+        journal: Box::new(FolderJournal::new(&config.dir, random_bytes()?)),
+        installer: Arc::new(Machine::new(layout, Supervisor::default(), random_bytes()?)),
+        clock: Arc::new(SystemClock::new()),
+        random: Arc::new(|| {
+            let mut bytes = [0; 8];
+            // Without randomness the jitter is none; the connection is still made.
+            let _ = getrandom::fill(&mut bytes);
+            u64::from_le_bytes(bytes)
+        }),
+        policy: config.policy.clone(),
+    };
+    let (agent, handle) = Agent::new(deps).await.map_err(|e| e.to_string())?;
+    let listener = service::listen(&config.socket).map_err(|e| e.to_string())?;
+    let serve = tokio::spawn(service::serve(listener, handle));
+    notify_ready();
+    let ended = tokio::select! {
+        ended = agent.run() => ended.map_err(|e| e.to_string()),
+        // At once: what runs goes on under its supervisor, and the next start picks it up.
+        _ = terminate.recv() => Ok(Ended::Stopped),
+        _ = interrupt.recv() => Ok(Ended::Stopped),
+    };
+    if matches!(ended, Ok(Ended::Unenrolled)) {
+        // Whoever asked for it over the socket still waits for the answer.
+        let _ = tokio::time::timeout(std::time::Duration::from_millis(500), std::future::pending::<()>()).await;
+        tracing::info!("this machine has left its manager");
+    }
+    serve.abort();
+    let _ = std::fs::remove_file(&config.socket);
+    ended.map(|_| ())
+}
+
+/// Tells systemd that the agent runs, if systemd wants to know.
+fn notify_ready() {
+    if let Some(path) = std::env::var_os("NOTIFY_SOCKET") {
+        let socket = std::os::unix::net::UnixDatagram::unbound();
+        let _ = socket.and_then(|s| s.send_to(b"READY=1", path));
+    }
+}
