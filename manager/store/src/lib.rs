@@ -45,11 +45,20 @@ pub type Work<'a, T, E> = Pin<Box<dyn Future<Output = Result<T, E>> + Send + 'a>
 macro_rules! unit {
     ([$($capture:ident),* $(,)?] |$tx:ident| $body:block) => {{
         $(let $capture = $capture.to_owned();)*
-        move |$tx: &mut dyn $crate::Tx| -> $crate::Work<'_, _, _> {
+        $crate::as_unit(move |$tx: &mut dyn $crate::Tx| -> $crate::Work<'_, _, _> {
             $(let $capture = ::std::clone::Clone::clone(&$capture);)*
             ::std::boxed::Box::pin(async move $body)
-        }
+        })
     }};
+}
+
+/// Tells the compiler what the closure of [`unit!`] is, also where it isn't passed on at once.
+#[doc(hidden)]
+pub fn as_unit<T, E, F>(unit: F) -> F
+where
+    F: for<'a> Fn(&'a mut dyn Tx) -> Work<'a, T, E> + Send + Sync + 'static,
+{
+    unit
 }
 
 /// What the store could not do.

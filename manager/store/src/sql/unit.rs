@@ -100,7 +100,7 @@ impl<'c> Unit<'c> {
 
     /// Runs an `UPDATE` of one row that the unit has read.
     pub(super) async fn save(&mut self, what: &str, id: &str, query: Query) -> Result<()> {
-        if self.run(query).await? == 0 { Err(StoreError::Statement(format!("there is no {what} {id} to write"))) } else { Ok(()) }
+        if self.run(query).await? == 0 { Err(self.refuse(format!("there is no {what} {id} to write"))) } else { Ok(()) }
     }
 
     /// Each row as `read` reads it.
