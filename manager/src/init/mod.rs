@@ -35,8 +35,6 @@ use sutler_store::{Store, StoreError, unit};
 
 /// The setting that holds the publishers' trust document.
 pub const TRUST_DOCUMENT: &str = "trust_document";
-/// The setting that names the operator that `init` made.
-pub const FIRST_OPERATOR: &str = "first_operator";
 /// The setting that holds the trust domain.
 pub const TRUST_DOMAIN: &str = "trust_domain";
 /// The setting that names the operator that `init` made: a new database gets it from the folder's own.

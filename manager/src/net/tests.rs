@@ -536,10 +536,15 @@ async fn the_managers_certificate_is_exchanged_while_connections_live_on() {
     Channel::open(bed.agents.address(), late).await.unwrap();
 }
 
-/// Runs in a process of its own, with few descriptors: see the next test.
+/// Is set in the process that the test below starts.
+const CHILD: &str = "SUTLER_TEST_FEW_DESCRIPTORS";
+
+/// Serves in a process of its own, with few descriptors, as the next test's other half; by itself it has nothing to do.
 #[tokio::test]
-#[ignore = "only as a child of the next test"]
-async fn child_with_few_descriptors() {
+async fn the_other_half_of_the_next_test_serves_with_few_descriptors() {
+    if std::env::var_os(CHILD).is_none() {
+        return;
+    }
     let bed = bed(Limits { connections: 1000, ..Limits::default() });
     println!("address {}", bed.agents.address());
     tokio::task::spawn_blocking(|| std::io::stdin().read_line(&mut String::new()).unwrap()).await.unwrap();
@@ -549,8 +554,10 @@ async fn child_with_few_descriptors() {
 async fn a_manager_out_of_descriptors_still_answers_and_does_not_spin() {
     use std::io::{BufRead, Read, Write};
     let mut child = std::process::Command::new("sh")
-        .args(["-c", "ulimit -n 40; exec \"$0\" --exact net::tests::child_with_few_descriptors --ignored --nocapture"])
+        .args(["-c", "ulimit -n 40; exec \"$0\" --exact \"$1\" --nocapture"])
         .arg(std::env::current_exe().unwrap())
+        .arg("net::tests::the_other_half_of_the_next_test_serves_with_few_descriptors")
+        .env(CHILD, "1")
         .stdin(std::process::Stdio::piped())
         .stdout(std::process::Stdio::piped())
         .spawn()
