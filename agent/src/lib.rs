@@ -13,6 +13,8 @@ pub mod journal;
 pub mod link;
 pub mod machine;
 pub mod service;
+#[cfg(feature = "simulation")]
+pub mod simulation;
 pub mod vault;
 pub mod work;
 

@@ -1,0 +1,395 @@
+//! An agent without a machine: everything but the connection is in memory. For tests that run many agents in one process
+//! over real TLS. Nothing of it is in the program that is shipped.
+//!
+//! What outlives a kill of the agent (drop the future of [`Agent::run`]) is shared by clones: files, journal, and what
+//! the machine has run.
+
+use crate::{
+    agent::{Agent, AgentError, Deps, Handle},
+    clock::{Clock, SystemClock},
+    config::LocalPolicy,
+    identity::{self, EnrollError, Enrolled},
+    install::{ChunkLists, Detected, Ended, StepEnd},
+    installer::{Doing, Installer, Item, OldPackage, Tree, Trouble, failure},
+    journal::{Journal, JournalError, Loaded},
+    link,
+    machine::Record,
+    vault::{Vault, VaultError},
+};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+use sutler_base::{
+    AttemptId, Digest, PackageName,
+    chunks::Chunk,
+    facts::{Facts, Software},
+    manifest::{EntryKind, Manifest},
+    state::ErrorKind,
+    token::TokenString,
+};
+use tokio::sync::watch;
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Files in memory.
+#[derive(Debug, Clone, Default)]
+pub struct MemoryVault(Arc<Mutex<BTreeMap<String, Vec<u8>>>>);
+
+impl Vault for MemoryVault {
+    fn read(&self, name: &str) -> Result<Option<Vec<u8>>, VaultError> {
+        Ok(lock(&self.0).get(name).cloned())
+    }
+
+    fn write(&self, name: &str, bytes: &[u8]) -> Result<(), VaultError> {
+        lock(&self.0).insert(name.into(), bytes.into());
+        Ok(())
+    }
+
+    fn remove(&self, name: &str) -> Result<(), VaultError> {
+        lock(&self.0).remove(name);
+        Ok(())
+    }
+
+    fn list(&self, folder: &str) -> Result<Vec<String>, VaultError> {
+        let prefix = format!("{folder}/");
+        Ok(lock(&self.0).keys().filter_map(|name| name.strip_prefix(&prefix)).map(str::to_owned).collect())
+    }
+}
+
+#[derive(Debug, Default)]
+struct Ledger {
+    open: BTreeMap<AttemptId, Record>,
+    answers: BTreeMap<AttemptId, Record>,
+    lost: bool,
+}
+
+/// A journal in memory.
+#[derive(Debug, Clone, Default)]
+pub struct MemoryJournal(Arc<Mutex<Ledger>>);
+
+impl MemoryJournal {
+    /// What is in it.
+    pub fn records(&self) -> Vec<Record> {
+        lock(&self.0).open.values().cloned().collect()
+    }
+
+    /// Loses everything, as a damaged disk would; the next agent that loads it is told.
+    pub fn lose(&self) {
+        *lock(&self.0) = Ledger { lost: true, ..Ledger::default() };
+    }
+}
+
+impl Journal for MemoryJournal {
+    fn load(&mut self) -> Result<Loaded, JournalError> {
+        let ledger = lock(&self.0);
+        Ok(Loaded { records: ledger.open.values().cloned().collect(), damaged: Vec::new(), lost: ledger.lost })
+    }
+
+    fn settle(&mut self) -> Result<(), JournalError> {
+        lock(&self.0).lost = false;
+        Ok(())
+    }
+
+    fn write(&mut self, record: &Record) -> Result<(), JournalError> {
+        lock(&self.0).open.insert(record.id().clone(), record.clone());
+        Ok(())
+    }
+
+    fn retire(&mut self, record: &Record) -> Result<(), JournalError> {
+        let mut ledger = lock(&self.0);
+        ledger.open.remove(record.id());
+        ledger.answers.insert(record.id().clone(), record.clone());
+        Ok(())
+    }
+
+    fn answer(&self, attempt: &AttemptId) -> Option<Record> {
+        lock(&self.0).answers.get(attempt).cloned()
+    }
+}
+
+/// One run of a step.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Run {
+    /// The attempt.
+    pub attempt: AttemptId,
+    /// Which of its packages.
+    pub item: usize,
+    /// Which step of the package.
+    pub step: usize,
+    /// Which run of it: more than one only where its exit code means *later*.
+    pub run: u32,
+    /// The package.
+    pub package: PackageName,
+}
+
+#[derive(Debug, Default)]
+struct Inside {
+    runs: Vec<Run>,
+    ended: HashMap<(AttemptId, usize, usize, u32), i32>,
+    twice: Vec<Run>,
+    exchanged: HashMap<(AttemptId, usize), Option<Digest>>,
+    installed: BTreeMap<PackageName, Digest>,
+    exit_codes: HashMap<PackageName, (i32, Option<u32>)>,
+    facts: Facts,
+}
+
+/// A machine that installs in no time, remembers what it ran, and fails when it is told to.
+#[derive(Debug, Clone)]
+pub struct SimulatedMachine {
+    inside: Arc<Mutex<Inside>>,
+    /// While it is true, steps that were started don't end.
+    held: watch::Sender<bool>,
+}
+
+impl SimulatedMachine {
+    /// A machine with these facts.
+    pub fn new(facts: Facts) -> SimulatedMachine {
+        SimulatedMachine { inside: Arc::new(Mutex::new(Inside { facts, ..Inside::default() })), held: watch::Sender::new(false) }
+    }
+
+    /// Every run of a step that was started, in order.
+    pub fn runs(&self) -> Vec<Run> {
+        lock(&self.inside).runs.clone()
+    }
+
+    /// Runs that somebody tried to start a second time: must stay empty.
+    pub fn twice(&self) -> Vec<Run> {
+        lock(&self.inside).twice.clone()
+    }
+
+    /// The manifests that are installed.
+    pub fn installed(&self) -> BTreeMap<PackageName, Digest> {
+        lock(&self.inside).installed.clone()
+    }
+
+    /// Lets every step of a package end with this exit code from now on: so many times, or always.
+    pub fn fail(&self, package: &PackageName, exit_code: i32, times: Option<u32>) {
+        lock(&self.inside).exit_codes.insert(package.clone(), (exit_code, times));
+    }
+
+    /// Lets the steps of a package end well again.
+    pub fn mend(&self, package: &PackageName) {
+        lock(&self.inside).exit_codes.remove(package);
+    }
+
+    /// Changes the facts; the agent sees it when it collects them next.
+    pub fn set_facts(&self, facts: Facts) {
+        lock(&self.inside).facts = facts;
+    }
+
+    /// From now on steps that are started don't end, until they are let go.
+    pub fn hold_steps(&self, held: bool) {
+        self.held.send_replace(held);
+    }
+
+    async fn end(&self, key: (AttemptId, usize, usize, u32)) -> Option<Ended> {
+        let mut held = self.held.subscribe();
+        let _ = held.wait_for(|held| !held).await;
+        let code = *lock(&self.inside).ended.get(&key)?;
+        Some(Ended { end: StepEnd::Exited { code }, output: String::new(), duration: Duration::ZERO, finished: None })
+    }
+}
+
+struct SimulatedTree {
+    missing: Vec<Chunk>,
+    lacking: HashSet<Digest>,
+}
+
+impl Tree for SimulatedTree {
+    fn missing(&self) -> Vec<Chunk> {
+        self.missing.clone()
+    }
+
+    fn reuse(&mut self, _: &OldPackage) -> Result<u64, Trouble> {
+        Ok(0)
+    }
+
+    fn write(&mut self, digest: Digest, bytes: &[u8]) -> Result<(), Trouble> {
+        if Digest::of(bytes) != digest {
+            return Err(Trouble::Failed(failure(ErrorKind::ContentMismatch, format!("what came for {digest} is something else"))));
+        }
+        self.lacking.remove(&digest);
+        Ok(())
+    }
+
+    fn finish(self: Box<Self>) -> Result<(), Trouble> {
+        if self.lacking.is_empty() {
+            Ok(())
+        } else {
+            Err(Trouble::Failed(failure(ErrorKind::ContentMismatch, format!("{} chunks are missing", self.lacking.len()))))
+        }
+    }
+}
+
+fn chunks(manifest: &Manifest, lists: &ChunkLists) -> Vec<Chunk> {
+    let mut all = Vec::new();
+    for entry in &manifest.files {
+        match &entry.kind {
+            EntryKind::File { size, blake3, chunks: None, .. } if *size > 0 => all.push(Chunk { digest: *blake3, length: *size as u32 }),
+            EntryKind::File { chunks: Some(list), .. } => all.extend(lists.get(list).map(|l| l.0.clone()).unwrap_or_default()),
+            _ => {}
+        }
+    }
+    let mut seen = HashSet::new();
+    all.retain(|c| seen.insert(c.digest));
+    all
+}
+
+fn now<T: Send + 'static>(value: T) -> Doing<'static, T> {
+    Box::pin(async move { Ok(value) })
+}
+
+impl Installer for SimulatedMachine {
+    fn facts(&self, software: Vec<Software>) -> Doing<'_, Facts> {
+        now(Facts { software, ..lock(&self.inside).facts.clone() })
+    }
+
+    fn detect<'a>(&'a self, item: &'a Item) -> Doing<'a, Detected> {
+        let there = lock(&self.inside).installed.get(&item.manifest.name) == Some(&item.digest);
+        now(match (item.manifest.detection.is_empty(), there) {
+            (true, _) => Detected::NoRules,
+            (false, true) => Detected::Yes,
+            (false, false) => Detected::No("it was never installed on this simulated machine".into()),
+        })
+    }
+
+    fn installed<'a>(&'a self, item: &'a Item) -> Doing<'a, Option<Digest>> {
+        now(lock(&self.inside).installed.get(&item.manifest.name).copied())
+    }
+
+    fn stage<'a>(&'a self, item: &'a Item, lists: &'a ChunkLists) -> Doing<'a, Box<dyn Tree>> {
+        let missing = chunks(&item.manifest, lists);
+        let lacking = missing.iter().map(|c| c.digest).collect();
+        now(Box::new(SimulatedTree { missing, lacking }) as Box<dyn Tree>)
+    }
+
+    fn exchange<'a>(&'a self, item: &'a Item) -> Doing<'a, ()> {
+        let mut inside = lock(&self.inside);
+        let key = (item.attempt.clone(), item.index);
+        if !inside.exchanged.contains_key(&key) {
+            let old = inside.installed.insert(item.manifest.name.clone(), item.digest);
+            inside.exchanged.insert(key, old);
+        }
+        now(())
+    }
+
+    fn commit<'a>(&'a self, item: &'a Item) -> Doing<'a, ()> {
+        lock(&self.inside).installed.insert(item.manifest.name.clone(), item.digest);
+        now(())
+    }
+
+    fn restore<'a>(&'a self, item: &'a Item) -> Doing<'a, bool> {
+        let mut inside = lock(&self.inside);
+        let Some(old) = inside.exchanged.remove(&(item.attempt.clone(), item.index)) else { return now(false) };
+        match old {
+            Some(digest) => inside.installed.insert(item.manifest.name.clone(), digest),
+            None => inside.installed.remove(&item.manifest.name),
+        };
+        now(true)
+    }
+
+    fn forget<'a>(&'a self, _: &'a AttemptId, _: &'a [Item]) -> Doing<'a, ()> {
+        now(())
+    }
+
+    fn start<'a>(&'a self, item: &'a Item, step: usize, run: u32) -> Doing<'a, Ended> {
+        let key = (item.attempt.clone(), item.index, step, run);
+        let entry = Run { attempt: item.attempt.clone(), item: item.index, step, run, package: item.manifest.name.clone() };
+        {
+            let mut inside = lock(&self.inside);
+            if inside.runs.contains(&entry) {
+                inside.twice.push(entry);
+                return Box::pin(async { Err(Trouble::Failed(failure(ErrorKind::ClientIo, "the step has been started before"))) });
+            }
+            inside.runs.push(entry);
+            let code = match inside.exit_codes.get_mut(&item.manifest.name) {
+                Some((_, Some(0))) | None => 0,
+                Some((code, times)) => {
+                    if let Some(times) = times {
+                        *times -= 1;
+                    }
+                    *code
+                }
+            };
+            inside.ended.insert(key.clone(), code);
+            // What an installer without a directory of its own puts on the machine.
+            if code == 0 && item.manifest.directory.is_none() {
+                inside.installed.insert(item.manifest.name.clone(), item.digest);
+            }
+        }
+        Box::pin(async move {
+            self.end(key).await.ok_or_else(|| Trouble::Failed(failure(ErrorKind::ClientIo, "the simulated step is not known")))
+        })
+    }
+
+    fn pick_up<'a>(&'a self, item: &'a Item, step: usize, run: u32) -> Doing<'a, Option<Ended>> {
+        let key = (item.attempt.clone(), item.index, step, run);
+        Box::pin(async move { Ok(self.end(key).await) })
+    }
+}
+
+/// A simulated machine with its agent's files: enrol it, start it, kill it, start it again.
+#[derive(Debug, Clone)]
+pub struct Simulated {
+    /// Its files.
+    pub vault: MemoryVault,
+    /// Its journal.
+    pub journal: MemoryJournal,
+    /// The machine.
+    pub machine: SimulatedMachine,
+    seed: u64,
+}
+
+impl Simulated {
+    /// A machine that was never seen before. `seed` makes its randomness, so that a run can be repeated.
+    pub fn new(name: &str, seed: u64) -> Simulated {
+        let facts = Facts {
+            os: sutler_base::facts::Os { family: "linux".into(), id: "debian".into(), name: "Debian".into(), version: "12".into(), kernel: "6.1".into() },
+            arch: std::env::consts::ARCH.into(),
+            hostname: name.into(),
+            machine_id: format!("{seed:032x}"),
+            boot_id: format!("boot-{seed}"),
+            ..Facts::default()
+        };
+        let machine = SimulatedMachine::new(facts);
+        Simulated { vault: MemoryVault::default(), journal: MemoryJournal::default(), machine, seed }
+    }
+
+    /// Enrols it.
+    pub async fn enroll(&self, token: &TokenString) -> Result<Enrolled, EnrollError> {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        let (hostname, machine_id) = {
+            let facts = &lock(&self.machine.inside).facts;
+            (facts.hostname.clone(), facts.machine_id.clone())
+        };
+        identity::enroll(&self.vault, token, &hostname, &machine_id, false, link::tls_clock(&clock)).await
+    }
+
+    /// Its agent, to be run. Dropping the future of [`Agent::run`] is a kill.
+    pub async fn agent(&self) -> Result<(Agent, Handle), AgentError> {
+        let state = AtomicU64::new(self.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        Agent::new(Deps {
+            vault: Arc::new(self.vault.clone()),
+            journal: Box::new(self.journal.clone()),
+            installer: Arc::new(self.machine.clone()),
+            clock: Arc::new(SystemClock::new()),
+            random: Arc::new(move || mix(state.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed))),
+            policy: LocalPolicy::default(),
+        })
+        .await
+    }
+}
+
+/// splitmix64.
+fn mix(mut z: u64) -> u64 {
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
