@@ -19,6 +19,7 @@ pub struct Agent {
     place: Place,
     name: String,
     machine_id: String,
+    wrapper: Vec<String>,
     starts: u32,
 }
 
@@ -28,7 +29,7 @@ impl Agent {
         static MACHINES: AtomicU32 = AtomicU32::new(1);
         let machine_id = format!("{:024x}{:08x}", std::process::id(), MACHINES.fetch_add(1, Ordering::Relaxed));
         let place = Place::new("agent");
-        let agent = Agent { running: None, place, name: name.to_owned(), machine_id, starts: 0 };
+        let agent = Agent { running: None, place, name: name.to_owned(), machine_id, wrapper: Vec::new(), starts: 0 };
         fs_err::create_dir_all(agent.root().join("etc")).expect("a folder can be made");
         fs_err::write(agent.root().join("etc/machine-id"), format!("{}\n", agent.machine_id)).expect("a file can be written");
         agent
@@ -71,7 +72,7 @@ impl Agent {
     pub fn command<S: AsRef<str>>(&self, arguments: &[S]) -> Command {
         let mut command = Command::new(programs::sutler_agent());
         command.args(arguments.iter().map(AsRef::as_ref));
-        command.arg("--state").arg(self.state()).arg("--root").arg(self.root());
+        command.arg("--dir").arg(self.state()).arg("--root").arg(self.root());
         command
     }
 
@@ -83,6 +84,12 @@ impl Agent {
     /// The standard output of a command that ends well.
     pub fn ok(&self, line: &str) -> String {
         self.run(line).ok()
+    }
+
+    /// From the next start on, runs the agent through this command, which has to `exec` what is appended to it:
+    /// namespaces of its own, for example.
+    pub fn within(&mut self, wrapper: &[&str]) {
+        self.wrapper = wrapper.iter().map(|word| (*word).to_owned()).collect();
     }
 
     /// Enrols from a file, as the README does it.
@@ -112,7 +119,15 @@ impl Agent {
         assert!(self.running.is_none(), "it runs already");
         self.starts += 1;
         let log = File::create(self.log_path()).expect("a log can be written");
-        let mut command = self.command(&["run"]);
+        let plain = self.command(&["run"]);
+        let mut command = match self.wrapper.split_first() {
+            None => plain,
+            Some((program, arguments)) => {
+                let mut command = Command::new(program);
+                command.args(arguments).arg(plain.get_program()).args(plain.get_args());
+                command
+            }
+        };
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("a file has a second handle")).stderr(log);
         self.running = Some(command.spawn().expect("the agent can be started"));
     }

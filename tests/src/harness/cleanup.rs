@@ -94,7 +94,11 @@ fn top() -> &'static Path {
     static TOP: OnceLock<(PathBuf, Child)> = OnceLock::new();
     &TOP.get_or_init(|| {
         // A short path: sockets lie in these folders, and the path of one has at most 107 bytes.
-        let folder = tempfile::Builder::new().prefix(&format!("sutler-{}-", std::process::id())).tempdir().expect("a temporary folder can be made").keep();
+        let folder = tempfile::Builder::new()
+            .prefix(&format!("sutler-{}-", std::process::id()))
+            .tempdir()
+            .expect("a temporary folder can be made")
+            .keep();
         // Not the janitor's path itself: `belongs` must not find it for a place.
         let janitor = Command::new("/bin/sh")
             .args(["-c", JANITOR, "janitor"])

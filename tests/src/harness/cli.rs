@@ -35,7 +35,11 @@ impl Done {
     ///
     /// When it ended with another.
     pub fn ends_with(self, code: i32) -> Done {
-        assert_eq!(self.code, code, "`{}` ended with {}, not {code}\n--- stdout\n{}--- stderr\n{}", self.command, self.code, self.stdout, self.stderr);
+        assert_eq!(
+            self.code, code,
+            "`{}` ended with {}, not {code}\n--- stdout\n{}--- stderr\n{}",
+            self.command, self.code, self.stdout, self.stderr
+        );
         self
     }
 
@@ -164,7 +168,8 @@ impl Cli {
     /// The answer as JSON, whatever the exit code (that of `job status` says how the job is).
     pub fn json(&self, line: &str) -> Value {
         let done = self.run(&format!("{line} -o json"));
-        serde_json::from_str(&done.stdout).unwrap_or_else(|e| panic!("`{}` printed no JSON: {e}\n{}{}", done.command, done.stdout, done.stderr))
+        serde_json::from_str(&done.stdout)
+            .unwrap_or_else(|e| panic!("`{}` printed no JSON: {e}\n{}{}", done.command, done.stdout, done.stderr))
     }
 
     /// The first word of the output: the name or id of what was made, without its collection.

@@ -27,6 +27,8 @@ pub struct Setup {
     pub agents: String,
     /// Names and addresses of the manager, the first one for agents to connect to.
     pub hosts: Vec<String>,
+    /// The addresses that agents are told, in the order to try; from the hosts unless given.
+    pub advertise: Vec<String>,
     /// The database; embedded SQLite unless given.
     pub database: Option<String>,
     /// What is appended to `manager.toml`.
@@ -35,7 +37,13 @@ pub struct Setup {
 
 impl Default for Setup {
     fn default() -> Self {
-        Setup { agents: "127.0.0.1:0".into(), hosts: vec!["127.0.0.1".into()], database: None, config: String::new() }
+        Setup {
+            agents: "127.0.0.1:0".into(),
+            hosts: vec!["127.0.0.1".into()],
+            advertise: Vec::new(),
+            database: None,
+            config: String::new(),
+        }
     }
 }
 
@@ -125,6 +133,9 @@ impl Manager {
         };
         command.args(["serve", "--dir"]).arg(self.folder());
         command.args(["--agents", &agents, "--operators", &operators, "--telemetry", &telemetry]);
+        self.setup.advertise.iter().for_each(|address| {
+            command.args(["--advertise", address]);
+        });
         if let Some(database) = &self.setup.database {
             command.args(["--database", database]);
         }
@@ -135,11 +146,17 @@ impl Manager {
             if let Ok(Some(status)) = child.try_wait() {
                 panic!("the manager ended with {status}:\n{text}");
             }
-            Some(Addresses { agents: address(&text, "agents")?, operators: address(&text, "operators")?, telemetry: address(&text, "telemetry").or_else(|| address(&text, "metrics"))? })
+            Some(Addresses {
+                agents: address(&text, "agents")?,
+                operators: address(&text, "operators")?,
+                telemetry: address(&text, "telemetry").or_else(|| address(&text, "metrics"))?,
+            })
         });
         self.running = Some(child);
         self.addresses = Some(addresses);
-        wait_until("the manager to be ready", PATIENCE, || get(addresses.telemetry, "/readyz").is_some_and(|answer| answer.starts_with("HTTP/1.1 200")));
+        wait_until("the manager to be ready", PATIENCE, || {
+            get(addresses.telemetry, "/readyz").is_some_and(|answer| answer.starts_with("HTTP/1.1 200"))
+        });
     }
 
     /// Kills it with SIGKILL.
@@ -169,8 +186,9 @@ impl Manager {
         self.serve();
     }
 
-    /// Moves to another address: from the next start on it listens for agents on a new port, and tells them so.
-    pub fn listen_elsewhere(&mut self) {
+    /// Moves: from the next start on it listens for agents at this address.
+    pub fn listen_at(&mut self, agents: String) {
+        self.setup.agents = agents;
         self.addresses = None;
     }
 

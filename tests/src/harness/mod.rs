@@ -12,6 +12,7 @@
 //! (see [`cleanup`]). Tests wait for conditions alone (see [`wait`]).
 
 mod agent;
+mod api;
 pub mod cleanup;
 mod cli;
 mod jobs;
@@ -21,6 +22,7 @@ pub mod programs;
 pub mod wait;
 
 pub use agent::Agent;
+pub use api::Api;
 pub use cli::{Cli, Done, run, words};
 pub use jobs::{JobView, Row};
 pub use manager::{Addresses, Manager, Setup};

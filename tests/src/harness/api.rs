@@ -1,0 +1,69 @@
+//! The API without the command line around it, for what no command line of ours would send.
+
+use super::manager::Manager;
+use std::future::Future;
+use sutler::profile::{self, Profile};
+use sutler_agent::link::{self, Connection};
+use sutler_base::token::TokenString;
+use sutler_certs::RootPin;
+use sutler_certs::tls::{self, Clock, ServerTrust};
+use tonic::{Response, Status};
+
+/// A connection to one of the manager's ports.
+#[derive(Debug)]
+pub struct Api {
+    runtime: tokio::runtime::Runtime,
+    connection: Connection,
+}
+
+impl Api {
+    /// As the first operator, on the operators' port.
+    ///
+    /// # Panics
+    ///
+    /// When that is not possible.
+    pub fn operator(manager: &Manager) -> Api {
+        let config = manager.config();
+        let profile = Profile::load(&config, &profile::current(&config).expect("a profile is chosen")).expect("it can be read");
+        let trust = ServerTrust::from_root(&profile.root).expect("it is a root");
+        let tls = tls::operator_client(&profile.credential(), &trust, Clock::system()).expect("it can be used");
+        Api::connect(&manager.addresses().operators.to_string(), tls)
+    }
+
+    /// As somebody without a certificate, who has this token, on the agents' port.
+    ///
+    /// # Panics
+    ///
+    /// When that is not possible.
+    pub fn newcomer(token: &TokenString) -> Api {
+        let trust_domain = token.trust_domain.parse().expect("it is a trust domain");
+        let trust = ServerTrust::Pin { root: RootPin(token.root_pin), trust_domain };
+        let tls = tls::agent_client(None, &trust, Clock::system()).expect("it can be used");
+        Api::connect(&token.addresses[0], tls)
+    }
+
+    fn connect(address: &str, tls: std::sync::Arc<rustls::ClientConfig>) -> Api {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime can be made");
+        let connection = runtime.block_on(link::connect(address, tls)).unwrap_or_else(|e| panic!("no connection: {e}"));
+        Api { runtime, connection }
+    }
+
+    /// The answer to a call.
+    pub fn call<T, F: Future<Output = Result<Response<T>, Status>>>(
+        &self,
+        call: impl FnOnce(Connection, http::Uri) -> F,
+    ) -> Result<T, Status> {
+        self.runtime.block_on(call(self.connection.clone(), self.connection.origin())).map(Response::into_inner)
+    }
+}
+
+/// Makes a call: `api_call!(api, job_service_client::JobServiceClient, run_job(request))` is a `Result` with the answer.
+#[macro_export]
+macro_rules! api_call {
+    ($api:expr, $module:ident :: $client:ident, $method:ident($request:expr)) => {{
+        let request = $request;
+        $api.call(
+            |connection, origin| async move { sutler_proto::v1::$module::$client::with_origin(connection, origin).$method(request).await },
+        )
+    }};
+}

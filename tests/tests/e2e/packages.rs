@@ -1,0 +1,122 @@
+//! What packages do on their way and where they arrive.
+
+use sutler_tests::harness::{Agent, JobView, Manager, PATIENCE, PackageFolder};
+
+#[test]
+fn two_packages_of_a_job_are_installed_in_their_order() {
+    let manager = Manager::start();
+    let cli = manager.cli();
+    // The second needs what the first has made.
+    let base = PackageFolder::counting("base", "2.1");
+    let tool =
+        PackageFolder::with("tool", "1.0", "[[step]]\nname = \"needs base\"\nargv = [\"/usr/bin/test\", \"-e\", \"../base.runs\"]\n");
+    tool.file("data", "x");
+    cli.ok(&format!("package push {}", base.path().display()));
+    cli.ok(&format!("package push {}", tool.path().display()));
+    let (one, other) = (Agent::enrolled("one", &manager), Agent::enrolled("other", &manager));
+    let good = cli.id(&format!("job run --package base --package tool --client {}", one.id()));
+    let row = JobView::wait_for_row(&cli, &good, &one.id(), "SUCCEEDED");
+    let items: Vec<_> = row.json["items"].as_array().unwrap().iter().map(|item| item["package"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(items, ["packages/base/versions/2.1", "packages/tool/versions/1.0"]);
+    // The other way round the first fails, and ends it: the second is not tried.
+    let bad = cli.id(&format!("job run --package tool --package base --client {}", other.id()));
+    JobView::wait_for_row(&cli, &bad, &other.id(), "FAILED");
+    assert!(!other.root().join("opt/base.runs").exists());
+    // Unless the job says to go on.
+    let on = cli.id(&format!("job run --package tool --package base --continue-on-failure --client {}", other.id()));
+    JobView::wait_for_row(&cli, &on, &other.id(), "FAILED");
+    assert_eq!(other.read("opt/base.runs").as_deref(), Some("run\n"));
+    // The retry skips what succeeded.
+    cli.ok(&format!("job retry {on}"));
+    JobView::wait_for_row(&cli, &on, &other.id(), "SUCCEEDED");
+    assert_eq!(other.read("opt/base.runs").as_deref(), Some("run\n"));
+}
+
+#[test]
+fn what_is_there_already_is_not_installed_again_unless_the_job_says_so() {
+    let manager = Manager::start();
+    let cli = manager.cli();
+    let package = PackageFolder::counting("hello", "1.0");
+    cli.ok(&format!("package push {}", package.path().display()));
+    let agent = Agent::enrolled("one", &manager);
+    let runs = |words: &str, state: &str| {
+        let job = cli.id(&format!("job run --package hello --client {} {words}", agent.id()));
+        JobView::wait_for_row(&cli, &job, &agent.id(), state);
+        agent.read("opt/hello.runs").unwrap_or_default().lines().count()
+    };
+    assert_eq!(runs("", "SUCCEEDED"), 1);
+    assert_eq!(runs("", "ALREADY_INSTALLED"), 1);
+    assert_eq!(runs("--replace always", "SUCCEEDED"), 2);
+}
+
+#[test]
+fn a_new_version_replaces_the_old_tree_and_fetches_only_what_is_new() {
+    let manager = Manager::start();
+    let cli = manager.cli();
+    let package = PackageFolder::with("data", "1.0", "");
+    package.noise("large", 8 << 20, 1);
+    package.file("old", "only in 1.0");
+    cli.ok(&format!("package push {}", package.path().display()));
+    cli.ok("group create machines");
+    let agent = Agent::enrolled("one", &manager);
+    cli.ok(&format!("group add machines {}", agent.id()));
+    let first = cli.id("job run --package data --group machines");
+    let row = JobView::wait_for_row(&cli, &first, &agent.id(), "SUCCEEDED");
+    assert!(bytes(&row.json["items"][0], "fetchedBytes") >= 8 << 20);
+
+    package.replace("\"1.0\"", "\"1.1\"");
+    package.append("release = 4102444800\n");
+    let toml = fs_err::read_to_string(package.toml()).unwrap();
+    let (head, _) = toml.split_once("\nrelease").unwrap();
+    fs_err::write(package.toml(), format!("release = 4102444800\n{head}")).unwrap();
+    fs_err::remove_file(package.files().join("old")).unwrap();
+    package.file("new", "only in 1.1");
+    cli.ok(&format!("package push {}", package.path().display()));
+    // The old job stands for 1.0, which it had pinned; a second one for the same package and group has to replace it.
+    cli.fails(1, "job run --package data --group machines");
+    let second = cli.id(&format!("job run --package data --group machines --replaces {first}"));
+    let row = JobView::wait_for_row(&cli, &second, &agent.id(), "SUCCEEDED");
+    assert!(bytes(&row.json["items"][0], "fetchedBytes") < 1 << 20, "{:#}", row.json);
+    assert_eq!(agent.read("opt/data/new").as_deref(), Some("only in 1.1"));
+    assert_eq!(agent.read("opt/data/old"), None);
+    assert_eq!(JobView::of(&cli, &first).state, "CANCELED");
+}
+
+fn bytes(item: &serde_json::Value, field: &str) -> u64 {
+    let value = &item[field];
+    value.as_u64().or_else(|| value.as_str()?.parse().ok()).unwrap_or_default()
+}
+
+#[test]
+fn a_job_pins_the_newest_version_of_the_time_of_its_run() {
+    let manager = Manager::start();
+    let cli = manager.cli();
+    let package = PackageFolder::counting("hello", "1.0");
+    cli.ok(&format!("package push {} --release 1", package.path().display()));
+    cli.ok("group create machines");
+    let out = cli.ok("job run --package hello --group machines");
+    assert!(out.contains("1.0"), "{out}");
+    let job = out.split_whitespace().next().unwrap().trim_start_matches("jobs/").to_owned();
+    package.replace("\"1.0\"", "\"2.0\"");
+    cli.ok(&format!("package push {} --release 2", package.path().display()));
+    let agent = Agent::enrolled("one", &manager);
+    cli.ok(&format!("group add machines {}", agent.id()));
+    let row = JobView::wait_for_row(&cli, &job, &agent.id(), "SUCCEEDED");
+    assert_eq!(row.json["items"][0]["package"], "packages/hello/versions/1.0");
+}
+
+#[test]
+fn a_package_for_other_machines_is_rejected_and_not_counted_as_an_error() {
+    let manager = Manager::start();
+    let cli = manager.cli();
+    let package = PackageFolder::with("foreign", "1.0", "[platform]\nos = \"linux\"\narch = \"riscv128\"\n");
+    package.file("data", "x");
+    cli.ok(&format!("package push {}", package.path().display()));
+    let agent = Agent::enrolled("one", &manager);
+    let job = cli.id(&format!("job run --package foreign --client {}", agent.id()));
+    JobView::wait_for_row(&cli, &job, &agent.id(), "REJECTED");
+    let view = JobView::wait(&cli, &job, "the counters", PATIENCE, |view| view.count("rejected") == 1);
+    assert_eq!(view.counters(), "total=1 rejected=1");
+    cli.fails(0, &format!("job status {job}"));
+    assert!(!agent.root().join("opt/foreign").exists());
+}

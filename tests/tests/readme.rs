@@ -1,0 +1,216 @@
+//! Runs the very lines of README.md, and holds the rest of it to what is there.
+
+use std::fmt::Write as _;
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use sutler_tests::harness::cleanup::Place;
+use sutler_tests::harness::{noise, programs, run};
+use sutler_tests::tools;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn readme() -> String {
+    fs_err::read_to_string(root().join("README.md")).unwrap()
+}
+
+/// A fenced block of commands.
+struct Block {
+    /// What runs until the end in a terminal of its own, if the block is that.
+    background: Option<String>,
+    text: String,
+}
+
+/// The blocks that are marked `sh STORY`, in their order.
+fn blocks(story: &str) -> Vec<Block> {
+    let (mut blocks, mut current) = (Vec::new(), None);
+    for line in readme().lines() {
+        match (&mut current, line.strip_prefix("```")) {
+            (None, Some(info)) => {
+                let words: Vec<_> = info.split(' ').collect();
+                let is_ours = words.first() == Some(&"sh") && words.get(1) == Some(&story);
+                current = Some((is_ours, Block { background: words.get(2).map(|word| (*word).to_owned()), text: String::new() }));
+            }
+            (Some(_), Some("")) => blocks.extend(current.take().filter(|(is_ours, _)| *is_ours).map(|(_, block)| block)),
+            (Some((_, block)), _) => {
+                let _ = writeln!(block.text, "{line}");
+            }
+            (None, None) => {}
+        }
+    }
+    assert!(!blocks.is_empty(), "README.md has no block `sh {story}`");
+    blocks
+}
+
+/// A newcomer's machine: both programs on the path, a home, and a package in the folder. The programs are told to keep to
+/// the sandbox and to free ports, which on a real machine are the defaults.
+struct Sandbox {
+    place: Place,
+    ports: [u16; 3],
+}
+
+impl Sandbox {
+    fn new() -> Sandbox {
+        // Held together, so that they are three.
+        let listeners: Vec<_> = (0..3).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+        let ports = [0, 1, 2].map(|n| listeners[n].local_addr().unwrap().port());
+        let sandbox = Sandbox { place: Place::new("readme"), ports };
+        let at = |path: &str| sandbox.place.path().join(path);
+        let [agents, operators, telemetry] = ports;
+        sandbox.program(
+            "sutler",
+            &format!(
+                "case $1 in init) set -- \"$@\" --agents 127.0.0.1:{agents} --operators 127.0.0.1:{operators} --telemetry 127.0.0.1:{telemetry} ;; esac\n\
+                 exec '{}' \"$@\"",
+                programs::sutler().display()
+            ),
+        );
+        sandbox.program(
+            "sutler-agent",
+            &format!(
+                "exec '{}' \"$@\" --dir '{}' --root '{}'",
+                programs::sutler_agent().display(),
+                at("state").display(),
+                at("root").display()
+            ),
+        );
+        let files = at("clamav/files");
+        fs_err::create_dir_all(files.join("bin")).unwrap();
+        fs_err::create_dir_all(at("root")).unwrap();
+        fs_err::write(files.join("signatures"), noise(1 << 20, 1)).unwrap();
+        fs_err::write(files.join("bin/clamscan"), "#!/bin/sh\necho ClamAV 1.4\n").unwrap();
+        fs_err::set_permissions(files.join("bin/clamscan"), PermissionsExt::from_mode(0o755)).unwrap();
+        fs_err::write(
+            at("clamav/package.toml"),
+            "name = \"clamav\"\nversion = \"1.4\"\ndirectory = \"/opt/clamav\"\n\n[[detection]]\ncommand = [\"bin/clamscan\", \"--version\"]\noutput = \"ClamAV 1.\"\n",
+        )
+        .unwrap();
+        sandbox
+    }
+
+    fn program(&self, name: &str, text: &str) {
+        let bin = self.place.path().join("bin");
+        fs_err::create_dir_all(&bin).unwrap();
+        fs_err::write(bin.join(name), format!("#!/bin/sh\n{text}\n")).unwrap();
+        fs_err::set_permissions(bin.join(name), PermissionsExt::from_mode(0o755)).unwrap();
+    }
+
+    /// Runs blocks in their order in one shell, which ends with the first command that fails.
+    fn run(&self, blocks: &[Block]) -> String {
+        let folder = self.place.path();
+        let mut script = String::from("set -euo pipefail\n");
+        for block in blocks {
+            match block.background.as_deref() {
+                None => script.push_str(&block.text),
+                Some(name) => {
+                    let _ = write!(script, "( {} ) >{name}.log 2>&1 &\n", block.text.trim_end());
+                    if name == "manager" {
+                        let _ = writeln!(script, "until (exec 3<>/dev/tcp/127.0.0.1/{}) 2>/dev/null; do kill -0 $!; done", self.ports[1]);
+                    }
+                }
+            }
+        }
+        let mut command = Command::new("bash");
+        let path = std::env::join_paths(
+            [folder.join("bin"), tools::folder().join("bin")]
+                .into_iter()
+                .chain(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())),
+        )
+        .unwrap();
+        command.args(["-c", &script]).current_dir(folder).env_clear();
+        command.env("PATH", path).env("HOME", folder).env("USER", "newcomer");
+        command.env("HOST", "127.0.0.1").env("D", folder.join("manager")).env("MANAGER", format!("127.0.0.1:{}", self.ports[1]));
+        let done = run(command, b"");
+        let log = |name: &str| fs_err::read_to_string(folder.join(name)).unwrap_or_default();
+        assert_eq!(
+            done.code,
+            0,
+            "the lines of README.md failed\n--- stdout\n{}--- stderr\n{}--- manager\n{}--- agent\n{}",
+            done.stdout,
+            done.stderr,
+            log("manager.log"),
+            log("agent.log")
+        );
+        done.stdout
+    }
+
+    fn is_installed(&self) -> bool {
+        self.place.path().join("root/opt/clamav/bin/clamscan").exists()
+    }
+}
+
+fn skip() -> bool {
+    tools::skip_without("bash")
+}
+
+#[test]
+fn the_lines_of_the_story_work_as_they_stand() {
+    if skip() {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let out = sandbox.run(&blocks("story"));
+    assert!(sandbox.is_installed(), "{out}");
+    assert!(out.contains("SUCCEEDED"), "{out}");
+}
+
+#[test]
+fn the_lines_of_the_story_with_grpcurl_work_as_they_stand() {
+    if skip() || tools::skip_without("grpcurl") {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    // The manager is made and served as in the story; everything else is grpcurl's.
+    let manager: Vec<Block> = blocks("story").into_iter().take_while(|block| !block.text.contains("group create")).collect();
+    assert!(manager.iter().any(|block| block.background.as_deref() == Some("manager")));
+    let out = sandbox.run(&manager.into_iter().chain(blocks("grpcurl")).collect::<Vec<_>>());
+    assert!(sandbox.is_installed(), "{out}");
+    assert!(out.contains("EXECUTION_STATE_SUCCEEDED"), "{out}");
+}
+
+/// The words between back-quotes.
+fn quoted(text: &str) -> Vec<String> {
+    text.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+}
+
+#[test]
+fn every_note_names_tests_that_there_are() {
+    let readme = readme();
+    let notes = readme.split("\n## ").find(|section| section.starts_with("Notes\n")).expect("there is a section Notes");
+    let mut sources = String::new();
+    sources_below(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests"), &mut sources);
+    let notes: Vec<&str> = notes.split("\n- ").skip(1).collect();
+    assert!(notes.len() >= 6);
+    for note in notes {
+        let tests: Vec<_> = quoted(note).into_iter().filter(|word| word.matches('_').count() >= 3 && !word.contains(' ')).collect();
+        assert!(!tests.is_empty(), "no test keeps this note: {note}");
+        for test in tests {
+            assert!(sources.contains(&format!("#[test]\nfn {test}()")), "there is no test {test}");
+        }
+    }
+}
+
+fn sources_below(folder: &Path, text: &mut String) {
+    for entry in fs_err::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources_below(&path, text);
+        } else if path.extension().is_some_and(|e| e == "rs") {
+            text.push_str(&fs_err::read_to_string(&path).unwrap());
+        }
+    }
+}
+
+#[test]
+fn every_file_that_it_links_to_is_there() {
+    let readme = readme();
+    for part in readme.split("](").skip(1) {
+        let target = part.split(')').next().unwrap();
+        if !target.contains("://") && !target.starts_with('#') {
+            assert!(root().join(target).exists(), "README.md links to {target}");
+        }
+    }
+}
