@@ -124,8 +124,13 @@ impl Postgres {
                     sqlx::query(
                         "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') IN ('off', 'local')",
                     )
-                    .execute(connection)
+                    .execute(&mut *connection)
                     .await?;
+                    // Every statement here is a walk along an index. A planner that knows nothing yet of a table that has just
+                    // grown would rather read all of it, and sort.
+                    for setting in ["enable_seqscan", "enable_bitmapscan", "enable_hashjoin", "enable_mergejoin", "enable_sort", "jit"] {
+                        sqlx::query("SELECT set_config($1, 'off', false)").bind(setting).execute(&mut *connection).await?;
+                    }
                     Ok(())
                 })
             })

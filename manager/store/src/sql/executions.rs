@@ -134,39 +134,40 @@ impl Unit<'_> {
         for c in changes {
             *counts.entry((&c.job, c.from)).or_default() -= 1;
             *counts.entry((&c.job, c.to)).or_default() += 1;
-            let progress = match &c.progress {
-                Some((item, done, total, step)) => Some((*item, bind::int(*done)?, bind::int(*total)?, bind::text(step))),
-                None => None,
+            let (id, attempts, revision) = match &c.attempt {
+                Some((id, attempts, revision)) => (Some(id.as_str()), Some(*attempts), Some(*revision)),
+                None => (None, None, None),
             };
-            let cancel = match &c.cancel {
-                None => (0, None, None),
-                Some(None) => (1, None, None),
-                Some(Some(request)) => (1, Some(request.reason.as_str()), Some(bind::ms(request.deadline))),
+            let (item, done, total, step) = match &c.progress {
+                Some((item, done, total, step)) => (Some(*item), Some(bind::int(*done)?), Some(bind::int(*total)?), Some(bind::text(step))),
+                None => (None, None, None, None),
             };
-            rows.push((
-                (c.job.as_str(), c.client.as_str(), c.from.as_str(), c.to.as_str()),
-                (bind::text(&c.reason), bind::text(&c.detail), bind::ms(c.entered)),
-                c.attempt.as_ref().map(|(id, number, revision)| (id.as_str(), *number, *revision)),
-                progress,
-                cancel,
-            ));
+            // Nothing leaves a cancellation as it is, the empty word ends it.
+            let (cancel, deadline) = match &c.cancel {
+                None => (None, None),
+                Some(None) => (Some(""), None),
+                Some(Some(request)) => (Some(request.reason.as_str()), Some(bind::ms(request.deadline))),
+            };
+            let (job, client, from, to) = (c.job.as_str(), c.client.as_str(), c.from.as_str(), c.to.as_str());
+            let (reason, detail, entered) = (bind::text(&c.reason), bind::text(&c.detail), bind::ms(c.entered));
+            rows.push((job, client, from, to, reason, detail, entered, id, attempts, revision, item, done, total, step, cancel, deadline));
         }
+        // Flat rows: SQLite reads the JSON of a row once, but that of a list inside it each time.
         let sql = concat!(
-            "UPDATE execution SET state = v.value->0->>3, reason = v.value->1->>0, detail = v.value->1->>1, \
-             entered_ms = CAST(v.value->1->>2 AS BIGINT), \
-             attempt = COALESCE(v.value->2->>0, execution.attempt), \
-             attempts = COALESCE(CAST(v.value->2->>1 AS BIGINT), execution.attempts), \
-             revision = COALESCE(CAST(v.value->2->>2 AS BIGINT), execution.revision), \
-             item = COALESCE(CAST(v.value->3->>0 AS BIGINT), execution.item), \
-             bytes_done = COALESCE(CAST(v.value->3->>1 AS BIGINT), execution.bytes_done), \
-             bytes_total = COALESCE(CAST(v.value->3->>2 AS BIGINT), execution.bytes_total), \
-             step = COALESCE(v.value->3->>3, execution.step), \
-             cancel_reason = CASE CAST(v.value->4->>0 AS BIGINT) WHEN 0 THEN execution.cancel_reason ELSE v.value->4->>1 END, \
-             cancel_deadline_ms = CASE CAST(v.value->4->>0 AS BIGINT) WHEN 0 THEN execution.cancel_deadline_ms \
-             ELSE CAST(v.value->4->>2 AS BIGINT) END, \
+            "UPDATE execution SET state = v.value->>3, reason = v.value->>4, detail = v.value->>5, \
+             entered_ms = CAST(v.value->>6 AS BIGINT), \
+             attempt = COALESCE(v.value->>7, execution.attempt), \
+             attempts = COALESCE(CAST(v.value->>8 AS BIGINT), execution.attempts), \
+             revision = COALESCE(CAST(v.value->>9 AS BIGINT), execution.revision), \
+             item = COALESCE(CAST(v.value->>10 AS BIGINT), execution.item), \
+             bytes_done = COALESCE(CAST(v.value->>11 AS BIGINT), execution.bytes_done), \
+             bytes_total = COALESCE(CAST(v.value->>12 AS BIGINT), execution.bytes_total), \
+             step = COALESCE(v.value->>13, execution.step), \
+             cancel_reason = CASE WHEN v.value->>14 IS NULL THEN execution.cancel_reason ELSE NULLIF(v.value->>14, '') END, \
+             cancel_deadline_ms = CASE WHEN v.value->>14 IS NULL THEN execution.cancel_deadline_ms ELSE CAST(v.value->>15 AS BIGINT) END, \
              change = $2 FROM",
             each!(1),
-            "WHERE execution.job = v.value->0->>0 AND execution.client = v.value->0->>1 AND execution.state = v.value->0->>2"
+            "WHERE execution.job = v.value->>0 AND execution.client = v.value->>1 AND execution.state = v.value->>2"
         );
         let changed = self.run(query!(sql, bind::json(&rows), number)).await?;
         // The counters go by what the unit read: where that is no longer true nothing may be kept.
@@ -194,9 +195,10 @@ impl Executions for Unit<'_> {
     }
 
     async fn insert_executions_for_group(&mut self, job: &JobId, group: &Uid, now: Timestamp) -> Result<u64> {
-        let sql = "SELECT m.client FROM membership m CROSS JOIN client c WHERE m.group_uid = $1 AND m.client > $2 AND c.id = m.client \
-                   AND c.state IN ('ACTIVE', 'QUARANTINED') \
-                   AND NOT EXISTS (SELECT 1 FROM execution e WHERE e.job = $3 AND e.client = m.client) ORDER BY m.client LIMIT $4";
+        // A look-up for each member, whatever the planner knows of the tables: most members have their execution already.
+        let sql = "SELECT m.client FROM membership m WHERE m.group_uid = $1 AND m.client > $2 \
+                   AND (SELECT c.state FROM client c WHERE c.id = m.client) IN ('ACTIVE', 'QUARANTINED') \
+                   AND (SELECT e.epoch FROM execution e WHERE e.job = $3 AND e.client = m.client) IS NULL ORDER BY m.client LIMIT $4";
         let (mut after, mut added) = (String::new(), 0);
         loop {
             let query = query!(sql, group.to_string(), after.clone(), job.to_string(), ROWS as i64);

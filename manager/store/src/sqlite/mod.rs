@@ -118,9 +118,11 @@ impl Sqlite {
             .busy_timeout(Duration::from_secs(5))
             .statement_cache_capacity(512)
             .disable_statement_logging();
+        // Its cache (KiB) holds the pages of a large unit: what does not fit is written to the log twice.
         // The writer makes checkpoints itself: SQLite's own swallow the error of a failed fsync, and a second fsync may
         // succeed although the pages are lost.
-        let mut connection = connect.clone().pragma("wal_autocheckpoint", "0").connect().await.map_err(failed)?;
+        let mut connection =
+            connect.clone().pragma("wal_autocheckpoint", "0").pragma("cache_size", "-65536").connect().await.map_err(failed)?;
         migrator().run_direct(None, &mut connection, false).await.map_err(crate::migration_failed)?;
         if let Some(bytes) = options.max_bytes {
             sqlx::query(sqlx::AssertSqlSafe(format!("PRAGMA max_page_count = {}", (bytes / 4096).max(1))))
