@@ -30,9 +30,6 @@ pub struct Limits {
     /// How often open streams are asked whether their caller is still welcome.
     #[serde(deserialize_with = "span")]
     pub recheck: Duration,
-    /// A manager that could not read who was revoked for this long offers and serves nothing.
-    #[serde(deserialize_with = "span")]
-    pub revocations_age: Duration,
     /// How long an agent's certificate lasts.
     #[serde(deserialize_with = "span")]
     pub agent_certificate: Duration,
@@ -67,7 +64,6 @@ impl Default for Limits {
             lease: seconds(limits::LEASE_SECONDS.into()),
             open_attempts: limits::OPEN_ATTEMPTS_MAX as u32,
             recheck: seconds(2),
-            revocations_age: seconds(5),
             agent_certificate: issue::AGENT_VALIDITY,
             agent_grace: tls::AGENT_GRACE,
             operator_certificate: issue::OPERATOR_VALIDITY,
@@ -96,7 +92,6 @@ impl Limits {
         let spans = [
             ("lease", self.lease, Duration::from_secs(5), day),
             ("recheck", self.recheck, Duration::from_millis(10), Duration::from_secs(5)),
-            ("revocations_age", self.revocations_age, Duration::from_millis(10), Duration::from_secs(60)),
             ("agent_certificate", self.agent_certificate, Duration::from_secs(60), 398 * day),
             ("agent_grace", self.agent_grace, Duration::ZERO, 398 * day),
             ("operator_certificate", self.operator_certificate, Duration::from_secs(60), 30 * day),

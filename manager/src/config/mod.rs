@@ -176,6 +176,9 @@ impl Config {
         if let Some(rule) = written.net.broken_rule().or_else(|| written.limits.broken_rule()) {
             return Err(rule);
         }
+        if written.net.anonymous_bytes < written.limits.enroll_message + 1024 {
+            return Err("net.anonymous_bytes is less than limits.enroll_message and 1 KiB around it; nobody could enrol".into());
+        }
         let text = |e: Invalid| e.to_string();
         let hosts = written.hosts.iter().map(|h| h.parse().map_err(text)).collect::<Result<Vec<Host>, String>>()?;
         if hosts.is_empty() {
@@ -328,6 +331,8 @@ mod tests {
             ("[net]\nhandshakes = 0", "net.handshakes"),
             ("[net]\nframe = \"1GiB\"", "net.frame"),
             ("[net]\nhandshake = \"soon\"", "a span of time"),
+            ("[net]\nproxy_protocol_from = [\"ten\"]", "a network"),
+            ("[limits]\nenroll_message = \"64KiB\"", "net.anonymous_bytes"),
             ("[limits]\nrecheck = \"1h\"", "limits.recheck"),
             ("[limits]\nopen_attempts = 65", "limits.open_attempts"),
             ("[limits]\nno_such_limit = 1", "no_such_limit"),

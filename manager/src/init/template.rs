@@ -77,8 +77,9 @@ const LIMITS: &str = r#"# The bounds of both ports.
 # connections_per_agent = 8
 # connections_per_operator = 64
 # anonymous_per_address = 32
-# Without a certificate: how long a connection and a call last.
+# Without a certificate: how long a connection lasts, what one call may send, and how long it lasts.
 # anonymous_lifetime = "30s"
+# anonymous_bytes = "24KiB"
 # anonymous_call = "10s"
 # How long a call lasts that is no stream.
 # unary_call = "30s"
@@ -95,6 +96,9 @@ const LIMITS: &str = r#"# The bounds of both ports.
 # stream_window = "1MiB"
 # connection_window = "4MiB"
 # send_buffer = "1MiB"
+# Balancers (networks like 10.0.0.0/8) that say with the PROXY protocol, version 1 or 2, who calls: required from there,
+# ignored from everywhere else.
+# proxy_protocol_from = []
 # How long calls may go on when the manager is asked to stop.
 # drain = "10s"
 

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use http::{HeaderMap, Request, Response, StatusCode, header};
 use http_body::{Frame, SizeHint};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use std::{
     convert::Infallible,
@@ -35,6 +36,8 @@ pub(crate) struct Connection {
     pub(crate) port: &'static str,
     /// How long a call that is no stream may last.
     pub(crate) unary_call: Duration,
+    /// How much one call may send (bytes), where that is limited.
+    pub(crate) request_bytes: Option<usize>,
     /// Every call is answered with this.
     pub(crate) refused: Option<Status>,
     pub(crate) metrics: Arc<Metrics>,
@@ -71,7 +74,10 @@ impl Connection {
         };
         // Half a century, for those who ask for more.
         let until = limit.map(|l| Instant::now() + l.min(Duration::from_secs(1 << 30)));
-        let mut request = request.map(Body::new);
+        let mut request = request.map(|body| match self.request_bytes {
+            Some(most) => Body::new(Limited::new(body, most).map_err(move |e| too_long(e, most))),
+            None => Body::new(body),
+        });
         request.extensions_mut().insert(self.peer.clone());
         let handler = AssertUnwindSafe(async { self.surface.call(request).await }).catch_unwind();
         let handled = match until {
@@ -90,6 +96,14 @@ impl Connection {
             }
             Err(_) => call.refuse(status::deadline_exceeded(limit.unwrap_or_default())),
         })
+    }
+}
+
+/// What a handler reads when its caller sent too much.
+fn too_long(error: Box<dyn std::error::Error + Send + Sync>, most: usize) -> Status {
+    match error.downcast::<LengthLimitError>() {
+        Ok(_) => Status::resource_exhausted(format!("a call without a certificate sends at most {most} bytes")),
+        Err(error) => Status::from_error(error),
     }
 }
 

@@ -1,8 +1,10 @@
 //! The bounds of the listeners, each with what it is there against.
 
 use crate::config::quantity::{size, span};
-use serde::Deserialize;
-use std::time::Duration;
+use ipnet::IpNet;
+use serde::{Deserialize, Deserializer, de::Error};
+use std::{net::IpAddr, time::Duration};
+use sutler_base::quoted;
 
 /// The bounds of both gRPC ports: the table `[net]` of `manager.toml`.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -33,6 +35,9 @@ pub struct Limits {
     /// How long a connection without a certificate lasts.
     #[serde(deserialize_with = "span")]
     pub anonymous_lifetime: Duration,
+    /// How much one call without a certificate may send (bytes): one short message, and what goes around it.
+    #[serde(deserialize_with = "size")]
+    pub anonymous_bytes: usize,
     /// How long a call without a certificate lasts, from the first byte of the request.
     #[serde(deserialize_with = "span")]
     pub anonymous_call: Duration,
@@ -66,6 +71,10 @@ pub struct Limits {
     /// How many bytes wait to be sent on one call.
     #[serde(deserialize_with = "size")]
     pub send_buffer: usize,
+    /// The networks of balancers that say with the PROXY protocol who calls. It is required from there, and ignored from
+    /// everywhere else.
+    #[serde(deserialize_with = "networks")]
+    pub proxy_protocol_from: Vec<IpNet>,
     /// How long calls may go on when the manager is asked to stop.
     #[serde(deserialize_with = "span")]
     pub drain: Duration,
@@ -85,6 +94,7 @@ impl Default for Limits {
             connections_per_operator: 64,
             anonymous_per_address: 32,
             anonymous_lifetime: seconds(30),
+            anonymous_bytes: 24 << 10,
             anonymous_call: seconds(10),
             unary_call: seconds(30),
             keep_alive: seconds(30),
@@ -97,12 +107,25 @@ impl Default for Limits {
             stream_window: 1 << 20,
             connection_window: 4 << 20,
             send_buffer: 1 << 20,
+            proxy_protocol_from: vec![],
             drain: seconds(10),
         }
     }
 }
 
+fn networks<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<IpNet>, D::Error> {
+    let network = |text: &String| text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from)).map_err(|_| quoted(text));
+    let networks: Result<_, String> = Vec::<String>::deserialize(from)?.iter().map(network).collect();
+    networks.map_err(|text| D::Error::custom(format!("a network is written like 10.0.0.0/8 or 2001:db8::/32, not {text}")))
+}
+
 impl Limits {
+    /// Whether a connection from this address begins with a header of the PROXY protocol.
+    pub(crate) fn is_balancer(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        self.proxy_protocol_from.iter().any(|network| network.contains(&address))
+    }
+
     /// The first rule that these limits break, as a sentence.
     pub fn broken_rule(&self) -> Option<String> {
         let spans = [

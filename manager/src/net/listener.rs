@@ -5,6 +5,7 @@ use super::{
     answer::Connection,
     census::{Census, Holder, TooMany},
     gate::{Gate, Watched},
+    proxy,
     routes::{Routes, Surface},
     status,
 };
@@ -178,6 +179,8 @@ enum Lost {
     Crowded,
     #[error("it closed the connection")]
     Closed,
+    #[error("{0}")]
+    Proxy(#[from] proxy::ProxyError),
     #[error("handshake: {0}")]
     Handshake(io::Error),
     #[error("it does not speak HTTP/2")]
@@ -278,13 +281,15 @@ impl Port {
         // A gRPC message is written whole; waiting for more costs a round trip.
         stream.set_nodelay(true).map_err(Lost::Handshake)?;
         let handshake = async {
-            let mut stream = self.tls.accept(place.watch(stream)).await.map_err(Lost::Handshake)?;
+            let mut stream = place.watch(stream);
+            let caller = if limits.is_balancer(address.ip()) { proxy::read(&mut stream).await? } else { None };
+            let mut stream = self.tls.accept(stream).await.map_err(Lost::Handshake)?;
             let mut preface = [0; PREFACE.len()];
             stream.read_exact(&mut preface).await.map_err(Lost::Handshake)?;
-            if preface == *PREFACE { Ok(stream) } else { Err(Lost::NotHttp2) }
+            if preface == *PREFACE { Ok((stream, caller.unwrap_or(address))) } else { Err(Lost::NotHttp2) }
         };
-        let stream = tokio::select! {
-            stream = timeout(limits.handshake, handshake) => stream.map_err(|_| Lost::Silent)??,
+        let (stream, address) = tokio::select! {
+            done = timeout(limits.handshake, handshake) => done.map_err(|_| Lost::Silent)??,
             () = place.must_go() => return Err(Lost::Crowded),
         };
         drop(place);
@@ -324,6 +329,7 @@ impl Port {
         };
         let connection = Arc::new(Connection {
             unary_call: if anonymous { limits.anonymous_call } else { limits.unary_call },
+            request_bytes: anonymous.then_some(limits.anonymous_bytes),
             surface,
             port: self.name,
             refused,

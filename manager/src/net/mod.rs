@@ -26,6 +26,7 @@ mod gate;
 mod limits;
 mod listener;
 mod methods;
+mod proxy;
 mod routes;
 mod status;
 #[cfg(test)]

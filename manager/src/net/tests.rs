@@ -176,7 +176,10 @@ impl Service<Request<Body>> for Channel {
 
 impl Channel {
     async fn open(address: SocketAddr, config: Arc<ClientConfig>) -> io::Result<Channel> {
-        let socket = TcpStream::connect(address).await?;
+        Channel::over(TcpStream::connect(address).await?, config).await
+    }
+
+    async fn over(socket: TcpStream, config: Arc<ClientConfig>) -> io::Result<Channel> {
         let name = ServerName::try_from("localhost").unwrap();
         let stream = TlsConnector::from(config).connect(name, socket).await?;
         let (sender, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
@@ -534,6 +537,38 @@ async fn the_managers_certificate_is_exchanged_while_connections_live_on() {
     assert_ne!(leaf().await, first);
     assert!(!agent.0.is_closed());
     Channel::open(bed.agents.address(), late).await.unwrap();
+}
+
+#[tokio::test]
+async fn behind_a_balancer_the_caller_is_who_the_balancer_says_and_nobody_else_can_say_so() {
+    let local = vec!["127.0.0.0/8".parse().unwrap()];
+    let bed = bed(Limits { anonymous_per_address: 1, proxy_protocol_from: local, ..Limits::default() });
+    let through = async |header: &str| {
+        let mut socket = TcpStream::connect(bed.agents.address()).await?;
+        socket.write_all(header.as_bytes()).await?;
+        Channel::over(socket, bed.nobody_config()).await
+    };
+    let first = through("PROXY TCP4 10.0.0.7 10.0.0.1 4711 7443\r\n").await.unwrap();
+    first.newcomer().enroll(EnrollRequest::default()).await.unwrap();
+    let second = through("PROXY TCP4 10.0.0.8 10.0.0.1 4711 7443\r\n").await.unwrap();
+    second.newcomer().enroll(EnrollRequest::default()).await.unwrap();
+    through("PROXY TCP4 10.0.0.7 10.0.0.1 4712 7443\r\n").await.unwrap().closed().await;
+    assert!(through("").await.is_err(), "the header is required");
+    let plain = self::bed(Limits::default());
+    let mut socket = TcpStream::connect(plain.agents.address()).await.unwrap();
+    socket.write_all(b"PROXY TCP4 10.0.0.7 10.0.0.1 4711 7443\r\n").await.unwrap();
+    assert!(Channel::over(socket, plain.nobody_config()).await.is_err(), "and refused from everywhere else");
+}
+
+#[tokio::test]
+async fn nobody_can_send_more_than_an_enrolment() {
+    let bed = bed(Limits::default());
+    let nobody = bed.nobody().await;
+    let endless = stream::repeat_with(|| Ok::<_, Status>(http_body::Frame::data(bytes::Bytes::from_static(&[0; 5000]))));
+    let request = Request::post(format!("https://manager{ENROLL}")).header("content-type", "application/grpc").header("te", "trailers");
+    let body = Body::new(http_body_util::StreamBody::new(endless));
+    let response = timeout(PATIENCE, nobody.0.clone().send_request(request.body(body).unwrap())).await.unwrap().unwrap();
+    assert_eq!(Status::from_header_map(response.headers()).unwrap().code(), Code::ResourceExhausted);
 }
 
 /// Is set in the process that the test below starts.
