@@ -60,17 +60,6 @@ pub enum ExpiredAgents {
     Off,
 }
 
-/// Where packages' signatures are asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Signing {
-    /// A package without a publisher's signature is refused.
-    #[default]
-    Required,
-    /// Packages without a signature are taken; each agent must allow it in its own configuration, too.
-    Optional,
-}
-
 /// An address of the telemetry listener, or none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TelemetryAt {
@@ -104,8 +93,6 @@ struct Written {
     database: Option<String>,
     #[serde(default)]
     expired_agents: ExpiredAgents,
-    #[serde(default)]
-    signing: Signing,
     #[serde(default)]
     net: net::Limits,
     #[serde(default)]
@@ -149,8 +136,6 @@ pub struct Config {
     pub database: String,
     /// What happens when an agent comes back whose certificate ended.
     pub expired_agents: ExpiredAgents,
-    /// Whether packages must be signed.
-    pub signing: Signing,
     /// The bounds of the listeners.
     pub net: net::Limits,
     /// The other bounds.
@@ -216,7 +201,6 @@ impl Config {
                 TelemetryAt::Address(address) => Some(address),
             },
             expired_agents: written.expired_agents,
-            signing: written.signing,
             net: written.net,
             limits: written.limits,
         })

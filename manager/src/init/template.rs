@@ -42,9 +42,6 @@ database = {database}
 # \"approved\" (an operator must approve) or \"off\" (it must enrol again).
 # expired_agents = \"automatic\"
 
-# \"required\": packages need a publisher's signature. \"optional\": they don't, if the agent's own configuration agrees.
-# signing = \"required\"
-
 {LIMITS}",
         trust_domain = value(options.trust_domain.to_string()),
         hosts = value(hosts),
@@ -113,9 +110,8 @@ const LIMITS: &str = r#"# The bounds of both ports.
 # lease = "10m"
 # Work that is offered to one client and not at an end.
 # open_attempts = 64
-# How often open streams are asked whether their caller is still welcome; how old that knowledge may be.
+# How often open streams are asked whether their caller is still welcome.
 # recheck = "2s"
-# revocations_age = "5s"
 # How long certificates last, and how long after their end they can be renewed.
 # agent_certificate = "30d"
 # agent_grace = "90d"
