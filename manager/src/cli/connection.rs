@@ -77,11 +77,18 @@ impl tower::Service<http::Request<Body>> for Channel {
 
 /// What a break of the connection means for the call that was on it.
 fn broken(error: &hyper::Error) -> Status {
-    match alert(error) {
-        // With TLS 1.3 the manager looks at our certificate after our handshake is done: its refusal comes with the first answer.
-        Some(words) => Status::unauthenticated(words),
-        None => Status::unavailable(format!("the connection broke: {}", causes(error))),
+    // With TLS 1.3 the manager looks at our certificate after our handshake is done: its refusal comes with the first answer,
+    // and HTTP/2 hands it on as a text.
+    let words = causes(error);
+    match words.split_once("received fatal alert: ") {
+        Some((_, alert)) => Status::unauthenticated(refused_by(alert)),
+        None => Status::unavailable(format!("the connection broke: {words}")),
     }
+}
+
+/// The sentence for an alert that says no to our certificate.
+fn refused_by(alert: impl std::fmt::Display) -> String {
+    format!("the manager does not accept this profile's certificate (TLS alert {alert})")
 }
 
 /// The sentence for a TLS alert, or a refusal of our own, among the causes of an error.
@@ -91,9 +98,7 @@ fn alert(error: &(dyn std::error::Error + 'static)) -> Option<String> {
         let tls = e.downcast_ref::<rustls::Error>().or_else(|| e.downcast_ref::<io::Error>()?.get_ref()?.downcast_ref::<rustls::Error>());
         if let Some(tls) = tls {
             return Some(match tls {
-                rustls::Error::AlertReceived(alert) => {
-                    format!("the manager does not accept this profile's certificate (TLS alert {alert:?})")
-                }
+                rustls::Error::AlertReceived(alert) => refused_by(format!("{alert:?}")),
                 other => causes(other),
             });
         }

@@ -208,17 +208,24 @@ fn status_hint(status: &Status) -> Option<String> {
     }
     let reason = info.map(|i| i.reason.as_str()).filter(|r| !r.is_empty());
     let hint = match status.code() {
-        Code::NotFound => "`list` of the same noun shows what there is",
-        Code::AlreadyExists => "`list` of the same noun shows what there is; `update` changes it",
+        Code::NotFound => return noun_of(status.message()).map(|noun| format!("`sutler {noun} list` shows what there is")),
         Code::Aborted => "somebody changed it meanwhile: look at it again, then repeat the command",
         Code::PermissionDenied => "`sutler operator show` says who you are; another operator may be allowed to do it",
-        Code::Unauthenticated => "`sutler profile list` shows your profiles; on the manager's host `sutler init` can make a new one",
+        Code::Unauthenticated => {
+            "`sutler profile list` shows your profiles: is the one in use of this manager, and was it used within the last 30 days?"
+        }
         Code::Unavailable => "is the manager running? `--retry-for 60s` waits longer for it",
         Code::DeadlineExceeded => "the manager is busy: the change may or may not have been made; look before you repeat it",
         Code::Internal | Code::Unknown => "this is a fault of the manager: its log says more",
         _ => return reason.map(|r| format!("the manager calls it {r}")),
     };
     Some(hint.to_owned())
+}
+
+/// The noun that the manager did not find: `there is no group x`.
+fn noun_of(message: &str) -> Option<&str> {
+    let noun = message.strip_prefix("there is no ")?.split_whitespace().next()?;
+    ["client", "group", "policy", "package", "job", "token"].contains(&noun).then_some(noun)
 }
 
 #[cfg(test)]
@@ -244,9 +251,8 @@ mod tests {
         let status = Status::with_error_details(Code::FailedPrecondition, "a job is active", details);
         let text = CliError::Call { tried: "delete the group x".into(), status: Box::new(status) }.report();
         assert!(text.ends_with("hint: cancel the job first\n"), "{text}");
-        let text =
-            CliError::Call { tried: "show the group x".into(), status: Box::new(Status::not_found("there is no such group")) }.report();
-        assert!(text.contains("hint: `list`"), "{text}");
+        let text = CliError::Call { tried: "show the group x".into(), status: Box::new(Status::not_found("there is no group x")) }.report();
+        assert!(text.ends_with("hint: `sutler group list` shows what there is\n"), "{text}");
     }
 
     #[test]

@@ -297,6 +297,9 @@ async fn add(session: &Session, group: String, clients: Vec<String>, file: Optio
         // What was left out is said even with --quiet: nobody else will.
         eprintln!("warning: {}", output::printable(&format!("{place} left out: {}: {}", bad.value, bad.reason)));
     }
-    let asked = if count == 1 { "1 row".to_owned() } else { format!("{count} rows") };
-    session.done(&group, &format!("{} added (from {asked}; the others were members already)", answer.added))
+    let sentence = match answer.skipped.len() {
+        0 => format!("{} added", answer.added),
+        left_out => format!("{} added, {left_out} of {count} rows left out", answer.added),
+    };
+    session.done(&group, &sentence)
 }

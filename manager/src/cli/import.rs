@@ -69,7 +69,10 @@ pub fn with_lines(error: CliError, field: &str, file: &Path, lines: &[usize], hi
         .filter_map(|v| {
             let (index, _) = v.field.strip_prefix(field)?.strip_prefix('[')?.split_once(']')?;
             let line = lines.get(index.parse::<usize>().ok()?)?;
-            Some(format!("line {line}: {}", v.description))
+            // The manager counts the rows that it got; here the lines of the file count.
+            let description =
+                v.description.strip_prefix("row ").and_then(|d| d.split_once(": ")).map_or(v.description.as_str(), |(_, d)| d);
+            Some(format!("line {line}: {description}"))
         })
         .collect();
     if rows.is_empty() { error } else { CliError::Rows { path: file.into(), rows, hint: hint.into() } }
@@ -91,7 +94,7 @@ mod tests {
 
     #[test]
     fn a_refused_row_is_named_by_its_line() {
-        let details = ErrorDetails::with_bad_request_violation("clients[1]", "no client is called \"x\"");
+        let details = ErrorDetails::with_bad_request_violation("clients[1]", "row 2: no client is called \"x\"");
         let status = Status::with_error_details(Code::InvalidArgument, "1 row is wrong", details);
         let error = CliError::Call { tried: "add".into(), status: Box::new(status) };
         match with_lines(error, "clients", Path::new("f"), &[3, 7], "") {

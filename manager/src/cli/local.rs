@@ -1,75 +1,153 @@
 //! `sutler init` and `sutler serve`: what is done on the manager's host, without a profile.
 
-use super::{error::CliError, session::Globals};
-use clap::{Args, ValueEnum};
-use std::path::PathBuf;
+use super::{
+    error::CliError,
+    output,
+    session::{Globals, profile_error},
+};
+use crate::{
+    config::{Config, Overrides, TelemetryAt},
+    folder::Folder,
+    init::{self, InitOptions},
+    profile::{self, ProfileName},
+    serve,
+    telemetry::{self, LogFormat},
+    world::World,
+};
+use clap::Args;
+use std::{net::SocketAddr, path::PathBuf};
+use sutler_base::{Invalid, OperatorName};
+use sutler_certs::{Host, TrustDomain};
+
+/// Reads a value by its type's own rule.
+fn parsed<T: std::str::FromStr<Err = Invalid>>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|e: Invalid| e.0)
+}
+
+/// Where the ports are and what else both commands can be told.
+#[derive(Debug, Args)]
+pub struct Places {
+    /// Where agents connect; port 0 takes a free one [default: 0.0.0.0:7443]
+    #[arg(long, value_name = "ADDR:PORT")]
+    agents: Option<SocketAddr>,
+    /// Where operators connect [default: 0.0.0.0:7444]
+    #[arg(long, value_name = "ADDR:PORT")]
+    operators: Option<SocketAddr>,
+    /// Where metrics and health are, in plain HTTP; `off` for nowhere [default: 127.0.0.1:7480]
+    #[arg(long, value_name = "ADDR:PORT", value_parser = parsed::<TelemetryAt>)]
+    telemetry: Option<TelemetryAt>,
+    /// The database: sqlite:PATH (relative to the folder) or postgres://… [default: SQLite in the folder]
+    #[arg(long, value_name = "URL", env = "SUTLER_DATABASE", hide_env_values = true)]
+    database: Option<String>,
+    /// An address that agents are told to connect to; several are tried in turn [default: the hosts, with the agents' port]
+    #[arg(long, value_name = "HOST:PORT")]
+    advertise: Vec<String>,
+}
 
 /// Makes a manager's folder and the first operator's profile.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:
-  sutler init --dir D --trust-domain acme.example --host manager.acme.example
-  sutler init --dir D --trust-domain acme.example --host 10.0.0.5 --operator ann")]
-pub struct InitArgs {
-    /// The manager's folder, which must not exist or be empty
-    #[arg(long, value_name = "DIR")]
-    pub dir: PathBuf,
-    /// The name that every identity is below, such as acme.example; it never changes
-    #[arg(long, value_name = "DOMAIN")]
-    pub trust_domain: String,
-    /// A name or address under which agents and operators reach the manager; the first goes into the profile
-    #[arg(long, value_name = "HOST", required = true)]
-    pub host: Vec<String>,
-    /// The first operator's name
-    #[arg(long, value_name = "NAME", default_value = "admin")]
-    pub operator: String,
-}
+#[command(after_help = "The profile is called like the trust domain; --profile NAME gives it another name. What --agents and its
+neighbours say goes into manager.toml.
 
-/// How the log is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// Lines for people
-    Text,
-    /// A JSON object a line
-    Json,
+Examples:
+  sutler init --dir D --trust-domain acme.example --host manager.acme.example
+  sutler init --dir D --trust-domain acme.example --host 10.0.0.5 --operator ann --profile acme")]
+pub struct InitArgs {
+    /// The manager's folder: not there yet, or empty
+    #[arg(long, value_name = "DIR")]
+    dir: PathBuf,
+    /// The name that every identity is below, such as acme.example; it never changes
+    #[arg(long, value_name = "DOMAIN", value_parser = parsed::<TrustDomain>)]
+    trust_domain: TrustDomain,
+    /// A name or address under which the manager is reached; several may be given, the first goes into the profile
+    #[arg(long, value_name = "HOST", required = true, value_parser = parsed::<Host>)]
+    host: Vec<Host>,
+    /// The first operator's name [default: your user's]
+    #[arg(long, value_name = "NAME", value_parser = parsed::<OperatorName>)]
+    operator: Option<OperatorName>,
+    /// Where the manager listens
+    #[command(flatten)]
+    places: Places,
 }
 
 /// Runs the manager.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:
+#[command(
+    after_help = "Prints the addresses that it is bound to. What is not said here is as manager.toml says. SUTLER_LOG sets what is logged,
+such as info or sutler=debug,info. Ends with SIGTERM or Ctrl-C.
+
+Examples:
   sutler serve --dir D
   sutler serve --dir D --database postgres://sutler@db.acme.example/sutler
-  sutler serve --dir D --agents 127.0.0.1:0 --operators 127.0.0.1:0 --telemetry 127.0.0.1:0
-  sutler serve --dir D --advertise manager.acme.example:7443 --log-format json")]
+  sutler serve --dir D --agents 127.0.0.1:0 --operators 127.0.0.1:0 --telemetry off
+  sutler serve --dir D --advertise manager.acme.example:7443 --log-format json"
+)]
 pub struct ServeArgs {
     /// The manager's folder
     #[arg(long, value_name = "DIR")]
-    pub dir: PathBuf,
-    /// The database [default: SQLite in the manager's folder]
-    #[arg(long, value_name = "URL", env = "SUTLER_DATABASE", hide_env_values = true)]
-    pub database: Option<String>,
-    /// Where agents connect; port 0 takes a free one [default: what manager.toml says, else [::]:7443]
-    #[arg(long, value_name = "ADDR:PORT")]
-    pub agents: Option<std::net::SocketAddr>,
-    /// Where operators connect [default: what manager.toml says, else [::]:7444]
-    #[arg(long, value_name = "ADDR:PORT")]
-    pub operators: Option<std::net::SocketAddr>,
-    /// Where metrics and health are, without TLS; `off` for nowhere [default: what manager.toml says, else 127.0.0.1:7480]
-    #[arg(long, value_name = "ADDR:PORT")]
-    pub telemetry: Option<String>,
-    /// An address that agents are told to connect to; several are tried in turn [default: the hosts of `init`]
-    #[arg(long, value_name = "HOST:PORT")]
-    pub advertise: Vec<String>,
+    dir: PathBuf,
+    /// Where the manager listens
+    #[command(flatten)]
+    places: Places,
     /// How the log is written, on the standard error
     #[arg(long, value_enum, default_value = "text")]
-    pub log_format: LogFormat,
+    log_format: LogFormat,
 }
 
 /// `sutler init`
-pub fn init(_args: &InitArgs, _globals: &Globals) -> Result<u8, CliError> {
-    Err(CliError::Local { tried: "make a manager's folder".into(), why: "this build has no server".into(), hint: None })
+pub fn init(args: InitArgs, globals: &Globals) -> Result<u8, CliError> {
+    let config = profile::config_folder(globals.config_dir.as_deref(), |name| std::env::var_os(name)).map_err(profile_error)?;
+    let user = std::env::var("USER").ok();
+    let operator = args.operator.unwrap_or_else(|| init::default_operator(user.as_deref()));
+    let mut options = InitOptions::new(args.dir, args.trust_domain, args.host, operator, config);
+    if let Some(name) = &globals.profile {
+        options.profile = name.parse::<ProfileName>().map_err(|e| CliError::usage(e.0))?;
+    }
+    let places = args.places;
+    options.agents = places.agents.unwrap_or(options.agents);
+    options.operators = places.operators.unwrap_or(options.operators);
+    options.telemetry = places.telemetry.unwrap_or(options.telemetry);
+    options.database = places.database.unwrap_or(options.database);
+    options.advertise = places.advertise;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| CliError::local("start", &e))?;
+    let report = runtime
+        .block_on(init::init(&options, &World::system()))
+        .map_err(|e| CliError::local(format!("make a manager in {}", options.folder.display()), &e))?;
+    let folder = report.folder.display();
+    if globals.quiet {
+        output::print(&format!("{}\n", output::printable(&folder.to_string())))?;
+        return Ok(0);
+    }
+    let pairs = [
+        ("folder", folder.to_string()),
+        ("profile", format!("{}{}", report.profile, if report.is_current { ", used from now on" } else { "" })),
+        ("profile_folder", report.profile_folder.display().to_string()),
+        ("operators_port", report.address.clone()),
+        ("root", report.root_pin.to_string()),
+        ("publisher_key", report.publisher.as_ref().map(ToString::to_string).unwrap_or_default()),
+    ];
+    output::print(&output::aligned(&pairs))?;
+    eprintln!("next: sutler serve --dir {}", output::printable(&folder.to_string()));
+    eprintln!("The publisher's key signs what runs on every machine: it belongs to the profile, never on the manager's host.");
+    Ok(0)
 }
 
 /// `sutler serve`
-pub fn serve(_args: &ServeArgs) -> Result<u8, CliError> {
-    Err(CliError::Local { tried: "run the manager".into(), why: "this build has no server".into(), hint: None })
+pub fn serve(args: ServeArgs) -> Result<u8, CliError> {
+    let tried = || format!("run the manager in {}", args.dir.display());
+    let filter = std::env::var("SUTLER_LOG").ok();
+    telemetry::start_log(args.log_format, filter.as_deref()).map_err(|e| CliError::local(tried(), &e))?;
+    let folder = Folder::open(&args.dir).map_err(|e| CliError::local(tried(), &e))?;
+    let places = &args.places;
+    let overrides = Overrides {
+        agents: places.agents,
+        operators: places.operators,
+        telemetry: places.telemetry,
+        database: places.database.clone(),
+        advertise: places.advertise.clone(),
+    };
+    let config = Config::load(folder, &overrides).map_err(|e| CliError::local(tried(), &e))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|e| CliError::local(tried(), &e))?;
+    runtime.block_on(serve::run(config)).map_err(|e| CliError::local(tried(), &e))?;
+    Ok(0)
 }

@@ -132,8 +132,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn dispatch(cli: Cli) -> Result<u8, CliError> {
     match cli.command {
         // A server has threads of its own and needs no operator.
-        Command::Init(args) => return local::init(&args, &cli.globals),
-        Command::Serve(args) => return local::serve(&args),
+        Command::Init(args) => return local::init(args, &cli.globals),
+        Command::Serve(args) => return local::serve(args),
         Command::Completion { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "sutler", &mut script);

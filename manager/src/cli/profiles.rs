@@ -61,7 +61,7 @@ pub enum ProfileCommand {
     Renew,
 }
 
-const HEADER: [&str; 6] = ["name", "inUse", "operator", "address", "trustDomain", "certificateExpires"];
+const HEADER: [&str; 6] = ["name", "in_use", "operator", "address", "trust_domain", "certificate_expires"];
 
 /// Runs a command of this noun.
 pub async fn run(command: ProfileCommand, session: &Session) -> Result<u8, CliError> {
@@ -84,7 +84,7 @@ pub async fn run(command: ProfileCommand, session: &Session) -> Result<u8, CliEr
             let path = |file: &str| files.join(file).display().to_string();
             let exists = |file: &Path| if file.exists() { file.display().to_string() } else { String::new() };
             let mut header = HEADER.to_vec();
-            header.extend(["certificateFile", "keyFile", "rootFile", "publisherKeyFile", "trustDocumentFile"]);
+            header.extend(["certificate_file", "key_file", "root_file", "publisher_key_file", "trust_document_file"]);
             let mut row = row(&profile, in_use(session, &name));
             row.extend([path("operator.pem"), path("operator.key"), path("root.pem")]);
             row.extend([exists(&profile.publisher_key_path), exists(&profile.trust_document_path)]);

@@ -103,11 +103,11 @@ pub async fn run(command: PublisherCommand, session: &Session) -> Result<u8, Cli
         }
         PublisherCommand::Show { publisher_key, output } => {
             let (key, path) = push::publisher_key(session, publisher_key.as_deref())?;
-            let header = ["keyId", "publicKey", "file"];
+            let header = ["key_id", "public_key", "file"];
             let row = vec![key.key_id().to_string(), key.public_key().to_string(), path.display().to_string()];
             match output.format {
                 Format::Table => {
-                    let pairs: Vec<_> = ["key_id", "public_key", "file"].into_iter().zip(row).collect();
+                    let pairs: Vec<_> = header.into_iter().zip(row).collect();
                     output::print(&output::aligned(&pairs))?;
                 }
                 format => output::rows(&header, &[row], format)?,

@@ -121,13 +121,30 @@ pub async fn push(session: &Session, folder: &Path, args: &SignArgs) -> Result<(
     if let Some(e) = broken.lock().ok().and_then(|mut broken| broken.take()) {
         return Err(local(tried, &e));
     }
-    let answer = answer?;
-    let name = answer.version.unwrap_or_default().name;
+    let name = match answer {
+        Ok(answer) => answer.version.unwrap_or_default().name,
+        // The answer to an earlier try was lost: what is there is exactly what was sent.
+        Err(e) if is_there(session, &package, &e).await => format!("packages/{}/versions/{}", manifest.name, manifest.version),
+        Err(e) => return Err(e),
+    };
     let chunks = &package.built.chunks;
     let sent: Vec<_> = chunks.iter().filter(|c| wanted.contains(&c.digest)).collect();
     let length = |chunks: &mut dyn Iterator<Item = &package::build::ChunkSource>| chunks.map(|c| u64::from(c.length)).sum();
     let (sent_bytes, all_bytes) = (length(&mut sent.iter().copied()), length(&mut chunks.iter()));
     session.done(&name, &format!("pushed: {} of {} chunks sent, {} of {}", sent.len(), chunks.len(), bytes(sent_bytes), bytes(all_bytes)))
+}
+
+/// Whether a push was refused only because an earlier try of it had come through.
+async fn is_there(session: &Session, package: &SignedPackage, error: &CliError) -> bool {
+    let CliError::Call { status, .. } = error else { return false };
+    if status.code() != tonic::Code::AlreadyExists {
+        return false;
+    }
+    let manifest = &package.built.manifest;
+    let name = format!("packages/{}/versions/{}", manifest.name, manifest.version);
+    let there: Result<v1::GetPackageVersionResponse, CliError> =
+        async { call!(session, packages.get_package_version(v1::GetPackageVersionRequest { name: name.clone() }), "look at {name}") }.await;
+    there.is_ok_and(|t| t.version.is_some_and(|v| v.manifest_digest == package.built.manifest_digest.to_string()))
 }
 
 /// The messages of a push. A file that changed since it was signed ends them early and is left in `broken`.

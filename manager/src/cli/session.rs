@@ -24,7 +24,7 @@ pub struct Globals {
     #[arg(long, global = true, value_name = "DIR", env = "SUTLER_CONFIG_DIR")]
     pub config_dir: Option<PathBuf>,
     /// The manager's operators' port, instead of the one in the profile
-    #[arg(long, global = true, value_name = "HOST:PORT")]
+    #[arg(long, global = true, value_name = "HOST:PORT", env = "SUTLER_ADDRESS")]
     pub address: Option<String>,
     /// For how long a manager that is away is tried again (such as 10s, 2m)
     #[arg(long, global = true, value_name = "DURATION", default_value = "10s", value_parser = when::duration)]

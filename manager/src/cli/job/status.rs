@@ -124,7 +124,7 @@ pub(super) async fn run(session: &Session, args: StatusArgs) -> Result<u8, CliEr
                 }
                 output::print(&text)?;
                 if !rows.is_empty() {
-                    output::list(&rows, Format::Table)?;
+                    output::print(&view::rows(&rows, output::terminal_size().map(|(width, _)| width)))?;
                 }
             }
             Format::Json => output::show(&v1::WatchJobResponse { job: Some(job.clone()), executions: rows }, Format::Json)?,
@@ -190,15 +190,14 @@ fn screen(job: &v1::Job, rows: &[v1::Execution], width: u16, height: u16) -> Str
     let heading: Vec<String> = view::heading(job).lines().map(cut).collect();
     // One line each for the heading's end, what does not fit, and the cursor.
     let room = usize::from(height).saturating_sub(heading.len() + 3);
-    let table = output::list_text(rows, Format::Table, Some(width));
+    let table = view::rows(rows, Some(width));
     let lines: Vec<&str> = table.lines().collect();
     let mut text: String = heading.concat() + "\n";
     if rows.is_empty() {
         return text + "no client yet\n";
     }
     for line in lines.iter().take(room) {
-        text.push_str(line);
-        text.push('\n');
+        text.push_str(&cut(line));
     }
     if lines.len() > room {
         text.push_str("… more than fits; `sutler job status` without --watch shows all\n");

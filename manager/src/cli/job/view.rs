@@ -2,7 +2,7 @@
 
 use super::super::{
     names,
-    output::{Column, Record, aligned, printable, printable_lines, word},
+    output::{Column, Format, Record, aligned, list_text, printable, printable_lines, word},
     when::{bytes, moment},
 };
 use sutler_proto::v1;
@@ -149,6 +149,36 @@ impl Record for v1::WatchJobResponse {
     const COLUMNS: &'static [Column<Self>] = &[];
 }
 
+/// From how many columns on a terminal has room for everything in one line.
+const WIDE: u16 = 150;
+
+/// The rows for people: a table, or on a narrow terminal two lines each.
+pub(super) fn rows(rows: &[v1::Execution], width: Option<u16>) -> String {
+    if width.is_none_or(|width| width >= WIDE) {
+        return list_text(rows, Format::Table, width);
+    }
+    let header = ["CLIENT", "HOSTNAME", "STATE", "REASON", "PROGRESS"].map(str::to_owned);
+    let cells = |e: &v1::Execution| {
+        let progress = format!("{}%", e.progress_percent);
+        let cells = [names::short(&e.client).to_owned(), e.hostname.clone(), state(e), e.reason.clone(), progress];
+        cells.map(|cell| if cell.is_empty() { "-".to_owned() } else { printable(&cell) })
+    };
+    let lines: Vec<_> = std::iter::once(header).chain(rows.iter().map(cells)).collect();
+    let widths: Vec<usize> = (0..5).map(|n| lines.iter().map(|cells| cells[n].chars().count()).max().unwrap_or_default()).collect();
+    let mut text = String::new();
+    for (n, cells) in lines.iter().enumerate() {
+        let line: String = cells.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}  ")).collect();
+        text.push_str(&format!("{}\n", line.trim_end()));
+        let Some(e) = n.checked_sub(1).map(|n| &rows[n]) else { continue };
+        let attempts = if e.attempt_count == 1 { "1 attempt".to_owned() } else { format!("{} attempts", e.attempt_count) };
+        let heard = if e.no_contact_time.is_some() { contact(e) } else { format!("last contact {}", contact(e)) };
+        let more = [format!("since {}", moment(&e.enter_time)), attempts, heard, detail(e)];
+        let more: Vec<_> = more.iter().filter(|part| !part.is_empty()).map(|part| printable(part)).collect();
+        text.push_str(&format!("    {}\n", more.join(", ")));
+    }
+    text
+}
+
 /// A row as a line of a log.
 pub(super) fn line(e: &v1::Execution) -> String {
     let words = [moment(&e.enter_time), names::short(&e.client).to_owned(), e.hostname.clone(), state(e), e.reason.clone()];
@@ -225,6 +255,23 @@ mod tests {
             ..Default::default()
         };
         assert_eq!(packages(&job), "a@1.0 b@2 c@latest (3) d e@5");
+    }
+
+    #[test]
+    fn on_a_narrow_terminal_a_row_has_two_lines_and_nothing_is_lost() {
+        let row = v1::Execution {
+            client: "clients/c".into(),
+            hostname: "h\u{1b}[0m".into(),
+            attempt_count: 2,
+            no_contact_time: Some(prost_types::Timestamp::default()),
+            detail: "step x".into(),
+            ..Default::default()
+        };
+        let text = rows(&[row.clone()], Some(80));
+        assert_eq!(text.lines().count(), 3, "{text}");
+        assert!(text.ends_with("2 attempts, NO CONTACT since 1970-01-01T00:00:00Z, step x\n"), "{text}");
+        assert!(!text.contains('\u{1b}'));
+        assert!(rows(&[row], None).contains("ATTEMPTS"));
     }
 
     #[test]

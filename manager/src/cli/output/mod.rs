@@ -126,11 +126,17 @@ pub fn rows(header: &[&str], rows: &[Vec<String>], format: Format) -> Result<(),
             csv.chain(rows.iter().map(|row| csv_row(row.iter().map(String::as_str)))).collect()
         }
         Format::Json => {
-            let object =
-                |row: &Vec<String>| header.iter().zip(row).map(|(name, value)| ((*name).to_owned(), value.clone().into())).collect();
+            let object = |row: &Vec<String>| header.iter().zip(row).map(|(name, value)| (camel_case(name), value.clone().into())).collect();
             json_text(&serde_json::Value::Array(rows.iter().map(|row| serde_json::Value::Object(object(row))).collect()))
         }
     })
+}
+
+/// The name of a column as a member in JSON: `trustDomain` for `trust_domain`.
+fn camel_case(name: &str) -> String {
+    let mut words = name.split('_');
+    let first = words.next().unwrap_or_default().to_owned();
+    words.fold(first, |name, word| name + &word[..1].to_ascii_uppercase() + &word[1..])
 }
 
 /// The word of an enum of the API without its prefix: `ACTIVE` for `CLIENT_STATE_ACTIVE`; empty for the zero value.
@@ -214,6 +220,11 @@ mod tests {
         let text = list_text(&[client()], Format::Csv, None);
         assert!(text.contains(",\"'=cmd|"), "{text}");
         assert!(text.starts_with("id,hostname,"), "{text}");
+    }
+
+    #[test]
+    fn members_of_json_are_written_as_the_api_writes_them() {
+        assert_eq!(["name", "trust_domain", "a_b_c"].map(camel_case), ["name", "trustDomain", "aBC"]);
     }
 
     #[test]
