@@ -4,6 +4,7 @@ use crate::{
     app::{App, Conditions, Settings},
     config::{Config, ExpiredAgents},
     folder::{FolderError, FolderLock},
+    init::{FIRST_OPERATOR, TRUST_DOCUMENT},
     live::{Live, workers},
     net::{self, Budget, CertificateKeeper, Listener, NetError, Serving, Shared, raise_descriptor_limit},
     rpc::{MessageLimits, Services},
@@ -20,11 +21,6 @@ use tokio::task::JoinSet;
 
 /// How long connections may take to finish when the manager ends.
 const DRAIN: Duration = Duration::from_secs(3);
-
-/// The setting that holds the publishers' trust document.
-pub const TRUST_DOCUMENT: &str = "trust_document";
-/// The setting that names the operator that `init` made.
-pub const FIRST_OPERATOR: &str = "first_operator";
 
 /// Why the manager could not start.
 #[derive(Debug, thiserror::Error)]
@@ -83,9 +79,7 @@ impl Manager {
             site,
             addresses: config.advertised(agents_listener.address()),
             trust_document,
-            lease_seconds: u32::try_from(config.limits.lease.as_secs()).unwrap_or(sutler_base::limits::LEASE_SECONDS),
-            agent_validity: config.limits.agent_certificate,
-            operator_validity: config.limits.operator_certificate,
+            limits: config.limits.clone(),
             expired_agents_need_approval: config.expired_agents == ExpiredAgents::Approved,
         };
         let metrics = Metrics::new();
@@ -97,6 +91,7 @@ impl Manager {
             settings,
             ca: ca.clone(),
             conditions: Arc::new(Conditions::default()),
+            metrics: metrics.clone(),
         });
         let keeper = CertificateKeeper { folder: config.folder.server(), ca: ca.clone(), hosts: config.certificate_hosts() };
         let tls_error = |e: &dyn std::fmt::Display| ServeError::Tls(format!("the manager's certificate can't be used: {e}"));
@@ -107,7 +102,7 @@ impl Manager {
             tls::agents_port_server(&ca, certificate.clone(), config.agent_grace(), clock.clone()).map_err(|e| tls_error(&e))?;
         let operators_tls =
             tls::operators_port_server(&ca, certificate.clone(), config.limits.operator_grace, clock).map_err(|e| tls_error(&e))?;
-        let services = Services { app: app.clone(), metrics: metrics.clone() };
+        let services = Services { app: app.clone() };
         let limits = MessageLimits {
             enroll: config.limits.enroll_message,
             agent: config.limits.agent_message,
@@ -131,7 +126,7 @@ impl Manager {
                 Some(server.map_err(|e| ServeError::Telemetry(address, e))?)
             }
         };
-        let workers = workers::start(app.clone(), metrics, pace);
+        let workers = workers::start(app.clone(), pace);
         let mut keeping = JoinSet::new();
         keeping.spawn(net::keep_certificate(keeper, certificate, world));
         Ok(Manager { agents, operators, telemetry, app, _workers: workers, _keeper: keeping, _lock: lock })

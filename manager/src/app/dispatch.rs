@@ -3,7 +3,7 @@
 use super::{Env, Result, executions};
 use std::collections::BTreeMap;
 use sutler_base::{
-    AttemptId, ClientId, JobId, Timestamp, Uid, limits,
+    AttemptId, ClientId, JobId, Timestamp, Uid,
     state::{CancelReason, ClientState, ErrorKind, ExecutionState},
 };
 use sutler_core::model::{Attempt, Job, JobPackage, PackageVersion};
@@ -75,7 +75,7 @@ pub async fn orders(tx: &mut dyn Tx, env: &Env, clients: &[ClientId], lost: &[At
     let (mut attempts, mut changes) = (Vec::new(), Vec::new());
     for (row, job) in queued {
         let slots = open.entry(row.client.clone()).or_default();
-        if *slots >= limits::OPEN_ATTEMPTS_MAX || job.expires.is_some_and(|e| e <= env.now) {
+        if *slots >= env.settings.limits.open_attempts as usize || job.expires.is_some_and(|e| e <= env.now) {
             continue;
         }
         let id = env.world.attempt_id();

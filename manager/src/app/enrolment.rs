@@ -32,6 +32,17 @@ pub struct Application {
     pub address: IpAddr,
 }
 
+/// What a client sends for its next certificate.
+#[derive(Clone)]
+pub struct Renewal {
+    /// The client, from its certificate.
+    pub client: ClientId,
+    /// The new key, whose possession was proved.
+    pub key: PublicKey,
+    /// The certificate that it showed had ended.
+    pub expired: bool,
+}
+
 /// A client that was let in, and its certificate.
 #[derive(Clone)]
 pub struct Enrolled {
@@ -128,7 +139,7 @@ fn same(a: &[u8; 32], b: &[u8; 32]) -> bool {
 /// Issues a client's certificate for `key` and notes it: good beside the one before it until it is first used.
 async fn issue(tx: &mut dyn Tx, env: &Env, ca: &CaBundle, client: &ClientId, key: &PublicKey) -> Result<Vec<Vec<u8>>> {
     let issued = ca
-        .issue_agent(client, key, env.now, env.settings.agent_validity)
+        .issue_agent(client, key, env.now, env.settings.limits.agent_certificate)
         .map_err(|e| AppError::Bug(format!("the certificate of clients/{client} can't be issued: {e}")))?;
     let certificate = Certificate {
         serial: issued.serial.to_string(),
@@ -145,14 +156,26 @@ async fn issue(tx: &mut dyn Tx, env: &Env, ca: &CaBundle, client: &ClientId, key
 
 /// A new certificate of a client, for a new key. The one before it is good until this one is first used, so that a lost
 /// answer locks nobody out.
-pub async fn renew_client(tx: &mut dyn Tx, env: &Env, ca: &CaBundle, client: &ClientId, key: &PublicKey) -> Result<Vec<Vec<u8>>> {
-    issue(tx, env, ca, client, key).await
+///
+/// A client whose certificate had ended while it slept is `PENDING` first, where this installation wants that.
+pub async fn renew_client(tx: &mut dyn Tx, env: &Env, ca: &CaBundle, renewal: &Renewal) -> Result<Vec<Vec<u8>>> {
+    if renewal.expired {
+        let mut client = clients::load(tx, &renewal.client).await?;
+        if env.settings.expired_agents_need_approval && client.state == ClientState::Active {
+            client.state = ClientState::Pending;
+            client.notice = "came back after its certificate had ended".into();
+            tx.save_client(&client).await?;
+            env.wakes().access.insert(client.id.clone());
+        }
+        env.audit(tx, "renew_expired_certificate", format!("clients/{}", renewal.client), client.state).await?;
+    }
+    issue(tx, env, ca, &renewal.client, &renewal.key).await
 }
 
 /// A new certificate of an operator, for a new key.
 pub async fn renew_operator(tx: &mut dyn Tx, env: &Env, ca: &CaBundle, operator: &OperatorName, key: &PublicKey) -> Result<Vec<Vec<u8>>> {
     let issued = ca
-        .issue_operator(operator, key, env.now, env.settings.operator_validity)
+        .issue_operator(operator, key, env.now, env.settings.limits.operator_certificate)
         .map_err(|e| AppError::Bug(format!("the certificate of operators/{operator} can't be issued: {e}")))?;
     let certificate = Certificate {
         serial: issued.serial.to_string(),

@@ -92,7 +92,7 @@ pub async fn cancel(tx: &mut dyn Tx, env: &Env, rows: &[Execution], reason: Canc
             Cancellation::Ask => {
                 let mut change = moved(row, row.state, &row.reason, &row.detail, env);
                 change.entered = row.entered;
-                let deadline = execution::cancel_deadline(env.now, env.settings.lease_seconds);
+                let deadline = execution::cancel_deadline(env.now, env.settings.lease_seconds());
                 change.cancel = Some(Some(CancelRequest { reason, deadline }));
                 changes.push(change);
             }

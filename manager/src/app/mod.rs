@@ -23,10 +23,11 @@ pub mod tokens;
 pub use conditions::Conditions;
 pub use error::{AppError, Violation, Violations};
 
-use crate::{live::Live, world::World};
+use crate::{config::Limits, live::Live, telemetry::Metrics, world::World};
 use std::{
     collections::BTreeSet,
     sync::{Arc, Mutex, MutexGuard},
+    time::Instant,
 };
 use sutler_base::{ClientId, Digest, JobId, Timestamp, Uid};
 use sutler_certs::ca::CaBundle;
@@ -48,14 +49,17 @@ pub struct Settings {
     pub addresses: Vec<String>,
     /// The publishers' trust document, as it was signed.
     pub trust_document: Vec<u8>,
-    /// How long a lease lasts that nobody renews (seconds).
-    pub lease_seconds: u32,
-    /// How long an agent's certificate is valid.
-    pub agent_validity: std::time::Duration,
-    /// How long an operator's certificate is valid.
-    pub operator_validity: std::time::Duration,
+    /// The bounds that can be configured.
+    pub limits: Limits,
     /// A client that comes back after its certificate ended is `PENDING` until an operator approves.
     pub expired_agents_need_approval: bool,
+}
+
+impl Settings {
+    /// How long a lease lasts that nobody renews (seconds).
+    pub fn lease_seconds(&self) -> u32 {
+        u32::try_from(self.limits.lease.as_secs()).unwrap_or(u32::MAX)
+    }
 }
 
 /// The manager: everything that units of work need.
@@ -70,6 +74,8 @@ pub struct App {
     pub settings: Settings,
     /// Who issues certificates.
     pub ca: Arc<CaBundle>,
+    /// The manager's figures.
+    pub metrics: Arc<Metrics>,
     /// Sessions of agents, and whoever watches.
     pub live: Arc<Live>,
     /// Conditions that were compiled before.
@@ -174,6 +180,7 @@ impl App {
         let env = self.env(&caller.actor);
         let (input, run, request_id) = (Arc::new(input), Arc::new(run), caller.request_id.clone());
         let wakes = env.clone();
+        let began = Instant::now();
         let answer = self
             .store
             .write(
@@ -199,7 +206,9 @@ impl App {
                     }
                 ),
             )
-            .await?;
+            .await;
+        self.metrics.unit(name, answer.is_ok(), began.elapsed());
+        let answer = answer?;
         self.wake(&wakes);
         Ok(answer)
     }
@@ -214,7 +223,10 @@ impl App {
         let env = self.env(actor);
         let (input, run) = (Arc::new(input), Arc::new(run));
         let wakes = env.clone();
-        let out = self.store.write(name, unit!([env, input, run] | tx | { run(tx, &env, &input).await })).await?;
+        let began = Instant::now();
+        let out = self.store.write(name, unit!([env, input, run] | tx | { run(tx, &env, &input).await })).await;
+        self.metrics.unit(name, out.is_ok(), began.elapsed());
+        let out = out?;
         self.wake(&wakes);
         Ok(out)
     }

@@ -73,9 +73,9 @@ pub async fn complete(tx: &mut dyn Tx, env: &Env, jobs: &[JobId]) -> Result<()> 
     Ok(())
 }
 
-/// Forgets answers that are kept for repeated requests, after 24 hours.
+/// Forgets answers that are kept for repeated requests, after their time.
 pub async fn forget_requests(tx: &mut dyn Tx, env: &Env) -> Result<()> {
-    let before = env.now.checked_sub(jiff::SignedDuration::from_hours(24)).unwrap_or(env.now);
+    let before = env.now.checked_sub(env.settings.limits.request_memory).unwrap_or(env.now);
     tx.drop_requests(before).await?;
     Ok(())
 }

@@ -130,6 +130,9 @@ async fn unknown_here(tx: &mut dyn Tx, hello: &Hello) -> Result<Vec<AttemptId>> 
 
 /// Takes in the facts of a client, and lets the policies look at it.
 pub async fn facts(tx: &mut dyn Tx, env: &Env, client: &ClientId, json: &str) -> Result<()> {
+    if json.len() > env.settings.limits.facts {
+        return Err(AppError::invalid("facts.json", format!("has at most {} bytes, not {}", env.settings.limits.facts, json.len())));
+    }
     let facts = Facts::parse(json).map_err(|e| AppError::invalid("facts.json", e))?;
     let mut client = clients::load(tx, client).await?;
     // The digest is of what the agent sent, so that both sides compare the same thing.

@@ -1,9 +1,6 @@
 //! Telling connected clients what there is to do.
 
-use crate::{
-    app::{App, AppError, dispatch},
-    telemetry::Metrics,
-};
+use crate::app::{App, AppError, dispatch};
 use sutler_base::{AttemptId, ClientId, state::ClientState};
 use sutler_proto::{
     convert::{Word, wire_time},
@@ -12,14 +9,14 @@ use sutler_proto::{
 
 /// Tells these clients what there is to do: makes attempts for what is queued, commits them, and sends offers,
 /// cancellations and leases. `lost` are attempts that are to be offered again.
-pub async fn give(app: &App, metrics: &Metrics, clients: Vec<ClientId>, lost: Vec<AttemptId>) -> Result<(), AppError> {
+pub async fn give(app: &App, clients: Vec<ClientId>, lost: Vec<AttemptId>) -> Result<(), AppError> {
     let orders = app
         .change("manager", "orders", (clients, lost), |tx, env, (clients, lost)| Box::pin(dispatch::orders(tx, env, clients, lost)))
         .await?;
     for (client, orders) in orders {
         for offer in orders.offers {
-            metrics.offers.inc();
-            app.live.send(&client, Message::Offer(wire_offer(offer, app.settings.lease_seconds)));
+            app.metrics.offers.inc();
+            app.live.send(&client, Message::Offer(wire_offer(offer, app.settings.lease_seconds())));
         }
         for (attempt, reason) in orders.cancels {
             app.live.send(&client, Message::Cancel(v1::CancelAttempt { attempt: attempt.to_string(), reason: reason.to_string() }));
@@ -33,7 +30,7 @@ pub async fn give(app: &App, metrics: &Metrics, clients: Vec<ClientId>, lost: Ve
 
 /// Permission to start steps of these attempts.
 pub fn lease(app: &App, attempts: &[AttemptId]) -> Message {
-    Message::Lease(v1::Lease { attempts: attempts.iter().map(|a| a.to_string()).collect(), seconds: app.settings.lease_seconds })
+    Message::Lease(v1::Lease { attempts: attempts.iter().map(|a| a.to_string()).collect(), seconds: app.settings.lease_seconds() })
 }
 
 fn wire_offer(offer: dispatch::Offer, lease_seconds: u32) -> v1::Offer {

@@ -43,17 +43,10 @@ impl Default for Pace {
 }
 
 /// Starts the workers; they end when the set is dropped.
-pub fn start(app: Arc<App>, metrics: Arc<Metrics>, pace: Pace) -> JoinSet<()> {
-    let mut set = JoinSet::new();
-    let (a, m) = (app.clone(), metrics.clone());
-    set.spawn(repeat(
-        "orders",
-        metrics.clone(),
-        Some(app.clone()),
-        |live| &live.clients_due,
-        pace.seldom,
-        move || give_orders(a.clone(), m.clone()),
-    ));
+pub fn start(app: Arc<App>, pace: Pace) -> JoinSet<()> {
+    let (mut set, metrics) = (JoinSet::new(), app.metrics.clone());
+    let a = app.clone();
+    set.spawn(repeat("orders", metrics.clone(), Some(app.clone()), |live| &live.clients_due, pace.seldom, move || give_orders(a.clone())));
     let a = app.clone();
     set.spawn(repeat("jobs", metrics.clone(), Some(app.clone()), |live| &live.jobs_due, pace.often, move || end_jobs(a.clone())));
     let (a, gather) = (app.clone(), pace.gather);
@@ -72,7 +65,7 @@ pub fn start(app: Arc<App>, metrics: Arc<Metrics>, pace: Pace) -> JoinSet<()> {
     let (a, grace) = (app.clone(), pace.grace);
     set.spawn(repeat("garbage", metrics.clone(), None, |live| &live.jobs_due, pace.garbage, move || collect(a.clone(), grace)));
     let a = app.clone();
-    set.spawn(follow_clients(a, metrics, pace.often));
+    set.spawn(follow_clients(a, metrics, app.settings.limits.recheck));
     set
 }
 
@@ -103,7 +96,7 @@ async fn repeat<F, R>(
     }
 }
 
-async fn give_orders(app: Arc<App>, metrics: Arc<Metrics>) -> Result<(), AppError> {
+async fn give_orders(app: Arc<App>) -> Result<(), AppError> {
     let (run_now, access) = app.live.take_nudges();
     if !access.is_empty() {
         orders::check_access(&app, access.into_iter().collect()).await?;
@@ -113,7 +106,7 @@ async fn give_orders(app: Arc<App>, metrics: Arc<Metrics>) -> Result<(), AppErro
         if clients.is_empty() {
             break;
         }
-        orders::give(&app, &metrics, clients, vec![]).await?;
+        orders::give(&app, clients, vec![]).await?;
     }
     for client in run_now {
         app.live.send(&client, Message::RunNow(v1::RunNow { attempts: vec![] }));

@@ -2,7 +2,11 @@
 
 use super::{Services, enrollment::key_of, parsed, peer, status};
 use crate::{
-    app::{AppError, Violations, clients, dispatch, enrolment::renew_client, groups, sessions},
+    app::{
+        AppError, Violations, clients, dispatch,
+        enrolment::{Renewal, renew_client},
+        groups, sessions,
+    },
     live::{OUTBOX, ToAgent, orders},
 };
 use bytes::Bytes;
@@ -66,7 +70,7 @@ impl v1::agent_service_server::AgentService for Services {
         });
         let _ = outbox.try_send(ToAgent::Message(Box::new(first)));
         let number = self.app.live.enter(&client, welcome.client.state, outbox.clone());
-        self.metrics.sessions.inc();
+        self.app.metrics.sessions.inc();
         for (attempt, state) in reported {
             self.report(&client, attempt, state, v1::AttemptProgress::default());
         }
@@ -128,13 +132,13 @@ impl v1::agent_service_server::AgentService for Services {
         let client = self.client(&request).await?;
         let key = key_of(&request.get_ref().csr)?;
         let actor = format!("clients/{client}");
-        let input = (client, key, self.app.ca.clone());
+        let input = (Renewal { client, key, expired: peer(&request)?.expired }, self.app.ca.clone());
         let certificates = self
             .app
-            .change(&actor, "renew_client", input, |tx, env, (client, key, ca)| Box::pin(renew_client(tx, env, ca, client, key)))
+            .change(&actor, "renew_client", input, |tx, env, (renewal, ca)| Box::pin(renew_client(tx, env, ca, renewal)))
             .await
             .map_err(status)?;
-        self.metrics.renewals.inc();
+        self.app.metrics.renewals.inc();
         Ok(Response::new(v1::RenewCertificateResponse { certificates: certificates.into_iter().map(Into::into).collect() }))
     }
 }
@@ -228,7 +232,7 @@ impl Services {
             loop {
                 let part: Bytes = data.split_to(data.len().min(MESSAGE));
                 size += part.len();
-                self.metrics.chunk_bytes.inc_by(part.len() as u64);
+                self.app.metrics.chunk_bytes.inc_by(part.len() as u64);
                 parts.push(v1::ObjectPart { index: index as u32, encoding: encoding.into(), data: part, last: data.is_empty() });
                 if size >= MESSAGE {
                     size = 0;
@@ -261,11 +265,11 @@ impl Session {
     async fn run(self, mut stream: Streaming<v1::ConnectRequest>, lost: Vec<AttemptId>) {
         let app = self.services.app.clone();
         // What waits for the client, and what it had not got.
-        if let Err(error) = orders::give(&app, &self.services.metrics, vec![self.client.clone()], lost).await {
+        if let Err(error) = orders::give(&app, vec![self.client.clone()], lost).await {
             tracing::warn!(client = %self.client, %error, "a new session could not be told what there is to do; it is tried again");
             app.live.wake(crate::app::Wakes { clients: [self.client.clone()].into(), ..Default::default() });
         }
-        let mut renewal = tokio::time::interval(Duration::from_secs(u64::from(app.settings.lease_seconds.max(3) / 3)));
+        let mut renewal = tokio::time::interval(Duration::from_secs(u64::from(app.settings.lease_seconds().max(3) / 3)));
         renewal.tick().await;
         loop {
             tokio::select! {
@@ -286,7 +290,7 @@ impl Session {
                 break;
             }
         }
-        self.services.metrics.sessions.dec();
+        self.services.app.metrics.sessions.dec();
         let now = app.world.now();
         if app.live.leave(&self.client, self.number, now) {
             let seen = self.client.clone();
@@ -376,7 +380,7 @@ impl Session {
         if recorded.is_ok()
             && let Ok(outcome) = sutler_base::outcome::Outcome::parse(&m.outcome)
         {
-            self.services.metrics.outcome(outcome.state);
+            self.services.app.metrics.outcome(outcome.state);
         }
         let refused = recorded.err().unwrap_or_default();
         if !refused.is_empty() {

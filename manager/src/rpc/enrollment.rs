@@ -58,10 +58,10 @@ impl v1::enrollment_service_server::EnrollmentService for Services {
             .await
             .map_err(status)?;
         let ApplicationResult::Enrolled(enrolled) = result else {
-            self.metrics.enrolled(Counted::Refused);
+            self.app.metrics.enrolled(Counted::Refused);
             return Err(refused());
         };
-        self.metrics.enrolled(if enrolled.client.state == ClientState::Active { Counted::Active } else { Counted::Pending });
+        self.app.metrics.enrolled(if enrolled.client.state == ClientState::Active { Counted::Active } else { Counted::Pending });
         Ok(Response::new(v1::EnrollResponse {
             client_id: enrolled.client.id.to_string(),
             state: enrolled.client.state.to_wire(),

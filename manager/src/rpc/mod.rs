@@ -19,7 +19,6 @@ pub use status::status;
 use crate::{
     app::{App, AppError, Caller, Violations, enrolment},
     net::{AgentsPort, OperatorsPort, Peer, Routes},
-    telemetry::Metrics,
 };
 use prost::Message;
 use std::sync::Arc;
@@ -35,8 +34,6 @@ use tonic::{Request, Status};
 pub struct Services {
     /// The manager.
     pub app: Arc<App>,
-    /// Its figures.
-    pub metrics: Arc<Metrics>,
 }
 
 /// The largest messages by caller (bytes).

@@ -32,7 +32,7 @@ impl v1::operator_service_server::OperatorService for Services {
             .change(&actor, "renew_operator", input, |tx, env, (operator, key, ca)| Box::pin(renew_operator(tx, env, ca, operator, key)))
             .await
             .map_err(status)?;
-        self.metrics.renewals.inc();
+        self.app.metrics.renewals.inc();
         let certificates = certificates.into_iter().map(Into::into).collect();
         Ok(Response::new(v1::RenewOperatorCertificateResponse { certificates }))
     }

@@ -52,7 +52,7 @@ impl v1::enrollment_token_service_server::EnrollmentTokenService for Services {
         };
         let count = bounded(&mut v, "count", r.count, limits::TOKENS_MAX);
         let uses = bounded(&mut v, "uses", r.uses, limits::TOKEN_USES_MAX);
-        let seconds = r.ttl.as_ref().map_or(3600, |d| d.seconds);
+        let seconds = r.ttl.as_ref().map_or(self.app.settings.limits.token.as_secs() as i64, |d| d.seconds);
         if !(1..=TTL_MAX).contains(&seconds) {
             v.add("ttl", format!("is 1 s to {TTL_MAX} s (a year), not {seconds} s"));
         }
