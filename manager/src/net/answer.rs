@@ -28,6 +28,9 @@ use std::{
 use tokio::time::{Instant, Sleep};
 use tonic::{Code, Status, body::Body};
 
+#[cfg(all(panic = "abort", not(test)))]
+compile_error!("the manager catches panics of its handlers: build it with a profile that unwinds (release does)");
+
 /// What all calls of one connection share.
 #[derive(Clone)]
 pub(crate) struct Connection {
