@@ -19,13 +19,18 @@
 
 /// A statement with its parameters.
 macro_rules! query {
-    ($sql:expr $(, $bind:expr)* $(,)?) => {
-        sqlx::query::<super::Db>($sql)$(.bind($bind))*
-    };
+    ($sql:expr $(, $bind:expr)* $(,)?) => {{
+        let sql = sqlx::SqlSafeStr::into_sql_str($sql);
+        #[cfg(test)]
+        crate::plans::note(sql.as_str());
+        sqlx::query::<super::Db>(sql)$(.bind($bind))*
+    }};
 }
 
 mod bind;
 mod failure;
+#[cfg(test)]
+mod plans;
 mod postgres;
 mod sqlite;
 mod tx;

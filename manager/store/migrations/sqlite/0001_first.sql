@@ -44,8 +44,8 @@ CREATE TABLE client (
     change INTEGER NOT NULL
 ) STRICT;
 CREATE INDEX client_state ON client (state, id);
-CREATE INDEX client_hostname ON client (hostname) WHERE state <> 'REMOVED';
-CREATE INDEX client_machine ON client (machine_id, enrolled_ms) WHERE state <> 'REMOVED';
+CREATE INDEX client_hostname ON client (hostname, id) WHERE state <> 'REMOVED';
+CREATE INDEX client_machine ON client (machine_id, enrolled_ms, id) WHERE state <> 'REMOVED';
 CREATE INDEX client_change ON client (change);
 
 -- Apart from the client, so that a batch of times does not rewrite wide rows.

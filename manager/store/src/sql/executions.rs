@@ -32,10 +32,12 @@ macro_rules! own_site {
         "COALESCE((SELECT id FROM site WHERE self), '')"
     };
 }
-/// Rows that may be offered: nothing but the client's turn is missing.
+/// Rows of `execution e` that may be offered. Jobs and clients are looked up for each: with a join a planner would begin
+/// with all jobs that are active.
 macro_rules! offerable {
     () => {
-        " e.state = 'QUEUED' AND e.cancel_reason IS NULL AND j.id = e.job AND j.state = 'ACTIVE' AND c.id = e.client AND c.state = 'ACTIVE' "
+        " e.state = 'QUEUED' AND e.cancel_reason IS NULL AND (SELECT j.state FROM job j WHERE j.id = e.job) = 'ACTIVE' \
+         AND (SELECT c.state FROM client c WHERE c.id = e.client) = 'ACTIVE' "
     };
 }
 
@@ -291,7 +293,7 @@ impl Executions for Unit<'_> {
             execution_columns!(),
             ", ",
             job_columns!(),
-            " FROM execution e, job j, client c WHERE e.client",
+            " FROM execution e CROSS JOIN job j WHERE j.id = e.job AND e.client",
             any!(1),
             " AND",
             offerable!(),
@@ -301,11 +303,7 @@ impl Executions for Unit<'_> {
     }
 
     async fn clients_with_queued(&mut self, after: Option<&ClientId>, limit: u32) -> Result<Vec<ClientId>> {
-        let sql = concat!(
-            "SELECT DISTINCT e.client FROM execution e, job j, client c WHERE e.client > $1 AND",
-            offerable!(),
-            "ORDER BY e.client LIMIT $2"
-        );
+        let sql = concat!("SELECT DISTINCT e.client FROM execution e WHERE e.client > $1 AND", offerable!(), "ORDER BY e.client LIMIT $2");
         let after = after.map(|a| a.to_string()).unwrap_or_default();
         self.list("execution", query!(sql, after, i64::from(limit)), |row| row.parse()).await
     }

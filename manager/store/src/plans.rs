@@ -1,0 +1,197 @@
+//! Every statement is a walk along an index: the plans that SQLite makes for all that a unit can ask.
+
+use crate::*;
+use sqlx::{AssertSqlSafe, Connection as _, Row as _};
+use std::{collections::BTreeSet, sync::Mutex};
+use sutler_base::{
+    AttemptId, ClientId, Digest, JobId, Timestamp, TokenId, Uid,
+    state::{ClientState, ExecutionState, JobState, Trigger},
+};
+use sutler_core::model::{CertificateState, Site, Subject, Target};
+
+static SEEN: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+
+/// Remembers a statement that is about to be run.
+pub(crate) fn note(sql: &str) {
+    SEEN.lock().unwrap().insert(sql.to_owned());
+}
+
+/// What may be read whole or sorted, and why that stays small.
+const ALLOWED: &[(&str, &str)] = &[
+    // The parameters themselves, and rows that a query made of a few.
+    ("SCAN v VIRTUAL TABLE", ""),
+    ("SCAN json_each VIRTUAL TABLE", ""),
+    ("SCAN CONSTANT ROW", ""),
+    ("SCAN site USING INDEX site_self", ""),
+    // Rows with the same time or the same number.
+    ("USE TEMP B-TREE FOR LAST TERM OF ORDER BY", ""),
+    // A dozen counters of each job.
+    ("USE TEMP B-TREE FOR GROUP BY", "job_counter"),
+    // One row per policy: all of them are wanted.
+    ("SCAN policy", "trigger"),
+    ("USE TEMP B-TREE FOR ORDER BY", "FROM policy WHERE name > $1 AND group_uid = $3"),
+    ("SCAN policy USING INDEX policy_name", ""),
+    // One row per version: all of them are wanted.
+    ("SCAN package_version", "SELECT DISTINCT manifest"),
+    ("USE TEMP B-TREE FOR DISTINCT", "SELECT DISTINCT manifest"),
+    // What waits for a few clients, and the rows of one client.
+    ("USE TEMP B-TREE FOR LAST 3 TERMS OF ORDER BY", "j.priority"),
+    ("USE TEMP B-TREE FOR ORDER BY", "FROM execution e JOIN job j"),
+    ("USE TEMP B-TREE FOR ORDER BY", "FROM execution e WHERE e.client = $1"),
+    // The few keys that were asked for.
+    ("USE TEMP B-TREE FOR ORDER BY", "CROSS JOIN execution e"),
+    // The jobs of one destination, of one package.
+    ("USE TEMP B-TREE FOR ORDER BY", "job_target"),
+    ("USE TEMP B-TREE FOR ORDER BY", "job_package"),
+];
+
+#[tokio::test]
+async fn every_statement_walks_along_an_index() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("db");
+    let store = Store::open(path.to_str().unwrap()).await.unwrap();
+    // Errors do not matter here: a statement that is refused was seen all the same.
+    let asked: Result<(), StoreError> = store
+        .read(
+            "test",
+            unit!(
+                [] | tx | {
+                    let now = Timestamp::from_millisecond(1).unwrap();
+                    let (client, job, uid) = (ClientId::from_random([1; 16]), JobId::from_random([1; 16]), Uid::new(now, [1; 16]));
+                    let (page, token, attempt) =
+                        (Page { after: None, limit: 5 }, TokenId::from_random([1; 16]), AttemptId::new(now, [1; 16]));
+                    let (package, target) = ("a".parse().unwrap(), Target::Group(uid.clone()));
+                    let subject = Subject::Client(client.clone());
+                    tx.client(&client).await?;
+                    tx.clients(&[]).await?;
+                    tx.list_clients(&page, true, None).await?;
+                    tx.list_clients(&page, false, None).await?;
+                    tx.list_clients(&page, false, Some(&uid)).await?;
+                    tx.list_clients_in(&page, ClientState::Active).await?;
+                    tx.clients_by_hostname("a").await?;
+                    tx.clients_by_label("a", "b").await?;
+                    tx.client_by_machine("a", &client).await?;
+                    tx.clients_changed_since(1, 5).await?;
+                    tx.certificate("a").await?;
+                    tx.certificates_of(&subject).await?;
+                    tx.token(&token).await?;
+                    tx.list_tokens(&page).await?;
+                    tx.token_use(&token, &[1; 32]).await?;
+                    tx.group(&"a".parse().unwrap()).await?;
+                    tx.groups_by_uid(&[]).await?;
+                    tx.list_groups(&page).await?;
+                    tx.memberships_of(&client).await?;
+                    tx.memberships_of_all(&[]).await?;
+                    tx.list_members(&uid, &page).await?;
+                    tx.held_out(&uid, &[]).await?;
+                    tx.policy(&"a".parse().unwrap()).await?;
+                    tx.list_policies(&page, None).await?;
+                    tx.list_policies(&page, Some(&uid)).await?;
+                    tx.policies_with_trigger(None).await?;
+                    tx.policies_with_trigger(Some(Trigger::NewClient)).await?;
+                    tx.package(&package).await?;
+                    tx.list_packages(&page).await?;
+                    tx.version(&package, &"1".parse().unwrap()).await?;
+                    tx.versions_by_uid(&[]).await?;
+                    tx.newest_version(&package).await?;
+                    tx.list_versions(&uid, &page).await?;
+                    tx.count_versions(&uid).await?;
+                    tx.job_referring_to(&[], Some(&package)).await?;
+                    tx.live_manifests().await?;
+                    tx.job(&job).await?;
+                    tx.jobs_by_id(&[]).await?;
+                    tx.list_jobs(&page, true).await?;
+                    tx.list_jobs(&page, false).await?;
+                    tx.job_packages(&job, 1).await?;
+                    tx.job_targets(&job).await?;
+                    tx.jobs_with_target(&target, &[JobState::Active]).await?;
+                    tx.jobs_following(&package).await?;
+                    tx.jobs_expired(now, &[JobState::Active], 5).await?;
+                    tx.jobs_in(&page, JobState::Active).await?;
+                    tx.counts(&job).await?;
+                    tx.canceling(&job).await?;
+                    tx.execution(&job, &client).await?;
+                    tx.executions(&[(job.clone(), client.clone())]).await?;
+                    tx.list_executions(&job, &page, &[]).await?;
+                    tx.list_executions(&job, &page, &[ExecutionState::Failed]).await?;
+                    tx.executions_changed_since(&job, 1, 5).await?;
+                    tx.executions_of(&client, 5).await?;
+                    tx.open_executions_of(&client).await?;
+                    tx.queued_for(&[], 5).await?;
+                    tx.clients_with_queued(None, 5).await?;
+                    tx.queued_clients_of(&job, None, 5).await?;
+                    tx.cancels_overdue(now, 5).await?;
+                    tx.attempt(&attempt).await?;
+                    tx.attempts(&[]).await?;
+                    tx.attempts_of(&job, &client).await?;
+                    tx.ever_accepted(&job, &client).await?;
+                    tx.site().await?;
+                    tx.setting("a").await?;
+                    tx.operator(&"a".parse().unwrap()).await?;
+                    tx.request("a", "b").await?;
+                    tx.list_audit(&page, None).await?;
+                    tx.list_audit(&page, Some("a")).await?;
+                    tx.last_change().await?;
+                    Ok(())
+                }
+            ),
+        )
+        .await;
+    asked.unwrap();
+    let written: Result<(), StoreError> = store
+        .write(
+            "test",
+            unit!(
+                [] | tx | {
+                    let now = Timestamp::from_millisecond(1).unwrap();
+                    let (client, job, uid) = (ClientId::from_random([1; 16]), JobId::from_random([1; 16]), Uid::new(now, [1; 16]));
+                    let target = Target::Group(uid.clone());
+                    tx.touch_clients(&[(client.clone(), now)]).await?;
+                    tx.revoke_certificates(&Subject::Client(client.clone())).await?;
+                    tx.hold_out(&uid, &[], "a", now).await?;
+                    tx.release_hold(&uid, &[]).await?;
+                    tx.delete_memberships(&uid, &[]).await?;
+                    tx.put_job_packages(&job, 1, &[]).await?;
+                    tx.drop_target(&target).await?;
+                    tx.insert_executions(&job, std::slice::from_ref(&client), now).await?;
+                    tx.insert_executions_for_group(&job, &uid, now).await?;
+                    tx.set_attempt_states(&[(AttemptId::new(now, [1; 16]), ExecutionState::Waiting)]).await?;
+                    tx.put_site(&Site { id: uid.clone(), addresses: Vec::new() }).await?;
+                    tx.put_request("a", "b", &Digest::of(b"c"), b"d", now).await?;
+                    tx.drop_requests(now).await?;
+                    let change = ExecutionChange {
+                        job,
+                        client,
+                        from: ExecutionState::Queued,
+                        to: ExecutionState::Offered,
+                        reason: String::new(),
+                        detail: String::new(),
+                        entered: now,
+                        attempt: None,
+                        progress: None,
+                        cancel: None,
+                    };
+                    assert!(tx.change_executions(&[change]).await.is_err());
+                    assert!(tx.set_certificate_state("a", CertificateState::Active).await.is_err());
+                    Ok(())
+                }
+            ),
+        )
+        .await;
+    assert!(written.is_err());
+    store.close().await;
+    let mut connection = sqlx::SqliteConnection::connect(path.to_str().unwrap()).await.unwrap();
+    let seen = SEEN.lock().unwrap().clone();
+    assert!(seen.len() > 80, "{}", seen.len());
+    let mut wrong = Vec::new();
+    for sql in seen {
+        for row in sqlx::raw_sql(AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}"))).fetch_all(&mut connection).await.unwrap() {
+            let step: String = row.get("detail");
+            let costly = step.starts_with("SCAN") || step.contains("TEMP B-TREE");
+            if costly && !ALLOWED.iter().any(|(start, part)| step.starts_with(start) && sql.contains(part)) {
+                wrong.push(format!("{step}\n    {sql}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
