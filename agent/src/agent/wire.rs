@@ -15,6 +15,7 @@ pub(super) fn offer(wire: &v1::Offer) -> Result<(Offer, u32), Invalid> {
     let item = |i: &v1::OfferItem| OfferedItem {
         envelope: i.envelope.to_vec(),
         replace: if i.replace == v1::Replace::Always as i32 { Replace::Always } else { Replace::IfMissing },
+        succeeded: i.succeeded,
     };
     let offer = Offer {
         attempt: wire.attempt.parse()?,

@@ -27,6 +27,9 @@ pub struct OfferedItem {
     pub envelope: Vec<u8>,
     /// What to do where it is there already.
     pub replace: Replace,
+    /// An earlier attempt of the same execution installed it: it is not done again.
+    #[serde(default)]
+    pub succeeded: bool,
 }
 
 /// Permission to start steps, until a moment of the machine's own clock.
@@ -241,7 +244,9 @@ impl Record {
         if !over && !stopped {
             return None;
         }
-        if let Some(worst) = self.results.iter().filter(bad).map(|r| r.state).min_by_key(|s| [Failed, Interrupted, Rejected].iter().position(|x| x == s)) {
+        if let Some(worst) =
+            self.results.iter().filter(bad).map(|r| r.state).min_by_key(|s| [Failed, Interrupted, Rejected].iter().position(|x| x == s))
+        {
             return Some(worst);
         }
         Some(if self.results.iter().any(|r| r.state == Succeeded) { Succeeded } else { AlreadyInstalled })

@@ -117,6 +117,9 @@ async fn stage(shared: &Shared, attempt: &AttemptId, index: usize, offered: &Off
     (known.package, known.version) = (manifest.name.clone(), manifest.version.clone());
     known.total_bytes = manifest.total_bytes();
     let item = Item { attempt: attempt.clone(), index, manifest: manifest.clone(), digest: envelope.digest };
+    if offered.succeeded {
+        return Err(Stop::End(ExecutionState::Succeeded, None));
+    }
     check_rules(shared, &manifest)?;
     let detected_before = match already_there(shared, &item).await? {
         (true, _) if offered.replace == Replace::IfMissing => return Err(Stop::End(ExecutionState::AlreadyInstalled, None)),
@@ -124,7 +127,8 @@ async fn stage(shared: &Shared, attempt: &AttemptId, index: usize, offered: &Off
     };
     let lists = chunk_lists(shared, attempt, &manifest, known).await?;
     fill(shared, &item, &lists, known).await?;
-    let step = |s: &sutler_base::manifest::Step| PlannedStep { name: s.name.clone(), phase: s.phase, continue_on_failure: s.continue_on_failure };
+    let step =
+        |s: &sutler_base::manifest::Step| PlannedStep { name: s.name.clone(), phase: s.phase, continue_on_failure: s.continue_on_failure };
     Ok(Plan {
         package: manifest.name.clone(),
         version: manifest.version.clone(),
@@ -197,12 +201,18 @@ fn check_rules(shared: &Shared, manifest: &Manifest) -> Result<(), Stop> {
     }
     let now = shared.clock.now().wall;
     if let Some(expires) = manifest.expires.filter(|e| now >= *e) {
-        return Err(stop(ErrorKind::PackageExpired, format!("its publisher allowed its installation until {expires}; publish a newer release")));
+        return Err(stop(
+            ErrorKind::PackageExpired,
+            format!("its publisher allowed its installation until {expires}; publish a newer release"),
+        ));
     }
     if let Some(mark) = shared.identity.mark(&manifest.name)
         && manifest.release < mark.lowest
     {
-        let message = format!("its release {} is older than {}, to which this machine may go back; sign it again to get a newer release", manifest.release, mark.lowest);
+        let message = format!(
+            "its release {} is older than {}, to which this machine may go back; sign it again to get a newer release",
+            manifest.release, mark.lowest
+        );
         return Err(stop(ErrorKind::ReleaseTooOld, message));
     }
     if let Some(most) = shared.policy.max_bytes.filter(|most| manifest.total_bytes() > *most) {
