@@ -13,6 +13,8 @@ pub mod group;
 pub mod import;
 pub mod job;
 pub mod label;
+#[cfg(test)]
+mod live_tests;
 pub mod local;
 pub mod names;
 pub mod operator;

@@ -267,7 +267,7 @@ mod tests {
             detail: "step x".into(),
             ..Default::default()
         };
-        let text = rows(&[row.clone()], Some(80));
+        let text = rows(std::slice::from_ref(&row), Some(80));
         assert_eq!(text.lines().count(), 3, "{text}");
         assert!(text.ends_with("2 attempts, NO CONTACT since 1970-01-01T00:00:00Z, step x\n"), "{text}");
         assert!(!text.contains('\u{1b}'));
