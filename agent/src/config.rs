@@ -113,7 +113,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("agent.toml");
         std::fs::write(&path, "dir = \"/a\"\nhold = true\nmax_bytes = 5\n").unwrap();
-        let load = |dir: Option<&str>| Config::load(Overrides { config: Some(path.clone()), dir: dir.map(Into::into), ..Overrides::default() });
+        let load =
+            |dir: Option<&str>| Config::load(Overrides { config: Some(path.clone()), dir: dir.map(Into::into), ..Overrides::default() });
         let config = load(None).unwrap();
         assert_eq!((config.dir.as_path(), config.root.as_path()), (Path::new("/a"), Path::new("/")));
         assert_eq!(config.policy, LocalPolicy { allow_unsigned: false, hold: true, max_bytes: Some(5) });

@@ -3,8 +3,8 @@
 //! Nothing here decides whether to do something: the journal holds that it was decided before it is called.
 
 use crate::install::{
-    self, ChunkLists, Detected, Ended, Exchange, ExchangeState, Layout, OldTree, Place, Reserve, Source, Staging, StepEnd, StepId, StepSpec,
-    Supervisor, TreeRecord,
+    self, ChunkLists, Detected, Ended, Exchange, ExchangeState, Layout, OldTree, Place, Reserve, Source, Staging, StepEnd, StepId,
+    StepSpec, Supervisor, TreeRecord,
 };
 use std::{future::Future, pin::Pin, sync::Arc};
 use sutler_base::{

@@ -351,7 +351,13 @@ impl Simulated {
     /// A machine that was never seen before. `seed` makes its randomness, so that a run can be repeated.
     pub fn new(name: &str, seed: u64) -> Simulated {
         let facts = Facts {
-            os: sutler_base::facts::Os { family: "linux".into(), id: "debian".into(), name: "Debian".into(), version: "12".into(), kernel: "6.1".into() },
+            os: sutler_base::facts::Os {
+                family: "linux".into(),
+                id: "debian".into(),
+                name: "Debian".into(),
+                version: "12".into(),
+                kernel: "6.1".into(),
+            },
             arch: std::env::consts::ARCH.into(),
             hostname: name.into(),
             machine_id: format!("{seed:032x}"),

@@ -61,9 +61,7 @@ impl Request {
     pub fn to_wire(&self) -> ConnectRequest {
         let group = |action| Message::Group(GroupRequest { request_id: self.id.clone(), action: Some(action) });
         let message = match &self.action {
-            Asked::Join { group: name, password } => {
-                group(Action::Join(JoinGroup { group: name.to_string(), password: password.clone() }))
-            }
+            Asked::Join { group: name, password } => group(Action::Join(JoinGroup { group: name.to_string(), password: password.clone() })),
             Asked::Leave { group: name } => group(Action::Leave(name.to_string())),
             Asked::Unenroll => Message::Unenroll(Unenroll {}),
         };

@@ -1,11 +1,6 @@
 //! The loop: what happens, what follows from it, what is done about it.
 
-use super::{
-    AgentError, Answer, Asked, AttemptStatus, Ended, InstalledStatus, Request, Status,
-    handle::Ask,
-    requests::Requests,
-    wire,
-};
+use super::{AgentError, Answer, Asked, AttemptStatus, Ended, InstalledStatus, Request, Status, handle::Ask, requests::Requests, wire};
 use crate::{
     clock::Clock,
     identity::Identity,
@@ -226,15 +221,15 @@ impl Loop {
         }
     }
 
-    async fn with_journal<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&mut Box<dyn Journal>) -> Result<T, JournalError> + Send + 'static,
-    ) -> Result<T, JournalError> {
+    fn with_journal<T: Send + 'static, W>(&self, work: W) -> impl Future<Output = Result<T, JournalError>> + Send + use<T, W>
+    where
+        W: FnOnce(&mut Box<dyn Journal>) -> Result<T, JournalError> + Send + 'static,
+    {
         let journal = self.journal.clone();
-        let done = tokio::task::spawn_blocking(move || work(&mut journal.lock().unwrap_or_else(PoisonError::into_inner))).await;
-        done.unwrap_or_else(|e| {
-            Err(JournalError::Broken { doing: "use", path: "attempts".into(), source: std::io::Error::other(e) })
-        })
+        async move {
+            let done = tokio::task::spawn_blocking(move || work(&mut journal.lock().unwrap_or_else(PoisonError::into_inner))).await;
+            done.unwrap_or_else(|e| Err(JournalError::Broken { doing: "use", path: "attempts".into(), source: std::io::Error::other(e) }))
+        }
     }
 
     fn send(&mut self, message: Up) {
@@ -267,7 +262,8 @@ impl Loop {
             let due = match self.sent.get(&id) {
                 None => progress.state != sutler_base::state::ExecutionState::Offered,
                 Some((last, at)) => {
-                    let same = (last.state, last.wait, last.item, &last.step) == (progress.state, progress.wait, progress.item, &progress.step);
+                    let same =
+                        (last.state, last.wait, last.item, &last.step) == (progress.state, progress.wait, progress.item, &progress.step);
                     !same || (last.bytes != progress.bytes && now.boot.saturating_sub(*at) >= PROGRESS_EVERY)
                 }
             };

@@ -54,8 +54,10 @@ struct Places {
 #[derive(Subcommand)]
 enum Command {
     /// Make this machine a client of a manager
-    #[command(after_help = "A token is a secret, and other users can see the arguments of a program: prefer --token-file, or - for standard input.\n\n\
-        Examples:\n  sutler-agent enroll --token-file /root/token\n  ssh manager sutler token create | sutler-agent enroll -")]
+    #[command(
+        after_help = "A token is a secret, and other users can see the arguments of a program: prefer --token-file, or - for standard input.\n\n\
+        Examples:\n  sutler-agent enroll --token-file /root/token\n  ssh manager sutler token create | sutler-agent enroll -"
+    )]
     Enroll(Enroll),
     /// Do the work, until it is ended
     Run {

@@ -53,8 +53,9 @@ pub(super) async fn enroll(config: &Config, enroll: Enroll) -> Result<(), String
     let _lock = Lock::take(&config.dir)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let measured = facts::collect(&layout, vec![], random_bytes()?);
-    let enrolled =
-        identity::enroll(&vault, &token, &measured.hostname, &measured.machine_id, enroll.force, link::tls_clock(&clock)).await.map_err(|e| e.to_string())?;
+    let enrolled = identity::enroll(&vault, &token, &measured.hostname, &measured.machine_id, enroll.force, link::tls_clock(&clock))
+        .await
+        .map_err(|e| e.to_string())?;
     if let Some(path) = enroll.token_file.filter(|_| enroll.remove_token_file) {
         std::fs::remove_file(&path).map_err(|e| format!("enrolled, but cannot remove {}: {e}", path.display()))?;
     }

@@ -26,7 +26,7 @@ impl Object {
     }
 
     /// The same, into a buffer that is used again.
-    pub(super) fn decode_into<'a>(self, buffer: &'a mut Vec<u8>) -> Result<&'a [u8], FetchError> {
+    pub(super) fn decode_into(self, buffer: &mut Vec<u8>) -> Result<&[u8], FetchError> {
         buffer.clear();
         let most = usize::try_from(self.most).map_err(|_| wrong("an object is larger than this machine can address"))?;
         match self.encoding {

@@ -4,7 +4,9 @@
 //! a lost answer gives the same client and not another one. `identity.json` is written last: an enrolment is complete or
 //! it has not happened.
 
-use super::{ADDRESSES, Addresses, CREDENTIAL, Document, IDENTITY, Identity, NEXT, PINS, Pins, credential_bytes, credential_in, json, trust_domain};
+use super::{
+    ADDRESSES, Addresses, CREDENTIAL, Document, IDENTITY, Identity, NEXT, PINS, Pins, credential_bytes, credential_in, json, trust_domain,
+};
 use crate::{
     link::{self, LinkError},
     vault::{Vault, VaultError},
@@ -70,7 +72,14 @@ struct Begun {
 }
 
 /// Enrols this machine with `token`. With `force` a client that it was before is left behind.
-pub async fn enroll(vault: &dyn Vault, token: &TokenString, hostname: &str, machine_id: &str, force: bool, clock: Clock) -> Result<Enrolled, EnrollError> {
+pub async fn enroll(
+    vault: &dyn Vault,
+    token: &TokenString,
+    hostname: &str,
+    machine_id: &str,
+    force: bool,
+    clock: Clock,
+) -> Result<Enrolled, EnrollError> {
     if let Some(bytes) = vault.read(IDENTITY)?
         && !force
     {

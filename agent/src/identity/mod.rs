@@ -299,7 +299,10 @@ impl Identity {
 
 /// `host:port`, short and printable: it is only ever resolved.
 fn plausible(address: &str) -> bool {
-    address.len() <= 300 && address.is_ascii() && !address.contains(char::is_whitespace) && address.rsplit_once(':').is_some_and(|(_, p)| p.parse::<u16>().is_ok())
+    address.len() <= 300
+        && address.is_ascii()
+        && !address.contains(char::is_whitespace)
+        && address.rsplit_once(':').is_some_and(|(_, p)| p.parse::<u16>().is_ok())
 }
 
 fn json(value: &impl Serialize) -> Vec<u8> {

@@ -129,9 +129,7 @@ fn names(folder: &Path) -> Result<Vec<AttemptId>, JournalError> {
 
 fn remove(path: &Path) -> Result<(), JournalError> {
     match std::fs::remove_file(path) {
-        Err(source) if source.kind() != io::ErrorKind::NotFound => {
-            Err(JournalError::Broken { doing: "remove", path: path.into(), source })
-        }
+        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(JournalError::Broken { doing: "remove", path: path.into(), source }),
         _ => Ok(()),
     }
 }

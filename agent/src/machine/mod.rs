@@ -144,7 +144,7 @@ pub enum Effect {
     /// Stop fetching, remove what was staged.
     Abandon(AttemptId),
     /// Keep the record only as an answer to the same offer.
-    Retire(Record),
+    Retire(Box<Record>),
 }
 
 /// What an attempt is doing at this moment; lost with the process.
@@ -234,7 +234,7 @@ impl State {
                 }
                 Stage::Canceled => {
                     effects.push(Effect::Abandon(id.clone()));
-                    effects.push(Effect::Retire(record));
+                    effects.push(Effect::Retire(Box::new(record)));
                     continue;
                 }
                 _ => {}
@@ -250,7 +250,7 @@ impl State {
         let mut effects = Vec::new();
         match event {
             Event::Offered(offer, lease) => self.offered(offer, lease, now, &mut effects),
-            Event::Journaled(id, write) => self.journaled(&id, write, &mut effects),
+            Event::Journaled(id, write) => self.journaled(&id, write, now, &mut effects),
             Event::Leased(ids, seconds) => {
                 for id in ids {
                     if let Some(attempt) = self.attempts.get_mut(&id)
@@ -300,7 +300,7 @@ impl State {
                 if self.attempts.get(&id).as_ref().is_some_and(finished)
                     && let Some(attempt) = self.attempts.remove(&id)
                 {
-                    effects.push(Effect::Retire(attempt.record));
+                    effects.push(Effect::Retire(Box::new(attempt.record)));
                 }
             }
             Event::RunNow(ids) => {
@@ -360,7 +360,7 @@ impl State {
         self.attempts.insert(id, attempt);
     }
 
-    fn journaled(&mut self, id: &AttemptId, write: u64, effects: &mut Vec<Effect>) {
+    fn journaled(&mut self, id: &AttemptId, write: u64, now: &Now, effects: &mut Vec<Effect>) {
         let Some(attempt) = self.attempts.get_mut(id) else { return };
         if attempt.activity != Activity::Journaling || attempt.write != write {
             return;
@@ -370,23 +370,30 @@ impl State {
             attempt.accepting = false;
             effects.push(Effect::Accept(id.clone()));
         }
-        match &attempt.record.stage {
+        let leased = attempt.record.leased(now);
+        match &mut attempt.record.stage {
             Stage::Canceled => {
                 if attempt.canceling {
                     effects.push(Effect::AcknowledgeCancel(id.clone(), false));
                 }
                 effects.push(Effect::Abandon(id.clone()));
                 if let Some(attempt) = self.attempts.remove(id) {
-                    effects.push(Effect::Retire(attempt.record));
+                    effects.push(Effect::Retire(Box::new(attempt.record)));
                 }
             }
             Stage::Finished { .. } if self.connected => effects.push(Effect::Report(id.clone())),
-            Stage::Installing(installing) if installing.begun => {
-                if let Some(op) = installing.op() {
+            Stage::Installing(installing) if installing.begun => match installing.op() {
+                // The disk took so long that the lease is over: as if it had not been begun.
+                Some(Op::Step(_)) if !leased => {
+                    installing.begun = false;
+                    attempt.journal(effects);
+                }
+                Some(op) => {
                     attempt.activity = Activity::Performing;
                     effects.push(Effect::Perform(id.clone(), attempt.record.results.len(), op, installing.run));
                 }
-            }
+                None => {}
+            },
             _ => {}
         }
     }
@@ -418,7 +425,7 @@ impl State {
         let finished = |a: &Attempt| matches!(a.record.stage, Stage::Finished { .. }) && a.activity == Activity::Idle && !a.record.started;
         if self.attempts.get(id).is_some_and(finished) {
             if let Some(attempt) = self.attempts.remove(id) {
-                effects.push(Effect::Retire(attempt.record));
+                effects.push(Effect::Retire(Box::new(attempt.record)));
             }
         } else if self.attempts.contains_key(id) {
             self.cancel(id, false, effects);
@@ -479,10 +486,10 @@ impl State {
             attempt.bytes = (0, 0);
         }
         // Mostly one write with the beginning of what comes next: see `begin`.
-        if !self.begin(id, now, effects) {
-            if let Some(attempt) = self.attempts.get_mut(id) {
-                attempt.journal(effects);
-            }
+        if !self.begin(id, now, effects)
+            && let Some(attempt) = self.attempts.get_mut(id)
+        {
+            attempt.journal(effects);
         }
     }
 
@@ -634,7 +641,8 @@ fn step_forward(installing: &mut Installing, op: Op, report: OpReport, now: &Now
                 }
                 let failure = Failure {
                     kind: ErrorKind::Interrupted,
-                    message: "the step had been started, and nothing can tell how it ended: the machine or the step's supervisor went away".into(),
+                    message: "the step had been started, and nothing can tell how it ended: the machine or the step's supervisor went away"
+                        .into(),
                     step: step.map(|s| s.name.clone()),
                     exit_code: None,
                     signal: None,

@@ -6,11 +6,7 @@ use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
 };
-use sutler_base::{
-    Digest, PackageName, Version,
-    facts::Software,
-    path::InstallPath,
-};
+use sutler_base::{Digest, PackageName, Version, facts::Software, path::InstallPath};
 
 const FILE: &str = "installed.json";
 

@@ -1,0 +1,452 @@
+//! What the machine promises, by table and under random sequences of events, crashes included.
+
+use super::*;
+use proptest::prelude::*;
+use std::collections::{BTreeSet, HashMap};
+use sutler_base::{Digest, state::WaitReason};
+
+fn now(seconds: u64) -> Now {
+    Now { wall: Timestamp::from_second(1_000_000 + seconds as i64).unwrap(), boot: Duration::from_secs(seconds), boot_id: "boot".into() }
+}
+
+fn id(n: u8) -> AttemptId {
+    AttemptId::new(Timestamp::from_second(i64::from(n)).unwrap(), [n; 16])
+}
+
+fn client() -> ClientId {
+    ClientId::from_random([1; 16])
+}
+
+fn offer(n: u8, items: usize) -> Offer {
+    Offer {
+        attempt: id(n),
+        job: "jobs/1".into(),
+        revision: 1,
+        items: vec![OfferedItem { envelope: vec![n], replace: Replace::IfMissing, succeeded: false }; items],
+        expire: None,
+        continue_on_failure: false,
+        priority: 5,
+    }
+}
+
+fn plan(phases: &[Phase], detected_before: bool) -> Plan {
+    let step = |(n, phase): (usize, &Phase)| PlannedStep { name: format!("step {n}"), phase: *phase, continue_on_failure: false };
+    Plan {
+        package: "tool".parse().unwrap(),
+        version: "1".parse().unwrap(),
+        manifest: Digest::of(b"m"),
+        release: 1,
+        steps: phases.iter().enumerate().map(step).collect(),
+        directory: true,
+        detection: true,
+        detected_before,
+        total_bytes: 10,
+        fetched_bytes: 10,
+        prepared_ms: 1,
+    }
+}
+
+fn failed() -> Failure {
+    Failure {
+        kind: ErrorKind::StepFailed,
+        message: "no".into(),
+        step: None,
+        exit_code: Some(1),
+        signal: None,
+        output: String::new(),
+        restored: None,
+    }
+}
+
+/// What is going on for an attempt: fetching, or an op of a package.
+type Work = (AttemptId, Option<(usize, Op, u32)>);
+
+/// A loop whose disk is a map.
+struct World {
+    state: State,
+    at: u64,
+    disk: HashMap<AttemptId, Record>,
+    unwritten: Vec<(AttemptId, u64, Record)>,
+    performing: BTreeSet<Work>,
+    signing: Vec<Outcome>,
+    performed: Vec<(AttemptId, usize, Op, u32)>,
+    never: BTreeSet<AttemptId>,
+    outcomes: HashMap<AttemptId, Vec<u8>>,
+}
+
+impl World {
+    fn new() -> World {
+        let (state, _) = State::recover(client(), vec![], false, 1, &now(0));
+        World {
+            state,
+            at: 0,
+            disk: HashMap::new(),
+            unwritten: vec![],
+            performing: BTreeSet::new(),
+            signing: vec![],
+            performed: vec![],
+            never: BTreeSet::new(),
+            outcomes: HashMap::new(),
+        }
+    }
+
+    fn now(&self) -> Now {
+        now(self.at)
+    }
+
+    fn event(&mut self, event: Event) {
+        let effects = self.state.handle(event, &now(self.at));
+        self.take(effects);
+    }
+
+    fn take(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Journal(id, write) => {
+                    let record = self.state.record(&id).expect("it is there").clone();
+                    self.unwritten.push((id, write, record));
+                }
+                Effect::Prepare(id, _) => {
+                    self.performing.insert((id, None));
+                }
+                Effect::Perform(id, item, op, run) => {
+                    assert!(!self.never.contains(&id), "performed after a cancel was acknowledged");
+                    let record = &self.disk[&id];
+                    let Stage::Installing(installing) = &record.stage else { panic!("the disk does not say that it was begun") };
+                    assert!(record.started && installing.begun && record.results.len() == item);
+                    assert_eq!((installing.op(), installing.run), (Some(op), run), "the disk says something else");
+                    if let Op::Step(_) = op {
+                        assert!(self.state.record(&id).unwrap().leased(&self.now()), "started without a lease");
+                        assert!(!self.performed.contains(&(id.clone(), item, op, run)), "a step was started twice");
+                    }
+                    self.performed.push((id.clone(), item, op, run));
+                    assert!(self.performing.iter().all(|(_, op)| op.is_none()), "two installations at the same time");
+                    self.performing.insert((id, Some((item, op, run))));
+                }
+                Effect::PickUp(id, item, step, run) => {
+                    self.performing.insert((id, Some((item, Op::Step(step), run))));
+                }
+                Effect::Sign(outcome) => self.signing.push(outcome),
+                Effect::AcknowledgeCancel(id, started) => {
+                    if !started {
+                        assert!(!self.performed.iter().any(|(other, ..)| *other == id) || self.outcomes.contains_key(&id));
+                        self.never.insert(id);
+                    }
+                }
+                Effect::Report(id) => {
+                    let Stage::Finished { outcome, .. } = &self.disk[&id].stage else { panic!("reported before it was on disk") };
+                    let first = self.outcomes.entry(id).or_insert_with(|| outcome.clone());
+                    assert_eq!(first, outcome, "two outcomes");
+                }
+                Effect::Retire(record) => {
+                    self.disk.remove(record.id());
+                }
+                Effect::Abandon(id) => {
+                    self.performing.remove(&(id, None));
+                }
+                Effect::Accept(id) => assert!(self.disk.contains_key(&id), "accepted before it was on disk"),
+            }
+        }
+    }
+
+    fn write(&mut self) {
+        if self.unwritten.is_empty() {
+            return;
+        }
+        let (id, write, record) = self.unwritten.remove(0);
+        self.disk.insert(id.clone(), record);
+        self.event(Event::Journaled(id, write));
+    }
+
+    fn sign(&mut self) {
+        if let Some(outcome) = self.signing.pop() {
+            self.event(Event::Signed(outcome.attempt.clone(), outcome.to_bytes(), vec![1]));
+        }
+    }
+
+    fn end_work(&mut self, way: u8) {
+        let Some(work) = self.performing.pop_first() else { return };
+        match work {
+            (id, None) => {
+                let prepared = match way % 5 {
+                    0 => Prepared::Later("gone".into()),
+                    1 => Prepared::Ended(ItemResult {
+                        package: "tool".parse().unwrap(),
+                        version: "1".parse().unwrap(),
+                        manifest: Digest::of(b"m"),
+                        state: ExecutionState::AlreadyInstalled,
+                        failure: None,
+                        reboot: false,
+                        fetched_bytes: 0,
+                        total_bytes: 0,
+                        duration_ms: 0,
+                    }),
+                    _ => Prepared::Ready(plan(&[Phase::Before, Phase::Install, Phase::OnError], false)),
+                };
+                self.event(Event::Prepared(id, prepared));
+            }
+            (id, Some((_, op, _))) => {
+                let report = match (op, way % 6) {
+                    (Op::Step(_), 0) => OpReport::Step(StepReport::Failed(failed())),
+                    (Op::Step(_), 1) => OpReport::Step(StepReport::Later(failed())),
+                    (Op::Step(_), 2) => OpReport::Step(StepReport::Interrupted { detected: way > 128 }),
+                    (Op::Step(_), _) => OpReport::Step(StepReport::Done),
+                    (Op::Restore, _) => OpReport::Restored(true),
+                    (Op::Verify, 0) => OpReport::Failed(failed()),
+                    _ => OpReport::Done,
+                };
+                self.event(Event::OpEnded(id, report));
+            }
+        }
+    }
+
+    /// As SIGKILL, with so many of the writes that were under way on the disk.
+    fn crash(&mut self, kept: u8) {
+        let kept = usize::from(kept) % (self.unwritten.len() + 1);
+        for (id, _, record) in self.unwritten.drain(..).take(kept) {
+            self.disk.insert(id, record);
+        }
+        self.performing.clear();
+        self.signing.clear();
+        let mut records: Vec<Record> = self.disk.values().cloned().collect();
+        records.sort_by(|a, b| a.id().cmp(b.id()));
+        let (state, effects) = State::recover(client(), records, false, 1, &now(self.at));
+        self.state = state;
+        self.take(effects);
+    }
+
+    /// Lets everything go well from here on.
+    fn settle(&mut self) {
+        self.event(Event::Connected(vec![]));
+        for _ in 0..2000 {
+            let ids: Vec<AttemptId> = self.state.records().map(|r| r.id().clone()).collect();
+            self.at += 1;
+            if self.at.is_multiple_of(7) {
+                self.event(Event::Leased(ids, 600));
+            }
+            self.write();
+            self.sign();
+            self.end_work(3);
+            self.event(Event::Tick);
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Act {
+    Offer(u8, u8, u16),
+    Lease(u8, u16),
+    Cancel(u8),
+    Write,
+    Sign,
+    EndWork(u8),
+    Wait(u16),
+    Crash(u8),
+    Connect(u8),
+    Disconnect,
+    Recorded(u8),
+    RunNow,
+}
+
+fn acts() -> impl Strategy<Value = Vec<Act>> {
+    let n = 1u8..5;
+    let act = prop_oneof![
+        3 => (n.clone(), 1u8..3, 0u16..100).prop_map(|(n, items, lease)| Act::Offer(n, items, lease)),
+        2 => (n.clone(), 0u16..100).prop_map(|(n, s)| Act::Lease(n, s)),
+        1 => n.clone().prop_map(Act::Cancel),
+        8 => Just(Act::Write),
+        4 => Just(Act::Sign),
+        8 => any::<u8>().prop_map(Act::EndWork),
+        2 => (0u16..120).prop_map(Act::Wait),
+        1 => any::<u8>().prop_map(Act::Crash),
+        1 => (0u8..8).prop_map(Act::Connect),
+        1 => Just(Act::Disconnect),
+        1 => n.prop_map(Act::Recorded),
+        1 => Just(Act::RunNow),
+    ];
+    proptest::collection::vec(act, 0..120)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_step_starts_unjournaled_unleased_twice_or_after_a_cancel_and_everything_comes_to_an_end(acts in acts()) {
+        let mut world = World::new();
+        let mut offered = BTreeSet::new();
+        for act in acts {
+            match act {
+                // An id that is over is answered from the journal, above the machine.
+                Act::Offer(n, ..) if offered.contains(&n) && world.state.record(&id(n)).is_none() => {}
+                Act::Offer(n, items, lease) => {
+                    offered.insert(n);
+                    world.event(Event::Offered(offer(n, items.into()), lease.into()));
+                }
+                Act::Lease(n, seconds) => world.event(Event::Leased(vec![id(n)], seconds.into())),
+                Act::Cancel(n) => {
+                    offered.insert(n);
+                    world.event(Event::CancelAsked(id(n)));
+                }
+                Act::Write => world.write(),
+                Act::Sign => world.sign(),
+                Act::EndWork(way) => world.end_work(way),
+                Act::Wait(seconds) => {
+                    world.at += u64::from(seconds);
+                    world.event(Event::Tick);
+                }
+                Act::Crash(kept) => world.crash(kept),
+                Act::Connect(n) => world.event(Event::Connected(if n < 5 { vec![id(n)] } else { vec![] })),
+                Act::Disconnect => world.event(Event::Disconnected),
+                Act::Recorded(n) => world.event(Event::Recorded(id(n))),
+                Act::RunNow => world.event(Event::RunNow(vec![])),
+            }
+        }
+        world.settle();
+        for record in world.state.records() {
+            prop_assert!(matches!(record.stage, Stage::Finished { .. }), "{:?} is not at an end", record);
+        }
+    }
+}
+
+/// Drives the only attempt to the op that is performed.
+fn performing(world: &mut World) -> Op {
+    for _ in 0..20 {
+        if let Some((_, Some((_, op, _)))) = world.performing.first() {
+            return *op;
+        }
+        world.write();
+        if matches!(world.performing.first(), Some((_, None))) {
+            world.performing.clear();
+            let plan = plan(&[Phase::Before, Phase::Install, Phase::After, Phase::OnError], false);
+            world.event(Event::Prepared(id(1), Prepared::Ready(plan)));
+        }
+    }
+    panic!("nothing is performed: {:?}", world.state.record(&id(1)));
+}
+
+fn succeed(world: &mut World) {
+    world.performing.clear();
+    world.event(Event::OpEnded(id(1), OpReport::Done));
+}
+
+#[test]
+fn the_ops_come_in_the_order_of_their_phases() {
+    let mut world = World::new();
+    world.event(Event::Offered(offer(1, 1), 600));
+    for expected in [Op::Step(0), Op::Exchange, Op::Step(1), Op::Step(2), Op::Verify, Op::Commit] {
+        assert_eq!(performing(&mut world), expected);
+        succeed(&mut world);
+    }
+    world.write();
+    world.sign();
+    world.write();
+    let Stage::Finished { outcome, .. } = &world.disk[&id(1)].stage else { panic!("not finished") };
+    assert_eq!(Outcome::parse(outcome).unwrap().state, ExecutionState::Succeeded);
+}
+
+#[test]
+fn what_fails_goes_back_through_its_error_steps() {
+    let mut world = World::new();
+    world.event(Event::Offered(offer(1, 1), 600));
+    for expected in [Op::Step(0), Op::Exchange] {
+        assert_eq!(performing(&mut world), expected);
+        succeed(&mut world);
+    }
+    assert_eq!(performing(&mut world), Op::Step(1));
+    world.performing.clear();
+    world.event(Event::OpEnded(id(1), OpReport::Step(StepReport::Failed(failed()))));
+    assert_eq!(performing(&mut world), Op::Step(3));
+    succeed(&mut world);
+    assert_eq!(performing(&mut world), Op::Restore);
+    world.performing.clear();
+    world.event(Event::OpEnded(id(1), OpReport::Restored(true)));
+    world.write();
+    let result = &world.state.record(&id(1)).unwrap().results[0];
+    assert_eq!((result.state, result.failure.as_ref().unwrap().restored), (ExecutionState::Failed, Some(true)));
+}
+
+#[test]
+fn an_interrupted_step_counts_as_done_only_if_detection_can_tell() {
+    // (phase reached, detected now, detected before) → goes on
+    for (ops_before, detected, before, goes_on) in
+        [(2, true, false, true), (2, false, false, false), (2, true, true, false), (0, true, false, false)]
+    {
+        let mut world = World::new();
+        world.event(Event::Offered(offer(1, 1), 600));
+        world.write();
+        world.performing.clear();
+        world.event(Event::Prepared(id(1), Prepared::Ready(plan(&[Phase::Before, Phase::Install], before))));
+        for _ in 0..ops_before {
+            performing(&mut world);
+            succeed(&mut world);
+        }
+        assert!(matches!(performing(&mut world), Op::Step(_)));
+        world.crash(0);
+        assert!(matches!(performing(&mut world), Op::Step(_)), "picked up");
+        world.performing.clear();
+        world.event(Event::OpEnded(id(1), OpReport::Step(StepReport::Interrupted { detected })));
+        let Stage::Installing(installing) = &world.state.record(&id(1)).unwrap().stage else { panic!("it goes on, or back") };
+        assert_eq!(installing.course == Course::Forward, goes_on, "{ops_before} {detected} {before}");
+    }
+}
+
+#[test]
+fn a_lease_ends_with_its_time_and_with_the_machines_start() {
+    let mut world = World::new();
+    world.event(Event::Offered(offer(1, 1), 60));
+    world.write();
+    world.at = 60;
+    world.performing.clear();
+    world.event(Event::Prepared(id(1), Prepared::Ready(plan(&[Phase::Install], false))));
+    world.write();
+    let waits = |world: &World| world.state.progress(&world.now())[0].1.wait;
+    assert_eq!(waits(&world), Some(WaitReason::Lease));
+    assert!(world.performed.is_empty());
+    world.event(Event::Leased(vec![id(1)], 600));
+    world.write();
+    world.write();
+    assert!(!world.performed.is_empty());
+    // Another start of the machine: the same number means nothing.
+    let mut record = world.disk[&id(1)].clone();
+    record.stage = Stage::Fetched(plan(&[Phase::Install], false));
+    let rebooted = Now { boot_id: "another".into(), ..now(61) };
+    let (state, effects) = State::recover(client(), vec![record], false, 1, &rebooted);
+    assert!(effects.is_empty());
+    assert_eq!(state.progress(&rebooted)[0].1.wait, Some(WaitReason::Lease));
+}
+
+#[test]
+fn who_waits_holds_up_no_other_and_priority_goes_first() {
+    let mut world = World::new();
+    world.event(Event::Offered(offer(1, 1), 0));
+    world.event(Event::Offered(Offer { priority: 1, ..offer(2, 1) }, 600));
+    world.event(Event::Offered(offer(3, 1), 600));
+    for _ in 0..10 {
+        world.write();
+    }
+    assert_eq!(world.performing.len(), FETCHES_MAX, "the third waits for its turn to fetch");
+    let fetching: Vec<AttemptId> = world.performing.iter().map(|(id, _)| id.clone()).collect();
+    world.performing.clear();
+    for attempt in fetching {
+        world.event(Event::Prepared(attempt, Prepared::Ready(plan(&[Phase::Install], false))));
+    }
+    for _ in 0..10 {
+        world.write();
+    }
+    let begun: Vec<AttemptId> = world.performed.iter().map(|(id, ..)| id.clone()).collect();
+    assert_eq!(begun, [id(2)], "the first has no lease and holds up nobody");
+}
+
+#[test]
+fn what_expired_before_it_started_ends_and_what_started_goes_on() {
+    let mut world = World::new();
+    let expire = Some(now(50).wall);
+    world.event(Event::Offered(Offer { expire, ..offer(1, 1) }, 600));
+    performing(&mut world);
+    world.event(Event::Offered(Offer { expire, ..offer(2, 1) }, 600));
+    world.write();
+    world.at = 50;
+    world.event(Event::Tick);
+    assert_eq!(world.signing.iter().map(|o| (o.attempt.clone(), o.state)).collect::<Vec<_>>(), [(id(2), ExecutionState::Expired)]);
+    assert!(matches!(world.state.record(&id(1)).unwrap().stage, Stage::Installing(_)));
+}
