@@ -70,7 +70,7 @@ const LIMITS: &str = r#"# The bounds of both ports.
 # Connections on a port; 0: what the limit of open files allows.
 # connections = 0
 # Connections of one agent (the oldest is closed), of one operator (a new one is refused), and without a certificate from
-# one address (a new one is closed).
+# one address (others wait for their turn).
 # connections_per_agent = 8
 # connections_per_operator = 64
 # anonymous_per_address = 32

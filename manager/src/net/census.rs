@@ -3,10 +3,15 @@
 use std::{
     collections::{BTreeMap, HashMap},
     net::IpAddr,
+    pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 use sutler_certs::Identity;
-use tokio::sync::Notify;
+use tokio::{
+    sync::Notify,
+    time::{Instant, timeout_at},
+};
 
 /// Whose connections are counted together.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -41,6 +46,8 @@ pub(crate) enum TooMany {
 #[derive(Debug, Default)]
 pub(crate) struct Census {
     seats: Mutex<Seats>,
+    /// Told when a seat is given back.
+    freed: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -69,6 +76,20 @@ impl Census {
         let leave = Arc::new(Notify::new());
         taken.insert(id, leave.clone());
         Some(Seat { census: self.clone(), holder, id, leave })
+    }
+
+    /// As [`Census::enter`], but waits for its turn for at most `patience`.
+    pub(crate) async fn wait(self: &Arc<Self>, holder: Holder, limit: usize, patience: Duration) -> Option<Seat> {
+        let deadline = Instant::now() + patience;
+        loop {
+            let mut freed = pin!(self.freed.notified());
+            // From here on no seat that is given back is missed.
+            freed.as_mut().enable();
+            if let Some(seat) = self.enter(holder.clone(), limit, TooMany::NewestRefused) {
+                return Some(seat);
+            }
+            timeout_at(deadline, freed).await.ok()?;
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Seats> {
@@ -101,6 +122,8 @@ impl Drop for Seat {
                 seats.taken.remove(&self.holder);
             }
         }
+        drop(seats);
+        self.census.freed.notify_waiters();
     }
 }
 

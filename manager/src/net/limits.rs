@@ -30,7 +30,8 @@ pub struct Limits {
     pub connections_per_agent: usize,
     /// How many connections one operator has; one more is answered with `RESOURCE_EXHAUSTED`.
     pub connections_per_operator: usize,
-    /// How many connections without a certificate come from one address; one more is closed.
+    /// How many connections without a certificate from one address are served at a time. Some more wait for their turn, as
+    /// long as a call may last.
     pub anonymous_per_address: usize,
     /// How long a connection without a certificate lasts.
     #[serde(deserialize_with = "span")]

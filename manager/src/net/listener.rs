@@ -43,6 +43,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 const LOOK_AT_CERTIFICATE: Duration = Duration::from_secs(30);
 /// How long a connection that has to go may still finish its calls.
 const FAREWELL: Duration = Duration::from_secs(2);
+/// How many connections without a certificate wait for their turn, for each one from the same address that is served.
+const WAITING: usize = 8;
 /// How long a connection lasts on which every call is refused.
 const REFUSED_LIFETIME: Duration = Duration::from_secs(5);
 
@@ -97,6 +99,7 @@ impl Listener {
             tls: TlsAcceptor::from(tls),
             gate: Gate::new(&shared.limits),
             census: Arc::default(),
+            waiting: Arc::default(),
             connections: Arc::new(Semaphore::new(connections.max(1))),
             phase: watched,
             shared,
@@ -165,6 +168,8 @@ struct Port {
     tls: TlsAcceptor,
     gate: Arc<Gate>,
     census: Arc<Census>,
+    /// Those without a certificate who wait for their turn.
+    waiting: Arc<Census>,
     connections: Arc<Semaphore>,
     phase: watch::Receiver<Phase>,
     shared: Shared,
@@ -314,8 +319,19 @@ impl Port {
             Some(Identity::Operator(_)) => (limits.connections_per_operator, TooMany::NewestRefused),
             Some(_) => (limits.connections_per_agent, TooMany::OldestGoes),
         };
-        let seat = self.census.enter(holder, most, too_many);
         let anonymous = peer.identity.is_none();
+        let seat = if anonymous {
+            // An office that installs fifty machines at once shares an address: its machines take turns.
+            let turn = self.waiting.enter(holder.clone(), WAITING * most, TooMany::NewestRefused).ok_or(Lost::TooMany)?;
+            let seat = tokio::select! {
+                seat = self.census.wait(holder, most, limits.anonymous_call) => seat,
+                () = reached(&mut phase, Phase::Draining) => return Ok(()),
+            };
+            drop(turn);
+            seat
+        } else {
+            self.census.enter(holder, most, too_many)
+        };
         let (surface, refused) = match &seat {
             Some(_) => (surface, None),
             None if anonymous => return Err(Lost::TooMany),

@@ -32,7 +32,7 @@ async fn a_connection_that_says_nothing_after_its_handshake_is_closed() {
 
 #[tokio::test]
 async fn callers_without_a_certificate_are_limited_by_address_and_agents_are_not() {
-    let bed = bed(Limits { anonymous_per_address: 2, ..Limits::default() });
+    let bed = bed(Limits { anonymous_per_address: 2, anonymous_call: Duration::from_secs(1), ..Limits::default() });
     let (one, two) = (bed.nobody().await, bed.nobody().await);
     one.newcomer().enroll(EnrollRequest::default()).await.unwrap();
     two.newcomer().enroll(EnrollRequest::default()).await.unwrap();
@@ -46,6 +46,16 @@ async fn callers_without_a_certificate_are_limited_by_address_and_agents_are_not
         }
     };
     timeout(PATIENCE, again).await.unwrap();
+}
+
+#[tokio::test]
+async fn fifty_newcomers_from_one_address_take_turns_and_all_get_through() {
+    let bed = bed(Limits { anonymous_per_address: 8, ..Limits::default() });
+    let enrol = async || bed.nobody().await.newcomer().enroll(EnrollRequest::default()).await;
+    let all = futures_util::future::join_all((0..50).map(|_| enrol()));
+    for enrolled in timeout(PATIENCE, all).await.unwrap() {
+        enrolled.unwrap();
+    }
 }
 
 #[tokio::test]
@@ -76,7 +86,8 @@ async fn one_connection_too_many_closes_an_agents_oldest_and_tells_an_operator()
 #[tokio::test]
 async fn behind_a_balancer_the_caller_is_who_the_balancer_says_and_nobody_else_can_say_so() {
     let local = vec!["127.0.0.0/8".parse().unwrap()];
-    let bed = bed(Limits { anonymous_per_address: 1, proxy_protocol_from: local, ..Limits::default() });
+    let bed =
+        bed(Limits { anonymous_per_address: 1, anonymous_call: Duration::from_secs(1), proxy_protocol_from: local, ..Limits::default() });
     let through = async |header: &str| {
         let mut socket = TcpStream::connect(bed.agents.address()).await?;
         socket.write_all(header.as_bytes()).await?;
