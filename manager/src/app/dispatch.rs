@@ -1,7 +1,7 @@
 //! What connected clients are to be told: attempts are made and committed here, before anybody hears of them.
 
 use super::{Env, Result, executions};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use sutler_base::{
     AttemptId, ClientId, JobId, Timestamp, Uid,
     state::{CancelReason, ClientState, ErrorKind, ExecutionState},
@@ -52,10 +52,19 @@ pub struct Orders {
     pub leases: Vec<AttemptId>,
 }
 
-/// What these clients are to be told now. Attempts are made for what is queued; `lost` are attempts that were offered and
-/// that the client says it does not have.
-pub async fn orders(tx: &mut dyn Tx, env: &Env, clients: &[ClientId], lost: &[AttemptId]) -> Result<BTreeMap<ClientId, Orders>> {
+/// What these clients are to be told now. Attempts are made for what is queued. Where `known` names the attempts that a
+/// client has, which has just connected, those that it was offered and does not have are offered again.
+///
+/// This runs after the client's session was entered, so that whatever is offered to it meanwhile goes into that session:
+/// an offer may come twice, which the agent sees by its id, but none is lost.
+pub async fn orders(
+    tx: &mut dyn Tx,
+    env: &Env,
+    clients: &[ClientId],
+    known: Option<&BTreeSet<AttemptId>>,
+) -> Result<BTreeMap<ClientId, Orders>> {
     let mut out: BTreeMap<ClientId, Orders> = BTreeMap::new();
+    let mut lost = Vec::new();
     let mut open: BTreeMap<ClientId, usize> = BTreeMap::new();
     for client in tx.clients(clients).await? {
         let orders = out.entry(client.id.clone()).or_default();
@@ -63,6 +72,9 @@ pub async fn orders(tx: &mut dyn Tx, env: &Env, clients: &[ClientId], lost: &[At
         for row in tx.open_executions_of(&client.id).await? {
             let Some(attempt) = row.attempt.filter(|_| row.state != ExecutionState::Queued) else { continue };
             *open.entry(client.id.clone()).or_default() += 1;
+            if row.state == ExecutionState::Offered && row.cancel.is_none() && known.is_some_and(|k| !k.contains(&attempt)) {
+                lost.push(attempt.clone());
+            }
             match row.cancel {
                 Some(cancel) => orders.cancels.push((attempt, cancel.reason)),
                 None if client.state == ClientState::Active => orders.leases.push(attempt),
@@ -113,7 +125,7 @@ pub async fn orders(tx: &mut dyn Tx, env: &Env, clients: &[ClientId], lost: &[At
     }
     tx.insert_attempts(&attempts).await?;
     tx.change_executions(&changes).await?;
-    for attempt in tx.attempts(lost).await? {
+    for attempt in tx.attempts(&lost).await? {
         let Some(orders) = out.get_mut(&attempt.client).filter(|o| o.state == Some(ClientState::Active)) else { continue };
         let Some(job) = tx.job(&attempt.job).await? else { continue };
         if let Some(offer) = catalogue.offer(tx, env, &attempt.id, &job, attempt.revision, &attempt.client).await? {

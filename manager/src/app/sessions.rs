@@ -50,8 +50,6 @@ pub struct Welcome {
     pub send_facts: bool,
     /// Attempts that the manager does not want any more.
     pub unknown: Vec<AttemptId>,
-    /// Attempts that were offered and that the agent does not have: to be offered again.
-    pub lost: Vec<AttemptId>,
 }
 
 /// Opens a session: tells the client from a copy of it, and settles what each side has of their attempts.
@@ -72,7 +70,7 @@ pub async fn open(tx: &mut dyn Tx, env: &Env, hello: &Hello) -> Result<Welcome> 
             env.audit(tx, "copy_noticed", format!("clients/{}", client.id), &what).await?;
             env.wakes().access.insert(client.id.clone());
         }
-        return Ok(Welcome { client, send_facts: false, unknown: vec![], lost: vec![] });
+        return Ok(Welcome { client, send_facts: false, unknown: vec![] });
     }
     client.machine_id = hello.machine_id.clone();
     client.boot_id = hello.boot_id.clone();
@@ -82,15 +80,14 @@ pub async fn open(tx: &mut dyn Tx, env: &Env, hello: &Hello) -> Result<Welcome> 
     tx.save_client(&client).await?;
     tx.touch_clients(&[(client.id.clone(), env.now)]).await?;
     let send_facts = client.facts_digest.is_none() || client.facts_digest != hello.facts_digest;
-    let lost = missing_at_agent(tx, env, hello).await?;
+    missing_at_agent(tx, env, hello).await?;
     let unknown = unknown_here(tx, hello).await?;
-    Ok(Welcome { client, send_facts, unknown, lost })
+    Ok(Welcome { client, send_facts, unknown })
 }
 
-/// Attempts that the manager has open and the agent does not know: offered again if the agent had never accepted them;
-/// interrupted if it had, for then its journal was lost and nobody knows how far it was.
-async fn missing_at_agent(tx: &mut dyn Tx, env: &Env, hello: &Hello) -> Result<Vec<AttemptId>> {
-    let mut lost = Vec::new();
+/// Attempts that the manager has open and the agent does not know. Those that it had accepted are interrupted: its journal
+/// was lost, and nobody knows how far it was. Those that it had never accepted are offered again, by the orders that follow.
+async fn missing_at_agent(tx: &mut dyn Tx, env: &Env, hello: &Hello) -> Result<()> {
     for row in tx.open_executions_of(&hello.client).await? {
         let Some(id) = row.attempt.clone().filter(|_| row.state != ExecutionState::Queued) else { continue };
         if hello.open.contains_key(&id) {
@@ -108,11 +105,9 @@ async fn missing_at_agent(tx: &mut dyn Tx, env: &Env, hello: &Hello) -> Result<V
             tx.change_executions(&[change]).await?;
             tx.set_attempt_states(&[(id, ExecutionState::Interrupted)]).await?;
             env.wakes().jobs.insert(row.job);
-        } else {
-            lost.push(id);
         }
     }
-    Ok(lost)
+    Ok(())
 }
 
 /// Attempts that the agent has and the manager does not want: those it does not know, and those that it has ended.

@@ -9,7 +9,7 @@ use crate::app::{Wakes, sessions::Progress};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::{
-        Mutex, MutexGuard,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -36,6 +36,7 @@ struct Session {
     number: u64,
     state: ClientState,
     outbox: mpsc::Sender<ToAgent>,
+    cut: Arc<Notify>,
 }
 
 #[derive(Default)]
@@ -86,14 +87,17 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Live {
-    /// Makes this the session of the client, in place of an older one, which is closed. Gives back the session's number.
-    pub fn enter(&self, client: &ClientId, state: ClientState, outbox: mpsc::Sender<ToAgent>) -> u64 {
+    /// Makes this the session of the client, in place of an older one, which is closed. Gives back the session's number, and the
+    /// bell that rings when the session is cut off.
+    pub fn enter(&self, client: &ClientId, state: ClientState, outbox: mpsc::Sender<ToAgent>) -> (u64, Arc<Notify>) {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        if let Some(old) = lock(&self.sessions).insert(client.clone(), Session { number, state, outbox }) {
+        let cut = Arc::new(Notify::new());
+        if let Some(old) = lock(&self.sessions).insert(client.clone(), Session { number, state, outbox, cut: cut.clone() }) {
             let _ =
                 old.outbox.try_send(ToAgent::Close(tonic::Status::aborted("the same client has connected again; this session is over")));
+            old.cut.notify_one();
         }
-        number
+        (number, cut)
     }
 
     /// Ends this session, if it is still the client's. Gives back whether it was.
@@ -152,8 +156,10 @@ impl Live {
     pub fn send(&self, client: &ClientId, message: v1::connect_response::Message) {
         let mut sessions = lock(&self.sessions);
         let Some(session) = sessions.get(client) else { return };
-        if session.outbox.try_send(ToAgent::Message(Box::new(message))).is_err() {
-            sessions.remove(client);
+        if session.outbox.try_send(ToAgent::Message(Box::new(message))).is_err()
+            && let Some(session) = sessions.remove(client)
+        {
+            session.cut.notify_one();
         }
     }
 
@@ -161,6 +167,7 @@ impl Live {
     pub fn close(&self, client: &ClientId, status: tonic::Status) {
         if let Some(session) = lock(&self.sessions).remove(client) {
             let _ = session.outbox.try_send(ToAgent::Close(status));
+            session.cut.notify_one();
         }
     }
 

@@ -1,6 +1,7 @@
 //! Telling connected clients what there is to do.
 
 use crate::app::{App, AppError, dispatch};
+use std::collections::BTreeSet;
 use sutler_base::{AttemptId, ClientId, state::ClientState};
 use sutler_proto::{
     convert::{Word, wire_time},
@@ -8,10 +9,12 @@ use sutler_proto::{
 };
 
 /// Tells these clients what there is to do: makes attempts for what is queued, commits them, and sends offers,
-/// cancellations and leases. `lost` are attempts that are to be offered again.
-pub async fn give(app: &App, clients: Vec<ClientId>, lost: Vec<AttemptId>) -> Result<(), AppError> {
+/// cancellations and leases. `known` are the attempts that a client has which has just connected.
+pub async fn give(app: &App, clients: Vec<ClientId>, known: Option<BTreeSet<AttemptId>>) -> Result<(), AppError> {
     let orders = app
-        .change("manager", "orders", (clients, lost), |tx, env, (clients, lost)| Box::pin(dispatch::orders(tx, env, clients, lost)))
+        .change("manager", "orders", (clients, known), |tx, env, (clients, known)| {
+            Box::pin(dispatch::orders(tx, env, clients, known.as_ref()))
+        })
         .await?;
     for (client, orders) in orders {
         for offer in orders.offers {

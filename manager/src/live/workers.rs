@@ -106,7 +106,7 @@ async fn give_orders(app: Arc<App>) -> Result<(), AppError> {
         if clients.is_empty() {
             break;
         }
-        orders::give(&app, clients, vec![]).await?;
+        orders::give(&app, clients, None).await?;
     }
     for client in run_now {
         app.live.send(&client, Message::RunNow(v1::RunNow { attempts: vec![] }));

@@ -11,14 +11,19 @@ use crate::{
 };
 use bytes::Bytes;
 use futures_util::Stream;
-use std::{collections::BTreeMap, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    pin::Pin,
+    sync::Arc,
+    time::Duration,
+};
 use sutler_base::{AttemptId, ClientId, Digest, limits, quoted, state::ExecutionState};
 use sutler_content::{Closure, Encoding, Kind};
 use sutler_proto::{
     convert::{Word, wire_time},
     v1::{self, connect_request::Message as FromAgent, connect_response::Message},
 };
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming, async_trait};
 
@@ -69,14 +74,15 @@ impl v1::agent_service_server::AgentService for Services {
             unknown_attempts: welcome.unknown.iter().map(AttemptId::to_string).collect(),
         });
         let _ = outbox.try_send(ToAgent::Message(Box::new(first)));
-        let number = self.app.live.enter(&client, welcome.client.state, outbox.clone());
+        let (number, cut) = self.app.live.enter(&client, welcome.client.state, outbox.clone());
         self.app.metrics.sessions.inc();
+        let known = reported.keys().cloned().collect();
         for (attempt, state) in reported {
             self.report(&client, attempt, state, v1::AttemptProgress::default());
         }
         tokio::spawn(forward(inbox, sender));
-        let session = Session { services: self.clone(), client, number, outbox };
-        tokio::spawn(session.run(stream, welcome.lost));
+        let session = Session { services: self.clone(), client, number, outbox, cut };
+        tokio::spawn(session.run(stream, known));
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 
@@ -259,13 +265,14 @@ struct Session {
     client: ClientId,
     number: u64,
     outbox: mpsc::Sender<ToAgent>,
+    cut: Arc<Notify>,
 }
 
 impl Session {
-    async fn run(self, mut stream: Streaming<v1::ConnectRequest>, lost: Vec<AttemptId>) {
+    async fn run(self, mut stream: Streaming<v1::ConnectRequest>, known: BTreeSet<AttemptId>) {
         let app = self.services.app.clone();
         // What waits for the client, and what it had not got.
-        if let Err(error) = orders::give(&app, vec![self.client.clone()], lost).await {
+        if let Err(error) = orders::give(&app, vec![self.client.clone()], Some(known)).await {
             tracing::warn!(client = %self.client, %error, "a new session could not be told what there is to do; it is tried again");
             app.live.wake(crate::app::Wakes { clients: [self.client.clone()].into(), ..Default::default() });
         }
@@ -285,6 +292,7 @@ impl Session {
                 },
                 _ = renewal.tick() => self.renew_leases().await,
                 () = self.outbox.closed() => break,
+                () = self.cut.notified() => break,
             }
             if !app.live.is_current(&self.client, self.number) {
                 break;
