@@ -19,9 +19,6 @@ use sutler_core::model::{Operator, Subject};
 use sutler_store::{Store, StoreError, unit};
 use tokio::task::JoinSet;
 
-/// How long connections may take to finish when the manager ends.
-const DRAIN: Duration = Duration::from_secs(3);
-
 /// Why the manager could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
@@ -57,6 +54,7 @@ pub struct Manager {
     operators: Serving,
     telemetry: Option<TelemetryServer>,
     app: Arc<App>,
+    drain: Duration,
     /// Ends when the set is dropped.
     _workers: JoinSet<()>,
     _keeper: JoinSet<()>,
@@ -129,7 +127,7 @@ impl Manager {
         let workers = workers::start(app.clone(), pace);
         let mut keeping = JoinSet::new();
         keeping.spawn(net::keep_certificate(keeper, certificate, world));
-        Ok(Manager { agents, operators, telemetry, app, _workers: workers, _keeper: keeping, _lock: lock })
+        Ok(Manager { agents, operators, telemetry, app, drain: config.net.drain, _workers: workers, _keeper: keeping, _lock: lock })
     }
 
     /// Where agents connect.
@@ -154,12 +152,12 @@ impl Manager {
 
     /// Takes no more calls, lets those that run finish for a moment, and closes the database.
     pub async fn stop(self) {
-        let Manager { agents, operators, telemetry, app, _workers: workers, _keeper: keeper, _lock: lock } = self;
+        let Manager { agents, operators, telemetry, app, drain, _workers: workers, _keeper: keeper, _lock: lock } = self;
         // Streams of agents last for ever: they are ended, and come back to whoever serves next.
         for client in app.live.connected() {
             app.live.close(&client, tonic::Status::unavailable("the manager is shutting down"));
         }
-        tokio::join!(agents.stop(DRAIN), operators.stop(DRAIN));
+        tokio::join!(agents.stop(drain), operators.stop(drain));
         if let Some(telemetry) = telemetry {
             telemetry.stop().await;
         }

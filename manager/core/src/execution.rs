@@ -79,7 +79,7 @@ pub fn says(outcome: &Outcome) -> (String, String) {
 /// One sentence about a failure: the step, how it ended, and the last line of its output.
 pub fn sentence(failure: &Failure) -> String {
     let mut text = String::new();
-    if let Some(step) = &failure.step {
+    if let Some(step) = failure.step.as_ref().filter(|step| !failure.message.contains(step.as_str())) {
         text.push_str(&format!("step {}: ", sutler_base::quoted(step)));
     }
     text.extend(failure.message.chars().take(500));

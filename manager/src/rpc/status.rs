@@ -9,7 +9,7 @@ use tonic_types::{ErrorDetails, FieldViolation, PreconditionViolation, StatusExt
 
 const DOMAIN: &str = "sutler";
 
-/// The status of an error. What is a bug is logged here, and the caller learns only that.
+/// The status of an error.
 pub fn status(error: AppError) -> Status {
     match error {
         AppError::Invalid(violations) => {
@@ -85,10 +85,9 @@ fn content(error: ContentError) -> Status {
     }
 }
 
-/// A bug: the log has the whole, the caller a sentence.
+/// A bug. The port logs what it is under a number, and the caller learns the number alone.
 pub(crate) fn bug(message: String) -> Status {
-    tracing::error!(%message, "a bug");
-    Status::internal("the manager has a bug; its log says more")
+    Status::internal(message)
 }
 
 /// A status' message has to fit into a header.
