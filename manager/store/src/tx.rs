@@ -35,7 +35,8 @@ pub trait Clients {
     async fn client(&mut self, id: &ClientId) -> Result<Option<Client>>;
     /// The clients of these ids, unknown ones left out, by id.
     async fn clients(&mut self, ids: &[ClientId]) -> Result<Vec<Client>>;
-    /// Writes every column of a client but `last_seen`; `change` is set by the store.
+    /// Writes every column of a client but `last_seen`; `change` is set by the store. A client that isn't there fails the unit,
+    /// as do all `save_…`, `delete_…` and `revoke_token` of what isn't there.
     async fn save_client(&mut self, client: &Client) -> Result<()>;
     /// Notes when clients were heard of; a time that is earlier than what is there changes nothing.
     async fn touch_clients(&mut self, seen: &[(ClientId, Timestamp)]) -> Result<()>;
@@ -49,7 +50,8 @@ pub trait Clients {
     async fn clients_by_label(&mut self, key: &str, value: &str) -> Result<Vec<ClientId>>;
     /// The oldest client that is not removed and says to run on this machine, other than `except`.
     async fn client_by_machine(&mut self, machine_id: &str, except: &ClientId) -> Result<Option<ClientId>>;
-    /// Ids and states of clients whose row changed after `change`, in order of change; at most `limit`.
+    /// Ids and states of clients whose row changed after `change`, in order of change; at most `limit`, and then the rest of those
+    /// with the last number (rows of one unit share numbers, at most 1000 a number).
     async fn clients_changed_since(&mut self, change: i64, limit: u32) -> Result<Vec<(ClientId, ClientState, i64)>>;
     /// Adds a certificate.
     async fn insert_certificate(&mut self, certificate: &Certificate) -> Result<()>;
@@ -95,7 +97,7 @@ pub trait Groups {
     async fn save_group(&mut self, group: &Group) -> Result<()>;
     /// Deletes a group with its memberships and holds; its uid stays as a tombstone.
     async fn delete_group(&mut self, uid: &Uid, now: Timestamp) -> Result<()>;
-    /// Adds memberships that are not there yet; gives back those that were added.
+    /// Adds memberships that are not there yet, of groups that exist; gives back those that were added.
     async fn insert_memberships(&mut self, memberships: &[Membership]) -> Result<Vec<Membership>>;
     /// Ends memberships; gives back the clients whose membership was ended.
     async fn delete_memberships(&mut self, group: &Uid, clients: &[ClientId]) -> Result<Vec<ClientId>>;
@@ -170,7 +172,7 @@ pub trait Jobs {
     async fn job(&mut self, id: &JobId) -> Result<Option<Job>>;
     /// The jobs of these ids.
     async fn jobs_by_id(&mut self, ids: &[JobId]) -> Result<Vec<Job>>;
-    /// Jobs, the newest first (`after` = "created_ms/id"); archived ones too, if asked.
+    /// Jobs, the newest first (`after` = "created_ms/id", milliseconds since 1970); archived ones too, if asked.
     async fn list_jobs(&mut self, page: &Page, archived: bool) -> Result<Vec<Job>>;
     /// Writes every column of a job; `change` is set by the store.
     async fn save_job(&mut self, job: &Job) -> Result<()>;
@@ -226,7 +228,7 @@ pub struct ExecutionChange {
 /// Executions and attempts.
 #[async_trait]
 pub trait Executions {
-    /// Adds QUEUED executions of a job for these clients where there are none yet; gives back those that were added.
+    /// Adds QUEUED executions of a job for those of these clients that exist and have none yet; gives back those that were added.
     async fn insert_executions(&mut self, job: &JobId, clients: &[ClientId], now: Timestamp) -> Result<Vec<ClientId>>;
     /// Adds QUEUED executions for every ACTIVE or QUARANTINED member of the group that has none yet; gives back how many.
     async fn insert_executions_for_group(&mut self, job: &JobId, group: &Uid, now: Timestamp) -> Result<u64>;
@@ -236,7 +238,8 @@ pub trait Executions {
     async fn executions(&mut self, keys: &[(JobId, ClientId)]) -> Result<Vec<Execution>>;
     /// The rows of a job by client (`after` = client id), only in these states unless that is empty.
     async fn list_executions(&mut self, job: &JobId, page: &Page, states: &[ExecutionState]) -> Result<Vec<Execution>>;
-    /// The rows of a job that changed after `change`, in order of change; at most `limit`.
+    /// The rows of a job that changed after `change`, in order of change; at most `limit`, and then the rest of those with the last
+    /// number (see `clients_changed_since`).
     async fn executions_changed_since(&mut self, job: &JobId, change: i64, limit: u32) -> Result<Vec<Execution>>;
     /// Every row of a client, the newest job first; at most `limit`.
     async fn executions_of(&mut self, client: &ClientId, limit: u32) -> Result<Vec<Execution>>;
@@ -249,7 +252,8 @@ pub trait Executions {
     async fn clients_with_queued(&mut self, after: Option<&ClientId>, limit: u32) -> Result<Vec<ClientId>>;
     /// Clients with QUEUED rows of this job, after `after`, by id: whom to wake.
     async fn queued_clients_of(&mut self, job: &JobId, after: Option<&ClientId>, limit: u32) -> Result<Vec<ClientId>>;
-    /// Writes changes and keeps the counters; many rows to a statement.
+    /// Writes changes and keeps the counters; many rows to a statement. A row that isn't in the state that it is changed from
+    /// fails the unit. Several changes of one row are made one after the other.
     async fn change_executions(&mut self, changes: &[ExecutionChange]) -> Result<()>;
     /// Rows whose cancellation was not acknowledged by its deadline.
     async fn cancels_overdue(&mut self, now: Timestamp, limit: u32) -> Result<Vec<Execution>>;
@@ -265,7 +269,8 @@ pub trait Executions {
     async fn set_attempt_states(&mut self, states: &[(AttemptId, ExecutionState)]) -> Result<()>;
     /// Writes the ends of attempts: state, time, outcome, signature. An attempt that has an outcome already is left as it is.
     async fn finish_attempts(&mut self, attempts: &[Attempt]) -> Result<()>;
-    /// Whether any attempt of an execution may have started a step: one was ever accepted by its agent.
+    /// Whether any attempt of an execution may have started a step: one was ever in a state that only an agent that took it
+    /// brings about (DOWNLOADING … RESTORING, SUCCEEDED, ALREADY_INSTALLED, FAILED, INTERRUPTED).
     async fn ever_accepted(&mut self, job: &JobId, client: &ClientId) -> Result<bool>;
 }
 

@@ -54,7 +54,7 @@ async fn counts(store: &Store, job: &JobId) -> (Counts, Counts, Vec<Execution>) 
     .await
 }
 
-pub async fn there_is_one_execution_per_job_and_client(db: Database) {
+pub(crate) async fn there_is_one_execution_per_job_and_client(db: Database) {
     add_clients(&db.store, 0..50).await;
     let job = add_job(&db.store, 1).await;
     write(
@@ -104,7 +104,7 @@ enum Op {
     Change(Vec<(usize, usize)>, bool),
 }
 
-pub async fn counters_add_up_after_any_changes(db: Database) {
+pub(crate) async fn counters_add_up_after_any_changes(db: Database) {
     add_clients(&db.store, 0..40).await;
     write(
         &db.store,
@@ -193,7 +193,7 @@ async fn run_ops(store: &Store, n: u64, ops: Vec<Op>) {
     assert!(some.iter().map(|r| &r.client).eq(expected));
 }
 
-pub async fn an_outcome_is_never_overwritten(db: Database) {
+pub(crate) async fn an_outcome_is_never_overwritten(db: Database) {
     let job = add_job(&db.store, 1).await.id;
     let (one, two, three) = (attempt(1, &job, &client_id(1), 1), attempt(2, &job, &client_id(1), 2), attempt(3, &job, &client_id(2), 1));
     let end = |attempt: &Attempt, state, outcome: &[u8]| Attempt {
@@ -247,7 +247,7 @@ pub async fn an_outcome_is_never_overwritten(db: Database) {
     .await;
 }
 
-pub async fn the_change_feed_loses_nothing(db: Database) {
+pub(crate) async fn the_change_feed_loses_nothing(db: Database) {
     add_clients(&db.store, 0..60).await;
     let job = add_job(&db.store, 1).await.id;
     let done = Arc::new(AtomicBool::new(false));
@@ -307,7 +307,7 @@ pub async fn the_change_feed_loses_nothing(db: Database) {
     assert!(seen.into_values().eq(rows));
 }
 
-pub async fn a_page_of_changes_never_ends_inside_a_number(db: Database) {
+pub(crate) async fn a_page_of_changes_never_ends_inside_a_number(db: Database) {
     add_clients(&db.store, 0..30).await;
     let job = add_job(&db.store, 1).await.id;
     for some in [0..10u64, 10..20, 20..30] {
@@ -331,7 +331,7 @@ pub async fn a_page_of_changes_never_ends_inside_a_number(db: Database) {
     assert_eq!(all.len(), 30, "they were added by one unit");
 }
 
-pub async fn only_what_may_run_is_queued_in_its_order(db: Database) {
+pub(crate) async fn only_what_may_run_is_queued_in_its_order(db: Database) {
     add_clients(&db.store, 0..4).await;
     let jobs = [
         Job { priority: 5, created: at(300), ..job(1) },
@@ -393,7 +393,7 @@ pub async fn only_what_may_run_is_queued_in_its_order(db: Database) {
     assert_eq!(open.len(), 4);
 }
 
-pub async fn a_change_from_another_state_is_refused(db: Database) {
+pub(crate) async fn a_change_from_another_state_is_refused(db: Database) {
     add_clients(&db.store, 0..2).await;
     let job = add_job(&db.store, 1).await.id;
     write(&db.store, unit!([job] | tx | { tx.insert_executions(&job, &[client_id(0), client_id(1)], at(1)).await })).await.unwrap();
@@ -415,7 +415,7 @@ pub async fn a_change_from_another_state_is_refused(db: Database) {
     assert!(rows.iter().all(|r| r.state == ExecutionState::Queued));
 }
 
-pub async fn a_cancellation_waits_until_it_is_ended(db: Database) {
+pub(crate) async fn a_cancellation_waits_until_it_is_ended(db: Database) {
     add_clients(&db.store, 0..2).await;
     let job = add_job(&db.store, 1).await.id;
     let request = CancelRequest { reason: CancelReason::LeftGroup, deadline: at(500) };
@@ -462,7 +462,7 @@ pub async fn a_cancellation_waits_until_it_is_ended(db: Database) {
     assert_eq!((row.cancel, row.attempts, row.step.as_str(), waiting), (None, 1, "a", 0));
 }
 
-pub async fn members_get_executions_once(db: Database) {
+pub(crate) async fn members_get_executions_once(db: Database) {
     add_clients(&db.store, 0..1200).await;
     let one = add_job(&db.store, 1).await.id;
     let added = write(

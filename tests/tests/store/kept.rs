@@ -51,13 +51,13 @@ fn child(url: &str) -> Command {
 }
 
 async fn assert_kept(store: &Store, said: &[u64]) {
-    for n in said.iter().copied() {
+    for &n in said {
         let found = read(store, unit!([n] | tx | { tx.setting(&format!("n{n}")).await })).await;
         assert!(found.is_some(), "{n} was answered OK and is not there");
     }
 }
 
-pub async fn a_committed_unit_survives_the_death_of_the_process(db: Database) {
+pub(crate) async fn a_committed_unit_survives_the_death_of_the_process(db: Database) {
     let mut child = child(&db.url).spawn().unwrap();
     let (said, _) = tokio::task::block_in_place(|| {
         let mut said = Vec::new();
@@ -79,7 +79,7 @@ pub async fn a_committed_unit_survives_the_death_of_the_process(db: Database) {
     again.close().await;
 }
 
-pub async fn a_newer_database_is_refused(db: Database) {
+pub(crate) async fn a_newer_database_is_refused(db: Database) {
     db.sql(match db.store.kind() {
         Kind::Sqlite => {
             "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) VALUES (9999, 'later', TRUE, x'00', 0)"
@@ -94,7 +94,7 @@ pub async fn a_newer_database_is_refused(db: Database) {
     assert!(refused.to_string().contains("9999") && refused.to_string().contains("newer sutler"), "{refused}");
 }
 
-pub async fn a_full_disk_refuses_writes_and_keeps_the_rest(db: Database) {
+pub(crate) async fn a_full_disk_refuses_writes_and_keeps_the_rest(db: Database) {
     let path = db.folder().join("small.db");
     let options = Options { max_bytes: Some(2 << 20), ..Options::default() };
     let small = Store::open_with(path.to_str().unwrap(), &options).await.unwrap();
@@ -118,7 +118,7 @@ pub async fn a_full_disk_refuses_writes_and_keeps_the_rest(db: Database) {
 }
 
 /// A limit on the size of files makes every further write fail with an error that is not *disk full*, as a broken disk would.
-pub async fn a_failed_disk_ends_the_process(db: Database) {
+pub(crate) async fn a_failed_disk_ends_the_process(db: Database) {
     let path = db.folder().join("broken.db");
     let direct = child(path.to_str().unwrap());
     let mut command = Command::new("/bin/sh");

@@ -19,9 +19,9 @@ use sutler_store::{Kind, Options, Store, StoreError, Tx, Work};
 use sutler_tests::postgres::Postgres;
 
 /// An empty database, open.
-pub struct Database {
-    pub url: String,
-    pub store: Store,
+pub(crate) struct Database {
+    pub(crate) url: String,
+    pub(crate) store: Store,
     folder: tempfile::TempDir,
 }
 
@@ -40,12 +40,12 @@ impl Database {
     }
 
     /// A folder that is gone with the database.
-    pub fn folder(&self) -> &std::path::Path {
+    pub(crate) fn folder(&self) -> &std::path::Path {
         self.folder.path()
     }
 
     /// Runs one statement past the store.
-    pub async fn sql(&self, sql: &'static str) {
+    pub(crate) async fn sql(&self, sql: &'static str) {
         use sqlx::Connection as _;
         match self.store.kind() {
             Kind::Sqlite => {
@@ -130,7 +130,7 @@ cases! {
 }
 
 /// Writes with the store's own error.
-pub async fn write<T, F>(store: &Store, unit: F) -> Result<T, StoreError>
+pub(crate) async fn write<T, F>(store: &Store, unit: F) -> Result<T, StoreError>
 where
     F: for<'a> Fn(&'a mut dyn Tx) -> Work<'a, T, StoreError> + Send + Sync + 'static,
     T: Send + 'static,
@@ -139,7 +139,7 @@ where
 }
 
 /// Reads with the store's own error.
-pub async fn read<T, F>(store: &Store, unit: F) -> T
+pub(crate) async fn read<T, F>(store: &Store, unit: F) -> T
 where
     F: for<'a> Fn(&'a mut dyn Tx) -> Work<'a, T, StoreError> + Send + Sync + 'static,
     T: Send + 'static,
@@ -147,7 +147,7 @@ where
     store.read("test", unit).await.unwrap()
 }
 
-pub fn at(ms: i64) -> Timestamp {
+pub(crate) fn at(ms: i64) -> Timestamp {
     Timestamp::from_millisecond(ms).unwrap()
 }
 
@@ -156,15 +156,15 @@ fn bits(n: u64) -> [u8; 16] {
     Digest::of(&n.to_le_bytes()).0[..16].try_into().unwrap()
 }
 
-pub fn uid(n: u64) -> Uid {
+pub(crate) fn uid(n: u64) -> Uid {
     Uid::new(at(1_000 + n as i64), bits(n))
 }
 
-pub fn client_id(n: u64) -> ClientId {
+pub(crate) fn client_id(n: u64) -> ClientId {
     ClientId::from_random(bits(n))
 }
 
-pub fn client(n: u64) -> Client {
+pub(crate) fn client(n: u64) -> Client {
     Client {
         id: client_id(n),
         kind: ClientKind::Machine,
@@ -194,7 +194,7 @@ pub fn client(n: u64) -> Client {
     }
 }
 
-pub fn token(n: u64) -> Token {
+pub(crate) fn token(n: u64) -> Token {
     Token {
         id: TokenId::from_random(bits(n)),
         secret_hash: Digest::of(&n.to_le_bytes()).0,
@@ -212,7 +212,7 @@ pub fn token(n: u64) -> Token {
     }
 }
 
-pub fn group(n: u64, name: &str) -> Group {
+pub(crate) fn group(n: u64, name: &str) -> Group {
     Group {
         uid: uid(n),
         name: name.parse().unwrap(),
@@ -226,11 +226,11 @@ pub fn group(n: u64, name: &str) -> Group {
     }
 }
 
-pub fn membership(group: &Uid, n: u64) -> Membership {
+pub(crate) fn membership(group: &Uid, n: u64) -> Membership {
     Membership { group: group.clone(), client: client_id(n), source: Source::Operator, source_name: "eve".into(), since: at(8) }
 }
 
-pub fn policy(n: u64, name: &str, group: &Uid, condition: &str) -> Policy {
+pub(crate) fn policy(n: u64, name: &str, group: &Uid, condition: &str) -> Policy {
     Policy {
         uid: uid(n),
         name: name.parse().unwrap(),
@@ -245,11 +245,11 @@ pub fn policy(n: u64, name: &str, group: &Uid, condition: &str) -> Policy {
     }
 }
 
-pub fn package(n: u64, name: &str) -> Package {
+pub(crate) fn package(n: u64, name: &str) -> Package {
     Package { uid: uid(n), name: name.parse().unwrap(), created: at(3) }
 }
 
-pub fn version(n: u64, package: &Package, version: &str, release: u64) -> PackageVersion {
+pub(crate) fn version(n: u64, package: &Package, version: &str, release: u64) -> PackageVersion {
     PackageVersion {
         uid: uid(n),
         package: package.uid.clone(),
@@ -268,7 +268,7 @@ pub fn version(n: u64, package: &Package, version: &str, release: u64) -> Packag
     }
 }
 
-pub fn job(n: u64) -> Job {
+pub(crate) fn job(n: u64) -> Job {
     Job {
         id: JobId::from_random(bits(n)),
         state: JobState::Active,
@@ -287,7 +287,7 @@ pub fn job(n: u64) -> Job {
     }
 }
 
-pub fn attempt(n: u64, job: &JobId, client: &ClientId, number: u32) -> Attempt {
+pub(crate) fn attempt(n: u64, job: &JobId, client: &ClientId, number: u32) -> Attempt {
     Attempt {
         id: AttemptId::new(at(n as i64), bits(n)),
         job: job.clone(),
@@ -303,7 +303,7 @@ pub fn attempt(n: u64, job: &JobId, client: &ClientId, number: u32) -> Attempt {
 }
 
 /// Adds clients with these numbers.
-pub async fn add_clients(store: &Store, numbers: std::ops::Range<u64>) {
+pub(crate) async fn add_clients(store: &Store, numbers: std::ops::Range<u64>) {
     let clients: Vec<Client> = numbers.map(client).collect();
     for some in clients.chunks(500) {
         write(
@@ -323,7 +323,7 @@ pub async fn add_clients(store: &Store, numbers: std::ops::Range<u64>) {
 }
 
 /// Adds a job with no packages and no destinations.
-pub async fn add_job(store: &Store, n: u64) -> Job {
+pub(crate) async fn add_job(store: &Store, n: u64) -> Job {
     let job = job(n);
     write(store, sutler_store::unit!([job] | tx | { tx.insert_job(&job, &[], &[]).await })).await.unwrap();
     job

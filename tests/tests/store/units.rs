@@ -10,7 +10,7 @@ use sutler_core::model::Group;
 use sutler_store::{Page, StoreError, unit};
 use tokio::sync::{Barrier, Notify};
 
-pub async fn a_unit_that_fails_leaves_no_trace(db: Database) {
+pub(crate) async fn a_unit_that_fails_leaves_no_trace(db: Database) {
     let failed: Result<(), StoreError> = write(
         &db.store,
         unit!(
@@ -28,7 +28,7 @@ pub async fn a_unit_that_fails_leaves_no_trace(db: Database) {
     assert_eq!((setting, found, change), (None, None, 0));
 }
 
-pub async fn a_unit_that_passes_over_a_failed_statement_is_not_kept(db: Database) {
+pub(crate) async fn a_unit_that_passes_over_a_failed_statement_is_not_kept(db: Database) {
     let result: Result<(), StoreError> = write(
         &db.store,
         unit!(
@@ -47,7 +47,7 @@ pub async fn a_unit_that_passes_over_a_failed_statement_is_not_kept(db: Database
     assert_eq!(read(&db.store, unit!([] | tx | { tx.setting("a").await })).await, None);
 }
 
-pub async fn units_that_are_committed_together_fail_alone(db: Database) {
+pub(crate) async fn units_that_are_committed_together_fail_alone(db: Database) {
     let mut tasks = Vec::new();
     for n in 0..200u64 {
         let store = db.store.clone();
@@ -70,7 +70,7 @@ pub async fn units_that_are_committed_together_fail_alone(db: Database) {
     }
 }
 
-pub async fn a_name_that_is_taken_does_not_end_the_unit(db: Database) {
+pub(crate) async fn a_name_that_is_taken_does_not_end_the_unit(db: Database) {
     write(
         &db.store,
         unit!(
@@ -92,7 +92,7 @@ pub async fn a_name_that_is_taken_does_not_end_the_unit(db: Database) {
     assert!(matches!(refused, Err(StoreError::Exists("group"))), "{refused:?}");
 }
 
-pub async fn what_is_read_for_update_is_not_lost_to_a_neighbour(db: Database) {
+pub(crate) async fn what_is_read_for_update_is_not_lost_to_a_neighbour(db: Database) {
     write(&db.store, unit!([] | tx | { tx.insert_group(&Group { description: "0".into(), ..group(1, "one") }).await })).await.unwrap();
     let mut tasks = Vec::new();
     for _ in 0..40 {
@@ -115,7 +115,7 @@ pub async fn what_is_read_for_update_is_not_lost_to_a_neighbour(db: Database) {
     assert_eq!(group.description, "40");
 }
 
-pub async fn a_write_through_a_read_unit_is_refused(db: Database) {
+pub(crate) async fn a_write_through_a_read_unit_is_refused(db: Database) {
     let refused: Result<(), StoreError> = db.store.read("test", unit!([] | tx | { tx.put_setting("a", b"1").await })).await;
     assert!(matches!(refused, Err(StoreError::Statement(_))), "{refused:?}");
     let swallowed: Result<(), StoreError> = db
@@ -134,7 +134,7 @@ pub async fn a_write_through_a_read_unit_is_refused(db: Database) {
     assert_eq!(read(&db.store, unit!([] | tx | { tx.setting("a").await })).await, None);
 }
 
-pub async fn a_read_unit_sees_one_state(db: Database) {
+pub(crate) async fn a_read_unit_sees_one_state(db: Database) {
     write(&db.store, unit!([] | tx | { tx.put_setting("a", b"1").await })).await.unwrap();
     let (begun, written) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let reader = {
@@ -168,7 +168,7 @@ pub async fn a_read_unit_sees_one_state(db: Database) {
     assert_eq!(read(&db.store, unit!([] | tx | { tx.setting("a").await })).await, Some(b"2".to_vec()));
 }
 
-pub async fn a_closed_store_says_so(db: Database) {
+pub(crate) async fn a_closed_store_says_so(db: Database) {
     let other = db.store.clone();
     db.store.close().await;
     let refused: Result<(), StoreError> = write(&other, unit!([] | tx | { tx.put_setting("a", b"1").await })).await;
@@ -177,7 +177,7 @@ pub async fn a_closed_store_says_so(db: Database) {
     assert!(matches!(refused, Err(StoreError::Unavailable(_))), "{refused:?}");
 }
 
-pub async fn the_queue_of_writers_is_bounded(db: Database) {
+pub(crate) async fn the_queue_of_writers_is_bounded(db: Database) {
     let (begun, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let slow = {
         let (store, begun, go) = (db.store.clone(), begun.clone(), go.clone());
@@ -208,7 +208,7 @@ pub async fn the_queue_of_writers_is_bounded(db: Database) {
     write(&db.store, unit!([] | tx | { tx.put_setting("after", b"1").await })).await.unwrap();
 }
 
-pub async fn a_deadlock_is_run_again(db: Database) {
+pub(crate) async fn a_deadlock_is_run_again(db: Database) {
     add_clients(&db.store, 1..3).await;
     let (barrier, runs) = (Arc::new(Barrier::new(2)), Arc::new(AtomicU32::new(0)));
     let mut tasks = Vec::new();
