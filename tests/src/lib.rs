@@ -1,5 +1,7 @@
-//! What the tests of the whole product share: the harness that runs the real programs, and the tools that they need.
+//! What the tests of the whole product share: the harness that runs the real programs, the fleet that lives in the test's own
+//! process, and the tools that they need.
 
+pub mod fleet;
 pub mod harness;
 pub mod postgres;
 pub mod tools;

@@ -4,7 +4,7 @@ use super::cleanup::{self, Place};
 use super::cli::{self, Done};
 use super::manager::Manager;
 use super::programs;
-use super::wait::{PATIENCE, wait_for};
+use super::wait::{PATIENCE, wait_for, wait_until};
 use serde_json::Value;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -110,7 +110,7 @@ impl Agent {
         self.run(&format!("enroll --token-file {}", file.display()))
     }
 
-    /// Runs the agent.
+    /// Runs the agent, and waits until its commands reach it (or it has ended).
     ///
     /// # Panics
     ///
@@ -129,7 +129,13 @@ impl Agent {
             }
         };
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("a file has a second handle")).stderr(log);
-        self.running = Some(command.spawn().expect("the agent can be started"));
+        let mut child = command.spawn().expect("the agent can be started");
+        let socket = self.state().join("agent.sock");
+        // A socket file may be a dead agent's: what counts is that somebody listens.
+        wait_until("the agent to listen on its socket", PATIENCE, || {
+            std::os::unix::net::UnixStream::connect(&socket).is_ok() || !matches!(child.try_wait(), Ok(None))
+        });
+        self.running = Some(child);
     }
 
     /// Whether its process is there.

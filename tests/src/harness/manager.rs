@@ -82,6 +82,7 @@ impl Manager {
         let folder = manager.folder().to_string_lossy().into_owned();
         let mut arguments = vec!["init", "--dir", &folder, "--trust-domain", "acme.example"];
         manager.setup.hosts.iter().for_each(|host| arguments.extend(["--host", host]));
+        manager.setup.database.iter().for_each(|database| arguments.extend(["--database", database]));
         // A passphrase would be asked for at a terminal, which tests don't have.
         cli::run(Cli::new(&manager.config()).command(&arguments), b"").ok();
         if !manager.setup.config.is_empty() {
@@ -136,9 +137,6 @@ impl Manager {
         self.setup.advertise.iter().for_each(|address| {
             command.args(["--advertise", address]);
         });
-        if let Some(database) = &self.setup.database {
-            command.args(["--database", database]);
-        }
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("a file has a second handle")).stderr(log);
         let mut child = command.spawn().expect("the manager can be started");
         let addresses = wait_for("the manager's bound addresses", PATIENCE, || {

@@ -41,7 +41,9 @@ fn a_machine_joins_and_leaves_by_itself_where_the_group_lets_it() {
     cli.ok("group create open --join open");
     cli.ok(&format!("group create secret --join password --join-password-file {}", password.display()));
     cli.ok("group create closed");
-    cli.ok("group create kept --join open --restricted");
+    // What a client does by itself can't place it in a restricted group: nobody can even ask for that.
+    cli.fails(1, "group create kept --join open --restricted");
+    cli.ok("group create kept --restricted");
     let agent = Agent::enrolled("one", &manager);
     let id = agent.id();
     wait_for_contact(&cli, &id, true);

@@ -3,6 +3,7 @@
 use rustix::fs::{CWD, FileType, Mode};
 use std::path::{Path, PathBuf};
 use sutler_tests::harness::{Agent, JobView, Manager, PATIENCE, PackageFolder, Setup, cleanup, wait_until};
+use sutler_tests::postgres::Postgres;
 
 /// Needs a file of the machine, then counts its run.
 const NEEDS_READY: &str = r#"
@@ -280,4 +281,48 @@ fn a_canceled_job_starts_nowhere_any_more() {
     assert_eq!((view.state.as_str(), view.counters().as_str()), ("CANCELED", "total=1 canceled=1"));
     assert_eq!(view.rows[0].attempts.min(1), view.rows[0].attempts);
     cli.fails(1, &format!("job retry {job}"));
+}
+
+#[test]
+fn a_retry_means_the_kinds_that_it_names() {
+    let manager = Manager::start();
+    let cli = manager.cli();
+    let package = PackageFolder::with("foreign", "1.0", "[platform]\nos = \"linux\"\narch = \"riscv128\"\n");
+    package.file("data", "x");
+    cli.ok(&format!("package push {}", package.path().display()));
+    let mut agents = vec![Agent::enrolled("here", &manager), Agent::enrolled("away", &manager)];
+    agents[1].stop();
+    group_of(&manager, "machines", &agents);
+    let job = cli.id("job run --package foreign --group machines");
+    JobView::wait_for_row(&cli, &job, &agents[0].id(), "REJECTED");
+    // By default what a rule said no to is left alone, and what waits isn't touched.
+    assert!(cli.ok(&format!("job retry {job}")).contains("0 get a new attempt"));
+    let said = cli.ok(&format!("job retry {job} --kind rejected --kind waiting"));
+    assert!(said.contains("1 get a new attempt"), "{said}");
+    let row = JobView::wait(&cli, &job, "the second rejection", PATIENCE, |view| {
+        view.row(&agents[0].id()).is_some_and(|row| row.state == "REJECTED" && row.attempts == 2)
+    });
+    assert!(row.row(&agents[1].id()).unwrap().attempts <= 1, "who waits gets no new attempt");
+}
+
+#[test]
+fn the_main_job_on_postgresql_survives_a_killed_manager() {
+    let Some(postgres) = Postgres::shared() else { return };
+    let mut manager = Manager::start_with(Setup { database: Some(postgres.create_database()), ..Setup::default() });
+    let cli = manager.cli();
+    let package = PackageFolder::counting("hello", "1.0");
+    cli.ok(&format!("package push {}", package.path().display()));
+    cli.ok("group create new-clients");
+    let job = cli.id("job run --package hello --group new-clients");
+    cli.ok("policy create all-linux --group new-clients --when 'facts.os.family == \"linux\"'");
+    let first = Agent::enrolled("first", &manager);
+    JobView::wait_for_row(&cli, &job, &first.id(), "SUCCEEDED");
+    manager.kill_and_serve();
+    let second = Agent::enrolled("second", &manager);
+    JobView::wait_for_row(&cli, &job, &second.id(), "SUCCEEDED");
+    let view = JobView::of(&cli, &job);
+    assert_eq!(view.counters(), "total=2 finished=2");
+    for agent in [&first, &second] {
+        assert_eq!(agent.read("opt/hello.runs").as_deref(), Some("run\n"));
+    }
 }

@@ -1,0 +1,162 @@
+//! A manager in this process, which can be stopped, killed and started again on the same ports.
+
+use crate::{harness::PackageFolder, postgres::Postgres};
+use std::{
+    net::SocketAddr,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+use sutler::{
+    config::{Config, Overrides, TelemetryAt},
+    folder::Folder,
+    init::{InitOptions, init},
+    live::workers::Pace,
+    package::{self, SignedPackage},
+    profile::Profile,
+    serve,
+    world::World,
+};
+use sutler_base::Timestamp;
+use sutler_certs::PublisherKey;
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+
+/// How long what is stopped may take.
+const STOP: Duration = Duration::from_secs(30);
+
+/// Where a manager keeps its data.
+#[derive(Debug, Clone, Copy)]
+pub enum Database {
+    /// In its folder.
+    Sqlite,
+    /// In a database of its own on this server.
+    Postgres(&'static Postgres),
+}
+
+/// A manager with its folder and its first operator's profile.
+pub struct Manager {
+    folder: TempDir,
+    config: Config,
+    profile: sutler::profile::ProfileName,
+    running: Option<(serve::Manager, Runtime)>,
+}
+
+impl Manager {
+    /// A new manager; it serves when this returns.
+    ///
+    /// # Panics
+    ///
+    /// When it can't be made or started.
+    pub fn start(database: Database) -> Manager {
+        let folder = tempfile::tempdir().expect("a temporary folder can be made");
+        let (place, profiles) = (folder.path().join("manager"), folder.path().join("operator"));
+        let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        let mut options = InitOptions::new(
+            place.clone(),
+            "acme.example".parse().expect("it is a trust domain"),
+            vec!["127.0.0.1".parse().expect("it is a host")],
+            "anna".parse().expect("it is an operator"),
+            profiles.clone(),
+        );
+        (options.agents, options.operators, options.telemetry) = (local(0), local(0), TelemetryAt::Off);
+        if let Database::Postgres(server) = database {
+            options.database = server.create_database();
+        }
+        runtime().block_on(init(&options, &World::system())).unwrap_or_else(|e| panic!("init: {e}"));
+        let config = Config::load(Folder::new(place), &Overrides::default()).unwrap_or_else(|e| panic!("its configuration: {e}"));
+        let mut manager = Manager { folder, config, profile: options.profile, running: None };
+        manager.start_again();
+        // From now on it is met where it is: agents know no other place.
+        let (agents, operators) = (manager.serving().agents_address(), manager.serving().operators_address());
+        (manager.config.agents, manager.config.operators) = (agents, operators);
+        manager.config.advertise = vec![agents.to_string()];
+        manager
+    }
+
+    /// Starts it where it was.
+    ///
+    /// # Panics
+    ///
+    /// When it doesn't start.
+    pub fn start_again(&mut self) {
+        assert!(self.running.is_none(), "it is running");
+        let runtime = runtime();
+        // Workers look so often that a test does not wait for them, and never only because they do: wake-ups come first.
+        let pace = Pace {
+            often: Duration::from_millis(100),
+            seldom: Duration::from_millis(250),
+            gather: Duration::from_millis(5),
+            ..Pace::default()
+        };
+        let started = runtime.block_on(serve::Manager::start(&self.config, World::system(), pace));
+        self.running = Some((started.unwrap_or_else(|e| panic!("the manager does not start: {e}")), runtime));
+    }
+
+    fn serving(&self) -> &serve::Manager {
+        &self.running.as_ref().expect("it is running").0
+    }
+
+    /// Ends it in order.
+    pub fn stop(&mut self) {
+        if let Some((manager, runtime)) = self.running.take() {
+            runtime.block_on(manager.stop());
+            runtime.shutdown_timeout(STOP);
+        }
+    }
+
+    /// Ends it without asking: whatever it does ends where it waits next.
+    pub fn crash(&mut self) {
+        if let Some((manager, runtime)) = self.running.take() {
+            runtime.shutdown_timeout(STOP);
+            drop(manager);
+        }
+    }
+
+    /// Where operators connect.
+    pub fn operators(&self) -> String {
+        self.config.operators.to_string()
+    }
+
+    /// The first operator's profile.
+    ///
+    /// # Panics
+    ///
+    /// When it can't be read.
+    pub fn profile(&self) -> Profile {
+        Profile::load(&self.folder.path().join("operator"), &self.profile).unwrap_or_else(|e| panic!("the profile: {e}"))
+    }
+}
+
+impl Drop for Manager {
+    fn drop(&mut self) {
+        self.crash();
+    }
+}
+
+fn runtime() -> Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime can be made")
+}
+
+/// Packages in folders, which each manager's own publisher signs.
+pub struct Packages(Vec<PackageFolder>);
+
+impl Packages {
+    /// One package of each name, with one step, one file and a detection rule.
+    pub fn new(names: &[&str]) -> Packages {
+        Packages(names.iter().map(|name| PackageFolder::counting(name, "1.0")).collect())
+    }
+
+    /// Signs them with the publisher's key of this profile.
+    ///
+    /// # Panics
+    ///
+    /// When a folder is no package or the key can't be read.
+    pub fn sign(&self, profile: &Profile) -> Vec<SignedPackage> {
+        static RELEASE: AtomicU64 = AtomicU64::new(1);
+        let key = PublisherKey::load(&profile.publisher_key_path).expect("the publisher's key can be read");
+        let release = RELEASE.fetch_add(1, Ordering::Relaxed) as i64;
+        let now = Timestamp::from_second(1_700_000_000 + release).expect("it is a time");
+        let build = |folder: &PackageFolder| package::build(folder.path(), now, &mut |_| {}).unwrap_or_else(|e| panic!("{e}"));
+        self.0.iter().map(|folder| package::sign(build(folder), &key)).collect()
+    }
+}
