@@ -50,8 +50,9 @@ fn certificate(row: &mut Columns<'_>) -> Result<Certificate> {
     Ok(Certificate {
         serial: row.text()?,
         subject: match row.text()?.as_str() {
+            "CLIENT" => Subject::Client(row.parse()?),
             "OPERATOR" => Subject::Operator(row.parse()?),
-            _ => Subject::Client(row.parse()?),
+            other => return Err(row.unknown(other)),
         },
         key: row.key()?,
         public_key: row.bytes()?,
@@ -61,8 +62,8 @@ fn certificate(row: &mut Columns<'_>) -> Result<Certificate> {
             "ISSUED" => CertificateState::Issued,
             "ACTIVE" => CertificateState::Active,
             "SUPERSEDED" => CertificateState::Superseded,
-            // Whatever can't be read is refused, not accepted.
-            _ => CertificateState::Revoked,
+            "REVOKED" => CertificateState::Revoked,
+            other => return Err(row.unknown(other)),
         },
     })
 }

@@ -176,7 +176,11 @@ impl Jobs for Unit<'_> {
     async fn job_targets(&mut self, job: &JobId) -> Result<Vec<Target>> {
         let sql = "SELECT kind, target FROM job_target WHERE job = $1 ORDER BY kind, target";
         self.list("job_target", query!(sql, job.to_string()), |row| {
-            Ok(if row.text()? == "GROUP" { Target::Group(row.parse()?) } else { Target::Client(row.parse()?) })
+            Ok(match row.text()?.as_str() {
+                "GROUP" => Target::Group(row.parse()?),
+                "CLIENT" => Target::Client(row.parse()?),
+                other => return Err(row.unknown(other)),
+            })
         })
         .await
     }

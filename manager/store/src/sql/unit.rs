@@ -176,6 +176,11 @@ impl<'r> Columns<'r> {
         StoreError::Corrupt(format!("table {}, column {column}: {why}", self.table))
     }
 
+    /// The column that was read last holds a word that nobody wrote.
+    pub(super) fn unknown(&self, word: &str) -> StoreError {
+        self.corrupt(self.at - 1, format!("the word {} is not known", sutler_base::quoted(word)))
+    }
+
     fn next<T: sqlx::Decode<'r, Db> + sqlx::Type<Db>>(&mut self) -> Result<T> {
         let at = self.at;
         self.at += 1;
