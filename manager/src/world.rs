@@ -6,11 +6,14 @@ use std::sync::{
 };
 use sutler_base::{AttemptId, ClientId, JobId, Timestamp, TokenId, Uid};
 
+type Now = dyn Fn() -> Timestamp + Send + Sync;
+type Fill = dyn Fn(&mut [u8]) + Send + Sync;
+
 /// What the manager takes from the world around it.
 #[derive(Clone)]
 pub struct World {
-    now: Arc<dyn Fn() -> Timestamp + Send + Sync>,
-    random: Arc<dyn Fn(&mut [u8]) + Send + Sync>,
+    now: Arc<Now>,
+    random: Arc<Fill>,
 }
 
 impl World {

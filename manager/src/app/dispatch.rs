@@ -207,7 +207,7 @@ pub async fn readable(tx: &mut dyn Tx, client: &ClientId, attempt: &AttemptId) -
 
 /// The attempts of a client whose permission to start steps is renewed.
 pub async fn leases(tx: &mut dyn Tx, client: &ClientId) -> Result<Vec<AttemptId>> {
-    if !tx.client(client).await?.is_some_and(|c| c.state == ClientState::Active) {
+    if tx.client(client).await?.is_none_or(|c| c.state != ClientState::Active) {
         return Ok(vec![]);
     }
     let open = tx.open_executions_of(client).await?;
