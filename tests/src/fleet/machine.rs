@@ -77,6 +77,11 @@ impl Machine {
         self.until("to be without a manager", |status| status.connected.is_none());
     }
 
+    /// How many requests to the manager wait for its answer.
+    pub fn waiting_requests(&self) -> usize {
+        self.status().map_or(0, |status| status.requests.len())
+    }
+
     fn until(&self, what: &str, holds: impl Fn(&Status) -> bool) -> Status {
         let (begin, mut nudged) = (Instant::now(), Instant::now());
         loop {

@@ -69,7 +69,8 @@ impl Operator {
 
     fn connection(&mut self, manager: &Manager) -> Connection {
         let (runtime, tls) = (&self.runtime, &self.tls);
-        let connect = || runtime.block_on(link::connect(&manager.operators(), tls.clone())).unwrap_or_else(|e| panic!("no connection: {e}"));
+        let connect =
+            || runtime.block_on(link::connect(&manager.operators(), tls.clone())).unwrap_or_else(|e| panic!("no connection: {e}"));
         self.connection.get_or_insert_with(connect).clone()
     }
 
