@@ -89,7 +89,7 @@ impl MemoryJournal {
 impl Journal for MemoryJournal {
     fn load(&mut self) -> Result<Loaded, JournalError> {
         let ledger = lock(&self.0);
-        Ok(Loaded { records: ledger.open.values().cloned().collect(), damaged: Vec::new(), lost: ledger.lost })
+        Ok(Loaded { records: ledger.open.values().cloned().collect(), retired: Vec::new(), damaged: Vec::new(), lost: ledger.lost })
     }
 
     fn settle(&mut self) -> Result<(), JournalError> {
@@ -108,6 +108,13 @@ impl Journal for MemoryJournal {
         ledger.answers.insert(record.id().clone(), record.clone());
         Ok(())
     }
+
+    fn discard(&mut self, attempt: &AttemptId) -> Result<(), JournalError> {
+        lock(&self.0).open.remove(attempt);
+        Ok(())
+    }
+
+    fn make_room(&mut self) {}
 
     fn answer(&self, attempt: &AttemptId) -> Option<Record> {
         lock(&self.0).answers.get(attempt).cloned()

@@ -92,7 +92,7 @@ impl Agent {
         }
         let (told_sender, told) = mpsc::unbounded_channel();
         let (connection_sender, connection) = watch::channel(None);
-        let worker = Worker::new(Parts {
+        let mut worker = Worker::new(Parts {
             identity: identity.clone(),
             installer: installer.clone(),
             clock: clock.clone(),
@@ -102,7 +102,7 @@ impl Agent {
             connection,
             told: told_sender,
         })?;
-        worker.collect_garbage(records.iter());
+        loaded.retired.iter().for_each(|record| worker.forget(record));
         let facts = match installer.facts(as_facts(&worker.installed())).await {
             Ok(facts) => facts,
             Err(Trouble::Failed(failure)) => {
@@ -151,7 +151,7 @@ impl Agent {
             skew: None,
             renew_at: None,
             renewing: None,
-            garbage: false,
+            garbage: true,
         };
         Ok((Agent { inner }, Handle { asks: asks_sender }))
     }

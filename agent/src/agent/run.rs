@@ -8,7 +8,7 @@ use crate::{
     journal::{Journal, JournalError},
     link::{self, Connection, LinkCommand, LinkError, LinkEvent},
     machine::{Effect, Event, Progress, Record, Stage, State},
-    vault::Vault,
+    vault::{Vault, VaultError},
     work::{Told, Worker, as_facts},
 };
 use std::{
@@ -122,6 +122,10 @@ impl Loop {
             let ended = match cause {
                 Cause::Told(Told::Event(event)) => self.happened(event).await.map(|()| None)?,
                 Cause::Told(Told::Installed) => self.collect_facts().await.map(|()| None)?,
+                Cause::Told(Told::Forgotten(attempt)) => {
+                    self.garbage = true;
+                    self.with_journal(move |journal| journal.discard(&attempt)).await.map(|()| None)?
+                }
                 Cause::Told(Told::Fatal(why)) => return Err(AgentError::Fatal(why)),
                 Cause::Ask(Ask::Stop) => Some(Ended::Stopped),
                 Cause::Ask(ask) => self.asked(ask).await.map(|()| None)?,
@@ -199,7 +203,6 @@ impl Loop {
                     self.unwritten.retain(|(id, _)| id != record.id());
                     self.sent.remove(record.id());
                     self.worker.forget(&record);
-                    self.garbage = true;
                 }
             }
         }
@@ -277,8 +280,10 @@ impl Loop {
     async fn link_event(&mut self, event: LinkEvent) -> Result<Option<Ended>, AgentError> {
         match event {
             LinkEvent::HelloWanted(answer) => {
-                let hello = self.hello()?;
-                let _ = answer.send(hello);
+                // Not answered, the link tries again later.
+                if let Some(hello) = self.hello().await? {
+                    let _ = answer.send(hello);
+                }
             }
             LinkEvent::Up { welcome, outbox, connection, address } => self.welcome(welcome, Link { outbox, connection, address }).await?,
             LinkEvent::Message(message) => {
@@ -300,10 +305,22 @@ impl Loop {
         Ok(None)
     }
 
-    fn hello(&mut self) -> Result<v1::Hello, AgentError> {
+    /// What to say first; none while the disk is so full that the session can't be counted.
+    async fn hello(&mut self) -> Result<Option<v1::Hello>, AgentError> {
+        let mut session = self.identity.next_session();
+        if session.as_ref().is_err_and(VaultError::is_full) {
+            // A failure has to reach the manager, and be it that the disk is full.
+            self.with_journal(|journal| {
+                journal.make_room();
+                Ok(())
+            })
+            .await?;
+            session = self.identity.next_session();
+        }
+        let Some(session_counter) = unless_full(session)? else { return Ok(None) };
         let progress: HashMap<AttemptId, Progress> = self.state.progress(&self.clock.now()).into_iter().collect();
         let open = self.state.records().filter(|r| r.stage != Stage::Canceled).map(|r| wire::open_attempt(r, progress.get(r.id())));
-        Ok(v1::Hello {
+        Ok(Some(v1::Hello {
             protocol_version: PROTOCOL_VERSION,
             capabilities: Vec::new(),
             agent_version: env!("CARGO_PKG_VERSION").into(),
@@ -311,15 +328,15 @@ impl Loop {
             machine_id: self.facts_of.0.clone(),
             boot_id: self.facts_of.1.clone(),
             open_attempts: open.collect(),
-            session_counter: self.identity.next_session()?,
+            session_counter,
             facts_digest: bytes::Bytes::copy_from_slice(Digest::of(self.facts.as_bytes()).as_bytes()),
             journal_lost: self.journal_lost,
-        })
+        }))
     }
 
     async fn welcome(&mut self, welcome: v1::Welcome, link: Link) -> Result<(), AgentError> {
         let now = self.clock.now();
-        self.identity.set_addresses(&welcome.addresses, Some(&welcome.site))?;
+        unless_full(self.identity.set_addresses(&welcome.addresses, Some(&welcome.site)))?;
         self.client_state = ClientState::from_wire(welcome.state).ok().flatten();
         self.last_contact = Some(now.wall);
         self.problem = None;
@@ -330,8 +347,12 @@ impl Loop {
         self.up = Some(link);
         self.sent.clear();
         if self.journal_lost {
-            self.with_journal(|journal| journal.settle()).await?;
-            self.journal_lost = false;
+            match self.with_journal(|journal| journal.settle()).await {
+                Ok(()) => self.journal_lost = false,
+                // Told once more at the next connection.
+                Err(e @ JournalError::Full { .. }) => warn!("{e}"),
+                Err(e) => return Err(e.into()),
+            }
         }
         if welcome.send_facts {
             self.send(Up::Facts(v1::FactsReport { json: self.facts.clone() }));
@@ -369,7 +390,7 @@ impl Loop {
             Down::RunNow(run) => self.happened(Event::RunNow(wire::attempts(&run.attempts))).await?,
             Down::Redirect(redirect) => {
                 info!(addresses = ?redirect.addresses, "the manager is elsewhere from now on");
-                self.identity.set_addresses(&redirect.addresses, None)?;
+                unless_full(self.identity.set_addresses(&redirect.addresses, None))?;
                 self.reconnect();
             }
             Down::Unenrolled(_) => {
@@ -413,7 +434,8 @@ impl Loop {
     }
 
     fn group_answered(&mut self, result: v1::GroupResult) -> Result<(), AgentError> {
-        let request = self.requests.remove(&result.request_id)?;
+        // One that stays is asked again; the manager does the same id once.
+        let request = unless_full(self.requests.remove(&result.request_id))?.flatten();
         let answer = if result.error.is_empty() {
             self.groups = Some(result.groups.clone());
             Answer::Done { groups: result.groups }
@@ -589,6 +611,18 @@ impl Loop {
                 self.renew_at = Some(self.clock.now().boot + again);
             }
         }
+    }
+}
+
+/// A full disk is no reason to end: what was not kept is said or asked again.
+fn unless_full<T>(result: Result<T, VaultError>) -> Result<Option<T>, AgentError> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(e) if e.is_full() => {
+            warn!("{e}");
+            Ok(None)
+        }
+        Err(e) => Err(e.into()),
     }
 }
 

@@ -107,8 +107,9 @@ fn encode(record: &Record) -> Vec<u8> {
 
 fn decode(bytes: &[u8]) -> Option<Record> {
     let (check, json) = bytes.split_at_checked(65)?;
+    let check_line_ends = check[64] == b'\n';
     let check: Digest = std::str::from_utf8(&check[..64]).ok()?.parse().ok()?;
-    (Digest::of(json) == check).then(|| serde_json::from_slice(json).ok()).flatten()
+    (check_line_ends && Digest::of(json) == check).then(|| serde_json::from_slice(json).ok()).flatten()
 }
 
 /// The content of a file; none if it is not there or can't be read.
@@ -151,7 +152,9 @@ impl Journal for FolderJournal {
         self.make_folder(&self.answers())?;
         for id in names(&self.attempts())? {
             match read(&self.attempts().join(id.as_str())).and_then(|bytes| decode(&bytes)) {
+                Some(record) if *record.id() == id && self.answer(&id).is_some() => loaded.retired.push(record),
                 Some(record) if *record.id() == id => loaded.records.push(record),
+                _ if self.answer(&id).is_some() => self.discard(&id)?,
                 _ => loaded.damaged.push(id),
             }
         }
@@ -176,11 +179,15 @@ impl Journal for FolderJournal {
             Err(JournalError::Full { .. }) => {}
             put => put?,
         }
-        remove(&self.attempts().join(record.id().as_str()))?;
         let answers = names(&self.answers())?;
         for old in answers.iter().take(answers.len().saturating_sub(ANSWERS_MAX)) {
             remove(&self.answers().join(old.as_str()))?;
         }
+        Ok(())
+    }
+
+    fn discard(&mut self, attempt: &AttemptId) -> Result<(), JournalError> {
+        remove(&self.attempts().join(attempt.as_str()))?;
         // The name must not come back after a power cut.
         let folder = self.attempts();
         let synced = File::open(&folder).and_then(|f| f.sync_all());
@@ -189,7 +196,97 @@ impl Journal for FolderJournal {
         Ok(())
     }
 
+    fn make_room(&mut self) {
+        let _ = std::fs::remove_file(self.reserve());
+    }
+
     fn answer(&self, attempt: &AttemptId) -> Option<Record> {
         read(&self.answers().join(attempt.as_str())).and_then(|bytes| decode(&bytes)).filter(|r| r.id() == attempt)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::{Offer, Stage};
+    use std::os::unix::fs::PermissionsExt;
+    use sutler_base::Timestamp;
+
+    fn record(n: u16) -> Record {
+        let offer = Offer {
+            attempt: AttemptId::new(Timestamp::from_second(n.into()).unwrap(), [1; 16]),
+            job: "jobs/1".into(),
+            revision: 1,
+            items: vec![],
+            expire: None,
+            continue_on_failure: false,
+            priority: 5,
+        };
+        let accepted = Timestamp::from_second(1).unwrap();
+        Record { offer, accepted, lease: None, results: vec![], started: false, stage: Stage::Offered }
+    }
+
+    fn state() -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o700)).unwrap();
+        folder
+    }
+
+    #[test]
+    fn what_was_written_is_there_and_what_was_retired_only_answers() {
+        let folder = state();
+        let mut journal = FolderJournal::new(folder.path(), [1; 16]);
+        let loaded = journal.load().unwrap();
+        assert!(loaded.records.is_empty() && !loaded.lost);
+        let records = [record(1), record(2), record(3)];
+        records.iter().for_each(|r| journal.write(r).unwrap());
+        journal.retire(&records[0]).unwrap();
+        journal.retire(&records[1]).unwrap();
+        journal.discard(records[1].id()).unwrap();
+        let mut journal = FolderJournal::new(folder.path(), [2; 16]);
+        let loaded = journal.load().unwrap();
+        assert_eq!((loaded.records, loaded.retired), (vec![records[2].clone()], vec![records[0].clone()]));
+        assert!(!loaded.lost);
+        assert_eq!(journal.answer(records[1].id()), Some(records[1].clone()));
+        assert_eq!(journal.answer(records[2].id()), None);
+    }
+
+    #[test]
+    fn a_damaged_record_is_told_from_a_lost_ledger() {
+        let folder = state();
+        let mut journal = FolderJournal::new(folder.path(), [1; 16]);
+        journal.load().unwrap();
+        journal.write(&record(1)).unwrap();
+        let path = folder.path().join("attempts").join(record(1).id().as_str());
+        let bytes = std::fs::read(&path).unwrap();
+        for at in [0, 40, 64, 66, bytes.len() - 1] {
+            let mut broken = bytes.clone();
+            broken[at] ^= 1;
+            std::fs::write(&path, &broken).unwrap();
+            let loaded = FolderJournal::new(folder.path(), [1; 16]).load().unwrap();
+            assert_eq!((loaded.damaged.len(), loaded.records.len(), loaded.lost), (1, 0, false), "byte {at}");
+        }
+        std::fs::remove_dir_all(folder.path().join("attempts")).unwrap();
+        // It stays lost until the manager was told.
+        for _ in 0..2 {
+            assert!(FolderJournal::new(folder.path(), [2; 16]).load().unwrap().lost);
+        }
+        let mut journal = FolderJournal::new(folder.path(), [2; 16]);
+        journal.load().unwrap();
+        journal.settle().unwrap();
+        assert!(!FolderJournal::new(folder.path(), [3; 16]).load().unwrap().lost);
+    }
+
+    #[test]
+    fn answers_are_bounded_and_the_newest_stay() {
+        let folder = state();
+        let mut journal = FolderJournal::new(folder.path(), [1; 16]);
+        journal.load().unwrap();
+        for n in 0..ANSWERS_MAX as u16 + 3 {
+            journal.retire(&record(n)).unwrap();
+        }
+        assert_eq!(names(&folder.path().join("answers")).unwrap().len(), ANSWERS_MAX);
+        assert!(journal.answer(record(2).id()).is_none());
+        assert!(journal.answer(record(3).id()).is_some());
     }
 }

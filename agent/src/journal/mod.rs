@@ -20,6 +20,8 @@ pub const ANSWERS_MAX: usize = 256;
 pub struct Loaded {
     /// Every attempt that is not recorded above.
     pub records: Vec<Record>,
+    /// Those that are retired, but what they left on the machine may still be there.
+    pub retired: Vec<Record>,
     /// Attempts that were accepted and whose file can't be read any more.
     pub damaged: Vec<AttemptId>,
     /// The ledger as a whole was lost since the last session; stays so until [`Journal::settle`].
@@ -55,8 +57,12 @@ pub trait Journal: Send + 'static {
     fn settle(&mut self) -> Result<(), JournalError>;
     /// Makes a record durable, in place of the one before.
     fn write(&mut self, record: &Record) -> Result<(), JournalError>;
-    /// Takes an attempt out, but keeps the record as an answer to the same offer, should it come again.
+    /// An attempt is over: its record becomes the answer to the same offer, should it come again.
     fn retire(&mut self, record: &Record) -> Result<(), JournalError>;
+    /// What a retired attempt left on the machine is gone: it is taken out.
+    fn discard(&mut self, attempt: &AttemptId) -> Result<(), JournalError>;
+    /// Gives free what is kept for a full disk, so that something small can be written.
+    fn make_room(&mut self);
     /// The record of an attempt that was retired, if it is still kept.
     fn answer(&self, attempt: &AttemptId) -> Option<Record>;
 }

@@ -14,7 +14,7 @@ use crate::{
 };
 use prost::Message;
 use std::{io, sync::Arc, time::Duration};
-use sutler_certs::{PrivateKey, tls::Clock as TlsClock};
+use sutler_certs::{Credential, PrivateKey, tls::Clock as TlsClock};
 use sutler_proto::v1::{
     self, ConnectRequest, ConnectResponse, agent_service_client::AgentServiceClient, connect_request::Message as Up,
     connect_response::Message as Down,
@@ -130,6 +130,7 @@ pub async fn keep(
     mut commands: watch::Receiver<LinkCommand>,
 ) {
     let mut failures: u32 = 0;
+    let mut old_once = false;
     let tls_clock = tls_clock(&clock);
     while !events.is_closed() {
         commands.mark_unchanged();
@@ -139,7 +140,10 @@ pub async fn keep(
                 Err(e) => warn!(error = e, "the certificate has ended and could not be renewed"),
             }
         }
-        let (error, was_up) = session(&identity, &tls_clock, &events, &mut commands).await;
+        let credential = if old_once { (identity.current(), Shown::Current) } else { identity.credential() };
+        let (error, was_up) = session(&identity, &credential, &tls_clock, &events, &mut commands).await;
+        // A renewed certificate whose handshake fails may be at fault, or the manager's: both are tried in turns.
+        old_once = credential.1 == Shown::Renewed && matches!(error, LinkError::Tls { .. });
         if was_up {
             failures = 0;
         }
@@ -170,12 +174,13 @@ fn jittered(failures: u32, random: u64) -> Duration {
 
 async fn session(
     identity: &Identity,
+    (credential, shown): &(Arc<Credential>, Shown),
     clock: &TlsClock,
     events: &mpsc::Sender<LinkEvent>,
     commands: &mut watch::Receiver<LinkCommand>,
 ) -> (LinkError, bool) {
-    let (credential, shown) = identity.credential();
-    let config = match sutler_certs::tls::agent_client(Some(&credential), identity.trust(), clock.clone()) {
+    let shown = *shown;
+    let config = match sutler_certs::tls::agent_client(Some(credential), identity.trust(), clock.clone()) {
         Ok(config) => config,
         Err(e) => return (LinkError::Config(e.to_string()), false),
     };
@@ -220,7 +225,7 @@ async fn converse(
     if events.send(LinkEvent::HelloWanted(answer)).await.is_err() {
         return (ended("the agent stops"), false);
     }
-    let Ok(hello) = hello.await else { return (ended("the agent stops"), false) };
+    let Ok(hello) = hello.await else { return (ended("the agent stops, or its disk is full"), false) };
     let (outbox, messages) = mpsc::channel::<ConnectRequest>(OUTBOX);
     let _ = outbox.try_send(ConnectRequest { message: Some(Up::Hello(hello)) });
     let mut client = AgentServiceClient::with_origin(connection.clone(), connection.origin())

@@ -21,7 +21,7 @@ use crate::{
     vault::{Vault, VaultError},
 };
 use content::Content;
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 use sutler_base::AttemptId;
 use tokio::{
     sync::{mpsc, watch},
@@ -35,6 +35,8 @@ pub enum Told {
     Event(Event),
     /// What is installed has changed, and so have the facts.
     Installed,
+    /// What an attempt that is over left on the machine is gone.
+    Forgotten(AttemptId),
     /// Nobody can say what is on the disk any more: the process must end.
     Fatal(String),
 }
@@ -169,11 +171,18 @@ impl Worker {
         self.reap();
         self.tasks.spawn(async move {
             let items = perform::known_items(&shared, &record).await;
-            match shared.installer.forget(record.id(), &items).await {
-                Ok(()) => {}
-                Err(Trouble::Failed(failure)) => tracing::warn!(attempt = %record.id(), "not all was cleaned up: {}", failure.message),
-                Err(Trouble::Fatal(why)) => shared.fatal(why),
+            for last in [false, false, true] {
+                match shared.installer.forget(record.id(), &items).await {
+                    Ok(()) => break,
+                    Err(Trouble::Failed(failure)) if last => {
+                        tracing::warn!(attempt = %record.id(), "not all was cleaned up: {}", failure.message);
+                    }
+                    // A thread that was writing for it may not have noticed yet that nobody wants it any more.
+                    Err(Trouble::Failed(_)) => tokio::time::sleep(Duration::from_secs(1)).await,
+                    Err(Trouble::Fatal(why)) => return shared.fatal(why),
+                }
             }
+            let _ = shared.told.send(Told::Forgotten(record.id().clone()));
         });
     }
 }
