@@ -106,7 +106,7 @@ impl Sandbox {
             match block.background.as_deref() {
                 None => script.push_str(&block.text),
                 Some(name) => {
-                    let _ = write!(script, "( {} ) >{name}.log 2>&1 &\n", block.text.trim_end());
+                    let _ = writeln!(script, "( {} ) >{name}.log 2>&1 &", block.text.trim_end());
                     if name == "manager" {
                         let _ = writeln!(script, "until (exec 3<>/dev/tcp/127.0.0.1/{}) 2>/dev/null; do kill -0 $!; done", self.ports[1]);
                     }
@@ -213,4 +213,44 @@ fn every_file_that_it_links_to_is_there() {
             assert!(root().join(target).exists(), "README.md links to {target}");
         }
     }
+}
+
+#[test]
+fn the_agents_unit_gives_installers_nothing_to_inherit_and_the_managers_is_hardened() {
+    let settings = |path: &str| -> Vec<(String, String)> {
+        let text = fs_err::read_to_string(root().join(path)).unwrap();
+        let lines = text.lines().filter(|line| !line.starts_with('#'));
+        lines.filter_map(|line| line.split_once('=')).map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+    };
+    let has = |unit: &[(String, String)], key: &str, value: &str| unit.iter().any(|(k, v)| k == key && v == value);
+    let agent = settings("agent/systemd/sutler-agent.service");
+    assert!(has(&agent, "KillMode", "process"));
+    for (key, _) in &agent {
+        let inherited = [
+            "Protect",
+            "Private",
+            "Restrict",
+            "Limit",
+            "NoNew",
+            "Nice",
+            "Environment",
+            "SystemCall",
+            "CPU",
+            "Memory",
+            "IO",
+            "OOM",
+            "Read",
+            "UMask",
+            "User",
+        ];
+        assert!(!inherited.iter().any(|start| key.starts_with(start)), "an installer would inherit {key}");
+    }
+    let manager = settings("manager/systemd/sutler.service");
+    for (key, value) in
+        [("NoNewPrivileges", "yes"), ("ProtectSystem", "strict"), ("ProtectHome", "yes"), ("CapabilityBoundingSet", ""), ("User", "sutler")]
+    {
+        assert!(has(&manager, key, value), "{key}={value} is missing");
+    }
+    let enrolment = settings("agent/systemd/sutler-agent-enroll.service");
+    assert!(enrolment.iter().any(|(key, value)| key == "ExecStart" && value.contains("--remove-token-file")));
 }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 use sutler_tests::harness::cleanup::Place;
-use sutler_tests::harness::{Agent, Cli, JobView, Manager, programs, wait_for};
+use sutler_tests::harness::{Agent, Cli, JobView, Manager, programs, wait_until};
 
 /// How long everything after the build may take.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -144,8 +144,7 @@ fn run(package: &Path, started: Instant) -> ExitCode {
         agent.enroll(token.trim());
         agent.start();
         machines.push(Machine { agent, started: begun, took: None });
-        let ended = wait_for("the machine to get its software", LIMIT, || look(&cli, &job, &mut machines, &mut screen).then_some(()));
-        let () = ended;
+        wait_until("the machine to get its software", LIMIT, || look(&cli, &job, &mut machines, &mut screen));
     }
     screen.end();
 
@@ -197,7 +196,10 @@ fn look(cli: &Cli, job: &str, machines: &mut [Machine], screen: &mut Screen) -> 
     }
     lines.push(format!("job {job}: {}", view.counters()));
     screen.show(lines);
+    // The counters are asked for before the rows, and may be older.
     ended == machines.len()
+        && view.count("total") == view.count("finished") + view.count("error") + view.count("rejected") + view.count("canceled")
+        && view.count("total") == ended as i64
 }
 
 /// What the agent has put below its root, folders that packages live in only.

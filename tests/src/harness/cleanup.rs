@@ -76,17 +76,24 @@ fn belongs(pid: u32, folder: &Path) -> bool {
 
 /// What the janitor does: $1 is the folder.
 const JANITOR: &str = r#"
+folder=$1
 while read -r line; do :; done
-for round in 1 2 3 4 5; do
-  for process in /proc/[0-9]*; do
-    pid=${process#/proc/}
+while :; do
+  found=
+  # The lists are made before what searches them is started, so that nobody finds himself.
+  set -- /proc/[0-9]*/cmdline
+  named=$(grep -slaF -- "$folder" "$@")
+  set -- /proc/[0-9]*/cwd
+  working=$(ls -l "$@" 2>/dev/null | grep -F -- "-> $folder" | sed 's|.* \(/proc/[0-9]*/cwd\) -> .*|\1|')
+  for entry in $named $working; do
+    pid=${entry#/proc/}
+    pid=${pid%%/*}
     [ "$pid" = "$$" ] && continue
-    case "$(tr '\0' ' ' <"$process/cmdline" 2>/dev/null) $(readlink "$process/cwd" 2>/dev/null)" in
-    *"$1"*) kill -KILL "$pid" 2>/dev/null ;;
-    esac
+    kill -KILL "$pid" 2>/dev/null && found=yes
   done
+  [ -n "$found" ] || break
 done
-rm -rf "$1"
+rm -rf "$folder"
 "#;
 
 /// The folder that all of this process's places lie in.

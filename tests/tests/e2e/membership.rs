@@ -141,7 +141,7 @@ fn a_machine_that_unenrols_is_removed_and_its_open_work_is_canceled() {
     wait_for_members(&cli, "machines", &[]);
     assert!(!cli.ok("client list").contains(&id));
     // Its identity is gone for ever; a token makes it a new client.
-    agent.kill();
+    wait_until("the agent to end", PATIENCE, || !agent.is_running());
     agent.enroll(cli.ok("token create").trim());
     assert_ne!(agent.id(), id);
 }

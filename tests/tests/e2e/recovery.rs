@@ -145,7 +145,11 @@ fn a_manager_killed_while_agents_download_loses_nothing_and_nothing_runs_twice()
     let view = JobView::of(&cli, &job);
     assert_eq!(view.counters(), "total=3 finished=3");
     for agent in &agents {
-        assert_eq!(view.row(&agent.id()).unwrap().attempts, 1, "a download that is cut off uses up no attempt");
+        let row = view.row(&agent.id()).unwrap();
+        assert_eq!(row.attempts, 1, "a download that is cut off uses up no attempt");
+        let fetched = row.json["items"][0]["fetchedBytes"].as_str().and_then(|n| n.parse::<u64>().ok()).unwrap();
+        // What had come before is not fetched again; what was on its way when the manager died is.
+        assert!(fetched < 120 << 20, "{fetched} bytes were fetched for a package of {}", 96 << 20);
         assert_eq!(agent.read("opt/large.runs").as_deref(), Some("run\n"), "{}", agent.name());
         for n in 0..6 {
             let arrived = fs_err::read(agent.root().join(format!("opt/large/noise-{n}"))).unwrap();
