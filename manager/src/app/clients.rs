@@ -210,6 +210,10 @@ pub async fn admitted(tx: &mut dyn Tx, env: &Env, client: &Client) -> Result<()>
         && let Some(token) = tx.token(token).await?
     {
         for group in tx.groups_by_uid(&token.groups).await? {
+            // Whom an operator took out while it waited for approval stays out.
+            if !tx.held_out(&group.uid, std::slice::from_ref(&client.id)).await?.is_empty() {
+                continue;
+            }
             membership::join(tx, env, &group, std::slice::from_ref(client), Source::Token, token.id.as_str()).await?;
         }
     }
