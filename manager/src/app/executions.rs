@@ -4,7 +4,7 @@ use super::{Env, Result};
 use std::collections::BTreeSet;
 use sutler_base::{
     ClientId, JobId,
-    state::{CancelReason, ExecutionState},
+    state::{CancelReason, ExecutionState, JobState},
 };
 use sutler_core::{
     execution::{self, Cancellation},
@@ -105,12 +105,19 @@ pub async fn cancel(tx: &mut dyn Tx, env: &Env, rows: &[Execution], reason: Canc
     Ok(())
 }
 
-/// What a cancellation ends as, once it is final: canceled; or queued again where the client has come back meanwhile.
+/// What a cancellation ends as, once it is final: canceled; or queued again where the client has come back meanwhile, if the
+/// job still stands.
 pub async fn canceled(tx: &mut dyn Tx, env: &Env, row: &Execution, reason: CancelReason) -> Result<ExecutionChange> {
     let left = matches!(reason, CancelReason::LeftGroup | CancelReason::DestinationDeleted);
     let back = left && is_reached(tx, &row.job, &row.client).await?;
-    let mut change =
-        if back { moved(row, ExecutionState::Queued, "", "", env) } else { moved(row, ExecutionState::Canceled, reason.as_str(), "", env) };
+    let job = if back { tx.job(&row.job).await?.map(|j| j.state) } else { None };
+    let mut change = match job {
+        Some(JobState::Active | JobState::Paused) => moved(row, ExecutionState::Queued, "", "", env),
+        Some(JobState::Expired) => moved(row, ExecutionState::Expired, "", "the job's time was over before it started here", env),
+        // Nothing of a job that has ended may wait in the queue for ever.
+        Some(_) => moved(row, ExecutionState::Canceled, CancelReason::JobCanceled.as_str(), "", env),
+        None => moved(row, ExecutionState::Canceled, reason.as_str(), "", env),
+    };
     change.cancel = Some(None);
     if let Some(attempt) = &row.attempt {
         tx.set_attempt_states(&[(attempt.clone(), ExecutionState::Canceled)]).await?;
