@@ -465,12 +465,22 @@ pub async fn retry(tx: &mut dyn Tx, env: &Env, input: &Retry) -> Result<Retried>
             return Err(AppError::not_found("execution", format!("jobs/{}/executions/{client}", job.id)));
         }
     }
-    if matches!(job.state, JobState::Completed | JobState::Canceled | JobState::Expired) {
+    let stands_again = matches!(job.state, JobState::Canceled | JobState::Expired);
+    if stands_again {
+        let wanted = tx.job_packages(&job.id, job.revision).await?;
+        for target in tx.job_targets(&job.id).await? {
+            refuse_second(tx, env, &job, &wanted, &target).await?;
+        }
+    }
+    if stands_again || job.state == JobState::Completed {
         job.state = JobState::Active;
         job.ended = None;
     }
     job.expires = input.expires.or(job.expires);
     tx.save_job(&job).await?;
+    if stands_again {
+        reach_all(tx, env, &job.id).await?;
+    }
     let (mut retried, mut offered_again) = (0, 0);
     let mut page = Page { after: None, limit: BATCH };
     loop {
@@ -504,6 +514,35 @@ pub async fn retry(tx: &mut dyn Tx, env: &Env, input: &Retry) -> Result<Retried>
     env.audit(tx, "retry_job", &name, format!("{:?}: {retried} again, {offered_again} offered again", input.kinds)).await?;
     env.wakes().jobs.insert(job.id.clone());
     Ok(Retried { job: get(tx, env, &input.id).await?, retried, offered_again })
+}
+
+/// Reaches everybody whom a job that stands again did not reach while it did not: members that came, or came back.
+async fn reach_all(tx: &mut dyn Tx, env: &Env, id: &JobId) -> Result<()> {
+    for target in tx.job_targets(id).await? {
+        match target {
+            Target::Client(client) => reach_admitted(tx, env, id, &[client]).await?,
+            Target::Group(uid) => {
+                let mut page = Page { after: None, limit: BATCH };
+                loop {
+                    let members: Vec<ClientId> = tx.list_members(&uid, &page).await?.into_iter().map(|m| m.client).collect();
+                    let full = members.len() as u32 == BATCH;
+                    page.after = members.last().map(ClientId::to_string);
+                    reach_admitted(tx, env, id, &members).await?;
+                    if !full {
+                        break;
+                    }
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Reaches those of these clients that were let in.
+async fn reach_admitted(tx: &mut dyn Tx, env: &Env, id: &JobId, clients: &[ClientId]) -> Result<()> {
+    let found = tx.clients(clients).await?;
+    let admitted = found.into_iter().filter(|c| matches!(c.state, ClientState::Active | ClientState::Quarantined));
+    executions::reach(tx, env, id, &admitted.map(|c| c.id).collect::<Vec<_>>()).await
 }
 
 /// Gives the jobs that follow this package's newest version a new revision: clients that have not started get that one.
