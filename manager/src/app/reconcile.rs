@@ -2,9 +2,10 @@
 //! reads what is and does what is due, so that running it twice, or late, does no harm.
 
 use super::{Env, Result, executions};
+use std::collections::BTreeSet;
 use sutler_base::{
-    JobId,
-    state::{ExecutionState, JobState},
+    ClientId, JobId,
+    state::{ClientState, ExecutionState, JobState},
 };
 use sutler_core::{execution, model::Target};
 use sutler_store::{Page, Tx};
@@ -54,14 +55,7 @@ pub async fn finish_cancels(tx: &mut dyn Tx, env: &Env) -> Result<bool> {
 pub async fn complete(tx: &mut dyn Tx, env: &Env, jobs: &[JobId]) -> Result<()> {
     for id in jobs {
         let Some(mut job) = tx.job(id).await?.filter(|j| j.state == JobState::Active) else { continue };
-        let counts = tx.counts(id).await?;
-        if counts.0.is_empty() || !execution::all_ended(&counts) {
-            continue;
-        }
-        let targets = tx.job_targets(id).await?;
-        // A client that waits for approval has no row yet and will get one.
-        let clients = targets.iter().filter(|t| matches!(t, Target::Client(_))).count() as i64;
-        if targets.iter().any(|t| matches!(t, Target::Group(_))) || counts.0.values().sum::<i64>() < clients {
+        if !is_complete(tx, id).await? {
             continue;
         }
         job.state = JobState::Completed;
@@ -71,6 +65,44 @@ pub async fn complete(tx: &mut dyn Tx, env: &Env, jobs: &[JobId]) -> Result<()> 
         env.wakes().jobs.insert(id.clone());
     }
     Ok(())
+}
+
+/// Whether every execution that a job will ever have is at an end.
+async fn is_complete(tx: &mut dyn Tx, id: &JobId) -> Result<bool> {
+    if !execution::all_ended(&tx.counts(id).await?) {
+        return Ok(false);
+    }
+    let mut clients = Vec::new();
+    for target in tx.job_targets(id).await? {
+        match target {
+            Target::Group(_) => return Ok(false),
+            Target::Client(client) => clients.push(client),
+        }
+    }
+    // A client that waits for approval has no row yet and will get one, unless it was removed.
+    for batch in clients.chunks(BATCH as usize) {
+        let keys: Vec<_> = batch.iter().map(|client| (id.clone(), client.clone())).collect();
+        let rows: BTreeSet<ClientId> = tx.executions(&keys).await?.into_iter().map(|row| row.client).collect();
+        let without: Vec<ClientId> = batch.iter().filter(|client| !rows.contains(client)).cloned().collect();
+        if tx.clients(&without).await?.iter().any(|client| client.state != ClientState::Removed) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Jobs of this page that stand although they are complete: the manager ended between the last outcome and the look at its
+/// job. Gives them back with the key of the next page.
+pub async fn completable(tx: &mut dyn Tx, after: Option<String>) -> Result<(Vec<JobId>, Option<String>)> {
+    let jobs = tx.jobs_in(&Page { after, limit: BATCH }, JobState::Active).await?;
+    let next = if jobs.len() as u32 == BATCH { jobs.last().map(|j| j.id.to_string()) } else { None };
+    let mut complete = Vec::new();
+    for job in jobs {
+        if is_complete(tx, &job.id).await? {
+            complete.push(job.id);
+        }
+    }
+    Ok((complete, next))
 }
 
 /// Forgets answers that are kept for repeated requests, after their time.

@@ -62,6 +62,8 @@ pub fn start(app: Arc<App>, pace: Pace) -> JoinSet<()> {
     set.spawn(repeat("presence", metrics.clone(), None, |live| &live.jobs_due, pace.seldom, move || note_presence(a.clone())));
     let a = app.clone();
     set.spawn(repeat("queued", metrics.clone(), None, |live| &live.jobs_due, pace.seldom, move || find_queued(a.clone())));
+    let a = app.clone();
+    set.spawn(repeat("complete", metrics.clone(), None, |live| &live.jobs_due, pace.seldom, move || find_complete(a.clone())));
     let (a, grace) = (app.clone(), pace.grace);
     set.spawn(repeat("garbage", metrics.clone(), None, |live| &live.jobs_due, pace.garbage, move || collect(a.clone(), grace)));
     let a = app.clone();
@@ -122,6 +124,22 @@ async fn end_jobs(app: Arc<App>) -> Result<(), AppError> {
         app.change("manager", "complete", jobs, |tx, env, jobs| Box::pin(reconcile::complete(tx, env, jobs))).await?;
     }
     Ok(())
+}
+
+/// Finds jobs that are complete, in case nobody looked when their last execution ended.
+async fn find_complete(app: Arc<App>) -> Result<(), AppError> {
+    let mut after: Option<String> = None;
+    loop {
+        let (complete, next) =
+            app.view("manager", "completable", after, |tx, _env, after| Box::pin(reconcile::completable(tx, after.clone()))).await?;
+        if !complete.is_empty() {
+            app.change("manager", "complete", complete, |tx, env, jobs| Box::pin(reconcile::complete(tx, env, jobs))).await?;
+        }
+        if next.is_none() {
+            return Ok(());
+        }
+        after = next;
+    }
 }
 
 async fn write_progress(app: Arc<App>, gather: Duration) -> Result<(), AppError> {
