@@ -39,6 +39,8 @@ pub struct Hello {
     pub address: String,
     /// The attempts in its journal.
     pub open: BTreeMap<AttemptId, ExecutionState>,
+    /// Whether the journal was lost since the last session.
+    pub journal_lost: bool,
 }
 
 /// What the manager says to that.
@@ -86,7 +88,9 @@ pub async fn open(tx: &mut dyn Tx, env: &Env, hello: &Hello) -> Result<Welcome> 
 }
 
 /// Attempts that the manager has open and the agent does not know. Those that it had accepted are interrupted: its journal
-/// was lost, and nobody knows how far it was. Those that it had never accepted are offered again, by the orders that follow.
+/// was lost, and nobody knows how far it was. Those that it had never accepted are offered again, by the orders that follow; but
+/// after the loss of a journal as new attempts, for the word that it had accepted may have been lost, too, and no step of an
+/// attempt may be started twice.
 async fn missing_at_agent(tx: &mut dyn Tx, env: &Env, hello: &Hello) -> Result<()> {
     for row in tx.open_executions_of(&hello.client).await? {
         let Some(id) = row.attempt.clone().filter(|_| row.state != ExecutionState::Queued) else { continue };
@@ -104,6 +108,11 @@ async fn missing_at_agent(tx: &mut dyn Tx, env: &Env, hello: &Hello) -> Result<(
             change.cancel = Some(None);
             tx.change_executions(&[change]).await?;
             tx.set_attempt_states(&[(id, ExecutionState::Interrupted)]).await?;
+            env.wakes().jobs.insert(row.job);
+        } else if hello.journal_lost {
+            let change = executions::moved(&row, ExecutionState::Queued, "", "", env);
+            tx.change_executions(&[change]).await?;
+            tx.set_attempt_states(&[(id, ExecutionState::Canceled)]).await?;
             env.wakes().jobs.insert(row.job);
         }
     }

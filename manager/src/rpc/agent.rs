@@ -199,6 +199,7 @@ fn parse_hello(client: &ClientId, address: String, hello: v1::Hello) -> Result<s
         facts_digest,
         address,
         open,
+        journal_lost: hello.journal_lost,
     })
 }
 
