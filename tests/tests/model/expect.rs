@@ -85,7 +85,10 @@ pub(crate) enum Place {
     /// A step was started; so many packages are done.
     Started(u8),
     /// It ended; told: the manager knows.
-    Ended { end: End, told: bool },
+    Ended {
+        end: End,
+        told: bool,
+    },
     Canceled(Reason),
 }
 
@@ -372,18 +375,17 @@ impl Expected {
         self.greet(client);
     }
 
-    /// Whether every execution that the job will ever have may be at its end.
-    pub(crate) fn may_be_complete(&self, job: usize) -> bool {
+    /// Whether every execution that the job will ever have may be at its end; or, with `surely`, is.
+    pub(crate) fn is_complete(&self, job: usize, surely: bool) -> bool {
         let ended = |row: &Row| matches!(row.place, Place::Ended { told: true, .. } | Place::Canceled(_));
         let job = &self.jobs[job];
-        job.order.groups.is_empty() && job.active && !job.rows.is_empty() && job.rows.values().all(|rows| rows.iter().any(ended))
-    }
-
-    /// Whether every execution that the job will ever have is at its end.
-    pub(crate) fn is_complete(&self, job: usize) -> bool {
-        let ended = |row: &Row| matches!(row.place, Place::Ended { told: true, .. } | Place::Canceled(_));
-        let job = &self.jobs[job];
-        job.order.groups.is_empty() && job.active && !job.rows.is_empty() && job.rows.values().all(|rows| rows.iter().all(ended))
+        let Some(client) = job.client.filter(|_| job.active && job.order.groups.is_empty()) else { return false };
+        match job.rows.get(&client) {
+            Some(rows) if surely => rows.iter().all(ended),
+            Some(rows) => rows.iter().any(ended),
+            // It was removed before it was let in.
+            None => self.clients[client].access == Access::Removed,
+        }
     }
 
     /// A client is no more.
@@ -483,7 +485,11 @@ fn called_off(row: Row, reason: Reason) -> Row {
 
 /// The agent said that it starts nothing more.
 fn acknowledged(active: bool, reached: bool, reason: Reason, row: Row) -> Row {
-    let place = if reason == Reason::LeftGroup && reached && active { Place::Queued } else { Place::Canceled(reason) };
+    let place = match (reason, reached, active) {
+        (Reason::LeftGroup, true, true) => Place::Queued,
+        (Reason::LeftGroup, true, false) => Place::Canceled(Reason::JobCanceled),
+        _ => Place::Canceled(reason),
+    };
     Row { place, cancel: None, ..row }
 }
 

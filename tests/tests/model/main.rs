@@ -6,12 +6,13 @@
 //!
 //! `SUTLER_MODEL_CASES` says how many lists are tried for each property and database, `SUTLER_MODEL_SEED` (64 hex digits)
 //! tries the same ones again, and `SUTLER_MODEL_TRACE=1` prints what happens. A list that failed is kept in
-//! `regressions.txt` beside this file, and tried first from then on.
+//! `lives.txt` or `orders.txt` beside this file, and tried first from then on.
 
 mod check;
 mod expect;
 mod plan;
 mod run;
+mod stories;
 
 use plan::{Step, TwoOrders};
 use proptest::test_runner::{Config, FileFailurePersistence, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
@@ -24,8 +25,12 @@ use sutler_tests::{
 
 static FOLDERS: LazyLock<Packages> = LazyLock::new(|| Packages::new(&plan::PACKAGES));
 
+/// Where lists are kept that failed.
+const LIVES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/model/lives.txt");
+const ORDERS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/model/orders.txt");
+
 /// Tries a property on lists that a strategy makes.
-fn property<S: proptest::strategy::Strategy>(name: &str, cases: u32, strategy: S, holds: impl Fn(S::Value)) {
+fn property<S: proptest::strategy::Strategy>(name: &str, file: &'static str, cases: u32, strategy: S, holds: impl Fn(S::Value)) {
     let cases = std::env::var("SUTLER_MODEL_CASES").ok().map_or(cases, |n| n.parse().expect("SUTLER_MODEL_CASES is a number"));
     let seed: [u8; 32] = match std::env::var("SUTLER_MODEL_SEED") {
         Ok(text) => {
@@ -36,12 +41,11 @@ fn property<S: proptest::strategy::Strategy>(name: &str, cases: u32, strategy: S
     };
     let hex: String = seed.iter().map(|b| format!("{b:02x}")).collect();
     eprintln!("{name}: {cases} cases, SUTLER_MODEL_SEED={hex}");
-    let regressions = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/model/regressions.txt");
     let config = Config {
         cases,
-        failure_persistence: Some(Box::new(FileFailurePersistence::Direct(regressions))),
+        failure_persistence: Some(Box::new(FileFailurePersistence::Direct(file))),
         // Each try starts a manager and agents.
-        max_shrink_iters: 150,
+        max_shrink_iters: 80,
         ..Config::default()
     };
     let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &seed));
@@ -93,22 +97,22 @@ fn postgres() -> Option<Database> {
 
 #[test]
 fn whatever_happens_the_rules_hold_on_sqlite() {
-    property("whatever happens, on SQLite", 8, plan::life(), |steps| the_rules_hold(Database::Sqlite, &steps));
+    property("whatever happens, on SQLite", LIVES, 8, plan::life(), |steps| the_rules_hold(Database::Sqlite, &steps));
 }
 
 #[test]
 fn whatever_happens_the_rules_hold_on_postgres() {
     let Some(database) = postgres() else { return };
-    property("whatever happens, on PostgreSQL", 8, plan::life(), |steps| the_rules_hold(database, &steps));
+    property("whatever happens, on PostgreSQL", LIVES, 8, plan::life(), |steps| the_rules_hold(database, &steps));
 }
 
 #[test]
 fn job_and_policy_in_either_order_end_alike_on_sqlite() {
-    property("either order, on SQLite", 3, plan::two_orders(), |story| both_orders_end_alike(Database::Sqlite, &story));
+    property("either order, on SQLite", ORDERS, 3, plan::two_orders(), |story| both_orders_end_alike(Database::Sqlite, &story));
 }
 
 #[test]
 fn job_and_policy_in_either_order_end_alike_on_postgres() {
     let Some(database) = postgres() else { return };
-    property("either order, on PostgreSQL", 3, plan::two_orders(), |story| both_orders_end_alike(database, &story));
+    property("either order, on PostgreSQL", ORDERS, 3, plan::two_orders(), |story| both_orders_end_alike(database, &story));
 }

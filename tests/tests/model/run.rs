@@ -76,6 +76,11 @@ impl Case {
         }
     }
 
+    /// The answer to something that has to be waited for.
+    pub(crate) fn wait_for<T>(&self, future: impl Future<Output = T>) -> T {
+        self.runtime.block_on(future)
+    }
+
     /// Does all of it, lets everybody come to rest with all agents running, and compares.
     pub(crate) fn play(&mut self, steps: &[Step]) {
         for step in steps {
@@ -105,13 +110,17 @@ impl Case {
     fn settle(&mut self) {
         self.expected.go_on();
         let busy: Vec<ClientNumber> = (0..self.ids.len()).filter(|n| self.works(*n)).collect();
+        // Where steps don't end one of them is begun, and the others wait for their turn.
+        let running = |n: &ClientNumber| self.expected.clients[*n].access == Access::Active && self.expected.clients[*n].running;
+        let held: Vec<ClientNumber> = (0..self.ids.len()).filter(|n| running(n) && !self.works(*n)).collect();
         let mut hurry = std::time::Instant::now();
         wait_until("open executions of connected clients to end", PATIENCE, || {
             if hurry.elapsed().as_millis() > 400 {
                 busy.iter().for_each(|n| self.machines[n].hurry());
                 hurry = std::time::Instant::now();
             }
-            let open = check::open_of(self, &busy);
+            let mut open = check::open_of(self, &busy, &[]);
+            open.extend(check::open_of(self, &held, &[v1::ExecutionState::Installing, v1::ExecutionState::Waiting]));
             if std::env::var_os("SUTLER_MODEL_TRACE").is_some() && !open.is_empty() {
                 eprintln!("open: {open:?}");
             }
@@ -207,7 +216,8 @@ impl Case {
                 self.expected.approve(client);
             }
             Op::Add(group, _) => {
-                let request = v1::AddMembersRequest { name: format!("groups/{}", GROUPS[*group]), clients: vec![name], ..Default::default() };
+                let request =
+                    v1::AddMembersRequest { name: format!("groups/{}", GROUPS[*group]), clients: vec![name], ..Default::default() };
                 let added = ok("adding a member", self.operator.groups(&self.manager, |mut g| async move { g.add_members(request).await }));
                 assert_eq!(added.added, i32::from(self.expected.add(client, *group)), "added to {}", GROUPS[*group]);
             }
@@ -370,7 +380,7 @@ impl Case {
         match self.operator.jobs(&self.manager, |mut j| async move { j.cancel_job(request).await }) {
             Ok(_) => self.expected.cancel_job(job),
             // A job for machines alone may be complete by now.
-            Err(e) if e.code == Code::FailedPrecondition && self.expected.may_be_complete(job) => {}
+            Err(e) if e.code == Code::FailedPrecondition && self.expected.is_complete(job, false) => {}
             Err(e) => panic!("a cancellation was refused: {e:?}"),
         }
     }
@@ -392,6 +402,10 @@ impl Case {
         if only.is_some_and(|c| !self.expected.jobs[job].rows.contains_key(&c)) {
             return refused("running again what never was", Code::NotFound, retried);
         }
+        let order = &self.expected.jobs[job].order;
+        if !self.expected.jobs[job].active && self.expected.is_second(order) {
+            return refused("a second job for the same package on the same group", Code::FailedPrecondition, retried);
+        }
         let (least, most) = self.expected.retry(job, only);
         let retried = ok("running a job again", retried).retried;
         assert!((least..=most).contains(&retried), "{retried} executions were run again, not {least} to {most}");
@@ -411,7 +425,11 @@ impl Case {
 
     fn restart(&mut self, crash: bool, wish: Option<(MachineNumber, Wish)>) {
         self.operator.hang_up();
-        if crash { self.manager.crash() } else { self.manager.stop() }
+        if crash {
+            self.manager.crash()
+        } else {
+            self.manager.stop()
+        }
         // Asked for while there is no manager: kept, and done at the next contact.
         let asked = wish.and_then(|(machine, wish)| Some((self.expected.on(machine).filter(|c| self.expected.clients[*c].running)?, wish)));
         if let Some((client, wish)) = asked {

@@ -1,0 +1,107 @@
+//! Short lives that were once found to break a rule, each told by itself.
+
+use crate::{
+    FOLDERS,
+    plan::{GroupNumber, Op, Order, PackageNumber, Step},
+    run::Case,
+    the_rules_hold,
+};
+use std::sync::Arc;
+use sutler_agent::{identity::Identity, installer::Installer as _, link};
+use sutler_certs::tls;
+use sutler_proto::{
+    PROTOCOL_VERSION,
+    v1::{self, agent_service_client::AgentServiceClient, connect_request::Message as Up, connect_response::Message as Down},
+};
+use sutler_tests::fleet::{Database, Machine};
+
+fn told(ops: Vec<Op>) {
+    let steps: Vec<Step> = ops.into_iter().map(|op| Step { op, settle: true }).collect();
+    the_rules_hold(Database::Sqlite, &steps);
+}
+
+fn enrol(pending: bool, group: Option<GroupNumber>) -> Op {
+    Op::Enrol { machine: 0, pending, even: true, group, online: true }
+}
+
+/// Connects as this machine's agent, takes the first offer without a word, and is gone. Gives back the attempt.
+async fn take_an_offer(machine: &Machine, journal_lost: bool) -> String {
+    let identity = Identity::load(Arc::new(machine.simulated.vault.clone())).unwrap();
+    let (credential, _) = identity.credential();
+    let tls = tls::agent_client(Some(&credential), identity.trust(), tls::Clock::system()).unwrap();
+    let connection = link::connect(&identity.addresses()[0], tls).await.unwrap();
+    let facts = machine.simulated.machine.facts(vec![]).await.expect("a simulated machine knows its facts");
+    let hello = v1::Hello {
+        protocol_version: PROTOCOL_VERSION,
+        machine_id: facts.machine_id,
+        session_counter: identity.next_session().unwrap(),
+        journal_lost,
+        ..Default::default()
+    };
+    let (outbox, messages) = tokio::sync::mpsc::channel(1);
+    outbox.send(v1::ConnectRequest { message: Some(Up::Hello(hello)) }).await.unwrap();
+    let mut client = AgentServiceClient::with_origin(connection.clone(), connection.origin());
+    let mut stream = client.connect(tokio_stream::wrappers::ReceiverStream::new(messages)).await.unwrap().into_inner();
+    loop {
+        let message = stream.message().await.unwrap().expect("the stream goes on until there is an offer");
+        if let Some(Down::Offer(offer)) = message.message {
+            return offer.attempt;
+        }
+    }
+}
+
+fn run(group: GroupNumber, package: PackageNumber) -> Op {
+    Op::Run(Order { groups: vec![group], machine: None, packages: vec![package], always: false, draft: false })
+}
+
+fn run_on_machine(package: PackageNumber) -> Op {
+    Op::Run(Order { groups: vec![], machine: Some(0), packages: vec![package], always: false, draft: false })
+}
+
+fn stand_again(job: usize) -> Op {
+    Op::Retry { job, waiting: false, machine: None, revive: true }
+}
+
+#[test]
+fn a_client_that_was_taken_out_while_it_waited_for_approval_stays_out() {
+    told(vec![enrol(true, Some(0)), Op::TakeOut(0, 0), Op::Approve(0)]);
+}
+
+#[test]
+fn who_left_and_came_back_while_it_was_offline_does_not_wait_for_a_job_that_is_canceled() {
+    // The second job waits for its turn behind the first, whose step does not end: offered, and not started.
+    let offered = vec![enrol(false, Some(0)), Op::Hold(0, true), run(0, 0), run(0, 1), Op::Kill(0)];
+    told([offered, vec![Op::TakeOut(0, 0), Op::Add(0, 0), Op::CancelJob(1)]].concat());
+}
+
+#[test]
+fn a_job_that_stands_again_reaches_who_came_and_who_came_back_meanwhile() {
+    told(vec![enrol(false, None), run(0, 0), Op::CancelJob(0), Op::Add(0, 0), stand_again(0)]);
+    let left = vec![enrol(false, Some(0)), Op::Kill(0), run(0, 0), Op::TakeOut(0, 0), Op::CancelJob(0)];
+    told([left, vec![Op::Add(0, 0), stand_again(0)]].concat());
+}
+
+#[test]
+fn a_job_does_not_stand_again_beside_another_for_the_same_package_and_group() {
+    told(vec![enrol(false, Some(0)), run(0, 0), Op::CancelJob(0), run(0, 0), stand_again(0)]);
+}
+
+#[test]
+fn a_job_for_a_client_that_is_never_let_in_is_complete_when_that_is_removed() {
+    told(vec![enrol(true, None), run_on_machine(0), Op::Remove(0)]);
+}
+
+#[test]
+fn an_offer_is_repeated_to_who_never_had_it_and_not_to_who_forgot() {
+    let mut case = Case::new(Database::Sqlite, &FOLDERS);
+    let unseen = Op::Enrol { machine: 0, pending: false, even: true, group: Some(0), online: false };
+    case.play(&[unseen, run(0, 0)].map(|op| Step { op, settle: false }));
+    let offered = |case: &Case, lost| case.wait_for(take_an_offer(&case.machines[&0], lost));
+    let first = offered(&case, false);
+    assert_eq!(offered(&case, false), first, "its journal says that it never had it");
+    // The word that it had accepted, and had begun, was lost with the connection.
+    let second = offered(&case, true);
+    assert_ne!(second, first, "its journal was lost, so it may have begun");
+    case.finish();
+    assert_eq!(case.machines[&0].simulated.machine.runs().iter().map(|r| r.attempt.to_string()).collect::<Vec<_>>(), [second]);
+}
