@@ -1,6 +1,6 @@
 //! What connected clients are to be told: attempts are made and committed here, before anybody hears of them.
 
-use super::{Env, Result, executions};
+use super::{AppError, Env, Result, executions};
 use std::collections::{BTreeMap, BTreeSet};
 use sutler_base::{
     AttemptId, ClientId, JobId, Timestamp, Uid,
@@ -90,8 +90,19 @@ pub async fn orders(
         if *slots >= env.settings.limits.open_attempts as usize || job.expires.is_some_and(|e| e <= env.now) {
             continue;
         }
-        let id = env.world.attempt_id();
-        let Some(offer) = catalogue.offer(tx, env, &id, &job, job.revision, &row.client).await? else {
+        let attempt = Attempt {
+            id: env.world.attempt_id(),
+            job: job.id.clone(),
+            client: row.client.clone(),
+            number: row.attempts + 1,
+            revision: job.revision,
+            state: ExecutionState::Offered,
+            created: env.now,
+            ended: None,
+            outcome: vec![],
+            signature: vec![],
+        };
+        let Some(offer) = catalogue.offer(tx, env, &attempt, &job).await? else {
             // The row says why it waits; it goes on once the version can be delivered again.
             if row.reason != ErrorKind::PackageUnavailable.as_str() {
                 let why = "a version of the job can't be delivered any more; `job show` says which";
@@ -102,33 +113,21 @@ pub async fn orders(
             continue;
         };
         *slots += 1;
-        let number = row.attempts + 1;
-        attempts.push(Attempt {
-            id: id.clone(),
-            job: job.id.clone(),
-            client: row.client.clone(),
-            number,
-            revision: job.revision,
-            state: ExecutionState::Offered,
-            created: env.now,
-            ended: None,
-            outcome: vec![],
-            signature: vec![],
-        });
         changes.push(ExecutionChange {
-            attempt: Some((id, number, job.revision)),
+            attempt: Some((attempt.id.clone(), attempt.number, attempt.revision)),
             progress: Some((0, 0, 0, String::new())),
             ..executions::moved(&row, ExecutionState::Offered, "", "", env)
         });
         env.wakes().jobs.insert(job.id.clone());
         out.entry(row.client).or_default().offers.push(offer);
+        attempts.push(attempt);
     }
     tx.insert_attempts(&attempts).await?;
     tx.change_executions(&changes).await?;
     for attempt in tx.attempts(&lost).await? {
         let Some(orders) = out.get_mut(&attempt.client).filter(|o| o.state == Some(ClientState::Active)) else { continue };
         let Some(job) = tx.job(&attempt.job).await? else { continue };
-        if let Some(offer) = catalogue.offer(tx, env, &attempt.id, &job, attempt.revision, &attempt.client).await? {
+        if let Some(offer) = catalogue.offer(tx, env, &attempt, &job).await? {
             orders.offers.push(offer);
         }
     }
@@ -144,18 +143,10 @@ struct Catalogue {
 
 impl Catalogue {
     /// The offer of an attempt; none if a version can't be delivered any more.
-    async fn offer(
-        &mut self,
-        tx: &mut dyn Tx,
-        env: &Env,
-        id: &AttemptId,
-        job: &Job,
-        revision: i64,
-        client: &ClientId,
-    ) -> Result<Option<Offer>> {
-        let key = (job.id.clone(), revision);
+    async fn offer(&mut self, tx: &mut dyn Tx, env: &Env, attempt: &Attempt, job: &Job) -> Result<Option<Offer>> {
+        let key = (job.id.clone(), attempt.revision);
         if !self.packages.contains_key(&key) {
-            let packages = tx.job_packages(&job.id, revision).await?;
+            let packages = tx.job_packages(&job.id, attempt.revision).await?;
             for uid in packages.iter().filter_map(|p| p.version.as_ref()) {
                 if !self.versions.contains_key(uid) {
                     let found = tx.versions_by_uid(std::slice::from_ref(uid)).await?.pop();
@@ -166,8 +157,9 @@ impl Catalogue {
         }
         // A retry skips the packages that an earlier attempt installed.
         let mut done = Vec::new();
-        for attempt in tx.attempts_of(&job.id, client).await? {
-            if let Ok(outcome) = sutler_base::outcome::Outcome::parse(&attempt.outcome) {
+        let earlier = if attempt.number > 1 { tx.attempts_of(&job.id, &attempt.client).await? } else { vec![] };
+        for earlier in earlier {
+            if let Ok(outcome) = sutler_base::outcome::Outcome::parse(&earlier.outcome) {
                 let good = |s: ExecutionState| matches!(s, ExecutionState::Succeeded | ExecutionState::AlreadyInstalled);
                 done.extend(outcome.items.into_iter().filter(|i| good(i.state)).map(|i| i.manifest));
             }
@@ -183,9 +175,9 @@ impl Catalogue {
             });
         }
         Ok(Some(Offer {
-            attempt: id.clone(),
+            attempt: attempt.id.clone(),
             job: job.id.clone(),
-            revision,
+            revision: attempt.revision,
             items,
             expires: job.expires,
             continue_on_failure: job.continue_on_failure,
@@ -197,12 +189,21 @@ impl Catalogue {
 /// The manifests that an attempt of this client may read: those of its job's revision. None where the client may read nothing.
 pub async fn readable(tx: &mut dyn Tx, client: &ClientId, attempt: &AttemptId) -> Result<Option<Vec<sutler_base::Digest>>> {
     let Some(attempt) = tx.attempt(attempt).await?.filter(|a| a.client == *client) else { return Ok(None) };
-    let active = tx.client(client).await?.is_some_and(|c| c.state == ClientState::Active);
-    if !active || attempt.state.is_end() {
+    if attempt.state.is_end() {
         return Ok(None);
+    }
+    let state = tx.client(client).await?.map(|c| c.state);
+    if state != Some(ClientState::Active) {
+        return Err(not_active(client, state));
     }
     let uids: Vec<Uid> = tx.job_packages(&attempt.job, attempt.revision).await?.into_iter().filter_map(|p| p.version).collect();
     Ok(Some(tx.versions_by_uid(&uids).await?.into_iter().map(|v| v.manifest).collect()))
+}
+
+/// A client that is not `ACTIVE` reads nothing. It may again later: that is no word about the content.
+pub fn not_active(client: &ClientId, state: Option<ClientState>) -> AppError {
+    let state = state.map_or("unknown", ClientState::as_str);
+    AppError::state(format!("clients/{client}"), "NOT_ACTIVE", format!("this client is {state}; it gets content when an operator lets it"))
 }
 
 /// The attempts of a client whose permission to start steps is renewed.

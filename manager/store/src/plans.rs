@@ -99,7 +99,6 @@ async fn every_statement_walks_along_an_index() {
                     tx.job_referring_to(&[], Some(&package)).await?;
                     tx.live_manifests().await?;
                     tx.job(&job).await?;
-                    tx.jobs_by_id(&[]).await?;
                     tx.list_jobs(&page, true).await?;
                     tx.list_jobs(&page, false).await?;
                     tx.job_packages(&job, 1).await?;
@@ -124,7 +123,6 @@ async fn every_statement_walks_along_an_index() {
                     tx.attempt(&attempt).await?;
                     tx.attempts(&[]).await?;
                     tx.attempts_of(&job, &client).await?;
-                    tx.ever_accepted(&job, &client).await?;
                     tx.site().await?;
                     tx.setting("a").await?;
                     tx.operator(&"a".parse().unwrap()).await?;

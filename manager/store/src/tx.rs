@@ -5,7 +5,6 @@
 
 use crate::StoreError;
 use async_trait::async_trait;
-use std::collections::BTreeMap;
 use sutler_base::{
     AttemptId, ClientId, Digest, GroupName, JobId, OperatorName, PackageName, PolicyName, Timestamp, TokenId, Uid, Version,
     state::{ClientState, ExecutionState, JobState, Trigger},
@@ -170,8 +169,6 @@ pub trait Jobs {
     async fn insert_job(&mut self, job: &Job, packages: &[JobPackage], targets: &[Target]) -> Result<()>;
     /// The job of this id. For update.
     async fn job(&mut self, id: &JobId) -> Result<Option<Job>>;
-    /// The jobs of these ids.
-    async fn jobs_by_id(&mut self, ids: &[JobId]) -> Result<Vec<Job>>;
     /// Jobs, the newest first (`after` = "created_ms/id", milliseconds since 1970); archived ones too, if asked.
     async fn list_jobs(&mut self, page: &Page, archived: bool) -> Result<Vec<Job>>;
     /// Writes every column of a job; `change` is set by the store.
@@ -194,8 +191,6 @@ pub trait Jobs {
     async fn jobs_in(&mut self, page: &Page, state: JobState) -> Result<Vec<Job>>;
     /// How many executions of a job are in each state: kept, not counted.
     async fn counts(&mut self, job: &JobId) -> Result<Counts>;
-    /// The same for several jobs.
-    async fn counts_of(&mut self, jobs: &[JobId]) -> Result<BTreeMap<JobId, Counts>>;
     /// How many executions of a job wait for a cancellation to be acknowledged.
     async fn canceling(&mut self, job: &JobId) -> Result<i64>;
 }
@@ -269,9 +264,6 @@ pub trait Executions {
     async fn set_attempt_states(&mut self, states: &[(AttemptId, ExecutionState)]) -> Result<()>;
     /// Writes the ends of attempts: state, time, outcome, signature. An attempt that has an outcome already is left as it is.
     async fn finish_attempts(&mut self, attempts: &[Attempt]) -> Result<()>;
-    /// Whether any attempt of an execution may have started a step: one was ever in a state that only an agent that took it
-    /// brings about (DOWNLOADING … RESTORING, SUCCEEDED, ALREADY_INSTALLED, FAILED, INTERRUPTED).
-    async fn ever_accepted(&mut self, job: &JobId, client: &ClientId) -> Result<bool>;
 }
 
 /// Operators, settings, idempotence, audit.

@@ -272,7 +272,6 @@ CREATE TABLE attempt (
     number BIGINT NOT NULL,
     revision BIGINT NOT NULL,
     state TEXT COLLATE "C" NOT NULL,
-    accepted BOOLEAN NOT NULL,
     created_ms BIGINT NOT NULL,
     ended_ms BIGINT,
     outcome BYTEA NOT NULL,

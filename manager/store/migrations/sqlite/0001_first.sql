@@ -272,7 +272,6 @@ CREATE TABLE attempt (
     number INTEGER NOT NULL,
     revision INTEGER NOT NULL,
     state TEXT NOT NULL,
-    accepted INTEGER NOT NULL,
     created_ms INTEGER NOT NULL,
     ended_ms INTEGER,
     outcome BLOB NOT NULL,

@@ -79,16 +79,6 @@ fn attempt(row: &mut Columns<'_>) -> Result<Attempt> {
     })
 }
 
-/// Whether an attempt that was ever in this state had been accepted by its agent. An agent that turned an offer down, or
-/// never had it, leaves `REJECTED`, `CANCELED` or `EXPIRED`.
-fn accepted(state: ExecutionState) -> bool {
-    use ExecutionState::*;
-    match state {
-        Queued | Offered | Rejected | Canceled | Expired => false,
-        Downloading | Waiting | Installing | Verifying | Restoring | Succeeded | AlreadyInstalled | Failed | Interrupted => true,
-    }
-}
-
 impl Unit<'_> {
     /// Adds QUEUED executions for clients that exist; gives back those that were added.
     async fn insert_queued(&mut self, job: &JobId, clients: &[&str], now: Timestamp) -> Result<Vec<ClientId>> {
@@ -347,15 +337,15 @@ impl Executions for Unit<'_> {
                 .map(|a| {
                     (
                         (a.id.as_str(), a.job.as_str(), a.client.as_str(), a.number, a.revision),
-                        (a.state.as_str(), u8::from(accepted(a.state)), bind::ms(a.created), bind::opt_ms(a.ended)),
+                        (a.state.as_str(), bind::ms(a.created), bind::opt_ms(a.ended)),
                         (bind::hex(&a.outcome), bind::hex(&a.signature)),
                     )
                 })
                 .collect();
             let sql = concat!(
-                "INSERT INTO attempt (id, job, client, number, revision, state, accepted, created_ms, ended_ms, outcome, signature) \
+                "INSERT INTO attempt (id, job, client, number, revision, state, created_ms, ended_ms, outcome, signature) \
                  SELECT v.value->0->>0, v.value->0->>1, v.value->0->>2, CAST(v.value->0->>3 AS BIGINT), CAST(v.value->0->>4 AS BIGINT), \
-                 v.value->1->>0, CAST(v.value->1->>1 AS BIGINT) <> 0, CAST(v.value->1->>2 AS BIGINT), CAST(v.value->1->>3 AS BIGINT), ",
+                 v.value->1->>0, CAST(v.value->1->>1 AS BIGINT), CAST(v.value->1->>2 AS BIGINT), ",
                 unhex!("v.value->2->>0"),
                 ", ",
                 unhex!("v.value->2->>1"),
@@ -387,16 +377,12 @@ impl Executions for Unit<'_> {
     }
 
     async fn set_attempt_states(&mut self, states: &[(AttemptId, ExecutionState)]) -> Result<()> {
-        // The last state of each wins; a state in between may have been the one that shows that it was accepted.
-        let mut last: BTreeMap<&str, (ExecutionState, bool)> = BTreeMap::new();
-        for (id, state) in states {
-            let was = last.get(id.as_str()).is_some_and(|(_, was)| *was);
-            last.insert(id.as_str(), (*state, was || accepted(*state)));
-        }
-        let rows: Vec<_> = last.into_iter().map(|(id, (state, accepted))| (id, state.as_str(), u8::from(accepted))).collect();
+        // The last state of each wins.
+        let last: BTreeMap<&str, &str> = states.iter().map(|(id, state)| (id.as_str(), state.as_str())).collect();
+        let rows: Vec<_> = last.into_iter().collect();
         for rows in rows.chunks(ROWS) {
             let sql = concat!(
-                "UPDATE attempt SET state = v.value->>1, accepted = (attempt.accepted OR CAST(v.value->>2 AS BIGINT) <> 0) FROM",
+                "UPDATE attempt SET state = v.value->>1 FROM",
                 each!(1),
                 "WHERE attempt.id = v.value->>0 AND length(attempt.outcome) = 0"
             );
@@ -407,18 +393,12 @@ impl Executions for Unit<'_> {
 
     async fn finish_attempts(&mut self, attempts: &[Attempt]) -> Result<()> {
         // Row by row: outcomes are up to half a megabyte and are bound as they are. The first of two for one attempt stays.
-        let sql = "UPDATE attempt SET state = $2, ended_ms = $3, outcome = $4, signature = $5, accepted = (accepted OR $6) \
-                   WHERE id = $1 AND length(outcome) = 0";
+        let sql = "UPDATE attempt SET state = $2, ended_ms = $3, outcome = $4, signature = $5 WHERE id = $1 AND length(outcome) = 0";
         for a in attempts {
             let ended = bind::opt_ms(a.ended);
             let (outcome, signature) = (a.outcome.clone(), a.signature.clone());
-            self.run(query!(sql, a.id.to_string(), a.state.as_str(), ended, outcome, signature, accepted(a.state))).await?;
+            self.run(query!(sql, a.id.to_string(), a.state.as_str(), ended, outcome, signature)).await?;
         }
         Ok(())
-    }
-
-    async fn ever_accepted(&mut self, job: &JobId, client: &ClientId) -> Result<bool> {
-        let sql = "SELECT EXISTS (SELECT 1 FROM attempt WHERE job = $1 AND client = $2 AND accepted)";
-        Ok(self.one("attempt", query!(sql, job.to_string(), client.to_string()), |row| row.flag()).await?.unwrap_or(false))
     }
 }

@@ -3,7 +3,7 @@
 use super::unit::{Columns, Result, Unit};
 use crate::{Jobs, Page, bind};
 use async_trait::async_trait;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use sutler_base::{JobId, PackageName, Timestamp, state::JobState};
 use sutler_core::model::{Counts, Job, JobPackage, Target};
 
@@ -84,11 +84,6 @@ impl Jobs for Unit<'_> {
     async fn job(&mut self, id: &JobId) -> Result<Option<Job>> {
         let sql = self.lock(concat!("SELECT ", job_columns!(), " FROM job j WHERE j.id = $1"));
         self.one("job", query!(sql, id.to_string()), job).await
-    }
-
-    async fn jobs_by_id(&mut self, ids: &[JobId]) -> Result<Vec<Job>> {
-        let sql = concat!("SELECT ", job_columns!(), " FROM job j WHERE j.id", any!(1), " ORDER BY j.id");
-        self.list("job", query!(sql, bind::list(ids)), job).await
     }
 
     async fn list_jobs(&mut self, page: &Page, archived: bool) -> Result<Vec<Job>> {
@@ -236,21 +231,9 @@ impl Jobs for Unit<'_> {
     }
 
     async fn counts(&mut self, job: &JobId) -> Result<Counts> {
-        Ok(self.counts_of(std::slice::from_ref(job)).await?.remove(job).unwrap_or_default())
-    }
-
-    async fn counts_of(&mut self, jobs: &[JobId]) -> Result<BTreeMap<JobId, Counts>> {
-        let sql = concat!(
-            "SELECT job, state, CAST(SUM(n) AS BIGINT) FROM job_counter WHERE job",
-            any!(1),
-            " GROUP BY job, state HAVING SUM(n) <> 0"
-        );
-        let rows = self.list("job_counter", query!(sql, bind::list(jobs)), |row| Ok((row.parse()?, row.parse()?, row.int()?))).await?;
-        let mut counts: BTreeMap<JobId, Counts> = BTreeMap::new();
-        for (job, state, n) in rows {
-            counts.entry(job).or_default().0.insert(state, n);
-        }
-        Ok(counts)
+        let sql = "SELECT state, CAST(SUM(n) AS BIGINT) FROM job_counter WHERE job = $1 GROUP BY state HAVING SUM(n) <> 0";
+        let rows = self.list("job_counter", query!(sql, job.to_string()), |row| Ok((row.parse()?, row.int()?))).await?;
+        Ok(Counts(rows.into_iter().collect()))
     }
 
     async fn canceling(&mut self, job: &JobId) -> Result<i64> {
