@@ -281,9 +281,15 @@ fn a_canceled_job_starts_nowhere_any_more() {
     let later = Agent::enrolled("later", &manager);
     cli.ok(&format!("group add machines {}", later.id()));
     JobView::wait_for_row(&cli, &other, &agent.id(), "SUCCEEDED");
+    let package = PackageFolder::counting("other", "1.0");
+    cli.ok(&format!("package push {}", package.path().display()));
+    let another = cli.id(&format!("job run --package other --client {}", later.id()));
+    JobView::wait_for_row(&cli, &another, &later.id(), "SUCCEEDED");
     let view = JobView::of(&cli, &job);
     assert_eq!((view.state.as_str(), view.counters().as_str()), ("CANCELED", "total=1 canceled=1"));
-    assert_eq!(view.rows[0].attempts.min(1), view.rows[0].attempts);
+    assert_eq!(agent.read("opt/hello.runs").as_deref(), Some("run\n"), "the other job's run alone");
+    assert!(!later.root().join("opt/hello").exists());
+    // It stays ended, unless it is given a new end.
     cli.fails(1, &format!("job retry {job}"));
 }
 
