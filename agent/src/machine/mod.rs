@@ -21,7 +21,7 @@ pub use view::Progress;
 
 use std::{collections::BTreeMap, time::Duration};
 use sutler_base::{
-    AttemptId, ClientId, Timestamp, limits,
+    AttemptId, ClientId, PackageName, Timestamp, limits,
     manifest::Phase,
     outcome::{Failure, ItemResult, Outcome},
     state::{ErrorKind, ExecutionState},
@@ -179,11 +179,13 @@ struct Attempt {
     write: u64,
     /// Until when the next run of a step waits, once the end of the last one is journaled.
     again: Option<Duration>,
+    /// Packages that something else was installing while this fetched: whether they are there was not to be seen then.
+    doubted: Vec<PackageName>,
 }
 
 impl Attempt {
     fn new(record: Record, activity: Activity, accepting: bool) -> Attempt {
-        Attempt { record, activity, tries: 0, bytes: (0, 0), canceling: false, accepting, write: 0, again: None }
+        Attempt { record, activity, tries: 0, bytes: (0, 0), canceling: false, accepting, write: 0, again: None, doubted: vec![] }
     }
 
     /// Has the record written as it is now; nothing goes on before that is acknowledged.
@@ -441,6 +443,11 @@ impl State {
         }
         match prepared {
             Prepared::Ready(plan) => attempt.record.stage = Stage::Fetched(plan),
+            Prepared::Ended(result) if result.state == ExecutionState::AlreadyInstalled && attempt.doubted.contains(&result.package) => {
+                // Seen in the middle of another installation of it, which may yet be undone: asked again when that has ended.
+                attempt.activity = Activity::Idle;
+                return;
+            }
             Prepared::Ended(result) => {
                 attempt.record.results.push(result);
                 attempt.bytes = (0, 0);
@@ -493,9 +500,9 @@ impl State {
         }
     }
 
-    /// Whether an installation has begun and not ended.
-    fn turn_taken(&self) -> bool {
-        self.attempts.values().any(|a| matches!(a.record.stage, Stage::Installing(_)))
+    /// The package that is being installed.
+    fn underway(&self) -> Option<PackageName> {
+        self.attempts.values().find_map(|a| if let Stage::Installing(i) = &a.record.stage { Some(i.plan.package.clone()) } else { None })
     }
 
     /// Does what can be done now. Asked after every event.
@@ -505,6 +512,7 @@ impl State {
         order.sort();
         let mut fetching = self.attempts.values().filter(|a| a.activity == Activity::Fetching).count();
         for (_, _, id) in order {
+            let underway = self.underway();
             let Some(attempt) = self.attempts.get_mut(&id) else { continue };
             if let Activity::Backoff(until) = attempt.activity
                 && until <= now.boot
@@ -531,7 +539,10 @@ impl State {
                     if let Some(end) = attempt.record.verdict() {
                         attempt.activity = Activity::Signing;
                         effects.push(Effect::Sign(self.outcome(&id, end, now)));
+                    } else if underway.as_ref().is_some_and(|package| attempt.doubted.contains(package)) {
+                        continue;
                     } else if fetching < FETCHES_MAX {
+                        attempt.doubted = underway.into_iter().collect();
                         fetching += 1;
                         attempt.activity = Activity::Fetching;
                         effects.push(Effect::Prepare(id.clone(), attempt.record.results.len()));
@@ -542,8 +553,11 @@ impl State {
                         continue;
                     }
                     let plan = plan.clone();
-                    if self.turn_taken() {
+                    if underway.is_some() {
                         continue;
+                    }
+                    for other in self.attempts.values_mut().filter(|a| a.activity == Activity::Fetching) {
+                        other.doubted.push(plan.package.clone());
                     }
                     let Some(attempt) = self.attempts.get_mut(&id) else { continue };
                     attempt.record.started = true;

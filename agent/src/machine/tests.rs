@@ -438,6 +438,48 @@ fn who_waits_holds_up_no_other_and_priority_goes_first() {
 }
 
 #[test]
+fn what_is_seen_in_the_middle_of_another_installation_is_not_taken_for_installed() {
+    let mut world = World::new();
+    world.event(Event::Offered(offer(1, 1), 600));
+    performing(&mut world);
+    world.event(Event::Offered(offer(2, 1), 600));
+    world.write();
+    let there = |package: &str| {
+        Prepared::Ended(ItemResult {
+            package: package.parse().unwrap(),
+            version: "1".parse().unwrap(),
+            manifest: Digest::of(b"m"),
+            state: ExecutionState::AlreadyInstalled,
+            failure: None,
+            reboot: false,
+            fetched_bytes: 0,
+            total_bytes: 0,
+            duration_ms: 0,
+        })
+    };
+    assert!(world.performing.remove(&(id(2), None)), "it is looked for while the first is installed");
+    world.event(Event::Prepared(id(2), there("tool")));
+    assert!(world.state.record(&id(2)).unwrap().results.is_empty(), "the first may yet put back what was there before");
+    let waits = world.state.progress(&world.now()).into_iter().find(|(attempt, _)| *attempt == id(2)).unwrap().1.wait;
+    assert_eq!(waits, Some(WaitReason::Turn));
+    assert!(!world.performing.contains(&(id(2), None)), "it waits for the other's end");
+    // The first fails and goes back; then the second is asked again, and believed.
+    while !matches!(world.state.record(&id(1)).unwrap().stage, Stage::Finished { .. }) {
+        if let Some(work) = world.performing.iter().find(|(attempt, op)| *attempt == id(1) && op.is_some()).cloned() {
+            world.performing.remove(&work);
+            let restored = matches!(work.1, Some((_, Op::Restore, _)));
+            let report = if restored { OpReport::Restored(true) } else { OpReport::Step(StepReport::Failed(failed())) };
+            world.event(Event::OpEnded(id(1), report));
+        }
+        world.write();
+        world.sign();
+    }
+    assert!(world.performing.remove(&(id(2), None)), "it is looked for again");
+    world.event(Event::Prepared(id(2), there("tool")));
+    assert_eq!(world.state.record(&id(2)).unwrap().results.len(), 1);
+}
+
+#[test]
 fn what_expired_before_it_started_ends_and_what_started_goes_on() {
     let mut world = World::new();
     let expire = Some(now(50).wall);
