@@ -181,11 +181,13 @@ struct Attempt {
     again: Option<Duration>,
     /// Packages that something else was installing while this fetched: whether they are there was not to be seen then.
     doubted: Vec<PackageName>,
+    /// The manager said that it does not want it any more: no lease will come.
+    unwanted: bool,
 }
 
 impl Attempt {
     fn new(record: Record, activity: Activity, accepting: bool) -> Attempt {
-        Attempt { record, activity, tries: 0, bytes: (0, 0), canceling: false, accepting, write: 0, again: None, doubted: vec![] }
+        Attempt { record, activity, tries: 0, bytes: (0, 0), canceling: false, accepting, write: 0, again: None, doubted: vec![], unwanted: false }
     }
 
     /// Has the record written as it is now; nothing goes on before that is acknowledged.
@@ -269,6 +271,9 @@ impl State {
             Event::CancelAsked(id) => self.cancel(&id, true, &mut effects),
             Event::Connected(unwanted) => {
                 self.connected = true;
+                for (id, attempt) in &mut self.attempts {
+                    attempt.unwanted = unwanted.contains(id);
+                }
                 for id in unwanted {
                     self.drop_unwanted(&id, &mut effects);
                 }
@@ -534,7 +539,14 @@ impl State {
             if attempt.activity != Activity::Idle {
                 continue;
             }
+            let called_off = attempt.unwanted && attempt.record.started && !attempt.record.leased(now);
             match &attempt.record.stage {
+                // Its first packages are done; for the next one no permission will come.
+                Stage::Offered | Stage::Fetched(_) if called_off && attempt.record.verdict().is_none() => {
+                    effects.push(Effect::Abandon(id.clone()));
+                    attempt.activity = Activity::Signing;
+                    effects.push(Effect::Sign(self.outcome(&id, ExecutionState::Interrupted, now)));
+                }
                 Stage::Offered => {
                     if let Some(end) = attempt.record.verdict() {
                         attempt.activity = Activity::Signing;
@@ -586,6 +598,7 @@ impl State {
         let leased = attempt.record.leased(now);
         let Stage::Installing(installing) = &mut attempt.record.stage else { return false };
         match installing.op() {
+            Some(Op::Step(_)) if !leased && attempt.unwanted => installing.call_off(),
             Some(Op::Step(_)) if !leased => return false,
             Some(_) => {}
             None => return false,

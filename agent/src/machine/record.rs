@@ -6,7 +6,7 @@ use sutler_base::{
     AttemptId, Digest, PackageName, Timestamp, Version,
     manifest::Phase,
     outcome::{Failure, ItemResult},
-    state::ExecutionState,
+    state::{ErrorKind, ExecutionState},
 };
 
 /// What to do where the package is there already.
@@ -175,6 +175,23 @@ pub struct Installing {
 }
 
 impl Installing {
+    /// Called off while there was no contact, after it had begun: no further step is started, not on the way back either, but
+    /// what was there before is put back, so that the machine is not left half-way and others get their turn.
+    pub fn call_off(&mut self) {
+        let failure = Failure {
+            kind: ErrorKind::Interrupted,
+            message: "it was called off between two steps, while this machine was out of contact".into(),
+            step: None,
+            exit_code: None,
+            signal: None,
+            output: String::new(),
+            restored: None,
+        };
+        self.at = self.plan.backward().len().saturating_sub(1);
+        self.run = 0;
+        self.course = Course::Back { failure, end: ExecutionState::Interrupted };
+    }
+
     /// The op that is next or running.
     pub fn op(&self) -> Option<Op> {
         let ops = match self.course {

@@ -480,6 +480,40 @@ fn what_is_seen_in_the_middle_of_another_installation_is_not_taken_for_installed
 }
 
 #[test]
+fn what_was_called_off_between_two_steps_starts_no_other_and_holds_nobody_up() {
+    let mut world = World::new();
+    world.event(Event::Offered(offer(1, 1), 60));
+    assert_eq!(performing(&mut world), Op::Step(0));
+    world.at = 61;
+    world.event(Event::Offered(offer(2, 1), 600));
+    for expected in [Op::Step(0), Op::Exchange] {
+        assert_eq!(performing(&mut world), expected);
+        world.performing.retain(|(attempt, _)| *attempt != id(1));
+        world.event(Event::OpEnded(id(1), OpReport::Done));
+    }
+    world.write();
+    let waits = |world: &World| world.state.progress(&world.now()).into_iter().find(|(a, _)| *a == id(1)).unwrap().1.wait;
+    while !world.unwritten.is_empty() {
+        world.write();
+    }
+    assert_eq!(waits(&world), Some(WaitReason::Lease), "the lease is over, and there may be another");
+    // The manager had made the cancellation final meanwhile.
+    world.event(Event::Connected(vec![id(1)]));
+    while !world.unwritten.is_empty() {
+        world.write();
+    }
+    assert!(world.performing.remove(&(id(1), Some((0, Op::Restore, 0)))), "{:?}", world.performing);
+    world.event(Event::OpEnded(id(1), OpReport::Restored(true)));
+    for _ in 0..4 {
+        world.write();
+        world.sign();
+    }
+    let Stage::Finished { outcome, .. } = &world.disk[&id(1)].stage else { panic!("not finished") };
+    assert_eq!(Outcome::parse(outcome).unwrap().state, ExecutionState::Interrupted);
+    assert!(!world.performed.iter().any(|(a, _, op, _)| *a == id(1) && matches!(op, Op::Step(n) if *n > 0)), "{:?}", world.performed);
+}
+
+#[test]
 fn what_expired_before_it_started_ends_and_what_started_goes_on() {
     let mut world = World::new();
     let expire = Some(now(50).wall);
