@@ -2,6 +2,7 @@
 //!
 //! Everything that it needs of the world is passed in ([`Deps`]), so that a test runs a hundred of them in one process.
 
+mod asked;
 mod handle;
 mod requests;
 mod run;

@@ -1,6 +1,6 @@
 //! The loop: what happens, what follows from it, what is done about it.
 
-use super::{AgentError, Answer, Asked, AttemptStatus, Ended, InstalledStatus, Request, Status, handle::Ask, requests::Requests, wire};
+use super::{AgentError, Answer, Asked, Ended, handle::Ask, requests::Requests, wire};
 use crate::{
     clock::Clock,
     identity::Identity,
@@ -21,7 +21,7 @@ use sutler_base::{AttemptId, Digest, Timestamp, facts::Facts, state::ClientState
 use sutler_proto::{
     PROTOCOL_VERSION,
     convert::{Word, time},
-    v1::{self, connect_request::Message as Up, connect_response::Message as Down, group_request::Action},
+    v1::{self, connect_request::Message as Up, connect_response::Message as Down},
 };
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -40,7 +40,7 @@ const FACTS_EVERY: Duration = Duration::from_secs(600);
 pub(super) struct Link {
     outbox: mpsc::Sender<v1::ConnectRequest>,
     connection: Connection,
-    address: String,
+    pub(super) address: String,
 }
 
 /// Everything that the loop has in its hands.
@@ -143,7 +143,7 @@ impl Loop {
     }
 
     /// Lets the machine decide and does what it says.
-    async fn happened(&mut self, event: Event) -> Result<(), AgentError> {
+    pub(super) async fn happened(&mut self, event: Event) -> Result<(), AgentError> {
         let effects = self.state.handle(event, &self.clock.now());
         self.apply(effects).await
     }
@@ -235,7 +235,7 @@ impl Loop {
         }
     }
 
-    fn send(&mut self, message: Up) {
+    pub(super) fn send(&mut self, message: Up) {
         let Some(up) = &self.up else { return };
         if up.outbox.try_send(v1::ConnectRequest { message: Some(message) }).is_err() {
             // What was not sent is said again on the next connection.
@@ -243,7 +243,7 @@ impl Loop {
         }
     }
 
-    fn reconnect(&mut self) {
+    pub(super) fn reconnect(&mut self) {
         self.down();
         let number = (self.random)();
         self.commands.send_modify(|command| *command = LinkCommand::Reconnect(number));
@@ -386,6 +386,10 @@ impl Loop {
             Down::StateChanged(changed) => {
                 self.client_state = ClientState::from_wire(changed.state).ok().flatten();
                 info!(state = self.client_state.map(ClientState::as_str), "the client's state has changed");
+                if self.client_state == Some(ClientState::Active) {
+                    // What it was not given meanwhile it may have now.
+                    self.happened(Event::RunNow(vec![])).await?;
+                }
             }
             Down::RunNow(run) => self.happened(Event::RunNow(wire::attempts(&run.attempts))).await?,
             Down::Redirect(redirect) => {
@@ -412,13 +416,16 @@ impl Loop {
     }
 
     async fn offered(&mut self, wire_offer: &v1::Offer) -> Result<(), AgentError> {
-        let (offer, lease) = match wire::offer(wire_offer) {
+        let (mut offer, lease) = match wire::offer(wire_offer) {
             Ok(offer) => offer,
             Err(e) => {
                 warn!("an offer can't be read: {e}");
                 return Ok(());
             }
         };
+        // The schedule is the manager's: by its clock, not by this machine's.
+        let skew = jiff::SignedDuration::from_secs(self.skew.unwrap_or(0));
+        offer.expire = offer.expire.map(|at| at.checked_add(skew).unwrap_or(at));
         let id = offer.attempt.clone();
         let asked = id.clone();
         if let Some(over) = self.with_journal(move |journal| Ok(journal.answer(&asked))).await? {
@@ -431,122 +438,6 @@ impl Loop {
         }
         debug!(attempt = %id, job = offer.job, "offered");
         self.happened(Event::Offered(offer, lease)).await
-    }
-
-    fn group_answered(&mut self, result: v1::GroupResult) -> Result<(), AgentError> {
-        // One that stays is asked again; the manager does the same id once.
-        let request = unless_full(self.requests.remove(&result.request_id))?.flatten();
-        let answer = if result.error.is_empty() {
-            self.groups = Some(result.groups.clone());
-            Answer::Done { groups: result.groups }
-        } else {
-            Answer::Refused { why: result.error }
-        };
-        if let Some(request) = request {
-            info!(request = request.action.sentence(), ?answer, "answered by the manager");
-        }
-        if let Some(waiter) = self.waiters.remove(&result.request_id) {
-            let _ = waiter.send(answer);
-        }
-        Ok(())
-    }
-
-    async fn asked(&mut self, ask: Ask) -> Result<(), AgentError> {
-        match ask {
-            Ask::Status(reply) => {
-                let _ = reply.send(self.status());
-            }
-            Ask::Facts(reply) => {
-                let _ = reply.send(self.facts.clone());
-            }
-            Ask::RunNow(reply) => {
-                let _ = reply.send(());
-                if self.up.is_none() {
-                    self.reconnect();
-                }
-                self.happened(Event::RunNow(Vec::new())).await?;
-            }
-            Ask::Groups(reply) => {
-                if self.up.is_some() {
-                    let id = self.request_id();
-                    self.waiters.retain(|_, waiter| !waiter.is_closed());
-                    self.waiters.insert(id.clone(), reply);
-                    self.send(Up::Group(v1::GroupRequest { request_id: id, action: Some(Action::List(true)) }));
-                } else {
-                    let _ = reply.send(match &self.groups {
-                        Some(groups) => Answer::Done { groups: groups.clone() },
-                        None => Answer::Refused { why: "the manager can't be reached, and has not said yet which groups these are".into() },
-                    });
-                }
-            }
-            Ask::Request(action, reply) => {
-                let request = Request { id: self.request_id(), action };
-                match self.requests.add(request.clone()) {
-                    Ok(true) => {}
-                    Ok(false) => {
-                        let _ = reply.send(Answer::NotKept { why: "too many requests wait for the manager already".into() });
-                        return Ok(());
-                    }
-                    Err(e) if e.is_full() => {
-                        let _ = reply.send(Answer::NotKept { why: e.to_string() });
-                        return Ok(());
-                    }
-                    Err(e) => return Err(e.into()),
-                }
-                self.waiters.retain(|_, waiter| !waiter.is_closed());
-                if self.up.is_some() {
-                    self.waiters.insert(request.id.clone(), reply);
-                    if let Some(message) = request.to_wire().message {
-                        self.send(message);
-                    }
-                } else {
-                    let _ = reply.send(Answer::Queued);
-                }
-            }
-            // Taken before.
-            Ask::Stop => {}
-        }
-        Ok(())
-    }
-
-    fn request_id(&self) -> String {
-        format!("{:016x}{:016x}", (self.random)(), (self.random)())
-    }
-
-    fn status(&self) -> Status {
-        let now = self.clock.now();
-        let attempt = |(id, p): (AttemptId, Progress)| {
-            let offer = self.state.record(&id).map(|r| &r.offer);
-            AttemptStatus {
-                job: offer.map(|o| o.job.clone()).unwrap_or_default(),
-                package: (p.item + 1, offer.map_or(0, |o| o.items.len())),
-                attempt: id.to_string(),
-                state: p.state,
-                wait: p.wait,
-                step: p.step,
-                bytes: p.bytes,
-            }
-        };
-        let installed = self.worker.installed().into_iter().map(|i| InstalledStatus {
-            package: i.package.to_string(),
-            version: i.version.to_string(),
-            directory: i.directory.map(|d| d.to_string()),
-        });
-        Status {
-            client: self.identity.client().clone(),
-            trust_domain: self.identity.trust().trust_domain().to_string(),
-            version: env!("CARGO_PKG_VERSION").into(),
-            state: self.client_state,
-            connected: self.up.as_ref().map(|u| u.address.clone()),
-            last_contact: self.last_contact,
-            problem: self.problem.clone(),
-            clock_skew_seconds: self.skew,
-            certificate_ends: self.identity.certificate().ok().map(|c| c.not_after),
-            hold: self.hold,
-            attempts: self.state.progress(&now).into_iter().map(attempt).collect(),
-            requests: self.requests.all().iter().map(|r| r.action.sentence()).collect(),
-            installed: installed.collect(),
-        }
     }
 
     async fn look_around(&mut self) -> Result<(), AgentError> {
@@ -615,7 +506,7 @@ impl Loop {
 }
 
 /// A full disk is no reason to end: what was not kept is said or asked again.
-fn unless_full<T>(result: Result<T, VaultError>) -> Result<Option<T>, AgentError> {
+pub(super) fn unless_full<T>(result: Result<T, VaultError>) -> Result<Option<T>, AgentError> {
     match result {
         Ok(value) => Ok(Some(value)),
         Err(e) if e.is_full() => {

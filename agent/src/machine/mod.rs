@@ -10,12 +10,14 @@
 //! - Installations run one at a time. One that has begun keeps its turn until its end, whatever it waits for: half
 //!   installed software is in nobody's way but for a bounded time. Who waits before that, or downloads, holds up no other.
 
+mod event;
 mod record;
 mod view;
 
 #[cfg(test)]
 mod tests;
 
+pub use event::{Effect, Event, Now, OpReport, Prepared, StepReport};
 pub use record::{Course, Installing, Lease, Offer, OfferedItem, Op, Plan, PlannedStep, Record, Replace, Stage};
 pub use view::Progress;
 
@@ -35,117 +37,6 @@ pub const RUNS_MAX: u32 = 4;
 const RUN_PAUSE: Duration = Duration::from_secs(10);
 /// The shortest and the longest wait before a transfer is tried again.
 const FETCH_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
-
-/// A moment, as the clocks of the machine show it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Now {
-    /// The time of day; may jump.
-    pub wall: Timestamp,
-    /// `CLOCK_BOOTTIME`: since the start of the machine, sleep included; never jumps.
-    pub boot: Duration,
-    /// Which start of the machine that is.
-    pub boot_id: String,
-}
-
-/// How a step ended, in the words of its exit-code map.
-#[derive(Debug, Clone, PartialEq)]
-pub enum StepReport {
-    /// It did what it should.
-    Done,
-    /// It did, and the machine must be restarted some time.
-    Reboot,
-    /// Not now; why is in the failure that it becomes after too many runs.
-    Later(Failure),
-    /// It failed.
-    Failed(Failure),
-    /// It had been started, and nothing can tell how it ended.
-    Interrupted {
-        /// Whether the detection rules hold now.
-        detected: bool,
-    },
-}
-
-/// What came of an op.
-#[derive(Debug, Clone, PartialEq)]
-pub enum OpReport {
-    /// A step has ended.
-    Step(StepReport),
-    /// It is done.
-    Done,
-    /// It could not be done.
-    Failed(Failure),
-    /// What was there before is back (or was never touched: false).
-    Restored(bool),
-}
-
-/// What came of fetching a package.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Prepared {
-    /// It is staged.
-    Ready(Plan),
-    /// Nothing is to be installed: it is there already, a rule said no, or it can't work.
-    Ended(ItemResult),
-    /// It may work later.
-    Later(String),
-}
-
-/// What happens to the agent.
-#[derive(Debug, Clone)]
-pub enum Event {
-    /// The manager offers work, with a lease of so many seconds.
-    Offered(Offer, u32),
-    /// The record of this attempt is on disk, as it was at this [`Effect::Journal`].
-    Journaled(AttemptId, u64),
-    /// The manager renews permission to start steps.
-    Leased(Vec<AttemptId>, u32),
-    /// The manager calls an attempt off.
-    CancelAsked(AttemptId),
-    /// Connected; the manager does not want these attempts any more.
-    Connected(Vec<AttemptId>),
-    /// Not connected any more.
-    Disconnected,
-    /// Bytes of the package that is being fetched: those that are there, and all.
-    Fetched(AttemptId, u64, u64),
-    /// Fetching has come to an end.
-    Prepared(AttemptId, Prepared),
-    /// An op has come to an end.
-    OpEnded(AttemptId, OpReport),
-    /// The outcome is signed.
-    Signed(AttemptId, Vec<u8>, Vec<u8>),
-    /// The manager has committed the outcome.
-    Recorded(AttemptId),
-    /// Whatever waits for a retry may go at once; none means all.
-    RunNow(Vec<AttemptId>),
-    /// The machine's own administrator holds installations, or not any more.
-    Held(bool),
-    /// Time has passed.
-    Tick,
-}
-
-/// What the loop has to do, in this order.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Effect {
-    /// Put the attempt's record on disk, then say [`Event::Journaled`] with the same number.
-    Journal(AttemptId, u64),
-    /// Tell the manager that the attempt is in the journal.
-    Accept(AttemptId),
-    /// Tell the manager that it is called off, and whether something had been started.
-    AcknowledgeCancel(AttemptId, bool),
-    /// Fetch the package with this number.
-    Prepare(AttemptId, usize),
-    /// Do the op of the package with this number.
-    Perform(AttemptId, usize, Op, u32),
-    /// Find out how the step ended that was started before the agent was: it is not started again.
-    PickUp(AttemptId, usize, usize, u32),
-    /// Sign the outcome, then say [`Event::Signed`].
-    Sign(Outcome),
-    /// Tell the manager the outcome.
-    Report(AttemptId),
-    /// Stop fetching, remove what was staged.
-    Abandon(AttemptId),
-    /// Keep the record only as an answer to the same offer.
-    Retire(Box<Record>),
-}
 
 /// What an attempt is doing at this moment; lost with the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -187,7 +78,18 @@ struct Attempt {
 
 impl Attempt {
     fn new(record: Record, activity: Activity, accepting: bool) -> Attempt {
-        Attempt { record, activity, tries: 0, bytes: (0, 0), canceling: false, accepting, write: 0, again: None, doubted: vec![], unwanted: false }
+        Attempt {
+            record,
+            activity,
+            tries: 0,
+            bytes: (0, 0),
+            canceling: false,
+            accepting,
+            write: 0,
+            again: None,
+            doubted: vec![],
+            unwanted: false,
+        }
     }
 
     /// Has the record written as it is now; nothing goes on before that is acknowledged.

@@ -42,6 +42,13 @@ impl Machine {
         let sessions = manager.sessions().len();
         let handle = machine.start().await;
         manager.connected(sessions + 1).await;
+        // The manager has said welcome; the agent has to have heard it, too.
+        let welcomed = tokio::time::timeout(PATIENCE, async {
+            while handle.status().await.expect("it runs").connected.is_none() {
+                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            }
+        });
+        welcomed.await.expect("the agent hears the welcome");
         (machine, handle)
     }
 

@@ -261,6 +261,20 @@ async fn a_local_hold_keeps_what_was_fetched_waiting() {
 }
 
 #[tokio::test]
+async fn a_client_that_may_not_read_for_a_while_fails_nothing_and_goes_on_when_it_may() {
+    let manager = Manager::start().await;
+    let (machine, _handle) = Machine::connected(&manager).await;
+    let item = manager.publish(&tool(&machine, "1.0", 1));
+    manager.fail_chunks(Some(tonic::Status::failed_precondition("this client is QUARANTINED")));
+    manager.offer(&attempt(1), vec![item], 600);
+    manager.state(&attempt(1), ExecutionState::Waiting).await;
+    manager.fail_chunks(None);
+    manager.send(Down::StateChanged(v1::StateChanged { state: v1::ClientState::Active.into() }));
+    assert_eq!(manager.outcome(&attempt(1)).await.state, ExecutionState::Succeeded);
+    assert_eq!(machine.lines("log"), 1);
+}
+
+#[tokio::test]
 async fn a_damaged_journal_entry_ends_as_interrupted_and_a_lost_journal_is_told() {
     let manager = Manager::start().await;
     let (mut machine, _handle) = Machine::connected(&manager).await;

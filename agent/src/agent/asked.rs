@@ -1,0 +1,129 @@
+//! What people ask at this machine, and what the manager answers to it.
+
+use super::{
+    AgentError, Answer, AttemptStatus, InstalledStatus, Request, Status,
+    handle::Ask,
+    run::{Loop, unless_full},
+};
+use crate::machine::{Event, Progress};
+use sutler_base::AttemptId;
+use sutler_proto::v1::{self, connect_request::Message as Up, group_request::Action};
+use tracing::info;
+
+impl Loop {
+    pub(super) fn group_answered(&mut self, result: v1::GroupResult) -> Result<(), AgentError> {
+        // One that stays is asked again; the manager does the same id once.
+        let request = unless_full(self.requests.remove(&result.request_id))?.flatten();
+        let answer = if result.error.is_empty() {
+            self.groups = Some(result.groups.clone());
+            Answer::Done { groups: result.groups }
+        } else {
+            Answer::Refused { why: result.error }
+        };
+        if let Some(request) = request {
+            info!(request = request.action.sentence(), ?answer, "answered by the manager");
+        }
+        if let Some(waiter) = self.waiters.remove(&result.request_id) {
+            let _ = waiter.send(answer);
+        }
+        Ok(())
+    }
+
+    pub(super) async fn asked(&mut self, ask: Ask) -> Result<(), AgentError> {
+        match ask {
+            Ask::Status(reply) => {
+                let _ = reply.send(self.status());
+            }
+            Ask::Facts(reply) => {
+                let _ = reply.send(self.facts.clone());
+            }
+            Ask::RunNow(reply) => {
+                let _ = reply.send(());
+                if self.up.is_none() {
+                    self.reconnect();
+                }
+                self.happened(Event::RunNow(Vec::new())).await?;
+            }
+            Ask::Groups(reply) => {
+                if self.up.is_some() {
+                    let id = self.request_id();
+                    self.waiters.retain(|_, waiter| !waiter.is_closed());
+                    self.waiters.insert(id.clone(), reply);
+                    self.send(Up::Group(v1::GroupRequest { request_id: id, action: Some(Action::List(true)) }));
+                } else {
+                    let _ = reply.send(match &self.groups {
+                        Some(groups) => Answer::Done { groups: groups.clone() },
+                        None => Answer::Refused { why: "the manager can't be reached, and has not said yet which groups these are".into() },
+                    });
+                }
+            }
+            Ask::Request(action, reply) => {
+                let request = Request { id: self.request_id(), action };
+                match self.requests.add(request.clone()) {
+                    Ok(true) => {}
+                    Ok(false) => {
+                        let _ = reply.send(Answer::NotKept { why: "too many requests wait for the manager already".into() });
+                        return Ok(());
+                    }
+                    Err(e) if e.is_full() => {
+                        let _ = reply.send(Answer::NotKept { why: e.to_string() });
+                        return Ok(());
+                    }
+                    Err(e) => return Err(e.into()),
+                }
+                self.waiters.retain(|_, waiter| !waiter.is_closed());
+                if self.up.is_some() {
+                    self.waiters.insert(request.id.clone(), reply);
+                    if let Some(message) = request.to_wire().message {
+                        self.send(message);
+                    }
+                } else {
+                    let _ = reply.send(Answer::Queued);
+                }
+            }
+            // Taken before.
+            Ask::Stop => {}
+        }
+        Ok(())
+    }
+
+    fn request_id(&self) -> String {
+        format!("{:016x}{:016x}", (self.random)(), (self.random)())
+    }
+
+    fn status(&self) -> Status {
+        let now = self.clock.now();
+        let attempt = |(id, p): (AttemptId, Progress)| {
+            let offer = self.state.record(&id).map(|r| &r.offer);
+            AttemptStatus {
+                job: offer.map(|o| o.job.clone()).unwrap_or_default(),
+                package: (p.item + 1, offer.map_or(0, |o| o.items.len())),
+                attempt: id.to_string(),
+                state: p.state,
+                wait: p.wait,
+                step: p.step,
+                bytes: p.bytes,
+            }
+        };
+        let installed = self.worker.installed().into_iter().map(|i| InstalledStatus {
+            package: i.package.to_string(),
+            version: i.version.to_string(),
+            directory: i.directory.map(|d| d.to_string()),
+        });
+        Status {
+            client: self.identity.client().clone(),
+            trust_domain: self.identity.trust().trust_domain().to_string(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            state: self.client_state,
+            connected: self.up.as_ref().map(|u| u.address.clone()),
+            last_contact: self.last_contact,
+            problem: self.problem.clone(),
+            clock_skew_seconds: self.skew,
+            certificate_ends: self.identity.certificate().ok().map(|c| c.not_after),
+            hold: self.hold,
+            attempts: self.state.progress(&now).into_iter().map(attempt).collect(),
+            requests: self.requests.all().iter().map(|r| r.action.sentence()).collect(),
+            installed: installed.collect(),
+        }
+    }
+}
