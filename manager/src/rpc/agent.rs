@@ -17,7 +17,10 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use sutler_base::{AttemptId, ClientId, Digest, limits, quoted, state::ExecutionState};
+use sutler_base::{
+    AttemptId, ClientId, Digest, limits, quoted,
+    state::{ClientState, ExecutionState},
+};
 use sutler_content::{Closure, Encoding, Kind};
 use sutler_proto::{
     convert::{Word, wire_time},
@@ -109,7 +112,7 @@ impl v1::agent_service_server::AgentService for Services {
         let absent = || Status::not_found("there is no such content in this attempt");
         let manifests = self
             .app
-            .view("manager", "readable", (client, attempt), |tx, _env, (client, attempt)| Box::pin(dispatch::readable(tx, client, attempt)))
+            .view("manager", "readable", (client.clone(), attempt), |tx, _env, (client, attempt)| Box::pin(dispatch::readable(tx, client, attempt)))
             .await
             .map_err(status)?
             .ok_or_else(absent)?;
@@ -124,7 +127,7 @@ impl v1::agent_service_server::AgentService for Services {
         let (sender, receiver) = mpsc::channel(AHEAD);
         let services = self.clone();
         tokio::spawn(async move {
-            if let Err(status) = services.send_objects(digests, &sender).await {
+            if let Err(status) = services.send_objects(&client, digests, &sender).await {
                 let _ = sender.send(Err(status)).await;
             }
         });
@@ -221,14 +224,18 @@ impl Services {
         });
     }
 
-    /// Sends objects in the order asked, small ones together, large ones in parts.
+    /// Sends objects in the order asked, small ones together, large ones in parts; no more of them once the client may not read.
     async fn send_objects(
         &self,
+        client: &ClientId,
         digests: Vec<Digest>,
         sender: &mpsc::Sender<Result<v1::ReadChunksResponse, Status>>,
     ) -> Result<(), Status> {
         let (mut parts, mut size) = (Vec::new(), 0);
         for (index, digest) in digests.into_iter().enumerate() {
+            if let Some(state) = self.app.live.state(client).filter(|state| *state != ClientState::Active) {
+                return Err(status(dispatch::not_active(client, Some(state))));
+            }
             // A chunk list or manifest may be larger than a chunk; what it is was checked when it was stored.
             let (encoding, mut data) =
                 self.app.content.get_encoded(digest, Kind::Document).await.map_err(AppError::from).map_err(status)?;
