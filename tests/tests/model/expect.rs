@@ -403,8 +403,8 @@ impl Expected {
     pub(crate) fn go_on(&mut self) {
         loop {
             let before = self.jobs.clone();
-            for n in 0..self.jobs.len() {
-                for (client, rows) in before[n].rows.clone() {
+            for (n, job) in before.iter().enumerate() {
+                for (client, rows) in job.rows.clone() {
                     let mut all: BTreeSet<Row> = rows.clone();
                     let mut fresh: Vec<Row> = rows.into_iter().collect();
                     while let Some(row) = fresh.pop() {
