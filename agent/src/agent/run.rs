@@ -337,7 +337,9 @@ impl Loop {
     async fn welcome(&mut self, welcome: v1::Welcome, link: Link) -> Result<(), AgentError> {
         let now = self.clock.now();
         unless_full(self.identity.set_addresses(&welcome.addresses, Some(&welcome.site)))?;
+        let before = self.client_state;
         self.client_state = ClientState::from_wire(welcome.state).ok().flatten();
+        let let_in = before.is_some_and(|state| state != ClientState::Active) && self.client_state == Some(ClientState::Active);
         self.last_contact = Some(now.wall);
         self.problem = None;
         let server = welcome.server_time.as_ref().and_then(|t| time(t).ok());
@@ -362,7 +364,15 @@ impl Loop {
                 self.send(message);
             }
         }
-        self.happened(Event::Connected(wire::attempts(&welcome.unknown_attempts))).await
+        self.happened(Event::Connected(wire::attempts(&welcome.unknown_attempts))).await?;
+        if let_in {
+            // Another machine may have the key that it has: the next one is its own. What it was not given it may have now.
+            if before == Some(ClientState::Quarantined) {
+                self.renew_at = Some(now.boot);
+            }
+            self.happened(Event::RunNow(vec![])).await?;
+        }
+        Ok(())
     }
 
     async fn message(&mut self, message: Down) -> Result<Option<Ended>, AgentError> {

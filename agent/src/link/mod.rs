@@ -77,6 +77,12 @@ pub enum LinkError {
         /// Why.
         why: String,
     },
+    /// Somebody else has connected as this client.
+    #[error("{address} has ended this session, for the same client has connected again")]
+    Replaced {
+        /// Where.
+        address: String,
+    },
     /// A TLS configuration could not be made.
     #[error("no connection can be made: {0}; enrol again")]
     Config(String),
@@ -144,7 +150,10 @@ pub async fn keep(
         let (error, was_up) = session(&identity, &credential, &tls_clock, &events, &mut commands).await;
         // A renewed certificate whose handshake fails may be at fault, or the manager's: both are tried in turns.
         old_once = credential.1 == Shown::Renewed && matches!(error, LinkError::Tls { .. });
-        if was_up {
+        // Two machines with the same key, each of which ends the other's session, must not do that without pause.
+        if matches!(error, LinkError::Replaced { .. }) {
+            failures = failures.clamp(1, 4);
+        } else if was_up {
             failures = 0;
         }
         let pause = if error.is_refusal() && failures > 0 { PAUSE.1 } else { jittered(failures, random()) };
@@ -281,6 +290,7 @@ fn refusal(address: &str, status: &tonic::Status) -> LinkError {
             reason: error_reason(status).unwrap_or_default(),
             message: status.message().to_owned(),
         },
+        tonic::Code::Aborted => LinkError::Replaced { address: address.into() },
         _ => LinkError::Ended { address: address.into(), why: transport::said(status) },
     }
 }

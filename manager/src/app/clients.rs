@@ -3,13 +3,14 @@
 use super::{AppError, Env, Result, executions, membership, policies};
 use std::collections::BTreeMap;
 use sutler_base::{
-    ClientId, LabelKey, Uid, limits,
+    ClientId, LabelKey, Uid, limits, quoted,
     state::{CancelReason, ClientState, ExecutionState, Source},
 };
 use sutler_core::{
     condition::Condition,
     model::{Client, Membership, Subject},
     policy::{Event, Subject as Seen},
+    session,
 };
 use sutler_store::{Page, Tx};
 
@@ -170,17 +171,27 @@ pub async fn approve(tx: &mut dyn Tx, env: &Env, approve: &Approve) -> Result<Ve
                     format!("clients/{id} is {}, not QUARANTINED", client.state),
                 ));
             }
+            if !session::was_seen(&client, machine) {
+                let message = format!(
+                    "clients/{id} was not used by a machine {}; its notice names those that did: {}",
+                    quoted(machine),
+                    client.notice
+                );
+                return Err(AppError::state(format!("clients/{id}"), "OTHER_MACHINE", message));
+            }
             // The machine that keeps the identity is known from now on by what it says; its next session has a greater counter.
             client.machine_id = machine.clone();
             client.session_counter = 0;
             client.state = ClientState::Active;
-            client.notice = String::new();
+            client.notice = session::kept(machine);
             let_in.push(client);
         }
     }
     for client in &mut let_in {
-        client.state = ClientState::Active;
-        client.notice = String::new();
+        if client.state == ClientState::Pending {
+            client.state = ClientState::Active;
+            client.notice = String::new();
+        }
         let first = client.activated.is_none();
         client.activated.get_or_insert(env.now);
         tx.save_client(client).await?;

@@ -64,7 +64,11 @@ pub async fn open(tx: &mut dyn Tx, env: &Env, hello: &Hello) -> Result<Welcome> 
         });
     }
     let presented = Presented { machine_id: &hello.machine_id, session_counter: hello.session_counter };
-    if let Identified::Copy(what) = identify(&client, presented) {
+    let identified = identify(&client, presented);
+    if let Identified::Other(message) = identified {
+        return Err(AppError::Unauthenticated { reason: "OTHER_MACHINE", message });
+    }
+    if let Identified::Copy(what) = identified {
         if client.state == ClientState::Active {
             client.state = ClientState::Quarantined;
             client.notice = what.clone();

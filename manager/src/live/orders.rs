@@ -69,6 +69,10 @@ pub async fn check_access(app: &App, clients: Vec<ClientId>) -> Result<(), AppEr
             Some(_) if state == ClientState::Removed => {
                 app.live.close(&client, tonic::Status::unauthenticated("this client was removed"));
             }
+            // Nobody knows which machine it was that connected while the client was taken for a copy: it says so anew.
+            Some(ClientState::Quarantined) if state == ClientState::Active => {
+                app.live.close(&client, tonic::Status::unavailable("this client was let in again; connect anew"));
+            }
             Some(known) if known != state => {
                 app.live.set_state(&client, state);
                 app.live.send(&client, Message::StateChanged(v1::StateChanged { state: state.to_wire() }));

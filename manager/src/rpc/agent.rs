@@ -112,7 +112,9 @@ impl v1::agent_service_server::AgentService for Services {
         let absent = || Status::not_found("there is no such content in this attempt");
         let manifests = self
             .app
-            .view("manager", "readable", (client.clone(), attempt), |tx, _env, (client, attempt)| Box::pin(dispatch::readable(tx, client, attempt)))
+            .view("manager", "readable", (client.clone(), attempt), |tx, _env, (client, attempt)| {
+                Box::pin(dispatch::readable(tx, client, attempt))
+            })
             .await
             .map_err(status)?
             .ok_or_else(absent)?;
