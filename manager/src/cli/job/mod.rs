@@ -292,7 +292,7 @@ async fn cancel(session: &Session, name: String, yes: bool) -> Result<(), CliErr
         let job = get(session, &name).await?;
         let counters = job.counters.unwrap_or_default();
         let question = format!(
-            "Cancel {name} ({} on {})? {} that wait will never start it, {} that run go to their end.",
+            "Cancel {name} ({} on {})? What has not begun to install ({} wait, {} download or run) never will; what has goes to its end.",
             view::packages(&job),
             names::words(&job.destinations),
             counters.waiting,
