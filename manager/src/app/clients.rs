@@ -198,6 +198,9 @@ pub async fn approve(tx: &mut dyn Tx, env: &Env, approve: &Approve) -> Result<Ve
         env.audit(tx, "approve", format!("clients/{}", client.id), "").await?;
         if first {
             admitted(tx, env, client).await?;
+        } else {
+            // Back after its certificate had ended: what came to its groups and to itself while it waited.
+            membership::reach_admitted(tx, env, &client.id).await?;
         }
         wake_access(env, &client.id);
     }
