@@ -299,6 +299,7 @@ fn explain(answer: &v1::ExplainClientResponse, format: Format) -> Result<(), Cli
             let line = match kind {
                 "group" => format!("  {}: by {}{since}", row[1], row[2]),
                 "policy" => format!("  {} (into {}): {}", row[1], names::short(&row[2]), row[3]),
+                _ if row[2].is_empty() => format!("  {} (no longer reached): {}{since}", row[1], row[3]),
                 _ => format!("  {} (through {}): {}{since}", row[1], row[2], row[3]),
             };
             text.push_str(&output::printable(&line));
