@@ -45,13 +45,13 @@ impl Machine {
         self.running.is_some()
     }
 
-    /// Starts the agent; it is connected when this returns, and `state` is what the manager told it.
-    pub fn start(&mut self) -> ClientState {
+    /// Starts the agent, unless it runs; it is connected when this returns, and was told that it is `state`.
+    pub fn start(&mut self, state: ClientState) {
         if self.running.is_none() {
             let (agent, handle) = self.runtime.block_on(self.simulated.agent()).expect("the agent can be made");
             self.running = Some((handle, self.runtime.spawn(agent.run())));
         }
-        self.connected()
+        self.until(&format!("to be told that it is {state}"), |status| status.connected.is_some() && status.state == Some(state));
     }
 
     /// Kills the agent: what it does ends where it waits next.
@@ -68,8 +68,8 @@ impl Machine {
     }
 
     /// Waits until the manager has welcomed the agent.
-    pub fn connected(&self) -> ClientState {
-        self.until("to be connected", |status| status.connected.is_some()).state.expect("the manager says so in its welcome")
+    pub fn connected(&self) {
+        self.until("to be connected", |status| status.connected.is_some());
     }
 
     /// Waits until the agent has noticed that there is no manager.
@@ -82,12 +82,12 @@ impl Machine {
         self.status().map_or(0, |status| status.requests.len())
     }
 
-    fn until(&self, what: &str, holds: impl Fn(&Status) -> bool) -> Status {
+    fn until(&self, what: &str, holds: impl Fn(&Status) -> bool) {
         let (begin, mut nudged) = (Instant::now(), Instant::now());
         loop {
             let status = self.status().expect("the agent runs");
             if holds(&status) {
-                return status;
+                return;
             }
             assert!(begin.elapsed() < PATIENCE, "{} waited for {what}; it says {status:?}", self.client);
             if nudged.elapsed() > Duration::from_millis(400) {

@@ -75,13 +75,14 @@ fn rows(case: &mut Case, n: usize) -> Vec<v1::Execution> {
     }
 }
 
-/// The open executions of these clients that are not in one of these states, as sentences.
+/// The open executions of these clients, as sentences; but those in one of these states that no cancellation waits for.
 pub(crate) fn open_of(case: &mut Case, clients: &[ClientNumber], but: &[S]) -> Vec<String> {
     let names: BTreeSet<String> = clients.iter().map(|c| format!("clients/{}", case.ids[*c])).collect();
     let mut open = Vec::new();
     for n in 0..case.jobs.len() {
         for row in rows(case, n) {
-            if !is_end(row.state()) && !but.contains(&row.state()) && names.contains(&row.client) {
+            let rests = but.contains(&row.state()) && row.cancel_deadline.is_none();
+            if !is_end(row.state()) && !rests && names.contains(&row.client) {
                 open.push(format!("{} {:?} {} {}", row.name, row.state(), row.reason, row.detail));
             }
         }

@@ -71,7 +71,7 @@ fn a_client_that_was_taken_out_while_it_waited_for_approval_stays_out() {
 fn who_left_and_came_back_while_it_was_offline_does_not_wait_for_a_job_that_is_canceled() {
     // The second job waits for its turn behind the first, whose step does not end: offered, and not started.
     let offered = vec![enrol(false, Some(0)), Op::Hold(0, true), run(0, 0), run(0, 1), Op::Kill(0)];
-    told([offered, vec![Op::TakeOut(0, 0), Op::Add(0, 0), Op::CancelJob(1)]].concat());
+    told([offered, vec![Op::TakeOut(0, 0), Op::Add(0, 0), Op::CancelJob(1), Op::Start(0)]].concat());
 }
 
 #[test]
