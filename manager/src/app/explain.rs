@@ -144,8 +144,8 @@ pub fn sentence(client: &Client, job: &Job, row: &Execution, reached: bool, onli
     }
     match row.state {
         Queued if job.state == JobState::Paused => "the job is paused; nothing starts until it is resumed".into(),
-        Queued if client.state == ClientState::Quarantined => {
-            format!("the client is quarantined ({}); it gets work after `client release`", client.notice)
+        Queued | Offered | Downloading | Waiting if client.state == ClientState::Quarantined => {
+            format!("the client is quarantined ({}); it gets no work and no bytes until `client release`", client.notice)
         }
         Queued if client.state == ClientState::Pending => "the client waits for approval; `client approve` lets it in".into(),
         Queued if !unavailable.is_empty() => format!("waits, because {unavailable}"),
