@@ -29,9 +29,6 @@ const ADDRESSES: &str = "addresses.json";
 const SESSION: &str = "session";
 const PINS: &str = "pins.json";
 
-/// What the agent's signature over an outcome covers, beside the outcome's bytes.
-pub const OUTCOME_CONTEXT: &str = "sutler outcome v1";
-
 /// Why there is no identity to work with.
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
@@ -264,7 +261,7 @@ impl Identity {
 
     /// Signs an outcome with the machine's key.
     pub fn sign_outcome(&self, outcome: &[u8]) -> Result<Vec<u8>, sutler_certs::keys::KeyError> {
-        self.current().key.sign(OUTCOME_CONTEXT, outcome)
+        self.current().key.sign(sutler_base::outcome::SIGNING_CONTEXT, outcome)
     }
 
     /// The mark of a package.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use sutler_base::{
     AttemptId, ClientId, Digest,
     facts::Facts,
-    outcome::Outcome,
+    outcome::{Outcome, SIGNING_CONTEXT},
     state::{ClientState, ErrorKind, ExecutionState},
 };
 use sutler_certs::keys::PublicKey;
@@ -16,9 +16,6 @@ use sutler_core::{
     session::{Identified, Presented, identify},
 };
 use sutler_store::Tx;
-
-/// The context under which agents sign outcomes.
-pub const OUTCOME_CONTEXT: &str = "sutler outcome v1";
 
 /// What an agent says when it connects.
 #[derive(Debug, Clone)]
@@ -285,7 +282,7 @@ fn parse(report: &Report) -> std::result::Result<Outcome, String> {
 async fn signed(tx: &mut dyn Tx, report: &Report) -> Result<bool> {
     for certificate in tx.certificates_of(&Subject::Client(report.client.clone())).await? {
         let good = PublicKey::from_spki(&certificate.public_key)
-            .is_ok_and(|key| key.verify(OUTCOME_CONTEXT, &report.outcome, &report.signature).is_ok());
+            .is_ok_and(|key| key.verify(SIGNING_CONTEXT, &report.outcome, &report.signature).is_ok());
         if good {
             return Ok(true);
         }

@@ -6,6 +6,9 @@ use crate::{
 };
 use serde::{Deserialize, Serialize};
 
+/// What an agent's signature over an outcome is made for: no other signature of its key can stand for one.
+pub const SIGNING_CONTEXT: &str = "sutler outcome v1";
+
 /// How one attempt ended. There is at most one per attempt.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Outcome {
