@@ -307,3 +307,7 @@ pub async fn cancel_acknowledged(tx: &mut dyn Tx, env: &Env, client: &ClientId, 
     env.wakes().jobs.insert(row.job.clone());
     Ok(tx.change_executions(&[change]).await?)
 }
+
+#[cfg(test)]
+#[path = "sessions_tests.rs"]
+mod tests;

@@ -1,0 +1,149 @@
+//! What counts as the outcome of an attempt.
+
+use super::{Report, outcome};
+use crate::{
+    app::{
+        App,
+        enrolment::{Application, ApplicationResult, enroll},
+        tokens,
+    },
+    config::{Config, Overrides, TelemetryAt},
+    folder::Folder,
+    init::{self, InitOptions},
+    live::workers::Pace,
+    serve::Manager,
+    world::World,
+};
+use std::sync::Arc;
+use sutler_base::{
+    AttemptId, ClientId,
+    outcome::{Outcome, SIGNING_CONTEXT},
+    state::{ExecutionState, JobState},
+    token::TokenString,
+};
+use sutler_certs::PrivateKey;
+use sutler_core::model::{Attempt, Job, Target};
+
+async fn client(app: &Arc<App>, key: &PrivateKey) -> ClientId {
+    let create = tokens::Create {
+        count: 1,
+        uses: 1,
+        ttl: jiff::SignedDuration::from_hours(1),
+        networks: vec![],
+        expected: vec![],
+        groups: vec![],
+        labels: Default::default(),
+        description: String::new(),
+        root_pin: app.ca.root_pin().0,
+        trust_pin: None,
+    };
+    let made = app.change("operators/ann", "token", create, |tx, env, i| Box::pin(tokens::create(tx, env, i))).await.unwrap();
+    let token = TokenString::parse(&made[0].1).unwrap();
+    let application = Application {
+        token: token.id,
+        secret: token.secret.to_vec(),
+        key: key.public_key().clone(),
+        hostname: "pc1".into(),
+        machine_id: key.public_key().sha256().map(|b| format!("{b:02x}")).concat(),
+        agent_version: "1".into(),
+        address: "127.0.0.1".parse().unwrap(),
+    };
+    let ca = app.ca.clone();
+    let enrolled = app.change("tokens/x", "enroll", (application, ca), |tx, env, (a, ca)| Box::pin(enroll(tx, env, ca, a))).await.unwrap();
+    let ApplicationResult::Enrolled(enrolled) = enrolled else { panic!("a good token was refused") };
+    enrolled.client.id
+}
+
+/// An attempt of a job on `client` that its agent has accepted.
+async fn attempt(app: &Arc<App>, client: &ClientId) -> AttemptId {
+    let (id, now) = (app.world.attempt_id(), app.world.now());
+    let job = Job {
+        id: app.world.job_id(),
+        state: JobState::Active,
+        description: String::new(),
+        priority: 5,
+        continue_on_failure: false,
+        expires: None,
+        creator: "ann".into(),
+        created: now,
+        started: Some(now),
+        ended: None,
+        revision: 1,
+        archived: false,
+        replaces: None,
+        change: 0,
+    };
+    let attempt = Attempt {
+        id: id.clone(),
+        job: job.id.clone(),
+        client: client.clone(),
+        number: 1,
+        revision: 1,
+        state: ExecutionState::Installing,
+        created: now,
+        ended: None,
+        outcome: vec![],
+        signature: vec![],
+    };
+    app.change("manager", "attempt", (job, attempt), |tx, env, (job, attempt)| {
+        Box::pin(async move {
+            tx.insert_job(job, &[], &[Target::Client(attempt.client.clone())]).await?;
+            tx.insert_executions(&job.id, std::slice::from_ref(&attempt.client), env.now).await?;
+            Ok(tx.insert_attempts(std::slice::from_ref(attempt)).await?)
+        })
+    })
+    .await
+    .unwrap();
+    id
+}
+
+fn report(app: &Arc<App>, client: &ClientId, attempt: &AttemptId, state: ExecutionState, key: &PrivateKey) -> Report {
+    let outcome = Outcome { attempt: attempt.clone(), client: client.clone(), state, items: vec![], finished: app.world.now() };
+    let bytes = outcome.to_bytes();
+    let signature = key.sign(SIGNING_CONTEXT, &bytes).unwrap();
+    Report { client: client.clone(), attempt: attempt.clone(), outcome: bytes, signature }
+}
+
+async fn send(app: &Arc<App>, report: Report) -> Result<(), String> {
+    app.change("clients/x", "outcome", report, |tx, env, r| Box::pin(outcome(tx, env, r))).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_what_the_client_itself_signed_is_an_outcome_and_the_first_one_stands() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let hosts = vec!["127.0.0.1".parse().unwrap()];
+    let config = folder.path().join("config");
+    let options = InitOptions::new(data.clone(), "acme.example".parse().unwrap(), hosts, "ann".parse().unwrap(), config);
+    init::init(&options, &World::system()).await.unwrap();
+    let any = Some("127.0.0.1:0".parse().unwrap());
+    let overrides = Overrides { agents: any, operators: any, telemetry: Some(TelemetryAt::Off), ..Overrides::default() };
+    let config = Config::load(Folder::new(data), &overrides).unwrap();
+    let manager = Manager::start(&config, World::system(), Pace::default()).await.unwrap();
+    let app = manager.app().clone();
+
+    let (key, other_key) = (PrivateKey::generate().unwrap(), PrivateKey::generate().unwrap());
+    let (one, other) = (client(&app, &key).await, client(&app, &other_key).await);
+    let id = attempt(&app, &one).await;
+    let recorded = async || {
+        let read = app.view("manager", "attempt", id.clone(), |tx, _env, id| Box::pin(async move { Ok(tx.attempt(id).await?) }));
+        read.await.unwrap().unwrap()
+    };
+
+    let forged = report(&app, &one, &id, ExecutionState::Succeeded, &other_key);
+    assert!(send(&app, forged).await.unwrap_err().contains("not signed"));
+    let of_another = report(&app, &other, &id, ExecutionState::Succeeded, &other_key);
+    assert!(send(&app, of_another).await.unwrap_err().contains("no such attempt"));
+    let mut names_another = report(&app, &other, &id, ExecutionState::Succeeded, &key);
+    names_another.client = one.clone();
+    assert!(send(&app, names_another).await.unwrap_err().contains("another attempt or client"));
+    assert!(recorded().await.outcome.is_empty(), "a refused outcome leaves nothing");
+
+    let failed = report(&app, &one, &id, ExecutionState::Failed, &key);
+    send(&app, failed.clone()).await.unwrap();
+    send(&app, failed.clone()).await.expect("the same again: its answer was lost");
+    let changed = report(&app, &one, &id, ExecutionState::Succeeded, &key);
+    assert!(send(&app, changed).await.unwrap_err().contains("it stands"));
+    assert_eq!(recorded().await.outcome, failed.outcome);
+    manager.stop().await;
+}
