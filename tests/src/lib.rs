@@ -3,5 +3,6 @@
 
 pub mod fleet;
 pub mod harness;
+pub mod mutations;
 pub mod postgres;
 pub mod tools;
