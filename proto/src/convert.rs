@@ -42,6 +42,7 @@ word!(state::OnMismatch, v1::OnMismatch, "ON_MISMATCH");
 word!(state::JobState, v1::JobState, "JOB_STATE");
 word!(state::ExecutionState, v1::ExecutionState, "EXECUTION_STATE");
 word!(state::RetryKind, v1::RetryKind, "RETRY_KIND");
+word!(state::Role, v1::Role, "ROLE");
 
 /// A time on the wire.
 pub fn wire_time(time: Timestamp) -> WireTime {
@@ -184,6 +185,7 @@ mod tests {
         agree(state::JobState::ALL);
         agree(state::ExecutionState::ALL);
         agree(state::RetryKind::ALL);
+        agree(state::Role::ALL);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use super::{
     census::{Census, Holder, TooMany},
     gate::{Gate, Watched},
     proxy,
-    routes::{Routes, Surface},
+    routes::Surface,
     status,
 };
 use crate::{
@@ -336,7 +336,7 @@ impl Port {
             Some(_) => (surface, None),
             None if anonymous => return Err(Lost::TooMany),
             // Who has a certificate gets a reason; nothing else is reached on this connection.
-            None => (Surface::all(surface.caller, Arc::new(Routes::default())), Some(status::too_many_connections(most))),
+            None => (surface.nothing(), Some(status::too_many_connections(most))),
         };
         let lifetime = match (&seat, anonymous) {
             (None, _) => Some(REFUSED_LIFETIME),

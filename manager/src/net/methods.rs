@@ -1,8 +1,9 @@
-//! What the API's methods are called in the metrics, and which of them are streams: read from the API's own description.
+//! What the API's methods are called in the metrics, which of them are streams, and who may call them: read from the API's
+//! own description.
 
-use prost::Message;
-use prost_types::FileDescriptorSet;
 use std::{collections::HashMap, sync::LazyLock};
+use sutler_base::state::Role;
+use sutler_proto::access::{self, Access, Caller, Scope};
 
 /// One method of the API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -11,33 +12,32 @@ pub(crate) struct Method {
     pub(crate) label: &'static str,
     /// Either side sends a stream: there is no deadline but the caller's.
     pub(crate) streams: bool,
+    /// Who may call it; none for what is no method.
+    pub(crate) access: Option<&'static Access>,
 }
 
 /// What stands for every path that is no method: callers can't make new labels.
-const OTHER: Method = Method { label: "other", streams: false };
+const OTHER: Method = Method { label: "other", streams: false, access: None };
 
-/// Methods of services that are not ours.
-const FOREIGN: [(&str, Method); 4] = [
-    ("/grpc.health.v1.Health/Check", Method { label: "Health/Check", streams: false }),
-    ("/grpc.health.v1.Health/Watch", Method { label: "Health/Watch", streams: true }),
-    ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", Method { label: "ServerReflection/Info", streams: true }),
-    ("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", Method { label: "ServerReflection/Info", streams: true }),
+/// Methods of services that are not ours, with their labels and whether they are streams. They are for every operator.
+const FOREIGN: [(&str, &str, bool); 4] = [
+    ("/grpc.health.v1.Health/Check", "Health/Check", false),
+    ("/grpc.health.v1.Health/Watch", "Health/Watch", true),
+    ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", "ServerReflection/Info", true),
+    ("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", "ServerReflection/Info", true),
 ];
 
-static METHODS: LazyLock<HashMap<String, Method>> = LazyLock::new(|| {
-    let mut methods: HashMap<String, Method> = FOREIGN.into_iter().map(|(path, method)| (path.to_owned(), method)).collect();
-    let files = FileDescriptorSet::decode(sutler_proto::DESCRIPTORS).unwrap_or_default();
-    for file in &files.file {
-        for service in &file.service {
-            for method in &service.method {
-                let path = format!("/{}.{}/{}", file.package(), service.name(), method.name());
-                // Made once for the life of the process.
-                let label = String::leak(format!("{}/{}", service.name(), method.name()));
-                methods.insert(path, Method { label, streams: method.client_streaming() || method.server_streaming() });
-            }
-        }
-    }
-    methods
+static OPERATORS: LazyLock<Access> = LazyLock::new(|| Access {
+    caller: Caller::Operator,
+    roles: Role::ALL.iter().copied().collect(),
+    scope: Scope::Any,
+    ended_certificate: false,
+});
+
+static METHODS: LazyLock<HashMap<&str, Method>> = LazyLock::new(|| {
+    let foreign = FOREIGN.iter().map(|(path, label, streams)| (*path, Method { label, streams: *streams, access: Some(&OPERATORS) }));
+    let ours = access::methods().iter().map(|m| (m.path.as_str(), Method { label: &m.label, streams: m.streams, access: Some(&m.access) }));
+    foreign.chain(ours).collect()
 });
 
 /// The method that this path calls.
@@ -51,7 +51,8 @@ mod tests {
 
     #[test]
     fn streams_are_known_from_the_apis_description() {
-        assert_eq!(method("/sutler.v1.GroupService/CreateGroup"), Method { label: "GroupService/CreateGroup", streams: false });
+        let create = method("/sutler.v1.GroupService/CreateGroup");
+        assert!(create.label == "GroupService/CreateGroup" && !create.streams);
         for path in ["AgentService/Connect", "AgentService/ReadChunks", "JobService/WatchJob", "PackageService/PushPackage"] {
             assert!(method(&format!("/sutler.v1.{path}")).streams, "{path}");
         }

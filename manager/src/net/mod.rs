@@ -11,8 +11,9 @@
 //! ```
 //!
 //! Invariants:
-//! - One router per kind of caller, picked once per connection by [`Route`]: nobody reaches [`ENROLL`] and nothing else, an
-//!   agent never an operator's method. What a caller may not reach looks like what does not exist.
+//! - One router per kind of caller, picked once per connection by [`Route`], and in it only the methods that the API's own
+//!   description gives to such callers: nobody reaches enrolment and nothing else, an agent never an operator's method.
+//!   What a caller may not reach looks like what does not exist.
 //! - A caller is who its certificate says. Nothing in a call can say otherwise. Handlers find it as [`Peer`] among the
 //!   extensions of the request. Whether a certificate was revoked is *not* known here: handlers ask on every call.
 //! - Every status that leaves goes through the module `status`.
@@ -36,7 +37,7 @@ pub use certificate::{CertificateKeeper, keep_certificate};
 pub use descriptors::{Budget, raise_descriptor_limit};
 pub use limits::Limits;
 pub use listener::{Listener, NetError, Serving, Shared};
-pub use routes::{AgentsPort, ENROLL, OperatorsPort, RENEW_AGENT, RENEW_OPERATOR, Route, Routes, Surface};
+pub use routes::{AgentsPort, OperatorsPort, Route, Routes, Surface};
 
 use std::{net::SocketAddr, sync::Arc};
 use sutler_certs::{Identity, PeerCertificate};

@@ -1,18 +1,12 @@
 //! Which services a caller reaches.
 
-use super::Peer;
+use super::{Peer, methods};
 use http::{Request, Response};
 use std::{collections::HashMap, convert::Infallible, fmt, future::Future, sync::Arc};
 use sutler_certs::Identity;
+use sutler_proto::access::{Access, Caller};
 use tonic::{Status, body::Body, server::NamedService};
 use tower::{Service, ServiceExt, util::BoxCloneSyncService};
-
-/// The only method for callers without a certificate.
-pub const ENROLL: &str = "/sutler.v1.EnrollmentService/Enroll";
-/// The only method for an agent whose certificate has ended.
-pub const RENEW_AGENT: &str = "/sutler.v1.AgentService/RenewCertificate";
-/// The only method for an operator whose certificate has ended.
-pub const RENEW_OPERATOR: &str = "/sutler.v1.OperatorService/RenewOperatorCertificate";
 
 type Handler = BoxCloneSyncService<Request<Body>, Response<Body>, Infallible>;
 
@@ -55,30 +49,40 @@ impl fmt::Debug for Routes {
     }
 }
 
-/// What one caller reaches, for the whole connection.
+/// What one caller reaches, for the whole connection: of these services the methods that are for callers of its kind.
 #[derive(Debug, Clone)]
 pub struct Surface {
     /// Who that is, for metrics: one of a fixed set of words.
     pub(crate) caller: &'static str,
+    kind: Caller,
+    ended: bool,
     routes: Arc<Routes>,
-    only: Option<&'static str>,
 }
 
 impl Surface {
-    /// Everything in `routes`.
-    pub fn all(caller: &'static str, routes: Arc<Routes>) -> Surface {
-        Surface { caller, routes, only: None }
+    /// Of `routes` what the API's description gives to callers of this kind.
+    pub fn of(caller: &'static str, kind: Caller, routes: Arc<Routes>) -> Surface {
+        Surface { caller, kind, ended: false, routes }
     }
 
-    /// Of `routes` the one method with this path.
-    pub fn only(caller: &'static str, routes: Arc<Routes>, path: &'static str) -> Surface {
-        Surface { caller, routes, only: Some(path) }
+    /// Of `routes` what it gives to callers of this kind whose certificate has ended.
+    pub fn ended(caller: &'static str, kind: Caller, routes: Arc<Routes>) -> Surface {
+        Surface { caller, kind, ended: true, routes }
+    }
+
+    /// The same caller, who reaches nothing.
+    pub fn nothing(&self) -> Surface {
+        Surface { routes: Arc::default(), ..self.clone() }
+    }
+
+    fn reaches(&self, access: &Access) -> bool {
+        access.caller == self.kind && (access.ended_certificate || !self.ended)
     }
 
     /// Answers a call. Whatever the caller can't reach gets the same answer, whether it exists or not.
     pub(crate) fn call(&self, request: Request<Body>) -> impl Future<Output = Response<Body>> + Send + 'static {
         let path = request.uri().path();
-        let reached = self.only.is_none_or(|only| only == path);
+        let reached = methods::method(path).access.is_some_and(|access| self.reaches(access));
         let handler = if reached { self.routes.handler(path) } else { None };
         async move {
             match handler {
@@ -101,11 +105,11 @@ pub trait Route: Send + Sync + 'static {
 /// The services of the port for agents and newcomers.
 #[derive(Debug, Clone)]
 pub struct AgentsPort {
-    /// For those without a certificate: [`ENROLL`] is all that is reached.
+    /// For those without a certificate: enrolment is all that is reached.
     pub nobody: Arc<Routes>,
     /// For agents.
     pub agent: Arc<Routes>,
-    /// For agents whose certificate ended within the grace: [`RENEW_AGENT`] is all that is reached.
+    /// For agents whose certificate ended within the grace: renewing it is all that is reached.
     pub expired: Arc<Routes>,
 }
 
@@ -123,9 +127,9 @@ impl Route for AgentsPort {
 
     fn route(&self, peer: &Peer) -> Option<Surface> {
         match (&peer.identity, peer.expired) {
-            (None, _) => Some(Surface::only("nobody", self.nobody.clone(), ENROLL)),
-            (Some(Identity::Agent(_)), false) => Some(Surface::all("agent", self.agent.clone())),
-            (Some(Identity::Agent(_)), true) => Some(Surface::only("expired-agent", self.expired.clone(), RENEW_AGENT)),
+            (None, _) => Some(Surface::of("nobody", Caller::Nobody, self.nobody.clone())),
+            (Some(Identity::Agent(_)), false) => Some(Surface::of("agent", Caller::Agent, self.agent.clone())),
+            (Some(Identity::Agent(_)), true) => Some(Surface::ended("expired-agent", Caller::Agent, self.expired.clone())),
             (Some(_), _) => None,
         }
     }
@@ -136,7 +140,7 @@ impl Route for AgentsPort {
 pub struct OperatorsPort {
     /// For operators.
     pub operator: Arc<Routes>,
-    /// For operators whose certificate ended within the grace: [`RENEW_OPERATOR`] is all that is reached.
+    /// For operators whose certificate ended within the grace: renewing it is all that is reached.
     pub expired: Arc<Routes>,
 }
 
@@ -154,8 +158,8 @@ impl Route for OperatorsPort {
 
     fn route(&self, peer: &Peer) -> Option<Surface> {
         match (&peer.identity, peer.expired) {
-            (Some(Identity::Operator(_)), false) => Some(Surface::all("operator", self.operator.clone())),
-            (Some(Identity::Operator(_)), true) => Some(Surface::only("expired-operator", self.expired.clone(), RENEW_OPERATOR)),
+            (Some(Identity::Operator(_)), false) => Some(Surface::of("operator", Caller::Operator, self.operator.clone())),
+            (Some(Identity::Operator(_)), true) => Some(Surface::ended("expired-operator", Caller::Operator, self.expired.clone())),
             _ => None,
         }
     }

@@ -52,7 +52,7 @@ impl Services {
     pub fn agents_port(&self, limits: MessageLimits) -> AgentsPort {
         let nobody = v1::enrollment_service_server::EnrollmentServiceServer::new(self.clone()).max_decoding_message_size(limits.enroll);
         let agent = v1::agent_service_server::AgentServiceServer::new(self.clone()).max_decoding_message_size(limits.agent);
-        // For a caller whose certificate has ended, the port lets through only the one method that renews it.
+        // Of these the port lets through what the API's description gives to each caller.
         AgentsPort::new(Routes::new(nobody), Routes::new(agent.clone()), Routes::new(agent))
     }
 

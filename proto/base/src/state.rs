@@ -75,6 +75,26 @@ words! {
 }
 
 words! {
+    /// What an operator may do.
+    Role: "a role" {
+        /// Reads.
+        Viewer = "VIEWER",
+        /// Reads the audit log.
+        Auditor = "AUDITOR",
+        /// Lets machines in.
+        Enroller = "ENROLLER",
+        /// Pushes packages.
+        Uploader = "UPLOADER",
+        /// Orders jobs, and places clients in groups.
+        Deployer = "DEPLOYER",
+        /// Agrees to what needs a second person.
+        Approver = "APPROVER",
+        /// Everything.
+        Admin = "ADMIN",
+    }
+}
+
+words! {
     /// Where a membership came from.
     Source: "the source of a membership" {
         /// A policy registered it.

@@ -74,7 +74,9 @@ async fn nobody_can_send_more_than_an_enrolment() {
     let bed = bed(Limits::default());
     let nobody = bed.nobody().await;
     let endless = stream::repeat_with(|| Ok::<_, Status>(http_body::Frame::data(bytes::Bytes::from_static(&[0; 5000]))));
-    let request = Request::post(format!("https://manager{ENROLL}")).header("content-type", "application/grpc").header("te", "trailers");
+    let request = Request::post("https://manager/sutler.v1.EnrollmentService/Enroll")
+        .header("content-type", "application/grpc")
+        .header("te", "trailers");
     let body = Body::new(http_body_util::StreamBody::new(endless));
     let response = timeout(PATIENCE, nobody.0.clone().send_request(request.body(body).unwrap())).await.unwrap().unwrap();
     assert_eq!(Status::from_header_map(response.headers()).unwrap().code(), Code::ResourceExhausted);
