@@ -41,6 +41,15 @@ pub enum KeyError {
         /// What is wrong with it.
         source: PemError,
     },
+    /// The encrypted key could not be made or opened.
+    #[cfg(feature = "passphrase")]
+    #[error("the key {path}: {source}")]
+    Passphrase {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: crate::passphrase::PassphraseError,
+    },
     /// The key in the file isn't one that can be used.
     #[error("{path} holds a key that is not P-256 in PKCS#8; restore the file from a backup, or enrol or renew again")]
     WrongKind {
@@ -59,6 +68,13 @@ pub enum KeyError {
     /// The request could not be made.
     #[error("cannot make a certificate request: {0}")]
     Request(rcgen::Error),
+}
+
+impl KeyError {
+    /// Whether the key is encrypted, and was to be read without a passphrase.
+    pub fn is_encrypted(&self) -> bool {
+        matches!(self, KeyError::Content { source: PemError::Encrypted, .. })
+    }
 }
 
 /// What a public key's bytes mean.
@@ -206,6 +222,23 @@ impl PrivateKey {
     pub fn load(path: &Path) -> Result<PrivateKey, KeyError> {
         let text = durable::read_private(path, CREDENTIAL_MAX)?;
         key_in(&text, path)
+    }
+
+    /// As [`PrivateKey::save`], encrypted with a passphrase.
+    #[cfg(feature = "passphrase")]
+    pub fn save_with(&self, path: &Path, passphrase: &crate::Passphrase) -> Result<(), KeyError> {
+        let text = crate::passphrase::seal(&self.pkcs8, passphrase);
+        let text = text.map_err(|source| KeyError::Passphrase { path: path.into(), source })?;
+        Ok(durable::write(path, text.as_bytes(), Readers::Owner)?)
+    }
+
+    /// The encrypted key in the file at `path`; refused if others may read it.
+    #[cfg(feature = "passphrase")]
+    pub fn load_with(path: &Path, passphrase: &crate::Passphrase) -> Result<PrivateKey, KeyError> {
+        let text = durable::read_private(path, CREDENTIAL_MAX)?;
+        let pkcs8 = crate::passphrase::open(&text, passphrase);
+        let pkcs8 = pkcs8.map_err(|source| KeyError::Passphrase { path: path.into(), source })?;
+        PrivateKey::from_pkcs8(&pkcs8).map_err(|_| KeyError::WrongKind { path: path.into() })
     }
 
     /// A certificate request (PKCS#10, DER) with this key and nothing else: who it is for, the manager says.

@@ -8,6 +8,7 @@
 //! - [`keys`]: the key pairs of agents, operators and managers, and signatures with them.
 //! - [`server`]: the manager's own certificate, made and renewed in its folder.
 //! - [`publisher`], [`trust`] and [`envelope`]: publishers' keys, the document that says whom to trust, the signature of a manifest.
+//! - `passphrase`: people's keys, encrypted (with the feature of that name).
 //! - [`secret`]: how the secret of a token is kept.
 //! - [`durable`] and [`pem`]: files that are there whole or not at all, and their armour.
 //!
@@ -21,6 +22,8 @@ pub mod envelope;
 pub mod identity;
 pub mod issue;
 pub mod keys;
+#[cfg(feature = "passphrase")]
+pub mod passphrase;
 pub mod pem;
 pub mod publisher;
 pub mod secret;
@@ -34,6 +37,8 @@ pub use envelope::{Envelope, verify_manifest};
 pub use identity::{Identity, PeerCertificate, RootPin, Serial, TrustDomain};
 pub use issue::{Host, Issued};
 pub use keys::{Credential, PrivateKey, PublicKey};
+#[cfg(feature = "passphrase")]
+pub use passphrase::Passphrase;
 pub use publisher::{KeyId, PublisherKey, PublisherPublicKey};
 pub use trust::{SignedTrustDocument, TrustDocument};
 

@@ -20,7 +20,7 @@ pub enum PemError {
     #[error("no readable private key (PEM, PKCS#8, BEGIN PRIVATE KEY) in it")]
     Key,
     /// The key is encrypted with a passphrase.
-    #[error("the private key is encrypted with a passphrase, which this version can't read")]
+    #[error("the private key is encrypted with a passphrase, and none was given")]
     Encrypted,
 }
 

@@ -1,7 +1,6 @@
 //! The keys with which publishers sign packages: Ed25519, in the publisher's own profile and never in a manager's folder.
 //!
-//! A key is a PKCS#8 file (PEM, 0600). Encryption with a passphrase (`ENCRYPTED PRIVATE KEY`) is recognised and refused by
-//! name; it comes later.
+//! A key is a PKCS#8 file (PEM, 0600), encrypted with a passphrase unless its owner refused one.
 
 use crate::{
     durable::{self, FileError, Readers},
@@ -45,6 +44,15 @@ pub enum PublisherKeyError {
         /// What is wrong with it.
         source: PemError,
     },
+    /// The encrypted key could not be made or opened.
+    #[cfg(feature = "passphrase")]
+    #[error("the publisher's key {path}: {source}")]
+    Passphrase {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: crate::passphrase::PassphraseError,
+    },
     /// The key isn't Ed25519.
     #[error("{path} holds no publisher's key: it is not Ed25519 in PKCS#8")]
     WrongKind {
@@ -54,6 +62,13 @@ pub enum PublisherKeyError {
     /// The folder could not be searched for keys.
     #[error("cannot look for publishers' keys in the manager's folder: {0}")]
     Search(io::Error),
+}
+
+impl PublisherKeyError {
+    /// Whether the key is encrypted, and was to be read without a passphrase.
+    pub fn is_encrypted(&self) -> bool {
+        matches!(self, PublisherKeyError::Content { source: PemError::Encrypted, .. })
+    }
 }
 
 /// The name of a publisher's key: the first 32 hex digits of the SHA-256 digest of the raw public key.
@@ -192,19 +207,45 @@ impl PublisherKey {
         Ok(PublisherKey { pkcs8, pair })
     }
 
-    /// Writes the key to `path` (PEM, 0600), durably; a file that is there is left alone.
+    /// Writes the key to `path` (PEM, 0600, not encrypted), durably; a file that is there is left alone.
     pub fn save(&self, path: &Path) -> Result<(), PublisherKeyError> {
-        if path.symlink_metadata().is_ok() {
-            return Err(PublisherKeyError::Exists { path: path.into() });
-        }
-        Ok(durable::write(path, pem::encode("PRIVATE KEY", &self.pkcs8).as_bytes(), Readers::Owner)?)
+        write_new(path, &pem::encode("PRIVATE KEY", &self.pkcs8))
     }
 
-    /// The key in the file at `path`; refused if others may read it.
+    /// As [`PublisherKey::save`], encrypted with a passphrase.
+    #[cfg(feature = "passphrase")]
+    pub fn save_with(&self, path: &Path, passphrase: &crate::Passphrase) -> Result<(), PublisherKeyError> {
+        let text = crate::passphrase::seal(&self.pkcs8, passphrase);
+        write_new(path, &text.map_err(|source| PublisherKeyError::Passphrase { path: path.into(), source })?)
+    }
+
+    /// Writes the key in place of the file at `path`, whole and durably: for another passphrase, or none.
+    #[cfg(feature = "passphrase")]
+    pub fn rewrite(&self, path: &Path, passphrase: Option<&crate::Passphrase>) -> Result<(), PublisherKeyError> {
+        let text = match passphrase {
+            Some(passphrase) => crate::passphrase::seal(&self.pkcs8, passphrase),
+            None => Ok(pem::encode("PRIVATE KEY", &self.pkcs8)),
+        };
+        let text = text.map_err(|source| PublisherKeyError::Passphrase { path: path.into(), source })?;
+        Ok(durable::write(path, text.as_bytes(), Readers::Owner)?)
+    }
+
+    /// The key in the file at `path`, which must not be encrypted; refused if others may read it.
     pub fn load(path: &Path) -> Result<PublisherKey, PublisherKeyError> {
         let text = durable::read_private(path, KEY_FILE_MAX)?;
         let der = pem::parse_key(&text).map_err(|source| PublisherKeyError::Content { path: path.into(), source })?;
-        let pkcs8 = Zeroizing::new(der.secret_pkcs8_der().to_vec());
+        PublisherKey::from_pkcs8(Zeroizing::new(der.secret_pkcs8_der().to_vec()), path)
+    }
+
+    /// The encrypted key in the file at `path`; refused if others may read it.
+    #[cfg(feature = "passphrase")]
+    pub fn load_with(path: &Path, passphrase: &crate::Passphrase) -> Result<PublisherKey, PublisherKeyError> {
+        let text = durable::read_private(path, KEY_FILE_MAX)?;
+        let pkcs8 = crate::passphrase::open(&text, passphrase);
+        PublisherKey::from_pkcs8(pkcs8.map_err(|source| PublisherKeyError::Passphrase { path: path.into(), source })?, path)
+    }
+
+    fn from_pkcs8(pkcs8: Zeroizing<Vec<u8>>, path: &Path) -> Result<PublisherKey, PublisherKeyError> {
         // With or without the public key in it: tools differ.
         let pair = Ed25519KeyPair::from_pkcs8_maybe_unchecked(&pkcs8).map_err(|_| PublisherKeyError::WrongKind { path: path.into() })?;
         Ok(PublisherKey { pkcs8, pair })
@@ -228,6 +269,13 @@ impl PublisherKey {
         bytes.copy_from_slice(self.pair.sign(message).as_ref());
         Signature(bytes)
     }
+}
+
+fn write_new(path: &Path, text: &str) -> Result<(), PublisherKeyError> {
+    if path.symlink_metadata().is_ok() {
+        return Err(PublisherKeyError::Exists { path: path.into() });
+    }
+    Ok(durable::write(path, text.as_bytes(), Readers::Owner)?)
 }
 
 impl fmt::Debug for PublisherKey {

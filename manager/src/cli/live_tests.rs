@@ -48,6 +48,7 @@ impl Place {
             config_dir: Some(self.folder.path().join("config")),
             address: Some(address.to_string()),
             retry_for: Duration::from_secs(30),
+            passphrase_file: None,
             quiet: true,
         }
     }

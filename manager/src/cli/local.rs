@@ -3,6 +3,7 @@
 use super::{
     error::CliError,
     output,
+    passphrase::{self, NewKeyArgs},
     session::{Globals, profile_error},
 };
 use crate::{
@@ -65,6 +66,9 @@ pub struct InitArgs {
     /// The first operator's name [default: your user's]
     #[arg(long, value_name = "NAME", value_parser = parsed::<OperatorName>)]
     operator: Option<OperatorName>,
+    /// Whether the keys of the profile are encrypted
+    #[command(flatten)]
+    keys: NewKeyArgs,
     /// Where the manager listens
     #[command(flatten)]
     places: Places,
@@ -103,6 +107,7 @@ pub fn init(args: InitArgs, globals: &Globals) -> Result<u8, CliError> {
     if let Some(name) = &globals.profile {
         options.profile = name.parse::<ProfileName>().map_err(|e| CliError::usage(e.0))?;
     }
+    options.passphrase = passphrase::for_new_key("the publisher's key", &args.keys, globals)?;
     let places = args.places;
     options.agents = places.agents.unwrap_or(options.agents);
     options.operators = places.operators.unwrap_or(options.operators);

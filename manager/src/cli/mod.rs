@@ -20,6 +20,7 @@ pub mod names;
 pub mod operator;
 pub mod output;
 pub mod package;
+pub mod passphrase;
 pub mod policy;
 pub mod profiles;
 pub mod publisher;

@@ -4,7 +4,8 @@
 //! and the connection bounds what is in memory.
 
 use super::{
-    error::{CliError, causes},
+    error::CliError,
+    passphrase,
     session::{Session, call, service},
     when::bytes,
 };
@@ -51,11 +52,7 @@ pub fn publisher_key(session: &Session, file: Option<&Path>) -> Result<(Publishe
         Some(path) => path.to_owned(),
         None => session.globals().load_profile()?.publisher_key_path,
     };
-    let key = PublisherKey::load(&path).map_err(|e| CliError::Local {
-        tried: format!("use the publisher's key {}", path.display()),
-        why: causes(&e),
-        hint: Some("--publisher-key FILE names another; the one of the first operator is made by `sutler init`".into()),
-    })?;
+    let key = passphrase::open_publisher_key(&path, session.globals())?;
     Ok((key, path))
 }
 

@@ -29,6 +29,9 @@ pub struct Globals {
     /// For how long a manager that is away is tried again (such as 10s, 2m)
     #[arg(long, global = true, value_name = "DURATION", default_value = "10s", value_parser = when::duration)]
     pub retry_for: Duration,
+    /// A file whose first line is the passphrase of the keys that are used or made [default: asked for at the terminal]
+    #[arg(long, global = true, value_name = "FILE", env = "SUTLER_PASSPHRASE_FILE")]
+    pub passphrase_file: Option<PathBuf>,
     /// Print names and data alone: no progress, no sentences
     #[arg(short, long, global = true)]
     pub quiet: bool,

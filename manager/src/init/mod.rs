@@ -21,7 +21,7 @@ use std::{
 };
 use sutler_base::{Invalid, OperatorName};
 use sutler_certs::{
-    CaBundle, Host, KeyId, PrivateKey, PublisherKey, RootPin, SignedTrustDocument, TrustDocument, TrustDomain,
+    CaBundle, Host, KeyId, Passphrase, PrivateKey, PublisherKey, RootPin, SignedTrustDocument, TrustDocument, TrustDomain,
     ca::{Authority, CaError},
     durable::{self, FileError, Readers},
     issue::{IssueError, OPERATOR_VALIDITY},
@@ -144,6 +144,8 @@ pub struct InitOptions {
     pub database: String,
     /// Where agents are told to connect, `host:port`; none: the hosts with the port of `agents`.
     pub advertise: Vec<String>,
+    /// With what the keys of the profile are encrypted; none: not at all.
+    pub passphrase: Option<Passphrase>,
 }
 
 impl InitOptions {
@@ -164,6 +166,7 @@ impl InitOptions {
             telemetry: TelemetryAt::Address(SocketAddr::from(([127, 0, 0, 1], config::TELEMETRY_PORT))),
             database: "sqlite:manager.db".into(),
             advertise: vec![],
+            passphrase: None,
         }
     }
 }
@@ -278,7 +281,10 @@ async fn make(options: &InitOptions, places: &Places, staged: &Folder, address: 
         trust_document_path: PathBuf::new(),
     };
     profile.save_to(&places.staged_profile)?;
-    publisher.save(&profile.publisher_key_path)?;
+    match &options.passphrase {
+        Some(passphrase) => publisher.save_with(&profile.publisher_key_path, passphrase)?,
+        None => publisher.save(&profile.publisher_key_path)?,
+    }
     durable::write(&profile.trust_document_path, &trust.to_json(), Readers::Owner)?;
 
     let url = config::database_url(staged, &options.database).map_err(InitError::Setting)?;

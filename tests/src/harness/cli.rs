@@ -142,7 +142,11 @@ impl Cli {
     /// `sutler` with these arguments, to be run.
     pub fn command<S: AsRef<str>>(&self, arguments: &[S]) -> Command {
         let mut command = Command::new(programs::sutler());
-        command.args(arguments.iter().map(AsRef::as_ref)).env("SUTLER_CONFIG_DIR", &self.config).env_remove("SUTLER_PROFILE");
+        command
+            .args(arguments.iter().map(AsRef::as_ref))
+            .env("SUTLER_CONFIG_DIR", &self.config)
+            .env_remove("SUTLER_PROFILE")
+            .env_remove("SUTLER_PASSPHRASE_FILE");
         // As in the README, which knows the variable too.
         if let Some(address) = &self.address {
             command.args(["--address", address]);

@@ -6,6 +6,7 @@ mod fleet;
 mod leftovers;
 mod membership;
 mod packages;
+mod publishers;
 mod recovery;
 mod refusals;
 mod story;
