@@ -119,6 +119,10 @@ impl Journal for MemoryJournal {
     fn answer(&self, attempt: &AttemptId) -> Option<Record> {
         lock(&self.0).answers.get(attempt).cloned()
     }
+
+    fn answers_from(&self, first: &AttemptId) -> Vec<Record> {
+        lock(&self.0).answers.range(first..).map(|(_, record)| record.clone()).collect()
+    }
 }
 
 /// One run of a step.

@@ -8,6 +8,7 @@
 //!   server/           the manager's own key and certificate, renewed by itself
 //!   manager.db        the database, unless it is a PostgreSQL elsewhere
 //!   content/          packages' bytes
+//!   reserve           room for what must go on when the disk is full
 //! ```
 
 use rustix::fs::FlockOperation;

@@ -1,6 +1,7 @@
 //! The manager: the server that knows every client, and the command line of its administrators.
 
 pub mod app;
+pub mod backup;
 pub mod cli;
 pub mod config;
 pub mod folder;
@@ -10,6 +11,7 @@ pub mod net;
 pub mod package;
 mod password;
 pub mod profile;
+pub mod reserve;
 pub mod rpc;
 pub mod serve;
 pub mod telemetry;

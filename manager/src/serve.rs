@@ -1,12 +1,13 @@
 //! The manager as a program: what it opens, in which order, and how it ends.
 
 use crate::{
-    app::{App, Conditions, Settings},
+    app::{App, Conditions, Settings, restored},
     config::{Config, ExpiredAgents},
     folder::{FolderError, FolderLock},
     init::{FIRST_OPERATOR, TRUST_DOCUMENT},
     live::{Live, workers},
     net::{self, Budget, CertificateKeeper, Listener, NetError, Serving, Shared, raise_descriptor_limit},
+    reserve::Reserve,
     rpc::{MessageLimits, Services},
     telemetry::{self, Metrics, TelemetryServer},
     world::World,
@@ -69,7 +70,9 @@ impl Manager {
         let ca = Arc::new(CaBundle::load(&config.folder.ca())?);
         let store = Store::open(&config.database).await?;
         let (site, trust_document) = identify(&store, config).await?;
-        let content = Content::open_folder(&config.folder.content())?.with_reserve(config.limits.disk_reserve);
+        let restored: Option<restored::Restored> = store.read("restored", unit!([] | tx | { restored::load(tx).await })).await?;
+        let reserve = Arc::new(Reserve::new(config.folder.path(), config.limits.disk_reserve));
+        let content = Content::open_folder(&config.folder.content())?.with_reserve(reserve.margin());
         let agents_listener = Listener::bind(config.agents)?;
         let operators_listener = Listener::bind(config.operators)?;
         let settings = Settings {
@@ -79,6 +82,7 @@ impl Manager {
             trust_document,
             limits: config.limits.clone(),
             expired_agents_need_approval: config.expired_agents == ExpiredAgents::Approved,
+            restored,
         };
         let metrics = Metrics::new();
         let app = Arc::new(App {
@@ -89,6 +93,9 @@ impl Manager {
             settings,
             ca: ca.clone(),
             conditions: Arc::new(Conditions::default()),
+            refusals: Arc::default(),
+            reserve,
+            scrub: Default::default(),
             metrics: metrics.clone(),
         });
         let keeper = CertificateKeeper { folder: config.folder.server(), ca: ca.clone(), hosts: config.certificate_hosts() };

@@ -14,3 +14,6 @@ pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/sutler.
 
 /// The version of the protocol between agent and manager.
 pub const PROTOCOL_VERSION: u32 = 1;
+
+/// The capability of an agent that reports outcomes again to a manager that was restored from a backup.
+pub const REPORT_AGAIN: &str = "report-again";

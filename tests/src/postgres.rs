@@ -3,6 +3,7 @@
 //! A server is the child of a small shell script that waits for the end of its standard input, which this process holds:
 //! however the process ends, the kernel closes that end, and the script stops the server and removes its folder.
 
+use crate::harness::wait_until;
 use crate::tools;
 use std::collections::VecDeque;
 use std::io::{BufRead as _, BufReader, Read, Write as _};
@@ -44,15 +45,15 @@ pub struct Postgres {
 
 type Log = Arc<Mutex<VecDeque<String>>>;
 
-/// What a supervisor does: $1 is the server, $2 its folder, the rest its options. It tells the server's id, keeps no end of
-/// the pipe with the server's log, and waits for its standard input to end.
+/// What a supervisor does: $1 is the server, $2 its folder, the rest its options. It tells the server's id, and waits for its
+/// standard input to end; for each line of that it starts the server anew.
 const SUPERVISOR: &str = r#"
 server=$1 folder=$2
 shift 2
 "$server" -D "$folder/data" "$@" </dev/null >/dev/null &
 echo "$!"
 exec >/dev/null 2>&1
-while read -r line; do :; done
+while read -r line; do "$server" -D "$folder/data" "$@" </dev/null & done
 kill -QUIT "$!"
 wait "$!"
 rm -rf "$folder"
@@ -133,10 +134,57 @@ impl Postgres {
         self.pid
     }
 
+    /// Kills the server and all its processes with SIGKILL; it is gone when this returns.
+    ///
+    /// # Panics
+    ///
+    /// When it doesn't go.
+    pub fn kill(&mut self) {
+        let mut doomed = children_of(self.pid);
+        doomed.push(self.pid);
+        doomed.iter().rev().filter_map(|pid| rustix::process::Pid::from_raw(*pid as i32)).for_each(|pid| {
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        });
+        wait_until("the killed server to be gone", PATIENCE, || doomed.iter().all(|pid| is_gone(*pid)));
+    }
+
+    /// Starts the server again that was killed, on the same port and data. Returns when it answers.
+    ///
+    /// # Panics
+    ///
+    /// When it doesn't come up.
+    pub fn start_again(&mut self) {
+        use std::io::Write as _;
+        self.supervisor.stdin.as_mut().expect("it is piped").write_all(b"start\n").expect("the supervisor reads");
+        wait_until("the server to be back", PATIENCE, || Session::open(self.port).and_then(|mut s| s.execute("SELECT 1")).is_ok());
+        let file = self.folder.join("data/postmaster.pid");
+        let text = fs_err::read_to_string(&file).expect("a running server has one");
+        self.pid = text.lines().next().and_then(|line| line.trim().parse().ok()).expect("its first line is the server's id");
+    }
+
     /// The folder with the server's data and its socket.
     pub fn folder(&self) -> &Path {
         &self.folder
     }
+}
+
+/// The processes whose parent is `pid`.
+fn children_of(pid: u32) -> Vec<u32> {
+    let Ok(entries) = fs_err::read_dir("/proc") else { return Vec::new() };
+    let ids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
+    ids.filter(|id| stat(*id).is_some_and(|(_, parent)| parent == pid)).collect()
+}
+
+/// The state and the parent of a process.
+fn stat(pid: u32) -> Option<(char, u32)> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let mut words = text.rsplit_once(") ")?.1.split(' ');
+    Some((words.next()?.chars().next()?, words.next()?.parse().ok()?))
+}
+
+/// Whether a process is gone, or waits for nothing but its parent.
+fn is_gone(pid: u32) -> bool {
+    stat(pid).is_none_or(|(state, _)| state == 'Z')
 }
 
 impl Drop for Postgres {

@@ -19,7 +19,7 @@ use std::{
 };
 use sutler_base::{AttemptId, Digest, Timestamp, facts::Facts, state::ClientState};
 use sutler_proto::{
-    PROTOCOL_VERSION,
+    PROTOCOL_VERSION, REPORT_AGAIN,
     convert::{Word, time},
     v1::{self, connect_request::Message as Up, connect_response::Message as Down},
 };
@@ -322,7 +322,7 @@ impl Loop {
         let open = self.state.records().filter(|r| r.stage != Stage::Canceled).map(|r| wire::open_attempt(r, progress.get(r.id())));
         Ok(Some(v1::Hello {
             protocol_version: PROTOCOL_VERSION,
-            capabilities: Vec::new(),
+            capabilities: vec![REPORT_AGAIN.into()],
             agent_version: env!("CARGO_PKG_VERSION").into(),
             site: self.identity.site(),
             machine_id: self.facts_of.0.clone(),
@@ -365,6 +365,9 @@ impl Loop {
             }
         }
         self.happened(Event::Connected(wire::attempts(&welcome.unknown_attempts))).await?;
+        if let Ok(first) = welcome.report_from.parse() {
+            self.report_again(first).await?;
+        }
         if let_in {
             // Another machine may have the key that it has: the next one is its own. What it was not given it may have now.
             if before == Some(ClientState::Quarantined) {
@@ -372,6 +375,24 @@ impl Loop {
             }
             self.happened(Event::RunNow(vec![])).await?;
         }
+        Ok(())
+    }
+
+    /// The manager was restored from a backup: tells it what it had been told before, in the order in which it happened, and
+    /// that this is all.
+    async fn report_again(&mut self, first: AttemptId) -> Result<(), AgentError> {
+        let answers = self.with_journal(move |journal| Ok(journal.answers_from(&first))).await?;
+        let Some(outbox) = self.up.as_ref().map(|up| up.outbox.clone()) else { return Ok(()) };
+        info!(outcomes = answers.len(), "the manager was restored from a backup and is told again what happened since");
+        // Beside the loop: there may be more of them than the outbox takes at once.
+        tokio::spawn(async move {
+            let outcomes = answers.iter().filter_map(outcome_of);
+            for message in outcomes.chain([Up::CaughtUp(v1::CaughtUp {})]) {
+                if outbox.send(v1::ConnectRequest { message: Some(message) }).await.is_err() {
+                    return;
+                }
+            }
+        });
         Ok(())
     }
 
@@ -534,6 +555,8 @@ fn outcome_of(record: &Record) -> Option<Up> {
             attempt: record.id().to_string(),
             outcome: outcome.clone().into(),
             signature: signature.clone().into(),
+            job: record.offer.job.clone(),
+            revision: record.offer.revision,
         })),
         _ => None,
     }

@@ -44,7 +44,12 @@ pub(super) fn open_attempt(record: &Record, progress: Option<&Progress>) -> v1::
         (_, Some(progress)) => progress.state,
         _ => ExecutionState::Offered,
     };
-    v1::OpenAttempt { attempt: record.id().to_string(), state: state.to_wire() }
+    v1::OpenAttempt {
+        attempt: record.id().to_string(),
+        state: state.to_wire(),
+        job: record.offer.job.clone(),
+        revision: record.offer.revision,
+    }
 }
 
 /// Where an attempt is.

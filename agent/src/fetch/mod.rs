@@ -256,9 +256,9 @@ fn refused(status: &tonic::Status) -> FetchError {
     use tonic::Code::*;
     let message = || format!("the manager said: {}", status.message());
     match status.code() {
-        DataLoss => FetchError::Never(failure(ErrorKind::DataLoss, message())),
         NotFound => FetchError::Never(failure(ErrorKind::PackageUnavailable, message())),
         InvalidArgument | OutOfRange | Unimplemented => FetchError::Never(failure(ErrorKind::Transfer, message())),
+        // Stored bytes that are damaged (DATA_LOSS) are sent to the manager again, and then this goes on.
         _ => FetchError::Later(message()),
     }
 }

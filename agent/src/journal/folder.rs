@@ -203,6 +203,13 @@ impl Journal for FolderJournal {
     fn answer(&self, attempt: &AttemptId) -> Option<Record> {
         read(&self.answers().join(attempt.as_str())).and_then(|bytes| decode(&bytes)).filter(|r| r.id() == attempt)
     }
+
+    fn answers_from(&self, first: &AttemptId) -> Vec<Record> {
+        let mut ids = names(&self.answers()).unwrap_or_default();
+        ids.retain(|id| id >= first);
+        ids.sort();
+        ids.iter().filter_map(|id| self.answer(id)).collect()
+    }
 }
 
 #[cfg(test)]
@@ -249,6 +256,8 @@ mod tests {
         assert!(!loaded.lost);
         assert_eq!(journal.answer(records[1].id()), Some(records[1].clone()));
         assert_eq!(journal.answer(records[2].id()), None);
+        assert_eq!(journal.answers_from(records[0].id()), records[..2]);
+        assert_eq!(journal.answers_from(records[1].id()), records[1..2]);
     }
 
     #[test]

@@ -65,4 +65,6 @@ pub trait Journal: Send + 'static {
     fn make_room(&mut self);
     /// The record of an attempt that was retired, if it is still kept.
     fn answer(&self, attempt: &AttemptId) -> Option<Record>;
+    /// Those from this id on that are still kept, in order of their ids: the order in which they were offered.
+    fn answers_from(&self, first: &AttemptId) -> Vec<Record>;
 }

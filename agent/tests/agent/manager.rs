@@ -428,6 +428,7 @@ impl agent_service_server::AgentService for Caller {
             send_facts: shared.send_facts,
             server_time: Some(sutler_proto::convert::wire_time(Timestamp::now())),
             unknown_attempts: vec![],
+            ..v1::Welcome::default()
         };
         answers.try_send(Ok(ConnectResponse { message: Some(Down::Welcome(welcome)) })).unwrap();
         *shared.session.lock().unwrap() = Some(answers);

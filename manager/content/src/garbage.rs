@@ -1,7 +1,7 @@
-//! Finds what is not needed any more and removes it, and finds what is damaged.
+//! Finds what is not needed any more and removes it.
 
-use crate::{Content, Error, Kind, store::modified_ms};
-use futures_util::{Stream, StreamExt, TryStreamExt};
+use crate::{Content, Error, store::modified_ms};
+use futures_util::TryStreamExt;
 use object_store::ObjectStoreExt;
 use std::{collections::HashSet, path::Path, time::Duration};
 use sutler_base::Digest;
@@ -87,26 +87,6 @@ impl Content {
             done.removed_bytes += meta.size;
         }
         Ok(())
-    }
-
-    /// Reads every object, one after another, and yields those that are damaged: they count as lacking from now on, so a
-    /// push brings them back.
-    pub fn scrub(&self) -> impl Stream<Item = Result<Digest, Error>> + '_ {
-        let root = self.root();
-        self.store
-            .list(Some(&root))
-            .map_err(|source| Error::Store { what: "list the objects".into(), source })
-            .try_filter_map(move |meta| async move {
-                let Some(digest) = self.digest_at(&meta.location) else { return Ok(None) };
-                // What an object is isn't written on it: the larger limit fits both.
-                match self.read(digest, Kind::Document).await {
-                    // Removed while it was looked at.
-                    Ok(_) | Err(Error::Missing(_)) => Ok(None),
-                    Err(Error::Damaged { .. }) => Ok(Some(digest)),
-                    Err(e) => Err(e),
-                }
-            })
-            .boxed()
     }
 }
 

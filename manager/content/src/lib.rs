@@ -17,10 +17,12 @@ pub mod encoding;
 mod error;
 pub mod garbage;
 mod recent;
+mod scrub;
 mod store;
 
 pub use closure::Closure;
 pub use encoding::Encoding;
 pub use error::Error;
 pub use garbage::Collected;
+pub use scrub::Looked;
 pub use store::{Content, Kind};

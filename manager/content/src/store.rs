@@ -57,7 +57,7 @@ const RECENT_BYTES: usize = 64 << 20;
 /// The bytes of closures that are kept.
 const CLOSURE_BYTES: usize = 64 << 20;
 /// How many damaged objects are remembered, so that they count as missing until they are sent again.
-const DAMAGED_MAX: usize = 100_000;
+pub(crate) const DAMAGED_MAX: usize = 100_000;
 /// An object whose upload is asked about is made young again if it is older than this (milliseconds): 6 hours.
 const YOUNG_MS: i64 = 6 * 3600 * 1000;
 
@@ -73,7 +73,7 @@ pub struct Content {
     recent: Mutex<Recent<Digest, (Encoding, Bytes)>>,
     pub(crate) closures: Mutex<Recent<Digest, Arc<Closure>>>,
     /// Objects that were found damaged, and those whose writing failed: they count as lacking.
-    damaged: Mutex<HashSet<Digest>>,
+    pub(crate) damaged: Mutex<HashSet<Digest>>,
     /// Held shared while objects are stored or made young, alone while garbage is removed.
     pub(crate) removing: RwLock<()>,
     failed: AtomicBool,

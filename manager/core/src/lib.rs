@@ -2,6 +2,7 @@
 //! and ids that are passed in; no tokio, no SQL, no gRPC.
 
 pub mod admission;
+pub mod audit;
 pub mod condition;
 pub mod execution;
 pub mod model;

@@ -1,6 +1,6 @@
 //! How a machine becomes a client, and how clients and operators get their next certificate.
 
-use super::{AppError, Env, Result, clients};
+use super::{AppError, Env, Result, audit::NOBODY, clients};
 use std::net::IpAddr;
 use sutler_base::{
     ClientId, OperatorName, TokenId, quoted,
@@ -65,11 +65,13 @@ pub enum ApplicationResult {
 pub async fn enroll(tx: &mut dyn Tx, env: &Env, ca: &CaBundle, application: &Application) -> Result<ApplicationResult> {
     let object = format!("tokens/{}", application.token);
     let Some(mut token) = tx.token(&application.token).await? else {
-        // Not audited: who guesses ids must not be able to fill the log.
+        let detail = format!("there is no such token, from {}", application.address);
+        env.audit_refusal_of(NOBODY, tx, "enroll_refused", &object, detail).await?;
         return Ok(ApplicationResult::Refused);
     };
     if !same(&secret_hash(&application.secret), &token.secret_hash) {
-        env.audit(tx, "enroll_refused", &object, format!("a wrong secret, from {}", application.address)).await?;
+        let detail = format!("a wrong secret, from {}", application.address);
+        env.audit_refusal_of(NOBODY, tx, "enroll_refused", &object, detail).await?;
         return Ok(ApplicationResult::Refused);
     }
     let key = application.key.sha256();
@@ -83,7 +85,7 @@ pub async fn enroll(tx: &mut dyn Tx, env: &Env, ca: &CaBundle, application: &App
     let admission = match admit(&token, applicant, env.now) {
         Ok(admission) => admission,
         Err(refused) => {
-            env.audit(tx, "enroll_refused", &object, format!("{refused}, from {}", application.address)).await?;
+            env.audit_refusal(tx, "enroll_refused", &object, format!("{refused}, from {}", application.address)).await?;
             return Ok(ApplicationResult::Refused);
         }
     };
@@ -191,16 +193,21 @@ pub async fn renew_operator(tx: &mut dyn Tx, env: &Env, ca: &CaBundle, operator:
     Ok(issued.chain_der())
 }
 
+/// Why a certificate is refused that stands in no table.
+pub const UNKNOWN_CERTIFICATE: &str = "UNKNOWN_CERTIFICATE";
+/// Why a certificate is refused whose client is not there.
+pub const CLIENT_REMOVED: &str = "CLIENT_REMOVED";
+
 /// Whether the certificate with this serial number may be used by `subject`; on its first use the ones before it are
 /// superseded.
 pub async fn check_certificate(tx: &mut dyn Tx, subject: &Subject, serial: &str) -> Result<()> {
     let refuse = |reason: &'static str, message: &str| Err(AppError::Unauthenticated { reason, message: message.to_owned() });
     let Some(certificate) = tx.certificate(serial).await?.filter(|c| c.subject == *subject) else {
-        return refuse("UNKNOWN_CERTIFICATE", "this certificate was not issued by this installation; enrol again");
+        return refuse(UNKNOWN_CERTIFICATE, "this certificate was not issued by this installation; enrol again");
     };
     match subject {
         Subject::Client(id) => match tx.client(id).await?.map(|c| c.state) {
-            Some(ClientState::Removed) | None => return refuse("CLIENT_REMOVED", "this client was removed; enrol again with a new token"),
+            Some(ClientState::Removed) | None => return refuse(CLIENT_REMOVED, "this client was removed; enrol again with a new token"),
             Some(_) => {}
         },
         Subject::Operator(name) => {

@@ -86,6 +86,11 @@ impl AppError {
         AppError::Invalid(vec![Violation { field: field.into(), description: why.to_string() }])
     }
 
+    /// The `request_id` came with another request before.
+    pub fn reused_request_id() -> AppError {
+        AppError::invalid("request_id", "was used for another request in the last 24 hours; use a new one")
+    }
+
     /// There is no such object.
     pub fn not_found(what: &'static str, name: impl ToString) -> AppError {
         AppError::NotFound { what, name: name.to_string() }

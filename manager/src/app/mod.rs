@@ -4,8 +4,10 @@
 //! A unit says whom to wake in its [`Env`]; they are woken after the commit. A wake-up that is lost costs time and nothing
 //! else: what is to be done stands in the database.
 
+pub mod audit;
 pub mod clients;
 mod conditions;
+pub mod content;
 pub mod dispatch;
 pub mod enrolment;
 mod error;
@@ -17,13 +19,20 @@ pub mod membership;
 pub mod packages;
 pub mod policies;
 pub mod reconcile;
+pub mod restored;
 pub mod sessions;
 pub mod tokens;
 
 pub use conditions::Conditions;
 pub use error::{AppError, Violation, Violations};
 
-use crate::{config::Limits, live::Live, telemetry::Metrics, world::World};
+use crate::{
+    config::Limits,
+    live::Live,
+    reserve::{Reserve, is_essential},
+    telemetry::Metrics,
+    world::World,
+};
 use std::{
     collections::BTreeSet,
     sync::{Arc, Mutex, MutexGuard},
@@ -33,7 +42,7 @@ use sutler_base::{ClientId, Digest, JobId, Timestamp, Uid};
 use sutler_certs::ca::CaBundle;
 use sutler_content::Content;
 use sutler_core::model::AuditEntry;
-use sutler_store::{Store, Tx, Work, unit};
+use sutler_store::{Store, StoreError, Tx, Work, unit};
 
 /// What a unit of work gives.
 pub type Result<T> = std::result::Result<T, AppError>;
@@ -53,6 +62,8 @@ pub struct Settings {
     pub limits: Limits,
     /// A client that comes back after its certificate ended is `PENDING` until an operator approves.
     pub expired_agents_need_approval: bool,
+    /// The database was restored from a backup: of what happened since, agents know more than it.
+    pub restored: Option<restored::Restored>,
 }
 
 impl Settings {
@@ -80,6 +91,12 @@ pub struct App {
     pub live: Arc<Live>,
     /// Conditions that were compiled before.
     pub conditions: Arc<Conditions>,
+    /// Which refusals get an entry in the audit log.
+    pub refusals: Arc<audit::Refusals>,
+    /// Room on the disk for what must go on when it is full.
+    pub reserve: Arc<Reserve>,
+    /// How far the scrub of stored bytes is.
+    pub scrub: content::Scrub,
 }
 
 /// Who asks for a change.
@@ -117,6 +134,8 @@ pub struct Env {
     pub settings: Settings,
     /// Conditions that were compiled before.
     pub conditions: Arc<Conditions>,
+    /// Which refusals get an entry in the audit log.
+    pub refusals: Arc<audit::Refusals>,
     wakes: Arc<Mutex<Wakes>>,
 }
 
@@ -154,6 +173,7 @@ impl App {
             world: self.world.clone(),
             settings: self.settings.clone(),
             conditions: self.conditions.clone(),
+            refusals: self.refusals.clone(),
             wakes: Arc::default(),
         }
     }
@@ -177,36 +197,42 @@ impl App {
         R: prost::Message + Default + 'static,
         F: for<'a> Fn(&'a mut dyn Tx, &'a Env, &'a I) -> Work<'a, T, AppError> + Send + Sync + 'static,
     {
+        self.room_for(name)?;
         let env = self.env(&caller.actor);
         let (input, run, request_id) = (Arc::new(input), Arc::new(run), caller.request_id.clone());
         let wakes = env.clone();
         let began = Instant::now();
-        let answer = self
-            .store
-            .write(
-                name,
-                unit!(
-                    [env, input, run, request_id] | tx | {
-                        if !request_id.is_empty()
-                            && let Some((earlier, answer)) = tx.request(&env.actor, &request_id).await?
-                        {
-                            if earlier != body {
-                                return Err(AppError::invalid(
-                                    "request_id",
-                                    "was used for another request in the last 24 hours; use a new one",
-                                ));
+        let mut again = true;
+        let answer = loop {
+            let answer = self
+                .store
+                .write(
+                    name,
+                    unit!(
+                        [env, input, run, request_id] | tx | {
+                            if !request_id.is_empty()
+                                && let Some((earlier, answer)) = tx.request(&env.actor, &request_id).await?
+                            {
+                                if earlier != body {
+                                    return Err(AppError::reused_request_id());
+                                }
+                                return R::decode(answer.as_slice())
+                                    .map_err(|e| AppError::Bug(format!("the kept answer can't be read: {e}")));
                             }
-                            return R::decode(answer.as_slice()).map_err(|e| AppError::Bug(format!("the kept answer can't be read: {e}")));
+                            let answer = to_wire(run(tx, &env, &input).await?);
+                            if !request_id.is_empty() {
+                                tx.put_request(&env.actor, &request_id, &body, &answer.encode_to_vec(), env.now).await?;
+                            }
+                            Ok(answer)
                         }
-                        let answer = to_wire(run(tx, &env, &input).await?);
-                        if !request_id.is_empty() {
-                            tx.put_request(&env.actor, &request_id, &body, &answer.encode_to_vec(), env.now).await?;
-                        }
-                        Ok(answer)
-                    }
-                ),
-            )
-            .await;
+                    ),
+                )
+                .await;
+            if matches!(answer, Err(AppError::Store(StoreError::Full(_)))) && std::mem::take(&mut again) && self.is_freed_for(name) {
+                continue;
+            }
+            break answer;
+        };
         self.metrics.unit(name, answer.is_ok(), began.elapsed());
         let answer = answer?;
         self.wake(&wakes);
@@ -220,11 +246,19 @@ impl App {
         T: Send + 'static,
         F: for<'a> Fn(&'a mut dyn Tx, &'a Env, &'a I) -> Work<'a, T, AppError> + Send + Sync + 'static,
     {
+        self.room_for(name)?;
         let env = self.env(actor);
         let (input, run) = (Arc::new(input), Arc::new(run));
         let wakes = env.clone();
         let began = Instant::now();
-        let out = self.store.write(name, unit!([env, input, run] | tx | { run(tx, &env, &input).await })).await;
+        let mut again = true;
+        let out = loop {
+            let out = self.store.write(name, unit!([env, input, run] | tx | { run(tx, &env, &input).await })).await;
+            if matches!(out, Err(AppError::Store(StoreError::Full(_)))) && std::mem::take(&mut again) && self.is_freed_for(name) {
+                continue;
+            }
+            break out;
+        };
         self.metrics.unit(name, out.is_ok(), began.elapsed());
         let out = out?;
         self.wake(&wakes);
@@ -241,6 +275,26 @@ impl App {
         let env = self.env(actor);
         let (input, run) = (Arc::new(input), Arc::new(run));
         self.store.read(name, unit!([env, input, run] | tx | { run(tx, &env, &input).await })).await
+    }
+
+    /// The database found the disk full: whether the reserve was given back for this unit, so that it may be tried again.
+    fn is_freed_for(&self, unit: &str) -> bool {
+        self.reserve.look();
+        is_essential(unit) && self.reserve.is_full().is_some()
+    }
+
+    /// Refuses a unit of work that has to wait until the disk has room again.
+    pub fn room_for(&self, unit: &str) -> Result<()> {
+        match self.reserve.is_full().filter(|_| !is_essential(unit)) {
+            None => Ok(()),
+            Some(free) => Err(AppError::Exhausted {
+                message: format!(
+                    "the manager's disk is full ({} MiB are left for revocations and renewals, and nothing else is written); make room there",
+                    free >> 20
+                ),
+                retry_seconds: Some(30),
+            }),
+        }
     }
 
     fn wake(&self, env: &Env) {

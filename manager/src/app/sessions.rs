@@ -1,9 +1,12 @@
 //! Sessions of agents: who connected, what it has, what it reports.
 
-use super::{AppError, Env, Result, clients, executions, policies};
+use super::{
+    AppError, Env, Result, clients, executions, policies,
+    restored::{self, Unknown},
+};
 use std::collections::BTreeMap;
 use sutler_base::{
-    AttemptId, ClientId, Digest,
+    AttemptId, ClientId, Digest, JobId,
     facts::Facts,
     outcome::{Outcome, SIGNING_CONTEXT},
     state::{ClientState, ErrorKind, ExecutionState},
@@ -15,6 +18,7 @@ use sutler_core::{
     policy::Event,
     session::{Identified, Presented, identify},
 };
+use sutler_proto::REPORT_AGAIN;
 use sutler_store::Tx;
 
 /// What an agent says when it connects.
@@ -35,9 +39,20 @@ pub struct Hello {
     /// The address that it called from.
     pub address: String,
     /// The attempts in its journal.
-    pub open: BTreeMap<AttemptId, ExecutionState>,
+    pub open: BTreeMap<AttemptId, Open>,
+    /// What it can do beyond the protocol's version.
+    pub capabilities: Vec<String>,
     /// Whether the journal was lost since the last session.
     pub journal_lost: bool,
+}
+
+/// An attempt in an agent's journal.
+#[derive(Debug, Clone)]
+pub struct Open {
+    /// Where it is.
+    pub state: ExecutionState,
+    /// Of which job and revision it says to be; an older agent does not say.
+    pub job: Option<(JobId, i64)>,
 }
 
 /// What the manager says to that.
@@ -49,6 +64,8 @@ pub struct Welcome {
     pub send_facts: bool,
     /// Attempts that the manager does not want any more.
     pub unknown: Vec<AttemptId>,
+    /// The manager was restored, and wants to hear again of attempts from this one on before it offers anything.
+    pub report_from: Option<AttemptId>,
 }
 
 /// Opens a session: tells the client from a copy of it, and settles what each side has of their attempts.
@@ -73,7 +90,7 @@ pub async fn open(tx: &mut dyn Tx, env: &Env, hello: &Hello) -> Result<Welcome> 
             env.audit(tx, "copy_noticed", format!("clients/{}", client.id), &what).await?;
             env.wakes().access.insert(client.id.clone());
         }
-        return Ok(Welcome { client, send_facts: false, unknown: vec![] });
+        return Ok(Welcome { client, send_facts: false, unknown: vec![], report_from: None });
     }
     client.machine_id = hello.machine_id.clone();
     client.boot_id = hello.boot_id.clone();
@@ -83,16 +100,33 @@ pub async fn open(tx: &mut dyn Tx, env: &Env, hello: &Hello) -> Result<Welcome> 
     tx.save_client(&client).await?;
     tx.touch_clients(&[(client.id.clone(), env.now)]).await?;
     let send_facts = client.facts_digest.is_none() || client.facts_digest != hello.facts_digest;
-    missing_at_agent(tx, env, hello).await?;
-    let unknown = unknown_here(tx, hello).await?;
-    Ok(Welcome { client, send_facts, unknown })
+    let report_from = match env.settings.restored.filter(|_| hello.capabilities.iter().any(|c| c == REPORT_AGAIN)) {
+        Some(restored) if !tx.has_caught_up(&client.id).await? => Some(restored.first_attempt()),
+        _ => None,
+    };
+    match report_from {
+        None => missing_at_agent(tx, env, hello).await?,
+        Some(_) => {
+            for (attempt, open) in &hello.open {
+                let Some((job, revision)) = open.job.clone().filter(|_| !open.state.is_end()) else { continue };
+                let (client, attempt) = (client.id.clone(), attempt.clone());
+                restored::adopt_attempt(tx, env, &Unknown { client, attempt, job, revision, state: open.state }).await?;
+            }
+        }
+    }
+    // What has ended is about to be reported, with the job that it belongs to.
+    let mut unknown = unknown_here(tx, hello).await?;
+    if report_from.is_some() {
+        unknown.retain(|id| hello.open.get(id).is_none_or(|open| !open.state.is_end()));
+    }
+    Ok(Welcome { client, send_facts, unknown, report_from })
 }
 
 /// Attempts that the manager has open and the agent does not know. Those that it had accepted are interrupted: its journal
 /// was lost, and nobody knows how far it was. Those that it had never accepted are offered again, by the orders that follow; but
 /// after the loss of a journal as new attempts, for the word that it had accepted may have been lost, too, and no step of an
 /// attempt may be started twice.
-async fn missing_at_agent(tx: &mut dyn Tx, env: &Env, hello: &Hello) -> Result<()> {
+pub(super) async fn missing_at_agent(tx: &mut dyn Tx, env: &Env, hello: &Hello) -> Result<()> {
     for row in tx.open_executions_of(&hello.client).await? {
         let Some(id) = row.attempt.clone().filter(|_| row.state != ExecutionState::Queued) else { continue };
         if hello.open.contains_key(&id) {
@@ -215,6 +249,8 @@ pub struct Report {
     pub outcome: Vec<u8>,
     /// The signature.
     pub signature: Vec<u8>,
+    /// The job and its revision, as the agent says: for a manager that was restored and does not know the attempt.
+    pub job: Option<(JobId, i64)>,
 }
 
 /// Records the outcome of an attempt. Gives back why it was refused, if it was; then the first one stands.
@@ -222,24 +258,38 @@ pub struct Report {
 /// The same outcome again is fine: its answer had been lost.
 pub async fn outcome(tx: &mut dyn Tx, env: &Env, report: &Report) -> Result<std::result::Result<(), String>> {
     let object = format!("attempts/{}", report.attempt);
-    let known = tx.attempt(&report.attempt).await?.filter(|a| a.client == report.client);
+    let mut known = tx.attempt(&report.attempt).await?;
+    if known.is_none()
+        && let Some((job, revision)) = report.job.clone().filter(|_| env.settings.restored.is_some())
+        && parse(report).is_ok()
+        && signed(tx, report).await?
+    {
+        let (client, attempt) = (report.client.clone(), report.attempt.clone());
+        // The end comes right after.
+        let unknown = Unknown { client, attempt, job, revision, state: ExecutionState::Offered };
+        if restored::adopt_attempt(tx, env, &unknown).await? {
+            known = tx.attempt(&report.attempt).await?;
+        }
+    }
+    let known = known.filter(|a| a.client == report.client);
     let Some(attempt) = known else { return Ok(Err("this client has no such attempt".into())) };
     if !attempt.outcome.is_empty() {
         if attempt.outcome == report.outcome {
             return Ok(Ok(()));
         }
-        env.audit(tx, "outcome_refused", &object, format!("clients/{} reported another outcome than before", report.client)).await?;
+        env.audit_refusal(tx, "outcome_refused", &object, format!("clients/{} reported another outcome than before", report.client))
+            .await?;
         return Ok(Err("another outcome was recorded for this attempt before; it stands".into()));
     }
     let outcome = match parse(report) {
         Ok(outcome) => outcome,
         Err(why) => {
-            env.audit(tx, "outcome_refused", &object, format!("clients/{}: {why}", report.client)).await?;
+            env.audit_refusal(tx, "outcome_refused", &object, format!("clients/{}: {why}", report.client)).await?;
             return Ok(Err(why));
         }
     };
     if !signed(tx, report).await? {
-        env.audit(tx, "outcome_refused", &object, format!("clients/{}: the signature is not good", report.client)).await?;
+        env.audit_refusal(tx, "outcome_refused", &object, format!("clients/{}: the signature is not good", report.client)).await?;
         return Ok(Err("the outcome is not signed with a key of this client".into()));
     }
     let row = tx.execution(&attempt.job, &attempt.client).await?;

@@ -1,4 +1,4 @@
-//! `sutler init` and `sutler serve`: what is done on the manager's host, without a profile.
+//! `sutler init`, `serve`, `backup` and `restore`: what is done on the manager's host, without a profile.
 
 use super::{
     error::CliError,
@@ -7,6 +7,7 @@ use super::{
     session::{Globals, profile_error},
 };
 use crate::{
+    backup::{self, BackupError},
     config::{Config, Overrides, TelemetryAt},
     folder::Folder,
     init::{self, InitOptions},
@@ -155,4 +156,97 @@ pub fn serve(args: ServeArgs) -> Result<u8, CliError> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|e| CliError::local(tried(), &e))?;
     runtime.block_on(serve::run(config)).map_err(|e| CliError::local(tried(), &e))?;
     Ok(0)
+}
+
+/// Copies a manager.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "The manager may run meanwhile. The folder then holds the CAs' keys: keep it as safe as the manager's own. Publishers'
+keys and operators' profiles are not in it. A database in PostgreSQL is dumped with its own tools (pg_dump) before this.
+
+Examples:
+  sutler backup --dir D /backup/sutler-2027-01-31"
+)]
+pub struct BackupArgs {
+    /// The manager's folder
+    #[arg(long, value_name = "DIR")]
+    dir: PathBuf,
+    /// The database, if it isn't the one that manager.toml names
+    #[arg(long, value_name = "URL", env = "SUTLER_DATABASE", hide_env_values = true)]
+    database: Option<String>,
+    /// The folder to make
+    #[arg(value_name = "FOLDER")]
+    target: PathBuf,
+}
+
+/// Makes a manager of a backup.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Agents tell a restored manager what happened since the backup, so that nothing runs again. Machines that enrolled since
+are PENDING until you approve them. What only the database knew is as it was: repeat the removals and revocations that were made
+since (an export of the audit log has them). Stop the old manager for good before the new one serves.
+
+Examples:
+  sutler restore /backup/sutler-2027-01-31 --dir D
+  sutler restore /backup/sutler-2027-01-31 --dir D --dumped 2027-01-31T02:00:00Z"
+)]
+pub struct RestoreArgs {
+    /// The backup
+    #[arg(value_name = "FOLDER")]
+    backup: PathBuf,
+    /// The manager's folder to make: not there yet, or empty
+    #[arg(long, value_name = "DIR")]
+    dir: PathBuf,
+    /// The database, if it isn't the one that the backup's manager.toml names
+    #[arg(long, value_name = "URL", env = "SUTLER_DATABASE", hide_env_values = true)]
+    database: Option<String>,
+    /// For PostgreSQL, which was put back before: when its dump was begun
+    #[arg(long, value_name = "TIME")]
+    dumped: Option<sutler_base::Timestamp>,
+}
+
+/// Runs what copies a manager.
+fn copied(tried: String, work: impl Future<Output = Result<backup::Report, BackupError>>) -> Result<backup::Report, CliError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| CliError::local("start", &e))?;
+    runtime.block_on(work).map_err(|e| CliError::local(tried, &e))
+}
+
+/// Says what could not be copied: 1 if there is anything.
+fn complete(report: &backup::Report) -> u8 {
+    if report.damaged.is_empty() {
+        return 0;
+    }
+    eprintln!("warning: {} stored objects are damaged or missing and were left out:", report.damaged.len());
+    report.damaged.iter().take(20).for_each(|digest| eprintln!("  {digest}"));
+    eprintln!("hint: `sutler content status` names the packages to push again");
+    1
+}
+
+/// `sutler backup`
+pub fn backup(args: BackupArgs, globals: &Globals) -> Result<u8, CliError> {
+    let tried = format!("back up the manager in {}", args.dir.display());
+    let report = copied(tried, backup::back_up(&args.dir, args.database, &args.target, &World::system()))?;
+    let target = output::printable(&args.target.display().to_string());
+    if globals.quiet {
+        output::print(&format!("{target}\n"))?;
+    } else {
+        let what =
+            if report.note.database { "with its database" } else { "WITHOUT its database, which is a PostgreSQL: keep its dump with this" };
+        output::print(&format!("{target}  {} objects, {what}\n", report.note.objects))?;
+    }
+    Ok(complete(&report))
+}
+
+/// `sutler restore`
+pub fn restore(args: RestoreArgs, globals: &Globals) -> Result<u8, CliError> {
+    let tried = format!("restore the backup {}", args.backup.display());
+    let report = copied(tried, backup::restore(&args.backup, &args.dir, args.database, args.dumped, &World::system()))?;
+    let folder = output::printable(&args.dir.display().to_string());
+    if globals.quiet {
+        output::print(&format!("{folder}\n"))?;
+    } else {
+        output::print(&format!("{folder}  {} objects\n", report.note.objects))?;
+        eprintln!("next: sutler serve --dir {folder}");
+    }
+    Ok(complete(&report))
 }

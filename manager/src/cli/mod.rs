@@ -8,6 +8,7 @@ pub mod ask;
 pub mod audit;
 pub mod client;
 pub mod connection;
+pub mod content;
 pub mod error;
 pub mod group;
 pub mod import;
@@ -70,6 +71,10 @@ enum Command {
     Init(local::InitArgs),
     /// Run the manager
     Serve(local::ServeArgs),
+    /// Copy a manager, while it runs
+    Backup(local::BackupArgs),
+    /// Make a manager of such a copy
+    Restore(local::RestoreArgs),
     /// Managed machines: list, approve, quarantine, label, explain
     #[command(subcommand, after_help = client::EXAMPLES)]
     Client(client::ClientCommand),
@@ -82,6 +87,9 @@ enum Command {
     /// Software: push, list, show, delete
     #[command(subcommand, after_help = package::EXAMPLES)]
     Package(package::PackageCommand),
+    /// Stored bytes: whether they are as they were pushed
+    #[command(subcommand, after_help = content::EXAMPLES)]
+    Content(content::ContentCommand),
     /// Orders to install packages on groups and clients
     #[command(subcommand, after_help = job::EXAMPLES)]
     Job(job::JobCommand),
@@ -137,6 +145,8 @@ fn dispatch(cli: Cli) -> Result<u8, CliError> {
         // A server has threads of its own and needs no operator.
         Command::Init(args) => return local::init(args, &cli.globals),
         Command::Serve(args) => return local::serve(args),
+        Command::Backup(args) => return local::backup(args, &cli.globals),
+        Command::Restore(args) => return local::restore(args, &cli.globals),
         Command::Completion { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "sutler", &mut script);
@@ -157,13 +167,14 @@ fn dispatch(cli: Cli) -> Result<u8, CliError> {
             Command::Group(command) => group::run(command, &session).await,
             Command::Policy(command) => policy::run(command, &session).await,
             Command::Package(command) => package::run(command, &session).await,
+            Command::Content(command) => content::run(command, &session).await,
             Command::Job(command) => job::run(command, &session).await,
             Command::Token(command) => token::run(command, &session).await,
             Command::Publisher(command) => publisher::run(command, &session).await,
             Command::Profile(command) => profiles::run(command, &session).await,
             Command::Operator(command) => operator::run(command, &session).await,
             Command::Audit(command) => audit::run(command, &session).await,
-            Command::Init(_) | Command::Serve(_) | Command::Completion { .. } => Ok(0),
+            Command::Init(_) | Command::Serve(_) | Command::Backup(_) | Command::Restore(_) | Command::Completion { .. } => Ok(0),
         }
     })
 }

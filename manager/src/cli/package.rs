@@ -102,6 +102,10 @@ impl Record for v1::PackageVersion {
         Column::wide("bytes", |v| v.total_bytes.to_string()),
         Column::wide("expires", |v| moment(&v.expire_time)),
         Column::wide("manifest_digest", |v| v.manifest_digest.clone()),
+        Column::wide("damaged", |v| match v.damaged_objects {
+            0 => String::new(),
+            n => format!("{n} stored objects; push the package again"),
+        }),
         Column::wide("uid", |v| v.uid.clone()),
     ];
 }

@@ -28,7 +28,7 @@ use tokio_stream::wrappers::ReceiverStream;
 const QUEUE: usize = 8;
 
 /// With what and as what a package is signed.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct SignArgs {
     /// The publisher's key [default: the one of your profile]
     #[arg(long, value_name = "FILE")]
@@ -84,7 +84,13 @@ fn local(tried: String, e: &BuildError) -> CliError {
 
 /// `sutler package push`
 pub async fn push(session: &Session, folder: &Path, args: &SignArgs) -> Result<(), CliError> {
-    let package = Arc::new(build_and_sign(session, folder, args, session.now())?);
+    let mut package = build_and_sign(session, folder, args, session.now())?;
+    if args.release.is_none()
+        && let Some(same) = as_it_is_there(session, folder, args, &package).await?
+    {
+        package = same;
+    }
+    let package = Arc::new(package);
     let manifest = &package.built.manifest;
     let tried = format!("push the package {}@{}", manifest.name, manifest.version);
     let digests: Vec<String> = package.built.digests().map(|d| d.to_string()).collect();
@@ -129,6 +135,40 @@ pub async fn push(session: &Session, folder: &Path, args: &SignArgs) -> Result<(
     let length = |chunks: &mut dyn Iterator<Item = &package::build::ChunkSource>| chunks.map(|c| u64::from(c.length)).sum();
     let (sent_bytes, all_bytes) = (length(&mut sent.iter().copied()), length(&mut chunks.iter()));
     session.done(&name, &format!("pushed: {} of {} chunks sent, {} of {}", sent.len(), chunks.len(), bytes(sent_bytes), bytes(all_bytes)))
+}
+
+/// The same package, signed for the release that the manager has it with, if that is exactly what the manager has. So what is
+/// damaged there can be sent again, without a new version.
+async fn as_it_is_there(
+    session: &Session,
+    folder: &Path,
+    args: &SignArgs,
+    package: &SignedPackage,
+) -> Result<Option<SignedPackage>, CliError> {
+    let manifest = &package.built.manifest;
+    let mut request = v1::ListPackageVersionsRequest {
+        parent: format!("packages/{}", manifest.name),
+        page_size: limits::PAGE_MAX as i32,
+        ..Default::default()
+    };
+    let tried = format!("look for the package {}@{}", manifest.name, manifest.version);
+    let name = format!("packages/{}/versions/{}", manifest.name, manifest.version);
+    let there = loop {
+        let page: Result<v1::ListPackageVersionsResponse, CliError> =
+            async { call!(session, packages.list_package_versions(request.clone()), "{tried}") }.await;
+        // A package that isn't there, or may not be seen: the push itself will say so.
+        let Ok(page) = page else { return Ok(None) };
+        if let Some(version) = page.versions.into_iter().find(|v| v.name == name) {
+            break version;
+        }
+        if page.next_page_token.is_empty() {
+            return Ok(None);
+        }
+        request.page_token = page.next_page_token;
+    };
+    let Ok(release) = u64::try_from(there.release) else { return Ok(None) };
+    let again = build_and_sign(session, folder, &SignArgs { release: Some(release), ..args.clone() }, session.now())?;
+    Ok((again.built.manifest_digest.to_string() == there.manifest_digest).then_some(again))
 }
 
 /// Whether a push was refused only because an earlier try of it had come through.

@@ -48,7 +48,17 @@ pub struct Limits {
     /// How long the answer to a `request_id` is kept.
     #[serde(deserialize_with = "span")]
     pub request_memory: Duration,
-    /// Space that is kept free on the disk for revocation, renewal and audit (bytes).
+    /// How old an entry of the audit log becomes before it is sealed with those after it.
+    #[serde(deserialize_with = "span")]
+    pub audit_seal: Duration,
+    /// How many bytes a second the scrub of stored content reads.
+    #[serde(deserialize_with = "size")]
+    pub scrub_rate: u64,
+    /// How long after a scrub of everything the next one begins.
+    #[serde(deserialize_with = "span")]
+    pub scrub_every: Duration,
+    /// Space that is kept on the disk for revocation, renewal and audit (bytes); 0 for none. The disk counts as full when less
+    /// than a quarter of it is left besides.
     #[serde(deserialize_with = "size")]
     pub disk_reserve: u64,
 }
@@ -70,6 +80,9 @@ impl Default for Limits {
             operator_grace: tls::OPERATOR_GRACE,
             token: seconds(3600),
             request_memory: seconds(24 * 3600),
+            audit_seal: seconds(24 * 3600),
+            scrub_rate: 8 << 20,
+            scrub_every: seconds(7 * 24 * 3600),
             disk_reserve: 64 << 20,
         }
     }
@@ -98,6 +111,8 @@ impl Limits {
             ("operator_grace", self.operator_grace, Duration::ZERO, 90 * day),
             ("token", self.token, Duration::from_secs(1), 398 * day),
             ("request_memory", self.request_memory, Duration::from_secs(60), 30 * day),
+            ("scrub_every", self.scrub_every, Duration::from_secs(1), 398 * day),
+            ("audit_seal", self.audit_seal, Duration::from_millis(100), 398 * day),
         ];
         if let Some((name, value, low, high)) = spans.iter().find(|(_, v, low, high)| v < low || v > high) {
             return Some(format!("limits.{name} is {value:?}; give {low:?} to {high:?}"));

@@ -121,7 +121,13 @@ const LIMITS: &str = r#"# The bounds of both ports.
 # token = "1h"
 # How long the answer to a request_id is kept.
 # request_memory = "24h"
-# Space on the disk that is kept free for revocation, renewal and audit.
+# How old an entry of the audit log becomes before it is sealed with those after it.
+# audit_seal = "24h"
+# How much the scrub of stored content reads in a second, and how long after a whole one the next one begins.
+# scrub_rate = "8MiB"
+# scrub_every = "7d"
+# Space on the disk that is kept for revocation, renewal and audit; with less than a quarter of it left besides, the disk
+# counts as full.
 # disk_reserve = "64MiB"
 "#;
 

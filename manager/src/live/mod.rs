@@ -3,6 +3,7 @@
 //! Nothing here is remembered. What is to be done stands in the database; a wake-up only says that it is worth looking.
 
 pub mod orders;
+mod scrub;
 pub mod workers;
 
 use crate::app::{Wakes, sessions::Progress};
@@ -19,6 +20,9 @@ use tokio::sync::{Notify, broadcast, mpsc};
 
 /// How many messages wait for a client at the most: one that does not read is cut off.
 pub const OUTBOX: usize = 256;
+
+/// How many attempts are remembered that wait for damaged bytes.
+const LACKING_MAX: usize = 100_000;
 
 /// For how long it is remembered that a client was connected here.
 const KEPT: jiff::SignedDuration = jiff::SignedDuration::from_mins(5);
@@ -62,6 +66,8 @@ pub struct Live {
     changed: broadcast::Sender<JobId>,
     started: Timestamp,
     left: Mutex<HashMap<ClientId, Timestamp>>,
+    lacking: Mutex<BTreeMap<AttemptId, ClientId>>,
+    behind: Mutex<BTreeSet<ClientId>>,
 }
 
 impl Live {
@@ -70,6 +76,8 @@ impl Live {
         Live {
             started: now,
             left: Mutex::default(),
+            lacking: Mutex::default(),
+            behind: Mutex::default(),
             sessions: Mutex::default(),
             next: AtomicU64::new(1),
             due: Mutex::default(),
@@ -197,7 +205,8 @@ impl Live {
         while out.len() < limit
             && let Some(client) = due.clients.pop_first()
         {
-            if sessions.contains_key(&client) {
+            // Who is behind is asked again when it has caught up.
+            if sessions.contains_key(&client) && !lock(&self.behind).contains(&client) {
                 out.push(client);
             }
         }
@@ -242,6 +251,35 @@ impl Live {
             self.progress_due.notify_one();
         }
         out
+    }
+
+    /// Notes whether the client still has to tell what a restored manager does not know: it is offered nothing before.
+    pub fn set_behind(&self, client: &ClientId, behind: bool) {
+        let mut all = lock(&self.behind);
+        if behind {
+            all.insert(client.clone());
+        } else {
+            all.remove(client);
+        }
+    }
+
+    /// Notes that what an attempt needs is damaged here.
+    pub fn lacks(&self, attempt: AttemptId, client: ClientId) {
+        let mut lacking = lock(&self.lacking);
+        if lacking.len() < LACKING_MAX {
+            lacking.insert(attempt, client);
+        }
+    }
+
+    /// Whether the attempt waits because of that.
+    pub fn is_lacking(&self, attempt: &AttemptId) -> bool {
+        lock(&self.lacking).contains_key(attempt)
+    }
+
+    /// What was damaged may be there again: whoever waits because of it may try at once.
+    pub fn mended(&self) {
+        let clients: BTreeSet<ClientId> = std::mem::take(&mut *lock(&self.lacking)).into_values().collect();
+        self.wake(Wakes { run_now: clients, ..Default::default() });
     }
 
     /// Tells of every job whose rows or counters change.

@@ -1,8 +1,8 @@
 //! What goes on by itself: each worker looks at what is due, when it is woken and now and then, and does it.
 
-use super::orders;
+use super::{orders, scrub};
 use crate::{
-    app::{App, AppError, reconcile, sessions},
+    app::{App, AppError, audit, reconcile, sessions},
     telemetry::Metrics,
 };
 use std::{future::Future, sync::Arc, time::Duration};
@@ -64,10 +64,15 @@ pub fn start(app: Arc<App>, pace: Pace) -> JoinSet<()> {
     set.spawn(repeat("queued", metrics.clone(), None, |live| &live.jobs_due, pace.seldom, move || find_queued(a.clone())));
     let a = app.clone();
     set.spawn(repeat("complete", metrics.clone(), None, |live| &live.jobs_due, pace.seldom, move || find_complete(a.clone())));
+    let a = app.clone();
+    set.spawn(repeat("audit", metrics.clone(), None, |live| &live.jobs_due, pace.seldom, move || keep_audit(a.clone())));
     let (a, grace) = (app.clone(), pace.grace);
     set.spawn(repeat("garbage", metrics.clone(), None, |live| &live.jobs_due, pace.garbage, move || collect(a.clone(), grace)));
     let a = app.clone();
-    set.spawn(follow_clients(a, metrics, app.settings.limits.recheck));
+    set.spawn(follow_clients(a, metrics.clone(), app.settings.limits.recheck));
+    set.spawn(scrub::run(app.clone()));
+    let a = app.clone();
+    set.spawn(repeat("reserve", metrics, None, |live| &live.jobs_due, pace.often, move || look_at_disk(a.clone())));
     set
 }
 
@@ -185,6 +190,25 @@ async fn find_queued(app: Arc<App>) -> Result<(), AppError> {
             return Ok(());
         }
     }
+}
+
+/// The disk may have become full, or have room again.
+async fn look_at_disk(app: Arc<App>) -> Result<(), AppError> {
+    app.reserve.look();
+    Ok(())
+}
+
+/// Seals what is full or old, and writes down which refusals have no entry.
+async fn keep_audit(app: Arc<App>) -> Result<(), AppError> {
+    let left_out = app.refusals.left_out(app.world.now());
+    if !left_out.is_empty() {
+        app.change("manager", "note_left_out", left_out, |tx, env, callers| Box::pin(audit::note_left_out(tx, env, callers))).await?;
+    }
+    // Asked first: a unit that writes has everybody else's writes behind it.
+    while app.view("manager", "seal_due", (), |tx, env, _| Box::pin(audit::is_due(tx, env))).await?
+        && app.change("manager", "seal_audit", (), |tx, env, _| Box::pin(audit::seal(tx, env))).await?
+    {}
+    Ok(())
 }
 
 async fn collect(app: Arc<App>, grace: Duration) -> Result<(), AppError> {

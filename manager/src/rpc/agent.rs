@@ -5,7 +5,7 @@ use crate::{
     app::{
         AppError, Violations, clients, dispatch,
         enrolment::{Renewal, renew_client},
-        groups, sessions,
+        groups, restored, sessions,
     },
     live::{OUTBOX, ToAgent, orders},
 };
@@ -14,16 +14,16 @@ use futures_util::Stream;
 use std::{
     collections::{BTreeMap, BTreeSet},
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 use sutler_base::{
     AttemptId, ClientId, Digest, limits, quoted,
-    state::{ClientState, ExecutionState},
+    state::{ClientState, ErrorKind, ExecutionState, WaitReason},
 };
-use sutler_content::{Closure, Encoding, Kind};
+use sutler_content::{Closure, Encoding, Error as ContentError, Kind};
 use sutler_proto::{
-    convert::{Word, wire_time},
+    convert::{Word, job_id, wire_time},
     v1::{self, connect_request::Message as FromAgent, connect_response::Message},
 };
 use tokio::sync::{Notify, mpsc};
@@ -32,6 +32,8 @@ use tonic::{Request, Response, Status, Streaming, async_trait};
 
 /// How long a caller may take for its first message.
 const HELLO: Duration = Duration::from_secs(10);
+/// How often it is looked whether what could not be written can be.
+const OWED: Duration = Duration::from_secs(2);
 /// About how many bytes of objects go into one message: messages of that size are what moves fastest.
 const MESSAGE: usize = 256 << 10;
 /// How many messages of a transfer wait for the connection.
@@ -51,18 +53,20 @@ impl v1::agent_service_server::AgentService for Services {
         let first = first.map_err(|_| Status::deadline_exceeded("the first message did not come"))??.and_then(|m| m.message);
         let Some(FromAgent::Hello(hello)) = first else { return Err(Status::invalid_argument("the first message is a hello")) };
         if hello.protocol_version != sutler_proto::PROTOCOL_VERSION {
+            let (ours, theirs) = (sutler_proto::PROTOCOL_VERSION, hello.protocol_version);
+            let older = if theirs < ours { "the agent" } else { "the manager" };
             let text = format!(
-                "this manager speaks version {} of the protocol, the agent {}",
-                sutler_proto::PROTOCOL_VERSION,
-                hello.protocol_version
+                "this manager ({}) speaks version {ours} of the protocol, the agent ({}) version {theirs}; update {older}",
+                env!("CARGO_PKG_VERSION"),
+                quoted(&hello.agent_version)
             );
-            return Err(Status::failed_precondition(text));
+            return Err(status(AppError::state(format!("clients/{client}"), "PROTOCOL_VERSION", text)));
         }
-        let hello = parse_hello(&client, address, hello)?;
+        let hello = Arc::new(parse_hello(&client, address, hello)?);
         let reported = hello.open.clone();
         let welcome = self
             .app
-            .change(&format!("clients/{client}"), "open_session", hello, |tx, env, hello| Box::pin(sessions::open(tx, env, hello)))
+            .change(&format!("clients/{client}"), "open_session", hello.clone(), |tx, env, hello| Box::pin(sessions::open(tx, env, hello)))
             .await
             .map_err(status)?;
         let (outbox, inbox) = mpsc::channel(OUTBOX);
@@ -75,16 +79,20 @@ impl v1::agent_service_server::AgentService for Services {
             send_facts: welcome.send_facts,
             server_time: Some(wire_time(self.app.world.now())),
             unknown_attempts: welcome.unknown.iter().map(AttemptId::to_string).collect(),
+            report_from: welcome.report_from.as_ref().map(AttemptId::to_string).unwrap_or_default(),
         });
         let _ = outbox.try_send(ToAgent::Message(Box::new(first)));
+        let behind = welcome.report_from.is_some();
+        self.app.live.set_behind(&client, behind);
         let (number, cut) = self.app.live.enter(&client, welcome.client.state, outbox.clone());
         self.app.metrics.sessions.inc();
         let known = reported.keys().cloned().collect();
-        for (attempt, state) in reported {
-            self.report(&client, attempt, state, v1::AttemptProgress::default());
+        for (attempt, open) in reported {
+            self.report(&client, attempt, open.state, v1::AttemptProgress::default());
         }
         tokio::spawn(forward(inbox, sender));
-        let session = Session { services: self.clone(), client, number, outbox, cut };
+        let behind = Mutex::new(behind.then_some(hello));
+        let session = Session { services: self.clone(), client, number, outbox, cut, behind };
         tokio::spawn(session.run(stream, known));
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
@@ -112,7 +120,7 @@ impl v1::agent_service_server::AgentService for Services {
         let absent = || Status::not_found("there is no such content in this attempt");
         let manifests = self
             .app
-            .view("manager", "readable", (client.clone(), attempt), |tx, _env, (client, attempt)| {
+            .view("manager", "readable", (client.clone(), attempt.clone()), |tx, _env, (client, attempt)| {
                 Box::pin(dispatch::readable(tx, client, attempt))
             })
             .await
@@ -120,7 +128,7 @@ impl v1::agent_service_server::AgentService for Services {
             .ok_or_else(absent)?;
         let mut closures: Vec<(Digest, Arc<Closure>)> = Vec::new();
         for manifest in manifests {
-            let closure = self.app.content.load_closure(manifest).await.map_err(AppError::from).map_err(status)?;
+            let closure = self.app.content.load_closure(manifest).await.map_err(|e| self.damaged(&client, &attempt, e))?;
             closures.push((manifest, closure));
         }
         if !digests.iter().all(|d| closures.iter().any(|(_, c)| c.contains(d))) {
@@ -129,7 +137,7 @@ impl v1::agent_service_server::AgentService for Services {
         let (sender, receiver) = mpsc::channel(AHEAD);
         let services = self.clone();
         tokio::spawn(async move {
-            if let Err(status) = services.send_objects(&client, digests, &sender).await {
+            if let Err(status) = services.send_objects(&client, &attempt, digests, &sender).await {
                 let _ = sender.send(Err(status)).await;
             }
         });
@@ -191,7 +199,9 @@ fn parse_hello(client: &ClientId, address: String, hello: v1::Hello) -> Result<s
         let id = v.take(&field, attempt.attempt.parse());
         let state = v.take(&field, ExecutionState::from_wire(attempt.state)).flatten();
         if let (Some(id), Some(state)) = (id, state) {
-            open.insert(id, state);
+            // What is no name of a job says no more than an older agent does.
+            let job = job_id(&attempt.job).ok().map(|job| (job, attempt.revision));
+            open.insert(id, sessions::Open { state, job });
         }
     }
     v.done()?;
@@ -205,6 +215,7 @@ fn parse_hello(client: &ClientId, address: String, hello: v1::Hello) -> Result<s
         address,
         open,
         journal_lost: hello.journal_lost,
+        capabilities: hello.capabilities.into_iter().filter(|c| c.len() <= 64).take(64).collect(),
     })
 }
 
@@ -214,11 +225,16 @@ impl Services {
         if state.is_end() || matches!(state, ExecutionState::Queued | ExecutionState::Offered) {
             return;
         }
+        let mut reason: String = wire.wait_reason.chars().filter(|c| c.is_ascii_uppercase() || *c == '_').take(32).collect();
+        // The agent only knows that it is to try again.
+        if reason == WaitReason::Retry.as_str() && self.app.live.is_lacking(&attempt) {
+            reason = ErrorKind::DataLoss.as_str().into();
+        }
         self.app.live.report(sessions::Progress {
             attempt,
             client: client.clone(),
             state,
-            reason: wire.wait_reason.chars().filter(|c| c.is_ascii_uppercase() || *c == '_').take(32).collect(),
+            reason,
             item: wire.item,
             bytes_done: wire.bytes_done.min(i64::MAX as u64),
             bytes_total: wire.bytes_total.min(i64::MAX as u64),
@@ -226,10 +242,28 @@ impl Services {
         });
     }
 
+    /// The answer where an attempt's own content can't be read. That it is gone altogether is a damage like any other: the
+    /// version stands in the database, and its bytes were whole when it was made. The attempt waits until they are sent again.
+    fn damaged(&self, client: &ClientId, attempt: &AttemptId, error: ContentError) -> Status {
+        let error = match error {
+            ContentError::Missing(digest) => {
+                self.app.content.mark_damaged([digest]);
+                ContentError::Damaged { digest, why: "it is gone".into() }
+            }
+            other => other,
+        };
+        if matches!(error, ContentError::Damaged { .. }) {
+            self.app.live.lacks(attempt.clone(), client.clone());
+            self.app.metrics.damaged_objects.set(self.app.content.damaged().len() as i64);
+        }
+        status(error.into())
+    }
+
     /// Sends objects in the order asked, small ones together, large ones in parts; no more of them once the client may not read.
     async fn send_objects(
         &self,
         client: &ClientId,
+        id: &AttemptId,
         digests: Vec<Digest>,
         sender: &mpsc::Sender<Result<v1::ReadChunksResponse, Status>>,
     ) -> Result<(), Status> {
@@ -240,7 +274,7 @@ impl Services {
             }
             // A chunk list or manifest may be larger than a chunk; what it is was checked when it was stored.
             let (encoding, mut data) =
-                self.app.content.get_encoded(digest, Kind::Document).await.map_err(AppError::from).map_err(status)?;
+                self.app.content.get_encoded(digest, Kind::Document).await.map_err(|e| self.damaged(client, id, e))?;
             let encoding = match encoding {
                 Encoding::Identity => v1::Encoding::Identity,
                 Encoding::Zstd => v1::Encoding::Zstd,
@@ -276,23 +310,33 @@ struct Session {
     number: u64,
     outbox: mpsc::Sender<ToAgent>,
     cut: Arc<Notify>,
+    /// The manager was restored and the agent has not told all that it knows: nothing is offered before. What it said first.
+    behind: Mutex<Option<Arc<sessions::Hello>>>,
 }
 
 impl Session {
     async fn run(self, mut stream: Streaming<v1::ConnectRequest>, known: BTreeSet<AttemptId>) {
         let app = self.services.app.clone();
         // What waits for the client, and what it had not got.
-        if let Err(error) = orders::give(&app, vec![self.client.clone()], Some(known)).await {
+        let behind = self.behind.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+        if !behind && let Err(error) = orders::give(&app, vec![self.client.clone()], Some(known)).await {
             tracing::warn!(client = %self.client, %error, "a new session could not be told what there is to do; it is tried again");
             app.live.wake(crate::app::Wakes { clients: [self.client.clone()].into(), ..Default::default() });
         }
         let mut renewal = tokio::time::interval(Duration::from_secs(u64::from(app.settings.lease_seconds().max(3) / 3)));
         renewal.tick().await;
+        // Something of the agent's could not be written because the disk is full: it reports it again when it connects anew.
+        let mut owed = false;
         loop {
             tokio::select! {
                 message = stream.message() => match message {
                     Ok(Some(v1::ConnectRequest { message: Some(message) })) => {
                         if let Err(status) = self.handle(message).await {
+                            // Everybody would come back at once, over and over, and be refused again.
+                            if status.code() == tonic::Code::ResourceExhausted && app.reserve.is_full().is_some() {
+                                owed = true;
+                                continue;
+                            }
                             let _ = self.outbox.try_send(ToAgent::Close(status));
                             break;
                         }
@@ -301,6 +345,12 @@ impl Session {
                     Ok(None) | Err(_) => break,
                 },
                 _ = renewal.tick() => self.renew_leases().await,
+                () = tokio::time::sleep(OWED), if owed => {
+                    if app.reserve.is_full().is_none() {
+                        let _ = self.outbox.try_send(ToAgent::Close(Status::unavailable("the disk has room again; connect anew")));
+                        break;
+                    }
+                }
                 () = self.outbox.closed() => break,
                 () = self.cut.notified() => break,
             }
@@ -373,6 +423,7 @@ impl Session {
                 .map_err(status)
             }
             FromAgent::Group(m) => self.group(&actor, m).await,
+            FromAgent::CaughtUp(_) => self.caught_up(&actor).await,
             FromAgent::Unenroll(_) => {
                 app.change(&actor, "unenroll", self.client.clone(), |tx, env, id| Box::pin(clients::remove(tx, env, id)))
                     .await
@@ -381,6 +432,16 @@ impl Session {
                 Ok(())
             }
         }
+    }
+
+    /// The agent has told all that a restored manager did not know: from now on it gets work.
+    async fn caught_up(&self, actor: &str) -> Result<(), Status> {
+        let app = &self.services.app;
+        let Some(hello) = self.behind.lock().unwrap_or_else(PoisonError::into_inner).take() else { return Ok(()) };
+        let known = hello.open.keys().cloned().collect();
+        app.change(actor, "caught_up", hello, |tx, env, hello| Box::pin(restored::caught_up(tx, env, hello))).await.map_err(status)?;
+        app.live.set_behind(&self.client, false);
+        orders::give(app, vec![self.client.clone()], Some(known)).await.map_err(status)
     }
 
     async fn outcome(&self, actor: &str, m: v1::AttemptOutcome) -> Result<(), Status> {
@@ -392,6 +453,7 @@ impl Session {
             attempt: id.clone(),
             outcome: m.outcome.to_vec(),
             signature: m.signature.to_vec(),
+            job: job_id(&m.job).ok().map(|job| (job, m.revision)),
         };
         let recorded =
             app.change(actor, "outcome", report, |tx, env, report| Box::pin(sessions::outcome(tx, env, report))).await.map_err(status)?;

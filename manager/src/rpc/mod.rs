@@ -17,13 +17,17 @@ mod tokens;
 pub use status::status;
 
 use crate::{
-    app::{App, AppError, Caller, Violations, enrolment},
+    app::{
+        App, AppError, Caller, Violations,
+        enrolment::{self, CLIENT_REMOVED, UNKNOWN_CERTIFICATE},
+        restored::{Shown, adopt_certificate},
+    },
     net::{AgentsPort, OperatorsPort, Peer, Routes},
 };
 use prost::Message;
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 use sutler_base::{ClientId, Digest, OperatorName, limits};
-use sutler_certs::Identity;
+use sutler_certs::{Identity, PeerCertificate};
 use sutler_core::model::Subject;
 use sutler_proto::v1;
 use sutler_store::Page;
@@ -92,7 +96,7 @@ impl Services {
         let (Some(Identity::Agent(id)), Some(certificate)) = (&peer.identity, &peer.certificate) else {
             return Err(Status::unauthenticated("an agent's certificate is needed"));
         };
-        self.accept(Subject::Client(id.clone()), certificate.serial.to_string()).await?;
+        self.accept(Subject::Client(id.clone()), certificate, peer.address).await?;
         Ok(id.clone())
     }
 
@@ -102,25 +106,58 @@ impl Services {
         let (Some(Identity::Operator(name)), Some(certificate)) = (&peer.identity, &peer.certificate) else {
             return Err(Status::unauthenticated("an operator's certificate is needed"));
         };
-        self.accept(Subject::Operator(name.clone()), certificate.serial.to_string()).await?;
+        self.accept(Subject::Operator(name.clone()), certificate, peer.address).await?;
         Ok(name.clone())
     }
 
+    /// What the database says of a certificate.
+    async fn known_certificate(&self, key: &(Subject, String)) -> crate::app::Result<()> {
+        let check = self.app.view("manager", "check_certificate", key.clone(), |tx, _env, (subject, serial)| {
+            Box::pin(enrolment::check_certificate(tx, subject, serial))
+        });
+        check.await
+    }
+
     /// Asks the database whether this certificate is still accepted, on every call.
-    async fn accept(&self, subject: Subject, serial: String) -> Result<(), Status> {
-        let key = (subject, serial);
-        let checked = self
-            .app
-            .view("manager", "check_certificate", key.clone(), |tx, _env, (subject, serial)| {
-                Box::pin(enrolment::check_certificate(tx, subject, serial))
-            })
-            .await;
+    async fn accept(&self, subject: Subject, certificate: &PeerCertificate, address: SocketAddr) -> Result<(), Status> {
+        let actor = match &subject {
+            Subject::Client(id) => format!("clients/{id}"),
+            Subject::Operator(name) => format!("operators/{name}"),
+        };
+        let key = (subject, certificate.serial.to_string());
+        let mut checked = self.known_certificate(&key).await;
+        if let Err(AppError::Unauthenticated { reason: UNKNOWN_CERTIFICATE | CLIENT_REMOVED, .. }) = &checked
+            && self.app.settings.restored.is_some_and(|r| r.may_have_issued(certificate.not_before))
+        {
+            let shown = Shown {
+                subject: key.0.clone(),
+                serial: key.1.clone(),
+                key: certificate.spki_sha256,
+                public_key: certificate.public_key.spki().to_vec(),
+                not_before: certificate.not_before,
+                not_after: certificate.not_after,
+                address: address.ip().to_string(),
+            };
+            let adopted = self
+                .app
+                .change("manager", "adopt_certificate", shown, |tx, env, shown| Box::pin(adopt_certificate(tx, env, shown)))
+                .await
+                .map_err(status)?;
+            if adopted {
+                checked = self.known_certificate(&key).await;
+            }
+        }
         match checked {
             Err(AppError::State { kind: "FIRST_USE", .. }) => self
                 .app
                 .change("manager", "first_use", key, |tx, _env, (subject, serial)| Box::pin(enrolment::first_use(tx, subject, serial)))
                 .await
                 .map_err(status),
+            Err(AppError::Unauthenticated { reason, message }) => {
+                let detail = format!("the certificate {} is not accepted: {reason}", key.1);
+                self.app.refused(&actor, "certificate_refused", actor.clone(), detail).await;
+                Err(status(AppError::Unauthenticated { reason, message }))
+            }
             other => other.map_err(status),
         }
     }

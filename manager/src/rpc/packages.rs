@@ -1,7 +1,11 @@
 //! `PackageService`: what is pushed is checked whole before anything of it exists.
 
 use super::{Services, caller, page, parsed, shown, status};
-use crate::app::{AppError, Violations, packages};
+use crate::app::{
+    AppError, Violations,
+    content::{self, FANS},
+    packages,
+};
 use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use std::collections::BTreeSet;
@@ -9,7 +13,7 @@ use sutler_base::{Digest, limits, manifest::Manifest};
 use sutler_certs::{Envelope, SignedTrustDocument, verify_manifest};
 use sutler_content::{Content, Encoding, Kind};
 use sutler_proto::{
-    convert::{VersionChoice, package_choice, package_name, wire_struct},
+    convert::{VersionChoice, package_choice, package_name, wire_struct, wire_time},
     v1::{self, push_package_request::Message},
 };
 use tonic::{Request, Response, Status, Streaming, async_trait};
@@ -28,6 +32,7 @@ struct Incoming {
 
 impl Services {
     async fn push(&self, mut stream: Streaming<v1::PushPackageRequest>) -> Result<(packages::Push, i32), Status> {
+        self.app.room_for("push_package").map_err(status)?;
         let first = stream.message().await?.and_then(|m| m.message);
         let Some(Message::Envelope(envelope_bytes)) = first else {
             return Err(invalid("envelope", "the first message carries the signed envelope"));
@@ -102,6 +107,7 @@ impl Services {
         let mut storing = FuturesUnordered::new();
         let mut stored = 0;
         while let Some(object) = next(stream, &mut incoming).await? {
+            self.app.room_for("push_package").map_err(status)?;
             while storing.len() >= STORING {
                 finished(storing.next().await)?;
             }
@@ -192,7 +198,11 @@ impl v1::package_service_server::PackageService for Services {
 
     async fn push_package(&self, request: Request<Streaming<v1::PushPackageRequest>>) -> Result<Response<v1::PushPackageResponse>, Status> {
         let operator = self.operator(&request).await?;
-        let (push, new_objects) = self.push(request.into_inner()).await?;
+        let pushed = self.push(request.into_inner()).await;
+        // Whatever became of the version: what came may be what somebody waits for.
+        self.app.live.mended();
+        self.app.metrics.damaged_objects.set(self.app.content.damaged().len() as i64);
+        let (push, new_objects) = pushed?;
         let actor = format!("operators/{operator}");
         let version =
             self.app.change(&actor, "push_package", push, |tx, env, push| Box::pin(packages::push(tx, env, push))).await.map_err(status)?;
@@ -259,7 +269,8 @@ impl v1::package_service_server::PackageService for Services {
             .map_err(status)?;
         let manifest = self.app.content.get(version.manifest, Kind::Document).await.map_err(AppError::from).map_err(status)?;
         let json: serde_json::Value = serde_json::from_slice(&manifest).unwrap_or_default();
-        let shown = v1::PackageVersion { manifest: Some(wire_struct(&json)), ..shown::version(version) };
+        let damaged_objects = self.app.damaged_of(&version).await as i32;
+        let shown = v1::PackageVersion { manifest: Some(wire_struct(&json)), damaged_objects, ..shown::version(version) };
         Ok(Response::new(v1::GetPackageVersionResponse { version: Some(shown) }))
     }
 
@@ -298,6 +309,53 @@ impl v1::package_service_server::PackageService for Services {
             |()| v1::DeletePackageResponse {},
         );
         answer.await.map(Response::new).map_err(status)
+    }
+
+    async fn get_content_status(
+        &self,
+        request: Request<v1::GetContentStatusRequest>,
+    ) -> Result<Response<v1::GetContentStatusResponse>, Status> {
+        self.operator(&request).await?;
+        let state = self.app.scrub.state().clone();
+        let damaged = self.app.content.damaged();
+        let versions = self.app.damaged_versions().await.map_err(status)?;
+        let status = v1::ContentStatus {
+            round: state.round as i64,
+            percent: i32::from(state.next) * 100 / i32::from(FANS),
+            objects: state.objects as i64,
+            bytes: state.bytes as i64,
+            start_time: state.began().map(wire_time),
+            end_time: state.ended().map(wire_time),
+            damaged_objects: damaged.iter().take(1000).map(Digest::to_string).collect(),
+            damaged_versions: versions.iter().map(packages::name_of).collect(),
+        };
+        Ok(Response::new(v1::GetContentStatusResponse { status: Some(status) }))
+    }
+
+    async fn scrub_content(&self, request: Request<v1::ScrubContentRequest>) -> Result<Response<v1::ScrubContentResponse>, Status> {
+        let operator = self.operator(&request).await?;
+        let r = request.into_inner();
+        let (caller, body) = caller(&operator, &r.request_id, "ScrubContent", &r)?;
+        let round = self.app.scrub.state().round + 1;
+        let answer = self.app.mutate(
+            &caller,
+            "scrub_content",
+            body,
+            round,
+            |tx, env, round| {
+                Box::pin(async move {
+                    content::ask(tx, env).await?;
+                    Ok(*round as i64)
+                })
+            },
+            |round| v1::ScrubContentResponse { round },
+        );
+        let answer = answer.await.map_err(status)?;
+        // The same request again, whose round has begun, asks for no other.
+        if answer.round as u64 > self.app.scrub.state().round {
+            self.app.scrub.bell.notify_one();
+        }
+        Ok(Response::new(answer))
     }
 
     async fn get_trust_document(

@@ -123,6 +123,7 @@ pub(super) fn version(v: sutler_core::model::PackageVersion) -> v1::PackageVersi
         creator: format!("operators/{}", v.creator),
         expire_time: v.expires.map(wire_time),
         manifest: None,
+        damaged_objects: 0,
     }
 }
 

@@ -91,7 +91,10 @@ impl v1::enrollment_token_service_server::EnrollmentTokenService for Services {
             .change(&caller.actor, "create_tokens", (input, key, body), |tx, env, (input, key, body)| {
                 Box::pin(async move {
                     if !key.is_empty() {
-                        if tx.request(&env.actor, key).await?.is_some() {
+                        if let Some((earlier, _)) = tx.request(&env.actor, key).await? {
+                            if earlier != *body {
+                                return Err(AppError::reused_request_id());
+                            }
                             let hint = "its secrets were shown once and are not kept; make new tokens with another request_id".to_owned();
                             return Err(AppError::Exists { what: "request", name: key.clone(), hint });
                         }

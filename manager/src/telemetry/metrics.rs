@@ -115,6 +115,10 @@ pub struct Metrics {
     pub outcomes: Family<State, Counter>,
     /// Bytes of chunks that were sent to agents.
     pub chunk_bytes: Counter,
+    /// Bytes of stored content that the scrub has read.
+    pub scrubbed_bytes: Counter,
+    /// Stored objects that are known to be damaged or missing.
+    pub damaged_objects: Gauge,
     /// Units of work; count with [`Metrics::unit`].
     pub units: Family<UnitOfWork, Counter>,
     /// How long units of work took until they were committed.
@@ -151,6 +155,8 @@ impl Default for Metrics {
             offers: Counter::default(),
             outcomes: Family::default(),
             chunk_bytes: Counter::default(),
+            scrubbed_bytes: Counter::default(),
+            damaged_objects: Gauge::default(),
             units: Family::default(),
             unit_seconds: Family::new_with_constructor(build(histogram)),
             rounds: Family::default(),
@@ -171,6 +177,8 @@ impl Default for Metrics {
         r.register("offers", "Attempts that were offered", metrics.offers.clone());
         r.register("outcomes", "Outcomes that were recorded", metrics.outcomes.clone());
         r.register_with_unit("chunks", "Bytes of chunks sent to agents", Unit::Bytes, metrics.chunk_bytes.clone());
+        r.register_with_unit("scrubbed", "Bytes of stored content that the scrub has read", Unit::Bytes, metrics.scrubbed_bytes.clone());
+        r.register("damaged_objects", "Stored objects known to be damaged or missing", metrics.damaged_objects.clone());
         r.register("units", "Units of work", metrics.units.clone());
         r.register_with_unit("unit", "How long units of work took until committed", Unit::Seconds, metrics.unit_seconds.clone());
         r.register("rounds", "Runs of reconcilers", metrics.rounds.clone());

@@ -28,6 +28,7 @@ macro_rules! query {
 }
 
 mod bind;
+mod chain;
 mod failure;
 #[cfg(test)]
 mod plans;
@@ -38,6 +39,7 @@ mod tx;
 pub use tx::*;
 
 use std::{future::Future, path::Path, pin::Pin, sync::Arc};
+use sutler_core::audit::ChainEnd;
 
 /// What a unit of work is while it runs.
 pub type Work<'a, T, E> = Pin<Box<dyn Future<Output = Result<T, E>> + Send + 'a>>;
@@ -160,6 +162,12 @@ impl Store {
         Ok(Store { database })
     }
 
+    /// Writes one committed state of the SQLite database in `file` into the new file `copy`, while others read and write it.
+    /// The copy is on the disk once this returns.
+    pub async fn snapshot(file: &Path, copy: &Path) -> Result<(), StoreError> {
+        sqlite::snapshot(file, copy).await
+    }
+
     /// Which database it is.
     pub fn kind(&self) -> Kind {
         match &self.database {
@@ -196,6 +204,14 @@ impl Store {
         match &self.database {
             Database::Sqlite(database) => database.read(unit).await,
             Database::Postgres(database) => database.read(unit).await,
+        }
+    }
+
+    /// The newest entry of the audit log that this process wrote and that is committed: what a check of the log has to find.
+    pub fn audit_end(&self) -> Option<ChainEnd> {
+        match &self.database {
+            Database::Sqlite(database) => database.audit_end(),
+            Database::Postgres(database) => database.audit_end(),
         }
     }
 
@@ -250,7 +266,7 @@ fn migration_failed(error: sqlx::migrate::MigrateError) -> StoreError {
 mod tests {
     use super::*;
     use sutler_base::Timestamp;
-    use sutler_core::model::AuditEntry;
+    use sutler_core::{audit::AuditRecord, model::AuditEntry};
 
     #[tokio::test]
     async fn what_was_answered_ok_is_there_when_the_file_is_opened_again() {
@@ -284,7 +300,7 @@ mod tests {
         written.unwrap();
         store.close().await;
         let store = Store::open(path.to_str().unwrap()).await.unwrap();
-        let (value, audit): (_, Vec<AuditEntry>) = store
+        let (value, audit): (_, Vec<AuditRecord>) = store
             .read(
                 "test",
                 unit!(
@@ -296,7 +312,7 @@ mod tests {
             .await
             .unwrap();
         assert_eq!(value.as_deref(), Some(&b"b"[..]));
-        assert_eq!(audit.iter().map(|a| a.sequence).collect::<Vec<_>>(), [2, 1]);
-        assert_eq!(audit[0].detail, "nul \u{fffd}");
+        assert_eq!(audit.iter().map(|a| a.entry.sequence).collect::<Vec<_>>(), [2, 1]);
+        assert_eq!(audit[0].entry.detail, "nul \u{fffd}");
     }
 }

@@ -128,6 +128,10 @@ async fn every_statement_walks_along_an_index() {
                     tx.operator(&"a".parse().unwrap()).await?;
                     tx.request("a", "b").await?;
                     tx.list_audit(&page, None).await?;
+                    tx.audit_after(&page).await?;
+                    tx.has_caught_up(&client).await?;
+                    tx.list_audit_segments(&page).await?;
+                    tx.last_audit_segment().await?;
                     tx.list_audit(&page, Some("a")).await?;
                     tx.last_change().await?;
                     Ok(())

@@ -9,12 +9,15 @@ use sutler_base::{
     AttemptId, ClientId, Digest, GroupName, JobId, OperatorName, PackageName, PolicyName, Timestamp, TokenId, Uid, Version,
     state::{ClientState, ExecutionState, JobState, Trigger},
 };
-use sutler_core::model::*;
+use sutler_core::{
+    audit::{AuditRecord, AuditSegment},
+    model::*,
+};
 
 type Result<T> = std::result::Result<T, StoreError>;
 
 /// Everything that a unit of work can ask.
-pub trait Tx: Clients + Tokens + Groups + Policies + Packages + Jobs + Executions + Admin + Send {}
+pub trait Tx: Clients + Tokens + Groups + Policies + Packages + Jobs + Executions + Admin + Audit + Send {}
 
 /// A page of a list: at most `limit` rows that come after `after` in the list's order.
 #[derive(Debug, Clone, Default)]
@@ -266,7 +269,7 @@ pub trait Executions {
     async fn finish_attempts(&mut self, attempts: &[Attempt]) -> Result<()>;
 }
 
-/// Operators, settings, idempotence, audit.
+/// Operators, settings, idempotence.
 #[async_trait]
 pub trait Admin {
     /// The site that this installation is.
@@ -287,10 +290,34 @@ pub trait Admin {
     async fn put_request(&mut self, operator: &str, request_id: &str, body: &Digest, answer: &[u8], now: Timestamp) -> Result<()>;
     /// Forgets answers from before `before`; gives back how many.
     async fn drop_requests(&mut self, before: Timestamp) -> Result<u64>;
-    /// Appends to the audit log; the entry's sequence is given by the store.
-    async fn audit(&mut self, entry: &AuditEntry) -> Result<()>;
-    /// The audit log, the newest first (`after` = sequence), only about `object` if given.
-    async fn list_audit(&mut self, page: &Page, object: Option<&str>) -> Result<Vec<AuditEntry>>;
+    /// Leaves out so many numbers of the change sequence: after a restore nothing may get a number that something had before.
+    async fn skip_changes(&mut self, numbers: i64) -> Result<()>;
+    /// Whether the client has told what happened after the backup from which this database was restored.
+    async fn has_caught_up(&mut self, client: &ClientId) -> Result<bool>;
+    /// It has.
+    async fn set_caught_up(&mut self, client: &ClientId) -> Result<()>;
+    /// Nobody has, since the database was restored just now.
+    async fn forget_caught_up(&mut self) -> Result<()>;
     /// The newest number of the change sequence.
     async fn last_change(&mut self) -> Result<i64>;
+}
+
+/// The audit log. Nothing changes an entry, and the database refuses to.
+#[async_trait]
+pub trait Audit {
+    /// Appends to the audit log; the entry's sequence and its place in this process' chain are given by the store.
+    async fn audit(&mut self, entry: &AuditEntry) -> Result<()>;
+    /// The audit log, the newest first (`after` = sequence), only about `object` if given.
+    async fn list_audit(&mut self, page: &Page, object: Option<&str>) -> Result<Vec<AuditRecord>>;
+    /// The audit log, the oldest first (`after` = sequence).
+    async fn audit_after(&mut self, page: &Page) -> Result<Vec<AuditRecord>>;
+    /// The sealed segments, the oldest first (`after` = number).
+    async fn list_audit_segments(&mut self, page: &Page) -> Result<Vec<AuditSegment>>;
+    /// The newest sealed segment.
+    async fn last_audit_segment(&mut self) -> Result<Option<AuditSegment>>;
+    /// Adds a sealed segment. One of that number is [`StoreError::Exists`]: another manager sealed it.
+    async fn insert_audit_segment(&mut self, segment: &AuditSegment) -> Result<()>;
+    /// Marks a segment as dropped and deletes its entries; gives back how many. One that isn't there, or is dropped already,
+    /// fails the unit.
+    async fn drop_audit_segment(&mut self, segment: &AuditSegment, now: Timestamp) -> Result<u64>;
 }

@@ -3,6 +3,7 @@
 //! A case is an async function that gets an empty database. PostgreSQL's cases are skipped, with a message, where it isn't
 //! installed.
 
+mod audit;
 mod executions;
 mod kept;
 mod rows;
@@ -46,17 +47,24 @@ impl Database {
 
     /// Runs one statement past the store.
     pub(crate) async fn sql(&self, sql: &'static str) {
+        self.try_sql(sql).await.unwrap();
+    }
+
+    /// The same, which may be refused.
+    pub(crate) async fn try_sql(&self, sql: &'static str) -> Result<(), sqlx::Error> {
         use sqlx::Connection as _;
         match self.store.kind() {
             Kind::Sqlite => {
                 let mut connection = sqlx::SqliteConnection::connect(&self.url).await.unwrap();
-                sqlx::raw_sql(sql).execute(&mut connection).await.unwrap();
+                let done = sqlx::raw_sql(sql).execute(&mut connection).await;
                 connection.close().await.unwrap();
+                done.map(drop)
             }
             Kind::Postgres => {
                 let mut connection = sqlx::PgConnection::connect(&self.url).await.unwrap();
-                sqlx::raw_sql(sql).execute(&mut connection).await.unwrap();
+                let done = sqlx::raw_sql(sql).execute(&mut connection).await;
                 connection.close().await.unwrap();
+                done.map(drop)
             }
         }
     }
@@ -90,6 +98,9 @@ macro_rules! cases {
 
 cases! {
     both {
+        audit::whatever_is_changed_in_the_audit_log_is_found,
+        audit::a_unit_that_is_not_kept_leaves_no_gap_in_its_chain,
+        audit::entries_go_only_with_their_sealed_segment,
         units::a_unit_that_fails_leaves_no_trace,
         units::a_unit_that_passes_over_a_failed_statement_is_not_kept,
         units::units_that_are_committed_together_fail_alone,

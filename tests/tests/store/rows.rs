@@ -142,10 +142,10 @@ pub(crate) async fn every_row_reads_back_as_it_was_written(db: Database) {
                 assert_eq!(tx.request("eve", "r2").await?, None);
                 assert_eq!(tx.setting("k").await?.unwrap(), [0, 1]);
                 let audit = tx.list_audit(&page(None, 9), None).await?;
-                assert_eq!(audit.iter().map(|a| a.object.as_str()).collect::<Vec<_>>(), ["groups/two", "groups/one"]);
-                assert!(audit[0].sequence > audit[1].sequence);
+                assert_eq!(audit.iter().map(|a| a.entry.object.as_str()).collect::<Vec<_>>(), ["groups/two", "groups/one"]);
+                assert!(audit[0].entry.sequence > audit[1].entry.sequence);
                 assert_eq!(tx.list_audit(&page(None, 9), Some("groups/one")).await?, audit[1..]);
-                assert_eq!(tx.list_audit(&page(Some(audit[0].sequence.to_string()), 9), None).await?, audit[1..]);
+                assert_eq!(tx.list_audit(&page(Some(audit[0].entry.sequence.to_string()), 9), None).await?, audit[1..]);
                 Ok(())
             }
         ),

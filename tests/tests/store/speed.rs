@@ -68,6 +68,55 @@ async fn measure(db: Database) {
     say("units of one row, 64 at a time", 6400, start);
 }
 
+/// Units of one row with an entry of the audit log each, beside units of two rows without.
+async fn measure_audit(db: Database) {
+    let kind = db.store.kind();
+    for audited in [false, true, false, true] {
+        let start = Instant::now();
+        let tasks: Vec<_> = (0..64)
+            .map(|task| {
+                let store = db.store.clone();
+                tokio::spawn(async move {
+                    for n in 0..100 {
+                        let entry = AuditEntry {
+                            sequence: 0,
+                            time: at(n),
+                            actor: "operators/eve".into(),
+                            action: "update_group".into(),
+                            object: format!("groups/group-{task}"),
+                            detail: "a sentence about what was changed, as they are".into(),
+                        };
+                        let unit = unit!(
+                            [entry] | tx | {
+                                tx.put_setting(&format!("{task}/{n}"), b"1").await?;
+                                if audited { tx.audit(&entry).await } else { tx.put_setting(&format!("{task}/{n}/2"), b"1").await }
+                            }
+                        );
+                        write(&store, unit).await.unwrap();
+                    }
+                })
+            })
+            .collect();
+        for task in tasks {
+            task.await.unwrap();
+        }
+        let seconds = start.elapsed().as_secs_f64();
+        println!("{kind:?}: {}: {:.0} units/s", if audited { "audited" } else { "not audited" }, 6400.0 / seconds);
+    }
+}
+
+#[test]
+#[ignore = "a measurement"]
+fn the_cost_of_the_audit_log_on_sqlite() {
+    run(async || Some(Database::sqlite().await), measure_audit);
+}
+
+#[test]
+#[ignore = "a measurement"]
+fn the_cost_of_the_audit_log_on_postgres() {
+    run(Database::postgres, measure_audit);
+}
+
 #[test]
 #[ignore = "a measurement"]
 fn rows_per_second_on_sqlite() {

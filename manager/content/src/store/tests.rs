@@ -160,7 +160,8 @@ async fn a_scrub_finds_what_nobody_read() {
     }
     let mut file = std::fs::File::options().append(true).open(path_of(&content, &all[7])).unwrap();
     file.write_all(b"!").unwrap();
-    assert_eq!(content.scrub().try_collect::<Vec<_>>().await.unwrap(), [all[7]]);
+    assert_eq!(scrubbed(&content).await, [all[7]]);
+    assert_eq!(content.damaged(), [all[7]]);
     assert_eq!(content.missing(&all).await.unwrap(), [all[7]]);
 }
 
@@ -314,5 +315,16 @@ async fn another_store_behind_the_same_trait_does_the_same() {
     assert_eq!((done.removed, content.missing(&[extra]).await.unwrap()), (1, vec![extra]));
     assert_eq!(content.verify_complete(manifest).await.unwrap(), []);
     store.put(&content.key(&extra), PutPayload::from_static(b"\0wrong")).await.unwrap();
-    assert_eq!(content.scrub().try_collect::<Vec<_>>().await.unwrap(), [extra]);
+    assert_eq!(scrubbed(&content).await, [extra]);
+}
+
+/// What a scrub of everything finds damaged.
+async fn scrubbed(content: &Content) -> Vec<Digest> {
+    let mut found = Vec::new();
+    for fan in 0..=255 {
+        let looked: Vec<crate::Looked> = content.scrub(fan).try_collect().await.unwrap();
+        assert!(looked.iter().all(|l| l.digest.0[0] == fan));
+        found.extend(looked.into_iter().filter(|l| l.damaged).map(|l| l.digest));
+    }
+    found
 }

@@ -2,6 +2,7 @@
 
 use crate::{
     Options, StoreError, Tx, Work,
+    chain::{Chain, Ends},
     failure::{Failure, Remedy},
 };
 use sqlx::{
@@ -13,6 +14,7 @@ use std::{
     hash::{BuildHasher, Hasher, RandomState},
     time::Duration,
 };
+use sutler_core::audit::ChainEnd;
 
 pub(crate) type Db = sqlx::Postgres;
 pub(crate) type Connection = sqlx::PgConnection;
@@ -39,6 +41,8 @@ macro_rules! unhex {
 
 #[path = "../sql/admin.rs"]
 mod admin;
+#[path = "../sql/audit.rs"]
+mod audit;
 #[path = "../sql/clients.rs"]
 mod clients;
 #[path = "../sql/executions.rs"]
@@ -62,8 +66,14 @@ use unit::{Access, Unit};
 const RUNS: u32 = 10;
 
 fn migrator() -> Migrator {
-    let first = include_str!("../../migrations/postgres/0001_first.sql");
-    Migrator::with_migrations(vec![Migration::new(1, "first".into(), MigrationType::Simple, first.into_sql_str(), false)])
+    let all: [(i64, &str, &'static str); 2] = [
+        (1, "first", include_str!("../../migrations/postgres/0001_first.sql")),
+        (3, "audit", include_str!("../../migrations/postgres/0003_audit.sql")),
+    ];
+    let made = |(n, name, sql): (i64, &'static str, &'static str)| {
+        Migration::new(n, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
+    };
+    Migrator::with_migrations(all.into_iter().map(made).collect())
 }
 
 /// Locks the rows that the statement gives. Not against foreign keys that look at them: ids never change.
@@ -108,6 +118,7 @@ fn classify(error: sqlx::Error) -> Failure {
 #[derive(Clone)]
 pub(crate) struct Postgres {
     pool: PgPool,
+    ends: Ends,
 }
 
 impl Postgres {
@@ -140,7 +151,7 @@ impl Postgres {
         let mut connection = pool.acquire().await.map_err(|e| classify(e).error)?;
         migrator().run_direct(None, &mut *connection, false).await.map_err(crate::migration_failed)?;
         drop(connection);
-        Ok(Postgres { pool })
+        Ok(Postgres { pool, ends: Ends::default() })
     }
 
     pub(crate) async fn write<T, E, F>(&self, name: &'static str, unit: F) -> Result<T, E>
@@ -154,14 +165,22 @@ impl Postgres {
             run += 1;
             let begin = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
             let mut transaction = self.pool.begin_with(begin).await.map_err(|e| E::from(classify(e).error))?;
-            let mut one = Unit::new(&mut transaction, Access::Write);
+            let mut one = Unit::new(&mut transaction, Access::Write, self.ends.unit());
             let result = unit(&mut one).await;
-            let failure = match (result, one.into_failure()) {
-                (Ok(value), None) => match transaction.commit().await {
-                    Ok(()) => return Ok(value),
-                    Err(e) => classify(e),
-                },
+            let (mut chain, failure) = one.into_parts();
+            let failure = match (result, failure) {
+                (Ok(value), None) => {
+                    chain.committing();
+                    match transaction.commit().await {
+                        Ok(()) => {
+                            chain.committed();
+                            return Ok(value);
+                        }
+                        Err(e) => classify(e),
+                    }
+                }
                 (result, failure) => {
+                    drop(chain);
                     // A connection that is gone can't roll back; the server does.
                     let _ = transaction.rollback().await;
                     match (result, failure) {
@@ -188,7 +207,7 @@ impl Postgres {
     {
         let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
         let mut transaction = self.pool.begin_with(begin).await.map_err(|e| E::from(classify(e).error))?;
-        let mut one = Unit::new(&mut transaction, Access::Read);
+        let mut one = Unit::new(&mut transaction, Access::Read, Chain::default());
         let result = unit(&mut one).await;
         let failure = one.into_failure();
         let _ = transaction.rollback().await;
@@ -196,6 +215,10 @@ impl Postgres {
             (Ok(_), Some(failure)) => Err(failure.error.into()),
             (result, _) => result,
         }
+    }
+
+    pub(crate) fn audit_end(&self) -> Option<ChainEnd> {
+        self.ends.kept()
     }
 
     pub(crate) async fn close(&self) {

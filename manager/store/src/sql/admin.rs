@@ -1,10 +1,10 @@
-//! The site, settings, operators, idempotence, audit.
+//! The site, settings, operators, idempotence.
 
 use super::unit::{Result, Unit};
-use crate::{Admin, Page, StoreError, bind};
+use crate::{Admin, bind};
 use async_trait::async_trait;
-use sutler_base::{Digest, OperatorName, Timestamp};
-use sutler_core::model::{AuditEntry, Operator, Site};
+use sutler_base::{ClientId, Digest, OperatorName, Timestamp};
+use sutler_core::model::{Operator, Site};
 
 #[async_trait]
 impl Admin for Unit<'_> {
@@ -57,54 +57,24 @@ impl Admin for Unit<'_> {
         self.run(query!("DELETE FROM request WHERE time_ms < $1", bind::ms(before))).await
     }
 
-    async fn audit(&mut self, entry: &AuditEntry) -> Result<()> {
-        let sequence = self.audit_number().await?;
-        self.run(query!(
-            "INSERT INTO audit (sequence, time_ms, actor, action, object, detail) VALUES ($1, $2, $3, $4, $5, $6)",
-            sequence,
-            bind::ms(entry.time),
-            bind::text(&entry.actor),
-            bind::text(&entry.action),
-            bind::text(&entry.object),
-            bind::text(&entry.detail)
-        ))
-        .await?;
+    async fn skip_changes(&mut self, numbers: i64) -> Result<()> {
+        self.run(query!("UPDATE sequence SET value = value + $1 WHERE name = 'change'", numbers)).await?;
         Ok(())
     }
 
-    async fn list_audit(&mut self, page: &Page, object: Option<&str>) -> Result<Vec<AuditEntry>> {
-        let before = match &page.after {
-            None => i64::MAX,
-            Some(text) => text
-                .parse()
-                .map_err(|_| StoreError::Statement(format!("a page of the audit log can't start after {text:?}: it is no number")))?,
-        };
-        let limit = i64::from(page.limit);
-        let query = match object {
-            None => query!(
-                "SELECT sequence, time_ms, actor, action, object, detail FROM audit WHERE sequence < $1 ORDER BY sequence DESC LIMIT $2",
-                before,
-                limit
-            ),
-            Some(object) => query!(
-                "SELECT sequence, time_ms, actor, action, object, detail FROM audit WHERE sequence < $1 AND object = $3 \
-                 ORDER BY sequence DESC LIMIT $2",
-                before,
-                limit,
-                bind::text(object)
-            ),
-        };
-        self.list("audit", query, |row| {
-            Ok(AuditEntry {
-                sequence: row.int()?,
-                time: row.time()?,
-                actor: row.text()?,
-                action: row.text()?,
-                object: row.text()?,
-                detail: row.text()?,
-            })
-        })
-        .await
+    async fn has_caught_up(&mut self, client: &ClientId) -> Result<bool> {
+        let query = query!("SELECT client FROM caught_up WHERE client = $1", client.to_string());
+        Ok(self.row(query).await?.is_some())
+    }
+
+    async fn set_caught_up(&mut self, client: &ClientId) -> Result<()> {
+        self.run(query!("INSERT INTO caught_up (client) VALUES ($1) ON CONFLICT DO NOTHING", client.to_string())).await?;
+        Ok(())
+    }
+
+    async fn forget_caught_up(&mut self) -> Result<()> {
+        self.run(query!("DELETE FROM caught_up")).await?;
+        Ok(())
     }
 
     async fn last_change(&mut self) -> Result<i64> {

@@ -1,11 +1,12 @@
 //! One unit of work on a connection that is inside a transaction: runs statements, reads rows, numbers changes.
 
 use super::{Connection, Db, Row, classify};
-use crate::{StoreError, Tx, failure::Failure};
+use crate::{StoreError, Tx, chain::Chain, failure::Failure};
 use serde::de::DeserializeOwned;
 use sqlx::{Row as _, SqlSafeStr, SqlStr};
 use std::str::FromStr;
 use sutler_base::{Digest, Timestamp};
+use sutler_core::audit::ChainEnd;
 
 pub(super) type Result<T> = std::result::Result<T, StoreError>;
 pub(super) type Query = sqlx::query::Query<'static, Db, <Db as sqlx::Database>::Arguments>;
@@ -37,19 +38,35 @@ pub(crate) struct Unit<'c> {
     connection: &'c mut Connection,
     access: Access,
     change: Option<Change>,
+    chain: Chain,
     failure: Option<Failure>,
 }
 
 impl Tx for Unit<'_> {}
 
 impl<'c> Unit<'c> {
-    pub(crate) fn new(connection: &'c mut Connection, access: Access) -> Self {
-        Unit { connection, access, change: None, failure: None }
+    pub(crate) fn new(connection: &'c mut Connection, access: Access, chain: Chain) -> Self {
+        Unit { connection, access, change: None, chain, failure: None }
+    }
+
+    /// The end of this process' chain of the audit log after this unit, and what went wrong, if anything did.
+    pub(crate) fn into_parts(self) -> (Chain, Option<Failure>) {
+        (self.chain, self.failure)
     }
 
     /// What went wrong, if anything did.
     pub(crate) fn into_failure(self) -> Option<Failure> {
         self.failure
+    }
+
+    /// What the next entry of the audit log follows; asked for when the unit has its number of the change sequence.
+    pub(super) async fn chain_end(&mut self) -> Option<ChainEnd> {
+        self.chain.end().await
+    }
+
+    /// What the entry after the one that was written follows, if this unit is kept.
+    pub(super) fn set_chain_end(&mut self, end: ChainEnd) {
+        self.chain.set(end);
     }
 
     fn fail(&mut self, error: sqlx::Error) -> StoreError {

@@ -4,6 +4,7 @@ mod writer;
 
 use crate::{
     Options, StoreError, Tx, Work,
+    chain::{Chain, Ends},
     failure::{Failure, Remedy},
 };
 use sqlx::{
@@ -12,6 +13,7 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous},
 };
 use std::{path::Path, sync::Arc, time::Duration};
+use sutler_core::audit::ChainEnd;
 use writer::{Entry, Writer};
 
 pub(crate) type Db = sqlx::Sqlite;
@@ -39,6 +41,8 @@ macro_rules! unhex {
 
 #[path = "../sql/admin.rs"]
 mod admin;
+#[path = "../sql/audit.rs"]
+mod audit;
 #[path = "../sql/clients.rs"]
 mod clients;
 #[path = "../sql/executions.rs"]
@@ -59,8 +63,14 @@ mod unit;
 use unit::{Access, Unit};
 
 fn migrator() -> Migrator {
-    let first = include_str!("../../migrations/sqlite/0001_first.sql");
-    Migrator::with_migrations(vec![Migration::new(1, "first".into(), MigrationType::Simple, first.into_sql_str(), false)])
+    let all: [(i64, &str, &'static str); 2] = [
+        (1, "first", include_str!("../../migrations/sqlite/0001_first.sql")),
+        (3, "audit", include_str!("../../migrations/sqlite/0003_audit.sql")),
+    ];
+    let made = |(n, name, sql): (i64, &'static str, &'static str)| {
+        Migration::new(n, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
+    };
+    Migrator::with_migrations(all.into_iter().map(made).collect())
 }
 
 /// There is one writer: no row needs a lock.
@@ -99,6 +109,7 @@ fn classify(error: sqlx::Error) -> Failure {
 pub(crate) struct Sqlite {
     writer: Arc<Writer>,
     readers: SqlitePool,
+    ends: Ends,
 }
 
 impl Sqlite {
@@ -135,8 +146,9 @@ impl Sqlite {
             .acquire_timeout(Duration::from_secs(10))
             .test_before_acquire(false)
             .connect_lazy_with(connect.create_if_missing(false).pragma("query_only", "ON"));
-        let writer = Writer::start(connection, options.on_disk_error.clone());
-        Ok(Sqlite { writer: Arc::new(writer), readers })
+        let ends = Ends::default();
+        let writer = Writer::start(connection, options.on_disk_error.clone(), ends.clone());
+        Ok(Sqlite { writer: Arc::new(writer), readers, ends })
     }
 
     pub(crate) async fn write<T, E, F>(&self, name: &'static str, unit: F) -> Result<T, E>
@@ -161,7 +173,7 @@ impl Sqlite {
     {
         let failed = |e| E::from(classify(e).error);
         let mut transaction = self.readers.begin().await.map_err(failed)?;
-        let mut one = Unit::new(&mut transaction, Access::Read);
+        let mut one = Unit::new(&mut transaction, Access::Read, Chain::default());
         let result = unit(&mut one).await;
         let failure = one.into_failure();
         transaction.rollback().await.map_err(failed)?;
@@ -171,10 +183,26 @@ impl Sqlite {
         }
     }
 
+    pub(crate) fn audit_end(&self) -> Option<ChainEnd> {
+        self.ends.kept()
+    }
+
     pub(crate) async fn close(&self) {
         self.writer.close().await;
         self.readers.close().await;
     }
+}
+
+/// One committed state of the database in `file`, as the new file `copy`.
+pub(crate) async fn snapshot(file: &Path, copy: &Path) -> Result<(), StoreError> {
+    let failed = |e: sqlx::Error| classify(e).error;
+    let disk = |e: std::io::Error| StoreError::Unavailable(format!("the copy {} can't be made durable: {e}", copy.display()));
+    let connect = SqliteConnectOptions::new().filename(file).create_if_missing(false).busy_timeout(Duration::from_secs(30));
+    let mut connection = connect.connect().await.map_err(failed)?;
+    let done = sqlx::query("VACUUM INTO $1").bind(copy.to_string_lossy().into_owned()).execute(&mut connection).await;
+    hang_up(connection).await;
+    done.map_err(failed)?;
+    std::fs::File::open(copy).and_then(|f| f.sync_all()).map_err(disk)
 }
 
 /// Closes a connection; what can't be closed is closed with the process.

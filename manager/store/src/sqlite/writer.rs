@@ -3,6 +3,7 @@
 use super::{Access, Connection, Unit, classify};
 use crate::{
     DiskErrorHook, StoreError, Tx, Work,
+    chain::{Chain, Ends},
     failure::{Failure, Remedy},
 };
 use futures_util::FutureExt;
@@ -28,10 +29,13 @@ const CHECKPOINT_TIME: Duration = Duration::from_secs(1);
 /// And after this many commits.
 const CHECKPOINT_COMMITS: u32 = 200;
 
+/// A unit while it runs.
+type Run<'a> = Pin<Box<dyn Future<Output = (bool, Option<Failure>)> + Send + 'a>>;
+
 /// A unit that waits for its turn or for its commit.
 pub(super) trait Queued: Send {
     /// Runs the unit; says what became of it: whether it is to be kept, and the failure of a statement.
-    fn run<'a>(&'a mut self, connection: &'a mut Connection) -> Pin<Box<dyn Future<Output = (bool, Option<Failure>)> + Send + 'a>>;
+    fn run<'a>(&'a mut self, connection: &'a mut Connection, chain: &'a mut Chain) -> Run<'a>;
     /// Gives its result to whoever waits, or this error in place of it.
     fn answer(self: Box<Self>, error: Option<StoreError>);
 }
@@ -57,21 +61,26 @@ where
     T: Send + 'static,
     E: From<StoreError> + Send + 'static,
 {
-    fn run<'a>(&'a mut self, connection: &'a mut Connection) -> Pin<Box<dyn Future<Output = (bool, Option<Failure>)> + Send + 'a>> {
+    fn run<'a>(&'a mut self, connection: &'a mut Connection, chain: &'a mut Chain) -> Run<'a> {
         Box::pin(async move {
-            let mut unit = Unit::new(connection, Access::Write);
+            let mark = chain.mark().await;
+            let mut unit = Unit::new(connection, Access::Write, std::mem::take(chain));
             let run = async { (self.unit)(&mut unit).await };
             let result = match AssertUnwindSafe(run).catch_unwind().await {
                 Ok(result) => result,
                 Err(_) => Err(StoreError::Statement(format!("the unit of work {} panicked", self.name)).into()),
             };
-            let failure = unit.into_failure();
+            let failure;
+            (*chain, failure) = unit.into_parts();
             // A unit that passes over a failed statement must not be kept half.
             let result = match (result, &failure) {
                 (Ok(_), Some(failure)) => Err(failure.error.clone().into()),
                 (result, _) => result,
             };
             let good = result.is_ok();
+            if !good {
+                chain.set_back(mark);
+            }
             self.result = Some(result);
             (good, failure)
         })
@@ -100,9 +109,9 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn start(connection: Connection, on_disk_error: DiskErrorHook) -> Writer {
+    pub(super) fn start(connection: Connection, on_disk_error: DiskErrorHook, ends: Ends) -> Writer {
         let (orders, queue) = mpsc::channel(QUEUE);
-        let state = State { connection, queue, on_disk_error, commits: 0, checkpoint: Instant::now(), broken: None, closing: false };
+        let state = State { connection, queue, on_disk_error, ends, commits: 0, checkpoint: Instant::now(), broken: None, closing: false };
         Writer { orders, task: Mutex::new(Some(tokio::spawn(state.run()))) }
     }
 
@@ -129,6 +138,8 @@ struct State {
     connection: Connection,
     queue: mpsc::Receiver<Order>,
     on_disk_error: DiskErrorHook,
+    /// The end of this process' chain of the audit log.
+    ends: Ends,
     /// Commits since the last checkpoint, and when that was.
     commits: u32,
     checkpoint: Instant,
@@ -189,9 +200,17 @@ impl State {
         }
         let started = Instant::now();
         let mut done = Vec::new();
-        let outcome = self.fill(first, &mut done, started).await;
+        let mut chain = self.ends.unit();
+        let outcome = self.fill(first, &mut done, started, &mut chain).await;
         let outcome = match outcome {
-            Ok(true) => self.control("COMMIT").await,
+            Ok(true) => {
+                chain.committing();
+                let committed = self.control("COMMIT").await;
+                if committed.is_ok() {
+                    chain.committed();
+                }
+                committed
+            }
             Ok(false) => Ok(()),
             Err(failure) => Err(failure),
         };
@@ -213,7 +232,13 @@ impl State {
     }
 
     /// Runs units inside one transaction; true if it is open at the end and holds something to keep.
-    async fn fill(&mut self, first: Box<dyn Queued>, done: &mut Vec<Box<dyn Queued>>, started: Instant) -> Result<bool, Failure> {
+    async fn fill(
+        &mut self,
+        first: Box<dyn Queued>,
+        done: &mut Vec<Box<dyn Queued>>,
+        started: Instant,
+        chain: &mut Chain,
+    ) -> Result<bool, Failure> {
         let mut open = false;
         let mut next = Some(first);
         while let Some(unit) = next {
@@ -224,7 +249,7 @@ impl State {
                 self.control("BEGIN IMMEDIATE").await?;
             }
             let unit = done.last_mut().expect("pushed above");
-            let (good, failure) = unit.run(&mut self.connection).await;
+            let (good, failure) = unit.run(&mut self.connection, chain).await;
             if let Some(failure) = failure.filter(|f| f.remedy == Remedy::Stop) {
                 return Err(failure);
             }

@@ -1,0 +1,291 @@
+//! What is kept when the manager's disk is full or damaged, when its database goes away, and when all of it is put back to an
+//! older state.
+
+use fs_err as fs;
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
+use sutler_proto::v1;
+use sutler_tests::{
+    api_call,
+    harness::{Agent, Api, JobView, Manager, PATIENCE, PackageFolder, Setup, wait_until},
+    postgres::Postgres,
+    tools,
+};
+
+fn push(cli: &sutler_tests::harness::Cli, package: &PackageFolder) -> String {
+    cli.ok(&format!("package push {}", package.path().display()))
+}
+
+fn objects(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() { objects(&path, found) } else { found.push(path) }
+    }
+}
+
+/// Changes a byte in the middle of one large chunk that is stored.
+fn damage_a_chunk(manager: &Manager) {
+    let mut all = Vec::new();
+    objects(&manager.folder().join("content/objects"), &mut all);
+    let largest = all.into_iter().max_by_key(|path| fs::metadata(path).unwrap().len()).unwrap();
+    let mut bytes = fs::read(&largest).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::set_permissions(&largest, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    fs::write(&largest, bytes).unwrap();
+}
+
+#[test]
+fn a_damaged_chunk_is_found_by_the_scrub_and_whoever_waits_for_it_goes_on_when_it_is_pushed_again() {
+    let mut manager = Manager::start_with(Setup { config: "scrub_rate = \"1GiB\"".into(), ..Setup::default() });
+    let cli = manager.cli();
+    let package = PackageFolder::counting("hello", "1.0");
+    package.noise("noise", 2 << 20, 3);
+    push(&cli, &package);
+    cli.ok("content scrub --wait");
+    damage_a_chunk(&manager);
+    let found = cli.run("content scrub --wait -o json").ends_with(1);
+    let found: serde_json::Value = serde_json::from_str(&found.stdout).unwrap();
+    assert_eq!(found["damagedObjects"].as_array().map(Vec::len), Some(1), "{found:#}");
+    assert_eq!(found["damagedVersions"][0], "packages/hello/versions/1.0", "{found:#}");
+    // It is still known after a restart, without another scrub.
+    manager.kill_and_serve();
+    wait_until("what was found to be known again", PATIENCE, || cli.json("package show hello@1.0")["damagedObjects"] == 1);
+    let agent = Agent::enrolled("one", &manager);
+    let job = cli.id(&format!("job run --package hello --client {}", agent.id()));
+    let waits = JobView::wait(&cli, &job, "the row to say what it waits for", PATIENCE, |view| {
+        view.row(&agent.id()).is_some_and(|row| row.reason == "DATA_LOSS")
+    });
+    assert_eq!(waits.row(&agent.id()).unwrap().state, "WAITING");
+    assert!(!agent.root().join("opt/hello").exists());
+    assert!(manager.metric("sutler_damaged_objects").is_some_and(|n| n == 1.0));
+
+    // Pushed again: the one chunk is sent, and nobody has to touch the job.
+    let said = push(&cli, &package);
+    assert!(said.contains("1 of "), "{said}");
+    let row = JobView::wait_for_row(&cli, &job, &agent.id(), "SUCCEEDED");
+    assert_eq!(row.attempts, 1);
+    assert_eq!(agent.read("opt/hello.runs").as_deref(), Some("run\n"));
+    cli.ok("content status");
+    assert_eq!(cli.json("package show hello@1.0")["damagedObjects"], 0);
+}
+
+#[test]
+fn a_chunk_that_is_gone_is_found_by_the_scrub_and_sent_again() {
+    let manager = Manager::start_with(Setup { config: "scrub_rate = \"1GiB\"".into(), ..Setup::default() });
+    let cli = manager.cli();
+    let package = PackageFolder::counting("hello", "1.0");
+    package.noise("noise", 1 << 20, 3);
+    push(&cli, &package);
+    let mut all = Vec::new();
+    objects(&manager.folder().join("content/objects"), &mut all);
+    fs::remove_file(all.iter().max_by_key(|path| fs::metadata(path).unwrap().len()).unwrap()).unwrap();
+    assert_eq!(cli.run("content scrub --wait").ends_with(1).stdout.matches("hello@1.0").count(), 1);
+    push(&cli, &package);
+    cli.ok("content scrub --wait");
+}
+
+/// A file system in memory at a manager's folder, unmounted when it is dropped.
+struct Tmpfs(PathBuf);
+
+impl Drop for Tmpfs {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+/// Puts the folder of a manager that does not run onto a small disk; none where that needs rights that nobody has here.
+fn onto_a_small_disk(folder: &Path) -> Option<Tmpfs> {
+    if !rustix::process::geteuid().is_root() {
+        tools::skip("needs root, to mount a small file system");
+        return None;
+    }
+    let aside = folder.with_extension("aside");
+    fs::rename(folder, &aside).unwrap();
+    fs::create_dir(folder).unwrap();
+    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=64m,mode=0700", "tmpfs"]).arg(folder).status().unwrap();
+    if !mounted.success() {
+        tools::skip("needs the right to mount a file system");
+        return None;
+    }
+    assert!(Command::new("cp").arg("-a").arg(format!("{}/.", aside.display())).arg(folder).status().unwrap().success());
+    Some(Tmpfs(folder.into()))
+}
+
+#[test]
+fn a_full_disk_refuses_what_is_new_and_goes_on_with_revocations_and_renewals_until_there_is_room_again() {
+    let mut manager = Manager::init(Setup { config: "disk_reserve = \"8MiB\"".into(), ..Setup::default() });
+    let Some(_disk) = onto_a_small_disk(&manager.folder()) else { return };
+    manager.serve();
+    let cli = manager.cli();
+    let agents = [Agent::enrolled("one", &manager), Agent::enrolled("two", &manager)];
+    cli.ok("group create before");
+    let package = PackageFolder::counting("hello", "1.0");
+    push(&cli, &package);
+
+    // Somebody fills the disk, to the last byte.
+    let filler = manager.folder().join("filler");
+    let fill = || {
+        use std::io::Write as _;
+        let mut file = fs::OpenOptions::new().create(true).append(true).open(&filler).unwrap();
+        while file.write_all(&[7; 64 << 10]).is_ok() {}
+        while file.write_all(&[7; 512]).is_ok() {}
+    };
+    fill();
+    wait_until("the disk to count as full", PATIENCE, || cli.run("group create while-full").stderr.contains("disk is full"));
+    let api = Api::operator(&manager);
+    let group = v1::CreateGroupRequest { group_id: "more".into(), ..Default::default() };
+    let refused = api_call!(api, group_service_client::GroupServiceClient, create_group(group)).unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::ResourceExhausted, "{refused:?}");
+    let other = PackageFolder::counting("other", "1.0");
+    cli.fails(1, &format!("package push {}", other.path().display())).says(&["full"]);
+
+    // Reads, renewals and revocations go on, and stand in the log.
+    assert!(cli.ok("client list").contains(&agents[0].id()));
+    let key = sutler_certs::PrivateKey::generate().unwrap();
+    let renewal = v1::RenewOperatorCertificateRequest { csr: key.csr().unwrap().into() };
+    api_call!(api, operator_service_client::OperatorServiceClient, renew_operator_certificate(renewal)).unwrap();
+    let id = agents[0].id();
+    cli.ok(&format!("client quarantine {id} --reason disk"));
+    wait_until("the agent to hear of it", PATIENCE, || cli.json(&format!("client show {id}"))["state"] == "CLIENT_STATE_QUARANTINED");
+    cli.ok(&format!("client remove {} --yes", agents[1].id()));
+    let log = cli.ok("audit list --limit 0");
+    for word in ["renew_certificate", "quarantine", "remove"] {
+        assert!(log.contains(word), "{word}: {log}");
+    }
+    cli.ok("audit verify");
+
+    // There is room again: everything goes on, and nobody started anything anew.
+    fs::remove_file(&filler).unwrap();
+    wait_until("everything to be written again", PATIENCE, || cli.run("group create after").code == 0);
+    push(&cli, &other);
+    cli.ok(&format!("client release {id}"));
+    let job = cli.id(&format!("job run --package hello --client {id}"));
+    JobView::wait_for_row(&cli, &job, &id, "SUCCEEDED");
+}
+
+/// Counts its run, then waits for whoever opens a pipe of the machine.
+const WAITS: &str = "#!/bin/sh\necho run >>\"$(pwd -P).runs\"\nread -r line <../../etc/go\necho \"$line\" >>\"$(pwd -P).runs\"\n";
+
+#[test]
+fn a_restored_manager_is_brought_up_to_date_by_its_agents_and_nothing_runs_twice() {
+    let mut manager = Manager::start();
+    let cli = manager.cli();
+    let (done, slow) = (PackageFolder::counting("done", "1.0"), PackageFolder::counting("slow", "1.0"));
+    slow.file("bin/install", WAITS);
+    push(&cli, &done);
+    push(&cli, &slow);
+    cli.ok("group create machines");
+    let mut agents = [Agent::enrolled("finishes", &manager), Agent::enrolled("works", &manager)];
+    agents.iter_mut().for_each(Agent::stop);
+    cli.ok(&format!("group add machines {}", agents[0].id()));
+    let ids = [agents[0].id(), agents[1].id()];
+    // Both jobs stand and nobody has begun.
+    let first = cli.id("job run --package done --group machines");
+    let second = cli.id(&format!("job run --package slow --client {} --priority 9", ids[1]));
+    let backup = manager.scratch().join("backup");
+    cli.ok(&format!("backup --dir {} {}", manager.folder().display(), backup.display()));
+    cli.fails(1, &format!("backup --dir {} {}", manager.folder().display(), backup.display())).says(&["not empty"]);
+
+    // After the backup: one finishes, one is in the middle, and one is new.
+    let pipe = agents[1].root().join("etc/go");
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR, 0).unwrap();
+    agents.iter_mut().for_each(Agent::start);
+    JobView::wait_for_row(&cli, &first, &ids[0], "SUCCEEDED");
+    JobView::wait_for_row(&cli, &second, &ids[1], "INSTALLING");
+    wait_until("the step to run", PATIENCE, || agents[1].read("opt/slow.runs").is_some());
+    let newcomer = Agent::enrolled("newcomer", &manager);
+    let export = manager.scratch().join("export.jsonl");
+    cli.ok(&format!("audit export {}", export.display()));
+
+    // The manager is lost, and last night's backup takes its place.
+    manager.kill();
+    fs::rename(manager.folder(), manager.scratch().join("lost")).unwrap();
+    cli.ok(&format!("restore {} --dir {}", backup.display(), manager.folder().display()));
+    manager.serve();
+    let row = JobView::wait_for_row(&cli, &first, &ids[0], "SUCCEEDED");
+    assert_eq!(row.attempts, 1, "what had run was reported again");
+    JobView::wait_for_row(&cli, &second, &ids[1], "INSTALLING");
+    fs::write(&pipe, "went on\n").unwrap();
+    let row = JobView::wait_for_row(&cli, &second, &ids[1], "SUCCEEDED");
+    assert_eq!(row.attempts, 1);
+    assert_eq!(agents[0].read("opt/done.runs").as_deref(), Some("run\n"));
+    assert_eq!(agents[1].read("opt/slow.runs").as_deref(), Some("run\nwent on\n"));
+
+    // Who enrolled since is not locked out, but somebody has to say that it belongs here.
+    let new = newcomer.id();
+    wait_until("the newcomer to be known again", PATIENCE, || cli.run(&format!("client show {new}")).code == 0);
+    let shown = cli.json(&format!("client show {new}"));
+    assert_eq!(shown["state"], "CLIENT_STATE_PENDING", "{shown:#}");
+    assert!(shown["notice"].as_str().unwrap().contains("after the backup"), "{shown:#}");
+    cli.ok(&format!("client approve {new}"));
+    let third = cli.id(&format!("job run --package done --client {new}"));
+    JobView::wait_for_row(&cli, &third, &new, "SUCCEEDED");
+    // The log goes on with numbers that none had before, and says that it is another one.
+    cli.ok("audit verify");
+    assert!(cli.fails(1, &format!("audit verify {}", export.display())).stdout.contains("cut off or changed"));
+    assert!(cli.ok("audit list --limit 0").contains("restore"));
+}
+
+#[test]
+fn a_backup_that_was_not_finished_is_not_restored_and_damage_is_not_copied() {
+    let manager = Manager::start();
+    let cli = manager.cli();
+    let package = PackageFolder::counting("hello", "1.0");
+    package.noise("noise", 1 << 20, 3);
+    push(&cli, &package);
+    let backup = manager.scratch().join("backup");
+    cli.ok(&format!("backup --dir {} {}", manager.folder().display(), backup.display()));
+    fs::remove_file(backup.join("backup.json")).unwrap();
+    let target = manager.scratch().join("restored");
+    cli.fails(1, &format!("restore {} --dir {}", backup.display(), target.display())).says(&["not finished"]);
+    damage_a_chunk(&manager);
+    let second = manager.scratch().join("second");
+    cli.fails(1, &format!("backup --dir {} {}", manager.folder().display(), second.display())).says(&["damaged"]);
+    // Whoever has nothing better can restore it, and is told again what is missing.
+    cli.fails(1, &format!("restore {} --dir {}", second.display(), target.display())).says(&["damaged"]);
+    assert!(target.join("manager.db").exists());
+}
+
+#[test]
+fn a_database_that_is_killed_below_a_running_manager_costs_time_and_nothing_else() {
+    let Some(mut postgres) = Postgres::start() else { return };
+    let manager = Manager::start_with(Setup { database: Some(postgres.create_database()), ..Setup::default() });
+    let cli = manager.cli();
+    let slow = PackageFolder::counting("slow", "1.0");
+    slow.file("bin/install", WAITS);
+    push(&cli, &slow);
+    let agent = Agent::enrolled("machine", &manager);
+    let pipe = agent.root().join("etc/go");
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR, 0).unwrap();
+    let job = cli.id(&format!("job run --package slow --client {}", agent.id()));
+    JobView::wait_for_row(&cli, &job, &agent.id(), "INSTALLING");
+    wait_until("the step to run", PATIENCE, || agent.read("opt/slow.runs").is_some());
+
+    postgres.kill();
+    let api = Api::operator(&manager);
+    let group = v1::CreateGroupRequest { group_id: "while-gone".into(), request_id: "the-same".into(), ..Default::default() };
+    let refused = api_call!(api, group_service_client::GroupServiceClient, create_group(group.clone())).unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::Unavailable, "{refused:?}");
+    use tonic_types::StatusExt as _;
+    assert!(refused.get_details_retry_info().is_some(), "it says when to come back: {refused:?}");
+    // The agent goes on with what it holds, and ends what it had begun.
+    fs::write(&pipe, "went on\n").unwrap();
+    wait_until("the step to end", PATIENCE, || agent.read("opt/slow.runs").as_deref() == Some("run\nwent on\n"));
+
+    postgres.start_again();
+    // The same request settles what became of it, however often it is sent.
+    let mut answers = Vec::new();
+    wait_until("the database to be used again", PATIENCE, || {
+        let answer = api_call!(api, group_service_client::GroupServiceClient, create_group(group.clone()));
+        answers.extend(answer.ok().and_then(|a| a.group));
+        answers.len() == 2
+    });
+    assert_eq!(answers[0], answers[1]);
+    let row = JobView::wait_for_row(&cli, &job, &agent.id(), "SUCCEEDED");
+    assert_eq!(row.attempts, 1);
+    assert_eq!(agent.read("opt/slow.runs").as_deref(), Some("run\nwent on\n"));
+    cli.ok("audit verify");
+}

@@ -1,0 +1,130 @@
+//! What is changed or deleted while it is used, and programs of different versions that meet.
+
+use std::sync::Arc;
+use sutler_agent::{identity::Identity, link, vault::FolderVault};
+use sutler_certs::tls::{self, Clock};
+use sutler_proto::{
+    PROTOCOL_VERSION,
+    v1::{self, agent_service_client::AgentServiceClient, connect_request::Message as Up, connect_response::Message as Down},
+};
+use sutler_tests::harness::{Agent, JobView, Manager, PATIENCE, PackageFolder, wait_until};
+use tonic::{Code, Status};
+
+/// Counts its run, then waits for whoever opens a pipe of the machine.
+const WAITS: &str = "#!/bin/sh\necho run >>\"$(pwd -P).runs\"\nread -r line <../../etc/go\necho \"$line\" >>\"$(pwd -P).runs\"\n";
+
+#[test]
+fn a_package_that_a_job_refers_to_is_not_deleted_and_its_uid_never_comes_back() {
+    let manager = Manager::start();
+    let cli = manager.cli();
+    let package = PackageFolder::counting("hello", "1.0");
+    cli.ok(&format!("package push {}", package.path().display()));
+    let uid = cli.json("package show hello@1.0")["uid"].clone();
+    cli.ok("group create machines");
+    let job = cli.id("job run --package hello --group machines");
+    for what in ["hello@1.0", "hello"] {
+        cli.fails(1, &format!("package delete {what}")).says(&["refers to it", &job]);
+    }
+    // Also while nobody runs it any more: who looks at the job wants to know what it was.
+    cli.ok(&format!("job cancel {job} --yes"));
+    cli.fails(1, "package delete hello@1.0");
+    let agent = Agent::enrolled("one", &manager);
+    let other = cli.id(&format!("job run --package hello --client {}", agent.id()));
+    JobView::wait_for_row(&cli, &other, &agent.id(), "SUCCEEDED");
+    for job in [&job, &other] {
+        cli.ok(&format!("job archive {job}"));
+    }
+    cli.ok("package delete hello");
+    cli.fails(1, "package show hello");
+    // The name is free; what has it now is something else, and the old jobs do not refer to it.
+    cli.ok(&format!("package push {}", package.path().display()));
+    assert_ne!(cli.json("package show hello@1.0")["uid"], uid);
+    assert_eq!(JobView::of(&cli, &other).counters(), "total=1 finished=1");
+    cli.ok("package delete hello@1.0");
+}
+
+#[test]
+fn an_attempt_keeps_the_revision_that_it_was_offered_and_others_get_the_new_one() {
+    let manager = Manager::start();
+    let cli = manager.cli();
+    let package = PackageFolder::counting("hello", "1.0");
+    package.file("bin/install", WAITS);
+    cli.ok(&format!("package push {}", package.path().display()));
+    cli.ok("group create machines");
+    let works = Agent::enrolled("works", &manager);
+    let pipe = works.root().join("etc/go");
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR, 0).unwrap();
+    cli.ok(&format!("group add machines {}", works.id()));
+    let job = cli.id("job run --package hello@latest --group machines");
+    JobView::wait_for_row(&cli, &job, &works.id(), "INSTALLING");
+    wait_until("the step to run", PATIENCE, || works.read("opt/hello.runs").is_some());
+
+    let next = PackageFolder::counting("hello", "2.0");
+    cli.ok(&format!("package push {}", next.path().display()));
+    let later = Agent::enrolled("later", &manager);
+    cli.ok(&format!("group add machines {}", later.id()));
+    let row = JobView::wait_for_row(&cli, &job, &later.id(), "SUCCEEDED");
+    assert_eq!(row.json["items"][0]["package"], "packages/hello/versions/2.0", "{row:#?}");
+    fs_err::write(&pipe, "went on\n").unwrap();
+    let row = JobView::wait_for_row(&cli, &job, &works.id(), "SUCCEEDED");
+    assert_eq!(row.json["items"][0]["package"], "packages/hello/versions/1.0", "{row:#?}");
+    assert_eq!((row.attempts, works.read("opt/hello.runs").as_deref()), (1, Some("run\nwent on\n")));
+}
+
+/// Connects with an agent's key and says this first; gives back the first answer, and whether an offer follows it.
+fn greet(agent: &Agent, hello: impl FnOnce(&mut v1::Hello), wait_for_offer: bool) -> Result<(v1::Welcome, Option<v1::Offer>), Status> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let identity = Identity::load(Arc::new(FolderVault::open(&agent.state()).unwrap())).unwrap();
+        let (credential, _) = identity.credential();
+        let tls = tls::agent_client(Some(&credential), identity.trust(), Clock::system()).unwrap();
+        let connection = link::connect(&identity.addresses()[0], tls).await.unwrap();
+        let mut first = v1::Hello {
+            protocol_version: PROTOCOL_VERSION,
+            machine_id: agent.machine_id().to_owned(),
+            session_counter: identity.next_session().unwrap(),
+            agent_version: "0.0.1".into(),
+            ..Default::default()
+        };
+        hello(&mut first);
+        let (outbox, messages) = tokio::sync::mpsc::channel(1);
+        outbox.send(v1::ConnectRequest { message: Some(Up::Hello(first)) }).await.unwrap();
+        let mut client = AgentServiceClient::with_origin(connection.clone(), connection.origin());
+        let mut stream = client.connect(tokio_stream::wrappers::ReceiverStream::new(messages)).await?.into_inner();
+        let Some(Down::Welcome(welcome)) = stream.message().await?.and_then(|m| m.message) else { panic!("the first answer is a welcome") };
+        while wait_for_offer {
+            let message = stream.message().await?.expect("the stream goes on");
+            if let Some(Down::Offer(offer)) = message.message {
+                return Ok((welcome, Some(offer)));
+            }
+        }
+        Ok((welcome, None))
+    })
+}
+
+#[test]
+fn an_agent_of_another_protocol_is_told_what_to_update_and_an_older_one_works() {
+    let manager = Manager::start();
+    let cli = manager.cli();
+    let package = PackageFolder::counting("hello", "1.0");
+    cli.ok(&format!("package push {}", package.path().display()));
+    let mut agent = Agent::enrolled("one", &manager);
+    agent.stop();
+    let job = cli.id(&format!("job run --package hello --client {}", agent.id()));
+    // A newer and an older protocol: no session, no offer, and a sentence that says who is behind.
+    for (version, older) in [(PROTOCOL_VERSION + 1, "update the manager"), (0, "update the agent")] {
+        let refused = greet(&agent, |hello| hello.protocol_version = version, false).unwrap_err();
+        assert_eq!(refused.code(), Code::FailedPrecondition, "{refused:?}");
+        assert!(refused.message().contains(older) && refused.message().contains("0.0.1"), "{refused:?}");
+        assert_eq!(JobView::of(&cli, &job).row(&agent.id()).unwrap().state, "QUEUED", "nothing was offered");
+    }
+    // One that can do less than this manager knows of gets what it can do; what it never heard of is not asked of it.
+    let (welcome, offer) = greet(&agent, |hello| hello.capabilities.clear(), true).unwrap();
+    assert!(welcome.report_from.is_empty(), "{welcome:?}");
+    assert_eq!(offer.unwrap().job, format!("jobs/{job}"));
+    // One that can do more than this manager knows of is a client like any other.
+    let (_, offer) = greet(&agent, |hello| hello.capabilities = vec!["what-nobody-knows-yet".into()], true).unwrap();
+    assert_eq!(offer.unwrap().job, format!("jobs/{job}"));
+    agent.start();
+    JobView::wait_for_row(&cli, &job, &agent.id(), "SUCCEEDED");
+}

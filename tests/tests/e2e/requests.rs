@@ -1,0 +1,187 @@
+//! Every call of an operator that changes something may be sent twice: the same `request_id` with the same body does nothing new.
+
+use prost::Message as _;
+use prost_types::{FileDescriptorSet, field_descriptor_proto::Type};
+use std::collections::BTreeSet;
+use sutler_proto::v1;
+use sutler_tests::{
+    api_call,
+    harness::{Agent, Api, JobView, Manager, PATIENCE, PackageFolder},
+};
+use tonic::Code;
+
+/// Methods that change nothing, by how their names begin.
+const READS: [&str; 6] = ["Get", "List", "Find", "Preview", "Explain", "Watch"];
+/// Methods that change something and need no id: the same push makes nothing new (its content is its address), and a further
+/// certificate for a further key is what a repeated renewal is to give.
+const BY_THEMSELVES: [&str; 2] = ["PushPackage", "RenewOperatorCertificate"];
+
+/// The methods of the operators' port that change something, with their requests' messages.
+fn mutations() -> BTreeSet<String> {
+    let set = FileDescriptorSet::decode(sutler_proto::DESCRIPTORS).unwrap();
+    let messages = set.file.iter().flat_map(|f| f.message_type.iter().map(|m| (format!(".{}.{}", f.package(), m.name()), m)));
+    let messages: std::collections::BTreeMap<_, _> = messages.collect();
+    let mut found = BTreeSet::new();
+    for service in set.file.iter().flat_map(|f| &f.service) {
+        if matches!(service.name(), "AgentService" | "EnrollmentService") {
+            continue;
+        }
+        for method in &service.method {
+            if READS.iter().any(|read| method.name().starts_with(read)) || BY_THEMSELVES.contains(&method.name()) {
+                continue;
+            }
+            let id = messages[method.input_type()].field.iter().find(|field| field.name() == "request_id");
+            assert!(id.is_some_and(|id| id.r#type() == Type::String), "{} changes something and takes no request_id", method.name());
+            found.insert(method.name().to_owned());
+        }
+    }
+    found
+}
+
+/// What was tried, so that a method that is missing here is noticed.
+struct Tried {
+    api: Api,
+    methods: BTreeSet<String>,
+    requests: u32,
+}
+
+/// Sends a request, the same again, and another one under the same id: the first answer, the first answer, a refusal. Gives
+/// back the first answer.
+macro_rules! twice {
+    ($tried:expr, $module:ident :: $client:ident, $method:ident, $name:literal, $request:expr, |$r:ident| $other:expr) => {{
+        $tried.methods.insert($name.to_owned());
+        $tried.requests += 1;
+        let mut request = $request;
+        request.request_id = format!("request-{}", $tried.requests);
+        let first = api_call!($tried.api, $module::$client, $method(request.clone())).unwrap_or_else(|e| panic!("{}: {e:?}", $name));
+        let again = api_call!($tried.api, $module::$client, $method(request.clone())).unwrap_or_else(|e| panic!("{} again: {e:?}", $name));
+        assert!(first == again, "{}: {first:?} first, then {again:?}", $name);
+        let mut other = request.clone();
+        {
+            let $r = &mut other;
+            $other;
+        }
+        assert!(other != request);
+        let refused = api_call!($tried.api, $module::$client, $method(other)).expect_err($name);
+        assert_eq!(refused.code(), Code::InvalidArgument, "{}: {refused:?}", $name);
+        assert!(refused.message().contains("request_id"), "{}: {refused:?}", $name);
+        (request, first)
+    }};
+}
+
+#[test]
+fn every_mutation_may_be_sent_twice_also_across_a_restart() {
+    let mut manager = Manager::start();
+    let cli = manager.cli();
+    let package = PackageFolder::counting("hello", "1.0");
+    cli.ok(&format!("package push {}", package.path().display()));
+    let agent = Agent::enrolled("one", &manager);
+    let client = format!("clients/{}", agent.id());
+    let mut t = Tried { api: Api::operator(&manager), methods: BTreeSet::new(), requests: 0 };
+    let name = |text: &str| text.to_owned();
+
+    // Groups.
+    let group = v1::CreateGroupRequest { group_id: "one".into(), ..Default::default() };
+    let (kept, answer) =
+        twice!(t, group_service_client::GroupServiceClient, create_group, "CreateGroup", group, |r| r.description = "x".into());
+    let update = v1::UpdateGroupRequest { name: name("groups/one"), description: Some("d".into()), ..Default::default() };
+    twice!(t, group_service_client::GroupServiceClient, update_group, "UpdateGroup", update, |r| r.restricted = Some(true));
+    let add = v1::AddMembersRequest { name: name("groups/one"), clients: vec![client.clone()], ..Default::default() };
+    twice!(t, group_service_client::GroupServiceClient, add_members, "AddMembers", add, |r| r.skip_bad = true);
+    let remove = v1::RemoveMembersRequest { name: name("groups/one"), clients: vec![client.clone()], ..Default::default() };
+    twice!(t, group_service_client::GroupServiceClient, remove_members, "RemoveMembers", remove, |r| r.name = "groups/other".into());
+    let release = v1::ReleaseMemberRequest { name: name("groups/one"), client: client.clone(), ..Default::default() };
+    twice!(t, group_service_client::GroupServiceClient, release_member, "ReleaseMember", release, |r| r.name = "groups/other".into());
+    // Policies.
+    let policy = v1::CreatePolicyRequest {
+        policy_id: "all".into(),
+        group: name("groups/one"),
+        trigger: v1::Trigger::NewClient.into(),
+        ..Default::default()
+    };
+    twice!(t, policy_service_client::PolicyServiceClient, create_policy, "CreatePolicy", policy, |r| r.description = "x".into());
+    let update = v1::UpdatePolicyRequest { name: name("policies/all"), description: Some("d".into()), ..Default::default() };
+    twice!(t, policy_service_client::PolicyServiceClient, update_policy, "UpdatePolicy", update, |r| r.description = None);
+    let apply = v1::ApplyPolicyRequest { name: name("policies/all"), ..Default::default() };
+    twice!(t, policy_service_client::PolicyServiceClient, apply_policy, "ApplyPolicy", apply, |r| r.name = "policies/b".into());
+    let delete = v1::DeletePolicyRequest { name: name("policies/all"), ..Default::default() };
+    twice!(t, policy_service_client::PolicyServiceClient, delete_policy, "DeletePolicy", delete, |r| r.name = "policies/b".into());
+    // Jobs.
+    let packages = vec![v1::JobPackage { package: name("packages/hello"), ..Default::default() }];
+    let job = v1::CreateJobRequest { packages: packages.clone(), destinations: vec![name("groups/one")], ..Default::default() };
+    let (_, job) = twice!(t, job_service_client::JobServiceClient, create_job, "CreateJob", job, |r| r.priority = 9);
+    let id = job.job.unwrap().name;
+    let start = v1::StartJobRequest { name: id.clone(), ..Default::default() };
+    twice!(t, job_service_client::JobServiceClient, start_job, "StartJob", start, |r| r.name = "jobs/0123456789".into());
+    let update = v1::UpdateJobRequest { name: id.clone(), description: Some("d".into()), ..Default::default() };
+    twice!(t, job_service_client::JobServiceClient, update_job, "UpdateJob", update, |r| r.priority = Some(1));
+    let retry = v1::RetryJobRequest { name: id.clone(), ..Default::default() };
+    twice!(t, job_service_client::JobServiceClient, retry_job, "RetryJob", retry, |r| r.error_kind = "TRANSFER".into());
+    let cancel = v1::CancelJobRequest { name: id.clone(), ..Default::default() };
+    twice!(t, job_service_client::JobServiceClient, cancel_job, "CancelJob", cancel, |r| r.name = "jobs/0123456789".into());
+    let archive = v1::ArchiveJobRequest { name: id, ..Default::default() };
+    twice!(t, job_service_client::JobServiceClient, archive_job, "ArchiveJob", archive, |r| r.name = "jobs/0123456789".into());
+    let run = v1::RunJobRequest { packages, destinations: vec![client.clone()], ..Default::default() };
+    let (_, run) = twice!(t, job_service_client::JobServiceClient, run_job, "RunJob", run, |r| r.priority = 9);
+    let id = run.job.unwrap().name;
+    let number = id.trim_start_matches("jobs/");
+    JobView::wait(&cli, number, "the job to be over", PATIENCE, |view| view.state == "COMPLETED");
+    let archive = v1::ArchiveJobRequest { name: id, ..Default::default() };
+    twice!(t, job_service_client::JobServiceClient, archive_job, "ArchiveJob", archive, |r| r.name = "jobs/0123456789".into());
+    // Packages.
+    let scrub = v1::ScrubContentRequest { request_id: "scrub".into() };
+    t.methods.insert("ScrubContent".into());
+    let first = api_call!(t.api, package_service_client::PackageServiceClient, scrub_content(scrub.clone())).unwrap();
+    assert_eq!(first, api_call!(t.api, package_service_client::PackageServiceClient, scrub_content(scrub)).unwrap());
+    let delete = v1::DeletePackageVersionRequest { name: name("packages/hello/versions/1.0"), ..Default::default() };
+    twice!(t, package_service_client::PackageServiceClient, delete_package_version, "DeletePackageVersion", delete, |r| {
+        r.name = "packages/hello/versions/2.0".into();
+    });
+    let delete = v1::DeletePackageRequest { name: name("packages/hello"), ..Default::default() };
+    twice!(t, package_service_client::PackageServiceClient, delete_package, "DeletePackage", delete, |r| r.name = "packages/b".into());
+    // Tokens. Their secrets are not kept, and so the first answer can't be given again.
+    let tokens = v1::CreateEnrollmentTokensRequest { request_id: "tokens".into(), ..Default::default() };
+    t.methods.insert("CreateEnrollmentTokens".into());
+    let call = |request| api_call!(t.api, enrollment_token_service_client::EnrollmentTokenServiceClient, create_enrollment_tokens(request));
+    let made = call(tokens.clone()).unwrap();
+    assert_eq!(call(tokens.clone()).unwrap_err().code(), Code::AlreadyExists);
+    assert_eq!(call(v1::CreateEnrollmentTokensRequest { uses: 2, ..tokens }).unwrap_err().code(), Code::InvalidArgument);
+    let token = made.tokens[0].token.clone().unwrap().name;
+    let revoke = v1::RevokeEnrollmentTokenRequest { name: token, ..Default::default() };
+    twice!(
+        t,
+        enrollment_token_service_client::EnrollmentTokenServiceClient,
+        revoke_enrollment_token,
+        "RevokeEnrollmentToken",
+        revoke,
+        |r| r.name = "tokens/0123456789".into()
+    );
+    // Clients.
+    let labels = v1::LabelChange { client: client.clone(), set: [("room".to_owned(), "1".to_owned())].into(), unset: vec![] };
+    let labels = v1::SetLabelsRequest { changes: vec![labels], ..Default::default() };
+    twice!(t, client_service_client::ClientServiceClient, set_labels, "SetLabels", labels, |r| r.changes[0].unset.push("a".into()));
+    let quarantine = v1::QuarantineClientRequest { name: client.clone(), ..Default::default() };
+    twice!(t, client_service_client::ClientServiceClient, quarantine_client, "QuarantineClient", quarantine, |r| r.reason = "x".into());
+    let release = v1::ReleaseClientRequest { name: client.clone(), ..Default::default() };
+    twice!(t, client_service_client::ClientServiceClient, release_client, "ReleaseClient", release, |r| {
+        r.name = "clients/0123456789abcdef".into();
+    });
+    let approve = v1::ApproveClientsRequest { filter: "true".into(), ..Default::default() };
+    twice!(t, client_service_client::ClientServiceClient, approve_clients, "ApproveClients", approve, |r| r.filter = "false".into());
+    let remove = v1::RemoveClientRequest { name: client, ..Default::default() };
+    twice!(t, client_service_client::ClientServiceClient, remove_client, "RemoveClient", remove, |r| {
+        r.name = "clients/0123456789abcdef".into();
+    });
+    // The group that is gone by now was made once, as far as its request is concerned, also by a manager that was killed since.
+    let delete = v1::DeleteGroupRequest { name: name("groups/one"), force: true, ..Default::default() };
+    twice!(t, group_service_client::GroupServiceClient, delete_group, "DeleteGroup", delete, |r| r.force = false);
+    manager.kill_and_serve();
+    let api = Api::operator(&manager);
+    assert_eq!(api_call!(api, group_service_client::GroupServiceClient, create_group(kept.clone())).unwrap(), answer);
+    assert!(!cli.ok("group list").contains("one"), "nothing was made again");
+    // Somebody else's request of the same id is another request; that is told apart by the operator, in the store's own suite.
+    let expected = mutations();
+    let missing: Vec<_> = expected.difference(&t.methods).collect();
+    assert!(missing.is_empty(), "methods that change something and are not in this test: {missing:?}");
+    assert!(t.methods.is_subset(&expected));
+}
