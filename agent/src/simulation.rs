@@ -13,14 +13,14 @@ use crate::{
     installer::{Doing, Installer, Item, OldPackage, Tree, Trouble, failure},
     journal::{Journal, JournalError, Loaded},
     link,
-    machine::Record,
+    machine::{Now, Record},
     vault::{Vault, VaultError},
 };
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicI64, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -346,6 +346,34 @@ impl Installer for SimulatedMachine {
     }
 }
 
+/// The clocks of this machine, with a time of day that can be stepped; the one that counts since the start can't be.
+#[derive(Debug, Clone)]
+pub struct SteppedClock {
+    system: SystemClock,
+    ahead: Arc<AtomicI64>,
+}
+
+impl SteppedClock {
+    /// Steps the time of day.
+    pub fn step(&self, millis: i64) {
+        self.ahead.fetch_add(millis, Ordering::SeqCst);
+    }
+}
+
+impl Default for SteppedClock {
+    fn default() -> Self {
+        SteppedClock { system: SystemClock::new(), ahead: Arc::default() }
+    }
+}
+
+impl Clock for SteppedClock {
+    fn now(&self) -> Now {
+        let now = self.system.now();
+        let ahead = jiff::SignedDuration::from_millis(self.ahead.load(Ordering::SeqCst));
+        Now { wall: now.wall.saturating_add(ahead).unwrap_or(now.wall), ..now }
+    }
+}
+
 /// A simulated machine with its agent's files: enrol it, start it, kill it, start it again.
 #[derive(Debug, Clone)]
 pub struct Simulated {
@@ -355,6 +383,8 @@ pub struct Simulated {
     pub journal: MemoryJournal,
     /// The machine.
     pub machine: SimulatedMachine,
+    /// Its clocks.
+    pub clock: SteppedClock,
     seed: u64,
 }
 
@@ -376,12 +406,12 @@ impl Simulated {
             ..Facts::default()
         };
         let machine = SimulatedMachine::new(facts);
-        Simulated { vault: MemoryVault::default(), journal: MemoryJournal::default(), machine, seed }
+        Simulated { vault: MemoryVault::default(), journal: MemoryJournal::default(), machine, clock: SteppedClock::default(), seed }
     }
 
     /// Enrols it.
     pub async fn enroll(&self, token: &TokenString) -> Result<Enrolled, EnrollError> {
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        let clock: Arc<dyn Clock> = Arc::new(self.clock.clone());
         let (hostname, machine_id) = {
             let facts = &lock(&self.machine.inside).facts;
             (facts.hostname.clone(), facts.machine_id.clone())
@@ -396,7 +426,7 @@ impl Simulated {
             vault: Arc::new(self.vault.clone()),
             journal: Box::new(self.journal.clone()),
             installer: Arc::new(self.machine.clone()),
-            clock: Arc::new(SystemClock::new()),
+            clock: Arc::new(self.clock.clone()),
             random: Arc::new(move || mix(state.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed))),
             policy: LocalPolicy::default(),
         })

@@ -32,6 +32,17 @@ impl World {
         World { now: Arc::new(now), ..World::system() }
     }
 
+    /// The system's randomness with a clock that is so many milliseconds ahead of the system's, which may change.
+    pub fn ahead(millis: Arc<AtomicI64>) -> World {
+        let system = World::system();
+        let clock = system.now.clone();
+        let now = move || {
+            let ahead = jiff::SignedDuration::from_millis(millis.load(Ordering::SeqCst));
+            clock().saturating_add(ahead).unwrap_or(Timestamp::MAX)
+        };
+        World { now: Arc::new(now), ..system }
+    }
+
     /// The time.
     pub fn now(&self) -> Timestamp {
         // The database keeps milliseconds; a time that is compared with a stored one must not be finer.

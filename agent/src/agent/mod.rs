@@ -9,6 +9,7 @@ mod run;
 mod wire;
 
 pub use handle::{Answer, AttemptStatus, Gone, Handle, InstalledStatus, Status};
+pub(crate) use requests::FILE as REQUESTS;
 pub use requests::{Asked, REQUESTS_MAX, Request};
 
 use crate::{

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use sutler_base::GroupName;
 use sutler_proto::v1::{ConnectRequest, GroupRequest, JoinGroup, Unenroll, connect_request::Message, group_request::Action};
 
-const FILE: &str = "requests.json";
+/// The file of the vault that they are in.
+pub(crate) const FILE: &str = "requests.json";
 /// The most requests that wait.
 pub const REQUESTS_MAX: usize = 64;
 

@@ -36,6 +36,9 @@ const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 /// How often the facts are collected without a reason.
 const FACTS_EVERY: Duration = Duration::from_secs(600);
 
+/// The manager's word for a client that was removed.
+const REMOVED: &str = "CLIENT_REMOVED";
+
 /// A connection that stands.
 pub(super) struct Link {
     outbox: mpsc::Sender<v1::ConnectRequest>,
@@ -290,6 +293,10 @@ impl Loop {
                 self.last_contact = Some(self.clock.now().wall);
                 return self.message(message).await;
             }
+            // Its answer to the goodbye was lost, with the connection or with the agent.
+            LinkEvent::Down(LinkError::Refused { reason, .. }) if reason == REMOVED && self.asked_to_leave() => {
+                return self.left().map(Some);
+            }
             LinkEvent::Down(error) => {
                 let quiet = self.problem.as_deref() == Some(error.to_string().as_str());
                 match &error {
@@ -428,22 +435,30 @@ impl Loop {
                 unless_full(self.identity.set_addresses(&redirect.addresses, None))?;
                 self.reconnect();
             }
-            Down::Unenrolled(_) => {
-                for request in self.requests.all().to_vec() {
-                    self.requests.remove(&request.id)?;
-                    if request.action == Asked::Unenroll
-                        && let Some(waiter) = self.waiters.remove(&request.id)
-                    {
-                        let _ = waiter.send(Answer::Done { groups: vec![] });
-                    }
-                }
-                Identity::forget(&*self.vault)?;
-                return Ok(Some(Ended::Unenrolled));
-            }
+            Down::Unenrolled(_) => return self.left().map(Some),
             // Only the first message is one.
             Down::Welcome(_) => {}
         }
         Ok(None)
+    }
+
+    fn asked_to_leave(&self) -> bool {
+        self.requests.all().iter().any(|request| request.action == Asked::Unenroll)
+    }
+
+    /// The manager has let this machine go: nothing of the client that it was stays, but the marks.
+    fn left(&mut self) -> Result<Ended, AgentError> {
+        // The identity first: an agent that is killed in between is enrolled no more, and a new enrolment begins without requests.
+        Identity::forget(&*self.vault)?;
+        for request in self.requests.all().to_vec() {
+            self.requests.remove(&request.id)?;
+            if request.action == Asked::Unenroll
+                && let Some(waiter) = self.waiters.remove(&request.id)
+            {
+                let _ = waiter.send(Answer::Done { groups: vec![] });
+            }
+        }
+        Ok(Ended::Unenrolled)
     }
 
     async fn offered(&mut self, wire_offer: &v1::Offer) -> Result<(), AgentError> {

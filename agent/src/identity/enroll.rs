@@ -8,6 +8,7 @@ use super::{
     ADDRESSES, Addresses, CREDENTIAL, Document, IDENTITY, Identity, NEXT, PINS, Pins, credential_bytes, credential_in, json, trust_domain,
 };
 use crate::{
+    agent::REQUESTS,
     link::{self, LinkError},
     vault::{Vault, VaultError},
 };
@@ -174,6 +175,8 @@ fn keep(vault: &dyn Vault, token: &TokenString, key: PrivateKey, answer: v1::Enr
     let marks = vault.read(PINS)?.and_then(|b| serde_json::from_slice::<Pins>(&b).ok()).map(|p| p.marks).unwrap_or_default();
     Identity::forget(vault)?;
     vault.remove(NEXT)?;
+    // What that one had asked for, its goodbye perhaps, is not asked for by this one.
+    vault.remove(REQUESTS)?;
     for folder in ["attempts", "answers"] {
         for name in vault.list(folder)? {
             vault.remove(&format!("{folder}/{name}"))?;

@@ -43,6 +43,11 @@ pub enum OpReport {
     Step(StepReport),
     /// It is done.
     Done,
+    /// The tree is in its place.
+    Exchanged {
+        /// Whether the detection rules hold by that alone, before any step ran there: then they say nothing about the steps.
+        detected: bool,
+    },
     /// It could not be done.
     Failed(Failure),
     /// What was there before is back (or was never touched: false).

@@ -24,7 +24,6 @@ pub use view::Progress;
 use std::{collections::BTreeMap, time::Duration};
 use sutler_base::{
     AttemptId, ClientId, PackageName, Timestamp, limits,
-    manifest::Phase,
     outcome::{Failure, ItemResult, Outcome},
     state::{ErrorKind, ExecutionState},
 };
@@ -70,7 +69,8 @@ struct Attempt {
     write: u64,
     /// Until when the next run of a step waits, once the end of the last one is journaled.
     again: Option<Duration>,
-    /// Packages that something else was installing while this fetched: whether they are there was not to be seen then.
+    /// Packages that something else was installing while this fetched, or waited for its turn: whether they are there has to
+    /// be seen again after that.
     doubted: Vec<PackageName>,
     /// The manager said that it does not want it any more: no lease will come.
     unwanted: bool,
@@ -90,6 +90,12 @@ impl Attempt {
             doubted: vec![],
             unwanted: false,
         }
+    }
+
+    /// Whether the package that is staged is to be installed only where it is not there, and may be there by now.
+    fn asks_again(&self, package: &PackageName) -> bool {
+        let item = self.record.offer.items.get(self.record.results.len());
+        self.doubted.contains(package) && item.is_some_and(|item| item.replace == Replace::IfMissing)
     }
 
     /// Has the record written as it is now; nothing goes on before that is acknowledged.
@@ -145,7 +151,9 @@ impl State {
                 }
                 _ => {}
             }
-            state.attempts.insert(id, Attempt::new(record, activity, false));
+            // What was installed while this one waited for its turn is not known any more.
+            let doubted = if let Stage::Fetched(plan) = &record.stage { vec![plan.package.clone()] } else { vec![] };
+            state.attempts.insert(id, Attempt { doubted, ..Attempt::new(record, activity, false) });
         }
         state.advance(now, &mut effects);
         (state, effects)
@@ -470,8 +478,22 @@ impl State {
                     if underway.is_some() {
                         continue;
                     }
-                    for other in self.attempts.values_mut().filter(|a| a.activity == Activity::Fetching) {
-                        other.doubted.push(plan.package.clone());
+                    if attempt.asks_again(&plan.package) {
+                        // Another job may have put it there meanwhile: fetching asks that, and finds all of it staged.
+                        if fetching < FETCHES_MAX {
+                            attempt.doubted.clear();
+                            fetching += 1;
+                            attempt.record.stage = Stage::Offered;
+                            attempt.activity = Activity::Fetching;
+                            effects.push(Effect::Prepare(id.clone(), attempt.record.results.len()));
+                        }
+                        continue;
+                    }
+                    for other in self.attempts.values_mut() {
+                        let staged = matches!(&other.record.stage, Stage::Fetched(p) if p.package == plan.package);
+                        if staged || other.activity == Activity::Fetching {
+                            other.doubted.push(plan.package.clone());
+                        }
                     }
                     let Some(attempt) = self.attempts.get_mut(&id) else { continue };
                     attempt.record.started = true;
@@ -532,6 +554,9 @@ enum After {
 }
 
 fn step_forward(installing: &mut Installing, op: Op, report: OpReport, now: &Now) -> After {
+    if let OpReport::Exchanged { detected } = report {
+        installing.plan.detected_before |= detected;
+    }
     let step = match op {
         Op::Step(n) => installing.plan.steps.get(n),
         _ => None,
@@ -550,7 +575,7 @@ fn step_forward(installing: &mut Installing, op: Op, report: OpReport, now: &Now
             After::Next
         }
         Course::Forward => match report {
-            OpReport::Done | OpReport::Restored(_) | OpReport::Step(StepReport::Done) => After::Next,
+            OpReport::Done | OpReport::Exchanged { .. } | OpReport::Restored(_) | OpReport::Step(StepReport::Done) => After::Next,
             OpReport::Step(StepReport::Reboot) => {
                 installing.reboot = true;
                 After::Next
@@ -564,8 +589,8 @@ fn step_forward(installing: &mut Installing, op: Op, report: OpReport, now: &Now
             },
             OpReport::Step(StepReport::Interrupted { detected }) => {
                 let plan = &installing.plan;
-                let after_exchange = step.is_some_and(|s| matches!(s.phase, Phase::Install | Phase::After));
-                if detected && plan.detection && !plan.detected_before && after_exchange {
+                // What holds now and did not hold before must come from this step: of the first one alone that can be said.
+                if detected && plan.detection && !plan.detected_before && plan.first_after_exchange() == Some(installing.at) {
                     return After::Next;
                 }
                 let failure = Failure {

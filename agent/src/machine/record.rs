@@ -129,6 +129,13 @@ impl Plan {
         ops
     }
 
+    /// Which of what is done is the first step that runs where the package will be.
+    pub fn first_after_exchange(&self) -> Option<usize> {
+        let there =
+            |op: &Op| matches!(op, Op::Step(n) if matches!(self.steps.get(*n).map(|s| s.phase), Some(Phase::Install | Phase::After)));
+        self.forward().iter().position(there)
+    }
+
     /// What is done, in this order, after something failed.
     pub fn backward(&self) -> Vec<Op> {
         let mut ops = self.steps_of(Phase::OnError);

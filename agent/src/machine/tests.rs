@@ -3,7 +3,7 @@
 use super::*;
 use proptest::prelude::*;
 use std::collections::{BTreeSet, HashMap};
-use sutler_base::{Digest, state::WaitReason};
+use sutler_base::{Digest, manifest::Phase, state::WaitReason};
 
 fn now(seconds: u64) -> Now {
     Now { wall: Timestamp::from_second(1_000_000 + seconds as i64).unwrap(), boot: Duration::from_secs(seconds), boot_id: "boot".into() }
@@ -367,18 +367,28 @@ fn what_fails_goes_back_through_its_error_steps() {
 
 #[test]
 fn an_interrupted_step_counts_as_done_only_if_detection_can_tell() {
-    // (phase reached, detected now, detected before) → goes on
-    for (ops_before, detected, before, goes_on) in
-        [(2, true, false, true), (2, false, false, false), (2, true, true, false), (0, true, false, false)]
-    {
+    // (ops that are done, detected now, detected before the package was fetched, by the exchange alone) → goes on
+    let cases = [
+        (2, true, false, false, true),
+        (2, false, false, false, false),
+        (2, true, true, false, false),
+        // The rules are about files of the package's own: they hold without the step.
+        (2, true, false, true, false),
+        // The step before may be what is detected.
+        (3, true, false, false, false),
+        (0, true, false, false, false),
+    ];
+    for case @ (ops_before, detected, before, by_exchange, goes_on) in cases {
         let mut world = World::new();
         world.event(Event::Offered(offer(1, 1), 600));
         world.write();
         world.performing.clear();
-        world.event(Event::Prepared(id(1), Prepared::Ready(plan(&[Phase::Before, Phase::Install], before))));
+        world.event(Event::Prepared(id(1), Prepared::Ready(plan(&[Phase::Before, Phase::Install, Phase::After], before))));
         for _ in 0..ops_before {
-            performing(&mut world);
-            succeed(&mut world);
+            let op = performing(&mut world);
+            world.performing.clear();
+            let report = if op == Op::Exchange { OpReport::Exchanged { detected: by_exchange } } else { OpReport::Done };
+            world.event(Event::OpEnded(id(1), report));
         }
         assert!(matches!(performing(&mut world), Op::Step(_)));
         world.crash(0);
@@ -386,7 +396,7 @@ fn an_interrupted_step_counts_as_done_only_if_detection_can_tell() {
         world.performing.clear();
         world.event(Event::OpEnded(id(1), OpReport::Step(StepReport::Interrupted { detected })));
         let Stage::Installing(installing) = &world.state.record(&id(1)).unwrap().stage else { panic!("it goes on, or back") };
-        assert_eq!(installing.course == Course::Forward, goes_on, "{ops_before} {detected} {before}");
+        assert_eq!(installing.course == Course::Forward, goes_on, "{case:?}");
     }
 }
 
@@ -435,6 +445,38 @@ fn who_waits_holds_up_no_other_and_priority_goes_first() {
     }
     let begun: Vec<AttemptId> = world.performed.iter().map(|(id, ..)| id.clone()).collect();
     assert_eq!(begun, [id(2)], "the first has no lease and holds up nobody");
+}
+
+#[test]
+fn what_another_job_installs_while_this_one_waits_for_its_turn_is_looked_for_again() {
+    for restarted in [false, true] {
+        let mut world = World::new();
+        for n in 1..=2 {
+            world.event(Event::Offered(offer(n, 1), 600));
+            while !world.unwritten.is_empty() {
+                world.write();
+            }
+            assert!(world.performing.remove(&(id(n), None)), "it fetches");
+            world.event(Event::Prepared(id(n), Prepared::Ready(plan(&[Phase::Install], false))));
+        }
+        while !matches!(world.state.record(&id(1)).unwrap().stage, Stage::Finished { .. }) {
+            if let Some(work) = world.performing.iter().find(|(attempt, op)| *attempt == id(1) && op.is_some()).cloned() {
+                world.performing.remove(&work);
+                let step = matches!(work.1, Some((_, Op::Step(_), _)));
+                world.event(Event::OpEnded(id(1), if step { OpReport::Step(StepReport::Done) } else { OpReport::Done }));
+            }
+            world.write();
+            world.sign();
+        }
+        while !world.unwritten.is_empty() {
+            world.write();
+        }
+        if restarted {
+            world.crash(0);
+        }
+        assert!(world.performing.contains(&(id(2), None)), "asked again, and not installed a second time");
+        assert!(!world.performed.iter().any(|(attempt, ..)| *attempt == id(2)));
+    }
 }
 
 #[test]

@@ -26,7 +26,10 @@ pub(super) async fn perform(shared: &Shared, record: &Record, index: usize, op: 
                 Err(fatal) => Err(fatal),
             }
         }
-        Op::Exchange => shared.installer.exchange(&item).await.map(|()| OpReport::Done),
+        Op::Exchange => {
+            shared.installer.exchange(&item).await?;
+            Ok(OpReport::Exchanged { detected: detected(shared, &item).await? })
+        }
         Op::Verify => match shared.installer.detect(&item).await? {
             Detected::Yes | Detected::NoRules => Ok(OpReport::Done),
             Detected::No(why) => {

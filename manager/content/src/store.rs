@@ -341,7 +341,17 @@ impl Content {
     pub(crate) async fn store_now(&self) -> Result<i64, Error> {
         let failed = |source| Error::Store { what: "ask the store for its time".into(), source };
         let marker = Key::from(format!("{}clock", self.prefix));
-        self.store.put(&marker, PutPayload::from_static(b"what time is it?")).await.map_err(failed)?;
+        let question = Bytes::from_static(b"what time is it?");
+        let asked = self.store.put(&marker, PutPayload::from_bytes(question.clone())).await;
+        asked.map_err(|source| match Error::of_put(Digest::of(&question), source) {
+            // Nobody needs these bytes, but a disk that fails to keep them fails.
+            error if error.is_fatal() => {
+                self.failed.store(true, Ordering::Release);
+                error
+            }
+            Error::Store { source, .. } => failed(source),
+            error => error,
+        })?;
         Ok(modified_ms(&self.store.head(&marker).await.map_err(failed)?))
     }
 

@@ -34,10 +34,11 @@ pub fn cancellation(execution: &Execution) -> Cancellation {
     }
 }
 
-/// Whether a new member gets a row that is there back into the queue: it had left before anything started.
-pub fn comes_back(execution: &Execution, ever_started: bool) -> bool {
+/// Whether a new member gets a row that is there back into the queue: it had left before the newest attempt started. Earlier
+/// ones may have: then it left between a retry and its start.
+pub fn comes_back(execution: &Execution) -> bool {
     let left = [CancelReason::LeftGroup.as_str(), CancelReason::DestinationDeleted.as_str()];
-    execution.state == ExecutionState::Canceled && left.contains(&execution.reason.as_str()) && !ever_started
+    execution.state == ExecutionState::Canceled && left.contains(&execution.reason.as_str())
 }
 
 /// What a re-execution does with one row.
@@ -177,10 +178,11 @@ mod tests {
     }
 
     #[test]
-    fn only_what_never_started_comes_back_after_leaving() {
-        assert!(comes_back(&row(ExecutionState::Canceled, "LEFT_GROUP"), false));
-        assert!(!comes_back(&row(ExecutionState::Canceled, "LEFT_GROUP"), true));
-        assert!(!comes_back(&row(ExecutionState::Canceled, "JOB_CANCELED"), false));
-        assert!(!comes_back(&row(ExecutionState::Succeeded, ""), false));
+    fn only_what_was_called_off_by_leaving_comes_back() {
+        assert!(comes_back(&row(ExecutionState::Canceled, "LEFT_GROUP")));
+        assert!(comes_back(&row(ExecutionState::Canceled, "DESTINATION_DELETED")));
+        assert!(!comes_back(&row(ExecutionState::Canceled, "JOB_CANCELED")));
+        assert!(!comes_back(&row(ExecutionState::Succeeded, "")));
+        assert!(!comes_back(&row(ExecutionState::Failed, "STEP_FAILED")));
     }
 }

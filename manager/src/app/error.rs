@@ -137,3 +137,9 @@ impl Violations {
         if self.0.is_empty() { Ok(()) } else { Err(AppError::Invalid(self.0)) }
     }
 }
+
+/// Ends the process: the disk does not take what was to be durable. What was acknowledged is; nothing may be any more.
+pub fn disk_failed(error: &ContentError) -> ! {
+    tracing::error!(%error, "the disk does not take what was to be durable; the manager ends");
+    std::process::abort()
+}

@@ -32,16 +32,14 @@ pub fn moved(execution: &Execution, to: ExecutionState, reason: &str, detail: &s
 }
 
 /// Brings clients into reach of a job: a row for each that has none, and back into the queue those that had left before
-/// anything started. What finished stays finished.
+/// their newest attempt started. What finished stays finished.
 pub async fn reach(tx: &mut dyn Tx, env: &Env, job: &JobId, clients: &[ClientId]) -> Result<()> {
     for batch in clients.chunks(BATCH) {
         let added: BTreeSet<ClientId> = tx.insert_executions(job, batch, env.now).await?.into_iter().collect();
         let keys: Vec<_> = batch.iter().filter(|c| !added.contains(c)).map(|c| (job.clone(), c.clone())).collect();
         let mut changes = Vec::new();
         for row in tx.executions(&keys).await? {
-            // An attempt that was called off before its first step is no start.
-            let started = tx.attempts_of(&row.job, &row.client).await?.iter().any(|a| a.state != ExecutionState::Canceled);
-            if execution::comes_back(&row, started) {
+            if execution::comes_back(&row) {
                 let mut change = moved(&row, ExecutionState::Queued, "", "", env);
                 change.cancel = Some(None);
                 changes.push(change);

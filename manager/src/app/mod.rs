@@ -24,7 +24,7 @@ pub mod sessions;
 pub mod tokens;
 
 pub use conditions::Conditions;
-pub use error::{AppError, Violation, Violations};
+pub use error::{AppError, Violation, Violations, disk_failed};
 
 use crate::{
     config::Limits,

@@ -2,7 +2,7 @@
 
 use super::{orders, scrub};
 use crate::{
-    app::{App, AppError, audit, reconcile, sessions},
+    app::{App, AppError, audit, disk_failed, reconcile, sessions},
     telemetry::Metrics,
 };
 use std::{future::Future, sync::Arc, time::Duration};
@@ -92,6 +92,11 @@ async fn repeat<F, R>(
         let result = round().await;
         metrics.round(name, result.is_ok());
         if let Err(error) = result {
+            if let AppError::Content(error) = &error
+                && error.is_fatal()
+            {
+                disk_failed(error);
+            }
             tracing::warn!(worker = name, %error, "a round failed; it comes again");
             // A database that is away is not asked without pause, however often the bell rings.
             tokio::time::sleep(Duration::from_secs(1).min(pause)).await;

@@ -76,11 +76,7 @@ fn content(error: ContentError) -> Status {
             Status::with_error_details(Code::InvalidArgument, text, ErrorDetails::with_bad_request(fields))
         }
         ContentError::NoSpace { .. } => exhausted(error.to_string(), None),
-        ContentError::NotDurable { .. } => {
-            tracing::error!(%error, "the disk does not take what was to be durable; the manager ends");
-            // What was acknowledged is durable; nothing may be acknowledged any more.
-            std::process::abort()
-        }
+        error @ ContentError::NotDurable { .. } => crate::app::disk_failed(&error),
         other => bug(other.to_string()),
     }
 }

@@ -1,9 +1,13 @@
 //! A manager in this process, which can be stopped, killed and started again on the same ports.
 
+use super::Network;
 use crate::{harness::PackageFolder, postgres::Postgres};
 use std::{
     net::SocketAddr,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicI64, AtomicU64, Ordering},
+    },
     time::Duration,
 };
 use sutler::{
@@ -38,16 +42,18 @@ pub struct Manager {
     folder: TempDir,
     config: Config,
     profile: sutler::profile::ProfileName,
+    /// How far its clock is ahead of this machine's (milliseconds).
+    ahead: Arc<AtomicI64>,
     running: Option<(serve::Manager, Runtime)>,
 }
 
 impl Manager {
-    /// A new manager; it serves when this returns.
+    /// A new manager; it serves when this returns, and machines reach it through `network`.
     ///
     /// # Panics
     ///
     /// When it can't be made or started.
-    pub fn start(database: Database) -> Manager {
+    pub fn start(database: Database, network: &Network) -> Manager {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
         let (place, profiles) = (folder.path().join("manager"), folder.path().join("operator"));
         let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
@@ -64,12 +70,13 @@ impl Manager {
         }
         runtime().block_on(init(&options, &World::system())).unwrap_or_else(|e| panic!("init: {e}"));
         let config = Config::load(Folder::new(place), &Overrides::default()).unwrap_or_else(|e| panic!("its configuration: {e}"));
-        let mut manager = Manager { folder, config, profile: options.profile, running: None };
+        let mut manager = Manager { folder, config, profile: options.profile, ahead: Arc::default(), running: None };
+        manager.config.advertise = vec![network.address().to_string()];
         manager.start_again();
-        // From now on it is met where it is: agents know no other place.
+        // From now on it is where it is.
         let (agents, operators) = (manager.serving().agents_address(), manager.serving().operators_address());
         (manager.config.agents, manager.config.operators) = (agents, operators);
-        manager.config.advertise = vec![agents.to_string()];
+        network.lead_to(agents);
         manager
     }
 
@@ -88,8 +95,13 @@ impl Manager {
             gather: Duration::from_millis(5),
             ..Pace::default()
         };
-        let started = runtime.block_on(serve::Manager::start(&self.config, World::system(), pace));
+        let started = runtime.block_on(serve::Manager::start(&self.config, World::ahead(self.ahead.clone()), pace));
         self.running = Some((started.unwrap_or_else(|e| panic!("the manager does not start: {e}")), runtime));
+    }
+
+    /// Steps its clock.
+    pub fn step_clock(&self, millis: i64) {
+        self.ahead.fetch_add(millis, Ordering::SeqCst);
     }
 
     fn serving(&self) -> &serve::Manager {

@@ -6,8 +6,10 @@
 
 mod machine;
 mod manager;
+mod network;
 mod operator;
 
 pub use machine::Machine;
 pub use manager::{Database, Manager, Packages};
-pub use operator::{Operator, Refused};
+pub use network::{Network, Weather};
+pub use operator::{Operator, Refused, push};

@@ -85,24 +85,33 @@ impl Operator {
 
     /// Pushes a package with all its content.
     pub fn push(&mut self, manager: &Manager, package: &SignedPackage) -> Result<v1::PushPackageResponse, Refused> {
-        let mut messages = vec![Message::Envelope(package.envelope_bytes.clone().into())];
-        for object in bundle::objects(package, None) {
-            let object = object.expect("the package's files are there");
-            messages.extend(object.parts().map(|part| {
-                Message::Content(v1::Content {
-                    digest: object.digest.to_string(),
-                    encoding: match object.encoding {
-                        Encoding::Identity => v1::Encoding::Identity,
-                        Encoding::Zstd => v1::Encoding::Zstd,
-                    }
-                    .into(),
-                    data: part.data,
-                    offset: part.offset as i64,
-                    more: part.more,
-                })
-            }));
-        }
-        let messages: Vec<_> = messages.into_iter().map(|m| v1::PushPackageRequest { message: Some(m) }).collect();
+        let messages = push(package);
         self.packages(manager, |mut packages| async move { packages.push_package(tokio_stream::iter(messages)).await })
     }
+}
+
+/// What a push of a package with all its content says.
+///
+/// # Panics
+///
+/// When the package's files are not there.
+pub fn push(package: &SignedPackage) -> Vec<v1::PushPackageRequest> {
+    let mut messages = vec![Message::Envelope(package.envelope_bytes.clone().into())];
+    for object in bundle::objects(package, None) {
+        let object = object.expect("the package's files are there");
+        messages.extend(object.parts().map(|part| {
+            Message::Content(v1::Content {
+                digest: object.digest.to_string(),
+                encoding: match object.encoding {
+                    Encoding::Identity => v1::Encoding::Identity,
+                    Encoding::Zstd => v1::Encoding::Zstd,
+                }
+                .into(),
+                data: part.data,
+                offset: part.offset as i64,
+                more: part.more,
+            })
+        }));
+    }
+    messages.into_iter().map(|m| v1::PushPackageRequest { message: Some(m) }).collect()
 }

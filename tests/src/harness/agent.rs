@@ -86,8 +86,8 @@ impl Agent {
         self.run(line).ok()
     }
 
-    /// From the next start on, runs the agent through this command, which has to `exec` what is appended to it:
-    /// namespaces of its own, for example.
+    /// From now on, enrols and runs the agent through this command, which has to run what is appended to it: namespaces of
+    /// its own, for example. None runs it as it is.
     pub fn within(&mut self, wrapper: &[&str]) {
         self.wrapper = wrapper.iter().map(|word| (*word).to_owned()).collect();
     }
@@ -107,7 +107,8 @@ impl Agent {
         let file = self.place.path().join("token");
         fs_err::write(&file, format!("{token}\n")).expect("a file can be written");
         fs_err::set_permissions(&file, PermissionsExt::from_mode(0o600)).expect("its mode can be set");
-        self.run(&format!("enroll --token-file {}", file.display()))
+        let plain = self.command(&["enroll", "--token-file", &file.to_string_lossy()]);
+        cli::run(programs::within(&self.wrapper, plain), b"")
     }
 
     /// Runs the agent, and waits until its commands reach it (or it has ended).
@@ -119,15 +120,7 @@ impl Agent {
         assert!(self.running.is_none(), "it runs already");
         self.starts += 1;
         let log = File::create(self.log_path()).expect("a log can be written");
-        let plain = self.command(&["run"]);
-        let mut command = match self.wrapper.split_first() {
-            None => plain,
-            Some((program, arguments)) => {
-                let mut command = Command::new(program);
-                command.args(arguments).arg(plain.get_program()).args(plain.get_args());
-                command
-            }
-        };
+        let mut command = programs::within(&self.wrapper, self.command(&["run"]));
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("a file has a second handle")).stderr(log);
         let mut child = command.spawn().expect("the agent can be started");
         let socket = self.state().join("agent.sock");

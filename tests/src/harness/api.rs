@@ -23,11 +23,20 @@ impl Api {
     ///
     /// When that is not possible.
     pub fn operator(manager: &Manager) -> Api {
+        Api::try_operator(manager).unwrap_or_else(|e| panic!("no connection: {e}"))
+    }
+
+    /// The same with a manager that may not be there.
+    ///
+    /// # Panics
+    ///
+    /// When the profile is of no use.
+    pub fn try_operator(manager: &Manager) -> Result<Api, String> {
         let config = manager.config();
         let profile = Profile::load(&config, &profile::current(&config).expect("a profile is chosen")).expect("it can be read");
         let trust = ServerTrust::from_root(&profile.root).expect("it is a root");
         let tls = tls::operator_client(&profile.credential(), &trust, Clock::system()).expect("it can be used");
-        Api::connect(&manager.addresses().operators.to_string(), tls)
+        Api::try_connect(&manager.addresses().operators.to_string(), tls)
     }
 
     /// As somebody without a certificate, who has this token, on the agents' port.
@@ -43,9 +52,13 @@ impl Api {
     }
 
     fn connect(address: &str, tls: std::sync::Arc<rustls::ClientConfig>) -> Api {
+        Api::try_connect(address, tls).unwrap_or_else(|e| panic!("no connection: {e}"))
+    }
+
+    fn try_connect(address: &str, tls: std::sync::Arc<rustls::ClientConfig>) -> Result<Api, String> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime can be made");
-        let connection = runtime.block_on(link::connect(address, tls)).unwrap_or_else(|e| panic!("no connection: {e}"));
-        Api { runtime, connection }
+        let connection = runtime.block_on(link::connect(address, tls)).map_err(|e| e.to_string())?;
+        Ok(Api { runtime, connection })
     }
 
     /// The answer to a call.

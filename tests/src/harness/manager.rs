@@ -1,9 +1,9 @@
 //! A manager as a process of its own, with its folder, its first operator and the addresses that it is bound to.
 
-use super::cleanup::Place;
+use super::cleanup::{self, Place};
 use super::cli::{self, Cli};
 use super::programs;
-use super::wait::{PATIENCE, wait_for, wait_until};
+use super::wait::{PATIENCE, wait_for};
 use std::fs::File;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -55,6 +55,7 @@ pub struct Manager {
     place: Place,
     setup: Setup,
     addresses: Option<Addresses>,
+    wrapper: Vec<String>,
     starts: u32,
 }
 
@@ -78,7 +79,7 @@ impl Manager {
     /// A manager's folder in which nobody serves yet.
     pub fn init(setup: Setup) -> Manager {
         let place = Place::new("manager");
-        let manager = Manager { running: None, place, setup, addresses: None, starts: 0 };
+        let manager = Manager { running: None, place, setup, addresses: None, wrapper: Vec::new(), starts: 0 };
         let folder = manager.folder().to_string_lossy().into_owned();
         let mut arguments = vec!["init", "--dir", &folder, "--trust-domain", "acme.example"];
         manager.setup.hosts.iter().for_each(|host| arguments.extend(["--host", host]));
@@ -91,6 +92,33 @@ impl Manager {
             fs_err::write(&file, format!("{text}\n{}\n", manager.setup.config)).expect("it can be written");
         }
         manager
+    }
+
+    /// Another one with a copy of this one's folder and profile, which nobody serves.
+    ///
+    /// # Panics
+    ///
+    /// When this one serves, or can't be copied.
+    pub fn copy(&self) -> Manager {
+        assert!(self.running.is_none(), "it runs");
+        let place = Place::new("manager");
+        for folder in [self.folder(), self.config()] {
+            let mut command = Command::new("cp");
+            command.arg("-a").arg(folder).arg(place.path());
+            cli::run(command, b"").ok();
+        }
+        Manager { running: None, place, setup: self.setup.clone(), addresses: None, wrapper: Vec::new(), starts: 0 }
+    }
+
+    /// From the next start on, runs the manager through this command, which has to run what is appended to it. None runs it
+    /// as it is.
+    pub fn within(&mut self, wrapper: &[&str]) {
+        self.wrapper = wrapper.iter().map(|word| (*word).to_owned()).collect();
+    }
+
+    /// Whether its process is there.
+    pub fn is_running(&mut self) -> bool {
+        self.running.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
     }
 
     /// The manager's folder.
@@ -123,7 +151,16 @@ impl Manager {
     ///
     /// When it runs already, or doesn't come up.
     pub fn serve(&mut self) {
-        assert!(self.running.is_none(), "it runs already");
+        self.try_serve().unwrap_or_else(|why| panic!("{why}"));
+    }
+
+    /// The same where it may end before it answers: the error says how.
+    ///
+    /// # Panics
+    ///
+    /// When it runs already, or neither comes up nor ends.
+    pub fn try_serve(&mut self) -> Result<(), String> {
+        assert!(!self.is_running(), "it runs already");
         self.starts += 1;
         let log_path = self.log_path();
         let log = File::create(&log_path).expect("a log can be written");
@@ -137,32 +174,43 @@ impl Manager {
         self.setup.advertise.iter().for_each(|address| {
             command.args(["--advertise", address]);
         });
+        let mut command = programs::within(&self.wrapper, command);
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("a file has a second handle")).stderr(log);
         let mut child = command.spawn().expect("the manager can be started");
-        let addresses = wait_for("the manager's bound addresses", PATIENCE, || {
+        let started = wait_for("the manager to be ready", PATIENCE, || {
             let text = fs_err::read_to_string(&log_path).unwrap_or_default();
             if let Ok(Some(status)) = child.try_wait() {
-                panic!("the manager ended with {status}:\n{text}");
+                return Some(Err(format!("the manager ended with {status}:\n{text}")));
             }
-            Some(Addresses {
+            let bound = Addresses {
                 agents: address(&text, "agents")?,
                 operators: address(&text, "operators")?,
                 telemetry: address(&text, "telemetry").or_else(|| address(&text, "metrics"))?,
-            })
+            };
+            get(bound.telemetry, "/readyz").is_some_and(|answer| answer.starts_with("HTTP/1.1 200")).then_some(Ok(bound))
         });
+        self.addresses = Some(started?);
         self.running = Some(child);
-        self.addresses = Some(addresses);
-        wait_until("the manager to be ready", PATIENCE, || {
-            get(addresses.telemetry, "/readyz").is_some_and(|answer| answer.starts_with("HTTP/1.1 200"))
-        });
+        Ok(())
     }
 
     /// Kills it with SIGKILL.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.running.take() {
-            let _ = child.kill();
+            // What it runs in may end before it does: the manager itself is killed, and what it runs in ends with it.
+            let itself = self.running_program().filter(|_| !self.wrapper.is_empty());
+            match itself {
+                Some(pid) => drop(rustix::process::kill_process(pid, rustix::process::Signal::KILL)),
+                None => drop(child.kill()),
+            }
             let _ = child.wait();
         }
+    }
+
+    /// The manager's own process.
+    fn running_program(&self) -> Option<rustix::process::Pid> {
+        let is_manager = |pid: &i32| std::fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe.ends_with("sutler"));
+        cleanup::processes_below(&self.folder()).into_iter().find(is_manager).and_then(rustix::process::Pid::from_raw)
     }
 
     /// Asks it to stop (SIGTERM), and waits until it has.

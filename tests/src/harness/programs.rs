@@ -22,6 +22,20 @@ pub fn sutler_agent() -> PathBuf {
     folder().join("sutler-agent")
 }
 
+/// A command that is run through another one, to which it is appended; none leaves it as it is.
+pub fn within(wrapper: &[String], plain: Command) -> Command {
+    let Some((program, arguments)) = wrapper.split_first() else { return plain };
+    let mut command = Command::new(program);
+    command.args(arguments).arg(plain.get_program()).args(plain.get_args());
+    plain.get_envs().for_each(|(name, value)| {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    });
+    command
+}
+
 /// The folder with both, which is up to date.
 ///
 /// # Panics

@@ -147,6 +147,30 @@ fn a_machine_that_unenrols_is_removed_and_its_open_work_is_canceled() {
 }
 
 #[test]
+fn an_agent_that_was_killed_before_it_heard_that_it_may_leave_leaves_when_it_is_back() {
+    let mut manager = Manager::start();
+    let cli = manager.cli();
+    let mut agent = Agent::enrolled("one", &manager);
+    let id = agent.id();
+    wait_for_contact(&cli, &id, true);
+    manager.stop();
+    wait_until("the agent to notice", PATIENCE, || agent.status()["connected"].is_null());
+    agent.ok("unenroll");
+    agent.kill();
+    manager.serve();
+    // What the manager does when it is asked to let a machine go; the answer finds nobody.
+    cli.ok(&format!("client remove {id} --yes"));
+    agent.start();
+    wait_until("the agent to end", PATIENCE, || !agent.is_running());
+    // No --force: it is nobody's client any more. And what the old one had asked for is not asked for by the new one.
+    agent.kill();
+    agent.enroll(cli.ok("token create").trim());
+    agent.start();
+    assert_ne!(agent.id(), id);
+    wait_for_contact(&cli, &agent.id(), true);
+}
+
+#[test]
 fn a_removed_client_is_refused_and_ids_do_not_come_back() {
     let manager = Manager::start();
     let cli = manager.cli();

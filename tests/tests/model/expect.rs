@@ -164,7 +164,7 @@ impl Expected {
             }
             let rows = self.jobs[n].rows.entry(client).or_insert_with(|| [NEW].into());
             let back = |mut row: Row| {
-                if row.place == Place::Canceled(Reason::LeftGroup) && !row.tried {
+                if row.place == Place::Canceled(Reason::LeftGroup) {
                     row.place = Place::Queued;
                 }
                 row

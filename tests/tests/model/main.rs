@@ -70,7 +70,7 @@ fn the_rules_hold(database: Database, steps: &[Step]) {
 }
 
 fn both_orders_end_alike(database: Database, story: &TwoOrders) {
-    let step = |op: &plan::Op| Step { op: op.clone(), settle: true };
+    let step = |op: &plan::Op| Step { op: op.clone(), settle: true, twice: false };
     let mut policy = vec![step(&story.policy)];
     if let (true, plan::Op::CreatePolicy { policy: number, .. }) = (story.apply, &story.policy) {
         policy.push(step(&plan::Op::Apply(*number)));

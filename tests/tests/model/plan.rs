@@ -121,6 +121,14 @@ pub(crate) enum Op {
     Release(MachineNumber),
     /// The manager ends, in order or not, and starts again; a machine may ask for something in between.
     Restart { crash: bool, wish: Option<(MachineNumber, Wish)> },
+    /// The network is cut, perhaps after replies of the manager were lost, and there again; a machine may ask for something
+    /// in between.
+    Outage { lose_replies: bool, wish: Option<(MachineNumber, Wish)> },
+    /// From now on the network is slow, or isn't.
+    Slow(bool),
+    /// The clock of a machine, or of the manager, is set to so many minutes ahead of this machine's. Not further than a
+    /// certificate begins in the past, and than a lease lasts: what comes beyond that is no matter of order.
+    SetClock { machine: Option<MachineNumber>, minutes: i64 },
     /// The agent is killed.
     Kill(MachineNumber),
     /// The agent is started.
@@ -140,6 +148,8 @@ pub(crate) struct Step {
     pub(crate) op: Op,
     /// Whether there is time afterwards.
     pub(crate) settle: bool,
+    /// Whether the reply to what an operator asks is lost, so that the same is asked again.
+    pub(crate) twice: bool,
 }
 
 fn machine() -> impl Strategy<Value = MachineNumber> {
@@ -211,17 +221,22 @@ fn op() -> BoxedStrategy<Op> {
     ];
     let world = prop_oneof![
         2 => (proptest::bool::ANY, option::weighted(0.3, (machine(), wish()))).prop_map(|(crash, wish)| Op::Restart { crash, wish }),
+        2 => (proptest::bool::ANY, option::weighted(0.3, (machine(), wish())))
+            .prop_map(|(lose_replies, wish)| Op::Outage { lose_replies, wish }),
+        1 => proptest::bool::ANY.prop_map(Op::Slow),
+        1 => (option::of(machine()), -4i64..=4).prop_map(|(machine, minutes)| Op::SetClock { machine, minutes }),
         2 => machine().prop_map(Op::Kill),
         3 => machine().prop_map(Op::Start),
         1 => machine().prop_map(Op::LoseJournal),
         4 => (machine(), 0..PACKAGES.len(), proptest::bool::weighted(0.7)).prop_map(|(m, p, fail)| Op::Fail(m, p, fail)),
         2 => (machine(), proptest::bool::ANY).prop_map(|(m, held)| Op::Hold(m, held)),
     ];
-    prop_oneof![3 => enrol(), 5 => members, 3 => policies, 5 => jobs, 3 => clients, 4 => world].boxed()
+    prop_oneof![3 => enrol(), 5 => members, 3 => policies, 5 => jobs, 3 => clients, 5 => world].boxed()
 }
 
 fn steps(op: BoxedStrategy<Op>, length: std::ops::Range<usize>) -> impl Strategy<Value = Vec<Step>> {
-    vec((op, proptest::bool::weighted(0.4)).prop_map(|(op, settle)| Step { op, settle }), length)
+    let flags = (proptest::bool::weighted(0.4), proptest::bool::weighted(0.2));
+    vec((op, flags).prop_map(|(op, (settle, twice))| Step { op, settle, twice }), length)
 }
 
 /// A whole life: some machines first, then anything.

@@ -10,11 +10,14 @@ use sutler_agent::agent::Answer;
 use sutler_base::{ClientId, GroupName, Timestamp, state::ClientState};
 use sutler_proto::{convert::wire_time, v1};
 use sutler_tests::{
-    fleet::{Database, Machine, Manager, Operator, Packages, Refused},
+    fleet::{Database, Machine, Manager, Network, Operator, Packages, Refused, Weather},
     harness::{PATIENCE, wait_until},
 };
 use tokio::runtime::Runtime;
 use tonic::Code;
+
+/// For how long what the manager says may get lost, should it have nothing to say.
+const LOSING: std::time::Duration = std::time::Duration::from_millis(100);
 
 /// A manager, its machines, and what is expected of them.
 pub(crate) struct Case {
@@ -29,8 +32,15 @@ pub(crate) struct Case {
     pub(crate) jobs: Vec<String>,
     pub(crate) manager: Manager,
     pub(crate) operator: Operator,
+    network: Network,
     runtime: Runtime,
     seeds: u64,
+    /// How many changes an operator has asked for.
+    requests: u64,
+    /// Whether the reply to those that follow is lost.
+    twice: bool,
+    /// How many minutes clocks are ahead: the machines', by number, and the manager's.
+    ahead: BTreeMap<Option<ClientNumber>, i64>,
 }
 
 fn group(number: usize) -> GroupName {
@@ -49,11 +59,40 @@ fn refused<T>(what: &str, code: Code, result: Result<T, Refused>) {
     }
 }
 
+/// Asks for a change. Where the reply is lost, the same is asked again, and has to have the same answer; or what is given of
+/// it, where it shows what goes on changing.
+macro_rules! order {
+    ($case:ident . $service:ident . $method:ident($request:expr)) => {
+        order!($case.$service.$method($request), |answer| answer)
+    };
+    ($case:ident . $service:ident . $method:ident($request:expr), |$answer:ident| $same:expr) => {{
+        let mut request = $request;
+        $case.requests += 1;
+        request.request_id = format!("request-{}", $case.requests);
+        let again = request.clone();
+        let first = $case.operator.$service(&$case.manager, |mut service| async move { service.$method(request).await });
+        if $case.twice {
+            let what = format!("{again:?}");
+            let second = $case.operator.$service(&$case.manager, |mut service| async move { service.$method(again).await });
+            match (&first, &second) {
+                (Ok(first), Ok(second)) => {
+                    let [first, second] = [first, second].map(|$answer| $same);
+                    assert_eq!(first, second, "the answers to {what}, which was asked twice");
+                }
+                (Err(first), Err(second)) => assert_eq!(first.code, second.code, "{what}: {} and {}", first.message, second.message),
+                both => panic!("{what} was asked twice, and the answers are {both:?}"),
+            }
+        }
+        first
+    }};
+}
+
 impl Case {
     /// A new manager with the groups and packages of the plan.
     pub(crate) fn new(database: Database, packages: &Packages) -> Case {
-        let manager = Manager::start(database);
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime can be made");
+        let network = Network::new(runtime.handle());
+        let manager = Manager::start(database, &network);
         let mut operator = Operator::new(&manager, runtime.handle());
         for package in packages.sign(&manager.profile()) {
             ok("a push", operator.push(&manager, &package));
@@ -71,8 +110,12 @@ impl Case {
             jobs: Vec::new(),
             manager,
             operator,
+            network,
             runtime,
             seeds: 1,
+            requests: 0,
+            twice: false,
+            ahead: BTreeMap::new(),
         }
     }
 
@@ -84,6 +127,7 @@ impl Case {
     /// Does all of it, lets everybody come to rest with all agents running, and compares.
     pub(crate) fn play(&mut self, steps: &[Step]) {
         for step in steps {
+            self.twice = step.twice;
             self.act(&step.op);
             self.expected.go_on();
             if step.settle {
@@ -94,6 +138,7 @@ impl Case {
 
     /// Everybody may work to the end: what is left open has a reason.
     pub(crate) fn finish(&mut self) {
+        self.network.set(Weather::Fine);
         for client in 0..self.ids.len() {
             if self.expected.clients[client].access == Access::Removed {
                 continue;
@@ -154,7 +199,7 @@ impl Case {
                     condition: when.condition().into(),
                     ..Default::default()
                 };
-                let made = self.operator.policies(&self.manager, |mut p| async move { p.create_policy(request).await });
+                let made = order!(self.policies.create_policy(request));
                 let same = self.expected.policies.values().any(|p| (p.group, p.when) == (*group, *when));
                 if same || self.expected.policies.contains_key(policy) {
                     return refused("the same policy twice", Code::AlreadyExists, made);
@@ -164,7 +209,7 @@ impl Case {
             }
             Op::DeletePolicy(policy) => {
                 let request = v1::DeletePolicyRequest { name: format!("policies/policy-{policy}"), ..Default::default() };
-                let deleted = self.operator.policies(&self.manager, |mut p| async move { p.delete_policy(request).await });
+                let deleted = order!(self.policies.delete_policy(request));
                 match self.expected.policies.remove(policy) {
                     Some(_) => drop(ok("a deletion", deleted)),
                     None => refused("a policy that is not there", Code::NotFound, deleted),
@@ -172,7 +217,7 @@ impl Case {
             }
             Op::Apply(policy) => {
                 let request = v1::ApplyPolicyRequest { name: format!("policies/policy-{policy}"), ..Default::default() };
-                let applied = self.operator.policies(&self.manager, |mut p| async move { p.apply_policy(request).await });
+                let applied = order!(self.policies.apply_policy(request));
                 if !self.expected.policies.contains_key(policy) {
                     return refused("a policy that is not there", Code::NotFound, applied);
                 }
@@ -182,6 +227,9 @@ impl Case {
             Op::CancelJob(job) => self.cancel_job(*job),
             Op::Retry { job, waiting, machine, revive } => self.retry(*job, *waiting, *machine, *revive),
             Op::Restart { crash, wish } => self.restart(*crash, *wish),
+            Op::Outage { lose_replies, wish } => self.outage(*lose_replies, *wish),
+            Op::Slow(slow) => self.network.set(if *slow { Weather::Slow } else { Weather::Fine }),
+            Op::SetClock { machine, minutes } => self.set_clock(*machine, *minutes),
             Op::Approve(machine)
             | Op::Add(_, machine)
             | Op::TakeOut(_, machine)
@@ -208,7 +256,7 @@ impl Case {
         match op {
             Op::Approve(_) => {
                 let request = v1::ApproveClientsRequest { names: vec![name], ..Default::default() };
-                let approved = self.operator.clients(&self.manager, |mut c| async move { c.approve_clients(request).await });
+                let approved = order!(self.clients.approve_clients(request));
                 if access == Access::Quarantined {
                     return refused("an approval of who is quarantined", Code::FailedPrecondition, approved);
                 }
@@ -218,19 +266,19 @@ impl Case {
             Op::Add(group, _) => {
                 let request =
                     v1::AddMembersRequest { name: format!("groups/{}", GROUPS[*group]), clients: vec![name], ..Default::default() };
-                let added = ok("adding a member", self.operator.groups(&self.manager, |mut g| async move { g.add_members(request).await }));
+                let added = ok("adding a member", order!(self.groups.add_members(request)));
                 assert_eq!(added.added, i32::from(self.expected.add(client, *group)), "added to {}", GROUPS[*group]);
             }
             Op::TakeOut(group, _) => {
                 let name_of = format!("groups/{}", GROUPS[*group]);
                 let request = v1::RemoveMembersRequest { name: name_of, clients: vec![name], ..Default::default() };
-                let removed = self.operator.groups(&self.manager, |mut g| async move { g.remove_members(request).await });
+                let removed = order!(self.groups.remove_members(request));
                 let was_in = self.expected.take_out(client, *group);
                 assert_eq!(ok("taking out a member", removed).removed, i32::from(was_in), "taken out of {}", GROUPS[*group]);
             }
             Op::ReleaseMember(group, _) => {
                 let request = v1::ReleaseMemberRequest { name: format!("groups/{}", GROUPS[*group]), client: name, ..Default::default() };
-                let released = self.operator.groups(&self.manager, |mut g| async move { g.release_member(request).await });
+                let released = order!(self.groups.release_member(request));
                 match self.expected.release_member(client, *group) {
                     true => drop(ok("a release", released)),
                     false => refused("a release of who is free", Code::FailedPrecondition, released),
@@ -243,7 +291,7 @@ impl Case {
             }
             Op::Remove(_) => {
                 let request = v1::RemoveClientRequest { name, ..Default::default() };
-                ok("removing a client", self.operator.clients(&self.manager, |mut c| async move { c.remove_client(request).await }));
+                ok("removing a client", order!(self.clients.remove_client(request), |a| a.client.as_ref().map(|c| (&c.name, c.state))));
                 self.expected.remove(client);
                 if let Some(mut machine) = self.machines.remove(&client) {
                     machine.kill();
@@ -252,7 +300,7 @@ impl Case {
             }
             Op::Quarantine(_) => {
                 let request = v1::QuarantineClientRequest { name, ..Default::default() };
-                let done = self.operator.clients(&self.manager, |mut c| async move { c.quarantine_client(request).await });
+                let done = order!(self.clients.quarantine_client(request), |a| a.client.as_ref().map(|c| (&c.name, c.state)));
                 if access == Access::Pending {
                     return refused("a quarantine of who waits", Code::FailedPrecondition, done);
                 }
@@ -261,7 +309,7 @@ impl Case {
             }
             Op::Release(_) => {
                 let request = v1::ReleaseClientRequest { name, ..Default::default() };
-                let done = self.operator.clients(&self.manager, |mut c| async move { c.release_client(request).await });
+                let done = order!(self.clients.release_client(request), |a| a.client.as_ref().map(|c| (&c.name, c.state)));
                 if access == Access::Pending {
                     return refused("a release of who waits", Code::FailedPrecondition, done);
                 }
@@ -358,13 +406,13 @@ impl Case {
         destinations.extend(client.map(|c| self.client_name(c)));
         let started = if order.draft {
             let request = v1::CreateJobRequest { packages, destinations, ..Default::default() };
-            let made = ok("a draft", self.operator.jobs(&self.manager, |mut j| async move { j.create_job(request).await }));
+            let made = ok("a draft", order!(self.jobs.create_job(request), |a| a.job.as_ref().map(|j| &j.name)));
             let name = made.job.expect("it is in the answer").name;
             let request = v1::StartJobRequest { name, ..Default::default() };
-            self.operator.jobs(&self.manager, |mut j| async move { j.start_job(request).await }).map(|a| a.job)
+            order!(self.jobs.start_job(request), |a| a.job.as_ref().map(|j| &j.name)).map(|a| a.job)
         } else {
             let request = v1::RunJobRequest { packages, destinations, ..Default::default() };
-            self.operator.jobs(&self.manager, |mut j| async move { j.run_job(request).await }).map(|a| a.job)
+            order!(self.jobs.run_job(request), |a| a.job.as_ref().map(|j| &j.name)).map(|a| a.job)
         };
         if self.expected.is_second(order) {
             return refused("a second job for the same package on the same group", Code::FailedPrecondition, started);
@@ -376,7 +424,7 @@ impl Case {
     fn cancel_job(&mut self, job: usize) {
         let Some(name) = self.jobs.get(job).cloned() else { return };
         let request = v1::CancelJobRequest { name, ..Default::default() };
-        match self.operator.jobs(&self.manager, |mut j| async move { j.cancel_job(request).await }) {
+        match order!(self.jobs.cancel_job(request), |a| a.job.as_ref().map(|j| &j.name)) {
             Ok(_) => self.expected.cancel_job(job),
             // A job for machines alone may be complete by now.
             Err(e) if e.code == Code::FailedPrecondition && self.expected.is_complete(job, false) => {}
@@ -394,7 +442,7 @@ impl Case {
         let clients = only.map(|c| self.client_name(c)).into_iter().collect();
         let expire_time = revive.then(|| wire_time(later));
         let request = v1::RetryJobRequest { name, kinds, clients, expire_time, ..Default::default() };
-        let retried = self.operator.jobs(&self.manager, |mut j| async move { j.retry_job(request).await });
+        let retried = order!(self.jobs.retry_job(request), |a| (a.job.as_ref().map(|j| &j.name), a.retried));
         if !self.expected.jobs[job].active && !revive {
             return refused("running a canceled job again", Code::FailedPrecondition, retried);
         }
@@ -422,6 +470,18 @@ impl Case {
         }
     }
 
+    fn set_clock(&mut self, machine: Option<MachineNumber>, minutes: i64) {
+        let client = machine.and_then(|machine| self.expected.on(machine));
+        if machine.is_some() && client.is_none() {
+            return;
+        }
+        let step = 60_000 * (minutes - self.ahead.insert(client, minutes).unwrap_or(0));
+        match client {
+            Some(client) => self.machines[&client].simulated.clock.step(step),
+            None => self.manager.step_clock(step),
+        }
+    }
+
     fn restart(&mut self, crash: bool, wish: Option<(MachineNumber, Wish)>) {
         self.operator.hang_up();
         if crash {
@@ -429,11 +489,28 @@ impl Case {
         } else {
             self.manager.stop()
         }
+        self.without_manager(wish, |case| case.manager.start_again());
+    }
+
+    fn outage(&mut self, lose_replies: bool, wish: Option<(MachineNumber, Wish)>) {
+        if lose_replies {
+            self.network.lose_replies(LOSING);
+        } else {
+            self.network.set(Weather::Cut);
+        }
+        self.without_manager(wish, |case| case.network.set(Weather::Fine));
+    }
+
+    /// What a machine wishes while it has no connection, and how all find back once there is one again.
+    fn without_manager(&mut self, wish: Option<(MachineNumber, Wish)>, end: impl FnOnce(&mut Case)) {
+        let running: Vec<ClientNumber> = (0..self.ids.len()).filter(|c| self.expected.clients[*c].running).collect();
+        for client in &running {
+            self.machines[client].disconnected();
+        }
         // Asked for while there is no manager: kept, and done at the next contact.
         let asked = wish.and_then(|(machine, wish)| Some((self.expected.on(machine).filter(|c| self.expected.clients[*c].running)?, wish)));
         if let Some((client, wish)) = asked {
             let machine = &self.machines[&client];
-            machine.disconnected();
             let answer = match wish {
                 Wish::Join(g) => machine.join(&group(g)),
                 Wish::Leave(g) => machine.leave(&group(g)),
@@ -441,21 +518,8 @@ impl Case {
             assert_eq!(answer, Answer::Queued, "without a manager");
         }
         self.expected.go_on();
-        self.manager.start_again();
-        let running: Vec<ClientNumber> = (0..self.ids.len()).filter(|c| self.expected.clients[*c].running).collect();
+        end(self);
         for client in &running {
-            // An agent that has not noticed yet believes that it is connected: the list of clients knows.
-            let id = format!("clients/{}", self.ids[*client]);
-            let mut hurry = std::time::Instant::now();
-            wait_until("a client to come back to its manager", PATIENCE, || {
-                if hurry.elapsed().as_millis() > 400 {
-                    self.machines[client].hurry();
-                    hurry = std::time::Instant::now();
-                }
-                let request = v1::GetClientRequest { name: id.clone() };
-                let shown = ok("a client", self.operator.clients(&self.manager, |mut c| async move { c.get_client(request).await }));
-                shown.client.is_some_and(|c| c.online)
-            });
             self.machines[client].connected();
         }
         if let Some((client, wish)) = asked {

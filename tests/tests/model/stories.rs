@@ -16,7 +16,7 @@ use sutler_proto::{
 use sutler_tests::fleet::{Database, Machine};
 
 fn told(ops: Vec<Op>) {
-    let steps: Vec<Step> = ops.into_iter().map(|op| Step { op, settle: true }).collect();
+    let steps: Vec<Step> = ops.into_iter().map(|op| Step { op, settle: true, twice: false }).collect();
     the_rules_hold(Database::Sqlite, &steps);
 }
 
@@ -75,6 +75,14 @@ fn who_left_and_came_back_while_it_was_offline_does_not_wait_for_a_job_that_is_c
 }
 
 #[test]
+fn who_left_between_a_retry_and_its_start_is_queued_again_when_it_comes_back() {
+    // It fails, is retried while it is offline, and leaves before it hears of that.
+    let failed = vec![enrol(false, Some(0)), Op::Fail(0, 0, true), run(0, 0), Op::Kill(0), Op::Fail(0, 0, false)];
+    let retry = Op::Retry { job: 0, waiting: false, machine: None, revive: false };
+    told([failed, vec![retry, Op::TakeOut(0, 0), Op::Add(0, 0), Op::Start(0)]].concat());
+}
+
+#[test]
 fn a_job_that_stands_again_reaches_who_came_and_who_came_back_meanwhile() {
     told(vec![enrol(false, None), run(0, 0), Op::CancelJob(0), Op::Add(0, 0), stand_again(0)]);
     let left = vec![enrol(false, Some(0)), Op::Kill(0), run(0, 0), Op::TakeOut(0, 0), Op::CancelJob(0)];
@@ -95,7 +103,7 @@ fn a_job_for_a_client_that_is_never_let_in_is_complete_when_that_is_removed() {
 fn an_offer_is_repeated_to_who_never_had_it_and_not_to_who_forgot() {
     let mut case = Case::new(Database::Sqlite, &FOLDERS);
     let unseen = Op::Enrol { machine: 0, pending: false, even: true, group: Some(0), online: false };
-    case.play(&[unseen, run(0, 0)].map(|op| Step { op, settle: false }));
+    case.play(&[unseen, run(0, 0)].map(|op| Step { op, settle: false, twice: false }));
     let offered = |case: &Case, lost| case.wait_for(take_an_offer(&case.machines[&0], lost));
     let first = offered(&case, false);
     assert_eq!(offered(&case, false), first, "its journal says that it never had it");

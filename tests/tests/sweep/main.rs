@@ -1,0 +1,133 @@
+//! Kill sweeps: the real programs, hurt at one system call after another, and the promises afterwards.
+//!
+//! A whole life (enrol, fetch, install, report) is run under `inject` (see `src/bin/inject.rs`), which kills the program at its
+//! N-th `fsync`, `fdatasync`, `rename`, `openat`, `write` or `execve`, or lets that call fail with `EIO` or `ENOSPC`. Then it is
+//! started again, as a service manager would, and everything has to come to rest: one outcome per attempt, no run of a step
+//! twice, nothing lost that was acknowledged. What ends badly is retried once and has to end well then.
+//!
+//! N counts over all threads of the program. `strace -f -e inject=…:when=N` counts for each thread by itself (*tried*: with
+//! three threads that make three calls each, `when=4` hits none), so it can't reach every call of a program with a pool of
+//! threads; nor does it need to be installed here. Only calls on files below the program's own folders count, and `execve`:
+//! no other call changes what is found afterwards.
+//!
+//! By default a few points are tried for each kind of call and fault, spread evenly, from an offset that changes.
+//! `SUTLER_SWEEP=full` tries every N, `SUTLER_SWEEP=20` twenty points for each; both write what came of it into
+//! `tests/sweep.md`. `SUTLER_SWEEP='agent write kill 17'` tries one (or all N, without a number). A machine that lets nobody
+//! trace skips all of it.
+
+mod life;
+mod report;
+
+use life::{AgentLife, Hit, Life, ManagerLife};
+use report::Row;
+use std::panic::AssertUnwindSafe;
+use sutler_tests::tools;
+
+/// The kinds of calls.
+const CALLS: [&str; 6] = ["fsync", "fdatasync", "rename", "openat", "write", "execve"];
+/// The faults. An `execve` that fails starts nothing, and there is no more to it.
+const FAULTS: [&str; 3] = ["kill", "EIO", "ENOSPC"];
+/// How many points of each are tried by default.
+const FEW: u64 = 2;
+
+/// What `SUTLER_SWEEP` asks for.
+enum Wanted {
+    Few(u64),
+    Full,
+    Only(Vec<String>),
+}
+
+impl Wanted {
+    fn read() -> Wanted {
+        match std::env::var("SUTLER_SWEEP") {
+            Ok(word) if word == "full" => Wanted::Full,
+            Ok(word) if word.contains(' ') => Wanted::Only(word.split(' ').map(str::to_owned).collect()),
+            Ok(word) if !word.is_empty() => Wanted::Few(word.parse().expect("SUTLER_SWEEP is full, a number, or PROGRAM CALL FAULT [N]")),
+            _ => Wanted::Few(FEW),
+        }
+    }
+
+    /// The points that are tried of `calls`.
+    fn points(&self, program: &str, call: &str, fault: &str, calls: u64) -> Vec<u64> {
+        match self {
+            Wanted::Full => (1..=calls).collect(),
+            Wanted::Few(few) if *few < calls => {
+                let offset = u64::from(std::process::id());
+                (0..*few).map(|n| 1 + (n * calls / few + offset % (calls / few)) % calls).collect()
+            }
+            Wanted::Few(_) => (1..=calls).collect(),
+            Wanted::Only(words) if words.len() >= 3 && words[..3] == [program, call, fault] => match words.get(3) {
+                Some(n) => vec![n.parse().expect("the point is a number")],
+                None => (1..=calls).collect(),
+            },
+            Wanted::Only(_) => vec![],
+        }
+    }
+}
+
+/// Tries all that is wanted with one program.
+fn sweep(program: &str, mut life: impl Life) {
+    let wanted = Wanted::read();
+    let mut rows = Vec::new();
+    for call in CALLS {
+        if matches!(&wanted, Wanted::Only(words) if words.get(1).is_some_and(|w| w != call)) {
+            continue;
+        }
+        let clean = life.run(call, "kill", 0);
+        assert_eq!(clean.end, "SUCCEEDED", "without a fault");
+        for fault in FAULTS {
+            if call == "execve" && fault != "kill" {
+                continue;
+            }
+            let mut row = Row::new(program, call, fault, clean.calls);
+            for nth in wanted.points(program, call, fault, clean.calls) {
+                let done = std::panic::catch_unwind(AssertUnwindSafe(|| life.run(call, fault, nth)));
+                let why = match done {
+                    Ok(Hit { hit, end, .. }) => {
+                        row.tried(hit, &end);
+                        continue;
+                    }
+                    Err(why) => why,
+                };
+                let why = why.downcast_ref::<String>().cloned().or_else(|| why.downcast_ref::<&str>().map(|s| (*s).to_owned()));
+                row.failed(nth, &why.unwrap_or_default());
+            }
+            eprintln!("{row}");
+            rows.push(row);
+        }
+    }
+    if std::env::var_os("SUTLER_SWEEP").is_some() && !matches!(wanted, Wanted::Only(_)) {
+        report::write(program, &rows);
+    }
+    let failures: Vec<String> = rows.iter().flat_map(Row::failures).collect();
+    assert!(failures.is_empty(), "{} points broke a promise:\n{}", failures.len(), failures.join("\n"));
+}
+
+/// Whether this machine lets a process trace its children.
+fn may_trace() -> bool {
+    let mut command = std::process::Command::new(life::INJECT);
+    command.args(["--call", "fsync", "--log", "/dev/null", "--", "/bin/true"]);
+    let done = sutler_tests::harness::run(command, b"");
+    done.code == 0 || !tools::skip(&format!("no process may be traced here ({}): run it where ptrace is allowed", done.stderr.trim()))
+}
+
+#[test]
+fn an_enrolment_that_is_hurt_at_any_call_makes_one_client_and_its_job_runs_once() {
+    if may_trace() {
+        sweep("enroll", AgentLife::of_enrolment());
+    }
+}
+
+#[test]
+fn an_agent_that_is_hurt_at_any_call_runs_nothing_twice_and_reports_once() {
+    if may_trace() {
+        sweep("agent", AgentLife::of_agent());
+    }
+}
+
+#[test]
+fn a_manager_that_is_hurt_at_any_call_loses_nothing_that_it_acknowledged() {
+    if may_trace() {
+        sweep("manager", ManagerLife::new());
+    }
+}

@@ -1,0 +1,89 @@
+//! What a sweep came to: a row for each program, kind of call and fault, in `tests/sweep.md` where one was asked for.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Mutex;
+use sutler_base::Timestamp;
+
+const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/sweep.md");
+
+/// One row.
+#[derive(Debug)]
+pub(crate) struct Row {
+    what: [String; 3],
+    calls: u64,
+    points: u64,
+    missed: u64,
+    ends: BTreeMap<String, u64>,
+    failures: Vec<(u64, String)>,
+}
+
+impl Row {
+    pub(crate) fn new(program: &str, call: &str, fault: &str, calls: u64) -> Row {
+        let what = [program, call, fault].map(str::to_owned);
+        Row { what, calls, points: 0, missed: 0, ends: BTreeMap::new(), failures: Vec::new() }
+    }
+
+    /// A point was tried, and all promises held. Two runs don't make the very same calls: `hit` says whether there was an N-th.
+    pub(crate) fn tried(&mut self, hit: bool, end: &str) {
+        if hit {
+            self.points += 1;
+            *self.ends.entry(end.to_owned()).or_default() += 1;
+        } else {
+            self.missed += 1;
+        }
+    }
+
+    /// A promise was broken.
+    pub(crate) fn failed(&mut self, nth: u64, why: &str) {
+        self.points += 1;
+        self.failures.push((nth, why.to_owned()));
+    }
+
+    pub(crate) fn failures(&self) -> Vec<String> {
+        let [program, call, fault] = &self.what;
+        self.failures.iter().map(|(nth, why)| format!("SUTLER_SWEEP='{program} {call} {fault} {nth}': {why}")).collect()
+    }
+}
+
+impl fmt::Display for Row {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ends: Vec<String> = self.ends.iter().map(|(end, n)| format!("{n} {end}")).collect();
+        let [program, call, fault] = &self.what;
+        write!(f, "| {program} | {call} | {fault} | {} | {} | {} | {} |", self.calls, self.points, ends.join(", "), self.failures.len())
+    }
+}
+
+const HEAD: &str = "# The last sweeps
+
+Made by `SUTLER_SWEEP=full cargo test -p sutler-tests --test sweep`, or with a number of points in place of `full`; see `tests/sweep/main.rs` for what it does. *Calls* is how many
+a clean run made, *points* at how many of them the program was hurt, *ends* what the first attempt came to there (what did
+not end well was retried once, and succeeded), *failures* at how many a promise was broken.
+
+| program | call | fault | calls | points | ends | failures |
+|---|---|---|---|---|---|---|
+";
+
+/// Replaces a program's rows in the file, which says when and of what they are.
+pub(crate) fn write(program: &str, rows: &[Row]) {
+    static TURN: Mutex<()> = Mutex::new(());
+    let _turn = TURN.lock().expect("nobody panics while writing");
+    let old = fs_err::read_to_string(FILE).unwrap_or_default();
+    let mine = format!("| {program} |");
+    let mut lines: Vec<String> = old.lines().filter(|l| l.starts_with("| ") && !l.starts_with("| program |")).map(str::to_owned).collect();
+    lines.retain(|line| !line.starts_with(&mine));
+    lines.extend(rows.iter().map(Row::to_string));
+    let mut notes: Vec<&str> = old.lines().filter(|l| l.starts_with("- ") && !l.starts_with(&format!("- {program}:"))).collect();
+    let mut git = std::process::Command::new("git");
+    git.args(["-C", env!("CARGO_MANIFEST_DIR"), "describe", "--always", "--dirty"]);
+    let commit = sutler_tests::harness::run(git, b"").stdout;
+    let (points, missed): (u64, u64) = rows.iter().fold((0, 0), |(p, m), row| (p + row.points, m + row.missed));
+    let failures: usize = rows.iter().map(|row| row.failures.len()).sum();
+    let note = format!(
+        "- {program}: {points} points, {failures} failures ({missed} more were not reached: no two runs make the very same calls); {} UTC, at {}",
+        Timestamp::now().strftime("%Y-%m-%d %H:%M"),
+        commit.trim()
+    );
+    notes.push(&note);
+    fs_err::write(FILE, format!("{HEAD}{}\n\n{}\n", lines.join("\n"), notes.join("\n"))).expect("the report can be written");
+}
