@@ -135,6 +135,12 @@ impl PublicKey {
         self.kind
     }
 
+    /// Whether `certificate` is about this key.
+    pub fn is_of(&self, certificate: &CertificateDer<'_>) -> bool {
+        use x509_parser::prelude::FromDer;
+        x509_parser::certificate::X509Certificate::from_der(certificate).is_ok_and(|(_, c)| c.public_key().raw == self.spki)
+    }
+
     /// The SHA-256 digest of the SubjectPublicKeyInfo: the name of the key in databases.
     pub fn sha256(&self) -> [u8; 32] {
         crate::sha256(&self.spki)
@@ -328,8 +334,7 @@ impl Credential {
 
 /// Whether `certificate` is about `key`.
 pub(crate) fn belongs(key: &PrivateKey, certificate: &CertificateDer<'_>) -> bool {
-    use x509_parser::prelude::FromDer;
-    x509_parser::certificate::X509Certificate::from_der(certificate).is_ok_and(|(_, c)| c.public_key().raw == key.public.spki)
+    key.public.is_of(certificate)
 }
 
 #[cfg(test)]

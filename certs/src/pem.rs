@@ -1,7 +1,7 @@
 //! The text armour of certificates and keys (RFC 7468).
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, pem::PemObject};
+use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer, PrivatePkcs8KeyDer, pem::PemObject};
 use zeroize::Zeroizing;
 
 /// The most certificates in a chain: a leaf, its issuer, the root, and room for a change of one.
@@ -16,6 +16,9 @@ pub enum PemError {
     /// More certificates than a chain has.
     #[error("more than {CHAIN_MAX} certificates in it")]
     ChainTooLong,
+    /// No certificate request in it.
+    #[error("no readable certificate request (PEM, PKCS#10, BEGIN CERTIFICATE REQUEST) in it")]
+    Request,
     /// No private key in it, or one in another format.
     #[error("no readable private key (PEM, PKCS#8, BEGIN PRIVATE KEY) in it")]
     Key,
@@ -62,6 +65,11 @@ pub fn parse_chain(text: &[u8]) -> Result<Vec<CertificateDer<'static>>, PemError
     if chain.is_empty() { Err(PemError::Certificates) } else { Ok(chain) }
 }
 
+/// The first certificate request in `text`, PKCS#10 (DER).
+pub fn parse_request(text: &[u8]) -> Result<Vec<u8>, PemError> {
+    CertificateSigningRequestDer::from_pem_slice(text).map(|der| der.to_vec()).map_err(|_| PemError::Request)
+}
+
 /// The first private key in `text`, PKCS#8.
 pub fn parse_key(text: &[u8]) -> Result<PrivatePkcs8KeyDer<'static>, PemError> {
     PrivatePkcs8KeyDer::from_pem_slice(text).map_err(|_| {
@@ -83,6 +91,8 @@ mod tests {
         assert_eq!(parse_chain(&text.as_bytes()[..text.len() - 10]), Err(PemError::Certificates));
         assert_eq!(parse_chain(b""), Err(PemError::Certificates));
         assert_eq!(parse_chain(text.repeat(3).as_bytes()), Err(PemError::ChainTooLong));
+        assert_eq!(parse_request(encode("CERTIFICATE REQUEST", &[1; 9]).as_bytes()).unwrap(), [1; 9]);
+        assert_eq!(parse_request(text.as_bytes()), Err(PemError::Request));
         assert_eq!(parse_key(text.as_bytes()).unwrap_err(), PemError::Key);
         assert_eq!(parse_key(encode("PRIVATE KEY", &[1; 9]).as_bytes()).unwrap().secret_pkcs8_der(), &[1; 9]);
         assert_eq!(parse_key(encode("ENCRYPTED PRIVATE KEY", &[1; 9]).as_bytes()).unwrap_err(), PemError::Encrypted);

@@ -4,6 +4,7 @@
 //! D/                  mode 0700
 //!   manager.toml      the configuration
 //!   lock              held by the process that serves, and by local commands
+//!   local.sock        where it hears local commands while it serves
 //!   ca/               the root and the three issuing CAs, with their keys
 //!   server/           the manager's own key and certificate, renewed by itself
 //!   manager.db        the database, unless it is a PostgreSQL elsewhere
@@ -105,6 +106,11 @@ impl Folder {
     /// The file of the embedded database.
     pub fn database(&self) -> PathBuf {
         self.0.join("manager.db")
+    }
+
+    /// The socket for commands on this host.
+    pub fn local_socket(&self) -> PathBuf {
+        self.0.join("local.sock")
     }
 
     /// Takes the folder for this process; refused while another process has it. It is given back when the value is

@@ -7,6 +7,7 @@ pub mod config;
 pub mod folder;
 pub mod init;
 pub mod live;
+pub mod local;
 pub mod net;
 pub mod package;
 mod password;

@@ -10,6 +10,8 @@
 //!     operator.pem           the operator's certificate and its issuer; replaced by each renewal
 //!     operator.key           the operator's private key
 //!     root.pem               the root CA by which the manager is known
+//!     request.key            the key of a certificate that was asked for and has not come yet, and
+//!     request.pem            the request for it
 //!     publisher.key          signs packages; only where this operator is a publisher
 //!     trust.json             the publishers' trust document, signed
 //! ```
@@ -30,9 +32,14 @@ use sutler_certs::{
     durable::{self, FileError, Readers},
     keys::KeyError,
     pem::{self, PemError},
+    public_key_of_csr,
 };
 
 const FILE_MAX: u64 = 64 << 10;
+/// The request for a certificate that has not come yet.
+pub const REQUEST: &str = "request.pem";
+/// The key that it is for.
+pub const REQUEST_KEY: &str = "request.key";
 
 /// Why a profile could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +60,18 @@ pub enum ProfileError {
     NoneChosen {
         /// The configuration folder.
         folder: PathBuf,
+    },
+    /// A certificate that nobody asked for here.
+    #[error("no profile in {} has asked for this certificate; import it where `sutler profile request` was run", folder.display())]
+    NotAsked {
+        /// The configuration folder.
+        folder: PathBuf,
+    },
+    /// There is a profile of this name, and it is one of another manager.
+    #[error("the profile {name} is one of another manager; request this one under another name")]
+    OtherManager {
+        /// The profile.
+        name: ProfileName,
     },
     /// A name that no profile can have.
     #[error(transparent)]
@@ -186,8 +205,51 @@ pub fn list(config: &Path) -> Result<Vec<ProfileName>, ProfileError> {
         let entry = entry.map_err(failed)?;
         names.extend(entry.file_name().to_str().and_then(|n| n.parse().ok()));
     }
+    names.retain(|name| folder_of(config, name).join("profile.toml").exists());
     names.sort();
     Ok(names)
+}
+
+/// The request for a certificate for the profile `name`, in its armour: the one that was made before, as long as nothing was
+/// imported for it, so that a lost text can be had again. The profile need not be there yet; one that is stays as it is.
+pub fn request(config: &Path, name: &ProfileName) -> Result<String, ProfileError> {
+    make_folders(config)?;
+    let folder = folder_of(config, name);
+    durable::private_folder(&folder)?;
+    let path = folder.join(REQUEST);
+    match durable::read(&path, FILE_MAX) {
+        Ok(text) => return Ok(String::from_utf8_lossy(&text).into_owned()),
+        Err(e) if e.is_not_found() => {}
+        Err(e) => return Err(e.into()),
+    }
+    let key = PrivateKey::generate()?;
+    let text = pem::encode("CERTIFICATE REQUEST", &key.csr()?).to_string();
+    key.save(&folder.join(REQUEST_KEY))?;
+    // Last: a key without it was never shown to anybody.
+    durable::write(&path, text.as_bytes(), Readers::Owner)?;
+    Ok(text)
+}
+
+/// The profile that asked for this certificate.
+pub fn asked(config: &Path, certificate: &CertificateDer<'_>) -> Result<ProfileName, ProfileError> {
+    let folder = config.join("profiles");
+    let failed = |source| ProfileError::Folder { path: folder.clone(), source };
+    let none = || ProfileError::NotAsked { folder: config.into() };
+    let entries = match fs_err::read_dir(&folder) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(none()),
+        Err(e) => return Err(failed(e)),
+    };
+    for entry in entries {
+        let entry = entry.map_err(failed)?;
+        let Some(name) = entry.file_name().to_str().and_then(|n| n.parse::<ProfileName>().ok()) else { continue };
+        let Ok(text) = durable::read(&entry.path().join(REQUEST), FILE_MAX) else { continue };
+        let key = pem::parse_request(&text).ok().and_then(|der| public_key_of_csr(&der).ok());
+        if key.is_some_and(|key| key.is_of(certificate)) {
+            return Ok(name);
+        }
+    }
+    Err(none())
 }
 
 /// The profile that is used when none is named.
@@ -253,15 +315,9 @@ impl Profile {
     /// As [`Profile::save`], into exactly this folder, whose parent must be there.
     pub fn save_to(&mut self, folder: &Path) -> Result<(), ProfileError> {
         durable::private_folder(folder)?;
-        let settings = Settings { address: self.address.clone(), trust_domain: self.trust_domain.to_string() };
-        let path = folder.join("profile.toml");
-        let text = toml::to_string(&settings).map_err(|e| ProfileError::Content { path: path.clone(), reason: e.to_string() })?;
-        let text = format!("# Where the manager's operators' port is, host:port, and the trust domain that it is in.\n{text}");
         self.key.save(&folder.join("operator.key"))?;
-        durable::write(&folder.join("root.pem"), pem::encode_chain(std::slice::from_ref(&self.root)).as_bytes(), Readers::Owner)?;
         durable::write(&folder.join("operator.pem"), pem::encode_chain(&self.certificate_chain).as_bytes(), Readers::Owner)?;
-        // Last: a folder without it is no profile.
-        durable::write(&path, text.as_bytes(), Readers::Owner)?;
+        write_settings(folder, &self.address, self.trust_domain.as_str(), &self.root)?;
         self.publisher_key_path = folder.join("publisher.key");
         self.trust_document_path = folder.join("trust.json");
         Ok(())
@@ -275,10 +331,32 @@ impl Profile {
         Ok(())
     }
 
+    /// Writes what is known of the manager into the folder of a profile that has key and certificate, and reads it all back.
+    pub fn settle(
+        folder: &Path,
+        name: &ProfileName,
+        address: &str,
+        trust_domain: &str,
+        root: &CertificateDer<'_>,
+    ) -> Result<Profile, ProfileError> {
+        write_settings(folder, address, trust_domain, root)?;
+        Profile::load_from(folder, name)
+    }
+
     /// Key and chain together, as TLS takes them.
     pub fn credential(self) -> Credential {
         Credential { chain: self.certificate_chain, key: self.key }
     }
+}
+
+fn write_settings(folder: &Path, address: &str, trust_domain: &str, root: &CertificateDer<'_>) -> Result<(), ProfileError> {
+    durable::write(&folder.join("root.pem"), pem::encode_chain(std::slice::from_ref(root)).as_bytes(), Readers::Owner)?;
+    let settings = Settings { address: address.to_owned(), trust_domain: trust_domain.to_owned() };
+    let path = folder.join("profile.toml");
+    let text = toml::to_string(&settings).map_err(|e| ProfileError::Content { path: path.clone(), reason: e.to_string() })?;
+    let text = format!("# Where the manager's operators' port is, host:port, and the trust domain that it is in.\n{text}");
+    // Last: a folder without it is no profile.
+    Ok(durable::write(&path, text.as_bytes(), Readers::Owner)?)
 }
 
 /// Makes the configuration folder and the one for profiles in it; a configuration folder that is there is left as it is.

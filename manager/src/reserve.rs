@@ -23,12 +23,14 @@ const LOOK: Duration = Duration::from_millis(250);
 /// What goes on from the reserve: what takes rights away, what keeps clients and operators from being locked out, what ends
 /// work that is under way, and what makes room. None of it lets anybody write as much as he likes.
 pub fn is_essential(unit: &str) -> bool {
-    const NAMES: [&str; 20] = [
+    const NAMES: [&str; 22] = [
         "remove",
         "unenroll",
         "quarantine",
         "revoke_token",
         "revoke_operator",
+        "update_operator",
+        "issue_operator",
         "cancel_job",
         "renew_client",
         "renew_operator",

@@ -6,6 +6,7 @@ use crate::{
     folder::{FolderError, FolderLock},
     init::{FIRST_OPERATOR, TRUST_DOCUMENT},
     live::{Live, workers},
+    local,
     net::{self, Budget, CertificateKeeper, Listener, NetError, Serving, Shared, raise_descriptor_limit},
     reserve::Reserve,
     rpc::{MessageLimits, Services},
@@ -67,37 +68,10 @@ impl Manager {
     pub async fn start(config: &Config, world: World, pace: workers::Pace) -> Result<Manager, ServeError> {
         let lock = config.folder.lock()?;
         config.folder.refuse_publisher_keys()?;
-        let ca = Arc::new(CaBundle::load(&config.folder.ca())?);
-        let store = Store::open(&config.database).await?;
-        let (site, trust_document) = identify(&store, config).await?;
-        let restored: Option<restored::Restored> = store.read("restored", unit!([] | tx | { restored::load(tx).await })).await?;
-        let reserve = Arc::new(Reserve::new(config.folder.path(), config.limits.disk_reserve));
-        let content = Content::open_folder(&config.folder.content())?.with_reserve(reserve.margin());
         let agents_listener = Listener::bind(config.agents)?;
         let operators_listener = Listener::bind(config.operators)?;
-        let settings = Settings {
-            trust_domain: config.trust_domain.to_string(),
-            site,
-            addresses: config.advertised(agents_listener.address()),
-            trust_document,
-            limits: config.limits.clone(),
-            expired_agents_need_approval: config.expired_agents == ExpiredAgents::Approved,
-            restored,
-        };
-        let metrics = Metrics::new();
-        let app = Arc::new(App {
-            store,
-            content,
-            live: Arc::new(Live::new(world.now())),
-            world: world.clone(),
-            settings,
-            ca: ca.clone(),
-            conditions: Arc::new(Conditions::default()),
-            refusals: Arc::default(),
-            reserve,
-            scrub: Default::default(),
-            metrics: metrics.clone(),
-        });
+        let app = open(config, agents_listener.address(), world.clone()).await?;
+        let (ca, metrics) = (app.ca.clone(), app.metrics.clone());
         let keeper = CertificateKeeper { folder: config.folder.server(), ca: ca.clone(), hosts: config.certificate_hosts() };
         let tls_error = |e: &dyn std::fmt::Display| ServeError::Tls(format!("the manager's certificate can't be used: {e}"));
         let certificate = keeper.open(&world).map_err(|e| tls_error(&e))?;
@@ -132,7 +106,11 @@ impl Manager {
             }
         };
         let workers = workers::start(app.clone(), pace);
-        let mut keeping = JoinSet::new();
+        // Without it everything but local commands goes on.
+        let mut keeping = local::listen(app.clone(), &config.folder).unwrap_or_else(|e| {
+            tracing::warn!("there is no local socket, so commands on this host wait until the manager is stopped: {e}");
+            JoinSet::new()
+        });
         keeping.spawn(net::keep_certificate(keeper, certificate, world));
         Ok(Manager { agents, operators, telemetry, app, drain: config.net.drain, _workers: workers, _keeper: keeping, _lock: lock })
     }
@@ -172,6 +150,38 @@ impl Manager {
         app.store.close().await;
         drop(lock);
     }
+}
+
+/// Opens what the manager works with; the caller holds the folder's lock. `agents` is where agents connect.
+pub(crate) async fn open(config: &Config, agents: SocketAddr, world: World) -> Result<Arc<App>, ServeError> {
+    let ca = Arc::new(CaBundle::load(&config.folder.ca())?);
+    let store = Store::open(&config.database).await?;
+    let (site, trust_document) = identify(&store, config).await?;
+    let restored: Option<restored::Restored> = store.read("restored", unit!([] | tx | { restored::load(tx).await })).await?;
+    let reserve = Arc::new(Reserve::new(config.folder.path(), config.limits.disk_reserve));
+    let content = Content::open_folder(&config.folder.content())?.with_reserve(reserve.margin());
+    let settings = Settings {
+        trust_domain: config.trust_domain.to_string(),
+        site,
+        addresses: config.advertised(agents),
+        trust_document,
+        limits: config.limits.clone(),
+        expired_agents_need_approval: config.expired_agents == ExpiredAgents::Approved,
+        restored,
+    };
+    Ok(Arc::new(App {
+        store,
+        content,
+        live: Arc::new(Live::new(world.now())),
+        world,
+        settings,
+        ca,
+        conditions: Arc::new(Conditions::default()),
+        refusals: Arc::default(),
+        reserve,
+        scrub: Default::default(),
+        metrics: Metrics::new(),
+    }))
 }
 
 /// Whether the manager can do its work: the database answers.

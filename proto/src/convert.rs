@@ -6,7 +6,7 @@
 use crate::v1;
 use prost_types::{ListValue, Struct, Timestamp as WireTime, Value, value::Kind};
 use std::str::FromStr;
-use sutler_base::{ClientId, GroupName, Invalid, JobId, PackageName, PolicyName, Timestamp, TokenId, Version, quoted, state};
+use sutler_base::{ClientId, GroupName, Invalid, JobId, OperatorName, PackageName, PolicyName, Timestamp, TokenId, Version, quoted, state};
 
 /// An enum that has the same words on both sides: `QUEUED` here, `EXECUTION_STATE_QUEUED` on the wire.
 pub trait Word: Sized {
@@ -65,6 +65,11 @@ fn named<T: FromStr<Err = Invalid>>(collection: &str, name: &str) -> Result<T, I
 /// `groups/NAME`
 pub fn group_name(name: &str) -> Result<GroupName, Invalid> {
     named("groups", name)
+}
+
+/// `operators/NAME`
+pub fn operator_name(name: &str) -> Result<OperatorName, Invalid> {
+    named("operators", name)
 }
 
 /// `policies/NAME`

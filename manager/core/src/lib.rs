@@ -7,4 +7,5 @@ pub mod condition;
 pub mod execution;
 pub mod model;
 pub mod policy;
+pub mod rights;
 pub mod session;

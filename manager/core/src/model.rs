@@ -1,9 +1,9 @@
 //! The nouns as the manager keeps them: plain data, one type per row of the store.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use sutler_base::{
     AttemptId, ClientId, Digest, GroupName, JobId, LabelKey, OperatorName, PackageName, PolicyName, Timestamp, TokenId, Uid, Version,
-    state::{AppliesTo, CancelReason, ClientKind, ClientState, ExecutionState, JobState, JoinMode, OnMismatch, Source, Trigger},
+    state::{AppliesTo, CancelReason, ClientKind, ClientState, ExecutionState, JobState, JoinMode, OnMismatch, Role, Source, Trigger},
 };
 
 /// A managed machine.
@@ -406,8 +406,23 @@ pub struct Operator {
     pub name: OperatorName,
     /// When it was made.
     pub created: Timestamp,
+    /// Who made it: `operators/NAME` or `manager`.
+    pub creator: String,
     /// When it was revoked.
     pub revoked: Option<Timestamp>,
+    /// What it may do.
+    pub grants: Vec<Grant>,
+    /// Changes with every change.
+    pub change: i64,
+}
+
+/// A role of an operator.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Grant {
+    /// Which.
+    pub role: Role,
+    /// The groups (uid) that it holds for; none: everywhere.
+    pub groups: Option<BTreeSet<Uid>>,
 }
 
 /// Where the site's agents and operators are met.

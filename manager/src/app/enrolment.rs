@@ -174,8 +174,15 @@ pub async fn renew_client(tx: &mut dyn Tx, env: &Env, ca: &CaBundle, renewal: &R
     issue(tx, env, ca, &renewal.client, &renewal.key).await
 }
 
-/// A new certificate of an operator, for a new key.
+/// A new certificate of an operator, for a new key. The one before it is good until this one is first used.
 pub async fn renew_operator(tx: &mut dyn Tx, env: &Env, ca: &CaBundle, operator: &OperatorName, key: &PublicKey) -> Result<Vec<Vec<u8>>> {
+    let certificates = issue_operator(tx, env, ca, operator, key).await?;
+    env.audit(tx, "renew_certificate", format!("operators/{operator}"), "").await?;
+    Ok(certificates)
+}
+
+/// Issues an operator's certificate for `key` and notes it.
+pub async fn issue_operator(tx: &mut dyn Tx, env: &Env, ca: &CaBundle, operator: &OperatorName, key: &PublicKey) -> Result<Vec<Vec<u8>>> {
     let issued = ca
         .issue_operator(operator, key, env.now, env.settings.limits.operator_certificate)
         .map_err(|e| AppError::Bug(format!("the certificate of operators/{operator} can't be issued: {e}")))?;
@@ -189,7 +196,6 @@ pub async fn renew_operator(tx: &mut dyn Tx, env: &Env, ca: &CaBundle, operator:
         state: CertificateState::Issued,
     };
     tx.insert_certificate(&certificate).await?;
-    env.audit(tx, "renew_certificate", format!("operators/{operator}"), "").await?;
     Ok(issued.chain_der())
 }
 

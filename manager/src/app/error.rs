@@ -66,6 +66,9 @@ pub enum AppError {
         /// For the caller.
         message: String,
     },
+    /// The caller's roles do not allow it.
+    #[error("{0}")]
+    Denied(String),
     /// Stored bytes are damaged.
     #[error("{0}")]
     DataLoss(String),

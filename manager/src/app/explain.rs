@@ -113,6 +113,9 @@ pub async fn explain(tx: &mut dyn Tx, env: &Env, id: &ClientId, online: bool) ->
         let Some(job) = tx.job(&row.job).await? else { continue };
         let packages = tx.job_packages(&job.id, job.revision).await?;
         let targets = tx.job_targets(&job.id).await?;
+        if !jobs::reaches(tx, env, &targets).await? {
+            continue;
+        }
         let destination = targets.iter().find_map(|t| match t {
             Target::Client(c) if c == id => Some(format!("clients/{c}")),
             Target::Group(uid) => shown.groups.get(uid).map(|name| format!("groups/{name}")),

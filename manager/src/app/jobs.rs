@@ -9,6 +9,7 @@ use sutler_base::{
 use sutler_core::{
     execution::{self, Again},
     model::{Counts, Execution, Job, JobPackage, PackageVersion, Target},
+    rights::Reach,
 };
 use sutler_proto::convert::VersionChoice;
 use sutler_store::{Page, Tx};
@@ -72,14 +73,37 @@ pub struct Shown {
     pub unavailable: String,
 }
 
-/// The job, or that there is none.
-pub async fn load(tx: &mut dyn Tx, id: &JobId) -> Result<Job> {
-    tx.job(id).await?.ok_or_else(|| AppError::not_found("job", id))
+/// The job, or that there is none: also where whoever asks does not reach it.
+pub async fn load(tx: &mut dyn Tx, env: &Env, id: &JobId) -> Result<Job> {
+    match tx.job(id).await? {
+        Some(job) if reaches_job(tx, env, id).await? => Ok(job),
+        _ => Err(AppError::not_found("job", id)),
+    }
+}
+
+/// Whether whoever asks reaches this job.
+pub async fn reaches_job(tx: &mut dyn Tx, env: &Env, id: &JobId) -> Result<bool> {
+    if env.reach == Reach::Everywhere {
+        return Ok(true);
+    }
+    let targets = tx.job_targets(id).await?;
+    reaches(tx, env, &targets).await
+}
+
+/// Whether whoever asks reaches a job with these destinations. It goes by where clients are now: a client that leaves a
+/// group takes the jobs that name it out of that group's scope.
+pub async fn reaches(tx: &mut dyn Tx, env: &Env, targets: &[Target]) -> Result<bool> {
+    if env.reach == Reach::Everywhere {
+        return Ok(true);
+    }
+    let clients: Vec<ClientId> = targets.iter().filter_map(|t| if let Target::Client(id) = t { Some(id.clone()) } else { None }).collect();
+    let memberships = tx.memberships_of_all(&clients).await?;
+    Ok(env.reach.covers(targets, &memberships))
 }
 
 /// One job with everything that is shown of it.
 pub async fn get(tx: &mut dyn Tx, env: &Env, id: &JobId) -> Result<Shown> {
-    let job = load(tx, id).await?;
+    let job = load(tx, env, id).await?;
     show(tx, env, job).await
 }
 
@@ -140,15 +164,19 @@ pub async fn create(tx: &mut dyn Tx, env: &Env, input: &Create) -> Result<Shown>
     }
     let mut targets = BTreeSet::new();
     for destination in &input.destinations {
-        targets.insert(match destination {
-            Destination::Group(name) => Target::Group(groups::load(tx, name).await?.uid),
+        let (target, unseen) = match destination {
+            Destination::Group(name) => (Target::Group(groups::load(tx, name).await?.uid), AppError::not_found("group", name)),
             Destination::Client(id) => {
                 if clients::load(tx, id).await?.state == ClientState::Removed {
                     return Err(AppError::not_found("client", id));
                 }
-                Target::Client(id.clone())
+                (Target::Client(id.clone()), AppError::not_found("client", id))
             }
-        });
+        };
+        if !reaches(tx, env, std::slice::from_ref(&target)).await? {
+            return Err(unseen);
+        }
+        targets.insert(target);
     }
     if let Some(expires) = input.expires
         && expires <= env.now
@@ -156,7 +184,7 @@ pub async fn create(tx: &mut dyn Tx, env: &Env, input: &Create) -> Result<Shown>
         return Err(AppError::invalid("expire_time", "lies in the past; the job would reach nobody"));
     }
     if let Some(other) = &input.replaces {
-        load(tx, other).await?;
+        load(tx, env, other).await?;
     }
     let job = Job {
         id: env.world.job_id(),
@@ -191,7 +219,7 @@ pub async fn run(tx: &mut dyn Tx, env: &Env, input: &Create) -> Result<Shown> {
 
 /// Starts a draft: pins the versions, and reaches the destinations from this commit on.
 pub async fn start(tx: &mut dyn Tx, env: &Env, id: &JobId) -> Result<Shown> {
-    let mut job = load(tx, id).await?;
+    let mut job = load(tx, env, id).await?;
     match job.state {
         JobState::Draft => {}
         JobState::Active => return show(tx, env, job).await,
@@ -276,6 +304,10 @@ async fn refuse_second(tx: &mut dyn Tx, env: &Env, job: &Job, wanted: &[JobPacka
         for package in tx.job_packages(&other.id, other.revision).await? {
             if wanted.iter().any(|w| w.package == package.package) {
                 let shown = show(tx, env, other.clone()).await?;
+                if !reaches_job(tx, env, &other.id).await? {
+                    let message = format!("another job, outside the scope of your role, installs {} there", package.package);
+                    return Err(AppError::state(format!("jobs/{}", job.id), "SECOND_JOB", message));
+                }
                 let message = format!(
                     "jobs/{} is active and installs {} on {}; end it with `job cancel`, or run this one with --replaces {}",
                     other.id,
@@ -292,7 +324,7 @@ async fn refuse_second(tx: &mut dyn Tx, env: &Env, job: &Job, wanted: &[JobPacka
 
 /// Ends a job because another takes its place.
 async fn replace(tx: &mut dyn Tx, env: &Env, id: &JobId) -> Result<()> {
-    let mut job = load(tx, id).await?;
+    let mut job = load(tx, env, id).await?;
     if matches!(job.state, JobState::Active | JobState::Paused | JobState::Scheduled) {
         end(tx, env, &mut job, JobState::Canceled).await?;
         cancel_open(tx, env, id, CancelReason::Replaced).await?;
@@ -323,15 +355,31 @@ async fn cancel_open(tx: &mut dyn Tx, env: &Env, id: &JobId, reason: CancelReaso
     }
 }
 
-/// A page of jobs and the key of the next one.
+/// A page of the jobs that are reached, and the key of the next one.
 pub async fn list(tx: &mut dyn Tx, env: &Env, page: &Page, archived: bool) -> Result<(Vec<Shown>, Option<String>)> {
-    let rows = tx.list_jobs(page, archived).await?;
-    let next = (rows.len() as u32 == page.limit).then(|| rows.last().map(|j| format!("{}/{}", j.created.as_millisecond(), j.id))).flatten();
-    let mut out = Vec::new();
-    for job in rows {
-        out.push(show(tx, env, job).await?);
+    let (mut page, mut out) = (page.clone(), Vec::new());
+    loop {
+        let rows = tx.list_jobs(&page, archived).await?;
+        let more = rows.len() as u32 == page.limit;
+        page.after = rows.last().map(key).or(page.after);
+        for job in rows {
+            if reaches_job(tx, env, &job.id).await? {
+                // The key of a job that is not reached would tell of it.
+                let next = key(&job);
+                out.push(show(tx, env, job).await?);
+                if out.len() as u32 == page.limit {
+                    return Ok((out, Some(next)));
+                }
+            }
+        }
+        if !more {
+            return Ok((out, None));
+        }
     }
-    Ok((out, next))
+}
+
+fn key(job: &Job) -> String {
+    format!("{}/{}", job.created.as_millisecond(), job.id)
 }
 
 /// What changes a job; `None` leaves a field as it is.
@@ -351,7 +399,7 @@ pub struct Update {
 
 /// Changes a job that has not ended.
 pub async fn update(tx: &mut dyn Tx, env: &Env, input: &Update) -> Result<Shown> {
-    let mut job = load(tx, &input.id).await?;
+    let mut job = load(tx, env, &input.id).await?;
     groups::check_etag(&input.etag, job.change, || format!("jobs/{}", input.id))?;
     if matches!(job.state, JobState::Canceled | JobState::Expired | JobState::Completed) {
         let message = format!("jobs/{} is {}; what has ended is not changed, run it again with `job retry`", job.id, job.state);
@@ -371,7 +419,7 @@ pub async fn update(tx: &mut dyn Tx, env: &Env, input: &Update) -> Result<Shown>
 
 /// Ends a job: what has not started never will; what has goes to its end.
 pub async fn cancel(tx: &mut dyn Tx, env: &Env, id: &JobId) -> Result<Shown> {
-    let mut job = load(tx, id).await?;
+    let mut job = load(tx, env, id).await?;
     match job.state {
         JobState::Canceled => return show(tx, env, job).await,
         JobState::Completed | JobState::Expired => {
@@ -388,7 +436,7 @@ pub async fn cancel(tx: &mut dyn Tx, env: &Env, id: &JobId) -> Result<Shown> {
 
 /// Takes a job that has ended, or a draft, out of the lists.
 pub async fn archive(tx: &mut dyn Tx, env: &Env, id: &JobId) -> Result<Shown> {
-    let mut job = load(tx, id).await?;
+    let mut job = load(tx, env, id).await?;
     if matches!(job.state, JobState::Scheduled | JobState::Active | JobState::Paused) {
         let message = format!("jobs/{id} is {}; cancel it before it is archived", job.state);
         return Err(AppError::state(format!("jobs/{id}"), "NOT_ENDED", message));
@@ -431,7 +479,7 @@ pub struct Retried {
 
 /// Runs a job again where it ended in error, and only there; offers again at once what waits.
 pub async fn retry(tx: &mut dyn Tx, env: &Env, input: &Retry) -> Result<Retried> {
-    let mut job = load(tx, &input.id).await?;
+    let mut job = load(tx, env, &input.id).await?;
     let name = format!("jobs/{}", job.id);
     match job.state {
         JobState::Draft | JobState::Scheduled => {
@@ -568,8 +616,8 @@ pub async fn follow(tx: &mut dyn Tx, env: &Env, version: &PackageVersion) -> Res
 }
 
 /// A page of a job's rows and the key of the next one.
-pub async fn rows(tx: &mut dyn Tx, id: &JobId, page: &Page, states: &[ExecutionState]) -> Result<(Vec<Row>, Option<String>)> {
-    load(tx, id).await?;
+pub async fn rows(tx: &mut dyn Tx, env: &Env, id: &JobId, page: &Page, states: &[ExecutionState]) -> Result<(Vec<Row>, Option<String>)> {
+    load(tx, env, id).await?;
     let rows = tx.list_executions(id, page, states).await?;
     let next = (rows.len() as u32 == page.limit).then(|| rows.last().map(|r| r.client.to_string())).flatten();
     Ok((with_clients(tx, rows).await?, next))

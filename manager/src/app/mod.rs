@@ -16,6 +16,7 @@ pub mod explain;
 pub mod groups;
 pub mod jobs;
 pub mod membership;
+pub mod operators;
 pub mod packages;
 pub mod policies;
 pub mod reconcile;
@@ -41,7 +42,7 @@ use std::{
 use sutler_base::{ClientId, Digest, JobId, Timestamp, Uid};
 use sutler_certs::ca::CaBundle;
 use sutler_content::Content;
-use sutler_core::model::AuditEntry;
+use sutler_core::{model::AuditEntry, rights::Reach};
 use sutler_store::{Store, StoreError, Tx, Work, unit};
 
 /// What a unit of work gives.
@@ -99,11 +100,33 @@ pub struct App {
     pub scrub: content::Scrub,
 }
 
+/// Who asks, and how far that reaches.
+#[derive(Debug, Clone)]
+pub struct Who {
+    /// `operators/NAME`, `clients/ID`, `tokens/ID` or `manager`.
+    pub actor: String,
+    /// The jobs that are reached; what lies outside does not exist for the one who asks.
+    pub reach: Reach,
+}
+
+/// The manager itself, a client or a token: none of them has a scope.
+impl From<&str> for Who {
+    fn from(actor: &str) -> Who {
+        Who { actor: actor.to_owned(), reach: Reach::Everywhere }
+    }
+}
+
+impl From<&String> for Who {
+    fn from(actor: &String) -> Who {
+        actor.as_str().into()
+    }
+}
+
 /// Who asks for a change.
 #[derive(Debug, Clone)]
 pub struct Caller {
-    /// `operators/NAME`, `clients/ID`, `tokens/ID` or `manager`.
-    pub actor: String,
+    /// Who.
+    pub who: Who,
     /// The id that makes the call idempotent; empty if it has none.
     pub request_id: String,
 }
@@ -126,6 +149,8 @@ pub struct Wakes {
 pub struct Env {
     /// Who asked.
     pub actor: String,
+    /// The jobs that the one who asked reaches.
+    pub reach: Reach,
     /// When the unit was begun. The same if it has to be run again.
     pub now: Timestamp,
     /// Ids and secrets.
@@ -166,9 +191,10 @@ impl Env {
 
 impl App {
     /// What a unit of work of this caller is told.
-    pub fn env(&self, actor: &str) -> Env {
+    pub fn env(&self, who: Who) -> Env {
         Env {
-            actor: actor.to_owned(),
+            actor: who.actor,
+            reach: who.reach,
             now: self.world.now(),
             world: self.world.clone(),
             settings: self.settings.clone(),
@@ -198,7 +224,7 @@ impl App {
         F: for<'a> Fn(&'a mut dyn Tx, &'a Env, &'a I) -> Work<'a, T, AppError> + Send + Sync + 'static,
     {
         self.room_for(name)?;
-        let env = self.env(&caller.actor);
+        let env = self.env(caller.who.clone());
         let (input, run, request_id) = (Arc::new(input), Arc::new(run), caller.request_id.clone());
         let wakes = env.clone();
         let began = Instant::now();
@@ -240,14 +266,14 @@ impl App {
     }
 
     /// Runs a change that needs no `request_id`: one that is idempotent by itself.
-    pub async fn change<I, T, F>(&self, actor: &str, name: &'static str, input: I, run: F) -> Result<T>
+    pub async fn change<I, T, F>(&self, who: impl Into<Who>, name: &'static str, input: I, run: F) -> Result<T>
     where
         I: Send + Sync + 'static,
         T: Send + 'static,
         F: for<'a> Fn(&'a mut dyn Tx, &'a Env, &'a I) -> Work<'a, T, AppError> + Send + Sync + 'static,
     {
         self.room_for(name)?;
-        let env = self.env(actor);
+        let env = self.env(who.into());
         let (input, run) = (Arc::new(input), Arc::new(run));
         let wakes = env.clone();
         let began = Instant::now();
@@ -266,13 +292,13 @@ impl App {
     }
 
     /// Reads, in one snapshot.
-    pub async fn view<I, T, F>(&self, actor: &str, name: &'static str, input: I, run: F) -> Result<T>
+    pub async fn view<I, T, F>(&self, who: impl Into<Who>, name: &'static str, input: I, run: F) -> Result<T>
     where
         I: Send + Sync + 'static,
         T: Send + 'static,
         F: for<'a> Fn(&'a mut dyn Tx, &'a Env, &'a I) -> Work<'a, T, AppError> + Send + Sync + 'static,
     {
-        let env = self.env(actor);
+        let env = self.env(who.into());
         let (input, run) = (Arc::new(input), Arc::new(run));
         self.store.read(name, unit!([env, input, run] | tx | { run(tx, &env, &input).await })).await
     }

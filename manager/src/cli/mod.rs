@@ -6,6 +6,7 @@
 
 pub mod ask;
 pub mod audit;
+pub mod bundle;
 pub mod client;
 pub mod connection;
 pub mod content;

@@ -1,6 +1,6 @@
 //! Reads names on the command line: `new-clients` or `groups/new-clients`, as people type or paste them.
 
-use sutler_base::{ClientId, GroupName, Invalid, JobId, LabelKey, PackageName, PolicyName, TokenId, Version, limits, quoted};
+use sutler_base::{ClientId, GroupName, Invalid, JobId, LabelKey, OperatorName, PackageName, PolicyName, TokenId, Version, limits, quoted};
 
 /// The resource name for a text with or without its collection.
 fn resource<T: std::str::FromStr<Err = Invalid>>(collection: &str, text: &str) -> Result<String, String> {
@@ -17,6 +17,11 @@ pub fn group(text: &str) -> Result<String, String> {
 /// `policies/NAME`
 pub fn policy(text: &str) -> Result<String, String> {
     resource::<PolicyName>("policies", text)
+}
+
+/// `operators/NAME`
+pub fn operator(text: &str) -> Result<String, String> {
+    resource::<OperatorName>("operators", text)
 }
 
 /// `clients/ID`

@@ -1,6 +1,7 @@
 //! `sutler profile`: the operator's profiles on this machine.
 
 use super::{
+    bundle::{self, Bundle},
     error::CliError,
     output::{self, OutputArg},
     renew,
@@ -8,14 +9,16 @@ use super::{
 };
 use crate::profile::{self, Profile, ProfileName};
 use clap::Subcommand;
-use std::path::Path;
-use sutler_certs::PeerCertificate;
+use std::path::{Path, PathBuf};
+use sutler_certs::{PeerCertificate, RootPin};
 
 /// Examples of the noun.
 pub const EXAMPLES: &str = "Examples:
   sutler profile list
   sutler profile use acme
-  sutler profile renew";
+  sutler profile renew
+  sutler profile request acme -o bea.request
+  sutler profile import bea.bundle";
 
 fn name(text: &str) -> Result<ProfileName, String> {
     text.parse().map_err(|e: sutler_base::Invalid| e.0)
@@ -51,6 +54,31 @@ pub enum ProfileCommand {
         /// The profile
         #[arg(value_parser = name)]
         name: ProfileName,
+    },
+    /// Ask to become an operator, or for a new certificate after a lost key: make a key, which stays here, and a request
+    ///
+    /// An administrator makes a bundle of the request with `sutler operator create` (or `operator issue`), and `sutler profile
+    /// import` here makes the profile of the bundle. The same command again gives the same request.
+    #[command(after_help = "Examples:
+  sutler profile request acme -o bea.request
+  sutler profile request acme > bea.request")]
+    Request {
+        /// The name that the profile will have here
+        #[arg(value_parser = name)]
+        name: ProfileName,
+        /// The file to write [default: the standard output]
+        #[arg(short = 'o', long = "output", value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+    /// Make the profile of the bundle that an administrator gave for your request
+    ///
+    /// The bundle says by what the manager is known: take it only from somebody you trust, and compare the root with them.
+    #[command(after_help = "Examples:
+  sutler profile import bea.bundle
+  sutler profile import - < bea.bundle")]
+    Import {
+        /// The bundle; - for the standard input
+        bundle: PathBuf,
     },
     /// Get a new certificate for the profile now
     ///
@@ -99,6 +127,20 @@ pub async fn run(command: ProfileCommand, session: &Session) -> Result<u8, CliEr
         ProfileCommand::Use { name } => {
             profile::set_current(&folder, &name).map_err(profile_error)?;
             session.done(name.as_str(), "is used from now on")?;
+        }
+        ProfileCommand::Request { name, output } => {
+            let request = profile::request(&folder, &name).map_err(profile_error)?;
+            bundle::write(&request, output.as_deref())?;
+            session.tell("next, an administrator: sutler operator create NAME --role ROLE --request FILE -o BUNDLE");
+        }
+        ProfileCommand::Import { bundle } => {
+            let bundle = Bundle::read(&bundle)?;
+            let profile = renew::import(&folder, &bundle).map_err(profile_error)?;
+            if profile::current(&folder).is_err() {
+                profile::set_current(&folder, &profile.name).map_err(profile_error)?;
+            }
+            session.done(profile.name.as_str(), &format!("you are {} at {}", bundle.operator, profile.address))?;
+            session.tell(&format!("the manager's root is {}", RootPin::of(&profile.root)));
         }
         ProfileCommand::Renew => {
             let name = session.globals().profile_name()?;

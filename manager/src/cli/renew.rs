@@ -4,7 +4,7 @@
 //! whatever happens in between. So a renewal first writes both into one file beside them (`operator.next.pem`, there
 //! whole or not at all), then replaces the two files, then removes it. Whoever loads a profile finishes what was begun.
 
-use super::{connection::Connection, error::CliError, session::service};
+use super::{bundle::Bundle, connection::Connection, error::CliError, session::service};
 use crate::profile::{self, Profile, ProfileError, ProfileName};
 use rustix::fs::{FlockOperation, flock};
 use rustls::pki_types::CertificateDer;
@@ -96,15 +96,41 @@ pub async fn renew(connection: &Connection, config: &Path, name: &ProfileName) -
         return Err(CliError::Local { tried, why: "the manager sent no certificate".into(), hint: None });
     }
     let folder = profile::folder_of(config, name);
-    let _guard = lock(&folder, "files.lock", FlockOperation::LockExclusive);
+    exchange(&folder, Credential { chain, key }).map_err(|e| failed(&e))
+}
+
+/// Puts a new key with its certificate into the profile in `folder`: both or neither.
+fn exchange(folder: &Path, credential: Credential) -> Result<(), ProfileError> {
+    let _guard = lock(folder, "files.lock", FlockOperation::LockExclusive);
     let next = folder.join(NEXT);
-    Credential { chain, key }.save(&next).map_err(|e| failed(&e))?;
+    credential.save(&next)?;
     // Reading it back refuses a certificate that is not about our key, before anything that works is replaced.
     if let Err(e) = Credential::load(&next) {
         let _ = fs_err::remove_file(&next);
-        return Err(failed(&e));
+        return Err(e.into());
     }
-    finish(&folder).map_err(|e| failed(&e))
+    finish(folder)
+}
+
+/// Makes a profile of what an administrator gave for its request, or gives it its new certificate. Whatever interrupts it,
+/// the same command ends it.
+pub fn import(config: &Path, bundle: &Bundle) -> Result<Profile, ProfileError> {
+    let name = profile::asked(config, &bundle.chain[0])?;
+    let folder = profile::folder_of(config, &name);
+    if folder.join("profile.toml").exists() {
+        let there = load(config, &name)?;
+        if there.root != bundle.root {
+            return Err(ProfileError::OtherManager { name });
+        }
+    }
+    let key = PrivateKey::load(&folder.join(profile::REQUEST_KEY))?;
+    exchange(&folder, Credential { chain: bundle.chain.clone(), key })?;
+    let imported = Profile::settle(&folder, &name, &bundle.address, &bundle.trust_domain, &bundle.root)?;
+    for file in [profile::REQUEST, profile::REQUEST_KEY] {
+        let path = folder.join(file);
+        fs_err::remove_file(&path).map_err(|source| ProfileError::Folder { path, source })?;
+    }
+    Ok(imported)
 }
 
 #[cfg(test)]

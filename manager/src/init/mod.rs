@@ -19,7 +19,7 @@ use std::{
     path::{Path, PathBuf},
     time::Duration,
 };
-use sutler_base::{Invalid, OperatorName};
+use sutler_base::{Invalid, OperatorName, state::Role};
 use sutler_certs::{
     CaBundle, Host, KeyId, Passphrase, PrivateKey, PublisherKey, RootPin, SignedTrustDocument, TrustDocument, TrustDomain,
     ca::{Authority, CaError},
@@ -30,7 +30,7 @@ use sutler_certs::{
     server::{self, ServerError},
     trust::TrustError,
 };
-use sutler_core::model::{AuditEntry, Certificate, CertificateState, Operator, Site, Subject};
+use sutler_core::model::{AuditEntry, Certificate, CertificateState, Grant, Operator, Site, Subject};
 use sutler_store::{Store, StoreError, unit};
 
 /// The setting that holds the publishers' trust document.
@@ -317,7 +317,14 @@ async fn fill_database(
 ) -> Result<(), InitError> {
     let store = Store::open(url).await?;
     let now = world.now();
-    let operator = Operator { name: options.operator.clone(), created: now, revoked: None };
+    let operator = Operator {
+        name: options.operator.clone(),
+        created: now,
+        creator: "manager".into(),
+        revoked: None,
+        grants: vec![Grant { role: Role::Admin, groups: None }],
+        change: 0,
+    };
     let audit = AuditEntry {
         sequence: 0,
         time: now,

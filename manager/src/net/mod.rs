@@ -37,7 +37,8 @@ pub use certificate::{CertificateKeeper, keep_certificate};
 pub use descriptors::{Budget, raise_descriptor_limit};
 pub use limits::Limits;
 pub use listener::{Listener, NetError, Serving, Shared};
-pub use routes::{AgentsPort, OperatorsPort, Route, Routes, Surface};
+pub(crate) use methods::{Method, method};
+pub use routes::{AgentsPort, Handler, OperatorsPort, Route, Routes, Surface};
 
 use std::{net::SocketAddr, sync::Arc};
 use sutler_certs::{Identity, PeerCertificate};

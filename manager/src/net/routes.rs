@@ -6,9 +6,10 @@ use std::{collections::HashMap, convert::Infallible, fmt, future::Future, sync::
 use sutler_certs::Identity;
 use sutler_proto::access::{Access, Caller};
 use tonic::{Status, body::Body, server::NamedService};
-use tower::{Service, ServiceExt, util::BoxCloneSyncService};
+use tower::{Layer, Service, ServiceExt, util::BoxCloneSyncService};
 
-type Handler = BoxCloneSyncService<Request<Body>, Response<Body>, Infallible>;
+/// Any service.
+pub type Handler = BoxCloneSyncService<Request<Body>, Response<Body>, Infallible>;
 
 /// gRPC services by name.
 #[derive(Clone, Default)]
@@ -34,6 +35,17 @@ impl Routes {
     {
         self.services.insert(S::NAME, BoxCloneSyncService::new(service));
         self
+    }
+
+    /// The same services, each behind `layer`.
+    pub fn behind<L>(self, layer: &L) -> Routes
+    where
+        L: Layer<Handler>,
+        L::Service: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + Sync + 'static,
+        <L::Service as Service<Request<Body>>>::Future: Send + 'static,
+    {
+        let behind = |(name, handler)| (name, BoxCloneSyncService::new(layer.layer(handler)));
+        Routes { services: self.services.into_iter().map(behind).collect() }
     }
 
     /// The service that this path calls.

@@ -115,6 +115,33 @@ impl OperatorService for Everything {
     ) -> Result<tonic::Response<RenewOperatorCertificateResponse>, Status> {
         Ok(tonic::Response::new(Default::default()))
     }
+
+    async fn create_operator(&self, _: tonic::Request<CreateOperatorRequest>) -> Result<tonic::Response<CreateOperatorResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn get_operator(&self, _: tonic::Request<GetOperatorRequest>) -> Result<tonic::Response<GetOperatorResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn list_operators(&self, _: tonic::Request<ListOperatorsRequest>) -> Result<tonic::Response<ListOperatorsResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn update_operator(&self, _: tonic::Request<UpdateOperatorRequest>) -> Result<tonic::Response<UpdateOperatorResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn revoke_operator(&self, _: tonic::Request<RevokeOperatorRequest>) -> Result<tonic::Response<RevokeOperatorResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn issue_operator_certificate(
+        &self,
+        _: tonic::Request<IssueOperatorCertificateRequest>,
+    ) -> Result<tonic::Response<IssueOperatorCertificateResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
 }
 
 /// Every service, whoever calls: what keeps callers apart is the port.

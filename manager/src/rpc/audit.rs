@@ -12,7 +12,7 @@ impl v1::audit_service_server::AuditService for Services {
         &self,
         request: Request<v1::ListAuditEntriesRequest>,
     ) -> Result<Response<v1::ListAuditEntriesResponse>, Status> {
-        let operator = self.operator(&request).await?;
+        let operator = self.operator(&request)?;
         let r = request.into_inner();
         let mut violations = Violations::default();
         let page = page(&mut violations, r.page_size, &r.page_token);
@@ -26,7 +26,7 @@ impl v1::audit_service_server::AuditService for Services {
         violations.done()?;
         let (rows, next) = self
             .app
-            .view(operator.as_str(), "list_audit", (page, r.object, r.oldest_first), |tx, _env, (page, object, oldest_first)| {
+            .view(&operator, "list_audit", (page, r.object, r.oldest_first), |tx, _env, (page, object, oldest_first)| {
                 Box::pin(async move {
                     let rows = match oldest_first {
                         true => tx.audit_after(page).await?,
@@ -46,7 +46,7 @@ impl v1::audit_service_server::AuditService for Services {
         &self,
         request: Request<v1::ListAuditSegmentsRequest>,
     ) -> Result<Response<v1::ListAuditSegmentsResponse>, Status> {
-        let operator = self.operator(&request).await?;
+        let operator = self.operator(&request)?;
         let r = request.into_inner();
         let mut violations = Violations::default();
         let page = page(&mut violations, r.page_size, &r.page_token);
@@ -58,7 +58,7 @@ impl v1::audit_service_server::AuditService for Services {
         let end = self.app.store.audit_end().map(shown_end);
         let (rows, next) = self
             .app
-            .view(operator.as_str(), "list_audit_segments", page, |tx, _env, page| {
+            .view(&operator, "list_audit_segments", page, |tx, _env, page| {
                 Box::pin(async move {
                     let rows = tx.list_audit_segments(page).await?;
                     let next = (rows.len() as u32 == page.limit).then(|| rows.last().map(|s| s.number.to_string())).flatten();

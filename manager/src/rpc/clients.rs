@@ -1,6 +1,6 @@
 //! `ClientService`.
 
-use super::{Services, caller, page, shown, shown::Presence, status, tokens::labels};
+use super::{Operator, Services, caller, page, shown, shown::Presence, status, tokens::labels};
 use crate::app::{AppError, Violations, clients, explain};
 use sutler_base::{ClientId, limits};
 use sutler_proto::{
@@ -15,7 +15,7 @@ impl Services {
     }
 
     /// The client as it is now: answers of changes show it after their commit.
-    async fn shown(&self, operator: &str, id: ClientId) -> Result<Option<v1::Client>, Status> {
+    async fn shown(&self, operator: &Operator, id: ClientId) -> Result<Option<v1::Client>, Status> {
         let found = self.app.view(operator, "get_client", id, |tx, _env, id| Box::pin(clients::get(tx, id))).await.map_err(status)?;
         Ok(Some(shown::client(found, &self.presence())))
     }
@@ -28,31 +28,28 @@ fn id(name: &str) -> Result<ClientId, Status> {
 #[async_trait]
 impl v1::client_service_server::ClientService for Services {
     async fn list_clients(&self, request: Request<v1::ListClientsRequest>) -> Result<Response<v1::ListClientsResponse>, Status> {
-        let operator = self.operator(&request).await?;
+        let operator = self.operator(&request)?;
         let r = request.into_inner();
         let mut v = Violations::default();
         let page = page(&mut v, r.page_size, &r.page_token);
         let group = if r.group.is_empty() { None } else { v.take("group", group_name(&r.group)) };
         v.done()?;
         let list = clients::List { page, filter: r.filter, group, removed: r.show_removed };
-        let (rows, next) = self
-            .app
-            .view(operator.as_str(), "list_clients", list, |tx, env, list| Box::pin(clients::list(tx, env, list)))
-            .await
-            .map_err(status)?;
+        let (rows, next) =
+            self.app.view(&operator, "list_clients", list, |tx, env, list| Box::pin(clients::list(tx, env, list))).await.map_err(status)?;
         let presence = self.presence();
         let clients = rows.into_iter().map(|c| shown::client(c, &presence)).collect();
         Ok(Response::new(v1::ListClientsResponse { clients, next_page_token: next.unwrap_or_default() }))
     }
 
     async fn get_client(&self, request: Request<v1::GetClientRequest>) -> Result<Response<v1::GetClientResponse>, Status> {
-        let operator = self.operator(&request).await?;
-        let client = self.shown(operator.as_str(), id(&request.get_ref().name)?).await?;
+        let operator = self.operator(&request)?;
+        let client = self.shown(&operator, id(&request.get_ref().name)?).await?;
         Ok(Response::new(v1::GetClientResponse { client }))
     }
 
     async fn approve_clients(&self, request: Request<v1::ApproveClientsRequest>) -> Result<Response<v1::ApproveClientsResponse>, Status> {
-        let operator = self.operator(&request).await?;
+        let operator = self.operator(&request)?;
         let r = request.into_inner();
         let (caller, body) = caller(&operator, &r.request_id, "ApproveClients", &r)?;
         let mut v = Violations::default();
@@ -86,7 +83,7 @@ impl v1::client_service_server::ClientService for Services {
         &self,
         request: Request<v1::QuarantineClientRequest>,
     ) -> Result<Response<v1::QuarantineClientResponse>, Status> {
-        let operator = self.operator(&request).await?;
+        let operator = self.operator(&request)?;
         let r = request.into_inner();
         let (caller, body) = caller(&operator, &r.request_id, "QuarantineClient", &r)?;
         let mut v = Violations::default();
@@ -104,11 +101,11 @@ impl v1::client_service_server::ClientService for Services {
             )
             .await
             .map_err(status)?;
-        Ok(Response::new(v1::QuarantineClientResponse { client: self.shown(operator.as_str(), id).await? }))
+        Ok(Response::new(v1::QuarantineClientResponse { client: self.shown(&operator, id).await? }))
     }
 
     async fn release_client(&self, request: Request<v1::ReleaseClientRequest>) -> Result<Response<v1::ReleaseClientResponse>, Status> {
-        let operator = self.operator(&request).await?;
+        let operator = self.operator(&request)?;
         let r = request.into_inner();
         let (caller, body) = caller(&operator, &r.request_id, "ReleaseClient", &r)?;
         let id = id(&r.name)?;
@@ -123,11 +120,11 @@ impl v1::client_service_server::ClientService for Services {
             )
             .await
             .map_err(status)?;
-        Ok(Response::new(v1::ReleaseClientResponse { client: self.shown(operator.as_str(), id).await? }))
+        Ok(Response::new(v1::ReleaseClientResponse { client: self.shown(&operator, id).await? }))
     }
 
     async fn remove_client(&self, request: Request<v1::RemoveClientRequest>) -> Result<Response<v1::RemoveClientResponse>, Status> {
-        let operator = self.operator(&request).await?;
+        let operator = self.operator(&request)?;
         let r = request.into_inner();
         let (caller, body) = caller(&operator, &r.request_id, "RemoveClient", &r)?;
         let id = id(&r.name)?;
@@ -142,11 +139,11 @@ impl v1::client_service_server::ClientService for Services {
             )
             .await
             .map_err(status)?;
-        Ok(Response::new(v1::RemoveClientResponse { client: self.shown(operator.as_str(), id).await? }))
+        Ok(Response::new(v1::RemoveClientResponse { client: self.shown(&operator, id).await? }))
     }
 
     async fn set_labels(&self, request: Request<v1::SetLabelsRequest>) -> Result<Response<v1::SetLabelsResponse>, Status> {
-        let operator = self.operator(&request).await?;
+        let operator = self.operator(&request)?;
         let r = request.into_inner();
         let (caller, body) = caller(&operator, &r.request_id, "SetLabels", &r)?;
         let mut v = Violations::default();
@@ -176,12 +173,12 @@ impl v1::client_service_server::ClientService for Services {
     }
 
     async fn explain_client(&self, request: Request<v1::ExplainClientRequest>) -> Result<Response<v1::ExplainClientResponse>, Status> {
-        let operator = self.operator(&request).await?;
+        let operator = self.operator(&request)?;
         let id = id(&request.get_ref().name)?;
-        let online = self.shown(operator.as_str(), id.clone()).await?.is_some_and(|c| c.online);
+        let online = self.shown(&operator, id.clone()).await?.is_some_and(|c| c.online);
         let e = self
             .app
-            .view(operator.as_str(), "explain", (id, online), |tx, env, (id, online)| Box::pin(explain::explain(tx, env, id, *online)))
+            .view(&operator, "explain", (id, online), |tx, env, (id, online)| Box::pin(explain::explain(tx, env, id, *online)))
             .await
             .map_err(status)?;
         let groups = e.shown.groups.clone();

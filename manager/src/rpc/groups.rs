@@ -17,7 +17,7 @@ use tonic::{Request, Response, Status, async_trait};
 #[async_trait]
 impl v1::group_service_server::GroupService for Services {
     async fn create_group(&self, request: Request<v1::CreateGroupRequest>) -> Result<Response<v1::CreateGroupResponse>, Status> {
-        let operator = self.operator(&request).await?;
+        let operator = self.operator(&request)?;
         let r = request.into_inner();
         let (caller, body) = caller(&operator, &r.request_id, "CreateGroup", &r)?;
         let mut v = Violations::default();
@@ -41,33 +41,33 @@ impl v1::group_service_server::GroupService for Services {
     }
 
     async fn get_group(&self, request: Request<v1::GetGroupRequest>) -> Result<Response<v1::GetGroupResponse>, Status> {
-        let operator = self.operator(&request).await?;
+        let operator = self.operator(&request)?;
         let mut v = Violations::default();
         let name = v.take("name", group_name(&request.get_ref().name));
         v.done()?;
         let group: Option<Group> = match name {
-            Some(name) => Some(
-                self.app.view(operator.as_str(), "get_group", name, |tx, _env, n| Box::pin(groups::load(tx, n))).await.map_err(status)?,
-            ),
+            Some(name) => {
+                Some(self.app.view(&operator, "get_group", name, |tx, _env, n| Box::pin(groups::load(tx, n))).await.map_err(status)?)
+            }
             None => None,
         };
         Ok(Response::new(v1::GetGroupResponse { group: group.map(shown::group) }))
     }
 
     async fn list_groups(&self, request: Request<v1::ListGroupsRequest>) -> Result<Response<v1::ListGroupsResponse>, Status> {
-        let operator = self.operator(&request).await?;
+        let operator = self.operator(&request)?;
         let r = request.into_inner();
         let mut v = Violations::default();
         let page = page(&mut v, r.page_size, &r.page_token);
         v.done()?;
         let (rows, next) =
-            self.app.view(operator.as_str(), "list_groups", page, |tx, _env, p| Box::pin(groups::list(tx, p))).await.map_err(status)?;
+            self.app.view(&operator, "list_groups", page, |tx, _env, p| Box::pin(groups::list(tx, p))).await.map_err(status)?;
         let groups = rows.into_iter().map(shown::group).collect();
         Ok(Response::new(v1::ListGroupsResponse { groups, next_page_token: next.unwrap_or_default() }))
     }
 
     async fn update_group(&self, request: Request<v1::UpdateGroupRequest>) -> Result<Response<v1::UpdateGroupResponse>, Status> {
-        let operator = self.operator(&request).await?;
+        let operator = self.operator(&request)?;
         let r = request.into_inner();
         let (caller, body) = caller(&operator, &r.request_id, "UpdateGroup", &r)?;
         let mut v = Violations::default();
@@ -95,7 +95,7 @@ impl v1::group_service_server::GroupService for Services {
     }
 
     async fn delete_group(&self, request: Request<v1::DeleteGroupRequest>) -> Result<Response<v1::DeleteGroupResponse>, Status> {
-        let operator = self.operator(&request).await?;
+        let operator = self.operator(&request)?;
         let r = request.into_inner();
         let (caller, body) = caller(&operator, &r.request_id, "DeleteGroup", &r)?;
         let mut v = Violations::default();
@@ -115,7 +115,7 @@ impl v1::group_service_server::GroupService for Services {
     }
 
     async fn add_members(&self, request: Request<v1::AddMembersRequest>) -> Result<Response<v1::AddMembersResponse>, Status> {
-        let operator = self.operator(&request).await?;
+        let operator = self.operator(&request)?;
         let r = request.into_inner();
         let (caller, body) = caller(&operator, &r.request_id, "AddMembers", &r)?;
         let mut v = Violations::default();
@@ -139,7 +139,7 @@ impl v1::group_service_server::GroupService for Services {
     }
 
     async fn remove_members(&self, request: Request<v1::RemoveMembersRequest>) -> Result<Response<v1::RemoveMembersResponse>, Status> {
-        let operator = self.operator(&request).await?;
+        let operator = self.operator(&request)?;
         let r = request.into_inner();
         let (caller, body) = caller(&operator, &r.request_id, "RemoveMembers", &r)?;
         let mut v = Violations::default();
@@ -160,7 +160,7 @@ impl v1::group_service_server::GroupService for Services {
     }
 
     async fn release_member(&self, request: Request<v1::ReleaseMemberRequest>) -> Result<Response<v1::ReleaseMemberResponse>, Status> {
-        let operator = self.operator(&request).await?;
+        let operator = self.operator(&request)?;
         let r = request.into_inner();
         let (caller, body) = caller(&operator, &r.request_id, "ReleaseMember", &r)?;
         let mut v = Violations::default();
@@ -180,7 +180,7 @@ impl v1::group_service_server::GroupService for Services {
     }
 
     async fn list_members(&self, request: Request<v1::ListMembersRequest>) -> Result<Response<v1::ListMembersResponse>, Status> {
-        let operator = self.operator(&request).await?;
+        let operator = self.operator(&request)?;
         let r = request.into_inner();
         let mut v = Violations::default();
         let name = v.take("name", group_name(&r.name));
@@ -190,7 +190,7 @@ impl v1::group_service_server::GroupService for Services {
         let group = format!("groups/{name}");
         let (rows, names, next) = self
             .app
-            .view(operator.as_str(), "list_members", (name, page), |tx, _env, (name, page)| {
+            .view(&operator, "list_members", (name, page), |tx, _env, (name, page)| {
                 Box::pin(async move {
                     let (rows, next) = groups::members(tx, name, page).await?;
                     let policies = tx.policies_with_trigger(None).await?;

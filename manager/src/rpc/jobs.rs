@@ -1,6 +1,6 @@
 //! `JobService`.
 
-use super::{Services, caller, page, parsed, shown, status};
+use super::{Operator, Services, caller, page, parsed, shown, status};
 use crate::app::{AppError, Violations, jobs};
 use futures_util::Stream;
 use std::{pin::Pin, time::Duration};
@@ -102,7 +102,7 @@ fn states(v: &mut Violations, wire: &[i32]) -> Vec<ExecutionState> {
 #[async_trait]
 impl v1::job_service_server::JobService for Services {
     async fn create_job(&self, request: Request<v1::CreateJobRequest>) -> Result<Response<v1::CreateJobResponse>, Status> {
-        let operator = self.operator(&request).await?;
+        let operator = self.operator(&request)?;
         let r = request.into_inner();
         let (caller, body) = caller(&operator, &r.request_id, "CreateJob", &r)?;
         let input = create(&r)?;
@@ -118,7 +118,7 @@ impl v1::job_service_server::JobService for Services {
     }
 
     async fn start_job(&self, request: Request<v1::StartJobRequest>) -> Result<Response<v1::StartJobResponse>, Status> {
-        let operator = self.operator(&request).await?;
+        let operator = self.operator(&request)?;
         let r = request.into_inner();
         let (caller, body) = caller(&operator, &r.request_id, "StartJob", &r)?;
         let answer = self.app.mutate(
@@ -133,7 +133,7 @@ impl v1::job_service_server::JobService for Services {
     }
 
     async fn run_job(&self, request: Request<v1::RunJobRequest>) -> Result<Response<v1::RunJobResponse>, Status> {
-        let operator = self.operator(&request).await?;
+        let operator = self.operator(&request)?;
         let r = request.into_inner();
         let (caller, body) = caller(&operator, &r.request_id, "RunJob", &r)?;
         let input = create(&v1::CreateJobRequest {
@@ -158,23 +158,21 @@ impl v1::job_service_server::JobService for Services {
     }
 
     async fn get_job(&self, request: Request<v1::GetJobRequest>) -> Result<Response<v1::GetJobResponse>, Status> {
-        let operator = self.operator(&request).await?;
+        let operator = self.operator(&request)?;
         let id = id(&request.get_ref().name)?;
-        let job = self.app.view(operator.as_str(), "get_job", id, |tx, env, id| Box::pin(jobs::get(tx, env, id))).await.map_err(status)?;
+        let job = self.app.view(&operator, "get_job", id, |tx, env, id| Box::pin(jobs::get(tx, env, id))).await.map_err(status)?;
         Ok(Response::new(v1::GetJobResponse { job: Some(shown::job(job)) }))
     }
 
     async fn list_jobs(&self, request: Request<v1::ListJobsRequest>) -> Result<Response<v1::ListJobsResponse>, Status> {
-        let operator = self.operator(&request).await?;
+        let operator = self.operator(&request)?;
         let r = request.into_inner();
         let mut v = Violations::default();
         let page = page(&mut v, r.page_size, &r.page_token);
         v.done()?;
         let (rows, next) = self
             .app
-            .view(operator.as_str(), "list_jobs", (page, r.show_archived), |tx, env, (p, archived)| {
-                Box::pin(jobs::list(tx, env, p, *archived))
-            })
+            .view(&operator, "list_jobs", (page, r.show_archived), |tx, env, (p, archived)| Box::pin(jobs::list(tx, env, p, *archived)))
             .await
             .map_err(status)?;
         let jobs = rows.into_iter().map(shown::job).collect();
@@ -182,7 +180,7 @@ impl v1::job_service_server::JobService for Services {
     }
 
     async fn update_job(&self, request: Request<v1::UpdateJobRequest>) -> Result<Response<v1::UpdateJobResponse>, Status> {
-        let operator = self.operator(&request).await?;
+        let operator = self.operator(&request)?;
         let r = request.into_inner();
         let (caller, body) = caller(&operator, &r.request_id, "UpdateJob", &r)?;
         let mut v = Violations::default();
@@ -205,7 +203,7 @@ impl v1::job_service_server::JobService for Services {
     }
 
     async fn cancel_job(&self, request: Request<v1::CancelJobRequest>) -> Result<Response<v1::CancelJobResponse>, Status> {
-        let operator = self.operator(&request).await?;
+        let operator = self.operator(&request)?;
         let r = request.into_inner();
         let (caller, body) = caller(&operator, &r.request_id, "CancelJob", &r)?;
         let answer = self.app.mutate(
@@ -220,7 +218,7 @@ impl v1::job_service_server::JobService for Services {
     }
 
     async fn archive_job(&self, request: Request<v1::ArchiveJobRequest>) -> Result<Response<v1::ArchiveJobResponse>, Status> {
-        let operator = self.operator(&request).await?;
+        let operator = self.operator(&request)?;
         let r = request.into_inner();
         let (caller, body) = caller(&operator, &r.request_id, "ArchiveJob", &r)?;
         let answer = self.app.mutate(
@@ -235,7 +233,7 @@ impl v1::job_service_server::JobService for Services {
     }
 
     async fn retry_job(&self, request: Request<v1::RetryJobRequest>) -> Result<Response<v1::RetryJobResponse>, Status> {
-        let operator = self.operator(&request).await?;
+        let operator = self.operator(&request)?;
         let r = request.into_inner();
         let (caller, body) = caller(&operator, &r.request_id, "RetryJob", &r)?;
         let mut v = Violations::default();
@@ -262,7 +260,7 @@ impl v1::job_service_server::JobService for Services {
     }
 
     async fn list_executions(&self, request: Request<v1::ListExecutionsRequest>) -> Result<Response<v1::ListExecutionsResponse>, Status> {
-        let operator = self.operator(&request).await?;
+        let operator = self.operator(&request)?;
         let r = request.into_inner();
         let mut v = Violations::default();
         let page = page(&mut v, r.page_size, &r.page_token);
@@ -272,8 +270,8 @@ impl v1::job_service_server::JobService for Services {
         let job = parsed(job)?;
         let (rows, next) = self
             .app
-            .view(operator.as_str(), "list_executions", (job, page, states), |tx, _env, (job, page, states)| {
-                Box::pin(jobs::rows(tx, job, page, states))
+            .view(&operator, "list_executions", (job, page, states), |tx, env, (job, page, states)| {
+                Box::pin(jobs::rows(tx, env, job, page, states))
             })
             .await
             .map_err(status)?;
@@ -283,12 +281,13 @@ impl v1::job_service_server::JobService for Services {
     }
 
     async fn get_execution(&self, request: Request<v1::GetExecutionRequest>) -> Result<Response<v1::GetExecutionResponse>, Status> {
-        let operator = self.operator(&request).await?;
+        let operator = self.operator(&request)?;
         let key = execution_name(&request.get_ref().name).map_err(|e| status(AppError::invalid("name", e)))?;
         let (row, attempts) = self
             .app
-            .view(operator.as_str(), "get_execution", key, |tx, _env, (job, client): &(JobId, ClientId)| {
+            .view(&operator, "get_execution", key, |tx, env, (job, client): &(JobId, ClientId)| {
                 Box::pin(async move {
+                    jobs::load(tx, env, job).await?;
                     let row = tx.execution(job, client).await?;
                     let row = row.ok_or_else(|| AppError::not_found("execution", format!("jobs/{job}/executions/{client}")))?;
                     let attempts = tx.attempts_of(job, client).await?;
@@ -307,13 +306,13 @@ impl v1::job_service_server::JobService for Services {
     type WatchJobStream = Pin<Box<dyn Stream<Item = Result<v1::WatchJobResponse, Status>> + Send>>;
 
     async fn watch_job(&self, request: Request<v1::WatchJobRequest>) -> Result<Response<Self::WatchJobStream>, Status> {
-        let operator = self.operator(&request).await?;
+        let operator = self.operator(&request)?;
         let job = id(&request.get_ref().name)?;
-        self.app.view(operator.as_str(), "get_job", job.clone(), |tx, _env, id| Box::pin(jobs::load(tx, id))).await.map_err(status)?;
+        self.app.view(&operator, "get_job", job.clone(), |tx, env, id| Box::pin(jobs::load(tx, env, id))).await.map_err(status)?;
         let (sender, receiver) = mpsc::channel(4);
         let services = self.clone();
         tokio::spawn(async move {
-            if let Err(status) = services.watch(operator.as_str(), job, &sender).await {
+            if let Err(status) = services.watch(operator, job, &sender).await {
                 // Whoever watched may have gone.
                 let _ = sender.send(Err(status)).await;
             }
@@ -324,13 +323,18 @@ impl v1::job_service_server::JobService for Services {
 
 impl Services {
     /// Sends the job and the rows that changed, until it has ended and nothing is open, or nobody listens any more.
-    async fn watch(&self, operator: &str, job: JobId, sender: &mpsc::Sender<Result<v1::WatchJobResponse, Status>>) -> Result<(), Status> {
+    async fn watch(
+        &self,
+        operator: Operator,
+        job: JobId,
+        sender: &mpsc::Sender<Result<v1::WatchJobResponse, Status>>,
+    ) -> Result<(), Status> {
         let mut changed = self.app.live.watch_jobs();
         let (mut since, mut last) = (-1, None);
         loop {
             let (shown, rows) = self
                 .app
-                .view(operator, "watch_job", (job.clone(), since), |tx, env, (job, since)| {
+                .view(&operator, "watch_job", (job.clone(), since), |tx, env, (job, since)| {
                     Box::pin(async move {
                         let rows = tx.executions_changed_since(job, *since, ROWS).await?;
                         Ok((jobs::get(tx, env, job).await?, jobs::with_clients(tx, rows).await?))

@@ -6,6 +6,7 @@ mod audit;
 mod clients;
 mod enrollment;
 mod groups;
+mod guard;
 mod jobs;
 mod operators;
 mod packages;
@@ -18,7 +19,7 @@ pub use status::status;
 
 use crate::{
     app::{
-        App, AppError, Caller, Violations,
+        App, AppError, Caller, Violations, Who,
         enrolment::{self, CLIENT_REMOVED, UNKNOWN_CERTIFICATE},
         restored::{Shown, adopt_certificate},
     },
@@ -28,7 +29,7 @@ use prost::Message;
 use std::{net::SocketAddr, sync::Arc};
 use sutler_base::{ClientId, Digest, OperatorName, limits};
 use sutler_certs::{Identity, PeerCertificate};
-use sutler_core::model::Subject;
+use sutler_core::{model::Subject, rights::Reach};
 use sutler_proto::v1;
 use sutler_store::Page;
 use tonic::{Request, Status};
@@ -87,7 +88,8 @@ impl Services {
             .add_service(v1_reflection)
             .add_service(v1alpha_reflection);
         let expired = Routes::new(v1::operator_service_server::OperatorServiceServer::new(self.clone()).max_decoding_message_size(max));
-        Ok(OperatorsPort::new(routes, expired))
+        let guards = guard::Guards(self.clone());
+        Ok(OperatorsPort::new(routes.behind(&guards), expired.behind(&guards)))
     }
 
     /// The client that calls, if its certificate is still accepted.
@@ -100,14 +102,9 @@ impl Services {
         Ok(id.clone())
     }
 
-    /// The operator that calls, if its certificate is still accepted.
-    async fn operator<T>(&self, request: &Request<T>) -> Result<OperatorName, Status> {
-        let peer = peer(request)?;
-        let (Some(Identity::Operator(name)), Some(certificate)) = (&peer.identity, &peer.certificate) else {
-            return Err(Status::unauthenticated("an operator's certificate is needed"));
-        };
-        self.accept(Subject::Operator(name.clone()), certificate, peer.address).await?;
-        Ok(name.clone())
+    /// The operator that calls, whom the [`guard`] let in.
+    fn operator<T>(&self, request: &Request<T>) -> Result<Operator, Status> {
+        request.extensions().get::<Operator>().cloned().ok_or_else(|| status::bug("a method that nobody guards".into()))
     }
 
     /// What the database says of a certificate.
@@ -163,20 +160,33 @@ impl Services {
     }
 }
 
+/// The operator that calls, and how far it reaches with the method that it calls.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Operator {
+    name: OperatorName,
+    reach: Reach,
+}
+
+impl From<&Operator> for Who {
+    fn from(operator: &Operator) -> Who {
+        Who { actor: format!("operators/{}", operator.name), reach: operator.reach.clone() }
+    }
+}
+
 /// Who is at the other end.
 fn peer<T>(request: &Request<T>) -> Result<Peer, Status> {
     request.extensions().get::<Peer>().cloned().ok_or_else(|| Status::internal("a call without a peer"))
 }
 
 /// Who asks for a change, and the digest of what is asked, by which a repeated `request_id` is told from a reused one.
-fn caller<M: Message>(operator: &OperatorName, request_id: &str, method: &str, message: &M) -> Result<(Caller, Digest), Status> {
+fn caller<M: Message>(operator: &Operator, request_id: &str, method: &str, message: &M) -> Result<(Caller, Digest), Status> {
     let mut violations = Violations::default();
     violations.text("request_id", request_id, 128);
     violations.done()?;
     let mut body = method.as_bytes().to_vec();
     body.push(0);
     body.extend(message.encode_to_vec());
-    Ok((Caller { actor: format!("operators/{operator}"), request_id: request_id.to_owned() }, Digest::of(&body)))
+    Ok((Caller { who: operator.into(), request_id: request_id.to_owned() }, Digest::of(&body)))
 }
 
 /// The page that is asked for. The token is the key of the last row before it; it is opaque to callers, and checked like any input.

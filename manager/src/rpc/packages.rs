@@ -182,7 +182,7 @@ impl v1::package_service_server::PackageService for Services {
         &self,
         request: Request<v1::FindMissingContentRequest>,
     ) -> Result<Response<v1::FindMissingContentResponse>, Status> {
-        self.operator(&request).await?;
+        self.operator(&request)?;
         let r = request.into_inner();
         let mut v = Violations::default();
         if r.digests.len() > limits::DIGESTS_MAX {
@@ -197,35 +197,36 @@ impl v1::package_service_server::PackageService for Services {
     }
 
     async fn push_package(&self, request: Request<Streaming<v1::PushPackageRequest>>) -> Result<Response<v1::PushPackageResponse>, Status> {
-        let operator = self.operator(&request).await?;
+        let operator = self.operator(&request)?;
         let pushed = self.push(request.into_inner()).await;
         // Whatever became of the version: what came may be what somebody waits for.
         self.app.live.mended();
         self.app.metrics.damaged_objects.set(self.app.content.damaged().len() as i64);
         let (push, new_objects) = pushed?;
-        let actor = format!("operators/{operator}");
-        let version =
-            self.app.change(&actor, "push_package", push, |tx, env, push| Box::pin(packages::push(tx, env, push))).await.map_err(status)?;
+        let version = self
+            .app
+            .change(&operator, "push_package", push, |tx, env, push| Box::pin(packages::push(tx, env, push)))
+            .await
+            .map_err(status)?;
         Ok(Response::new(v1::PushPackageResponse { version: Some(shown::version(version)), new_objects }))
     }
 
     async fn list_packages(&self, request: Request<v1::ListPackagesRequest>) -> Result<Response<v1::ListPackagesResponse>, Status> {
-        let operator = self.operator(&request).await?;
+        let operator = self.operator(&request)?;
         let r = request.into_inner();
         let mut v = Violations::default();
         let page = page(&mut v, r.page_size, &r.page_token);
         v.done()?;
         let (rows, next) =
-            self.app.view(operator.as_str(), "list_packages", page, |tx, _env, p| Box::pin(packages::list(tx, p))).await.map_err(status)?;
+            self.app.view(&operator, "list_packages", page, |tx, _env, p| Box::pin(packages::list(tx, p))).await.map_err(status)?;
         let packages = rows.into_iter().map(shown::package).collect();
         Ok(Response::new(v1::ListPackagesResponse { packages, next_page_token: next.unwrap_or_default() }))
     }
 
     async fn get_package(&self, request: Request<v1::GetPackageRequest>) -> Result<Response<v1::GetPackageResponse>, Status> {
-        let operator = self.operator(&request).await?;
+        let operator = self.operator(&request)?;
         let name = package_name(&request.get_ref().name).map_err(|e| invalid("name", e))?;
-        let package =
-            self.app.view(operator.as_str(), "get_package", name, |tx, _env, n| Box::pin(packages::get(tx, n))).await.map_err(status)?;
+        let package = self.app.view(&operator, "get_package", name, |tx, _env, n| Box::pin(packages::get(tx, n))).await.map_err(status)?;
         Ok(Response::new(v1::GetPackageResponse { package: Some(shown::package(package)) }))
     }
 
@@ -233,7 +234,7 @@ impl v1::package_service_server::PackageService for Services {
         &self,
         request: Request<v1::ListPackageVersionsRequest>,
     ) -> Result<Response<v1::ListPackageVersionsResponse>, Status> {
-        let operator = self.operator(&request).await?;
+        let operator = self.operator(&request)?;
         let r = request.into_inner();
         let mut v = Violations::default();
         let name = v.take("parent", package_name(&r.parent));
@@ -242,7 +243,7 @@ impl v1::package_service_server::PackageService for Services {
         let name = parsed(name)?;
         let (rows, next) = self
             .app
-            .view(operator.as_str(), "list_versions", (name, page), |tx, _env, (n, p)| Box::pin(packages::versions(tx, n, p)))
+            .view(&operator, "list_versions", (name, page), |tx, _env, (n, p)| Box::pin(packages::versions(tx, n, p)))
             .await
             .map_err(status)?;
         let versions = rows.into_iter().map(shown::version).collect();
@@ -253,7 +254,7 @@ impl v1::package_service_server::PackageService for Services {
         &self,
         request: Request<v1::GetPackageVersionRequest>,
     ) -> Result<Response<v1::GetPackageVersionResponse>, Status> {
-        let operator = self.operator(&request).await?;
+        let operator = self.operator(&request)?;
         let (name, choice) = package_choice(&request.get_ref().name).map_err(|e| invalid("name", e))?;
         let exact = match choice {
             VersionChoice::Exact(version) => Some(version),
@@ -262,9 +263,7 @@ impl v1::package_service_server::PackageService for Services {
         };
         let version = self
             .app
-            .view(operator.as_str(), "get_version", (name, exact), |tx, _env, (n, exact)| {
-                Box::pin(packages::version(tx, n, exact.as_ref()))
-            })
+            .view(&operator, "get_version", (name, exact), |tx, _env, (n, exact)| Box::pin(packages::version(tx, n, exact.as_ref())))
             .await
             .map_err(status)?;
         let manifest = self.app.content.get(version.manifest, Kind::Document).await.map_err(AppError::from).map_err(status)?;
@@ -278,7 +277,7 @@ impl v1::package_service_server::PackageService for Services {
         &self,
         request: Request<v1::DeletePackageVersionRequest>,
     ) -> Result<Response<v1::DeletePackageVersionResponse>, Status> {
-        let operator = self.operator(&request).await?;
+        let operator = self.operator(&request)?;
         let r = request.into_inner();
         let (caller, body) = caller(&operator, &r.request_id, "DeletePackageVersion", &r)?;
         let (name, VersionChoice::Exact(version)) = package_choice(&r.name).map_err(|e| invalid("name", e))? else {
@@ -296,7 +295,7 @@ impl v1::package_service_server::PackageService for Services {
     }
 
     async fn delete_package(&self, request: Request<v1::DeletePackageRequest>) -> Result<Response<v1::DeletePackageResponse>, Status> {
-        let operator = self.operator(&request).await?;
+        let operator = self.operator(&request)?;
         let r = request.into_inner();
         let (caller, body) = caller(&operator, &r.request_id, "DeletePackage", &r)?;
         let name = package_name(&r.name).map_err(|e| invalid("name", e))?;
@@ -315,7 +314,7 @@ impl v1::package_service_server::PackageService for Services {
         &self,
         request: Request<v1::GetContentStatusRequest>,
     ) -> Result<Response<v1::GetContentStatusResponse>, Status> {
-        self.operator(&request).await?;
+        self.operator(&request)?;
         let state = self.app.scrub.state().clone();
         let damaged = self.app.content.damaged();
         let versions = self.app.damaged_versions().await.map_err(status)?;
@@ -333,7 +332,7 @@ impl v1::package_service_server::PackageService for Services {
     }
 
     async fn scrub_content(&self, request: Request<v1::ScrubContentRequest>) -> Result<Response<v1::ScrubContentResponse>, Status> {
-        let operator = self.operator(&request).await?;
+        let operator = self.operator(&request)?;
         let r = request.into_inner();
         let (caller, body) = caller(&operator, &r.request_id, "ScrubContent", &r)?;
         let round = self.app.scrub.state().round + 1;
@@ -362,7 +361,7 @@ impl v1::package_service_server::PackageService for Services {
         &self,
         request: Request<v1::GetTrustDocumentRequest>,
     ) -> Result<Response<v1::GetTrustDocumentResponse>, Status> {
-        self.operator(&request).await?;
+        self.operator(&request)?;
         let json: serde_json::Value = serde_json::from_slice(&self.app.settings.trust_document).unwrap_or_default();
         let digest = SignedTrustDocument::from_json(&self.app.settings.trust_document).map(|t| t.digest().to_string()).unwrap_or_default();
         Ok(Response::new(v1::GetTrustDocumentResponse { document: Some(wire_struct(&json)), digest }))

@@ -15,7 +15,7 @@ use tonic::{Request, Response, Status, async_trait};
 #[async_trait]
 impl v1::policy_service_server::PolicyService for Services {
     async fn create_policy(&self, request: Request<v1::CreatePolicyRequest>) -> Result<Response<v1::CreatePolicyResponse>, Status> {
-        let operator = self.operator(&request).await?;
+        let operator = self.operator(&request)?;
         let r = request.into_inner();
         let (caller, body) = caller(&operator, &r.request_id, "CreatePolicy", &r)?;
         let mut v = Violations::default();
@@ -40,18 +40,17 @@ impl v1::policy_service_server::PolicyService for Services {
     }
 
     async fn get_policy(&self, request: Request<v1::GetPolicyRequest>) -> Result<Response<v1::GetPolicyResponse>, Status> {
-        let operator = self.operator(&request).await?;
+        let operator = self.operator(&request)?;
         let mut v = Violations::default();
         let name = v.take("name", policy_name(&request.get_ref().name));
         v.done()?;
         let name = parsed(name)?;
-        let policy =
-            self.app.view(operator.as_str(), "get_policy", name, |tx, _env, n| Box::pin(policies::get(tx, n))).await.map_err(status)?;
+        let policy = self.app.view(&operator, "get_policy", name, |tx, _env, n| Box::pin(policies::get(tx, n))).await.map_err(status)?;
         Ok(Response::new(v1::GetPolicyResponse { policy: Some(shown::policy(policy)) }))
     }
 
     async fn list_policies(&self, request: Request<v1::ListPoliciesRequest>) -> Result<Response<v1::ListPoliciesResponse>, Status> {
-        let operator = self.operator(&request).await?;
+        let operator = self.operator(&request)?;
         let r = request.into_inner();
         let mut v = Violations::default();
         let page = page(&mut v, r.page_size, &r.page_token);
@@ -59,9 +58,7 @@ impl v1::policy_service_server::PolicyService for Services {
         v.done()?;
         let (rows, next) = self
             .app
-            .view(operator.as_str(), "list_policies", (page, group), |tx, _env, (page, group)| {
-                Box::pin(policies::list(tx, page, group.as_ref()))
-            })
+            .view(&operator, "list_policies", (page, group), |tx, _env, (page, group)| Box::pin(policies::list(tx, page, group.as_ref())))
             .await
             .map_err(status)?;
         let policies = rows.into_iter().map(shown::policy).collect();
@@ -69,7 +66,7 @@ impl v1::policy_service_server::PolicyService for Services {
     }
 
     async fn update_policy(&self, request: Request<v1::UpdatePolicyRequest>) -> Result<Response<v1::UpdatePolicyResponse>, Status> {
-        let operator = self.operator(&request).await?;
+        let operator = self.operator(&request)?;
         let r = request.into_inner();
         let (caller, body) = caller(&operator, &r.request_id, "UpdatePolicy", &r)?;
         let mut v = Violations::default();
@@ -94,7 +91,7 @@ impl v1::policy_service_server::PolicyService for Services {
     }
 
     async fn delete_policy(&self, request: Request<v1::DeletePolicyRequest>) -> Result<Response<v1::DeletePolicyResponse>, Status> {
-        let operator = self.operator(&request).await?;
+        let operator = self.operator(&request)?;
         let r = request.into_inner();
         let (caller, body) = caller(&operator, &r.request_id, "DeletePolicy", &r)?;
         let mut v = Violations::default();
@@ -113,7 +110,7 @@ impl v1::policy_service_server::PolicyService for Services {
     }
 
     async fn preview_policy(&self, request: Request<v1::PreviewPolicyRequest>) -> Result<Response<v1::PreviewPolicyResponse>, Status> {
-        let operator = self.operator(&request).await?;
+        let operator = self.operator(&request)?;
         let r = request.into_inner();
         let mut v = Violations::default();
         let page = page(&mut v, r.page_size, &r.page_token);
@@ -129,9 +126,7 @@ impl v1::policy_service_server::PolicyService for Services {
         let what = parsed(what)?;
         let (rows, next) = self
             .app
-            .view(operator.as_str(), "preview_policy", (what, page), |tx, env, (what, page)| {
-                Box::pin(policies::preview(tx, env, what, page))
-            })
+            .view(&operator, "preview_policy", (what, page), |tx, env, (what, page)| Box::pin(policies::preview(tx, env, what, page)))
             .await
             .map_err(status)?;
         let clients = rows
@@ -148,7 +143,7 @@ impl v1::policy_service_server::PolicyService for Services {
     }
 
     async fn apply_policy(&self, request: Request<v1::ApplyPolicyRequest>) -> Result<Response<v1::ApplyPolicyResponse>, Status> {
-        let operator = self.operator(&request).await?;
+        let operator = self.operator(&request)?;
         let r = request.into_inner();
         let (caller, body) = caller(&operator, &r.request_id, "ApplyPolicy", &r)?;
         let mut v = Violations::default();

@@ -1,6 +1,6 @@
 //! Types → wire: how the manager's objects are shown.
 
-use crate::app::{clients, jobs, packages, policies, tokens};
+use crate::app::{clients, jobs, operators, packages, policies, tokens};
 use std::collections::BTreeMap;
 use sutler_base::{
     Uid,
@@ -124,6 +124,22 @@ pub(super) fn version(v: sutler_core::model::PackageVersion) -> v1::PackageVersi
         expire_time: v.expires.map(wire_time),
         manifest: None,
         damaged_objects: 0,
+    }
+}
+
+pub(super) fn operator(o: operators::Shown) -> v1::Operator {
+    let roles = o.operator.grants.iter().map(|g| v1::RoleGrant {
+        role: g.role.to_wire(),
+        groups: g.groups.iter().flatten().filter_map(|uid| o.groups.get(uid)).map(|name| format!("groups/{name}")).collect(),
+        scoped: g.groups.is_some(),
+    });
+    v1::Operator {
+        roles: roles.collect(),
+        name: format!("operators/{}", o.operator.name),
+        create_time: Some(wire_time(o.operator.created)),
+        creator: o.operator.creator,
+        revoke_time: o.operator.revoked.map(wire_time),
+        etag: o.operator.change.to_string(),
     }
 }
 

@@ -29,6 +29,7 @@ pub fn status(error: AppError) -> Status {
         AppError::Unauthenticated { reason, message } => {
             Status::with_error_details(Code::Unauthenticated, message, ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new()))
         }
+        AppError::Denied(message) => Status::permission_denied(message),
         AppError::DataLoss(message) => Status::data_loss(message),
         AppError::Store(error) => store(error),
         AppError::Content(error) => content(error),
@@ -46,7 +47,8 @@ fn exhausted(message: String, retry_seconds: Option<u32>) -> Status {
     }
 }
 
-fn unavailable(message: String) -> Status {
+/// What may go better soon.
+pub(crate) fn unavailable(message: String) -> Status {
     let after = Some(std::time::Duration::from_secs(1));
     Status::with_error_details(Code::Unavailable, message, ErrorDetails::with_retry_info(after))
 }

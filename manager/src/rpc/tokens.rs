@@ -4,7 +4,7 @@ use super::{Services, caller, page, parsed, shown, status};
 use crate::app::{AppError, Violations, tokens};
 use std::collections::BTreeMap;
 use sutler_base::{LabelKey, limits};
-use sutler_core::admission;
+use sutler_core::{admission, rights::Reach};
 use sutler_proto::{
     convert::{group_name, token_id},
     v1,
@@ -39,7 +39,7 @@ impl v1::enrollment_token_service_server::EnrollmentTokenService for Services {
         &self,
         request: Request<v1::CreateEnrollmentTokensRequest>,
     ) -> Result<Response<v1::CreateEnrollmentTokensResponse>, Status> {
-        let operator = self.operator(&request).await?;
+        let operator = self.operator(&request)?;
         let r = request.into_inner();
         let mut v = Violations::default();
         let bounded = |v: &mut Violations, field: &str, value: i32, max: u32| match u32::try_from(value) {
@@ -71,6 +71,10 @@ impl v1::enrollment_token_service_server::EnrollmentTokenService for Services {
         v.text("description", &r.description, limits::DESCRIPTION_MAX);
         let (caller, body) = caller(&operator, &r.request_id, "CreateEnrollmentTokens", &r)?;
         v.done()?;
+        if operator.reach != Reach::Everywhere && !(r.groups.is_empty() && r.labels.is_empty()) {
+            let message = "a token with groups or labels places clients in groups, which needs a role without a scope";
+            return Err(status(AppError::Denied(message.into())));
+        }
         let trust = sutler_certs::SignedTrustDocument::from_json(&self.app.settings.trust_document);
         let input = tokens::Create {
             count,
@@ -88,7 +92,7 @@ impl v1::enrollment_token_service_server::EnrollmentTokenService for Services {
         let key = caller.request_id.clone();
         let made = self
             .app
-            .change(&caller.actor, "create_tokens", (input, key, body), |tx, env, (input, key, body)| {
+            .change(&operator, "create_tokens", (input, key, body), |tx, env, (input, key, body)| {
                 Box::pin(async move {
                     if !key.is_empty() {
                         if let Some((earlier, _)) = tx.request(&env.actor, key).await? {
@@ -113,13 +117,13 @@ impl v1::enrollment_token_service_server::EnrollmentTokenService for Services {
         &self,
         request: Request<v1::ListEnrollmentTokensRequest>,
     ) -> Result<Response<v1::ListEnrollmentTokensResponse>, Status> {
-        let operator = self.operator(&request).await?;
+        let operator = self.operator(&request)?;
         let r = request.into_inner();
         let mut v = Violations::default();
         let page = page(&mut v, r.page_size, &r.page_token);
         v.done()?;
         let (rows, next) =
-            self.app.view(operator.as_str(), "list_tokens", page, |tx, _env, p| Box::pin(tokens::list(tx, p))).await.map_err(status)?;
+            self.app.view(&operator, "list_tokens", page, |tx, _env, p| Box::pin(tokens::list(tx, p))).await.map_err(status)?;
         let tokens = rows.into_iter().map(shown::token).collect();
         Ok(Response::new(v1::ListEnrollmentTokensResponse { tokens, next_page_token: next.unwrap_or_default() }))
     }
@@ -128,13 +132,12 @@ impl v1::enrollment_token_service_server::EnrollmentTokenService for Services {
         &self,
         request: Request<v1::GetEnrollmentTokenRequest>,
     ) -> Result<Response<v1::GetEnrollmentTokenResponse>, Status> {
-        let operator = self.operator(&request).await?;
+        let operator = self.operator(&request)?;
         let mut v = Violations::default();
         let id = v.take("name", token_id(&request.get_ref().name));
         v.done()?;
         let id = parsed(id)?;
-        let token =
-            self.app.view(operator.as_str(), "get_token", id, |tx, _env, id| Box::pin(tokens::get(tx, id))).await.map_err(status)?;
+        let token = self.app.view(&operator, "get_token", id, |tx, _env, id| Box::pin(tokens::get(tx, id))).await.map_err(status)?;
         Ok(Response::new(v1::GetEnrollmentTokenResponse { token: Some(shown::token(token)) }))
     }
 
@@ -142,7 +145,7 @@ impl v1::enrollment_token_service_server::EnrollmentTokenService for Services {
         &self,
         request: Request<v1::RevokeEnrollmentTokenRequest>,
     ) -> Result<Response<v1::RevokeEnrollmentTokenResponse>, Status> {
-        let operator = self.operator(&request).await?;
+        let operator = self.operator(&request)?;
         let r = request.into_inner();
         let (caller, body) = caller(&operator, &r.request_id, "RevokeEnrollmentToken", &r)?;
         let mut v = Violations::default();

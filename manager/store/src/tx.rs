@@ -17,7 +17,7 @@ use sutler_core::{
 type Result<T> = std::result::Result<T, StoreError>;
 
 /// Everything that a unit of work can ask.
-pub trait Tx: Clients + Tokens + Groups + Policies + Packages + Jobs + Executions + Admin + Audit + Send {}
+pub trait Tx: Clients + Tokens + Groups + Policies + Packages + Jobs + Executions + Operators + Admin + Audit + Send {}
 
 /// A page of a list: at most `limit` rows that come after `after` in the list's order.
 #[derive(Debug, Clone, Default)]
@@ -269,7 +269,24 @@ pub trait Executions {
     async fn finish_attempts(&mut self, attempts: &[Attempt]) -> Result<()>;
 }
 
-/// Operators, settings, idempotence.
+/// Operators.
+#[async_trait]
+pub trait Operators {
+    /// Adds an operator; `change` is set by the store. A name that exists, also of one that was revoked, is [`StoreError::Exists`].
+    async fn insert_operator(&mut self, operator: &Operator) -> Result<()>;
+    /// The operator of this name, also one that was revoked.
+    async fn operator(&mut self, name: &OperatorName) -> Result<Option<Operator>>;
+    /// Operators by name (`after` = name), also those that were revoked.
+    async fn list_operators(&mut self, page: &Page) -> Result<Vec<Operator>>;
+    /// Every operator that was not revoked, by name. For update: who decides by all of them decides alone.
+    async fn lock_operators(&mut self) -> Result<Vec<Operator>>;
+    /// Writes what an operator may do.
+    async fn set_grants(&mut self, name: &OperatorName, grants: &[Grant]) -> Result<()>;
+    /// Marks an operator as revoked.
+    async fn revoke_operator(&mut self, name: &OperatorName, now: Timestamp) -> Result<()>;
+}
+
+/// Settings, idempotence.
 #[async_trait]
 pub trait Admin {
     /// The site that this installation is.
@@ -280,10 +297,6 @@ pub trait Admin {
     async fn setting(&mut self, key: &str) -> Result<Option<Vec<u8>>>;
     /// Writes a setting.
     async fn put_setting(&mut self, key: &str, value: &[u8]) -> Result<()>;
-    /// Adds an operator.
-    async fn insert_operator(&mut self, operator: &Operator) -> Result<()>;
-    /// The operator of this name.
-    async fn operator(&mut self, name: &OperatorName) -> Result<Option<Operator>>;
     /// What was answered to this operator's request of this id: the digest of method and body, and the answer.
     async fn request(&mut self, operator: &str, request_id: &str) -> Result<Option<(Digest, Vec<u8>)>>;
     /// Notes an answer.

@@ -30,6 +30,8 @@ pub const STEP_SECONDS_DEFAULT: u32 = 3600;
 pub const JOB_PACKAGES_MAX: usize = 16;
 /// The most destinations of one job.
 pub const JOB_TARGETS_MAX: usize = 1000;
+/// The most groups in the scope of an operator's role.
+pub const SCOPE_GROUPS_MAX: usize = 1000;
 /// The longest description of anything (bytes).
 pub const DESCRIPTION_MAX: usize = 1024;
 /// The most labels of a client, and the longest value of one (bytes).

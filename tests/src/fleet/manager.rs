@@ -4,6 +4,7 @@ use super::Network;
 use crate::{harness::PackageFolder, postgres::Postgres};
 use std::{
     net::SocketAddr,
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicI64, AtomicU64, Ordering},
@@ -11,6 +12,7 @@ use std::{
     time::Duration,
 };
 use sutler::{
+    app::App,
     config::{Config, Overrides, TelemetryAt},
     folder::Folder,
     init::{InitOptions, init},
@@ -124,6 +126,34 @@ impl Manager {
         }
     }
 
+    /// What runs in it, for what no caller can do.
+    pub fn app(&self) -> &Arc<App> {
+        self.serving().app()
+    }
+
+    /// A further manager, with the same CAs and the same database, which is no file.
+    ///
+    /// # Panics
+    ///
+    /// When it can't be made or started.
+    pub fn second(&self) -> Manager {
+        let folder = tempfile::tempdir().expect("a temporary folder can be made");
+        copy(&self.folder.path().join("manager"), &folder.path().join("manager"));
+        copy(&self.folder.path().join("operator"), &folder.path().join("operator"));
+        let local = SocketAddr::from(([127, 0, 0, 1], 0));
+        let place = Folder::new(folder.path().join("manager"));
+        let config = Config { folder: place, agents: local, operators: local, ..self.config.clone() };
+        let mut manager = Manager { folder, config, profile: self.profile.clone(), ahead: self.ahead.clone(), running: None };
+        manager.start_again();
+        (manager.config.agents, manager.config.operators) = (manager.serving().agents_address(), manager.serving().operators_address());
+        manager
+    }
+
+    /// Where agents connect.
+    pub fn agents(&self) -> String {
+        self.config.agents.to_string()
+    }
+
     /// Where operators connect.
     pub fn operators(&self) -> String {
         self.config.operators.to_string()
@@ -143,6 +173,12 @@ impl Drop for Manager {
     fn drop(&mut self) {
         self.crash();
     }
+}
+
+/// A folder with everything in it, and the permissions.
+fn copy(from: &Path, to: &Path) {
+    let done = std::process::Command::new("cp").arg("-a").args([from, to]).status().expect("cp can be started");
+    assert!(done.success(), "{} can't be copied", from.display());
 }
 
 fn runtime() -> Runtime {

@@ -81,6 +81,8 @@ impl Operator {
         packages: package_service_client::PackageServiceClient,
         jobs: job_service_client::JobServiceClient,
         tokens: enrollment_token_service_client::EnrollmentTokenServiceClient,
+        operators: operator_service_client::OperatorServiceClient,
+        audit: audit_service_client::AuditServiceClient,
     }
 
     /// Pushes a package with all its content.

@@ -1,5 +1,6 @@
 //! The whole product from the outside: the real programs as processes, real packages, real signals.
 
+mod access;
 mod api;
 mod audit;
 mod demo;

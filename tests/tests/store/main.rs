@@ -13,7 +13,7 @@ mod units;
 use std::{collections::BTreeMap, future::Future};
 use sutler_base::{
     AttemptId, ClientId, Digest, JobId, Timestamp, TokenId, Uid,
-    state::{AppliesTo, ClientKind, ClientState, ExecutionState, JobState, JoinMode, OnMismatch, Source, Trigger},
+    state::{AppliesTo, ClientKind, ClientState, ExecutionState, JobState, JoinMode, OnMismatch, Role, Source, Trigger},
 };
 use sutler_core::model::*;
 use sutler_store::{Kind, Options, Store, StoreError, Tx, Work};
@@ -119,6 +119,7 @@ cases! {
         rows::a_group_knows_how_many_members_it_has,
         rows::a_client_is_found_by_its_labels_of_now,
         rows::the_last_contact_never_goes_back,
+        rows::an_operators_name_is_never_free_again,
         rows::a_version_in_use_is_found,
         executions::there_is_one_execution_per_job_and_client,
         executions::counters_add_up_after_any_changes,

@@ -51,7 +51,8 @@ pub(crate) async fn every_row_reads_back_as_it_was_written(db: Database) {
         JobPackage { package: "other".parse().unwrap(), version: None, version_text: String::new(), follow: false, replace_always: true },
     ];
     let targets = [Target::Group(uid(1)), Target::Client(one.id.clone())];
-    let operator = Operator { name: "eve".parse().unwrap(), created: at(1), revoked: None };
+    let grants = vec![Grant { role: Role::Deployer, groups: Some([uid(7)].into()) }, Grant { role: Role::Viewer, groups: None }];
+    let operator = Operator { name: "eve".parse().unwrap(), created: at(1), creator: "manager".into(), revoked: None, grants, change: 0 };
     let site = Site { id: uid(0), addresses: vec!["a:1".into(), "b:2".into()] };
     let entry = AuditEntry {
         sequence: 0,
@@ -137,7 +138,9 @@ pub(crate) async fn every_row_reads_back_as_it_was_written(db: Database) {
                 assert_eq!(tx.jobs_expired(at(999), &[JobState::Active, JobState::Draft], 9).await?, std::slice::from_ref(&job));
                 assert_eq!(tx.jobs_in(&page(None, 9), JobState::Active).await?, [job]);
                 assert_eq!(tx.site().await?.unwrap(), Site { id: uid(0), addresses: vec!["c:3".into()] });
-                assert_eq!(tx.operator(&operator.name).await?.unwrap(), operator);
+                let read = tx.operator(&operator.name).await?.unwrap();
+                assert!(read.change > 0);
+                assert_eq!(Operator { change: 0, ..read }, operator);
                 assert_eq!(tx.request("eve", "r1").await?.unwrap(), (Digest::of(b"body"), b"answer".to_vec()));
                 assert_eq!(tx.request("eve", "r2").await?, None);
                 assert_eq!(tx.setting("k").await?.unwrap(), [0, 1]);
@@ -451,6 +454,43 @@ pub(crate) async fn a_version_in_use_is_found(db: Database) {
                 assert_eq!(tx.job_referring_to(&[uid(3)], None).await?, None);
                 assert_eq!(tx.job_referring_to(&[uid(3)], by_name).await?, Some(one.id));
                 Ok(())
+            }
+        ),
+    )
+    .await
+    .unwrap();
+}
+
+pub(crate) async fn an_operators_name_is_never_free_again(db: Database) {
+    let operator = |name: &str| Operator {
+        name: name.parse().unwrap(),
+        created: at(1),
+        creator: "operators/ann".into(),
+        revoked: None,
+        grants: vec![],
+        change: 0,
+    };
+    let (ann, bea) = (operator("ann"), operator("bea"));
+    write(
+        &db.store,
+        unit!(
+            [ann, bea] | tx | {
+                tx.insert_operator(&bea).await?;
+                tx.insert_operator(&ann).await?;
+                // A scope whose groups are gone is still one.
+                let emptied = vec![Grant { role: Role::Admin, groups: Some([].into()) }];
+                tx.set_grants(&bea.name, &emptied).await?;
+                let first = tx.operator(&bea.name).await?.unwrap();
+                assert_eq!(first.grants, emptied);
+                let names = |rows: Vec<Operator>| rows.into_iter().map(|o| o.name.to_string()).collect::<Vec<_>>();
+                assert_eq!(names(tx.lock_operators().await?), ["ann", "bea"]);
+                tx.revoke_operator(&bea.name, at(9)).await?;
+                assert_eq!(tx.operator(&bea.name).await?.unwrap().revoked, Some(at(9)));
+                assert_eq!(names(tx.lock_operators().await?), ["ann"]);
+                assert_eq!(names(tx.list_operators(&page(None, 1)).await?), ["ann"]);
+                assert_eq!(names(tx.list_operators(&page(Some("ann".into()), 9)).await?), ["bea"]);
+                assert!(matches!(tx.insert_operator(&bea).await, Err(StoreError::Exists(_))));
+                Ok::<_, StoreError>(())
             }
         ),
     )

@@ -1,10 +1,10 @@
-//! The site, settings, operators, idempotence.
+//! The site, settings, idempotence.
 
 use super::unit::{Result, Unit};
 use crate::{Admin, bind};
 use async_trait::async_trait;
-use sutler_base::{ClientId, Digest, OperatorName, Timestamp};
-use sutler_core::model::{Operator, Site};
+use sutler_base::{ClientId, Digest, Timestamp};
+use sutler_core::model::Site;
 
 #[async_trait]
 impl Admin for Unit<'_> {
@@ -29,17 +29,6 @@ impl Admin for Unit<'_> {
         let sql = "INSERT INTO setting (key, value) VALUES ($1, $2) ON CONFLICT (key) DO UPDATE SET value = excluded.value";
         self.run(query!(sql, bind::text(key), value.to_vec())).await?;
         Ok(())
-    }
-
-    async fn insert_operator(&mut self, operator: &Operator) -> Result<()> {
-        let sql = "INSERT INTO operator (name, created_ms, revoked_ms) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING";
-        let query = query!(sql, operator.name.to_string(), bind::ms(operator.created), bind::opt_ms(operator.revoked));
-        self.insert("operator", query).await
-    }
-
-    async fn operator(&mut self, name: &OperatorName) -> Result<Option<Operator>> {
-        let query = query!("SELECT name, created_ms, revoked_ms FROM operator WHERE name = $1", name.to_string());
-        self.one("operator", query, |row| Ok(Operator { name: row.parse()?, created: row.time()?, revoked: row.opt_time()? })).await
     }
 
     async fn request(&mut self, operator: &str, request_id: &str) -> Result<Option<(Digest, Vec<u8>)>> {

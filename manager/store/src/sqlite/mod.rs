@@ -51,6 +51,8 @@ mod executions;
 mod groups;
 #[path = "../sql/jobs.rs"]
 mod jobs;
+#[path = "../sql/operators.rs"]
+mod operators;
 #[path = "../sql/packages.rs"]
 mod packages;
 #[path = "../sql/policies.rs"]
@@ -63,8 +65,9 @@ mod unit;
 use unit::{Access, Unit};
 
 fn migrator() -> Migrator {
-    let all: [(i64, &str, &'static str); 2] = [
+    let all: [(i64, &str, &'static str); 3] = [
         (1, "first", include_str!("../../migrations/sqlite/0001_first.sql")),
+        (2, "operators", include_str!("../../migrations/sqlite/0002_operators.sql")),
         (3, "audit", include_str!("../../migrations/sqlite/0003_audit.sql")),
     ];
     let made = |(n, name, sql): (i64, &'static str, &'static str)| {

@@ -1,0 +1,183 @@
+//! Operators: made, changed, revoked; and what each may do.
+
+use super::{AppError, Env, Result, enrolment, groups};
+use std::collections::{BTreeMap, BTreeSet};
+use sutler_base::{GroupName, OperatorName, Uid, state::Role};
+use sutler_certs::{ca::CaBundle, keys::PublicKey};
+use sutler_core::{
+    model::{Grant, Operator, Subject},
+    rights,
+};
+use sutler_store::{Page, StoreError, Tx};
+
+/// An operator, with the names of the groups in its scopes that exist.
+#[derive(Debug, Clone)]
+pub struct Shown {
+    /// The operator.
+    pub operator: Operator,
+    /// Names by uid.
+    pub groups: BTreeMap<Uid, GroupName>,
+}
+
+/// A role, as it is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    /// Which.
+    pub role: Role,
+    /// Only for these groups; none: everywhere.
+    pub groups: Option<BTreeSet<GroupName>>,
+}
+
+/// What makes an operator.
+#[derive(Clone)]
+pub struct Create {
+    /// Its name, for ever.
+    pub name: OperatorName,
+    /// What it may do.
+    pub roles: Vec<Wanted>,
+    /// Its public key, whose possession was proved.
+    pub key: PublicKey,
+}
+
+/// The operator, or that there is none.
+pub async fn load(tx: &mut dyn Tx, name: &OperatorName) -> Result<Operator> {
+    tx.operator(name).await?.ok_or_else(|| AppError::not_found("operator", name))
+}
+
+/// One operator with what is shown of it.
+pub async fn get(tx: &mut dyn Tx, name: &OperatorName) -> Result<Shown> {
+    let operator = load(tx, name).await?;
+    show(tx, operator).await
+}
+
+async fn show(tx: &mut dyn Tx, operator: Operator) -> Result<Shown> {
+    let uids: Vec<Uid> = operator.grants.iter().flat_map(|g| g.groups.iter().flatten().cloned()).collect();
+    let groups = tx.groups_by_uid(&uids).await?.into_iter().map(|g| (g.uid, g.name)).collect();
+    Ok(Shown { operator, groups })
+}
+
+/// A page of operators by name, and the key of the next one; those that were revoked are among them.
+pub async fn list(tx: &mut dyn Tx, page: &Page) -> Result<(Vec<Shown>, Option<String>)> {
+    let rows = tx.list_operators(page).await?;
+    let next = (rows.len() as u32 == page.limit).then(|| rows.last().map(|o| o.name.to_string())).flatten();
+    let mut out = Vec::with_capacity(rows.len());
+    for operator in rows {
+        out.push(show(tx, operator).await?);
+    }
+    Ok((out, next))
+}
+
+async fn grants(tx: &mut dyn Tx, wanted: &[Wanted]) -> Result<Vec<Grant>> {
+    let mut grants = Vec::with_capacity(wanted.len());
+    for Wanted { role, groups: names } in wanted {
+        let mut scope = names.as_ref().map(|_| BTreeSet::new());
+        for name in names.iter().flatten() {
+            let uid = groups::load(tx, name).await?.uid;
+            scope.get_or_insert_default().insert(uid);
+        }
+        grants.push(Grant { role: *role, groups: scope });
+    }
+    Ok(grants)
+}
+
+/// The roles in words, for the audit log: `DEPLOYER:new-clients VIEWER`.
+fn words(wanted: &[Wanted]) -> String {
+    let word = |w: &Wanted| match &w.groups {
+        None => w.role.to_string(),
+        Some(groups) => format!("{}:{}", w.role, groups.iter().map(GroupName::as_str).collect::<Vec<_>>().join(",")),
+    };
+    wanted.iter().map(word).collect::<Vec<_>>().join(" ")
+}
+
+/// Makes an operator and gives it its first certificate. A name is never used again: it is what the audit log knows.
+pub async fn create(tx: &mut dyn Tx, env: &Env, ca: &CaBundle, input: &Create) -> Result<(Shown, Vec<Vec<u8>>)> {
+    let operator = Operator {
+        name: input.name.clone(),
+        created: env.now,
+        creator: env.actor.clone(),
+        revoked: None,
+        grants: grants(tx, &input.roles).await?,
+        change: 0,
+    };
+    tx.insert_operator(&operator).await.map_err(|e| match e {
+        StoreError::Exists(_) => AppError::Exists {
+            what: "operator",
+            name: input.name.to_string(),
+            hint: "choose another name (also that of a revoked operator is never used again); a lost key is replaced with `operator issue`"
+                .into(),
+        },
+        other => other.into(),
+    })?;
+    let certificates = enrolment::issue_operator(tx, env, ca, &input.name, &input.key).await?;
+    env.audit(tx, "create_operator", format!("operators/{}", input.name), words(&input.roles)).await?;
+    Ok((get(tx, &input.name).await?, certificates))
+}
+
+/// What changes an operator.
+#[derive(Debug, Clone)]
+pub struct Update {
+    /// Which.
+    pub name: OperatorName,
+    /// What it may do from now on.
+    pub roles: Vec<Wanted>,
+    /// What it was when the caller read it; empty for whatever it is.
+    pub etag: String,
+}
+
+/// Gives an operator other roles. The calls and streams that they don't allow end within seconds.
+pub async fn update(tx: &mut dyn Tx, env: &Env, input: &Update) -> Result<Shown> {
+    let all = tx.lock_operators().await?;
+    let operator = standing(tx, &all, &input.name).await?;
+    groups::check_etag(&input.etag, operator.change, || format!("operators/{}", input.name))?;
+    let grants = grants(tx, &input.roles).await?;
+    if !rights::governs(&grants) {
+        somebody_else_governs(&all, &input.name)?;
+    }
+    tx.set_grants(&input.name, &grants).await?;
+    env.audit(tx, "update_operator", format!("operators/{}", input.name), words(&input.roles)).await?;
+    get(tx, &input.name).await
+}
+
+/// Cuts an operator off, for ever: its calls are refused from this commit on, its open streams end within seconds.
+pub async fn revoke(tx: &mut dyn Tx, env: &Env, name: &OperatorName) -> Result<Shown> {
+    let all = tx.lock_operators().await?;
+    if load(tx, name).await?.revoked.is_some() {
+        return get(tx, name).await;
+    }
+    somebody_else_governs(&all, name)?;
+    tx.revoke_operator(name, env.now).await?;
+    tx.revoke_certificates(&Subject::Operator(name.clone())).await?;
+    env.audit(tx, "revoke_operator", format!("operators/{name}"), "").await?;
+    get(tx, name).await
+}
+
+/// Gives an operator whose key was lost a certificate for a new key; those it had are revoked.
+pub async fn issue(tx: &mut dyn Tx, env: &Env, ca: &CaBundle, name: &OperatorName, key: &PublicKey) -> Result<(Shown, Vec<Vec<u8>>)> {
+    let all = tx.lock_operators().await?;
+    standing(tx, &all, name).await?;
+    tx.revoke_certificates(&Subject::Operator(name.clone())).await?;
+    let certificates = enrolment::issue_operator(tx, env, ca, name, key).await?;
+    env.audit(tx, "issue_operator_certificate", format!("operators/{name}"), "for a new key; the earlier ones are revoked").await?;
+    Ok((get(tx, name).await?, certificates))
+}
+
+/// The operator, unless it was revoked. `all` are those that were not.
+async fn standing(tx: &mut dyn Tx, all: &[Operator], name: &OperatorName) -> Result<Operator> {
+    match all.iter().find(|o| o.name == *name) {
+        Some(operator) => Ok(operator.clone()),
+        None => {
+            load(tx, name).await?;
+            let message = format!("operators/{name} was revoked, and that is for ever; make an operator with another name");
+            Err(AppError::state(format!("operators/{name}"), "REVOKED", message))
+        }
+    }
+}
+
+/// An installation whose last administrator is gone could only be mended by hand.
+fn somebody_else_governs(all: &[Operator], name: &OperatorName) -> Result<()> {
+    if all.iter().any(|o| o.name != *name && rights::governs(&o.grants)) {
+        return Ok(());
+    }
+    let message = format!("operators/{name} is the last ADMIN without a scope; give that role to another operator first");
+    Err(AppError::state(format!("operators/{name}"), "LAST_ADMIN", message))
+}

@@ -1,0 +1,6 @@
+//! Who may call what: every method by every identity, over real TLS, and what lies outside a scope.
+
+mod callers;
+mod scope;
+mod story;
+mod table;

@@ -1,0 +1,88 @@
+//! A second operator as people make one: the key never leaves the machine on which it was made.
+
+use sutler_tests::harness::{Cli, Manager};
+
+#[test]
+fn a_second_operator_is_made_of_a_request_and_its_key_stays_where_it_was_made() {
+    let manager = Manager::start();
+    let (anna, place) = (manager.cli(), manager.scratch().join("bea"));
+    let bea = Cli::new(&place).at(manager.addresses().operators.to_string());
+    anna.ok("group create inside");
+    anna.ok("group create outside");
+    let (request, bundle) = (manager.scratch().join("bea.request"), manager.scratch().join("bea.bundle"));
+    let (request, bundle) = (request.display(), bundle.display());
+
+    bea.ok(&format!("profile request acme -o {request}"));
+    let first = fs_err::read_to_string(request.to_string()).unwrap();
+    assert!(first.starts_with("-----BEGIN CERTIFICATE REQUEST-----"), "{first}");
+    assert_eq!(bea.ok("profile request acme"), first, "the same request again");
+    assert_eq!(bea.json("profile list"), serde_json::json!([]), "not a profile yet");
+
+    anna.ok(&format!("operator create bea --role deployer:inside --role viewer --request {request} -o {bundle}"));
+    let given = fs_err::read_to_string(bundle.to_string()).unwrap();
+    assert!(!given.contains("PRIVATE"), "{given}");
+    bea.ok(&format!("profile import {bundle}"));
+    let own = bea.json("operator show");
+    assert_eq!(own["name"], "operators/bea", "{own}");
+    assert!(!place.join("profiles/acme/request.key").exists());
+
+    // What its roles allow, and what not.
+    bea.ok("client list");
+    bea.fails(1, "group create another").says(&["DEPLOYER", "scope"]);
+    bea.fails(1, "audit list").says(&["AUDITOR"]);
+    bea.fails(1, "operator list").says(&["AUDITOR"]);
+    let listed = anna.ok("operator list -o csv");
+    assert!(listed.contains("bea,deployer:inside viewer"), "{listed}");
+
+    // Somebody else's bundle is of no use, nor the same one once more.
+    Cli::new(&manager.scratch().join("cid")).fails(1, &format!("profile import {bundle}")).says(&["has asked for this certificate"]);
+    bea.fails(1, &format!("profile import {bundle}"));
+
+    // A lost key: another one for the same operator, and the old one is of no use any more.
+    let lost = Cli::new(&manager.scratch().join("new")).at(manager.addresses().operators.to_string());
+    lost.ok(&format!("profile request acme -o {request}"));
+    anna.ok(&format!("operator issue bea --request {request} -o {bundle}"));
+    lost.ok(&format!("profile import {bundle}"));
+    assert_eq!(lost.json("operator show")["name"], "operators/bea");
+    bea.fails(1, "operator show").says(&["revoked"]);
+
+    anna.fails(2, "operator revoke bea");
+    anna.ok("operator update bea --role viewer");
+    assert_eq!(lost.json("operator show")["roles"], serde_json::json!([{"role": "ROLE_VIEWER"}]));
+    anna.ok("operator revoke bea --yes");
+    lost.fails(1, "operator show").says(&["revoked"]);
+    anna.fails(1, &format!("operator create bea --role viewer --request {request}")).says(&["never used again"]);
+}
+
+#[test]
+fn an_operator_without_a_key_is_helped_on_the_managers_host_whether_it_runs_or_not() {
+    let mut manager = Manager::start();
+    let place = manager.scratch().join("bea");
+    let (request, bundle) = (manager.scratch().join("request"), manager.scratch().join("bundle"));
+    let (request, bundle) = (request.display().to_string(), bundle.display().to_string());
+    let issue = format!("operator issue anna --dir {} --request {request} -o {bundle}", manager.folder().display());
+    let name = manager.cli().json("operator show")["name"].as_str().unwrap().trim_start_matches("operators/").to_owned();
+    let issue = issue.replace("issue anna", &format!("issue {name}"));
+
+    use std::os::unix::fs::PermissionsExt as _;
+    let socket = fs_err::metadata(manager.folder().join("local.sock")).unwrap();
+    assert_eq!(socket.permissions().mode() & 0o777, 0o600);
+    for serving in [true, false] {
+        let at = Cli::new(&place).at(manager.addresses().operators.to_string());
+        at.ok(&format!("profile request acme -o {request}"));
+        if !serving {
+            manager.stop();
+        }
+        // Somebody with no profile at all, who can use the folder.
+        Cli::new(&manager.scratch().join("none")).ok(&issue);
+        if !serving {
+            manager.serve();
+        }
+        at.ok(&format!("profile import {bundle}"));
+        assert_eq!(at.json("operator show")["name"], format!("operators/{name}"));
+    }
+    manager.cli().fails(1, "operator show").says(&["revoked"]);
+    // Nobody is made this way.
+    Cli::new(&place).ok(&format!("profile request other -o {request}"));
+    Cli::new(&place).fails(1, &issue.replace(&format!("issue {name}"), "issue nobody")).says(&["no operator nobody"]);
+}
