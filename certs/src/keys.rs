@@ -219,6 +219,11 @@ impl PrivateKey {
         pem::encode("PRIVATE KEY", &self.pkcs8)
     }
 
+    /// The key as a PKCS#8 document (DER).
+    pub fn to_pkcs8(&self) -> Zeroizing<Vec<u8>> {
+        Zeroizing::new(self.pkcs8.to_vec())
+    }
+
     /// Writes the key to `path` (PEM, mode 0600), whole and durably.
     pub fn save(&self, path: &Path) -> Result<(), KeyError> {
         Ok(durable::write(path, self.to_pem().as_bytes(), Readers::Owner)?)

@@ -28,7 +28,7 @@ use std::{
 };
 use sutler_base::{Invalid, quoted};
 use sutler_certs::{
-    Credential, PrivateKey, TrustDomain,
+    Credential, Passphrase, PrivateKey, TrustDomain,
     durable::{self, FileError, Readers},
     keys::KeyError,
     pem::{self, PemError},
@@ -70,6 +70,12 @@ pub enum ProfileError {
     /// There is a profile of this name, and it is one of another manager.
     #[error("the profile {name} is one of another manager; request this one under another name")]
     OtherManager {
+        /// The profile.
+        name: ProfileName,
+    },
+    /// The key is encrypted.
+    #[error("the key of the profile {name} is encrypted, and nobody opened it")]
+    Locked {
         /// The profile.
         name: ProfileName,
     },
@@ -161,8 +167,10 @@ pub struct Profile {
     pub trust_domain: TrustDomain,
     /// The operator's certificate, then its issuer; never empty.
     pub certificate_chain: Vec<CertificateDer<'static>>,
-    /// The operator's private key.
-    pub key: PrivateKey,
+    /// The operator's private key; none while it is encrypted and was not opened.
+    pub key: Option<PrivateKey>,
+    /// With what the key is encrypted, and the next one will be; none: not at all, or not opened.
+    pub passphrase: Option<Passphrase>,
     /// The root CA by which the manager is known.
     pub root: CertificateDer<'static>,
     /// Where this operator's publisher key is, if there is one.
@@ -210,21 +218,26 @@ pub fn list(config: &Path) -> Result<Vec<ProfileName>, ProfileError> {
     Ok(names)
 }
 
-/// The request for a certificate for the profile `name`, in its armour: the one that was made before, as long as nothing was
-/// imported for it, so that a lost text can be had again. The profile need not be there yet; one that is stays as it is.
-pub fn request(config: &Path, name: &ProfileName) -> Result<String, ProfileError> {
+/// The request for a certificate for the profile `name` that was made before, in its armour, as long as nothing was imported
+/// for it: a text that was lost can be had again.
+pub fn requested(config: &Path, name: &ProfileName) -> Result<Option<String>, ProfileError> {
+    match durable::read(&folder_of(config, name).join(REQUEST), FILE_MAX) {
+        Ok(text) => Ok(Some(String::from_utf8_lossy(&text).into_owned())),
+        Err(e) if e.is_not_found() => Ok(None),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// Makes a key, encrypted if there is a passphrase, and a request with it. The profile need not be there yet; one that is
+/// stays as it is.
+pub fn request(config: &Path, name: &ProfileName, passphrase: Option<&Passphrase>) -> Result<String, ProfileError> {
     make_folders(config)?;
     let folder = folder_of(config, name);
     durable::private_folder(&folder)?;
     let path = folder.join(REQUEST);
-    match durable::read(&path, FILE_MAX) {
-        Ok(text) => return Ok(String::from_utf8_lossy(&text).into_owned()),
-        Err(e) if e.is_not_found() => {}
-        Err(e) => return Err(e.into()),
-    }
     let key = PrivateKey::generate()?;
     let text = pem::encode("CERTIFICATE REQUEST", &key.csr()?).to_string();
-    key.save(&folder.join(REQUEST_KEY))?;
+    save_key(&key, &folder.join(REQUEST_KEY), passphrase)?;
     // Last: a key without it was never shown to anybody.
     durable::write(&path, text.as_bytes(), Readers::Owner)?;
     Ok(text)
@@ -296,7 +309,11 @@ impl Profile {
             trust_domain: settings.trust_domain.parse().map_err(|e: Invalid| content(e.to_string()))?,
             address: settings.address,
             certificate_chain: chain("operator.pem")?,
-            key: PrivateKey::load(&folder.join("operator.key"))?,
+            key: match PrivateKey::load(&folder.join("operator.key")) {
+                Err(e) if e.is_encrypted() => None,
+                other => Some(other?),
+            },
+            passphrase: None,
             root: chain("root.pem")?.swap_remove(0),
             publisher_key_path: folder.join("publisher.key"),
             trust_document_path: folder.join("trust.json"),
@@ -315,7 +332,9 @@ impl Profile {
     /// As [`Profile::save`], into exactly this folder, whose parent must be there.
     pub fn save_to(&mut self, folder: &Path) -> Result<(), ProfileError> {
         durable::private_folder(folder)?;
-        self.key.save(&folder.join("operator.key"))?;
+        if let Some(key) = &self.key {
+            save_key(key, &folder.join("operator.key"), self.passphrase.as_ref())?;
+        }
         durable::write(&folder.join("operator.pem"), pem::encode_chain(&self.certificate_chain).as_bytes(), Readers::Owner)?;
         write_settings(folder, &self.address, self.trust_domain.as_str(), &self.root)?;
         self.publisher_key_path = folder.join("publisher.key");
@@ -343,9 +362,24 @@ impl Profile {
         Profile::load_from(folder, name)
     }
 
+    /// Opens the key, which lies encrypted in the folder of the profile.
+    pub fn unlock(&mut self, config: &Path, passphrase: Passphrase) -> Result<(), ProfileError> {
+        self.key = Some(PrivateKey::load_with(&folder_of(config, &self.name).join("operator.key"), &passphrase)?);
+        self.passphrase = Some(passphrase);
+        Ok(())
+    }
+
     /// Key and chain together, as TLS takes them.
-    pub fn credential(self) -> Credential {
-        Credential { chain: self.certificate_chain, key: self.key }
+    pub fn credential(self) -> Result<Credential, ProfileError> {
+        let key = self.key.ok_or(ProfileError::Locked { name: self.name })?;
+        Ok(Credential { chain: self.certificate_chain, key })
+    }
+}
+
+fn save_key(key: &PrivateKey, path: &Path, passphrase: Option<&Passphrase>) -> Result<(), KeyError> {
+    match passphrase {
+        Some(passphrase) => key.save_with(path, passphrase),
+        None => key.save(path),
     }
 }
 
@@ -387,7 +421,8 @@ mod tests {
             address: "manager.acme.example:7444".into(),
             trust_domain: ca.trust_domain().clone(),
             certificate_chain: issued.chain,
-            key,
+            key: Some(key),
+            passphrase: None,
             root: ca.certificate(Authority::Root).clone(),
             publisher_key_path: PathBuf::new(),
             trust_document_path: PathBuf::new(),
@@ -404,7 +439,7 @@ mod tests {
         let loaded = Profile::load(&config, &name).unwrap();
         assert_eq!((loaded.address, loaded.root, loaded.trust_domain), (one.address, one.root, one.trust_domain));
         assert_eq!(loaded.certificate_chain, one.certificate_chain);
-        assert_eq!(loaded.key.public_key(), one.key.public_key());
+        assert_eq!(loaded.key.unwrap().public_key(), one.key.unwrap().public_key());
         assert_eq!(loaded.publisher_key_path, config.join("profiles/one/publisher.key"));
         profile("two").save(&config).unwrap();
         assert_eq!(list(&config).unwrap().iter().map(ProfileName::as_str).collect::<Vec<_>>(), ["one", "two"]);
@@ -412,6 +447,22 @@ mod tests {
         set_current(&config, &name).unwrap();
         assert_eq!(current(&config).unwrap(), name);
         assert!(matches!(set_current(&config, &"three".parse().unwrap()), Err(ProfileError::Missing { .. })));
+    }
+
+    #[test]
+    fn a_key_with_a_passphrase_is_opened_by_it_alone_and_the_rest_of_the_profile_without() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut one = profile("one");
+        one.passphrase = Some(Passphrase::new("correct horse").unwrap());
+        one.save(folder.path()).unwrap();
+        let text = fs_err::read_to_string(folder_of(folder.path(), &one.name).join("operator.key")).unwrap();
+        assert!(text.starts_with("-----BEGIN ENCRYPTED PRIVATE KEY-----"), "{text}");
+        let mut loaded = Profile::load(folder.path(), &one.name).unwrap();
+        assert_eq!(loaded.address, one.address);
+        assert!(loaded.unlock(folder.path(), Passphrase::new("another").unwrap()).is_err());
+        assert!(loaded.key.is_none());
+        loaded.unlock(folder.path(), one.passphrase.clone().unwrap()).unwrap();
+        assert_eq!(loaded.credential().unwrap().key.public_key(), one.key.unwrap().public_key());
     }
 
     #[test]

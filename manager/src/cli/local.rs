@@ -108,7 +108,7 @@ pub fn init(args: InitArgs, globals: &Globals) -> Result<u8, CliError> {
     if let Some(name) = &globals.profile {
         options.profile = name.parse::<ProfileName>().map_err(|e| CliError::usage(e.0))?;
     }
-    options.passphrase = passphrase::for_new_key("the publisher's key", &args.keys, globals)?;
+    options.passphrase = passphrase::for_new_key("each key of the profile", &args.keys, globals)?;
     let places = args.places;
     options.agents = places.agents.unwrap_or(options.agents);
     options.operators = places.operators.unwrap_or(options.operators);

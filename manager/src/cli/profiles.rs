@@ -4,6 +4,7 @@ use super::{
     bundle::{self, Bundle},
     error::CliError,
     output::{self, OutputArg},
+    passphrase::{self, NewKeyArgs},
     renew,
     session::{Session, profile_error},
 };
@@ -69,6 +70,9 @@ pub enum ProfileCommand {
         /// The file to write [default: the standard output]
         #[arg(short = 'o', long = "output", value_name = "FILE")]
         output: Option<PathBuf>,
+        /// Whether the key is encrypted
+        #[command(flatten)]
+        key: NewKeyArgs,
     },
     /// Make the profile of the bundle that an administrator gave for your request
     ///
@@ -128,8 +132,14 @@ pub async fn run(command: ProfileCommand, session: &Session) -> Result<u8, CliEr
             profile::set_current(&folder, &name).map_err(profile_error)?;
             session.done(name.as_str(), "is used from now on")?;
         }
-        ProfileCommand::Request { name, output } => {
-            let request = profile::request(&folder, &name).map_err(profile_error)?;
+        ProfileCommand::Request { name, output, key } => {
+            let request = match profile::requested(&folder, &name).map_err(profile_error)? {
+                Some(request) => request,
+                None => {
+                    let passphrase = passphrase::for_new_key("the key", &key, session.globals())?;
+                    profile::request(&folder, &name, passphrase.as_ref()).map_err(profile_error)?
+                }
+            };
             bundle::write(&request, output.as_deref())?;
             session.tell("next, an administrator: sutler operator create NAME --role ROLE --request FILE -o BUNDLE");
         }
@@ -151,7 +161,8 @@ pub async fn run(command: ProfileCommand, session: &Session) -> Result<u8, CliEr
             // Connecting may have renewed it already.
             if serial(&session.globals().load_profile()?) == before {
                 let _guard = renew::begin(&folder, &name, true);
-                renew::renew(connection, &folder, &name).await?;
+                let passphrase = session.globals().open_profile()?.passphrase;
+                renew::renew(connection, &folder, &name, passphrase.as_ref()).await?;
             }
             let row = row(&session.globals().load_profile()?, true);
             session.done(name.as_str(), &format!("renewed until {}", row[5]))?;

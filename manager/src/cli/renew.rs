@@ -11,14 +11,17 @@ use rustls::pki_types::CertificateDer;
 use std::path::Path;
 use sutler_base::Timestamp;
 use sutler_certs::{
-    Credential, PeerCertificate, PrivateKey,
+    Passphrase, PeerCertificate, PrivateKey,
     durable::{self, Readers},
     pem,
 };
 use sutler_proto::v1;
+use zeroize::Zeroizing;
 
 /// Key and certificate of a renewal that is not finished.
 const NEXT: &str = "operator.next.pem";
+/// The longest such file (bytes).
+const NEXT_MAX: u64 = 64 << 10;
 
 /// When the certificate began and when it ends; nothing if it can't be read, which the handshake will say better.
 fn validity(profile: &Profile) -> Option<(Timestamp, Timestamp)> {
@@ -66,20 +69,26 @@ pub fn load(config: &Path, name: &ProfileName) -> Result<Profile, ProfileError> 
     Profile::load(config, name)
 }
 
-/// Makes the certificate in `operator.next.pem` the profile's, if there is one.
+/// Makes the certificate in `operator.next.pem` the profile's, if there is one. The key is moved as it lies there, encrypted or
+/// not: nobody needs to open it for that.
 fn finish(folder: &Path) -> Result<(), ProfileError> {
     let next = folder.join(NEXT);
     if !next.exists() {
         return Ok(());
     }
-    let credential = Credential::load(&next)?;
-    credential.key.save(&folder.join("operator.key"))?;
-    durable::write(&folder.join("operator.pem"), pem::encode_chain(&credential.chain).as_bytes(), Readers::Owner)?;
+    let text = durable::read_private(&next, NEXT_MAX)?;
+    let chain = pem::parse_chain(&text).map_err(|source| ProfileError::Certificate { path: next.clone(), source })?;
+    const FIRST: &[u8] = b"-----BEGIN CERTIFICATE-----";
+    let key = text.windows(FIRST.len()).position(|w| w == FIRST).unwrap_or_default();
+    durable::write(&folder.join("operator.key"), &text[..key], Readers::Owner)?;
+    durable::write(&folder.join("operator.pem"), pem::encode_chain(&chain).as_bytes(), Readers::Owner)?;
     fs_err::remove_file(&next).map_err(|source| ProfileError::Folder { path: next.clone(), source })
 }
 
 /// Asks for a new certificate for a new key, and puts both into the profile.
-pub async fn renew(connection: &Connection, config: &Path, name: &ProfileName) -> Result<(), CliError> {
+///
+/// The key is encrypted with `passphrase`, if the one before it was.
+pub async fn renew(connection: &Connection, config: &Path, name: &ProfileName, passphrase: Option<&Passphrase>) -> Result<(), CliError> {
     let tried = format!("renew the certificate of the profile {name}");
     let failed = |e: &dyn std::error::Error| CliError::local(tried.clone(), e);
     let key = PrivateKey::generate().map_err(|e| failed(&e))?;
@@ -96,19 +105,22 @@ pub async fn renew(connection: &Connection, config: &Path, name: &ProfileName) -
         return Err(CliError::Local { tried, why: "the manager sent no certificate".into(), hint: None });
     }
     let folder = profile::folder_of(config, name);
-    exchange(&folder, Credential { chain, key }).map_err(|e| failed(&e))
+    // Before anything that works is replaced.
+    if !key.public_key().is_of(&chain[0]) {
+        return Err(CliError::Local { tried, why: "the manager sent a certificate for another key".into(), hint: None });
+    }
+    let key = match passphrase {
+        Some(passphrase) => sutler_certs::passphrase::seal(&key.to_pkcs8(), passphrase).map_err(|e| failed(&e))?,
+        None => key.to_pem(),
+    };
+    exchange(&folder, key.as_bytes(), &chain).map_err(|e| failed(&e))
 }
 
-/// Puts a new key with its certificate into the profile in `folder`: both or neither.
-fn exchange(folder: &Path, credential: Credential) -> Result<(), ProfileError> {
+/// Puts a new key (in its armour) with its certificate into the profile in `folder`: both or neither.
+fn exchange(folder: &Path, key: &[u8], chain: &[CertificateDer<'static>]) -> Result<(), ProfileError> {
     let _guard = lock(folder, "files.lock", FlockOperation::LockExclusive);
-    let next = folder.join(NEXT);
-    credential.save(&next)?;
-    // Reading it back refuses a certificate that is not about our key, before anything that works is replaced.
-    if let Err(e) = Credential::load(&next) {
-        let _ = fs_err::remove_file(&next);
-        return Err(e.into());
-    }
+    let both = Zeroizing::new([key, pem::encode_chain(chain).as_bytes()].concat());
+    durable::write(&folder.join(NEXT), &both, Readers::Owner)?;
     finish(folder)
 }
 
@@ -123,8 +135,8 @@ pub fn import(config: &Path, bundle: &Bundle) -> Result<Profile, ProfileError> {
             return Err(ProfileError::OtherManager { name });
         }
     }
-    let key = PrivateKey::load(&folder.join(profile::REQUEST_KEY))?;
-    exchange(&folder, Credential { chain: bundle.chain.clone(), key })?;
+    let key = durable::read_private(&folder.join(profile::REQUEST_KEY), NEXT_MAX)?;
+    exchange(&folder, &key, &bundle.chain)?;
     let imported = Profile::settle(&folder, &name, &bundle.address, &bundle.trust_domain, &bundle.root)?;
     for file in [profile::REQUEST, profile::REQUEST_KEY] {
         let path = folder.join(file);
@@ -137,7 +149,7 @@ pub fn import(config: &Path, bundle: &Bundle) -> Result<Profile, ProfileError> {
 mod tests {
     use super::*;
     use std::time::Duration;
-    use sutler_certs::{CaBundle, ca::Authority};
+    use sutler_certs::{CaBundle, Credential, ca::Authority};
 
     #[test]
     fn a_renewal_that_was_interrupted_anywhere_is_finished_by_the_next_command() {
@@ -153,7 +165,8 @@ mod tests {
             address: "localhost:7444".into(),
             trust_domain: ca.trust_domain().clone(),
             certificate_chain: issue(&key).chain,
-            key,
+            key: Some(key),
+            passphrase: None,
             root: ca.certificate(Authority::Root).clone(),
             publisher_key_path: Default::default(),
             trust_document_path: Default::default(),
@@ -172,7 +185,7 @@ mod tests {
             }
             let loaded = load(config.path(), &name).unwrap();
             assert_eq!(loaded.certificate_chain, credential.chain);
-            assert_eq!(loaded.key.public_key(), credential.key.public_key());
+            assert_eq!(loaded.key.unwrap().public_key(), credential.key.public_key());
             assert!(!folder.join(NEXT).exists());
         }
         let loaded = load(config.path(), &name).unwrap();

@@ -3,13 +3,13 @@
 use super::{
     connection::{Channel, Connection},
     error::{CliError, causes},
-    renew, when,
+    passphrase, renew, when,
 };
 use crate::profile::{self, Profile, ProfileName};
 use clap::Args;
 use std::{path::PathBuf, time::Duration};
 use sutler_base::Timestamp;
-use sutler_certs::tls::ServerTrust;
+use sutler_certs::{Passphrase, tls::ServerTrust};
 use sutler_proto::v1;
 use tokio::sync::OnceCell;
 
@@ -55,6 +55,16 @@ impl Globals {
     pub fn load_profile(&self) -> Result<Profile, CliError> {
         let (folder, name) = (self.config_folder()?, self.profile_name()?);
         renew::load(&folder, &name).map_err(profile_error)
+    }
+
+    /// As [`Globals::load_profile`], with its key opened.
+    pub fn open_profile(&self) -> Result<Profile, CliError> {
+        let mut profile = self.load_profile()?;
+        if profile.key.is_none() {
+            let passphrase = passphrase::for_existing_key(&format!("the key of the profile {}", profile.name), self)?;
+            profile.unlock(&self.config_folder()?, passphrase).map_err(profile_error)?;
+        }
+        Ok(profile)
     }
 }
 
@@ -110,11 +120,11 @@ impl Session {
     }
 
     async fn connect(&self) -> Result<Connection, CliError> {
-        let mut profile = self.globals.load_profile()?;
+        let mut profile = self.globals.open_profile()?;
         let open = |profile: Profile| {
             let address = self.globals.address.clone().unwrap_or_else(|| profile.address.clone());
             let trust = ServerTrust::from_root(&profile.root).map_err(|e| CliError::Profile { sentence: causes(&e), hint: None })?;
-            Connection::new(&address, &profile.credential(), &trust, self.globals.retry_for, self.globals.quiet)
+            Connection::new(&address, &profile.credential().map_err(profile_error)?, &trust, self.globals.retry_for, self.globals.quiet)
         };
         if renew::is_due(&profile, self.now) {
             let folder = self.globals.config_folder()?;
@@ -122,10 +132,11 @@ impl Session {
             let expired = renew::is_over(&profile, self.now);
             if let Some(_guard) = renew::begin(&folder, &name, expired) {
                 // Somebody else may have done it while we came here.
-                profile = self.globals.load_profile()?;
+                let passphrase = profile.passphrase.take();
+                profile = self.reload(passphrase.as_ref())?;
                 if renew::is_due(&profile, self.now) {
                     let connection = open(profile)?;
-                    match renew::renew(&connection, &folder, &name).await {
+                    match renew::renew(&connection, &folder, &name, passphrase.as_ref()).await {
                         Ok(()) => {}
                         // A certificate that is still good for hours is no reason to fail.
                         Err(e) if !expired => {
@@ -134,11 +145,20 @@ impl Session {
                         }
                         Err(e) => return Err(e),
                     }
-                    profile = self.globals.load_profile()?;
+                    profile = self.reload(passphrase.as_ref())?;
                 }
             }
         }
         open(profile)
+    }
+
+    /// The profile as it is now, opened with the passphrase that opened it before.
+    fn reload(&self, passphrase: Option<&Passphrase>) -> Result<Profile, CliError> {
+        let mut profile = self.globals.load_profile()?;
+        if let (None, Some(passphrase)) = (&profile.key, passphrase) {
+            profile.unlock(&self.globals.config_folder()?, passphrase.clone()).map_err(profile_error)?;
+        }
+        Ok(profile)
     }
 }
 

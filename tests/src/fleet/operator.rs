@@ -58,7 +58,8 @@ impl Operator {
     pub fn new(manager: &Manager, runtime: &Handle) -> Operator {
         let profile = manager.profile();
         let trust = ServerTrust::from_root(&profile.root).expect("it is a root");
-        let tls = tls::operator_client(&profile.credential(), &trust, Clock::system()).expect("it can be used");
+        let tls = tls::operator_client(&profile.credential().expect("its key is not encrypted"), &trust, Clock::system())
+            .expect("it can be used");
         Operator { runtime: runtime.clone(), tls, connection: None }
     }
 

@@ -35,7 +35,8 @@ impl Api {
         let config = manager.config();
         let profile = Profile::load(&config, &profile::current(&config).expect("a profile is chosen")).expect("it can be read");
         let trust = ServerTrust::from_root(&profile.root).expect("it is a root");
-        let tls = tls::operator_client(&profile.credential(), &trust, Clock::system()).expect("it can be used");
+        let credential = profile.credential().expect("its key is not encrypted");
+        let tls = tls::operator_client(&credential, &trust, Clock::system()).expect("it can be used");
         Api::try_connect(&manager.addresses().operators.to_string(), tls)
     }
 

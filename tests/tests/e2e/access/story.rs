@@ -86,3 +86,31 @@ fn an_operator_without_a_key_is_helped_on_the_managers_host_whether_it_runs_or_n
     Cli::new(&place).ok(&format!("profile request other -o {request}"));
     Cli::new(&place).fails(1, &issue.replace(&format!("issue {name}"), "issue nobody")).says(&["no operator nobody"]);
 }
+
+#[test]
+fn the_key_of_a_profile_is_encrypted_and_stays_so_when_it_is_renewed() {
+    let manager = Manager::start();
+    let (place, anna) = (manager.scratch().join("bea"), manager.cli());
+    let bea = Cli::new(&place).at(manager.addresses().operators.to_string());
+    let file = |name: &str, text: &str| {
+        let path = manager.scratch().join(name);
+        fs_err::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let (right, wrong) = (file("right", "correct horse battery\n"), file("wrong", "something else entirely\n"));
+    let (request, bundle) = (manager.scratch().join("request"), manager.scratch().join("bundle"));
+    bea.ok(&format!("profile request acme -o {} --passphrase-file {right}", request.display()));
+    anna.ok(&format!("operator create bea --role viewer --request {} -o {}", request.display(), bundle.display()));
+    // What needs no key needs no passphrase.
+    bea.ok(&format!("profile import {}", bundle.display()));
+    bea.ok("profile list");
+    let key = || fs_err::read_to_string(place.join("profiles/acme/operator.key")).unwrap();
+    let first = key();
+    assert!(first.starts_with("-----BEGIN ENCRYPTED PRIVATE KEY-----"), "{first}");
+    bea.fails(1, "client list").says(&["encrypted", "--passphrase-file"]);
+    bea.fails(1, &format!("client list --passphrase-file {wrong}")).says(&["passphrase"]);
+    bea.ok(&format!("client list --passphrase-file {right}"));
+    bea.ok(&format!("profile renew --passphrase-file {right}"));
+    assert!(key() != first && key().starts_with("-----BEGIN ENCRYPTED PRIVATE KEY-----"), "{}", key());
+    bea.ok(&format!("client list --passphrase-file {right}"));
+}
