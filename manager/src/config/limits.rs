@@ -1,9 +1,9 @@
 //! The bounds of what the manager does with what it was sent: the table `[limits]` of `manager.toml`.
 
-use crate::config::quantity::{size, span};
 use serde::Deserialize;
 use std::time::Duration;
 use sutler_base::limits;
+use sutler_base::quantity::{size, span};
 use sutler_certs::{issue, tls};
 
 /// Bounds above the listeners. Those of the listeners are [`net::Limits`](crate::net::Limits).

@@ -1,7 +1,6 @@
 //! How this manager is set up: `manager.toml`, and what the command line says instead.
 
 pub mod limits;
-pub mod quantity;
 
 pub use limits::Limits;
 

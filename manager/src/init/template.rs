@@ -88,6 +88,8 @@ const LIMITS: &str = r#"# The bounds of both ports.
 # headers = "16KiB"
 # reset_streams = 20
 # error_resets = 128
+# Frames that carry nothing (PING, SETTINGS, empty DATA …) in ten seconds.
+# control_frames = 10000
 # Frames, windows and buffers of HTTP/2.
 # frame = "512KiB"
 # stream_window = "1MiB"

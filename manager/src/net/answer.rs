@@ -105,7 +105,7 @@ impl Connection {
 /// What a handler reads when its caller sent too much.
 fn too_long(error: Box<dyn std::error::Error + Send + Sync>, most: usize) -> Status {
     match error.downcast::<LengthLimitError>() {
-        Ok(_) => Status::resource_exhausted(format!("a call without a certificate sends at most {most} bytes")),
+        Ok(_) => status::message_too_large(format!("a call without a certificate sends at most {most} bytes")),
         Err(error) => Status::from_error(error),
     }
 }

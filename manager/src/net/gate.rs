@@ -67,7 +67,7 @@ impl Gate {
     }
 
     /// Tells the oldest silent socket to go; whether there was one.
-    pub(crate) fn drop_oldest_silent(&self) -> bool {
+    fn drop_oldest_silent(&self) -> bool {
         match self.lock().silent.pop_first() {
             Some((_, oldest)) => {
                 oldest.notify_one();
@@ -77,12 +77,27 @@ impl Gate {
         }
     }
 
+    /// Tells the handshake to go that has made the manager wait the longest, if that is longer than it may; whether there was one.
+    fn drop_slowest(&self) -> bool {
+        let (slowest, waited) = self.slowest();
+        let slowest = slowest.filter(|_| waited >= self.patience).and_then(|id| self.lock().handshakes.remove(&id));
+        slowest.is_some_and(|(go, _)| {
+            go.notify_one();
+            true
+        })
+    }
+
+    /// Makes room for a newcomer on a port that is full: whoever has said nothing goes, else who keeps the manager waiting. Whether
+    /// there was somebody.
+    pub(crate) fn make_room(&self) -> bool {
+        self.drop_oldest_silent() || self.drop_slowest()
+    }
+
     /// A place for a handshake, as soon as there is one.
     pub(crate) async fn place(self: &Arc<Self>) -> Place {
         let mut permit = pin!(self.places.clone().acquire_owned());
         let permit = loop {
-            let (slowest, waited) = self.slowest();
-            let patience = self.patience.saturating_sub(waited);
+            let patience = self.patience.saturating_sub(self.slowest().1);
             tokio::select! {
                 biased;
                 permit = &mut permit => match permit {
@@ -90,13 +105,9 @@ impl Gate {
                     // Never: the semaphore is not closed while the gate is there.
                     Err(_) => std::future::pending().await,
                 },
+                // Everybody who waits takes the slowest of that moment, so that many who wait make room for many.
                 () = tokio::time::sleep(patience) => {
-                    if let Some(id) = slowest
-                        && self.slowest() .1 >= self.patience
-                        && let Some((go, _)) = self.lock().handshakes.remove(&id)
-                    {
-                        go.notify_one();
-                    }
+                    self.drop_slowest();
                 }
             }
         };

@@ -1,9 +1,9 @@
 //! The bounds of the listeners, each with what it is there against.
 
-use crate::config::quantity::{size, span};
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, de::Error};
 use std::{net::IpAddr, time::Duration};
+use sutler_base::quantity::{size, span};
 use sutler_base::quoted;
 
 /// The bounds of both gRPC ports: the table `[net]` of `manager.toml`.
@@ -60,6 +60,9 @@ pub struct Limits {
     pub reset_streams: usize,
     /// How many resets one connection may cause by its own errors before it is closed.
     pub error_resets: usize,
+    /// How many frames that carry nothing (PING, SETTINGS, RST_STREAM, empty DATA …) one connection may send in ten seconds before
+    /// it is closed; of WINDOW_UPDATE ten times as many. Against floods of them.
+    pub control_frames: u32,
     /// The largest HTTP/2 frame that is taken (bytes, 16 KiB to 16 MiB): a message of 256 KiB in one.
     #[serde(deserialize_with = "size")]
     pub frame: u32,
@@ -104,6 +107,7 @@ impl Default for Limits {
             headers: 16 << 10,
             reset_streams: 20,
             error_resets: 128,
+            control_frames: 10_000,
             frame: 512 << 10,
             stream_window: 1 << 20,
             connection_window: 4 << 20,
@@ -148,6 +152,7 @@ impl Limits {
             ("streams", self.streams as usize),
             ("reset_streams", self.reset_streams),
             ("error_resets", self.error_resets),
+            ("control_frames", self.control_frames as usize),
         ];
         let zero_span = spans.iter().find(|(_, s)| s.is_zero()).map(|(name, _)| *name);
         let zero = zero_span.or_else(|| counts.iter().find(|(_, n)| *n == 0).map(|(name, _)| *name));

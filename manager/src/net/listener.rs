@@ -4,6 +4,7 @@ use super::{
     Limits, Peer, Route,
     answer::Connection,
     census::{Census, Holder, TooMany},
+    frames::{FLOOD, Frames},
     gate::{Gate, Watched},
     proxy,
     routes::Surface,
@@ -27,7 +28,7 @@ use sutler_certs::{Identity, PeerCertificate, TrustDomain};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpSocket, TcpStream},
-    sync::{Semaphore, mpsc, watch},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
     task::JoinHandle,
     time::{Instant, timeout},
 };
@@ -178,10 +179,10 @@ struct Port {
 /// Why a connection ended before there was a caller.
 #[derive(Debug, thiserror::Error)]
 enum Lost {
-    #[error("it sent nothing, or too slowly")]
-    Silent,
-    #[error("it had to go in favour of others")]
-    Crowded,
+    #[error("it sent nothing, or too slowly (net.{0})")]
+    Silent(&'static str),
+    #[error("it had to go in favour of others (net.{0})")]
+    Crowded(&'static str),
     #[error("it closed the connection")]
     Closed,
     #[error("{0}")]
@@ -194,8 +195,18 @@ enum Lost {
     Certificate(#[from] sutler_certs::identity::CertificateError),
     #[error("{0} has nothing to do on this port")]
     WrongPort(Identity),
-    #[error("too many connections from its address")]
-    TooMany,
+    #[error("too many connections from its address (net.{0})")]
+    TooMany(&'static str),
+}
+
+impl Lost {
+    /// The limit that it ran into, if it was one.
+    fn limit(&self) -> Option<&'static str> {
+        match self {
+            Lost::Silent(limit) | Lost::Crowded(limit) | Lost::TooMany(limit) => Some(limit),
+            _ => None,
+        }
+    }
 }
 
 impl Port {
@@ -211,14 +222,16 @@ impl Port {
             match taken {
                 Ok((stream, address)) => {
                     self.shared.metrics.accepted.get_or_create(&label).inc();
-                    let place = self.connections.clone().try_acquire_owned();
-                    if place.is_err() {
-                        // Full: a silent one goes, and this one too; it may come back, and a silent one does not.
-                        self.gate.drop_oldest_silent();
+                    let place = tokio::select! {
+                        place = self.place() => place,
+                        () = reached(&mut phase, Phase::Draining) => return,
+                    };
+                    let Some(place) = place else {
                         self.shared.metrics.connections_refused.get_or_create(&label).inc();
-                        tracing::debug!(port = self.name, %address, "closed at once: the port has all the connections that it may have");
+                        self.shared.metrics.limit("connections");
+                        tracing::debug!(port = self.name, %address, "closed: the port has all the connections that it may have (net.connections)");
                         continue;
-                    }
+                    };
                     let (port, alive, label) = (self.clone(), alive.clone(), label.clone());
                     tokio::spawn(async move {
                         let open = port.shared.metrics.connections.get_or_create_owned(&label);
@@ -235,12 +248,30 @@ impl Port {
         }
     }
 
+    /// A place among the connections of the port. Is it full, whoever has said nothing or keeps the manager waiting goes in favour of
+    /// who comes; none, if nobody does for a moment.
+    async fn place(&self) -> Option<OwnedSemaphorePermit> {
+        let full_since = Instant::now();
+        loop {
+            if let Ok(place) = self.connections.clone().try_acquire_owned() {
+                return Some(place);
+            }
+            let made_room = self.gate.make_room();
+            if !made_room && full_since.elapsed() > 2 * self.shared.limits.handshake_patience {
+                return None;
+            }
+            if let Ok(Ok(place)) = timeout(PAUSE, self.connections.clone().acquire_owned()).await {
+                return Some(place);
+            }
+        }
+    }
+
     /// After an error of accept: out of descriptors or memory, most likely. Makes room, and comes back when there may be some.
     async fn pause(&self, error: io::Error) {
         if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted) {
             return;
         }
-        let made_room = self.gate.drop_oldest_silent();
+        let made_room = self.gate.make_room();
         tracing::warn!(port = self.name, made_room, "cannot take a connection: {error}");
         let _ = timeout(PAUSE, self.gate.freed.notified()).await;
     }
@@ -251,14 +282,17 @@ impl Port {
             arrived = self.arrive(stream, address) => arrived,
             () = reached(&mut phase, Phase::Draining) => return,
         };
+        let count = |lost: &Lost| lost.limit().iter().for_each(|limit| self.shared.metrics.limit(limit));
         match arrived {
             Ok(Arrived { stream, peer, surface }) => {
                 if let Err(lost) = self.serve(stream, peer, surface, phase).await {
+                    count(&lost);
                     self.shared.metrics.connections_refused.get_or_create(&metrics::Port { port: self.name }).inc();
                     tracing::debug!(port = self.name, %address, "connection refused: {lost}");
                 }
             }
             Err(lost) => {
+                count(&lost);
                 self.shared.metrics.handshakes_failed.get_or_create(&metrics::Port { port: self.name }).inc();
                 tracing::debug!(port = self.name, %address, "connection lost: {lost}");
             }
@@ -279,8 +313,8 @@ impl Port {
             }
         };
         let place = tokio::select! {
-            place = timeout(limits.silence, spoke) => place.map_err(|_| Lost::Silent)??,
-            () = silent.must_go() => return Err(Lost::Crowded),
+            place = timeout(limits.silence, spoke) => place.map_err(|_| Lost::Silent("silence"))??,
+            () = silent.must_go() => return Err(Lost::Crowded("silent_sockets")),
         };
         drop(silent);
         // A gRPC message is written whole; waiting for more costs a round trip.
@@ -294,8 +328,8 @@ impl Port {
             if preface == *PREFACE { Ok((stream, caller.unwrap_or(address))) } else { Err(Lost::NotHttp2) }
         };
         let (stream, address) = tokio::select! {
-            done = timeout(limits.handshake, handshake) => done.map_err(|_| Lost::Silent)??,
-            () = place.must_go() => return Err(Lost::Crowded),
+            done = timeout(limits.handshake, handshake) => done.map_err(|_| Lost::Silent("handshake"))??,
+            () = place.must_go() => return Err(Lost::Crowded("handshake_patience")),
         };
         drop(place);
         let certificates = stream.get_ref().1.peer_certificates();
@@ -304,7 +338,9 @@ impl Port {
         let identity = certificate.as_ref().map(|c| c.identity.clone());
         let peer = Peer { identity, certificate, expired, address };
         match (self.route.route(&peer), &peer.identity) {
-            (Some(surface), _) => Ok(Arrived { stream: Begun { preface: 0, stream }, peer, surface }),
+            (Some(surface), _) => {
+                Ok(Arrived { stream: Begun { preface: 0, frames: Frames::new(limits.control_frames), stream }, peer, surface })
+            }
             (None, Some(identity)) => Err(Lost::WrongPort(identity.clone())),
             (None, None) => Err(Lost::Certificate(sutler_certs::identity::CertificateError::UriNames(0))),
         }
@@ -322,7 +358,8 @@ impl Port {
         let anonymous = peer.identity.is_none();
         let seat = if anonymous {
             // An office that installs fifty machines at once shares an address: its machines take turns.
-            let turn = self.waiting.enter(holder.clone(), WAITING * most, TooMany::NewestRefused).ok_or(Lost::TooMany)?;
+            let turn =
+                self.waiting.enter(holder.clone(), WAITING * most, TooMany::NewestRefused).ok_or(Lost::TooMany("anonymous_per_address"))?;
             let seat = tokio::select! {
                 seat = self.census.wait(holder, most, limits.anonymous_call) => seat,
                 () = reached(&mut phase, Phase::Draining) => return Ok(()),
@@ -334,9 +371,12 @@ impl Port {
         };
         let (surface, refused) = match &seat {
             Some(_) => (surface, None),
-            None if anonymous => return Err(Lost::TooMany),
+            None if anonymous => return Err(Lost::TooMany("anonymous_per_address")),
             // Who has a certificate gets a reason; nothing else is reached on this connection.
-            None => (surface.nothing(), Some(status::too_many_connections(most))),
+            None => {
+                self.shared.metrics.limit("connections_per_operator");
+                (surface.nothing(), Some(status::too_many_connections(most)))
+            }
         };
         let lifetime = match (&seat, anonymous) {
             (None, _) => Some(REFUSED_LIFETIME),
@@ -373,14 +413,28 @@ impl Port {
             let farewell = tokio::select! {
                 result = &mut served => {
                     if let Err(e) = result {
+                        if let Some(limit) = limit_behind(&e) {
+                            self.shared.metrics.limit(limit);
+                        }
                         tracing::debug!(port = self.name, peer = ?connection.peer.identity, "connection ended: {e}");
                     }
                     return Ok(());
                 }
                 () = reached(&mut ended, Phase::Ended) => return Ok(()),
-                () = &mut ends => if leaving { return Ok(()) } else { FAREWELL },
+                () = &mut ends => {
+                    if leaving {
+                        return Ok(());
+                    }
+                    if anonymous {
+                        self.shared.metrics.limit("anonymous_lifetime");
+                    }
+                    FAREWELL
+                }
                 () = reached(&mut phase, Phase::Draining), if !leaving => limits.drain,
-                () = &mut left, if !leaving => Duration::ZERO,
+                () = &mut left, if !leaving => {
+                    self.shared.metrics.limit("connections_per_agent");
+                    Duration::ZERO
+                }
                 _ = certificate.tick(), if !leaving => if connection.has_ended() { FAREWELL } else { continue },
             };
             leaving = true;
@@ -400,7 +454,8 @@ impl Port {
             .max_header_list_size(limits.headers)
             .max_pending_accept_reset_streams(limits.reset_streams)
             .max_local_error_reset_streams(limits.error_resets)
-            .auto_date_header(false);
+            // By it a caller sees how far its clock is from this one; nobody has to know.
+            .auto_date_header(!anonymous);
         if anonymous {
             // One short message is all that nobody has to send.
             builder.max_concurrent_streams(4).initial_stream_window_size(65_535).initial_connection_window_size(65_535);
@@ -415,6 +470,22 @@ impl Port {
         }
         builder
     }
+}
+
+/// The limit that ended a connection, if the error says so.
+fn limit_behind(error: &hyper::Error) -> Option<&'static str> {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(e) = cause {
+        // The library below keeps an error's text and not the error.
+        if e.to_string().contains(FLOOD) {
+            return Some("control_frames");
+        }
+        if e.to_string().contains("keep-alive timed out") {
+            return Some("keep_alive_timeout");
+        }
+        cause = e.source();
+    }
+    None
 }
 
 /// A moment that does not come.
@@ -432,6 +503,7 @@ struct Arrived {
 struct Begun {
     /// How much of the preface was read again.
     preface: usize,
+    frames: Frames,
     stream: TlsStream<Watched<TcpStream>>,
 }
 
@@ -444,7 +516,12 @@ impl AsyncRead for Begun {
             self.preface += part.len();
             return Poll::Ready(Ok(()));
         }
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        if let Poll::Ready(Ok(())) = polled {
+            self.frames.pass(&buffer.filled()[before..])?;
+        }
+        polled
     }
 }
 

@@ -23,6 +23,7 @@ mod answer;
 mod census;
 mod certificate;
 mod descriptors;
+mod frames;
 mod gate;
 mod limits;
 mod listener;

@@ -32,21 +32,34 @@ pub(crate) fn word(code: Code) -> &'static str {
     }
 }
 
+/// The domain of this program's own reasons.
+const DOMAIN: &str = "sutler";
+
+fn reason(reason: &str) -> ErrorDetails {
+    ErrorDetails::with_error_info(reason, DOMAIN, std::collections::HashMap::new())
+}
+
 /// The deadline of a call has passed.
 pub(crate) fn deadline_exceeded(after: Duration) -> Status {
-    Status::deadline_exceeded(format!("the call took longer than {} ms", after.as_millis()))
+    let text = format!("the call took longer than {} ms", after.as_millis());
+    Status::with_error_details(Code::DeadlineExceeded, text, reason("CALL_TOO_LONG"))
+}
+
+/// A message is larger than it may be.
+pub(crate) fn message_too_large(text: impl Into<String>) -> Status {
+    Status::with_error_details(Code::ResourceExhausted, text, reason("MESSAGE_TOO_LARGE"))
 }
 
 /// The certificate has ended since the connection was made.
 pub(crate) fn certificate_ended() -> Status {
-    let details = ErrorDetails::with_error_info("CERTIFICATE_EXPIRED", "sutler", std::collections::HashMap::new());
     let text = "your certificate has ended; connect again and renew it";
-    Status::with_error_details(Code::Unauthenticated, text, details)
+    Status::with_error_details(Code::Unauthenticated, text, reason("CERTIFICATE_EXPIRED"))
 }
 
 /// The caller has too many connections.
 pub(crate) fn too_many_connections(limit: usize) -> Status {
-    let details = ErrorDetails::with_retry_info(Some(Duration::from_secs(5)));
+    let mut details = reason("TOO_MANY_CONNECTIONS");
+    details.set_retry_info(Some(Duration::from_secs(5)));
     let text = format!("you have {limit} connections to this manager, which is the most; close one");
     Status::with_error_details(Code::ResourceExhausted, text, details)
 }
@@ -65,8 +78,10 @@ fn instead_of(status: &Status, method: &str, world: &World) -> Option<Status> {
     let text = status.message();
     match status.code() {
         // A message that is too large.
-        Code::OutOfRange => Some(Status::resource_exhausted(text)),
-        Code::Cancelled if text == "Timeout expired" => Some(Status::deadline_exceeded(text)),
+        Code::OutOfRange => Some(message_too_large(text)),
+        Code::Cancelled if text == "Timeout expired" => {
+            Some(Status::with_error_details(Code::DeadlineExceeded, text, reason("CALL_TOO_LONG")))
+        }
         Code::Internal if UNREADABLE.iter().any(|start| text.starts_with(start)) => Some(Status::invalid_argument(text)),
         Code::Internal | Code::Unknown => {
             let number = world.bits().iter().take(6).fold(0_u64, |n, b| n << 8 | u64::from(*b));

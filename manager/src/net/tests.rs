@@ -3,6 +3,8 @@
 mod callers;
 mod calls;
 mod crowds;
+mod floods;
+mod limits;
 
 use super::*;
 use crate::{telemetry::Metrics, world::World};
@@ -41,6 +43,8 @@ use tonic::{Code, Status, body::Body};
 use tower::Service;
 
 const DAY: i64 = 86_400_000;
+/// All that somebody without a certificate reaches.
+const ENROLL: &str = "/sutler.v1.EnrollmentService/Enroll";
 /// Long enough for a busy machine; what takes it has failed.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -82,7 +86,7 @@ impl AgentService for Everything {
                     panic!("in the middle")
                 }))
                 .boxed(),
-            _ => stream::iter([part(&[7; 1 << 18]), part(&[7; 1 << 18])]).boxed(),
+            _ => stream::iter((0..8).map(|_| part(&[7; 1 << 18])).collect::<Vec<_>>()).boxed(),
         };
         Ok(tonic::Response::new(parts))
     }
@@ -236,7 +240,8 @@ impl Channel {
     async fn raw(&self, path: &str, kind: &str) -> String {
         let request = Request::post(format!("https://manager{path}")).header("content-type", kind).header("te", "trailers");
         let response = self.0.clone().send_request(request.body(Body::default()).unwrap()).await.unwrap();
-        let (parts, body) = response.into_parts();
+        let (mut parts, body) = response.into_parts();
+        parts.headers.remove("date");
         let body = body.collect().await.unwrap();
         let trailers = body.trailers().cloned();
         format!("{} {:?} {:?} {:?}", parts.status, parts.headers, body.to_bytes(), trailers)

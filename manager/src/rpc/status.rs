@@ -25,7 +25,7 @@ pub fn status(error: AppError) -> Status {
             Status::with_error_details(Code::FailedPrecondition, message, details)
         }
         AppError::Stale(_) => Status::aborted(error.to_string()),
-        AppError::Exhausted { message, retry_seconds } => exhausted(message, retry_seconds),
+        AppError::Exhausted { message, retry_seconds } => exhausted("LIMIT_REACHED", message, retry_seconds),
         AppError::Unauthenticated { reason, message } => {
             Status::with_error_details(Code::Unauthenticated, message, ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new()))
         }
@@ -37,14 +37,12 @@ pub fn status(error: AppError) -> Status {
     }
 }
 
-fn exhausted(message: String, retry_seconds: Option<u32>) -> Status {
-    match retry_seconds {
-        Some(seconds) => {
-            let after = Some(std::time::Duration::from_secs(u64::from(seconds)));
-            Status::with_error_details(Code::ResourceExhausted, message, ErrorDetails::with_retry_info(after))
-        }
-        None => Status::resource_exhausted(message),
+fn exhausted(reason: &str, message: String, retry_seconds: Option<u32>) -> Status {
+    let mut details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new());
+    if let Some(seconds) = retry_seconds {
+        details.set_retry_info(Some(std::time::Duration::from_secs(u64::from(seconds))));
     }
+    Status::with_error_details(Code::ResourceExhausted, message, details)
 }
 
 /// What may go better soon.
@@ -56,7 +54,7 @@ pub(crate) fn unavailable(message: String) -> Status {
 fn store(error: StoreError) -> Status {
     match error {
         StoreError::Unavailable(_) => unavailable(error.to_string()),
-        StoreError::Full(_) => exhausted("the manager's disk is full; make room there".into(), None),
+        StoreError::Full(_) => exhausted("DISK_FULL", "the manager's disk is full; make room there".into(), None),
         other => bug(other.to_string()),
     }
 }
@@ -77,7 +75,7 @@ fn content(error: ContentError) -> Status {
             let fields = vec![FieldViolation::new("content", text.clone())];
             Status::with_error_details(Code::InvalidArgument, text, ErrorDetails::with_bad_request(fields))
         }
-        ContentError::NoSpace { .. } => exhausted(error.to_string(), None),
+        ContentError::NoSpace { .. } => exhausted("DISK_RESERVE", error.to_string(), None),
         error @ ContentError::NotDurable { .. } => crate::app::disk_failed(&error),
         other => bug(other.to_string()),
     }

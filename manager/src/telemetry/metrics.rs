@@ -24,6 +24,13 @@ pub struct Port {
     pub port: &'static str,
 }
 
+/// A label: which limit of `[net]`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Limit {
+    /// Its name in the configuration.
+    pub limit: &'static str,
+}
+
 /// Labels: who called (`nobody`, `agent`, `operator`, …), which method of the API (`other` for what is none), what came out (`OK`, …).
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Call {
@@ -95,6 +102,8 @@ pub struct Metrics {
     pub handshakes_failed: Family<Port, Counter>,
     /// Connections that were closed because of a limit, by port.
     pub connections_refused: Family<Port, Counter>,
+    /// How often each limit ended a connection, or kept it from being made.
+    pub limits_reached: Family<Limit, Counter>,
     /// Bytes of answers that were handed to connections, by port.
     pub bytes_sent: Family<Port, Counter>,
     /// Calls that ended, by caller, method and status code.
@@ -145,6 +154,7 @@ impl Default for Metrics {
             accepted: Family::default(),
             handshakes_failed: Family::default(),
             connections_refused: Family::default(),
+            limits_reached: Family::default(),
             bytes_sent: Family::default(),
             calls: Family::default(),
             call_seconds: Family::new_with_constructor(build(histogram)),
@@ -167,6 +177,7 @@ impl Default for Metrics {
         r.register("connections_accepted", "Connections that were taken", metrics.accepted.clone());
         r.register("handshakes_failed", "Handshakes that failed or were given up", metrics.handshakes_failed.clone());
         r.register("connections_refused", "Connections closed because of a limit", metrics.connections_refused.clone());
+        r.register("limits_reached", "Connections that a limit ended, or kept from being made", metrics.limits_reached.clone());
         r.register_with_unit("sent", "Bytes of answers handed to connections", Unit::Bytes, metrics.bytes_sent.clone());
         r.register("calls", "Calls that ended", metrics.calls.clone());
         r.register_with_unit("call", "How long unary calls took", Unit::Seconds, metrics.call_seconds.clone());
@@ -191,6 +202,11 @@ impl Metrics {
     /// All figures at zero.
     pub fn new() -> Arc<Metrics> {
         Arc::default()
+    }
+
+    /// Counts that a limit ended a connection, or kept it from being made.
+    pub fn limit(&self, limit: &'static str) {
+        self.limits_reached.get_or_create(&Limit { limit }).inc();
     }
 
     /// Counts an outcome that was recorded.

@@ -5,6 +5,7 @@
 //! and every limit with the name it is reported under. Each type is parsed once, at the edge; what holds one holds a
 //! valid value.
 
+pub mod checkup;
 pub mod chunks;
 pub mod digest;
 pub mod facts;
@@ -14,6 +15,7 @@ pub mod manifest;
 pub mod name;
 pub mod outcome;
 pub mod path;
+pub mod quantity;
 pub mod state;
 pub mod token;
 

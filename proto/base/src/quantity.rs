@@ -1,8 +1,8 @@
 //! Spans of time and sizes as people write them in the configuration: `30 s`, `500ms`, `90d`, `256 KiB`.
 
+use crate::{Invalid, quoted};
 use serde::{Deserialize, Deserializer, de::Error};
 use std::time::Duration;
-use sutler_base::{Invalid, quoted};
 
 /// A span of time: a whole number and one of `ms`, `s`, `m`, `h`, `d`.
 pub fn parse_span(text: &str) -> Result<Duration, Invalid> {
@@ -38,11 +38,13 @@ fn split(text: &str) -> Option<(u64, &str)> {
     Some((text[..end].parse().ok()?, text[end..].trim()))
 }
 
-pub(crate) fn span<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+/// Reads a span of time from a configuration: `#[serde(deserialize_with = "span")]`.
+pub fn span<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
     parse_span(&String::deserialize(from)?).map_err(D::Error::custom)
 }
 
-pub(crate) fn size<'de, D: Deserializer<'de>, T: TryFrom<u64>>(from: D) -> Result<T, D::Error> {
+/// Reads a size in bytes from a configuration, written as a number or with its unit.
+pub fn size<'de, D: Deserializer<'de>, T: TryFrom<u64>>(from: D) -> Result<T, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged)]
     enum Written {
