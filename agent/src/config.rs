@@ -1,5 +1,6 @@
 //! What the machine's own administrator says: where things are, and what is allowed here whatever the manager says.
 
+use crate::limits::Limits;
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 
@@ -30,6 +31,8 @@ pub struct Config {
     pub socket: PathBuf,
     /// The machine's own rules.
     pub policy: LocalPolicy,
+    /// How long it waits, and how much of the machine it takes.
+    pub limits: Limits,
 }
 
 /// The configuration can't be used.
@@ -62,6 +65,7 @@ struct File {
     allow_unsigned: bool,
     hold: bool,
     max_bytes: Option<u64>,
+    limits: Limits,
 }
 
 /// What the command line says; it goes before the file.
@@ -86,7 +90,14 @@ impl Config {
             None => (PathBuf::from(DEFAULT_FILE), false),
         };
         let file = match std::fs::read_to_string(&path) {
-            Ok(text) => toml::from_str::<File>(&text).map_err(|e| ConfigError::Parse { path, why: e.to_string() })?,
+            Ok(text) => {
+                let wrong = |why| ConfigError::Parse { path, why };
+                match toml::from_str::<File>(&text).map(|file| (file.limits.broken_rule(), file)) {
+                    Ok((None, file)) => file,
+                    Ok((Some(rule), _)) => return Err(wrong(rule)),
+                    Err(e) => return Err(wrong(e.to_string())),
+                }
+            }
             Err(e) if e.kind() == std::io::ErrorKind::NotFound && !named => File::default(),
             Err(source) => return Err(ConfigError::Read { path, source }),
         };
@@ -94,7 +105,7 @@ impl Config {
         let root = overrides.root.or(file.root).unwrap_or_else(|| "/".into());
         let socket = overrides.socket.or(file.socket).unwrap_or_else(|| default_socket(&dir));
         let policy = LocalPolicy { allow_unsigned: file.allow_unsigned, hold: file.hold, max_bytes: file.max_bytes };
-        Ok(Config { dir, root, socket, policy })
+        Ok(Config { dir, root, socket, policy, limits: file.limits })
     }
 }
 

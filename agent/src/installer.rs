@@ -6,6 +6,7 @@ use crate::install::{
     self, ChunkLists, Detected, Ended, Exchange, ExchangeState, Layout, OldTree, Place, Reserve, Source, Staging, StepEnd, StepId,
     StepSpec, Supervisor, TreeRecord,
 };
+use crate::limits::Limits;
 use std::{future::Future, pin::Pin, sync::Arc};
 use sutler_base::{
     AttemptId, Digest,
@@ -103,6 +104,8 @@ pub trait Installer: Send + Sync + 'static {
 pub struct Machine {
     layout: Arc<Layout>,
     supervisor: Supervisor,
+    reserve: Reserve,
+    output_tail: usize,
     /// Becomes the machine's id if nothing else tells it apart.
     fresh: [u8; 16],
 }
@@ -110,7 +113,15 @@ pub struct Machine {
 impl Machine {
     /// The machine whose places are in `layout`; steps are run under `supervisor`.
     pub fn new(layout: Layout, supervisor: Supervisor, fresh: [u8; 16]) -> Machine {
-        Machine { layout: Arc::new(layout), supervisor, fresh }
+        let (reserve, output_tail) = (Reserve::default(), limits::OUTPUT_TAIL_MAX);
+        Machine { layout: Arc::new(layout), supervisor, reserve, output_tail, fresh }
+    }
+
+    /// The same, taking of the disk and keeping of outputs what these limits say.
+    pub fn within(mut self, limits: &Limits) -> Machine {
+        self.reserve = Reserve { bytes: limits.disk_reserve, percent: limits.disk_reserve_percent };
+        self.output_tail = limits.output_tail;
+        self
     }
 
     fn blocking<T: Send + 'static>(&self, work: impl FnOnce(&Layout) -> Result<T, install::Error> + Send + 'static) -> Doing<'static, T> {
@@ -182,10 +193,10 @@ impl Installer for Machine {
     }
 
     fn stage<'a>(&'a self, item: &'a Item, lists: &'a ChunkLists) -> Doing<'a, Box<dyn Tree>> {
-        let (item, lists, layout) = (item.clone(), lists.clone(), self.layout.clone());
+        let (item, lists, layout, reserve) = (item.clone(), lists.clone(), self.layout.clone(), self.reserve);
         self.blocking(move |_| {
             let source = Source { manifest: item.manifest.clone(), digest: item.digest };
-            let staging = Staging::open(&layout, source, &lists, &item.attempt, item.index, Reserve::default())?;
+            let staging = Staging::open(&layout, source, &lists, &item.attempt, item.index, reserve)?;
             Ok(Box::new(RealTree { layout, staging, item }) as Box<dyn Tree>)
         })
     }
@@ -227,7 +238,7 @@ impl Installer for Machine {
     }
 
     fn start<'a>(&'a self, item: &'a Item, step: usize, run: u32) -> Doing<'a, Ended> {
-        let (item, supervisor) = (item.clone(), self.supervisor.clone());
+        let (item, supervisor, output_tail) = (item.clone(), self.supervisor.clone(), self.output_tail);
         Box::pin(async move {
             let running = self.blocking(move |layout| {
                 let planned = item.manifest.steps.get(step);
@@ -242,7 +253,7 @@ impl Installer for Machine {
                     _ if exchanged => Place::Installed,
                     _ => Place::Staged,
                 };
-                let spec = StepSpec::new(layout, Machine::step_id(&item, step, run), &item.manifest, planned, place)?;
+                let spec = StepSpec::new(layout, Machine::step_id(&item, step, run), &item.manifest, planned, place)?.keeping(output_tail);
                 install::start(layout, &supervisor, &spec)
             });
             Ok(running.await?.wait().await?)

@@ -11,7 +11,8 @@ use crate::{
     identity::{self, EnrollError, Enrolled},
     install::{ChunkLists, Detected, Ended, StepEnd},
     installer::{Doing, Installer, Item, OldPackage, Tree, Trouble, failure},
-    journal::{Journal, JournalError, Loaded},
+    journal::{Answered, Journal, JournalError, Loaded},
+    limits::Limits,
     link,
     machine::{Now, Record},
     vault::{Vault, VaultError},
@@ -116,8 +117,8 @@ impl Journal for MemoryJournal {
 
     fn make_room(&mut self) {}
 
-    fn answer(&self, attempt: &AttemptId) -> Option<Record> {
-        lock(&self.0).answers.get(attempt).cloned()
+    fn answer(&self, attempt: &AttemptId) -> Answered {
+        lock(&self.0).answers.get(attempt).cloned().map_or(Answered::No, |record| Answered::Yes(Box::new(record)))
     }
 
     fn answers_from(&self, first: &AttemptId) -> Vec<Record> {
@@ -429,6 +430,7 @@ impl Simulated {
             clock: Arc::new(self.clock.clone()),
             random: Arc::new(move || mix(state.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed))),
             policy: LocalPolicy::default(),
+            limits: Limits::default(),
         })
         .await
     }

@@ -18,6 +18,7 @@ use crate::{
     identity::{Identity, IdentityError},
     installer::{Installer, Trouble},
     journal::{Journal, JournalError},
+    limits::Limits,
     link::{self, LinkCommand},
     machine::{Offer, Record, Stage, State},
     vault::{Vault, VaultError},
@@ -43,6 +44,8 @@ pub struct Deps {
     pub random: Arc<dyn Fn() -> u64 + Send + Sync>,
     /// What the machine's own administrator allows.
     pub policy: LocalPolicy,
+    /// How long the connection waits for what.
+    pub limits: Limits,
 }
 
 /// Why an agent ended.
@@ -79,7 +82,7 @@ pub struct Agent {
 impl Agent {
     /// Loads what it knows and picks up what it had begun. Nothing is started and nobody is contacted before [`Agent::run`].
     pub async fn new(deps: Deps) -> Result<(Agent, Handle), AgentError> {
-        let Deps { vault, mut journal, installer, clock, random, policy } = deps;
+        let Deps { vault, mut journal, installer, clock, random, policy, limits } = deps;
         let identity = Arc::new(Identity::load(vault.clone())?);
         let loaded = journal.load()?;
         let mut records = loaded.records;
@@ -119,7 +122,7 @@ impl Agent {
         let (events_sender, events) = mpsc::channel(64);
         let (commands, commands_receiver) = watch::channel(LinkCommand::Stay);
         let random_for_link = random.clone();
-        let link = link::keep(identity.clone(), clock.clone(), move || random_for_link(), events_sender, commands_receiver);
+        let link = link::keep(identity.clone(), clock.clone(), limits, move || random_for_link(), events_sender, commands_receiver);
         let inner = Loop {
             state,
             first: effects,

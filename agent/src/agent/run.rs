@@ -5,7 +5,7 @@ use crate::{
     clock::Clock,
     identity::Identity,
     installer::{Installer, Trouble},
-    journal::{Journal, JournalError},
+    journal::{Answered, Journal, JournalError},
     link::{self, Connection, LinkCommand, LinkError, LinkEvent},
     machine::{Effect, Event, Progress, Record, Stage, State},
     vault::{Vault, VaultError},
@@ -474,7 +474,18 @@ impl Loop {
         offer.expire = offer.expire.map(|at| at.checked_add(skew).unwrap_or(at));
         let id = offer.attempt.clone();
         let asked = id.clone();
-        if let Some(over) = self.with_journal(move |journal| Ok(journal.answer(&asked))).await? {
+        let over = match self.with_journal(move |journal| Ok(journal.answer(&asked))).await? {
+            Answered::No => None,
+            Answered::Yes(record) => Some(*record),
+            Answered::Damaged => {
+                warn!(attempt = %id, "it is over, but its file in the journal is damaged: it counts as interrupted");
+                let record = super::interrupted(&self.identity, &id, &self.clock)?;
+                let kept = record.clone();
+                self.with_journal(move |journal| journal.retire(&kept)).await?;
+                Some(record)
+            }
+        };
+        if let Some(over) = over {
             // It is over, whoever offers it: the answer is what became of it, never another run.
             match outcome_of(&over) {
                 Some(outcome) => self.send(outcome),

@@ -1,13 +1,15 @@
 //! The commands. Data goes to standard output, everything else to standard error.
 //!
-//! Exit codes: 0 done (or queued), 1 not done, 2 wrong usage.
+//! Exit codes: 0 done (or queued), 1 not done, 2 wrong usage; `doctor` ends with 30 where something is wrong.
 
 mod run;
 mod show;
 
 use crate::{
     agent::Answer,
-    config::{Config, Overrides},
+    clock::{Clock, SystemClock},
+    config::{self, Config, ConfigError, Overrides},
+    doctor,
     service::{self, Call, Reply},
 };
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -15,6 +17,7 @@ use std::{
     io::{IsTerminal, Read},
     path::{Path, PathBuf},
     process::ExitCode,
+    sync::Arc,
 };
 use sutler_base::GroupName;
 
@@ -23,6 +26,7 @@ Examples:
   sutler-agent enroll --token-file /root/token    make this machine a client
   sutler-agent run                                do its work (the service does this)
   sutler-agent status                             where it is
+  sutler-agent doctor                             what is wrong with it
   sutler-agent join new-clients                   join a group, asking for its password if need be";
 
 /// Installs what a Sutler manager offers this machine.
@@ -86,6 +90,8 @@ enum Command {
     },
     /// Try again at once whatever waits for its next try
     RunNow,
+    /// Say in plain words what is wrong with this agent; ends with 0 if nothing is, with 30 otherwise
+    Doctor(Output),
     /// Leave the manager: the client is removed, its memberships and open work end
     Unenroll,
 }
@@ -129,15 +135,18 @@ enum LogFormat {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let places = cli.places;
-    let config = match Config::load(Overrides { config: places.config, dir: places.dir, root: places.root, socket: places.socket }) {
-        Ok(config) => config,
-        Err(e) => return failed(e),
-    };
+    let file = places.config.clone().unwrap_or_else(|| config::DEFAULT_FILE.into());
+    let config = Config::load(Overrides { config: places.config, dir: places.dir, root: places.root, socket: places.socket });
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(e) => return failed(format!("the runtime can't be started: {e}")),
     };
-    let code = runtime.block_on(perform(cli.command, config));
+    let code = match (cli.command, config) {
+        // Whoever asks the doctor may have a configuration that can't be used.
+        (Command::Doctor(output), config) => runtime.block_on(examine(config, &file, output.output)),
+        (_, Err(e)) => failed(e),
+        (command, Ok(config)) => runtime.block_on(perform(command, config)),
+    };
     // Not a drop: that would wait for the threads that wait for steps.
     runtime.shutdown_background();
     code
@@ -164,8 +173,20 @@ async fn perform(command: Command, config: Config) -> ExitCode {
         Command::Join { group, password_file } => join(&config, group, password_file).await,
         Command::Leave { group } => ask(&config, Call::Leave { group }, Format::Text).await,
         Command::RunNow => ask(&config, Call::RunNow, Format::Text).await,
+        // Taken before.
+        Command::Doctor(_) => ExitCode::SUCCESS,
         Command::Unenroll => ask(&config, Call::Unenroll, Format::Text).await,
     }
+}
+
+async fn examine(config: Result<Config, ConfigError>, file: &Path, format: Format) -> ExitCode {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let checkup = doctor::examine(config, file, &clock).await;
+    match format {
+        Format::Json => println!("{}", checkup.json()),
+        Format::Text => print!("{}", checkup.text()),
+    }
+    ExitCode::from(checkup.exit_code())
 }
 
 async fn ask(config: &Config, call: Call, format: Format) -> ExitCode {

@@ -5,7 +5,7 @@ use crate::{
     agent::{Agent, Deps, Ended},
     clock::{Clock, SystemClock},
     config::Config,
-    facts,
+    facts, guard,
     identity::{self, IdentityError},
     install::{Layout, Supervisor},
     installer::Machine,
@@ -51,6 +51,7 @@ pub(super) async fn enroll(config: &Config, enroll: Enroll) -> Result<(), String
     let layout = Layout::new(&config.root, &config.dir).map_err(|e| e.to_string())?;
     let vault = FolderVault::open(&config.dir).map_err(|e| e.to_string())?;
     let _lock = Lock::take(&config.dir)?;
+    guard::refuse_exposed(&config.dir).map_err(|e| e.to_string())?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let measured = facts::collect(&layout, vec![], random_bytes()?);
     let enrolled = identity::enroll(&vault, &token, &measured.hostname, &measured.machine_id, enroll.force, link::tls_clock(&clock))
@@ -84,13 +85,14 @@ pub(super) async fn run(config: &Config, format: LogFormat) -> Result<(), String
     let layout = Layout::new(&config.root, &config.dir).map_err(|e| e.to_string())?;
     let vault = FolderVault::open(&config.dir).map_err(|e| e.to_string())?;
     let _lock = Lock::take(&config.dir)?;
+    guard::refuse_exposed(&config.dir).map_err(|e| e.to_string())?;
     // Before anything that takes long: a signal that comes now must end it, too.
     let mut terminate = signal(SignalKind::terminate()).map_err(|e| format!("signals can't be caught: {e}"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| format!("signals can't be caught: {e}"))?;
     let deps = Deps {
         vault: Arc::new(vault),
-        journal: Box::new(FolderJournal::new(&config.dir, random_bytes()?)),
-        installer: Arc::new(Machine::new(layout, Supervisor::default(), random_bytes()?)),
+        journal: Box::new(FolderJournal::new(&config.dir, random_bytes()?).with_reserve(config.limits.journal_reserve)),
+        installer: Arc::new(Machine::new(layout, Supervisor::default(), random_bytes()?).within(&config.limits)),
         clock: Arc::new(SystemClock::new()),
         random: Arc::new(|| {
             let mut bytes = [0; 8];
@@ -99,6 +101,7 @@ pub(super) async fn run(config: &Config, format: LogFormat) -> Result<(), String
             u64::from_le_bytes(bytes)
         }),
         policy: config.policy.clone(),
+        limits: config.limits.clone(),
     };
     let (agent, handle) = Agent::new(deps).await.map_err(|e| e.to_string())?;
     let listener = service::listen(&config.socket).map_err(|e| e.to_string())?;

@@ -102,6 +102,12 @@ impl StepSpec {
         };
         Ok(StepSpec { id, program })
     }
+
+    /// The same, of whose output no more than the last `most` bytes are kept.
+    pub fn keeping(mut self, most: usize) -> StepSpec {
+        self.program.output_max = most;
+        self
+    }
 }
 
 /// What to run for `argv` in `directory`; a relative program must lie inside `tree`, links resolved.

@@ -44,12 +44,14 @@ const SYNC_ONE_BY_ONE: usize = 64;
 pub struct Reserve {
     /// Bytes that stay free, so that the journal and the report of a failure still have room.
     pub bytes: u64,
+    /// Besides them, so much of what is missing of the package (per cent): file systems take more than the bytes of a file.
+    pub percent: u64,
 }
 
 impl Default for Reserve {
-    /// 16 MiB.
+    /// 16 MiB and 5 %.
     fn default() -> Self {
-        Reserve { bytes: 16 << 20 }
+        Reserve { bytes: 16 << 20, percent: 5 }
     }
 }
 
@@ -105,7 +107,7 @@ pub struct Staged {
 impl Staging {
     /// Makes the staging tree of an item, or opens the one that an earlier run left and verifies what is in it.
     ///
-    /// Refuses before anything is fetched: a disk that has not room for what is missing, 5 % more and the reserve; an
+    /// Refuses before anything is fetched: a disk that has not room for what is missing and the reserve; an
     /// installation directory that holds what this package did not bring; a way there that others could change.
     pub fn open(
         layout: &Layout,
@@ -376,7 +378,7 @@ impl Staging {
         let path = &self.spot.parent_path;
         let stat = rustix::fs::fstatvfs(&self.top).map_err(io("ask for the free space of", path))?;
         let missing = self.plan.missing_bytes();
-        let needed = missing.saturating_add(missing / 20).saturating_add(reserve.bytes);
+        let needed = missing.saturating_add(missing.saturating_mul(reserve.percent) / 100).saturating_add(reserve.bytes);
         let free = stat.f_bavail.saturating_mul(stat.f_frsize);
         if missing > 0 && free < needed {
             return Err(Error::NoSpace { path: path.clone(), what: "bytes", needed, free });

@@ -1,7 +1,7 @@
 //! The journal as a folder of files: `attempts/ID` and, for those that are over, `answers/ID`.
 
-use super::{ANSWERS_MAX, Journal, JournalError, Loaded};
-use crate::machine::Record;
+use super::{ANSWERS_MAX, Answered, Journal, JournalError, Loaded};
+use crate::{limits::Limits, machine::Record};
 use std::{
     fs::{File, OpenOptions},
     io,
@@ -11,24 +11,58 @@ use std::{
 use sutler_base::{AttemptId, Digest};
 use sutler_certs::durable::{self, FileError, Readers};
 
-/// Room that is given free when the disk is full, so that a failure can still be recorded and reported (bytes).
-const RESERVE: u64 = 4 << 20;
 const RECORD_MAX: u64 = 64 << 20;
 /// Names the ledger; `GENERATION` in the state folder says which ledger there has to be.
 const MARKER: &str = ".generation";
 const GENERATION: &str = "generation";
+
+/// What a journal holds, for whoever only looks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Inspected {
+    /// How many attempts it has.
+    pub records: usize,
+    /// Those whose file can't be read.
+    pub damaged: Vec<AttemptId>,
+    /// The ledger as a whole was lost.
+    pub lost: bool,
+}
 
 /// A journal in the agent's state folder.
 #[derive(Debug)]
 pub struct FolderJournal {
     state: PathBuf,
     fresh: [u8; 16],
+    /// Room that is given free when the disk is full, so that a failure can still be recorded and reported (bytes).
+    reserve: u64,
 }
 
 impl FolderJournal {
     /// The journal below `state`, which is there already and private. `fresh` names the ledger if a new one is begun.
     pub fn new(state: &Path, fresh: [u8; 16]) -> FolderJournal {
-        FolderJournal { state: state.into(), fresh }
+        FolderJournal { state: state.into(), fresh, reserve: Limits::default().journal_reserve }
+    }
+
+    /// The same, keeping so many bytes for a full disk.
+    pub fn with_reserve(mut self, bytes: u64) -> FolderJournal {
+        self.reserve = bytes;
+        self
+    }
+
+    /// What a journal below `state` holds, for whoever only looks: nothing is mended or made.
+    pub fn inspect(state: &Path) -> Inspected {
+        let journal = FolderJournal::new(state, [0; 16]);
+        let is_folder = |path: PathBuf| std::fs::symlink_metadata(path).is_ok_and(|found| found.is_dir());
+        let (expected, found) = (read(&journal.state.join(GENERATION)), read(&journal.attempts().join(MARKER)));
+        let never_begun = expected.is_none() && found.is_none() && std::fs::symlink_metadata(journal.attempts()).is_err();
+        let cut_off = expected.is_none() && found.is_some();
+        let whole = expected.is_some() && expected == found && is_folder(journal.answers());
+        let ids = names(&journal.attempts()).unwrap_or_default();
+        let is_damaged = |id: &&AttemptId| {
+            let record = read(&journal.attempts().join(id.as_str())).and_then(|bytes| decode(&bytes));
+            record.is_none_or(|record| record.id() != *id) && journal.answer(id) == Answered::No
+        };
+        let damaged = ids.iter().filter(is_damaged).cloned().collect();
+        Inspected { records: ids.len(), damaged, lost: !(never_begun || cut_off || whole) }
     }
 
     fn attempts(&self) -> PathBuf {
@@ -46,11 +80,11 @@ impl FolderJournal {
     /// Takes the reserve's room, if there is room to spare. Best effort: without it a full disk is found earlier.
     fn keep_reserve(&self) {
         let path = self.reserve();
-        if path.exists() {
+        if std::fs::symlink_metadata(&path).is_ok_and(|found| found.is_file() && found.len() >= self.reserve) {
             return;
         }
         let taken = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path);
-        let allocated = taken.map(|file| rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, RESERVE));
+        let allocated = taken.map(|file| rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, self.reserve));
         if !matches!(allocated, Ok(Ok(()))) {
             let _ = std::fs::remove_file(&path);
         }
@@ -128,6 +162,25 @@ fn names(folder: &Path) -> Result<Vec<AttemptId>, JournalError> {
     Ok(names)
 }
 
+/// Removes what lies where a folder of ours has to be and is none; whether there was something.
+fn clear_for_folder(path: &Path) -> Result<bool, JournalError> {
+    match std::fs::symlink_metadata(path) {
+        Ok(found) if !found.is_dir() => remove(path).map(|()| true),
+        _ => Ok(false),
+    }
+}
+
+/// Removes what lies where a file of ours has to be and is none.
+fn clear_for_file(path: &Path) -> Result<(), JournalError> {
+    match std::fs::symlink_metadata(path) {
+        Ok(found) if found.is_dir() => {
+            std::fs::remove_dir_all(path).map_err(|source| JournalError::Broken { doing: "remove", path: path.into(), source })
+        }
+        Ok(found) if !found.is_file() => remove(path),
+        _ => Ok(()),
+    }
+}
+
 fn remove(path: &Path) -> Result<(), JournalError> {
     match std::fs::remove_file(path) {
         Err(source) if source.kind() != io::ErrorKind::NotFound => Err(JournalError::Broken { doing: "remove", path: path.into(), source }),
@@ -137,25 +190,40 @@ fn remove(path: &Path) -> Result<(), JournalError> {
 
 impl Journal for FolderJournal {
     fn load(&mut self) -> Result<Loaded, JournalError> {
+        // What else lies at our names is no journal, and must not keep the agent from starting.
+        for folder in [self.attempts(), self.answers()] {
+            if clear_for_folder(&folder)? {
+                tracing::warn!("{} was no folder, and was removed", folder.display());
+            }
+        }
+        for file in [self.reserve(), self.state.join(GENERATION), self.attempts().join(MARKER)] {
+            clear_for_file(&file)?;
+        }
         self.keep_reserve();
         let expected = read(&self.state.join(GENERATION));
         let found = read(&self.attempts().join(MARKER));
         let mut loaded = Loaded::default();
         match (expected, found) {
-            (None, None) if !self.attempts().exists() => self.write_marker()?,
+            (None, None) if !self.attempts().exists() => {
+                self.make_folder(&self.answers())?;
+                self.write_marker()?;
+            }
             // The first start was cut off between the two.
             (None, Some(name)) => self.put(&self.state.join(GENERATION), &name)?,
-            (Some(expected), Some(found)) if expected == found => {}
+            // Without the answers an attempt that is over could be taken for a new one.
+            (Some(expected), Some(found)) if expected == found => loaded.lost = !self.answers().exists(),
             _ => loaded.lost = true,
         }
         self.make_folder(&self.attempts())?;
         self.make_folder(&self.answers())?;
         for id in names(&self.attempts())? {
             match read(&self.attempts().join(id.as_str())).and_then(|bytes| decode(&bytes)) {
-                Some(record) if *record.id() == id && self.answer(&id).is_some() => loaded.retired.push(record),
+                Some(record) if *record.id() == id && self.answer(&id) != Answered::No => loaded.retired.push(record),
                 Some(record) if *record.id() == id => loaded.records.push(record),
-                _ if self.answer(&id).is_some() => self.discard(&id)?,
-                _ => loaded.damaged.push(id),
+                _ => {
+                    clear_for_file(&self.attempts().join(id.as_str()))?;
+                    if self.answer(&id) == Answered::No { loaded.damaged.push(id) } else { self.discard(&id)? }
+                }
             }
         }
         Ok(loaded)
@@ -174,7 +242,9 @@ impl Journal for FolderJournal {
     }
 
     fn retire(&mut self, record: &Record) -> Result<(), JournalError> {
-        match self.put(&self.answers().join(record.id().as_str()), &encode(record)) {
+        let path = self.answers().join(record.id().as_str());
+        clear_for_file(&path)?;
+        match self.put(&path, &encode(record)) {
             // The manager has the outcome, and only a manager that moved would offer it again: not worth stopping for.
             Err(JournalError::Full { .. }) => {}
             put => put?,
@@ -200,15 +270,24 @@ impl Journal for FolderJournal {
         let _ = std::fs::remove_file(self.reserve());
     }
 
-    fn answer(&self, attempt: &AttemptId) -> Option<Record> {
-        read(&self.answers().join(attempt.as_str())).and_then(|bytes| decode(&bytes)).filter(|r| r.id() == attempt)
+    fn answer(&self, attempt: &AttemptId) -> Answered {
+        let path = self.answers().join(attempt.as_str());
+        match read(&path).and_then(|bytes| decode(&bytes)).filter(|r| r.id() == attempt) {
+            Some(record) => Answered::Yes(Box::new(record)),
+            None if std::fs::symlink_metadata(&path).is_ok() => Answered::Damaged,
+            None => Answered::No,
+        }
     }
 
     fn answers_from(&self, first: &AttemptId) -> Vec<Record> {
         let mut ids = names(&self.answers()).unwrap_or_default();
         ids.retain(|id| id >= first);
         ids.sort();
-        ids.iter().filter_map(|id| self.answer(id)).collect()
+        let readable = |id: &AttemptId| match self.answer(id) {
+            Answered::Yes(record) => Some(*record),
+            Answered::No | Answered::Damaged => None,
+        };
+        ids.iter().filter_map(readable).collect()
     }
 }
 
@@ -254,8 +333,8 @@ mod tests {
         let loaded = journal.load().unwrap();
         assert_eq!((loaded.records, loaded.retired), (vec![records[2].clone()], vec![records[0].clone()]));
         assert!(!loaded.lost);
-        assert_eq!(journal.answer(records[1].id()), Some(records[1].clone()));
-        assert_eq!(journal.answer(records[2].id()), None);
+        assert_eq!(journal.answer(records[1].id()), Answered::Yes(Box::new(records[1].clone())));
+        assert_eq!(journal.answer(records[2].id()), Answered::No);
         assert_eq!(journal.answers_from(records[0].id()), records[..2]);
         assert_eq!(journal.answers_from(records[1].id()), records[1..2]);
     }
@@ -287,6 +366,71 @@ mod tests {
     }
 
     #[test]
+    fn whatever_lies_in_the_place_of_a_journal_it_loads_and_says_what_is_gone() {
+        type Harm = fn(&Path, &str);
+        let harms: [(&str, Harm, usize, bool); 9] = [
+            ("the folder is a file", |s, _| replace(&s.join("attempts"), b"?"), 0, true),
+            ("the folder is a link", |s, _| link(&s.join("attempts")), 0, true),
+            ("the record is a folder", |s, id| folder_at(&s.join("attempts").join(id)), 1, false),
+            ("the record is a link", |s, id| link(&s.join("attempts").join(id)), 1, false),
+            ("the record is empty", |s, id| replace(&s.join("attempts").join(id), b""), 1, false),
+            ("the name of the ledger is gone", |s, _| gone(&s.join("attempts/.generation")), 0, true),
+            ("the name of the ledger is another", |s, _| replace(&s.join("generation"), b"another"), 0, true),
+            ("the name of the ledger is a folder", |s, _| folder_at(&s.join("generation")), 0, false),
+            ("the answers are gone", |s, _| gone(&s.join("answers")), 0, true),
+        ];
+        for (what, harm, damaged, lost) in harms {
+            let folder = state();
+            let mut journal = FolderJournal::new(folder.path(), [1; 16]);
+            journal.load().unwrap();
+            journal.write(&record(1)).unwrap();
+            journal.write(&record(2)).unwrap();
+            journal.retire(&record(3)).unwrap();
+            harm(folder.path(), record(1).id().as_str());
+            let mut journal = FolderJournal::new(folder.path(), [2; 16]);
+            let loaded = journal.load().unwrap();
+            assert_eq!((loaded.damaged.len(), loaded.lost), (damaged, lost), "{what}");
+            // It can be written again, and settled it is whole.
+            journal.write(&record(1)).unwrap();
+            journal.settle().unwrap();
+            let loaded = FolderJournal::new(folder.path(), [3; 16]).load().unwrap();
+            assert!(loaded.damaged.is_empty() && !loaded.lost && loaded.records.contains(&record(1)), "{what}");
+        }
+    }
+
+    #[test]
+    fn an_answer_that_is_damaged_is_an_answer_all_the_same() {
+        let folder = state();
+        let mut journal = FolderJournal::new(folder.path(), [1; 16]);
+        journal.load().unwrap();
+        journal.retire(&record(1)).unwrap();
+        replace(&folder.path().join("answers").join(record(1).id().as_str()), b"");
+        assert_eq!(journal.answer(record(1).id()), Answered::Damaged);
+        journal.retire(&record(1)).unwrap();
+        assert!(matches!(journal.answer(record(1).id()), Answered::Yes(_)));
+    }
+
+    fn gone(path: &Path) {
+        let removed = if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
+        removed.unwrap();
+    }
+
+    fn replace(path: &Path, bytes: &[u8]) {
+        gone(path);
+        durable::write(path, bytes, Readers::Owner).unwrap();
+    }
+
+    fn folder_at(path: &Path) {
+        gone(path);
+        std::fs::create_dir_all(path.join("deep")).unwrap();
+    }
+
+    fn link(path: &Path) {
+        gone(path);
+        std::os::unix::fs::symlink("/etc/hostname", path).unwrap();
+    }
+
+    #[test]
     fn answers_are_bounded_and_the_newest_stay() {
         let folder = state();
         let mut journal = FolderJournal::new(folder.path(), [1; 16]);
@@ -295,7 +439,7 @@ mod tests {
             journal.retire(&record(n)).unwrap();
         }
         assert_eq!(names(&folder.path().join("answers")).unwrap().len(), ANSWERS_MAX);
-        assert!(journal.answer(record(2).id()).is_none());
-        assert!(journal.answer(record(3).id()).is_some());
+        assert_eq!(journal.answer(record(2).id()), Answered::No);
+        assert!(matches!(journal.answer(record(3).id()), Answered::Yes(_)));
     }
 }

@@ -6,7 +6,7 @@
 
 mod folder;
 
-pub use folder::FolderJournal;
+pub use folder::{FolderJournal, Inspected};
 
 use crate::machine::Record;
 use std::path::PathBuf;
@@ -26,6 +26,17 @@ pub struct Loaded {
     pub damaged: Vec<AttemptId>,
     /// The ledger as a whole was lost since the last session; stays so until [`Journal::settle`].
     pub lost: bool,
+}
+
+/// What is kept of an attempt that is over.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Answered {
+    /// It was never retired, or so long ago that it is forgotten.
+    No,
+    /// It was retired, and what became of it can't be read any more. It is over all the same.
+    Damaged,
+    /// What became of it.
+    Yes(Box<Record>),
 }
 
 /// The journal could not be written or read.
@@ -63,8 +74,8 @@ pub trait Journal: Send + 'static {
     fn discard(&mut self, attempt: &AttemptId) -> Result<(), JournalError>;
     /// Gives free what is kept for a full disk, so that something small can be written.
     fn make_room(&mut self);
-    /// The record of an attempt that was retired, if it is still kept.
-    fn answer(&self, attempt: &AttemptId) -> Option<Record>;
-    /// Those from this id on that are still kept, in order of their ids: the order in which they were offered.
+    /// What is kept of an attempt that was retired.
+    fn answer(&self, attempt: &AttemptId) -> Answered;
+    /// Those from this id on that can still be read, in order of their ids: the order in which they were offered.
     fn answers_from(&self, first: &AttemptId) -> Vec<Record>;
 }

@@ -1,16 +1,18 @@
 //! The connection to the higher system: made, kept, made again. It decides nothing about work.
 //!
 //! It tries the addresses in their order, shows the newest certificate, opens the stream, and hands over what comes. When
-//! the connection ends it waits with full jitter, 1 s to 5 min, the first time hardly at all; a manager that says that
-//! the client was removed is asked again every five minutes, in case that was a mistake.
+//! the connection ends it waits with full jitter ([`Limits::pause`]), the first time hardly at all; a
+//! manager that says that the client was removed is asked again at the longest pause, in case that was a mistake.
 
 mod transport;
 
-pub use transport::{Connection, connect};
+pub(crate) use transport::said;
+pub use transport::{Connection, connect, connect_within};
 
 use crate::{
     clock::Clock,
     identity::{self, Identity, Shown},
+    limits::Limits,
 };
 use prost::Message;
 use std::{io, sync::Arc, time::Duration};
@@ -26,7 +28,6 @@ use tracing::{debug, info, warn};
 pub const UNARY_TIMEOUT: Duration = Duration::from_secs(30);
 /// How many messages may wait to be sent; more means that the connection stands still.
 const OUTBOX: usize = 1024;
-const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
@@ -131,6 +132,7 @@ pub enum LinkCommand {
 pub async fn keep(
     identity: Arc<Identity>,
     clock: Arc<dyn Clock>,
+    limits: Limits,
     mut random: impl FnMut() -> u64 + Send,
     events: mpsc::Sender<LinkEvent>,
     mut commands: watch::Receiver<LinkCommand>,
@@ -147,7 +149,7 @@ pub async fn keep(
             }
         }
         let credential = if old_once { (identity.current(), Shown::Current) } else { identity.credential() };
-        let (error, was_up) = session(&identity, &credential, &tls_clock, &events, &mut commands).await;
+        let (error, was_up) = session(&identity, &credential, &tls_clock, &limits, &events, &mut commands).await;
         // A renewed certificate whose handshake fails may be at fault, or the manager's: both are tried in turns.
         old_once = credential.1 == Shown::Renewed && matches!(error, LinkError::Tls { .. });
         // Two machines with the same key, each of which ends the other's session, must not do that without pause.
@@ -156,7 +158,7 @@ pub async fn keep(
         } else if was_up {
             failures = 0;
         }
-        let pause = if error.is_refusal() && failures > 0 { PAUSE.1 } else { jittered(failures, random()) };
+        let pause = if error.is_refusal() && failures > 0 { limits.reconnect_most } else { limits.pause(failures, random()) };
         failures = failures.saturating_add(1);
         if events.send(LinkEvent::Down(error)).await.is_err() {
             return;
@@ -175,16 +177,11 @@ pub fn tls_clock(clock: &Arc<dyn Clock>) -> TlsClock {
     TlsClock::new(move || clock.now().wall)
 }
 
-/// Full jitter: anything up to twice as long with every failure, 5 min at most; the first time up to a quarter second.
-fn jittered(failures: u32, random: u64) -> Duration {
-    let most = if failures == 0 { Duration::from_millis(250) } else { PAUSE.0.saturating_mul(1 << failures.min(9)).min(PAUSE.1) };
-    Duration::from_millis(random % (most.as_millis() as u64).max(1))
-}
-
 async fn session(
     identity: &Identity,
     (credential, shown): &(Arc<Credential>, Shown),
     clock: &TlsClock,
+    limits: &Limits,
     events: &mpsc::Sender<LinkEvent>,
     commands: &mut watch::Receiver<LinkCommand>,
 ) -> (LinkError, bool) {
@@ -196,7 +193,7 @@ async fn session(
     let mut last = LinkError::Config("no address of the manager is known".into());
     for address in identity.addresses() {
         debug!(address, "connecting");
-        let connection = match connect(&address, config.clone()).await {
+        let connection = match connect_within(&address, config.clone(), limits).await {
             Ok(connection) => connection,
             Err(e) => {
                 debug!(error = %e, "no connection");
@@ -204,7 +201,7 @@ async fn session(
                 continue;
             }
         };
-        match converse(identity, &connection, &address, shown, events, commands).await {
+        match converse(identity, &connection, &address, limits.unary_call, shown, events, commands).await {
             // A renewed certificate that the manager does not know is of no use; the one before still is.
             (e @ LinkError::Refused { .. }, false) if shown == Shown::Renewed => {
                 if let Err(e) = identity.drop_next() {
@@ -225,6 +222,7 @@ async fn converse(
     identity: &Identity,
     connection: &Connection,
     address: &str,
+    patience: Duration,
     shown: Shown,
     events: &mpsc::Sender<LinkEvent>,
     commands: &mut watch::Receiver<LinkCommand>,
@@ -245,7 +243,7 @@ async fn converse(
         let first = stream.message().await?;
         Ok::<_, tonic::Status>((stream, first))
     };
-    let (mut stream, welcome) = match tokio::time::timeout(UNARY_TIMEOUT, first).await {
+    let (mut stream, welcome) = match tokio::time::timeout(patience, first).await {
         Err(_) => return (LinkError::Slow { address: address.into() }, false),
         Ok(Err(status)) => return (refusal(address, &status), false),
         Ok(Ok((stream, Some(ConnectResponse { message: Some(Down::Welcome(welcome)) })))) => (stream, welcome),

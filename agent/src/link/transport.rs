@@ -4,6 +4,7 @@
 //! would be the speed. One connection carries everything: the stream of orders and the bytes.
 
 use super::LinkError;
+use crate::limits::Limits;
 use bytes::Bytes;
 use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
 use hyper::client::conn::http2::{Builder, SendRequest};
@@ -18,7 +19,6 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
     task::{Context, Poll},
-    time::Duration,
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -26,10 +26,6 @@ use tokio::{
     sync::watch,
 };
 
-const TCP_TIMEOUT: Duration = Duration::from_secs(10);
-const TLS_TIMEOUT: Duration = Duration::from_secs(5);
-const KEEP_ALIVE: Duration = Duration::from_secs(30);
-const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(15);
 const STREAM_WINDOW: u32 = 2 << 20;
 const CONNECTION_WINDOW: u32 = 8 << 20;
 const FRAME_SIZE: u32 = 256 << 10;
@@ -75,11 +71,16 @@ impl Connection {
 /// Connects to `host:port` and shakes hands. The name is not checked, the manager's identity is: see
 /// [`ServerTrust`](sutler_certs::tls::ServerTrust).
 pub async fn connect(address: &str, config: Arc<ClientConfig>) -> Result<Connection, LinkError> {
+    connect_within(address, config, &Limits::default()).await
+}
+
+/// The same, as patient as these limits say.
+pub async fn connect_within(address: &str, config: Arc<ClientConfig>, limits: &Limits) -> Result<Connection, LinkError> {
     let bad = || LinkError::Address { address: address.into() };
     let (host, _) = address.rsplit_once(':').ok_or_else(bad)?;
     let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned()).map_err(|_| bad())?;
     let origin: http::Uri = format!("https://{address}").parse().map_err(|_| bad())?;
-    let tcp = match tokio::time::timeout(TCP_TIMEOUT, TcpStream::connect(address)).await {
+    let tcp = match tokio::time::timeout(limits.connect, TcpStream::connect(address)).await {
         Ok(Ok(tcp)) => tcp,
         Ok(Err(source)) => return Err(LinkError::Tcp { address: address.into(), source }),
         Err(_) => return Err(LinkError::Tcp { address: address.into(), source: io::ErrorKind::TimedOut.into() }),
@@ -88,7 +89,7 @@ pub async fn connect(address: &str, config: Arc<ClientConfig>) -> Result<Connect
     let received = Arc::new(AtomicU64::new(0));
     let metered = Metered { inner: tcp, received: received.clone() };
     let tls = tokio_rustls::TlsConnector::from(config).connect(name, metered);
-    let tls = match tokio::time::timeout(TLS_TIMEOUT, tls).await {
+    let tls = match tokio::time::timeout(limits.handshake, tls).await {
         Ok(Ok(tls)) => tls,
         Ok(Err(source)) => return Err(LinkError::Tls { address: address.into(), source }),
         Err(_) => return Err(LinkError::Tls { address: address.into(), source: io::ErrorKind::TimedOut.into() }),
@@ -98,11 +99,11 @@ pub async fn connect(address: &str, config: Arc<ClientConfig>) -> Result<Connect
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(FRAME_SIZE)
-        .keep_alive_interval(KEEP_ALIVE)
-        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+        .keep_alive_interval(limits.keep_alive)
+        .keep_alive_timeout(limits.keep_alive_timeout)
         .keep_alive_while_idle(true)
         .handshake(TokioIo::new(tls));
-    let (sender, connection) = match tokio::time::timeout(TLS_TIMEOUT, handshake).await {
+    let (sender, connection) = match tokio::time::timeout(limits.handshake, handshake).await {
         Ok(Ok(made)) => made,
         Ok(Err(e)) => return Err(LinkError::Tls { address: address.into(), source: io::Error::other(e) }),
         Err(_) => return Err(LinkError::Tls { address: address.into(), source: io::ErrorKind::TimedOut.into() }),
@@ -119,7 +120,7 @@ pub async fn connect(address: &str, config: Arc<ClientConfig>) -> Result<Connect
 }
 
 /// An error with what caused it.
-pub(super) fn said(error: &dyn std::error::Error) -> String {
+pub(crate) fn said(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

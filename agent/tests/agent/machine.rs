@@ -90,6 +90,7 @@ impl Machine {
             clock: Arc::new(SystemClock::new()),
             random: Arc::new(move || numbers.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed)),
             policy: self.policy.clone(),
+            limits: Default::default(),
         })
         .await
     }

@@ -109,7 +109,7 @@ fn attempt(n: u8) -> AttemptId {
     AttemptId::new(Timestamp::from_millisecond(1_000).unwrap(), [n; 16])
 }
 
-const NO_RESERVE: Reserve = Reserve { bytes: 0 };
+const NO_RESERVE: Reserve = Reserve { bytes: 0, percent: 5 };
 
 impl Machine {
     fn open(&self, package: &Package, n: u8) -> Result<Staging, Error> {
@@ -301,7 +301,7 @@ fn a_full_disk_is_refused_before_anything_is_fetched() {
     let machine = machine();
     let package = tool("1");
     let source = Source { manifest: package.manifest.clone(), digest: Digest::of(b"") };
-    let reserve = Reserve { bytes: u64::MAX / 2 };
+    let reserve = Reserve { bytes: u64::MAX / 2, percent: 5 };
     let refused = Staging::open(&machine.layout, source, &package.lists, &attempt(1), 0, reserve).unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::NoSpace);
     assert!(refused.to_string().contains("bytes"), "{refused}");
