@@ -4,6 +4,7 @@ pub mod app;
 pub mod backup;
 pub mod cli;
 pub mod config;
+pub mod doctor;
 pub mod folder;
 pub mod init;
 pub mod live;

@@ -1,4 +1,4 @@
-//! `sutler init`, `serve`, `backup` and `restore`: what is done on the manager's host, without a profile.
+//! `sutler init`, `serve`, `doctor`, `backup` and `restore`: what is done on the manager's host, without a profile.
 
 use super::{
     error::CliError,
@@ -9,6 +9,7 @@ use super::{
 use crate::{
     backup::{self, BackupError},
     config::{Config, Overrides, TelemetryAt},
+    doctor,
     folder::Folder,
     init::{self, InitOptions},
     profile::{self, ProfileName},
@@ -99,6 +100,63 @@ pub struct ServeArgs {
     log_format: LogFormat,
 }
 
+/// Looks at a manager's folder, and at the manager if it serves.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Changes nothing, and works whether the manager serves or not. What `serve` is told on its command line has to be said here, too.
+Ends with 0 if all is well, with 30 if something is wrong.
+
+Examples:
+  sutler doctor --dir D
+  sutler doctor --dir D -o json
+  sutler doctor --dir D --agents 127.0.0.1:17443 --operators 127.0.0.1:17444 --telemetry off"
+)]
+pub struct DoctorArgs {
+    /// The manager's folder
+    #[arg(long, value_name = "DIR")]
+    dir: PathBuf,
+    /// Where the manager listens
+    #[command(flatten)]
+    places: Places,
+    /// How it is shown
+    #[arg(short = 'o', long = "output", value_enum, default_value = "text")]
+    format: DoctorFormat,
+}
+
+/// How a checkup is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum DoctorFormat {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+}
+
+impl Places {
+    fn overrides(&self) -> Overrides {
+        Overrides {
+            agents: self.agents,
+            operators: self.operators,
+            telemetry: self.telemetry,
+            database: self.database.clone(),
+            advertise: self.advertise.clone(),
+        }
+    }
+}
+
+/// `sutler doctor`
+pub fn doctor(args: DoctorArgs) -> Result<u8, CliError> {
+    let config = doctor::configuration(&args.dir, |folder| Config::load(folder, &args.places.overrides()));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|e| CliError::local("examine the manager", &e))?;
+    let checkup = runtime.block_on(doctor::examine(&args.dir, config, &World::system()));
+    match args.format {
+        DoctorFormat::Text => output::print(&checkup.text())?,
+        DoctorFormat::Json => output::print(&format!("{}\n", checkup.json()))?,
+    }
+    Ok(checkup.exit_code())
+}
+
 /// `sutler init`
 pub fn init(args: InitArgs, globals: &Globals) -> Result<u8, CliError> {
     let config = profile::config_folder(globals.config_dir.as_deref(), |name| std::env::var_os(name)).map_err(profile_error)?;
@@ -144,15 +202,7 @@ pub fn serve(args: ServeArgs) -> Result<u8, CliError> {
     let filter = std::env::var("SUTLER_LOG").ok();
     telemetry::start_log(args.log_format, filter.as_deref()).map_err(|e| CliError::local(tried(), &e))?;
     let folder = Folder::open(&args.dir).map_err(|e| CliError::local(tried(), &e))?;
-    let places = &args.places;
-    let overrides = Overrides {
-        agents: places.agents,
-        operators: places.operators,
-        telemetry: places.telemetry,
-        database: places.database.clone(),
-        advertise: places.advertise.clone(),
-    };
-    let config = Config::load(folder, &overrides).map_err(|e| CliError::local(tried(), &e))?;
+    let config = Config::load(folder, &args.places.overrides()).map_err(|e| CliError::local(tried(), &e))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|e| CliError::local(tried(), &e))?;
     runtime.block_on(serve::run(config)).map_err(|e| CliError::local(tried(), &e))?;
     Ok(0)

@@ -56,7 +56,7 @@ use sutler_base::Timestamp;
   sutler token create
   sutler job status JOB --watch
 
-Exit codes: 0 done, 1 not done, 2 wrong usage; `job status` has more of its own (see its help)."
+Exit codes: 0 done, 1 not done, 2 wrong usage; `job status` and `doctor` have more of their own (see their help)."
 )]
 pub struct Cli {
     #[command(flatten)]
@@ -72,6 +72,8 @@ enum Command {
     Init(local::InitArgs),
     /// Run the manager
     Serve(local::ServeArgs),
+    /// Say in plain words what is wrong with a manager; ends with 0 if nothing is, with 30 otherwise
+    Doctor(local::DoctorArgs),
     /// Copy a manager, while it runs
     Backup(local::BackupArgs),
     /// Make a manager of such a copy
@@ -146,6 +148,7 @@ fn dispatch(cli: Cli) -> Result<u8, CliError> {
         // A server has threads of its own and needs no operator.
         Command::Init(args) => return local::init(args, &cli.globals),
         Command::Serve(args) => return local::serve(args),
+        Command::Doctor(args) => return local::doctor(args),
         Command::Backup(args) => return local::backup(args, &cli.globals),
         Command::Restore(args) => return local::restore(args, &cli.globals),
         Command::Completion { shell } => {
@@ -175,7 +178,12 @@ fn dispatch(cli: Cli) -> Result<u8, CliError> {
             Command::Profile(command) => profiles::run(command, &session).await,
             Command::Operator(command) => operator::run(command, &session).await,
             Command::Audit(command) => audit::run(command, &session).await,
-            Command::Init(_) | Command::Serve(_) | Command::Backup(_) | Command::Restore(_) | Command::Completion { .. } => Ok(0),
+            Command::Init(_)
+            | Command::Serve(_)
+            | Command::Doctor(_)
+            | Command::Backup(_)
+            | Command::Restore(_)
+            | Command::Completion { .. } => Ok(0),
         }
     })
 }

@@ -30,12 +30,14 @@ macro_rules! query {
 mod bind;
 mod chain;
 mod failure;
+mod inspect;
 #[cfg(test)]
 mod plans;
 mod postgres;
 mod sqlite;
 mod tx;
 
+pub use inspect::{Inspection, inspect};
 pub use tx::*;
 
 use std::{future::Future, path::Path, pin::Pin, sync::Arc};

@@ -1,12 +1,12 @@
 //! PostgreSQL: several managers on one database. Rows that are decided about are locked; deadlocks are run again.
 
 use crate::{
-    Options, StoreError, Tx, Work,
+    Inspection, Kind, Options, StoreError, Tx, Work,
     chain::{Chain, Ends},
     failure::{Failure, Remedy},
 };
 use sqlx::{
-    AssertSqlSafe, ConnectOptions, SqlSafeStr, SqlStr,
+    AssertSqlSafe, ConnectOptions, Connection as _, SqlSafeStr, SqlStr,
     migrate::{Migration, MigrationType, Migrator},
     postgres::{PgConnectOptions, PgPool, PgPoolOptions},
 };
@@ -115,6 +115,30 @@ fn classify(error: sqlx::Error) -> Failure {
         _ => StoreError::Statement(text),
     };
     Failure::of(error)
+}
+
+/// Looks at the database at `url`. What it has on its disk is for its own tools to check.
+pub(crate) async fn inspect(url: &str) -> Result<Inspection, StoreError> {
+    let failed = |e: sqlx::Error| classify(e).error;
+    let connect: PgConnectOptions =
+        url.parse().map_err(|e| StoreError::Unavailable(format!("the database's address can't be read: {e}")))?;
+    let connect = connect.application_name("sutler-doctor").disable_statement_logging();
+    let connection = tokio::time::timeout(Duration::from_secs(10), connect.connect()).await;
+    let mut connection = connection.map_err(|_| StoreError::Unavailable("it does not answer in time".into()))?.map_err(failed)?;
+    let asked =
+        sqlx::query_as("SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint, to_regclass('_sqlx_migrations') IS NOT NULL");
+    let (milliseconds, known): (i64, bool) = asked.fetch_one(&mut connection).await.map_err(failed)?;
+    let version = if known {
+        let newest = sqlx::query_as("SELECT max(version) FROM _sqlx_migrations WHERE success");
+        let (version,): (Option<i64>,) = newest.fetch_one(&mut connection).await.map_err(failed)?;
+        version
+    } else {
+        None
+    };
+    let _ = connection.close().await;
+    let expected = migrator().iter().map(|m| m.version).max().unwrap_or(0);
+    let clock = sutler_base::Timestamp::from_millisecond(milliseconds).ok();
+    Ok(Inspection { kind: Kind::Postgres, version, expected, damage: Vec::new(), clock })
 }
 
 /// An open PostgreSQL database.

@@ -3,7 +3,7 @@
 mod writer;
 
 use crate::{
-    Options, StoreError, Tx, Work,
+    Inspection, Kind, Options, StoreError, Tx, Work,
     chain::{Chain, Ends},
     failure::{Failure, Remedy},
 };
@@ -105,6 +105,28 @@ fn classify(error: sqlx::Error) -> Failure {
         _ => StoreError::Statement(text),
     };
     Failure::of(error)
+}
+
+/// Looks at the file at `path`.
+pub(crate) async fn inspect(path: &Path) -> Result<Inspection, StoreError> {
+    let failed = |e: sqlx::Error| classify(e).error;
+    let connect = SqliteConnectOptions::new().filename(path).create_if_missing(false).busy_timeout(Duration::from_secs(5));
+    let mut connection = connect.pragma("query_only", "ON").disable_statement_logging().connect().await.map_err(failed)?;
+    let lines: Vec<(String,)> = sqlx::query_as("PRAGMA integrity_check(5)").fetch_all(&mut connection).await.map_err(failed)?;
+    let damage = lines.into_iter().map(|(line,)| line).filter(|line| line != "ok").collect();
+    let known = sqlx::query_as("SELECT count(*) FROM sqlite_master WHERE name = '_sqlx_migrations'");
+    let (known,): (i64,) = known.fetch_one(&mut connection).await.map_err(failed)?;
+    let version = match known {
+        0 => None,
+        _ => {
+            let newest = sqlx::query_as("SELECT max(version) FROM _sqlx_migrations WHERE success");
+            let (version,): (Option<i64>,) = newest.fetch_one(&mut connection).await.map_err(failed)?;
+            version
+        }
+    };
+    hang_up(connection).await;
+    let expected = migrator().iter().map(|m| m.version).max().unwrap_or(0);
+    Ok(Inspection { kind: Kind::Sqlite, version, expected, damage, clock: None })
 }
 
 /// An open SQLite database.
