@@ -23,6 +23,8 @@ pub fn tool(name: &str) -> Option<PathBuf> {
         .into_iter()
         .chain(std::env::split_paths(&path))
         .chain(postgres_folders())
+        // Not on everybody's PATH.
+        .chain([PathBuf::from("/usr/sbin"), PathBuf::from("/sbin")])
         .map(|folder| folder.join(name))
         .find(|file| is_program(file))
 }
@@ -75,6 +77,8 @@ pub fn skip(reason: &str) -> bool {
 fn how_to_get(tool: &str) -> &'static str {
     match tool {
         "grpcurl" | "buf" | "clamav" => "run `.ci/run --tools`",
+        "ip" | "tc" | "ss" => "`apt-get install iproute2`",
+        "nft" => "`apt-get install nftables`",
         "initdb" | "postgres" => "run `.ci/run --tools`, or `apt-get install postgresql`",
         _ => "install it and have it on PATH",
     }

@@ -19,7 +19,9 @@ pub struct Agent {
     place: Place,
     name: String,
     machine_id: String,
+    inside: Vec<String>,
     wrapper: Vec<String>,
+    configured: bool,
     starts: u32,
 }
 
@@ -29,7 +31,16 @@ impl Agent {
         static MACHINES: AtomicU32 = AtomicU32::new(1);
         let machine_id = format!("{:024x}{:08x}", std::process::id(), MACHINES.fetch_add(1, Ordering::Relaxed));
         let place = Place::new("agent");
-        let agent = Agent { running: None, place, name: name.to_owned(), machine_id, wrapper: Vec::new(), starts: 0 };
+        let agent = Agent {
+            running: None,
+            place,
+            name: name.to_owned(),
+            machine_id,
+            inside: Vec::new(),
+            wrapper: Vec::new(),
+            configured: false,
+            starts: 0,
+        };
         fs_err::create_dir_all(agent.root().join("etc")).expect("a folder can be made");
         fs_err::write(agent.root().join("etc/machine-id"), format!("{}\n", agent.machine_id)).expect("a file can be written");
         agent
@@ -70,9 +81,12 @@ impl Agent {
 
     /// `sutler-agent` on this machine, to be run.
     pub fn command<S: AsRef<str>>(&self, arguments: &[S]) -> Command {
-        let mut command = Command::new(programs::sutler_agent());
+        let mut command = programs::within(&self.inside, Command::new(programs::sutler_agent()));
         command.args(arguments.iter().map(AsRef::as_ref));
-        command.arg("--dir").arg(self.state()).arg("--root").arg(self.root());
+        command.arg("--dir").arg(self.state()).arg("--root").arg(self.root()).arg("--socket").arg(self.socket());
+        if self.configured {
+            command.arg("--config").arg(self.config());
+        }
         command
     }
 
@@ -84,6 +98,35 @@ impl Agent {
     /// The standard output of a command that ends well.
     pub fn ok(&self, line: &str) -> String {
         self.run(line).ok()
+    }
+
+    /// Where its commands reach it: beside its folder, so that they do whatever is mounted over that.
+    pub fn socket(&self) -> PathBuf {
+        self.place.path().join("agent.sock")
+    }
+
+    fn config(&self) -> PathBuf {
+        self.place.path().join("agent.toml")
+    }
+
+    /// From now on this is its configuration.
+    pub fn configure(&mut self, toml: &str) {
+        fs_err::write(self.config(), toml).expect("a file can be written");
+        self.configured = true;
+    }
+
+    /// From now on runs every command of this machine through this one, which has to `exec` what is appended to it.
+    pub fn inside(&mut self, command: &[&str]) {
+        self.inside = command.iter().map(|word| (*word).to_owned()).collect();
+    }
+
+    /// The process of the agent.
+    ///
+    /// # Panics
+    ///
+    /// When it doesn't run.
+    pub fn pid(&self) -> u32 {
+        self.running.as_ref().expect("it runs").id()
     }
 
     /// From now on, enrols and runs the agent through this command, which has to run what is appended to it: namespaces of
@@ -123,7 +166,7 @@ impl Agent {
         let mut command = programs::within(&self.wrapper, self.command(&["run"]));
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("a file has a second handle")).stderr(log);
         let mut child = command.spawn().expect("the agent can be started");
-        let socket = self.state().join("agent.sock");
+        let socket = self.socket();
         // A socket file may be a dead agent's: what counts is that somebody listens.
         wait_until("the agent to listen on its socket", PATIENCE, || {
             std::os::unix::net::UnixStream::connect(&socket).is_ok() || !matches!(child.try_wait(), Ok(None))

@@ -1,12 +1,13 @@
 //! The API without the command line around it, for what no command line of ours would send.
 
+use super::agent::Agent;
 use super::manager::Manager;
 use std::future::Future;
 use sutler::profile::{self, Profile};
 use sutler_agent::link::{self, Connection};
 use sutler_base::token::TokenString;
-use sutler_certs::RootPin;
 use sutler_certs::tls::{self, Clock, ServerTrust};
+use sutler_certs::{Credential, RootPin, pem};
 use tonic::{Response, Status};
 
 /// A connection to one of the manager's ports.
@@ -38,6 +39,21 @@ impl Api {
         let credential = profile.credential().expect("its key is not encrypted");
         let tls = tls::operator_client(&credential, &trust, Clock::system()).expect("it can be used");
         Api::try_connect(&manager.addresses().operators.to_string(), tls)
+    }
+
+    /// With the key and certificate of a machine that is enrolled, on the agents' port.
+    ///
+    /// # Panics
+    ///
+    /// When that is not possible.
+    pub fn agent(agent: &Agent, manager: &Manager) -> Api {
+        let credential = Credential::load(&agent.state().join("credential.pem")).expect("it is enrolled");
+        let identity = fs_err::read(agent.state().join("identity.json")).expect("it is enrolled");
+        let identity: serde_json::Value = serde_json::from_slice(&identity).expect("it is JSON");
+        let root = pem::parse_chain(identity["root_certificate"].as_str().expect("it is a text").as_bytes()).expect("it is PEM");
+        let trust = ServerTrust::from_root(&root[0]).expect("it is a root");
+        let tls = tls::agent_client(Some(&credential), &trust, Clock::system()).expect("it can be used");
+        Api::connect(&manager.addresses().agents.to_string(), tls)
     }
 
     /// As somebody without a certificate, who has this token, on the agents' port.

@@ -93,8 +93,18 @@ while :; do
   done
   [ -n "$found" ] || break
 done
+if [ -e "$folder/namespaces" ]; then
+  while read -r name; do ip netns delete "$name" 2>/dev/null; done <"$folder/namespaces"
+fi
 rm -rf "$folder"
 "#;
+
+/// Has the janitor delete a network namespace, too.
+pub(super) fn remember_namespace(name: &str) {
+    use std::io::Write as _;
+    let mut file = std::fs::OpenOptions::new().append(true).create(true).open(top().join("namespaces")).expect("a file can be written");
+    writeln!(file, "{name}").expect("a file can be written");
+}
 
 /// The folder that all of this process's places lie in.
 fn top() -> &'static Path {

@@ -31,7 +31,7 @@ pub struct Setup {
     pub advertise: Vec<String>,
     /// The database; embedded SQLite unless given.
     pub database: Option<String>,
-    /// What is appended to `manager.toml`.
+    /// What is put into `manager.toml`, below the headers of its tables.
     pub config: String,
 }
 
@@ -88,8 +88,16 @@ impl Manager {
         cli::run(Cli::new(&manager.config()).command(&arguments), b"").ok();
         if !manager.setup.config.is_empty() {
             let file = manager.folder().join("manager.toml");
-            let text = fs_err::read_to_string(&file).expect("init has written it");
-            fs_err::write(&file, format!("{text}\n{}\n", manager.setup.config)).expect("it can be written");
+            let mut text = fs_err::read_to_string(&file).expect("init has written it");
+            // The file has every table already.
+            for block in manager.setup.config.split_inclusive("\n[").map(|block| block.trim_end_matches('[')) {
+                let block = block.trim().trim_start_matches('[');
+                let (table, keys) = block.split_once("]\n").expect("each block has a table's header");
+                let header = format!("\n[{table}]\n");
+                assert!(text.contains(&header), "there is no table {table}");
+                text = text.replacen(&header, &format!("{header}{keys}\n"), 1);
+            }
+            fs_err::write(&file, text).expect("it can be written");
         }
         manager
     }
@@ -192,6 +200,15 @@ impl Manager {
         self.addresses = Some(started?);
         self.running = Some(child);
         Ok(())
+    }
+
+    /// The process of the manager.
+    ///
+    /// # Panics
+    ///
+    /// When it doesn't run.
+    pub fn pid(&self) -> u32 {
+        self.running.as_ref().expect("it runs").id()
     }
 
     /// Kills it with SIGKILL.

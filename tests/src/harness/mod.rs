@@ -17,8 +17,10 @@ pub mod cleanup;
 mod cli;
 mod jobs;
 mod manager;
+mod namespaces;
 mod package;
 pub mod programs;
+mod proxy;
 pub mod wait;
 
 pub use agent::Agent;
@@ -26,5 +28,7 @@ pub use api::Api;
 pub use cli::{Cli, Done, run, words};
 pub use jobs::{JobView, Row};
 pub use manager::{Addresses, Manager, Setup};
+pub use namespaces::{Chain, Namespaces};
 pub use package::{COUNTING, PackageFolder, noise};
+pub use proxy::{Line, Proxy};
 pub use wait::{PATIENCE, wait_for, wait_for_value, wait_until};

@@ -7,7 +7,6 @@ use sutler_base::token::TokenString;
 use sutler_proto::v1;
 use sutler_tests::api_call;
 use sutler_tests::harness::{Agent, Api, Cli, JobView, Manager, PackageFolder, noise};
-use sutler_tests::tools;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
@@ -313,40 +312,6 @@ fn a_hostile_request_for_a_certificate_gets_an_agents_certificate_and_nothing_el
     assert!(!usage.key_cert_sign() && !usage.crl_sign());
     let days = (certificate.validity().not_after.timestamp() - certificate.validity().not_before.timestamp()) / 86_400;
     assert!((29..=31).contains(&days), "{days} days");
-}
-
-#[test]
-fn a_full_disk_at_the_client_is_found_before_the_download_and_reported() {
-    let can_mount = tools::tool("unshare")
-        .is_some_and(|unshare| std::process::Command::new(unshare).args(["--mount", "true"]).status().is_ok_and(|status| status.success()));
-    if !can_mount && tools::skip("needs the right to mount a small file system (unshare --mount)") {
-        return;
-    }
-    let manager = Manager::start();
-    let cli = manager.cli();
-    let (large, small) = (PackageFolder::counting("large", "1.0"), PackageFolder::counting("small", "1.0"));
-    large.noise("noise", 24 << 20, 1);
-    push(&cli, &large);
-    push(&cli, &small);
-    let mut agent = Agent::new("full");
-    agent.enroll(cli.ok("token create").trim());
-    // A root of 40 MiB, in a namespace of its own: gone with the agent. Installing takes room for the package and a reserve.
-    let script = format!(
-        "mount -t tmpfs -o size=40m,mode=0755 none '{0}' && mkdir '{0}/etc' && echo {1} >'{0}/etc/machine-id' && exec \"$0\" \"$@\"",
-        agent.root().display(),
-        agent.machine_id()
-    );
-    agent.within(&["unshare", "--mount", "sh", "-c", &script]);
-    agent.start();
-    let job = cli.id(&format!("job run --package large --client {}", agent.id()));
-    let row = JobView::wait_for_row(&cli, &job, &agent.id(), "FAILED");
-    assert_eq!(row.reason, "NO_SPACE", "{row:#?}");
-    let fetched = &row.json["items"][0]["fetchedBytes"];
-    let fetched = fetched.as_u64().or_else(|| fetched.as_str()?.parse().ok()).unwrap_or_default();
-    assert!(fetched < 1 << 20, "{fetched} bytes were fetched in vain");
-    // What fits is installed all the same.
-    let job = cli.id(&format!("job run --package small --client {}", agent.id()));
-    JobView::wait_for_row(&cli, &job, &agent.id(), "SUCCEEDED");
 }
 
 #[test]

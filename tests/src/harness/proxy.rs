@@ -1,0 +1,258 @@
+//! A line between machines and their manager that a test can make as bad as it likes.
+//!
+//! It passes bytes of TCP connections on. What can't be done to a connection without ending it (a byte that is doubled, bytes that
+//! change places) is done, too: the connection has to notice and end.
+
+use std::io::{Read as _, Write as _};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
+
+/// How the line is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Line {
+    /// Everything passes.
+    Open,
+    /// Nothing passes, and nobody is told: what is sent waits, new connections are taken and hang.
+    Silent,
+    /// Every connection ends at once, new ones too.
+    Cut,
+    /// Everything passes so much later.
+    Slow(Duration),
+    /// After so many bytes from the manager nothing passes any more.
+    StopsAfter(usize),
+    /// Nothing passes from the manager; what machines send arrives.
+    DeafToManager,
+    /// Nothing passes to the manager; what it sends arrives.
+    DeafToMachines,
+    /// Every hundredth part that passes comes twice.
+    Doubles,
+    /// Every hundredth part that passes changes places with the next.
+    Swaps,
+}
+
+#[derive(Debug)]
+struct State {
+    line: Line,
+    to: Option<SocketAddr>,
+    passed: usize,
+    still: bool,
+    /// Grows when connections have to end.
+    cuts: u64,
+    /// What the first machine said on its last connection, to be said once more.
+    heard: Vec<u8>,
+    connections: usize,
+}
+
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+    over: AtomicBool,
+}
+
+/// The line; ends with everything on it when it is dropped.
+#[derive(Debug)]
+pub struct Proxy {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Direction {
+    ToManager,
+    ToMachine,
+}
+
+impl Default for Proxy {
+    fn default() -> Self {
+        Proxy::new()
+    }
+}
+
+impl Proxy {
+    /// A line that leads nowhere yet.
+    pub fn new() -> Proxy {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+        let address = listener.local_addr().expect("it is bound");
+        let state = State { line: Line::Open, to: None, passed: 0, still: false, cuts: 0, heard: Vec::new(), connections: 0 };
+        let shared = Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new(), over: AtomicBool::new(false) });
+        let accepting = shared.clone();
+        std::thread::spawn(move || {
+            for socket in listener.incoming().map_while(Result::ok) {
+                if accepting.over.load(Ordering::SeqCst) {
+                    return;
+                }
+                let shared = accepting.clone();
+                std::thread::spawn(move || shared.connect(socket));
+            }
+        });
+        Proxy { address, shared }
+    }
+
+    /// Where machines connect to.
+    pub fn address(&self) -> String {
+        self.address.to_string()
+    }
+
+    /// From now on it leads there.
+    pub fn leads_to(&self, manager: SocketAddr) {
+        self.shared.lock().to = Some(manager);
+    }
+
+    /// From now on the line is like this.
+    pub fn now(&self, line: Line) {
+        let mut state = self.shared.lock();
+        state.line = line;
+        (state.passed, state.still) = (0, false);
+        if line == Line::Cut {
+            state.cuts += 1;
+        }
+        self.shared.changed.notify_all();
+    }
+
+    /// Whether bytes wait on it.
+    pub fn stands_still(&self) -> bool {
+        self.shared.lock().still
+    }
+
+    /// How many connections were made over it.
+    pub fn connections(&self) -> usize {
+        self.shared.lock().connections
+    }
+
+    /// Says to the manager once more, on a connection of its own, what a machine said on its last one. How many bytes come back.
+    pub fn say_again(&self) -> usize {
+        let (to, heard) = {
+            let state = self.shared.lock();
+            (state.to.expect("it leads somewhere"), state.heard.clone())
+        };
+        assert!(!heard.is_empty(), "nothing was said");
+        let mut socket = TcpStream::connect(to).expect("the manager takes connections");
+        socket.set_read_timeout(Some(super::PATIENCE)).expect("it can be set");
+        let _ = socket.write_all(&heard);
+        let mut answer = Vec::new();
+        let _ = socket.read_to_end(&mut answer);
+        answer.len()
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.shared.over.store(true, Ordering::SeqCst);
+        self.shared.lock().cuts += 1;
+        self.shared.changed.notify_all();
+        // Wakes the one that accepts.
+        let _ = TcpStream::connect(self.address);
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn connect(self: Arc<Shared>, machine: TcpStream) {
+        let (to, cuts) = {
+            let mut state = self.lock();
+            if state.line == Line::Cut {
+                return;
+            }
+            state.connections += 1;
+            state.heard.clear();
+            (state.to, state.cuts)
+        };
+        let Some(Ok(manager)) = to.map(TcpStream::connect) else { return };
+        let ends = [(&machine, &manager, Direction::ToManager), (&manager, &machine, Direction::ToMachine)];
+        std::thread::scope(|scope| {
+            for (from, to, direction) in ends {
+                let shared = &self;
+                scope.spawn(move || {
+                    shared.pass(from, to, direction, cuts);
+                    let _ = from.shutdown(Shutdown::Both);
+                    let _ = to.shutdown(Shutdown::Both);
+                });
+            }
+        });
+    }
+
+    /// Passes bytes on until either side has ended, or the line was cut.
+    fn pass(&self, mut from: &TcpStream, mut to: &TcpStream, direction: Direction, cuts: u64) {
+        let mut buffer = vec![0; 16 << 10];
+        let mut parts = 0_u64;
+        let mut kept: Option<Vec<u8>> = None;
+        // So that a cut is noticed by who waits for bytes.
+        let _ = from.set_read_timeout(Some(Duration::from_millis(50)));
+        let _ = to.set_nodelay(true);
+        loop {
+            let read = match from.read(&mut buffer) {
+                Ok(0) => return,
+                Ok(n) => n,
+                Err(e) if matches!(e.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => {
+                    if self.lock().cuts != cuts {
+                        return;
+                    }
+                    continue;
+                }
+                Err(_) => return,
+            };
+            let Some(line) = self.wait(direction, read, cuts) else { return };
+            let part = &buffer[..read];
+            parts += 1;
+            let written = match (line, parts % 100) {
+                (Line::Doubles, 0) => to.write_all(part).and_then(|()| to.write_all(part)),
+                (Line::Swaps, 0) => {
+                    kept = Some(part.to_vec());
+                    Ok(())
+                }
+                _ => to.write_all(part),
+            };
+            let written = written.and_then(|()| match kept.take_if(|_| parts % 100 != 0) {
+                Some(kept) => to.write_all(&kept),
+                None => Ok(()),
+            });
+            if written.is_err() {
+                return;
+            }
+            if direction == Direction::ToManager {
+                let mut state = self.lock();
+                if state.heard.len() < 1 << 20 {
+                    state.heard.extend_from_slice(part);
+                }
+            }
+        }
+    }
+
+    /// Waits until so many bytes may pass; none when the connection has to end.
+    fn wait(&self, direction: Direction, bytes: usize, cuts: u64) -> Option<Line> {
+        let mut state = self.lock();
+        let mut waited = false;
+        loop {
+            if state.cuts != cuts {
+                return None;
+            }
+            let line = state.line;
+            let held = match line {
+                Line::Silent => true,
+                Line::StopsAfter(most) => direction == Direction::ToMachine && state.passed + bytes > most,
+                Line::DeafToManager => direction == Direction::ToMachine,
+                Line::DeafToMachines => direction == Direction::ToManager,
+                Line::Slow(_) => !std::mem::replace(&mut waited, true),
+                _ => false,
+            };
+            if !held {
+                if direction == Direction::ToMachine {
+                    state.passed += bytes;
+                }
+                return Some(line);
+            }
+            if let Line::Slow(by) = line {
+                state = self.changed.wait_timeout(state, by).unwrap_or_else(PoisonError::into_inner).0;
+            } else {
+                state.still = true;
+                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            }
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! The disk of a client machine full: before a download, in the middle of one, and while an attempt is recorded.
+
+use rustix::fs::{CWD, FileType, Mode};
+use std::path::PathBuf;
+use std::process::Command;
+use sutler_tests::harness::{Agent, Cli, JobView, Line, Manager, PATIENCE, PackageFolder, Proxy, Setup, wait_until};
+use sutler_tests::tools;
+
+fn cannot_mount() -> bool {
+    let mounts =
+        tools::tool("unshare").is_some_and(|unshare| Command::new(unshare).args(["--mount", "true"]).status().is_ok_and(|s| s.success()));
+    !mounts && tools::skip("needs the right to mount a small file system (unshare --mount)")
+}
+
+/// From its next start on, everything of the machine, the agent's folder included, is on a file system of its own of so many MiB, in
+/// a namespace of its own: gone with the agent.
+fn on_a_small_disk(agent: &mut Agent, mib: u32) {
+    fs_err::create_dir_all(agent.scratch().join("disk")).unwrap();
+    let script = format!(
+        "cd '{0}' && mount -t tmpfs -o size={mib}m,mode=0755 none disk && cp -a state root disk && \
+         mount --bind disk/state state && mount --bind disk/root root && exec \"$0\" \"$@\"",
+        agent.scratch().display()
+    );
+    agent.within(&["unshare", "--mount", "sh", "-c", &script]);
+}
+
+/// A path on the machine's own disk, as seen from outside.
+fn inside(agent: &Agent, path: &str) -> PathBuf {
+    let below = agent.scratch().join(path);
+    PathBuf::from(format!("/proc/{}/root{}", agent.pid(), below.display()))
+}
+
+/// Takes all but so many bytes of the machine's disk.
+fn fill(agent: &Agent, leave: u64) {
+    let stat = rustix::fs::statvfs(inside(agent, "disk")).unwrap();
+    let file = fs_err::File::create(inside(agent, "disk/filler")).unwrap();
+    let take = (stat.f_bavail * stat.f_frsize).saturating_sub(leave);
+    rustix::fs::fallocate(file.file(), rustix::fs::FallocateFlags::empty(), 0, take).unwrap();
+}
+
+fn push(cli: &Cli, name: &str, bytes: usize) -> PackageFolder {
+    let package = PackageFolder::counting(name, "1.0");
+    if bytes > 0 {
+        package.noise("noise", bytes, 1);
+    }
+    cli.ok(&format!("package push {}", package.path().display()));
+    package
+}
+
+fn fetched(json: &serde_json::Value) -> u64 {
+    let fetched = &json["items"][0]["fetchedBytes"];
+    fetched.as_u64().or_else(|| fetched.as_str()?.parse().ok()).unwrap_or_default()
+}
+
+#[test]
+fn a_full_disk_at_the_client_is_found_before_the_download_and_reported() {
+    if cannot_mount() {
+        return;
+    }
+    let manager = Manager::start();
+    let cli = manager.cli();
+    let _packages = [push(&cli, "large", 24 << 20), push(&cli, "small", 0)];
+    let mut agent = Agent::new("full");
+    agent.enroll(cli.ok("token create").trim());
+    // Installing takes room for the package and a reserve.
+    on_a_small_disk(&mut agent, 40);
+    agent.start();
+    let job = cli.id(&format!("job run --package large --client {}", agent.id()));
+    let row = JobView::wait_for_row(&cli, &job, &agent.id(), "FAILED");
+    assert_eq!(row.reason, "NO_SPACE", "{row:#?}");
+    assert!(fetched(&row.json) < 1 << 20, "{} bytes were fetched in vain", fetched(&row.json));
+    // What fits is installed all the same.
+    let job = cli.id(&format!("job run --package small --client {}", agent.id()));
+    JobView::wait_for_row(&cli, &job, &agent.id(), "SUCCEEDED");
+    // How much is kept free is the machine's own to say.
+    let mut other = Agent::new("less is kept");
+    other.configure("[limits]\ndisk_reserve = \"1MiB\"\ndisk_reserve_percent = 0\n");
+    other.enroll(cli.ok("token create").trim());
+    on_a_small_disk(&mut other, 40);
+    other.start();
+    let job = cli.id(&format!("job run --package large --client {}", other.id()));
+    JobView::wait_for_row(&cli, &job, &other.id(), "SUCCEEDED");
+}
+
+#[test]
+fn a_disk_that_fills_up_during_a_download_fails_the_attempt_and_the_failure_is_reported() {
+    if cannot_mount() {
+        return;
+    }
+    let line = Proxy::new();
+    let manager = Manager::start_with(Setup { advertise: vec![line.address()], ..Setup::default() });
+    line.leads_to(manager.addresses().agents);
+    let cli = manager.cli();
+    let _package = push(&cli, "large", 16 << 20);
+    let mut agent = Agent::new("full");
+    agent.enroll(cli.ok("token create").trim());
+    on_a_small_disk(&mut agent, 60);
+    agent.start();
+    // In the middle of the download the line stands still, and the disk fills up.
+    line.now(Line::StopsAfter(4 << 20));
+    let job = cli.id(&format!("job run --package large --client {}", agent.id()));
+    wait_until("the line to stand still", PATIENCE, || line.stands_still());
+    fill(&agent, 64 << 10);
+    line.now(Line::Open);
+    let row = JobView::wait_for_row(&cli, &job, &agent.id(), "FAILED");
+    assert_eq!(row.reason, "NO_SPACE", "{row:#?}");
+    assert!(agent.is_running());
+    // Room again, and a person says so: it goes on.
+    fs_err::remove_file(inside(&agent, "disk/filler")).unwrap();
+    cli.ok(&format!("job retry {job}"));
+    JobView::wait_for_row(&cli, &job, &agent.id(), "SUCCEEDED");
+}
+
+#[test]
+fn a_disk_that_is_full_when_a_step_ends_keeps_no_outcome_from_being_recorded_and_reported() {
+    if cannot_mount() {
+        return;
+    }
+    let manager = Manager::start();
+    let cli = manager.cli();
+    let package = PackageFolder::counting("waits", "1.0");
+    package.file("bin/install", "#!/bin/sh\nread -r line <../../etc/go\necho run >>\"$(pwd -P).runs\" 2>/dev/null\nexit 7\n");
+    cli.ok(&format!("package push {}", package.path().display()));
+    let mut agent = Agent::new("full");
+    agent.enroll(cli.ok("token create").trim());
+    on_a_small_disk(&mut agent, 60);
+    agent.start();
+    let pipe = inside(&agent, "root/etc/go");
+    rustix::fs::mknodat(CWD, &pipe, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    let job = cli.id(&format!("job run --package waits --client {}", agent.id()));
+    JobView::wait_for_row(&cli, &job, &agent.id(), "INSTALLING");
+    // Not a byte is left; what is left to do is written from the agent's own reserve.
+    fill(&agent, 0);
+    assert!(inside(&agent, "state/reserve").exists(), "it keeps a reserve");
+    fs_err::write(&pipe, "go\n").unwrap();
+    let row = JobView::wait_for_row(&cli, &job, &agent.id(), "FAILED");
+    assert_eq!((row.attempts, row.json["items"][0]["exitCode"].as_i64()), (1, Some(7)), "{row:#?}");
+    assert!(agent.is_running(), "{}", agent.log());
+    // A new session is counted, and refused work is refused, on a disk that is still full.
+    let next = cli.id(&format!("job run --package waits --client {}", agent.id()));
+    let row = JobView::wait_for_row(&cli, &next, &agent.id(), "FAILED");
+    assert_eq!(row.reason, "NO_SPACE", "{row:#?}");
+    fs_err::remove_file(inside(&agent, "disk/filler")).unwrap();
+}

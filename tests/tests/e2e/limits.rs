@@ -1,0 +1,62 @@
+//! The bounds on what is said to a manager, each gone over, at a real manager and with a real identity.
+
+use sutler_base::limits;
+use sutler_proto::v1::{self, connect_request::Message};
+use sutler_tests::api_call;
+use sutler_tests::harness::{Agent, Api, Manager, PATIENCE, wait_until};
+use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
+
+fn refused<T: std::fmt::Debug>(answer: Result<T, Status>, code: Code, reason: &str) {
+    let status = answer.expect_err("it is over the limit");
+    let found = status.get_details_error_info().map(|info| info.reason).unwrap_or_default();
+    assert_eq!((status.code(), found.as_str()), (code, reason), "{status}");
+}
+
+#[test]
+fn a_message_over_the_limit_is_refused_by_name_and_the_connection_lives_on() {
+    let manager = Manager::start();
+    let agent = Agent::enrolled("one", &manager);
+    let operators = Api::operator(&manager);
+    let group = |bytes| v1::CreateGroupRequest { group_id: "g".into(), description: "d".repeat(bytes), ..Default::default() };
+    let created = api_call!(operators, group_service_client::GroupServiceClient, create_group(group(limits::OPERATOR_MESSAGE_MAX + 1)));
+    refused(created, Code::ResourceExhausted, "MESSAGE_TOO_LARGE");
+    api_call!(operators, group_service_client::GroupServiceClient, create_group(group(10))).unwrap();
+
+    let agents = Api::agent(&agent, &manager);
+    let renewal = |bytes| v1::RenewCertificateRequest { csr: vec![0x30; bytes].into() };
+    let renewed = api_call!(agents, agent_service_client::AgentServiceClient, renew_certificate(renewal(limits::AGENT_MESSAGE_MAX + 1)));
+    refused(renewed, Code::ResourceExhausted, "MESSAGE_TOO_LARGE");
+    let renewed = api_call!(agents, agent_service_client::AgentServiceClient, renew_certificate(renewal(100)));
+    assert_eq!(renewed.expect_err("it is no request").code(), Code::InvalidArgument);
+}
+
+#[test]
+fn facts_over_the_limit_end_the_session_that_brings_them_and_change_nothing() {
+    let manager = Manager::start();
+    let cli = manager.cli();
+    let mut agent = Agent::enrolled("one", &manager);
+    wait_until("the facts to be known", PATIENCE, || cli.ok(&format!("client show {} -o json", agent.id())).contains("linux"));
+    let before = cli.json(&format!("client show {}", agent.id()))["facts"].clone();
+    agent.stop();
+    let api = Api::agent(&agent, &manager);
+    let hello = v1::Hello {
+        protocol_version: sutler_proto::PROTOCOL_VERSION,
+        machine_id: agent.machine_id().into(),
+        session_counter: 1_000,
+        ..Default::default()
+    };
+    let facts = v1::FactsReport { json: format!("{{\"hostname\": \"{}\"}}", "h".repeat(limits::FACTS_MAX)) };
+    let messages = [Message::Hello(hello), Message::Facts(facts)].map(|message| v1::ConnectRequest { message: Some(message) });
+    let ended: Result<(), Status> = api.call(|connection, origin| async move {
+        let said = tokio_stream::StreamExt::chain(tokio_stream::iter(messages), tokio_stream::pending());
+        let mut client = v1::agent_service_client::AgentServiceClient::with_origin(connection, origin);
+        let mut stream = client.connect(said).await?.into_inner();
+        while stream.message().await?.is_some() {}
+        Ok(tonic::Response::new(()))
+    });
+    let status = ended.expect_err("the session ends");
+    assert_eq!(status.code(), Code::InvalidArgument, "{status}");
+    assert!(status.message().contains("facts.json") && status.message().contains(&limits::FACTS_MAX.to_string()), "{status}");
+    assert_eq!(cli.json(&format!("client show {}", agent.id()))["facts"], before);
+}

@@ -1,0 +1,114 @@
+//! A line that is slow, silent, cut, deaf on one side, and that doubles or swaps what passes: without root, over a proxy.
+
+use rustix::fs::{CWD, FileType, Mode};
+use std::time::Duration;
+use sutler_tests::harness::{Agent, Cli, JobView, Line, Manager, PATIENCE, PackageFolder, Proxy, Setup, wait_until};
+
+const WAITS: &str = "#!/bin/sh\necho run >>\"$(pwd -P).runs\"\nread -r line <../../etc/go\n";
+
+/// A manager that machines reach over the line alone, and a machine; both notice within seconds what takes a minute otherwise.
+fn over(line: &Proxy) -> (Manager, Agent) {
+    let config = "[net]\nkeep_alive = \"1s\"\nkeep_alive_timeout = \"2s\"\n".into();
+    let manager = Manager::start_with(Setup { advertise: vec![line.address()], config, ..Setup::default() });
+    line.leads_to(manager.addresses().agents);
+    let mut agent = Agent::new("one");
+    agent.configure(
+        "[limits]\nkeep_alive = \"1s\"\nkeep_alive_timeout = \"2s\"\nhandshake = \"4s\"\nreconnect = \"100ms\"\nreconnect_most = \"1s\"\n",
+    );
+    agent.enroll(manager.cli().ok("token create").trim());
+    agent.start();
+    connected(&agent);
+    (manager, agent)
+}
+
+fn connected(agent: &Agent) {
+    wait_until("the machine to be connected", PATIENCE, || agent.status()["connected"].is_string());
+}
+
+fn push(cli: &Cli, name: &str, script: &str, bytes: usize) {
+    let package = PackageFolder::counting(name, "1.0");
+    package.file("bin/install", script);
+    if bytes > 0 {
+        package.noise("noise", bytes, 5);
+    }
+    cli.ok(&format!("package push {}", package.path().display()));
+}
+
+fn once(cli: &Cli, job: &str, agent: &Agent, name: &str) {
+    let row = JobView::wait_for_row(cli, job, &agent.id(), "SUCCEEDED");
+    assert_eq!((row.attempts, agent.read(&format!("opt/{name}.runs")).as_deref()), (1, Some("run\n")), "{row:#?}");
+    assert_eq!(JobView::of(cli, job).counters(), "total=1 finished=1");
+}
+
+#[test]
+fn over_every_bad_line_a_package_comes_once_and_its_outcome_is_told_once() {
+    let line = Proxy::new();
+    let (manager, agent) = over(&line);
+    let cli = manager.cli();
+    let bad = [Line::Slow(Duration::from_millis(60)), Line::Doubles, Line::Swaps, Line::StopsAfter(700_000), Line::Silent, Line::Cut];
+    for (n, bad) in bad.into_iter().enumerate() {
+        let name = format!("large-{n}");
+        push(&cli, &name, sutler_tests::harness::COUNTING, 2 << 20);
+        let before = line.connections();
+        line.now(bad);
+        let job = cli.id(&format!("job run --package {name} --client {}", agent.id()));
+        if !matches!(bad, Line::Slow(_)) {
+            wait_until(&format!("the line to be given up: {bad:?}"), PATIENCE, || {
+                bad == Line::Cut && !agent.status()["connected"].is_string() || line.connections() > before
+            });
+        }
+        line.now(Line::Open);
+        once(&cli, &job, &agent, &name);
+    }
+    // Whatever was doubled or swapped, nobody took it for the other side's word.
+    assert_eq!(cli.json(&format!("client show {}", agent.id()))["state"], "CLIENT_STATE_ACTIVE");
+}
+
+#[test]
+fn an_outcome_whose_answer_is_lost_is_told_again_and_counted_once() {
+    let line = Proxy::new();
+    let (manager, agent) = over(&line);
+    let cli = manager.cli();
+    let pipe = agent.root().join("etc/go");
+    rustix::fs::mknodat(CWD, &pipe, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    for (n, deaf) in [Line::DeafToManager, Line::DeafToMachines].into_iter().enumerate() {
+        let name = format!("waits-{n}");
+        push(&cli, &name, WAITS, 0);
+        let job = cli.id(&format!("job run --package {name} --client {}", agent.id()));
+        JobView::wait_for_row(&cli, &job, &agent.id(), "INSTALLING");
+        let before = line.connections();
+        line.now(deaf);
+        fs_err::write(&pipe, "go\n").unwrap();
+        if deaf == Line::DeafToManager {
+            // The outcome is committed; that it is, the machine does not hear.
+            JobView::wait_for_row(&cli, &job, &agent.id(), "SUCCEEDED");
+            assert!(fs_err::read_dir(agent.state().join("attempts")).unwrap().count() > 1, "it keeps what was not acknowledged");
+        }
+        wait_until("the line to be given up", PATIENCE, || line.connections() > before);
+        line.now(Line::Open);
+        once(&cli, &job, &agent, &name);
+        wait_until("the outcome to be acknowledged", PATIENCE, || {
+            fs_err::read_dir(agent.state().join("attempts"))
+                .unwrap()
+                .filter(|e| !e.as_ref().unwrap().file_name().to_string_lossy().starts_with('.'))
+                .count()
+                == 0
+        });
+    }
+}
+
+#[test]
+fn what_a_machine_has_said_is_worth_nothing_when_somebody_says_it_again() {
+    let line = Proxy::new();
+    let (manager, agent) = over(&line);
+    let cli = manager.cli();
+    push(&cli, "hello", sutler_tests::harness::COUNTING, 0);
+    let job = cli.id(&format!("job run --package hello --client {}", agent.id()));
+    once(&cli, &job, &agent, "hello");
+    // Not a byte of it can be read by the manager: the keys of that connection are gone.
+    let answered = line.say_again();
+    assert!(answered < 8 << 10, "{answered} bytes came back");
+    once(&cli, &job, &agent, "hello");
+    let client = cli.json(&format!("client show {}", agent.id()));
+    assert_eq!((client["state"].as_str(), client["online"].as_bool()), (Some("CLIENT_STATE_ACTIVE"), Some(true)), "{client:#}");
+}
