@@ -176,7 +176,7 @@ impl Tree for RealTree {
 impl Installer for Machine {
     fn facts(&self, software: Vec<Software>) -> Doing<'_, Facts> {
         let fresh = self.fresh;
-        self.blocking(move |layout| Ok(crate::facts::collect(layout, software, fresh)))
+        self.blocking(move |layout| crate::facts::collect(layout, software, fresh))
     }
 
     fn detect<'a>(&'a self, item: &'a Item) -> Doing<'a, Detected> {

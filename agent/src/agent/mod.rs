@@ -27,7 +27,7 @@ use crate::{
 use requests::Requests;
 use run::Loop;
 use std::sync::{Arc, Mutex};
-use sutler_base::{AttemptId, facts::Facts, outcome::Outcome, state::ExecutionState};
+use sutler_base::{AttemptId, outcome::Outcome, state::ExecutionState};
 use tokio::sync::{mpsc, watch};
 
 /// What an agent needs of the world.
@@ -110,10 +110,8 @@ impl Agent {
         loaded.retired.iter().for_each(|record| worker.forget(record));
         let facts = match installer.facts(as_facts(&worker.installed())).await {
             Ok(facts) => facts,
-            Err(Trouble::Failed(failure)) => {
-                tracing::warn!("the facts can't be collected: {}", failure.message);
-                Facts::default()
-            }
+            // Without the machine's id it would be taken for a copy of itself.
+            Err(Trouble::Failed(failure)) => return Err(AgentError::Fatal(format!("the facts can't be collected: {}", failure.message))),
             Err(Trouble::Fatal(why)) => return Err(AgentError::Fatal(why)),
         };
         let now = clock.now();

@@ -53,7 +53,7 @@ pub(super) async fn enroll(config: &Config, enroll: Enroll) -> Result<(), String
     let _lock = Lock::take(&config.dir)?;
     guard::refuse_exposed(&config.dir).map_err(|e| e.to_string())?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-    let measured = facts::collect(&layout, vec![], random_bytes()?);
+    let measured = facts::collect(&layout, vec![], random_bytes()?).map_err(|e| e.to_string())?;
     let enrolled = identity::enroll(&vault, &token, &measured.hostname, &measured.machine_id, enroll.force, link::tls_clock(&clock))
         .await
         .map_err(|e| e.to_string())?;

@@ -3,10 +3,14 @@
 //! Takes a few milliseconds and asks nobody: no name is looked up, since a resolver that can't answer holds a machine up
 //! for seconds, in a burst of new ones of all times.
 
-use crate::install::{Layout, room};
+use crate::install::{Error, Layout, room};
 use fs_err as fs;
 use fs_err::os::unix::fs::OpenOptionsExt;
-use std::{io::Write, net::IpAddr, path::Path};
+use std::{
+    io::{ErrorKind, Write},
+    net::IpAddr,
+    path::Path,
+};
 use sutler_base::facts::{AgentFacts, Cpu, Disk, Facts, Memory, Os, Software};
 use sysinfo::{MemoryRefreshKind, Networks, RefreshKind, System};
 
@@ -15,8 +19,9 @@ const GIB: u64 = 1 << 30;
 /// The facts of this machine now. `software` is what the agent installed; `random` becomes the machine's id if nothing
 /// else tells it apart, and is then kept in the agent's folder.
 ///
-/// What can't be measured is left empty: a machine without a readable `/etc/os-release` still gets its software.
-pub fn collect(layout: &Layout, software: Vec<Software>, random: [u8; 16]) -> Facts {
+/// What can't be measured is left empty: a machine without a readable `/etc/os-release` still gets its software. But for the
+/// machine's id: with another one than before it would be taken for a copy.
+pub fn collect(layout: &Layout, software: Vec<Software>, random: [u8; 16]) -> Result<Facts, Error> {
     let mut facts = Facts {
         os: Os {
             family: std::env::consts::OS.into(),
@@ -31,14 +36,14 @@ pub fn collect(layout: &Layout, software: Vec<Software>, random: [u8; 16]) -> Fa
         disk: disk(layout.root()),
         cpu: Cpu { count: std::thread::available_parallelism().map_or(0, |n| n.get() as u32) },
         addresses: addresses(),
-        machine_id: machine_id(layout, random),
+        machine_id: machine_id(layout, random)?,
         boot_id: boot_id(),
         agent: AgentFacts { version: env!("CARGO_PKG_VERSION").into() },
         software,
     };
     // Equal facts have equal bytes, so that a report is only sent when something changed.
     facts.software.sort_by(|a, b| (&a.name, &a.version).cmp(&(&b.name, &b.version)));
-    facts
+    Ok(facts)
 }
 
 /// Changes with every start of the machine; empty where the kernel doesn't say.
@@ -51,22 +56,25 @@ pub fn boot_id() -> String {
 /// `etc/machine-id` below the root; on a real root the id that the firmware gives (root alone may read it); else `random`,
 /// kept in the agent's folder from then on. An agent with a root of its own is a machine of its own: the firmware's id
 /// would make all of them one.
-pub fn machine_id(layout: &Layout, random: [u8; 16]) -> String {
-    let named = first_line(&layout.root().join("etc/machine-id")).filter(|id| id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit()));
+///
+/// An id that is there and can't be read at this moment is an error, and not a reason to take another.
+pub fn machine_id(layout: &Layout, random: [u8; 16]) -> Result<String, Error> {
+    let named = kept_line(&layout.root().join("etc/machine-id"))?;
+    let named = named.filter(|id| id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit()));
     let firmware = || {
         let id = first_line(Path::new("/sys/class/dmi/id/product_uuid")).filter(|_| layout.root() == Path::new("/"))?;
         // Boards whose maker did not care all have one of these.
         let digits: Vec<u8> = id.bytes().filter(u8::is_ascii_hexdigit).collect();
         (digits.len() == 32 && !digits.iter().all(|b| *b == digits[0])).then(|| id.to_ascii_lowercase())
     };
-    named.or_else(firmware).unwrap_or_else(|| own_id(layout, random))
+    named.or_else(firmware).map_or_else(|| own_id(layout, random), Ok)
 }
 
-fn own_id(layout: &Layout, random: [u8; 16]) -> String {
+fn own_id(layout: &Layout, random: [u8; 16]) -> Result<String, Error> {
     let path = layout.state().join("machine-id");
-    let kept = || first_line(&path).filter(|id| id.len() == 32);
-    if let Some(id) = kept() {
-        return id;
+    let kept = || Ok(kept_line(&path)?.filter(|id| id.len() == 32));
+    if let Some(id) = kept()? {
+        return Ok(id);
     }
     let id: String = random.iter().map(|b| format!("{b:02x}")).collect();
     let temporary = layout.state().join("machine-id.new");
@@ -77,9 +85,18 @@ fn own_id(layout: &Layout, random: [u8; 16]) -> String {
         fs::File::open(layout.state())?.sync_all()
     });
     match written {
-        Ok(()) => id,
+        Ok(()) => Ok(id),
         // Better none than another one each time.
-        Err(_) => kept().unwrap_or_default(),
+        Err(_) => Ok(kept()?.unwrap_or_default()),
+    }
+}
+
+/// The first line of a file; none if there is no such file, or no text in it.
+fn kept_line(path: &Path) -> Result<Option<String>, Error> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(text.lines().next().map(|line| line.trim().to_owned()).filter(|line| !line.is_empty())),
+        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::InvalidData | ErrorKind::NotADirectory) => Ok(None),
+        Err(source) => Err(Error::Io { doing: "read", path: path.into(), source }),
     }
 }
 
@@ -122,7 +139,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let layout = Layout::new(folder.path().join("root"), folder.path().join("state")).unwrap();
         let software = |name: &str| Software { name: name.into(), version: "1".into() };
-        let facts = collect(&layout, vec![software("b"), software("a")], [7; 16]);
+        let facts = collect(&layout, vec![software("b"), software("a")], [7; 16]).unwrap();
         assert_eq!(facts.os.family, "linux");
         assert_eq!(facts.arch, std::env::consts::ARCH);
         assert!(!facts.os.kernel.is_empty() && !facts.hostname.is_empty() && !facts.boot_id.is_empty());
@@ -131,7 +148,7 @@ mod tests {
         assert!(facts.addresses.iter().all(|a| a.parse::<IpAddr>().is_ok_and(|ip| !ip.is_loopback())));
         assert_eq!(facts.software[0].name, "a");
         assert_eq!(Facts::parse(&facts.to_json()).unwrap(), facts);
-        let mut again = collect(&layout, vec![software("a"), software("b")], [8; 16]);
+        let mut again = collect(&layout, vec![software("a"), software("b")], [8; 16]).unwrap();
         // Other tests write to this disk meanwhile.
         again.disk.free_bytes = facts.disk.free_bytes;
         assert_eq!(again, facts);
@@ -141,13 +158,17 @@ mod tests {
     fn a_machine_keeps_the_id_that_it_made_for_itself_and_prefers_its_own_machine_id() {
         let folder = tempfile::tempdir().unwrap();
         let layout = Layout::new(folder.path().join("root"), folder.path().join("state")).unwrap();
-        assert_eq!(machine_id(&layout, [0xab; 16]), "ab".repeat(16));
-        assert_eq!(machine_id(&layout, [0xcd; 16]), "ab".repeat(16));
+        assert_eq!(machine_id(&layout, [0xab; 16]).unwrap(), "ab".repeat(16));
+        assert_eq!(machine_id(&layout, [0xcd; 16]).unwrap(), "ab".repeat(16));
         let etc = layout.root().join("etc");
         fs::create_dir_all(&etc).unwrap();
         fs::write(etc.join("machine-id"), "uninitialized\n").unwrap();
-        assert_eq!(machine_id(&layout, [0xcd; 16]), "ab".repeat(16));
+        assert_eq!(machine_id(&layout, [0xcd; 16]).unwrap(), "ab".repeat(16));
         fs::write(etc.join("machine-id"), format!("{}\n", "12".repeat(16))).unwrap();
-        assert_eq!(machine_id(&layout, [0xcd; 16]), "12".repeat(16));
+        assert_eq!(machine_id(&layout, [0xcd; 16]).unwrap(), "12".repeat(16));
+        // There, and not to be read: nobody may take the machine for another one because of that.
+        fs::remove_file(etc.join("machine-id")).unwrap();
+        fs::create_dir(etc.join("machine-id")).unwrap();
+        assert!(machine_id(&layout, [0xcd; 16]).is_err());
     }
 }

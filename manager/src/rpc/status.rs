@@ -77,7 +77,11 @@ fn content(error: ContentError) -> Status {
         }
         ContentError::NoSpace { .. } => exhausted("DISK_RESERVE", error.to_string(), None),
         error @ ContentError::NotDurable { .. } => crate::app::disk_failed(&error),
-        other => bug(other.to_string()),
+        // The store is away, or the disk under it has trouble: no mistake of the caller's, and it may pass.
+        ContentError::Folder { .. } | ContentError::Store { .. } => {
+            tracing::error!(%error, "the store of package bytes fails");
+            unavailable("the manager's store of package bytes fails; its log says how".into())
+        }
     }
 }
 
