@@ -1,27 +1,18 @@
-//! What the machine's own administrator says: where things are, and what is allowed here whatever the manager says.
+//! Where the agent's things are. What is allowed on this machine is in [`crate::policy`].
 
-use crate::limits::Limits;
+use crate::{limits::Limits, policy::Policy};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 
 /// Where the configuration is looked for unless the command line says otherwise.
 pub const DEFAULT_FILE: &str = "/etc/sutler/agent.toml";
+/// The file of the machine's own rules, beside the configuration.
+const POLICY: &str = "policy.toml";
 /// Where the agent keeps its things unless told otherwise.
 pub const DEFAULT_DIR: &str = "/var/lib/sutler-agent";
 
-/// The machine's own rules. The manager can't change them.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct LocalPolicy {
-    /// Take packages that nobody signed. Signed ones are verified all the same.
-    pub allow_unsigned: bool,
-    /// Start no installation; what is offered is fetched and waits.
-    pub hold: bool,
-    /// Refuse packages with more bytes than this.
-    pub max_bytes: Option<u64>,
-}
-
 /// The configuration of the agent.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Config {
     /// The state folder, mode 0700.
     pub dir: PathBuf,
@@ -29,8 +20,8 @@ pub struct Config {
     pub root: PathBuf,
     /// The socket on which the commands speak to the running agent.
     pub socket: PathBuf,
-    /// The machine's own rules.
-    pub policy: LocalPolicy,
+    /// The machine's own rules: `policy.toml` beside the configuration.
+    pub policy: Policy,
     /// How long it waits, and how much of the machine it takes.
     pub limits: Limits,
 }
@@ -62,9 +53,6 @@ struct File {
     dir: Option<PathBuf>,
     root: Option<PathBuf>,
     socket: Option<PathBuf>,
-    allow_unsigned: bool,
-    hold: bool,
-    max_bytes: Option<u64>,
     limits: Limits,
 }
 
@@ -89,6 +77,7 @@ impl Config {
             Some(path) => (path, true),
             None => (PathBuf::from(DEFAULT_FILE), false),
         };
+        let policy = Policy::File(path.with_file_name(POLICY));
         let file = match std::fs::read_to_string(&path) {
             Ok(text) => {
                 let wrong = |why| ConfigError::Parse { path, why };
@@ -104,7 +93,6 @@ impl Config {
         let dir = overrides.dir.or(file.dir).unwrap_or_else(|| DEFAULT_DIR.into());
         let root = overrides.root.or(file.root).unwrap_or_else(|| "/".into());
         let socket = overrides.socket.or(file.socket).unwrap_or_else(|| default_socket(&dir));
-        let policy = LocalPolicy { allow_unsigned: file.allow_unsigned, hold: file.hold, max_bytes: file.max_bytes };
         Ok(Config { dir, root, socket, policy, limits: file.limits })
     }
 }
@@ -123,12 +111,12 @@ mod tests {
     fn the_command_line_goes_before_the_file_and_a_wrong_file_is_refused_with_the_place() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("agent.toml");
-        std::fs::write(&path, "dir = \"/a\"\nhold = true\nmax_bytes = 5\n").unwrap();
+        std::fs::write(&path, "dir = \"/a\"\n").unwrap();
         let load =
             |dir: Option<&str>| Config::load(Overrides { config: Some(path.clone()), dir: dir.map(Into::into), ..Overrides::default() });
         let config = load(None).unwrap();
         assert_eq!((config.dir.as_path(), config.root.as_path()), (Path::new("/a"), Path::new("/")));
-        assert_eq!(config.policy, LocalPolicy { allow_unsigned: false, hold: true, max_bytes: Some(5) });
+        assert!(matches!(config.policy, Policy::File(file) if file == folder.path().join("policy.toml")));
         assert_eq!(config.socket, Path::new("/a/agent.sock"));
         assert_eq!(load(Some("/b")).unwrap().dir, Path::new("/b"));
         std::fs::write(&path, "allow_everything = true\n").unwrap();

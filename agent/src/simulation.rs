@@ -7,7 +7,6 @@
 use crate::{
     agent::{Agent, AgentError, Deps, Handle},
     clock::{Clock, SystemClock},
-    config::LocalPolicy,
     identity::{self, EnrollError, Enrolled},
     install::{ChunkLists, Detected, Ended, StepEnd},
     installer::{Doing, Installer, Item, OldPackage, Tree, Trouble, failure},
@@ -429,7 +428,7 @@ impl Simulated {
             installer: Arc::new(self.machine.clone()),
             clock: Arc::new(self.clock.clone()),
             random: Arc::new(move || mix(state.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed))),
-            policy: LocalPolicy::default(),
+            policy: crate::policy::LocalPolicy::default().into(),
             limits: Limits::default(),
         })
         .await

@@ -70,6 +70,7 @@ impl Machine {
             detection: vec![],
             steps: vec![shell("true")],
             expires: None,
+            not_before: None,
         };
         let source = Source { manifest: manifest.clone().into(), digest: Digest::of(b"") };
         Staging::open(&layout, source, &Default::default(), &attempt(), 0, Reserve::default()).unwrap().finish().unwrap();

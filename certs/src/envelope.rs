@@ -5,7 +5,7 @@
 
 use crate::{
     publisher::{KeyId, PublisherKey, Signature},
-    trust::TrustDocument,
+    trust::{self, TrustDocument},
 };
 use serde::{Deserialize, Serialize};
 use sutler_base::{Digest, Timestamp, limits, quoted};
@@ -13,7 +13,7 @@ use sutler_base::{Digest, Timestamp, limits, quoted};
 /// The type of what a manifest's signature covers.
 pub const MANIFEST_TYPE: &str = "application/vnd.sutler.manifest.v1+json";
 /// The most signatures on one thing: as many as there can be keys.
-pub const SIGNATURES_MAX: usize = crate::trust::KEYS_MAX;
+pub const SIGNATURES_MAX: usize = trust::KEYS_MAX;
 
 /// DSSE's pre-authentication encoding: `DSSEv1 SP LEN(type) SP type SP LEN(body) SP body`, lengths in decimal bytes.
 ///
@@ -93,6 +93,20 @@ impl Envelope {
         Ok(envelope)
     }
 
+    /// Adds a signature over the exact bytes of the manifest, in place of one that names the same key.
+    pub fn add_signature(&mut self, manifest: &[u8], key: &PublisherKey) {
+        let mut new = sign_with(&[key], &pae(MANIFEST_TYPE, manifest));
+        self.signatures.retain(|s| s.key_id != key.key_id());
+        self.signatures.append(&mut new);
+    }
+
+    /// Whether this key, which `document` knows, signed these bytes.
+    pub fn is_signed_by(&self, document: &TrustDocument, key: &KeyId, manifest: &[u8]) -> bool {
+        let signature = self.signatures.iter().find(|s| s.key_id == *key);
+        let message = pae(MANIFEST_TYPE, manifest);
+        signature.is_some_and(|s| document.key(key).is_some_and(|key| key.verifies(&message, &s.signature)))
+    }
+
     /// The envelope as JSON, one line.
     pub fn to_json(&self) -> Vec<u8> {
         serde_json::to_vec(self).expect("texts and numbers are always JSON")
@@ -151,7 +165,7 @@ pub enum ManifestRefused {
 ///
 /// The manifest's own rules (its validity, its release against the client's mark, its conditions) are not looked at here.
 /// After `Ok` it may be parsed.
-pub fn verify_manifest(trust: &TrustDocument, envelope: &Envelope, manifest: &[u8], now: Timestamp) -> Result<(), ManifestRefused> {
+pub fn verify_manifest(document: &TrustDocument, envelope: &Envelope, manifest: &[u8], now: Timestamp) -> Result<(), ManifestRefused> {
     if envelope.payload_type != MANIFEST_TYPE {
         return Err(ManifestRefused::PayloadType(quoted(&envelope.payload_type)));
     }
@@ -163,17 +177,15 @@ pub fn verify_manifest(trust: &TrustDocument, envelope: &Envelope, manifest: &[u
     if envelope.digest != actual {
         return Err(ManifestRefused::Digest { named: envelope.digest, actual });
     }
-    let (good, needed) = (trust.signers(&envelope.signatures, &pae(MANIFEST_TYPE, manifest)), trust.threshold());
-    if good < needed {
-        return Err(ManifestRefused::Signatures { good, needed });
-    }
+    let sets = document.signing_sets(&envelope.signatures, &pae(MANIFEST_TYPE, manifest));
+    let sets = sets.map_err(|good| ManifestRefused::Signatures { good, needed: document.threshold() })?;
     // Signed bytes from here on. A name that is there twice is an error, so that no other reader takes the other one.
     let Named { name } = serde_json::from_slice(manifest).map_err(|e| ManifestRefused::Name(e.to_string()))?;
-    if !trust.may_sign(&name) {
+    if !sets.iter().any(|prefixes| trust::fits(prefixes, &name)) {
         return Err(ManifestRefused::Prefix(quoted(name.as_str())));
     }
-    if trust.is_expired(now) {
-        return Err(ManifestRefused::TrustExpired(trust.expires()));
+    if document.is_expired(now) {
+        return Err(ManifestRefused::TrustExpired(document.expires()));
     }
     Ok(())
 }

@@ -7,7 +7,8 @@
 //!   trusts exactly its own CA.
 //! - [`keys`]: the key pairs of agents, operators and managers, and signatures with them.
 //! - [`server`]: the manager's own certificate, made and renewed in its folder.
-//! - [`publisher`], [`trust`] and [`envelope`]: publishers' keys, the document that says whom to trust, the signature of a manifest.
+//! - [`publisher`], [`trust`], [`revocations`] and [`envelope`]: publishers' keys, the document that says whom to trust, what
+//!   they took back, the signature of a manifest.
 //! - `passphrase`: people's keys, encrypted (with the feature of that name).
 //! - [`secret`]: how the secret of a token is kept.
 //! - [`durable`] and [`pem`]: files that are there whole or not at all, and their armour.
@@ -16,6 +17,8 @@
 //! ended; the router above decides.
 
 pub mod ca;
+#[cfg(test)]
+mod conformance_tests;
 pub mod csr;
 pub mod durable;
 pub mod envelope;
@@ -26,8 +29,10 @@ pub mod keys;
 pub mod passphrase;
 pub mod pem;
 pub mod publisher;
+pub mod revocations;
 pub mod secret;
 pub mod server;
+mod signed;
 pub mod tls;
 pub mod trust;
 
@@ -40,6 +45,7 @@ pub use keys::{Credential, PrivateKey, PublicKey};
 #[cfg(feature = "passphrase")]
 pub use passphrase::Passphrase;
 pub use publisher::{KeyId, PublisherKey, PublisherPublicKey};
+pub use revocations::{RevocationList, SignedRevocations};
 pub use trust::{SignedTrustDocument, TrustDocument};
 
 /// `bytes` as lower-case hex digits.

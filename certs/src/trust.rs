@@ -2,13 +2,20 @@
 //!
 //! Its digest is pinned by the enrolment token, so the first one that an agent takes is the one its administrator meant.
 //! A later document takes the place of the one before it when its version is greater by one and enough keys of *both*
-//! signed it; the format is ready for that (`epoch`, `version`, any number of signatures), the exchange comes later.
+//! signed it ([`TrustDocument::next`]), so that nobody can jump ahead and nobody can go back.
+//!
+//! An installation has *one* chain of documents. Its own keys (the owners') sign documents and packages; further
+//! [`PublisherSet`]s in it have keys, a threshold and prefixes of their own and sign packages alone. One document for each
+//! set would need somebody to say which sets there are, and that must not be the manager: so the owners say it, in the
+//! document that they sign anyway, and a token pins one digest.
+//!
+//! `epoch` counts new beginnings: see [`crate::revocations`].
 
 use crate::{
-    envelope::{KeySignature, SIGNATURES_MAX, pae, sign_with},
+    envelope::{KeySignature, pae},
     publisher::{KeyId, PublisherKey, PublisherPublicKey},
+    signed::{Signed, SignedError},
 };
-use base64::{Engine, engine::general_purpose::STANDARD};
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
 use sutler_base::{Digest, PackageName, Timestamp, limits, quoted};
@@ -19,6 +26,8 @@ pub const TRUST_TYPE: &str = "application/vnd.sutler.trust.v1+json";
 pub const KEYS_MAX: usize = 64;
 /// The most prefixes in a trust document.
 pub const PREFIXES_MAX: usize = 256;
+/// The most sets of publishers beside the owners.
+pub const SETS_MAX: usize = 32;
 /// The longest signed trust document (bytes of JSON): the document in base64, and its signatures.
 pub const SIGNED_MAX: usize = 2 * limits::ENVELOPE_MAX;
 
@@ -48,6 +57,30 @@ pub enum TrustError {
         /// The document's.
         actual: Digest,
     },
+    /// Not the next document after the one that is held.
+    #[error("the trust document has version {actual} where {expected} follows; versions go up one by one")]
+    NotNext {
+        /// The version that follows.
+        expected: u64,
+        /// The document's.
+        actual: u64,
+    },
+    /// Its epoch is neither the one before nor the next.
+    #[error("the trust document has epoch {actual} after {before}; an epoch stays or goes up by one")]
+    Epoch {
+        /// The epoch of the document before.
+        before: u64,
+        /// The document's.
+        actual: u64,
+    },
+    /// Not signed by enough of the keys before it.
+    #[error("{good} of the keys before it signed the trust document, {needed} are needed")]
+    OldSignatures {
+        /// How many did.
+        good: usize,
+        /// How many must.
+        needed: usize,
+    },
     /// Not signed by enough of its own keys.
     #[error("{good} of its own keys signed the trust document, {needed} are needed")]
     Signatures {
@@ -65,6 +98,28 @@ pub struct TrustedKey {
     pub key_id: KeyId,
     /// The key.
     pub public_key: PublisherPublicKey,
+}
+
+impl From<SignedError> for TrustError {
+    fn from(error: SignedError) -> TrustError {
+        match error {
+            SignedError::TooLong(bytes) => TrustError::TooLong(bytes),
+            SignedError::Malformed(why) => TrustError::Malformed(why),
+        }
+    }
+}
+
+/// Publishers beside the owners: they sign packages of some names, and nothing else.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PublisherSet {
+    /// What people call it: 1 to 63 of `a-z 0-9 -`.
+    pub name: String,
+    /// Their keys.
+    pub keys: Vec<TrustedKey>,
+    /// How many of them must sign.
+    pub threshold: usize,
+    /// With what the names of their packages must start; never empty, and the empty prefix is the owners' alone.
+    pub prefixes: Vec<String>,
 }
 
 impl From<PublisherPublicKey> for TrustedKey {
@@ -86,11 +141,13 @@ struct Wire {
     keys: Vec<TrustedKey>,
     threshold: usize,
     prefixes: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    publishers: Vec<PublisherSet>,
     expires: Timestamp,
 }
 
 /// Members that `critical` may name, since this version obeys them.
-const KNOWN: &[&str] = &["epoch", "version", "keys", "threshold", "prefixes", "expires"];
+const KNOWN: &[&str] = &["epoch", "version", "keys", "threshold", "prefixes", "publishers", "expires"];
 
 impl TrustDocument {
     /// A document with these keys (1 to [`KEYS_MAX`], all different), of which `threshold` must sign each package whose name
@@ -113,9 +170,18 @@ impl TrustDocument {
             keys: keys.iter().map(|k| (*k).into()).collect(),
             threshold,
             prefixes: prefixes.iter().map(|p| (*p).to_owned()).collect(),
+            publishers: vec![],
             expires,
         }
         .checked()
+    }
+
+    /// The document that follows this one, to be signed by keys of both.
+    pub fn follow(&self, change: Change) -> Result<TrustDocument, TrustError> {
+        let (epoch, version) = (self.0.epoch.saturating_add(u64::from(change.new_epoch)), self.0.version.saturating_add(1));
+        let Change { keys, threshold, prefixes, publishers, expires, new_epoch: _ } = change;
+        let keys = keys.into_iter().map(Into::into).collect();
+        Wire { format: 1, critical: vec![], epoch, version, keys, threshold, prefixes, publishers, expires }.checked()
     }
 
     /// The document in these bytes. Whether anybody meant it, [`SignedTrustDocument::open_pinned`] says.
@@ -149,19 +215,60 @@ impl TrustDocument {
 
     /// Signs the document with each of these keys; enough of its own must be among them for it to be taken.
     pub fn sign(&self, keys: &[&PublisherKey]) -> SignedTrustDocument {
-        let document = self.to_json();
-        let signatures = sign_with(keys, &pae(TRUST_TYPE, &document));
-        SignedTrustDocument { document, signatures }
+        SignedTrustDocument(Signed::new(TRUST_TYPE, self.to_json(), keys))
+    }
+
+    /// The document that takes the place of this one: the next version, with enough signatures of this document's keys and
+    /// of its own. Nothing of it is parsed before this document's keys are known to have signed it.
+    pub fn next(&self, signed: &SignedTrustDocument) -> Result<TrustDocument, TrustError> {
+        let (good, needed) = (self.signers(&signed.0.signatures, &signed.message()), self.threshold());
+        if good < needed {
+            return Err(TrustError::OldSignatures { good, needed });
+        }
+        let next = signed.open()?;
+        let expected = self.version().saturating_add(1);
+        if next.version() != expected {
+            return Err(TrustError::NotNext { expected, actual: next.version() });
+        }
+        if next.epoch() != self.epoch() && Some(next.epoch()) != self.epoch().checked_add(1) {
+            return Err(TrustError::Epoch { before: self.epoch(), actual: next.epoch() });
+        }
+        Ok(next)
     }
 
     /// How many of this document's keys made one of `signatures` over `message`. Each key counts once, and only its first
     /// signature is looked at, so that a list of bad ones costs no more than one each.
     pub(crate) fn signers(&self, signatures: &[KeySignature], message: &[u8]) -> usize {
-        let signed = |key: &&TrustedKey| {
-            let first = signatures.iter().find(|s| s.key_id == key.key_id);
-            first.is_some_and(|s| key.public_key.verifies(message, &s.signature))
-        };
-        self.0.keys.iter().filter(signed).count()
+        signers(&self.0.keys, signatures, message)
+    }
+
+    /// The prefixes of every set (the owners' first) of which enough keys signed `message`; else how many of the owners did.
+    pub(crate) fn signing_sets(&self, signatures: &[KeySignature], message: &[u8]) -> Result<Vec<&[String]>, usize> {
+        let owners = self.signers(signatures, message);
+        let mut sets: Vec<&[String]> = vec![];
+        if owners >= self.0.threshold {
+            sets.push(&self.0.prefixes);
+        }
+        sets.extend(self.0.publishers.iter().filter(|p| signers(&p.keys, signatures, message) >= p.threshold).map(|p| &p.prefixes[..]));
+        if sets.is_empty() { Err(owners) } else { Ok(sets) }
+    }
+
+    /// Whether this key is among the owners' or a set's, and the document names it for packages of this name.
+    pub fn names(&self, key: &KeyId, package: &PackageName) -> bool {
+        let owners = std::iter::once((&self.0.keys, &self.0.prefixes));
+        let mut sets = owners.chain(self.0.publishers.iter().map(|p| (&p.keys, &p.prefixes)));
+        sets.any(|(keys, prefixes)| keys.iter().any(|k| k.key_id == *key) && fits(prefixes, package))
+    }
+
+    /// The key of this name, the owners' or a set's.
+    pub fn key(&self, id: &KeyId) -> Option<&PublisherPublicKey> {
+        let mut all = self.0.keys.iter().chain(self.0.publishers.iter().flat_map(|p| &p.keys));
+        all.find(|k| k.key_id == *id).map(|k| &k.public_key)
+    }
+
+    /// The publishers beside the owners.
+    pub fn publishers(&self) -> &[PublisherSet] {
+        &self.0.publishers
     }
 
     /// How many new beginnings there were.
@@ -198,39 +305,66 @@ impl TrustDocument {
     pub fn is_expired(&self, now: Timestamp) -> bool {
         now > self.0.expires
     }
+}
 
-    /// Whether the keys may sign a package of this name.
-    pub fn may_sign(&self, name: &PackageName) -> bool {
-        self.0.prefixes.iter().any(|p| name.as_str().starts_with(p.as_str()))
-    }
+/// Whether one of these prefixes allows a package of this name.
+pub(crate) fn fits(prefixes: &[String], name: &PackageName) -> bool {
+    prefixes.iter().any(|p| name.as_str().starts_with(p.as_str()))
+}
+
+fn signers(keys: &[TrustedKey], signatures: &[KeySignature], message: &[u8]) -> usize {
+    let signed = |key: &&TrustedKey| {
+        let first = signatures.iter().find(|s| s.key_id == key.key_id);
+        first.is_some_and(|s| key.public_key.verifies(message, &s.signature))
+    };
+    keys.iter().filter(signed).count()
+}
+
+/// What the next document says.
+#[derive(Debug, Clone)]
+pub struct Change {
+    /// The owners' keys.
+    pub keys: Vec<PublisherPublicKey>,
+    /// How many of them must sign.
+    pub threshold: usize,
+    /// With what the names of packages must start that they sign.
+    pub prefixes: Vec<String>,
+    /// The publishers beside them.
+    pub publishers: Vec<PublisherSet>,
+    /// Until when the document holds.
+    pub expires: Timestamp,
+    /// Whether a new epoch begins: revocations count anew from version 1.
+    pub new_epoch: bool,
 }
 
 impl Wire {
     fn checked(self) -> Result<TrustDocument, TrustError> {
-        let rule = |text: String| Err(TrustError::Rule(text));
-        if self.keys.is_empty() || self.keys.len() > KEYS_MAX {
-            return rule(format!("it has {} keys; 1 to {KEYS_MAX} are allowed", self.keys.len()));
+        fn rule<T>(text: String) -> Result<T, TrustError> {
+            Err(TrustError::Rule(text))
         }
-        let mut seen = HashSet::new();
-        for key in &self.keys {
-            if key.key_id != key.public_key.key_id() {
-                return rule(format!("the key {} is named {}", key.public_key.key_id(), key.key_id));
-            }
-            if !seen.insert(&key.key_id) {
-                return rule(format!("the key {} is there twice", key.key_id));
-            }
-        }
-        if self.threshold == 0 || self.threshold > self.keys.len() {
-            return rule(format!("its threshold is {} of {} keys", self.threshold, self.keys.len()));
-        }
+        check_keys(&self.keys, self.threshold).or_else(rule)?;
         if self.version == 0 {
             return rule("its version is 0; versions count from 1".into());
         }
-        if self.prefixes.is_empty() || self.prefixes.len() > PREFIXES_MAX {
-            return rule(format!("it has {} prefixes; 1 to {PREFIXES_MAX} are allowed, the empty one for all names", self.prefixes.len()));
+        check_prefixes(&self.prefixes).or_else(rule)?;
+        if self.publishers.len() > SETS_MAX {
+            return rule(format!("it has {} sets of publishers; {SETS_MAX} are allowed", self.publishers.len()));
         }
-        if let Some(odd) = self.prefixes.iter().find(|p| p.len() > 100 || !p.bytes().all(is_name_byte)) {
-            return rule(format!("no package's name starts with {}", quoted(odd)));
+        let mut names = HashSet::new();
+        for set in &self.publishers {
+            let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+            if set.name.is_empty() || set.name.len() > 63 || !set.name.bytes().all(plain) {
+                return rule(format!("a set of publishers is named with 1 to 63 of a-z 0-9 -, not {}", quoted(&set.name)));
+            }
+            if !names.insert(&set.name) {
+                return rule(format!("the set of publishers {} is there twice", set.name));
+            }
+            let of = |why: String| rule(format!("its publishers {}: {why}", set.name));
+            check_keys(&set.keys, set.threshold).or_else(of)?;
+            check_prefixes(&set.prefixes).or_else(of)?;
+            if set.prefixes.iter().any(String::is_empty) {
+                return rule(format!("its publishers {}: only the owners may sign packages of any name", set.name));
+            }
         }
         let document = TrustDocument(self);
         match document.to_json().len() {
@@ -240,52 +374,67 @@ impl Wire {
     }
 }
 
+fn check_keys(keys: &[TrustedKey], threshold: usize) -> Result<(), String> {
+    if keys.is_empty() || keys.len() > KEYS_MAX {
+        return Err(format!("it has {} keys; 1 to {KEYS_MAX} are allowed", keys.len()));
+    }
+    let mut seen = HashSet::new();
+    for key in keys {
+        if key.key_id != key.public_key.key_id() {
+            return Err(format!("the key {} is named {}", key.public_key.key_id(), key.key_id));
+        }
+        if !seen.insert(&key.key_id) {
+            return Err(format!("the key {} is there twice", key.key_id));
+        }
+    }
+    if threshold == 0 || threshold > keys.len() {
+        return Err(format!("its threshold is {threshold} of {} keys", keys.len()));
+    }
+    Ok(())
+}
+
+fn check_prefixes(prefixes: &[String]) -> Result<(), String> {
+    if prefixes.is_empty() || prefixes.len() > PREFIXES_MAX {
+        return Err(format!("it has {} prefixes; 1 to {PREFIXES_MAX} are allowed, the empty one for all names", prefixes.len()));
+    }
+    match prefixes.iter().find(|p| p.len() > 100 || !p.bytes().all(is_name_byte)) {
+        Some(odd) => Err(format!("no package's name starts with {}", quoted(odd))),
+        None => Ok(()),
+    }
+}
+
 fn is_name_byte(b: u8) -> bool {
     b.is_ascii_lowercase() || b.is_ascii_digit() || b"+.-".contains(&b)
 }
 
 /// A trust document's exact bytes and their signatures: what is stored and sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SignedTrustDocument {
-    document: Vec<u8>,
-    signatures: Vec<KeySignature>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct SignedWire {
-    payload_type: String,
-    payload: String,
-    signatures: Vec<KeySignature>,
-}
+pub struct SignedTrustDocument(Signed);
 
 impl SignedTrustDocument {
     /// What a token pins: the BLAKE3 digest of the document's bytes, without the signatures.
     pub fn digest(&self) -> Digest {
-        Digest::of(&self.document)
+        Digest::of(&self.0.bytes)
     }
 
     /// As JSON: `{payload_type, payload (base64), signatures: [{key_id, signature}]}`.
     pub fn to_json(&self) -> Vec<u8> {
-        let wire =
-            SignedWire { payload_type: TRUST_TYPE.into(), payload: STANDARD.encode(&self.document), signatures: self.signatures.clone() };
-        serde_json::to_vec(&wire).expect("texts are always JSON")
+        self.0.to_json(TRUST_TYPE)
     }
 
     /// The signed document in this JSON, not yet checked: open it.
     pub fn from_json(json: &[u8]) -> Result<SignedTrustDocument, TrustError> {
-        if json.len() > SIGNED_MAX {
-            return Err(TrustError::TooLong(json.len()));
-        }
-        let malformed = |e: &dyn std::fmt::Display| TrustError::Malformed(e.to_string());
-        let wire: SignedWire = serde_json::from_slice(json).map_err(|e| malformed(&e))?;
-        if wire.payload_type != TRUST_TYPE {
-            return Err(TrustError::Malformed(format!("it is {}, not {TRUST_TYPE}", quoted(&wire.payload_type))));
-        }
-        if wire.signatures.len() > SIGNATURES_MAX {
-            return Err(TrustError::Malformed(format!("it has more than {SIGNATURES_MAX} signatures")));
-        }
-        let document = STANDARD.decode(wire.payload).map_err(|e| malformed(&e))?;
-        Ok(SignedTrustDocument { document, signatures: wire.signatures })
+        Ok(SignedTrustDocument(Signed::from_json(json, TRUST_TYPE, SIGNED_MAX)?))
+    }
+
+    /// Adds a signature; one by the same key is replaced. Several people sign one document, one after the other.
+    pub fn add_signature(&mut self, key: &PublisherKey) {
+        self.0.add_signature(TRUST_TYPE, key);
+    }
+
+    /// The names of the keys of which there are signatures, good or not.
+    pub fn signed_by(&self) -> impl Iterator<Item = &KeyId> {
+        self.0.signatures.iter().map(|s| &s.key_id)
     }
 
     /// The document, if it is the pinned one and enough of its own keys signed it. Nothing of it is parsed before the
@@ -300,8 +449,17 @@ impl SignedTrustDocument {
 
     /// The document, if enough of its own keys signed it: for the administrator who made it, who knows it is the one.
     pub fn open(&self) -> Result<TrustDocument, TrustError> {
-        let document = TrustDocument::from_json(&self.document)?;
-        let (good, needed) = (document.signers(&self.signatures, &pae(TRUST_TYPE, &self.document)), document.threshold());
+        let document = self.read()?;
+        let (good, needed) = (document.signers(&self.0.signatures, &self.message()), document.threshold());
         if good < needed { Err(TrustError::Signatures { good, needed }) } else { Ok(document) }
+    }
+
+    /// What the document says, whoever signed it: for the people who are to sign it.
+    pub fn read(&self) -> Result<TrustDocument, TrustError> {
+        TrustDocument::from_json(&self.0.bytes)
+    }
+
+    fn message(&self) -> Vec<u8> {
+        pae(TRUST_TYPE, &self.0.bytes)
     }
 }

@@ -4,7 +4,7 @@ use crate::{
     app::{App, Conditions, Settings, restored},
     config::{Config, ExpiredAgents},
     folder::{FolderError, FolderLock},
-    init::{FIRST_OPERATOR, TRUST_DOCUMENT},
+    init::FIRST_OPERATOR,
     live::{Live, workers},
     local,
     net::{self, Budget, CertificateKeeper, Listener, NetError, Serving, Shared, raise_descriptor_limit},
@@ -156,7 +156,7 @@ impl Manager {
 pub(crate) async fn open(config: &Config, agents: SocketAddr, world: World) -> Result<Arc<App>, ServeError> {
     let ca = Arc::new(CaBundle::load(&config.folder.ca())?);
     let store = Store::open(&config.database).await?;
-    let (site, trust_document) = identify(&store, config).await?;
+    let site = identify(&store, config).await?;
     let restored: Option<restored::Restored> = store.read("restored", unit!([] | tx | { restored::load(tx).await })).await?;
     let reserve = Arc::new(Reserve::new(config.folder.path(), config.limits.disk_reserve));
     let content = Content::open_folder(&config.folder.content())?.with_reserve(reserve.margin());
@@ -164,7 +164,6 @@ pub(crate) async fn open(config: &Config, agents: SocketAddr, world: World) -> R
         trust_domain: config.trust_domain.to_string(),
         site,
         addresses: config.advertised(agents),
-        trust_document,
         limits: config.limits.clone(),
         expired_agents_need_approval: config.expired_agents == ExpiredAgents::Approved,
         restored,
@@ -195,9 +194,9 @@ fn ready_check(app: Arc<App>) -> telemetry::ReadyCheck {
     })
 }
 
-/// Which installation the database belongs to, and its trust document. A database that is new gets what `init` put into the
+/// Which installation the database belongs to. A database that is new gets what `init` put into the
 /// folder's own: the site, the trust document and the first operator.
-async fn identify(store: &Store, config: &Config) -> Result<(sutler_base::Uid, Vec<u8>), ServeError> {
+async fn identify(store: &Store, config: &Config) -> Result<sutler_base::Uid, ServeError> {
     if let Some(found) = read_identity(store).await? {
         return Ok(found);
     }
@@ -215,9 +214,8 @@ async fn identify(store: &Store, config: &Config) -> Result<(sutler_base::Uid, V
             "first_records",
             unit!(
                 [] | tx | {
-                    let (Some(site), Some(trust), Some(name)) =
-                        (tx.site().await?, tx.setting(TRUST_DOCUMENT).await?, tx.setting(FIRST_OPERATOR).await?)
-                    else {
+                    let trust = tx.trust_documents(0, 1).await?.pop();
+                    let (Some(site), Some(trust), Some(name)) = (tx.site().await?, trust, tx.setting(FIRST_OPERATOR).await?) else {
                         return Ok::<_, StoreError>(None);
                     };
                     let Some(name) = String::from_utf8(name).ok().and_then(|n| n.parse::<OperatorName>().ok()) else { return Ok(None) };
@@ -237,7 +235,7 @@ async fn identify(store: &Store, config: &Config) -> Result<(sutler_base::Uid, V
             unit!(
                 [records] | tx | {
                     tx.put_site(&records.site).await?;
-                    tx.put_setting(TRUST_DOCUMENT, &records.trust).await?;
+                    tx.insert_trust_document(1, &records.trust, records.operator.created, "manager").await?;
                     tx.put_setting(FIRST_OPERATOR, records.operator.name.as_str().as_bytes()).await?;
                     tx.insert_operator(&records.operator).await?;
                     for certificate in &records.certificates {
@@ -248,7 +246,7 @@ async fn identify(store: &Store, config: &Config) -> Result<(sutler_base::Uid, V
             ),
         )
         .await?;
-    Ok((copied.site.id, copied.trust))
+    Ok(copied.site.id)
 }
 
 #[derive(Clone)]
@@ -259,15 +257,15 @@ struct FirstRecords {
     certificates: Vec<sutler_core::model::Certificate>,
 }
 
-async fn read_identity(store: &Store) -> Result<Option<(sutler_base::Uid, Vec<u8>)>, StoreError> {
+async fn read_identity(store: &Store) -> Result<Option<sutler_base::Uid>, StoreError> {
     store
         .read(
             "identity",
             unit!(
                 [] | tx | {
                     let site = tx.site().await?;
-                    let trust = tx.setting(TRUST_DOCUMENT).await?;
-                    Ok::<_, StoreError>(site.zip(trust).map(|(site, trust)| (site.id, trust)))
+                    let trust = tx.newest_trust_document().await?;
+                    Ok::<_, StoreError>(site.filter(|_| trust.is_some()).map(|site| site.id))
                 }
             ),
         )

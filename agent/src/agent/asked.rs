@@ -6,7 +6,7 @@ use super::{
     run::{Loop, unless_full},
 };
 use crate::machine::{Event, Progress};
-use sutler_base::AttemptId;
+use sutler_base::{AttemptId, Timestamp};
 use sutler_proto::v1::{self, connect_request::Message as Up, group_request::Action};
 use tracing::info;
 
@@ -91,6 +91,20 @@ impl Loop {
         format!("{:016x}{:016x}", (self.random)(), (self.random)())
     }
 
+    /// Whom this machine trusts, in sentences.
+    fn trust_status(&self, now: Timestamp) -> Vec<String> {
+        let Some(trust) = self.identity.publishers() else { return vec!["no publisher: packages are not signed here".into()] };
+        let date = |at: Timestamp| at.strftime("%Y-%m-%d %H:%M UTC").to_string();
+        let over = |over: bool| if over { ", which is over: nothing is installed before there is a newer one" } else { "" };
+        let mut out =
+            vec![format!("publishers' trust document {} until {}{}", trust.version(), date(trust.expires()), over(trust.is_expired(now)))];
+        if let Some(list) = self.identity.revocations() {
+            out.push(format!("revocation list {} until {}{}", list.version(), date(list.expires()), over(list.is_expired(now))));
+        }
+        out.extend(self.trust_problem.clone());
+        out
+    }
+
     fn status(&self) -> Status {
         let now = self.clock.now();
         let attempt = |(id, p): (AttemptId, Progress)| {
@@ -116,11 +130,14 @@ impl Loop {
             version: env!("CARGO_PKG_VERSION").into(),
             state: self.client_state,
             connected: self.up.as_ref().map(|u| u.address.clone()),
-            last_contact: self.last_contact,
+            last_contact: self.heard.at(),
+            silent_days: if self.up.is_some() { None } else { self.heard.silent_days(now.wall) },
             problem: self.problem.clone(),
             clock_skew_seconds: self.skew,
             certificate_ends: self.identity.certificate().ok().map(|c| c.not_after),
-            hold: self.hold,
+            hold: self.held.is_some(),
+            hold_reason: self.held.clone().unwrap_or_default(),
+            trust: self.trust_status(now.wall),
             attempts: self.state.progress(&now).into_iter().map(attempt).collect(),
             requests: self.requests.all().iter().map(|r| r.action.sentence()).collect(),
             installed: installed.collect(),

@@ -26,6 +26,9 @@ pub struct Status {
     pub connected: Option<String>,
     /// When it last heard from the manager.
     pub last_contact: Option<Timestamp>,
+    /// For how many days it has not heard from the manager, once that is long: somebody may be keeping them apart.
+    #[serde(default)]
+    pub silent_days: Option<u64>,
     /// Why it is not connected.
     pub problem: Option<String>,
     /// How far this machine's clock is ahead of the manager's (seconds); none before it was compared.
@@ -34,6 +37,12 @@ pub struct Status {
     pub certificate_ends: Option<Timestamp>,
     /// Whether the machine's own administrator holds installations.
     pub hold: bool,
+    /// Why, where it is not just said: the rules can't be read.
+    #[serde(default)]
+    pub hold_reason: String,
+    /// Whom this machine trusts, in sentences.
+    #[serde(default)]
+    pub trust: Vec<String>,
     /// What it works on.
     pub attempts: Vec<AttemptStatus>,
     /// What waits for the manager.

@@ -4,6 +4,7 @@
 
 mod asked;
 mod handle;
+mod heard;
 mod requests;
 mod run;
 mod wire;
@@ -14,16 +15,17 @@ pub use requests::{Asked, REQUESTS_MAX, Request};
 
 use crate::{
     clock::Clock,
-    config::LocalPolicy,
     identity::{Identity, IdentityError},
     installer::{Installer, Trouble},
     journal::{Journal, JournalError},
     limits::Limits,
     link::{self, LinkCommand},
     machine::{Offer, Record, Stage, State},
+    policy::Policy,
     vault::{Vault, VaultError},
     work::{Parts, Worker, as_facts},
 };
+use heard::Heard;
 use requests::Requests;
 use run::Loop;
 use std::sync::{Arc, Mutex};
@@ -43,7 +45,7 @@ pub struct Deps {
     /// Randomness: for jitter and the ids of requests; nothing secret comes from it.
     pub random: Arc<dyn Fn() -> u64 + Send + Sync>,
     /// What the machine's own administrator allows.
-    pub policy: LocalPolicy,
+    pub policy: Policy,
     /// How long the connection waits for what.
     pub limits: Limits,
 }
@@ -115,7 +117,8 @@ impl Agent {
             Err(Trouble::Fatal(why)) => return Err(AgentError::Fatal(why)),
         };
         let now = clock.now();
-        let (state, effects) = State::recover(identity.client().clone(), records, policy.hold, random(), &now);
+        let held = policy.read().map_or_else(Some, |p| p.hold.then(String::new));
+        let (state, effects) = State::recover(identity.client().clone(), records, held.is_some(), random(), &now);
         let (asks_sender, asks) = mpsc::channel(16);
         let (events_sender, events) = mpsc::channel(64);
         let (commands, commands_receiver) = watch::channel(LinkCommand::Stay);
@@ -128,13 +131,16 @@ impl Agent {
             journal_lost: loaded.lost,
             unwritten: Vec::new(),
             requests: Requests::load(vault.clone())?,
+            trust_problem: None,
+            heard: Heard::load(vault.clone()),
             vault,
             identity,
             installer,
             clock,
             random,
             worker,
-            hold: policy.hold,
+            policy,
+            held,
             told,
             asks,
             events,
@@ -149,7 +155,6 @@ impl Agent {
             waiters: Default::default(),
             groups: None,
             client_state: None,
-            last_contact: None,
             problem: None,
             skew: None,
             renew_at: None,

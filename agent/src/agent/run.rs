@@ -1,13 +1,14 @@
 //! The loop: what happens, what follows from it, what is done about it.
 
-use super::{AgentError, Answer, Asked, Ended, handle::Ask, requests::Requests, wire};
+use super::{AgentError, Answer, Asked, Ended, handle::Ask, heard::Heard, requests::Requests, wire};
 use crate::{
     clock::Clock,
-    identity::Identity,
+    identity::{Identity, TrustRefused},
     installer::{Installer, Trouble},
     journal::{Answered, Journal, JournalError},
     link::{self, Connection, LinkCommand, LinkError, LinkEvent},
     machine::{Effect, Event, Progress, Record, Stage, State},
+    policy::Policy,
     vault::{Vault, VaultError},
     work::{Told, Worker, as_facts},
 };
@@ -31,6 +32,8 @@ use tracing::{debug, info, warn};
 
 /// How long nothing may happen before the loop looks around: a wall clock may have jumped.
 const LOOK_AROUND: Duration = Duration::from_secs(30);
+/// How often the machine's own rules are looked at while they hold something.
+const HELD_LOOK: Duration = Duration::from_secs(2);
 /// How often bytes of a download are told to the manager.
 const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 /// How often the facts are collected without a reason.
@@ -62,7 +65,12 @@ pub(super) struct Loop {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) random: Arc<dyn Fn() -> u64 + Send + Sync>,
     pub(super) worker: Worker,
-    pub(super) hold: bool,
+    pub(super) policy: Policy,
+    /// Why the machine's own rules hold installations; empty where they just say so, none where they don't.
+    pub(super) held: Option<String>,
+    pub(super) heard: Heard,
+    /// Why the last trust document or revocation list was not taken.
+    pub(super) trust_problem: Option<String>,
     pub(super) told: mpsc::UnboundedReceiver<Told>,
     pub(super) asks: mpsc::Receiver<Ask>,
     pub(super) events: mpsc::Receiver<LinkEvent>,
@@ -81,7 +89,6 @@ pub(super) struct Loop {
     /// The groups, as the manager last said.
     pub(super) groups: Option<Vec<String>>,
     pub(super) client_state: Option<ClientState>,
-    pub(super) last_contact: Option<Timestamp>,
     pub(super) problem: Option<String>,
     pub(super) skew: Option<i64>,
     /// When the certificate is to be renewed, on `CLOCK_BOOTTIME`: no wall clock can put it off.
@@ -113,6 +120,7 @@ impl Loop {
             let due = [self.state.wake_at(&now), self.renew_at.filter(|_| self.renewing.is_none() && self.up.is_some())];
             let wait = due.into_iter().flatten().min().map_or(LOOK_AROUND, |at| at.saturating_sub(now.boot).min(LOOK_AROUND));
             let wait = if self.unwritten.is_empty() { wait } else { wait.min(Duration::from_secs(5)) };
+            let wait = if self.held.is_none() { wait } else { wait.min(HELD_LOOK) };
             let cause = tokio::select! {
                 Some(told) = self.told.recv() => Cause::Told(told),
                 Some(ask) = self.asks.recv() => Cause::Ask(ask),
@@ -147,8 +155,30 @@ impl Loop {
 
     /// Lets the machine decide and does what it says.
     pub(super) async fn happened(&mut self, event: Event) -> Result<(), AgentError> {
+        // First: what the event starts may be held from now on.
+        self.look_at_policy().await?;
         let effects = self.state.handle(event, &self.clock.now());
         self.apply(effects).await
+    }
+
+    /// Reads the machine's own rules again; a hold that begins or ends is the machine's to know.
+    async fn look_at_policy(&mut self) -> Result<(), AgentError> {
+        let held = self.policy.read().map_or_else(Some, |p| p.hold.then(String::new));
+        if held == self.held {
+            return Ok(());
+        }
+        match &held {
+            Some(why) if !why.is_empty() => warn!("{why}"),
+            Some(_) => info!("installations are held by this machine's policy.toml"),
+            None => info!("installations are not held any more"),
+        }
+        let change = held.is_some() != self.held.is_some();
+        self.held = held;
+        if change {
+            let effects = self.state.handle(Event::Held(self.held.is_some()), &self.clock.now());
+            Box::pin(self.apply(effects)).await?;
+        }
+        Ok(())
     }
 
     async fn apply(&mut self, effects: Vec<Effect>) -> Result<(), AgentError> {
@@ -290,7 +320,7 @@ impl Loop {
             }
             LinkEvent::Up { welcome, outbox, connection, address } => self.welcome(welcome, Link { outbox, connection, address }).await?,
             LinkEvent::Message(message) => {
-                self.last_contact = Some(self.clock.now().wall);
+                self.heard.now(self.clock.now().wall);
                 return self.message(message).await;
             }
             // Its answer to the goodbye was lost, with the connection or with the agent.
@@ -330,6 +360,9 @@ impl Loop {
         Ok(Some(v1::Hello {
             protocol_version: PROTOCOL_VERSION,
             capabilities: vec![REPORT_AGAIN.into()],
+            trust_version: self.identity.publishers().map_or(0, |t| t.version()),
+            revocations_epoch: self.identity.revocations().map_or(0, |r| r.epoch()),
+            revocations_version: self.identity.revocations().map_or(0, |r| r.version()),
             agent_version: env!("CARGO_PKG_VERSION").into(),
             site: self.identity.site(),
             machine_id: self.facts_of.0.clone(),
@@ -347,7 +380,7 @@ impl Loop {
         let before = self.client_state;
         self.client_state = ClientState::from_wire(welcome.state).ok().flatten();
         let let_in = before.is_some_and(|state| state != ClientState::Active) && self.client_state == Some(ClientState::Active);
-        self.last_contact = Some(now.wall);
+        self.heard.now(now.wall);
         self.problem = None;
         let server = welcome.server_time.as_ref().and_then(|t| time(t).ok());
         self.skew = server.map(|s| now.wall.as_second() - s.as_second());
@@ -429,6 +462,7 @@ impl Loop {
                     self.happened(Event::RunNow(vec![])).await?;
                 }
             }
+            Down::Trust(update) => self.trust_update(update)?,
             Down::RunNow(run) => self.happened(Event::RunNow(wire::attempts(&run.attempts))).await?,
             Down::Redirect(redirect) => {
                 info!(addresses = ?redirect.addresses, "the manager is elsewhere from now on");
@@ -459,6 +493,31 @@ impl Loop {
             }
         }
         Ok(Ended::Unenrolled)
+    }
+
+    /// Takes what the manager hands on from the publishers, if it is theirs: who hands it on does not matter.
+    fn trust_update(&mut self, update: v1::TrustUpdate) -> Result<(), AgentError> {
+        use v1::trust_update::Update;
+        let (what, taken) = match update.update {
+            Some(Update::Document(document)) => ("trust document", self.identity.take_trust(&document)),
+            Some(Update::Revocations(list)) => ("revocation list", self.identity.take_revocations(&list)),
+            None => return Ok(()),
+        };
+        match taken {
+            Ok(new) => {
+                if new {
+                    info!("a new {what} of the publishers is in force");
+                }
+                self.trust_problem = None;
+            }
+            // Nothing has changed: what is held stays in force, and the manager sends it again at the next connection.
+            Err(TrustRefused::Vault(e)) => unless_full(Err(e)).map(|_: Option<()>| ())?,
+            Err(e) => {
+                warn!("a {what} from the manager is refused: {e}");
+                self.trust_problem = Some(format!("a {what} from the manager was refused: {e}"));
+            }
+        }
+        Ok(())
     }
 
     async fn offered(&mut self, wire_offer: &v1::Offer) -> Result<(), AgentError> {
@@ -498,6 +557,7 @@ impl Loop {
     }
 
     async fn look_around(&mut self) -> Result<(), AgentError> {
+        self.look_at_policy().await?;
         let now = self.clock.now();
         for (id, write) in std::mem::take(&mut self.unwritten) {
             self.apply(vec![Effect::Journal(id, write)]).await?;

@@ -84,6 +84,9 @@ fn status_text(s: &Status) -> String {
     if let Some(at) = s.last_contact {
         row("last contact", at.strftime("%Y-%m-%d %H:%M:%S UTC").to_string());
     }
+    if let Some(days) = s.silent_days {
+        row("silence", format!("nothing was heard from the manager for {days} days: it is away, or somebody keeps it away"));
+    }
     if let Some(problem) = &s.problem {
         row("problem", problem.clone());
     }
@@ -93,8 +96,13 @@ fn status_text(s: &Status) -> String {
     if let Some(ends) = s.certificate_ends {
         row("certificate", format!("until {}", ends.strftime("%Y-%m-%d %H:%M UTC")));
     }
-    if s.hold {
-        row("hold", "installations are held by this machine's configuration".into());
+    for sentence in &s.trust {
+        row("trust", sentence.clone());
+    }
+    if s.hold && s.hold_reason.is_empty() {
+        row("hold", "installations are held by this machine's policy.toml".into());
+    } else if s.hold {
+        row("hold", s.hold_reason.clone());
     }
     for a in &s.attempts {
         let wait = a.wait.map(|w| format!(" ({w})")).unwrap_or_default();

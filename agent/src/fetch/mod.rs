@@ -235,19 +235,26 @@ impl Reader {
 
 /// Waits as long as bytes come in.
 async fn unless_stalled<T>(connection: &Connection, future: impl Future<Output = T>) -> Result<T, FetchError> {
+    tokio::select! {
+        done = while_bytes_come(STALL, || connection.received(), future) => done,
+        why = connection.closed() => Err(FetchError::Later(why)),
+    }
+}
+
+/// Waits for the future, but not when in a `stall` fewer than `STALL_BYTES` were received.
+async fn while_bytes_come<T>(stall: Duration, received: impl Fn() -> u64, future: impl Future<Output = T>) -> Result<T, FetchError> {
     tokio::pin!(future);
-    let mut before = connection.received();
+    let mut before = received();
     loop {
         tokio::select! {
             done = &mut future => return Ok(done),
-            () = tokio::time::sleep(STALL) => {
-                let now = connection.received();
+            () = tokio::time::sleep(stall) => {
+                let now = received();
                 if now.saturating_sub(before) < STALL_BYTES {
-                    return Err(FetchError::Later(format!("no bytes came for {} s", STALL.as_secs())));
+                    return Err(FetchError::Later(format!("no bytes came for {} s", stall.as_secs())));
                 }
                 before = now;
             }
-            why = connection.closed() => return Err(FetchError::Later(why)),
         }
     }
 }
@@ -266,6 +273,28 @@ fn refused(status: &tonic::Status) -> FetchError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_transfer_that_trickles_is_given_up_and_a_slow_one_is_not() {
+        let stall = Duration::from_millis(20);
+        let trickle = AtomicU64::new(0);
+        // One byte at a time for ever: less than what counts as a transfer.
+        let given_up = while_bytes_come(stall, || trickle.fetch_add(1, Ordering::Relaxed), std::future::pending::<()>());
+        let given_up = tokio::time::timeout(Duration::from_secs(60), given_up).await.expect("it is given up");
+        assert!(matches!(given_up, Err(FetchError::Later(why)) if why.contains("no bytes came")));
+        let slow = AtomicU64::new(0);
+        let (done, wait) = tokio::sync::oneshot::channel();
+        let mut done = Some(done);
+        let done = std::sync::Mutex::new(move || done.take().map(|d| d.send(())));
+        let received = || {
+            let bytes = slow.fetch_add(STALL_BYTES, Ordering::Relaxed);
+            if bytes > 5 * STALL_BYTES {
+                let _ = (done.lock().unwrap())();
+            }
+            bytes
+        };
+        assert!(while_bytes_come(stall, received, wait).await.is_ok());
+    }
 
     #[test]
     fn a_question_is_bounded_in_bytes_and_in_digests() {

@@ -117,6 +117,7 @@ async fn ask(token: &TokenString, key: &PrivateKey, machine: &Machine, clock: Cl
         hostname: machine.hostname.clone(),
         machine_id: machine.machine_id.clone(),
         agent_version: env!("CARGO_PKG_VERSION").into(),
+        trust_pin: token.trust_pin.map(|pin| pin.0.to_vec().into()).unwrap_or_default(),
     };
     let mut last = String::from("the token names no address");
     for address in &token.addresses {
@@ -186,7 +187,7 @@ fn keep(vault: &dyn Vault, token: &TokenString, key: PrivateKey, answer: v1::Enr
     let addresses = addresses.into_iter().filter(|a| super::plausible(a)).take(sutler_base::limits::ADDRESSES_MAX).collect();
     vault.write(CREDENTIAL, &bytes)?;
     vault.write(ADDRESSES, &json(&Addresses { addresses, site: String::new() }))?;
-    vault.write(PINS, &json(&Pins { trust: token.trust_pin, marks }))?;
+    vault.write(PINS, &json(&Pins { trust: token.trust_pin, marks, ..Pins::default() }))?;
     let root_certificate = pem::encode("CERTIFICATE", &root).to_string();
     let document = Document { client_id: client.clone(), trust_domain: token.trust_domain.clone(), root_certificate, trust_document };
     vault.write(IDENTITY, &json(&document))?;

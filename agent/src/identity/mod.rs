@@ -4,14 +4,16 @@
 //! `credential.pem` (key and certificates), `credential.next.pem` (a renewed one, until it was used once),
 //! `addresses.json` (of the higher system, in the order to try), `session` (the counter), `pins.json`.
 //!
-//! The pins (which trust document, how far back a package may go) are a file of their own. Everything else can be made
-//! again by the manager; the pins can't, so if they are lost the machine must enrol again.
+//! The pins (which trust document, what publishers took back, how far back a package may go) are a file of their own.
+//! Everything else can be made again by the manager; the pins can't, so if they are lost the machine must enrol again.
 
 mod enroll;
 mod pins;
+mod publishers;
 
 pub use enroll::{EnrollError, Enrolled, enroll};
 pub use pins::{Mark, Pins};
+pub use publishers::TrustRefused;
 
 use crate::vault::{Vault, VaultError};
 use serde::{Deserialize, Serialize};
@@ -20,7 +22,9 @@ use std::{
     time::Duration,
 };
 use sutler_base::{ClientId, limits};
-use sutler_certs::{Credential, PeerCertificate, PrivateKey, SignedTrustDocument, TrustDocument, TrustDomain, pem, tls::ServerTrust};
+use sutler_certs::{
+    Credential, PeerCertificate, PrivateKey, RevocationList, SignedTrustDocument, TrustDocument, TrustDomain, pem, tls::ServerTrust,
+};
 
 const IDENTITY: &str = "identity.json";
 const CREDENTIAL: &str = "credential.pem";
@@ -76,6 +80,8 @@ struct Changing {
     next: Option<Arc<Credential>>,
     addresses: Addresses,
     pins: Pins,
+    publishers: Option<Arc<TrustDocument>>,
+    revocations: Option<Arc<RevocationList>>,
 }
 
 /// An enrolled machine.
@@ -83,7 +89,6 @@ pub struct Identity {
     vault: Arc<dyn Vault>,
     client: ClientId,
     trust: ServerTrust,
-    publishers: Option<TrustDocument>,
     changing: Mutex<Changing>,
 }
 
@@ -121,14 +126,16 @@ impl Identity {
         let trust = ServerTrust::from_root(root).map_err(|e| damaged(IDENTITY)(e.to_string()))?;
         let pins = vault.read(PINS)?.ok_or(IdentityError::PinsLost)?;
         let pins: Pins = serde_json::from_slice(&pins).map_err(|_| IdentityError::PinsLost)?;
-        let publishers = match (&document.trust_document, &pins.trust) {
+        // The newest one that was taken stands beside its pin; the one of the enrolment is in the identity.
+        let publishers = match (pins.document.as_ref().or(document.trust_document.as_ref()), &pins.trust) {
             (Some(json), Some(pin)) => {
                 let opened = SignedTrustDocument::from_json(json.as_bytes()).and_then(|d| d.open_pinned(pin));
-                Some(opened.map_err(|e| damaged(IDENTITY)(e.to_string()))?)
+                Some(Arc::new(opened.map_err(|e| damaged(IDENTITY)(e.to_string()))?))
             }
             (None, None) => None,
             _ => return Err(damaged(IDENTITY)("the trust document and its pin don't belong together".into())),
         };
+        let revocations = publishers::kept(&pins).map_err(|_| IdentityError::PinsLost)?;
         let current = vault.read(CREDENTIAL)?.ok_or_else(|| damaged(CREDENTIAL)("it is not there".into()))?;
         let credential = credential_in(&current).map_err(damaged(CREDENTIAL))?;
         // A renewed one that can't be read is none: the current one works.
@@ -137,8 +144,8 @@ impl Identity {
             Some(bytes) => serde_json::from_slice(&bytes).map_err(|e| damaged(ADDRESSES)(e.to_string()))?,
             None => return Err(damaged(ADDRESSES)("it is not there".into())),
         };
-        let changing = Changing { credential: Arc::new(credential), next: next.map(Arc::new), addresses, pins };
-        Ok(Identity { vault, client: document.client_id, trust, publishers, changing: Mutex::new(changing) })
+        let changing = Changing { credential: Arc::new(credential), next: next.map(Arc::new), addresses, pins, publishers, revocations };
+        Ok(Identity { vault, client: document.client_id, trust, changing: Mutex::new(changing) })
     }
 
     /// The client's id.
@@ -149,11 +156,6 @@ impl Identity {
     /// By what the manager is known.
     pub fn trust(&self) -> &ServerTrust {
         &self.trust
-    }
-
-    /// Whom packages must be signed by; none where they aren't signed.
-    pub fn publishers(&self) -> Option<&TrustDocument> {
-        self.publishers.as_ref()
     }
 
     /// The key and certificates to show: a renewed one first, since it is not in use before it was shown.

@@ -20,6 +20,12 @@ pub struct Mark {
 pub struct Pins {
     /// The digest of the publishers' trust document; none where packages aren't signed.
     pub trust: Option<Digest>,
+    /// That document, signed (JSON), where it took the place of the one of the enrolment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub document: Option<String>,
+    /// The newest revocation list, signed (JSON).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revocations: Option<String>,
     /// Per package, what was installed.
     #[serde(default)]
     pub marks: BTreeMap<PackageName, Mark>,

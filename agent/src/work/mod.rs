@@ -13,11 +13,11 @@ pub use record::{Installed, InstalledRecord};
 
 use crate::{
     clock::Clock,
-    config::LocalPolicy,
     identity::Identity,
     installer::{Installer, Trouble},
     link::Connection,
     machine::{Event, Op, OpReport, Record},
+    policy::Policy,
     vault::{Vault, VaultError},
 };
 use content::Content;
@@ -46,7 +46,7 @@ pub(crate) struct Shared {
     pub(crate) identity: Arc<Identity>,
     pub(crate) installer: Arc<dyn Installer>,
     pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) policy: LocalPolicy,
+    pub(crate) policy: Policy,
     pub(crate) platform: (String, String),
     pub(crate) installed: InstalledRecord,
     pub(crate) content: Content,
@@ -71,7 +71,7 @@ pub struct Parts {
     /// The time.
     pub clock: Arc<dyn Clock>,
     /// What the machine's own administrator allows.
-    pub policy: LocalPolicy,
+    pub policy: Policy,
     /// The operating system's family and the processor's architecture.
     pub platform: (String, String),
     /// Where the record of installed software and content are kept.

@@ -7,6 +7,7 @@ use crate::{
     installer::{Item, OldPackage, Trouble, failure},
     link::Connection,
     machine::{Event, OfferedItem, Plan, PlannedStep, Prepared, Replace},
+    policy::LocalPolicy,
 };
 use std::sync::{
     Arc,
@@ -21,8 +22,9 @@ use sutler_base::{
     state::{ErrorKind, ExecutionState},
 };
 use sutler_certs::{
-    Envelope,
+    Envelope, KeyId,
     envelope::{ManifestRefused, verify_manifest},
+    revocations::TakenBack,
 };
 
 /// Why a package is not staged.
@@ -120,7 +122,7 @@ async fn stage(shared: &Shared, attempt: &AttemptId, index: usize, offered: &Off
     if offered.succeeded {
         return Err(Stop::End(ExecutionState::Succeeded, None));
     }
-    check_rules(shared, &manifest)?;
+    check_rules(shared, &envelope, &manifest)?;
     let detected_before = match already_there(shared, &item).await? {
         (true, _) if offered.replace == Replace::IfMissing => return Err(Stop::End(ExecutionState::AlreadyInstalled, None)),
         (_, detected) => detected,
@@ -165,24 +167,28 @@ async fn verified_manifest(shared: &Shared, attempt: &AttemptId, envelope: &Enve
         }
     };
     let now = shared.clock.now().wall;
-    let unsigned = shared.policy.allow_unsigned && envelope.signatures.is_empty();
+    let policy = policy(shared)?;
+    let unsigned = policy.allow_unsigned && envelope.signatures.is_empty();
     match shared.identity.publishers() {
         _ if unsigned => {
             if bytes.len() as u64 != envelope.length || Digest::of(&bytes) != envelope.digest {
                 return Err(stop(ErrorKind::ContentMismatch, "the manifest is not the one that the envelope names"));
             }
         }
-        Some(trust) => verify_manifest(trust, envelope, &bytes, now).map_err(|e| {
-            let kind = match e {
-                ManifestRefused::Length { .. } | ManifestRefused::Digest { .. } => ErrorKind::ContentMismatch,
-                _ => ErrorKind::SignatureInvalid,
-            };
-            stop(kind, e.to_string())
-        })?,
+        Some(trust) => {
+            verify_manifest(&trust, envelope, &bytes, now).map_err(|e| {
+                let kind = match e {
+                    ManifestRefused::Length { .. } | ManifestRefused::Digest { .. } => ErrorKind::ContentMismatch,
+                    ManifestRefused::TrustExpired(_) => ErrorKind::TrustExpired,
+                    _ => ErrorKind::SignatureInvalid,
+                };
+                stop(kind, e.to_string())
+            })?;
+        }
         None => {
             return Err(stop(
                 ErrorKind::SignatureInvalid,
-                "this machine trusts no publisher, and unsigned packages are not allowed; set allow_unsigned = true in agent.toml, or enrol with a token of a manager that has publishers",
+                "this machine trusts no publisher, and unsigned packages are not allowed; set allow_unsigned = true in policy.toml, or enrol with a token of a manager that has publishers",
             ));
         }
     }
@@ -193,13 +199,67 @@ async fn verified_manifest(shared: &Shared, attempt: &AttemptId, envelope: &Enve
     Ok(Arc::new(manifest))
 }
 
-fn check_rules(shared: &Shared, manifest: &Manifest) -> Result<(), Stop> {
+/// The machine's own rules. While they can't be read the attempt waits: it is no attempt's fault.
+fn policy(shared: &Shared) -> Result<LocalPolicy, Stop> {
+    shared.policy.read().map_err(Stop::Later)
+}
+
+/// What the publishers took back since they signed it. Asked again before the first step runs: it may have come meanwhile.
+fn check_taken_back(shared: &Shared, manifest: &Manifest, digest: &Digest) -> Result<(), Failure> {
+    let Some(list) = shared.identity.revocations() else { return Ok(()) };
+    list.allows(&manifest.name, &manifest.version, manifest.release, digest).map_err(|e| {
+        let kind = match e {
+            TakenBack::Revoked { .. } => ErrorKind::PackageRevoked,
+            TakenBack::BelowMinimum { .. } => ErrorKind::ReleaseTooOld,
+        };
+        failure(kind, e.to_string())
+    })?;
+    if list.is_expired(shared.clock.now().wall) {
+        let message = format!(
+            "the publishers' revocation list ended at {}: what they took back since then can't be known; publish a new one with \
+             `sutler publisher revoke`",
+            list.expires()
+        );
+        return Err(failure(ErrorKind::TrustExpired, message));
+    }
+    Ok(())
+}
+
+/// Whether [`check_again`] says this, and no step: nothing of the package ran then.
+pub(super) fn is_refusal(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::PackageRevoked | ErrorKind::ReleaseTooOld | ErrorKind::TrustExpired | ErrorKind::SignatureInvalid)
+}
+
+/// Whether what was verified when it was fetched may still be installed: by the publishers that are trusted now.
+pub(super) fn check_again(shared: &Shared, envelope: &[u8], manifest: &Manifest, digest: &Digest) -> Result<(), Failure> {
+    check_taken_back(shared, manifest, digest)?;
+    let Some(trust) = shared.identity.publishers() else { return Ok(()) };
+    let refused = |why: String| failure(ErrorKind::SignatureInvalid, why);
+    let envelope = Envelope::from_json(envelope).map_err(|e| refused(e.to_string()))?;
+    if envelope.signatures.is_empty() && shared.policy.read().is_ok_and(|p| p.allow_unsigned) {
+        return Ok(());
+    }
+    let bytes = shared.content.get(digest).unwrap_or_default();
+    verify_manifest(&trust, &envelope, &bytes, shared.clock.now().wall).map_err(|e| match e {
+        ManifestRefused::TrustExpired(_) => failure(ErrorKind::TrustExpired, e.to_string()),
+        _ => refused(e.to_string()),
+    })
+}
+
+fn check_rules(shared: &Shared, envelope: &Envelope, manifest: &Manifest) -> Result<(), Stop> {
     let (os, arch) = &shared.platform;
     if !manifest.platform.fits(os, arch) {
         let message = format!("made for {}/{}, this machine is {os}/{arch}", manifest.platform.os, manifest.platform.arch);
         return Err(stop(ErrorKind::PlatformMismatch, message));
     }
+    check_taken_back(shared, manifest, &envelope.digest).map_err(failed)?;
     let now = shared.clock.now().wall;
+    if let Some(from) = manifest.not_before.filter(|from| now < *from) {
+        return Err(stop(
+            ErrorKind::PackageExpired,
+            format!("its publisher allowed its installation from {from} on; run the job again then"),
+        ));
+    }
     if let Some(expires) = manifest.expires.filter(|e| now >= *e) {
         return Err(stop(
             ErrorKind::PackageExpired,
@@ -215,9 +275,13 @@ fn check_rules(shared: &Shared, manifest: &Manifest) -> Result<(), Stop> {
         );
         return Err(stop(ErrorKind::ReleaseTooOld, message));
     }
-    if let Some(most) = shared.policy.max_bytes.filter(|most| manifest.total_bytes() > *most) {
-        let message = format!("it has {} bytes, this machine takes at most {most} (max_bytes in agent.toml)", manifest.total_bytes());
-        return Err(stop(ErrorKind::LocalPolicy, message));
+    let policy = policy(shared)?;
+    let refused = |why: String| stop(ErrorKind::LocalPolicy, why);
+    policy.allows(&manifest.name, manifest.total_bytes()).map_err(refused)?;
+    if let Some(trust) = shared.identity.publishers() {
+        // Whoever signed is among the envelope's names, and enough of the trust document's keys really did.
+        let signed = |key: &KeyId| envelope.is_signed_by(&trust, key, &shared.content.get(&envelope.digest).unwrap_or_default());
+        policy.allows_signers(&trust, &manifest.name, signed).map_err(refused)?;
     }
     Ok(())
 }

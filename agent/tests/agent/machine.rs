@@ -11,19 +11,18 @@ use std::{
 use sutler_agent::{
     Agent, Deps, Ended, Handle,
     clock::{Clock, SystemClock},
-    config::LocalPolicy,
     identity,
     install::{Layout, Supervisor},
     installer::Machine as Installer,
     journal::FolderJournal,
     link,
+    policy::Policy,
     vault::FolderVault,
 };
 use tokio::task::JoinHandle;
 
 pub(crate) struct Machine {
     folder: tempfile::TempDir,
-    pub(crate) policy: LocalPolicy,
     running: Option<JoinHandle<Result<Ended, String>>>,
 }
 
@@ -32,7 +31,7 @@ impl Machine {
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir_all(folder.path().join("root/etc")).unwrap();
         std::fs::write(folder.path().join("root/etc/machine-id"), "0123456789abcdef0123456789abcdef\n").unwrap();
-        Machine { folder, policy: LocalPolicy::default(), running: None }
+        Machine { folder, running: None }
     }
 
     /// A machine that is enrolled and whose agent runs and is connected.
@@ -58,6 +57,15 @@ impl Machine {
 
     pub(crate) fn root(&self) -> PathBuf {
         self.folder.path().join("root")
+    }
+
+    fn policy_file(&self) -> PathBuf {
+        self.folder.path().join("policy.toml")
+    }
+
+    /// Writes the machine's own rules.
+    pub(crate) fn set_policy(&self, text: &str) {
+        std::fs::write(self.policy_file(), text).unwrap();
     }
 
     /// A place that steps write to: beside the root, so that no exchange takes it away.
@@ -89,7 +97,7 @@ impl Machine {
             installer: Arc::new(Installer::new(layout, supervisor, [4; 16])),
             clock: Arc::new(SystemClock::new()),
             random: Arc::new(move || numbers.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed)),
-            policy: self.policy.clone(),
+            policy: Policy::File(self.policy_file()),
             limits: Default::default(),
         })
         .await

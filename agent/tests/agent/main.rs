@@ -4,4 +4,6 @@ mod link;
 mod local;
 mod machine;
 mod manager;
+mod takeover;
+mod trust;
 mod work;

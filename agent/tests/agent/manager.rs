@@ -47,7 +47,8 @@ struct Shared {
     ca: CaBundle,
     domain: TrustDomain,
     publisher: PublisherKey,
-    signed_trust: Vec<u8>,
+    trust: TrustDocument,
+    signed_trust: Mutex<Vec<u8>>,
     trust_pin: Digest,
     secret: [u8; 32],
     token: TokenId,
@@ -76,13 +77,15 @@ impl Manager {
         let ca = CaBundle::create(&domain, now).unwrap();
         let publisher = PublisherKey::generate().unwrap();
         let expires = now.checked_add(jiff::SignedDuration::from_hours(1000)).unwrap();
-        let document = TrustDocument::new(1, 1, &[publisher.public_key()], 1, &[""], expires).unwrap().sign(&[&publisher]);
+        let trust = TrustDocument::new(1, 1, &[publisher.public_key()], 1, &[""], expires).unwrap();
+        let document = trust.sign(&[&publisher]);
         let manager = Manager(Arc::new(Shared {
             ca,
             domain,
             publisher,
             trust_pin: document.digest(),
-            signed_trust: document.to_json(),
+            signed_trust: Mutex::new(document.to_json()),
+            trust,
             secret: [7; 32],
             token: TokenId::from_random([9; 16]),
             addresses: Mutex::default(),
@@ -247,10 +250,35 @@ impl Manager {
         self.heard().iter().filter(|m| matches!(m, Up::Outcome(o) if o.attempt == attempt.as_str())).count()
     }
 
+    /// The publisher's key: a real manager has none.
+    pub(crate) fn publisher(&self) -> &PublisherKey {
+        &self.0.publisher
+    }
+
+    /// The trust document that the token pins.
+    pub(crate) fn trust(&self) -> &TrustDocument {
+        &self.0.trust
+    }
+
+    /// From now on newcomers get this instead of the pinned trust document.
+    pub(crate) fn hand_out_trust(&self, json: Vec<u8>) {
+        *self.0.signed_trust.lock().unwrap() = json;
+    }
+
+    /// Puts other bytes at the place of an object.
+    pub(crate) fn exchange_object(&self, digest: Digest, bytes: Vec<u8>) {
+        self.0.objects.lock().unwrap().insert(digest, bytes.into());
+    }
+
     /// Signs a manifest, stores its content, and gives what an offer has of it.
     pub(crate) fn publish(&self, package: &Package) -> v1::OfferItem {
+        self.publish_as(package, &[&self.0.publisher])
+    }
+
+    /// The same, signed by these keys.
+    pub(crate) fn publish_as(&self, package: &Package, keys: &[&PublisherKey]) -> v1::OfferItem {
         let (bytes, objects) = package.build();
-        let envelope = Envelope::sign(&bytes, &[&self.0.publisher]);
+        let envelope = Envelope::sign(&bytes, keys);
         let mut store = self.0.objects.lock().unwrap();
         store.extend(objects.into_iter().map(|o| (Digest::of(&o), Bytes::from(o))));
         store.insert(envelope.digest, bytes.into());
@@ -364,6 +392,7 @@ impl Package {
             detection: self.detection.clone(),
             steps: self.steps.clone(),
             expires: None,
+            not_before: None,
         };
         manifest.check().unwrap();
         (manifest.to_bytes(), objects)
@@ -391,7 +420,7 @@ impl enrollment_service_server::EnrollmentService for Manager {
             certificates: issued.chain_der().into_iter().map(Bytes::from).collect(),
             root_certificate: self.0.ca.certificate(sutler_certs::ca::Authority::Root).to_vec().into(),
             addresses: self.0.addresses.lock().unwrap().clone(),
-            trust_document: self.0.signed_trust.clone().into(),
+            trust_document: self.0.signed_trust.lock().unwrap().clone().into(),
             trust_domain: self.0.domain.to_string(),
         }))
     }

@@ -245,7 +245,7 @@ async fn a_transfer_that_fails_is_tried_again_within_the_attempt() {
 async fn a_local_hold_keeps_what_was_fetched_waiting() {
     let manager = Manager::start().await;
     let mut machine = Machine::new();
-    machine.policy.hold = true;
+    machine.set_policy("hold = true\n");
     machine.enroll(&manager).await.unwrap();
     machine.start().await;
     manager.connected(1).await;
@@ -254,7 +254,7 @@ async fn a_local_hold_keeps_what_was_fetched_waiting() {
     let waiting = manager.state(&attempt(1), ExecutionState::Waiting).await;
     assert_eq!(waiting.wait_reason, "LOCAL_HOLD");
     machine.kill().await;
-    machine.policy.hold = false;
+    machine.set_policy("");
     machine.start().await;
     assert_eq!(manager.outcome(&attempt(1)).await.state, ExecutionState::Succeeded, "what was fetched is there after a restart");
     assert_eq!(machine.lines("log"), 1);

@@ -1,11 +1,12 @@
 //! What connected clients are to be told: attempts are made and committed here, before anybody hears of them.
 
-use super::{AppError, Env, Result, executions};
+use super::{AppError, Env, Result, executions, trust};
 use std::collections::{BTreeMap, BTreeSet};
 use sutler_base::{
     AttemptId, ClientId, JobId, Timestamp, Uid,
     state::{CancelReason, ClientState, ErrorKind, ExecutionState},
 };
+use sutler_certs::RevocationList;
 use sutler_core::model::{Attempt, Job, JobPackage, PackageVersion};
 use sutler_store::{ExecutionChange, Tx};
 
@@ -139,12 +140,16 @@ pub async fn orders(
 struct Catalogue {
     packages: BTreeMap<(JobId, i64), Vec<JobPackage>>,
     versions: BTreeMap<Uid, Option<PackageVersion>>,
+    taken_back: Option<Option<RevocationList>>,
 }
 
 impl Catalogue {
     /// The offer of an attempt; none if a version can't be delivered any more.
     async fn offer(&mut self, tx: &mut dyn Tx, env: &Env, attempt: &Attempt, job: &Job) -> Result<Option<Offer>> {
         let key = (job.id.clone(), attempt.revision);
+        if self.taken_back.is_none() {
+            self.taken_back = Some(trust::revocations(tx).await?.map(|(_, list)| list));
+        }
         if !self.packages.contains_key(&key) {
             let packages = tx.job_packages(&job.id, attempt.revision).await?;
             for uid in packages.iter().filter_map(|p| p.version.as_ref()) {
@@ -167,7 +172,8 @@ impl Catalogue {
         let mut items = Vec::new();
         for package in &self.packages[&key] {
             let version = package.version.as_ref().and_then(|uid| self.versions.get(uid)?.as_ref());
-            let Some(version) = version.filter(|v| v.expires.is_none_or(|e| e > env.now)) else { return Ok(None) };
+            let taken_back = self.taken_back.as_ref().and_then(Option::as_ref);
+            let Some(version) = version.filter(|v| trust::deliverable(v, taken_back, env.now).is_ok()) else { return Ok(None) };
             items.push(Item {
                 envelope: version.envelope.clone(),
                 replace_always: package.replace_always,

@@ -1,6 +1,6 @@
 //! Jobs: made, started, changed, canceled, archived, run again.
 
-use super::{AppError, Env, Result, clients, executions, groups, packages};
+use super::{AppError, Env, Result, clients, executions, groups, packages, trust};
 use std::collections::BTreeSet;
 use sutler_base::{
     ClientId, GroupName, JobId, PackageName, Timestamp, Version, limits,
@@ -130,19 +130,16 @@ pub async fn show(tx: &mut dyn Tx, env: &Env, job: Job) -> Result<Shown> {
 async fn unavailable(tx: &mut dyn Tx, env: &Env, wanted: &[JobPackage]) -> Result<String> {
     let uids: Vec<_> = wanted.iter().filter_map(|p| p.version.clone()).collect();
     let versions = tx.versions_by_uid(&uids).await?;
+    let taken_back = trust::revocations(tx).await?.map(|(_, list)| list);
     for package in wanted {
         let Some(uid) = &package.version else { continue };
         match versions.iter().find(|v| v.uid == *uid) {
             None => return Ok(format!("{}@{} was deleted", package.package, package.version_text)),
-            Some(v) if v.expires.is_some_and(|e| e <= env.now) => {
-                return Ok(format!(
-                    "{}@{}: its publisher said that it may not be installed after {}",
-                    v.name,
-                    v.version,
-                    v.expires.unwrap_or_default()
-                ));
+            Some(v) => {
+                if let Err(why) = trust::deliverable(v, taken_back.as_ref(), env.now) {
+                    return Ok(format!("{}@{}: {why}", v.name, v.version));
+                }
             }
-            Some(_) => {}
         }
     }
     Ok(String::new())

@@ -23,6 +23,7 @@ pub mod reconcile;
 pub mod restored;
 pub mod sessions;
 pub mod tokens;
+pub mod trust;
 
 pub use conditions::Conditions;
 pub use error::{AppError, Violation, Violations, disk_failed};
@@ -57,8 +58,6 @@ pub struct Settings {
     pub site: Uid,
     /// Where agents connect, `host:port`, in the order to try; goes into tokens and to agents.
     pub addresses: Vec<String>,
-    /// The publishers' trust document, as it was signed.
-    pub trust_document: Vec<u8>,
     /// The bounds that can be configured.
     pub limits: Limits,
     /// A client that comes back after its certificate ended is `PENDING` until an operator approves.

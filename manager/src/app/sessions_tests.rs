@@ -35,7 +35,6 @@ async fn client(app: &Arc<App>, key: &PrivateKey) -> ClientId {
         labels: Default::default(),
         description: String::new(),
         root_pin: app.ca.root_pin().0,
-        trust_pin: None,
     };
     let made = app.change("operators/ann", "token", create, |tx, env, i| Box::pin(tokens::create(tx, env, i))).await.unwrap();
     let token = TokenString::parse(&made[0].1).unwrap();

@@ -1,8 +1,8 @@
 //! Enrolment tokens: made, listed, revoked.
 
-use super::{AppError, Env, Result, groups};
+use super::{AppError, Env, Result, groups, trust};
 use std::collections::BTreeMap;
-use sutler_base::{Digest, GroupName, LabelKey, TokenId, token::TokenString};
+use sutler_base::{GroupName, LabelKey, TokenId, token::TokenString};
 use sutler_certs::secret::secret_hash;
 use sutler_core::model::Token;
 use sutler_store::{Page, Tx};
@@ -28,8 +28,6 @@ pub struct Create {
     pub description: String,
     /// The pin of the root CA.
     pub root_pin: [u8; 32],
-    /// The pin of the publishers' trust document.
-    pub trust_pin: Option<Digest>,
 }
 
 /// A token, with the names of its groups.
@@ -43,6 +41,7 @@ pub struct Shown {
 
 /// Makes tokens. The strings are here and nowhere else: only a hash of the secret is kept.
 pub async fn create(tx: &mut dyn Tx, env: &Env, input: &Create) -> Result<Vec<(Shown, String)>> {
+    let (pinned, _) = trust::newest(tx).await?;
     let mut uids = Vec::new();
     for name in &input.groups {
         uids.push(groups::load(tx, name).await?.uid);
@@ -70,7 +69,7 @@ pub async fn create(tx: &mut dyn Tx, env: &Env, input: &Create) -> Result<Vec<(S
             trust_domain: env.settings.trust_domain.clone(),
             addresses: env.settings.addresses.clone(),
             root_pin: input.root_pin,
-            trust_pin: input.trust_pin,
+            trust_pin: Some(pinned.digest()),
             id: token.id.clone(),
             secret,
         };

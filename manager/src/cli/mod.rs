@@ -30,6 +30,7 @@ pub mod push;
 pub mod renew;
 pub mod session;
 pub mod token;
+pub mod trust;
 pub mod when;
 
 use clap::{CommandFactory, Parser, Subcommand};

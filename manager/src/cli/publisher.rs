@@ -6,6 +6,7 @@ use super::{
     passphrase::{self, NewKeyArgs},
     push::{self, SignArgs},
     session::{Globals, Session, call},
+    trust,
     when::bytes,
 };
 use crate::package;
@@ -18,6 +19,8 @@ use sutler_proto::{convert::json_struct, v1};
 pub const EXAMPLES: &str = "Examples:
   sutler publisher show
   sutler publisher sign ./clamav -o clamav.jsonl
+  sutler publisher revoke --version clamav@1.4.3 -o revocations.json
+  sutler publisher publish ./revocations.json
   sutler publisher trust show";
 
 /// What a publisher does.
@@ -54,21 +57,62 @@ pub enum PublisherCommand {
         #[command(flatten)]
         keys: NewKeyArgs,
     },
-    /// Sign the package in a folder and write what any client of the API can upload
+    /// Sign the package in a folder, or add your signature to what others signed: a package, a trust document, a revocation list
     ///
-    /// The file has a message of PackageService.PushPackage a line, all content included.
+    /// A package is written as a file with a message of PackageService.PushPackage a line, all content included, which any
+    /// client of the API can upload. No manager is needed: carry the file from one publisher to the next.
     #[command(after_help = "Examples:
   sutler publisher sign ./clamav -o clamav.jsonl
-  sutler publisher sign ./clamav --publisher-key /media/key/publisher.key -o clamav.jsonl")]
+  sutler publisher sign ./clamav --publisher-key /media/key/publisher.key -o clamav.jsonl
+  sutler publisher sign ./clamav.jsonl --publisher-key ./second.key
+  sutler publisher sign ./trust-2.json --publisher-key ./second.key")]
     Sign {
-        /// The folder with package.toml
-        folder: PathBuf,
-        /// The file to write
+        /// The folder with package.toml, or the file that others signed
+        source: PathBuf,
+        /// The file to write [default: the signed file itself]
         #[arg(short = 'o', long = "output", value_name = "FILE")]
-        output: PathBuf,
+        output: Option<PathBuf>,
         /// With what and as what it is signed
         #[command(flatten)]
         sign: SignArgs,
+    },
+    /// Say what a signed package, trust document or revocation list says, whether it is whole, and whether enough publishers signed it
+    ///
+    /// Ends with 1 if agents would refuse it.
+    #[command(after_help = "Examples:
+  sutler publisher verify ./clamav.jsonl
+  sutler publisher verify ./trust-2.json --trust ./trust.json")]
+    Verify {
+        /// The file
+        file: PathBuf,
+        /// The trust document that agents hold [default: the one of your profile]
+        #[arg(long, value_name = "FILE")]
+        trust: Option<PathBuf>,
+    },
+    /// Make the next trust document: other keys, threshold, prefixes or end
+    ///
+    /// It needs the signatures of enough keys before and after it: `publisher sign` adds them, `publisher publish` hands it on.
+    #[command(after_help = "Examples:
+  sutler publisher rotate --add-key cm9sbC1vdmVyLW9mLWtleXMtaW4tYmFzZTY0LTMyYnk= -o trust-2.json
+  sutler publisher rotate --remove-key 0123456789abcdef0123456789abcdef --threshold 2 --expires 365d -o trust-3.json
+  sutler publisher rotate --set drivers --set-key cm9sbC1vdmVyLW9mLWtleXMtaW4tYmFzZTY0LTMyYnk= --set-prefix driver- -o trust-4.json")]
+    Rotate(trust::RotateArgs),
+    /// Take signed packages back: make the next revocation list
+    ///
+    /// Agents then refuse what is revoked or older than the minimum, whatever a manager offers. When the list ends, they
+    /// install nothing before they got a newer one.
+    #[command(after_help = "Examples:
+  sutler publisher revoke --version clamav@1.4.3 --reason 'CVE-2026-1234' -o revocations.json
+  sutler publisher revoke --minimum clamav=1700000000 --expires 90d -o revocations.json
+  sutler publisher revoke --expires 90d -o revocations.json")]
+    Revoke(trust::RevokeArgs),
+    /// Hand a signed trust document or revocation list to the manager, which hands it to all agents
+    #[command(after_help = "Examples:
+  sutler publisher publish ./trust-2.json
+  sutler publisher publish ./revocations.json")]
+    Publish {
+        /// The file
+        file: PathBuf,
     },
     /// Show the id and the public half of the key that you sign with
     #[command(after_help = "Examples:
@@ -116,8 +160,13 @@ impl Record for v1::GetTrustDocumentResponse {
 /// Runs a command of this noun.
 pub async fn run(command: PublisherCommand, session: &Session) -> Result<u8, CliError> {
     match command {
-        PublisherCommand::Sign { folder, output, sign } => {
-            let package = push::build_and_sign(session, &folder, &sign, session.now())?;
+        PublisherCommand::Sign { source, output, sign } if source.is_file() => {
+            let (key, _) = push::publisher_key(session, sign.publisher_key.as_deref())?;
+            trust::add_signature(session, &source, output.as_deref().unwrap_or(&source), &key)?;
+        }
+        PublisherCommand::Sign { source, output, sign } => {
+            let Some(output) = output else { return Err(CliError::usage("say with -o FILE where the signed package is to be written")) };
+            let package = push::build_and_sign(session, &source, &sign, session.now())?;
             let summary = package::write_bundle(&package, &output, &mut |_| {})
                 .map_err(|e| CliError::local(format!("write the signed package {}", output.display()), &e))?;
             let manifest = &package.built.manifest;
@@ -134,6 +183,10 @@ pub async fn run(command: PublisherCommand, session: &Session) -> Result<u8, Cli
                 ),
             )?;
         }
+        PublisherCommand::Verify { file, trust } => trust::verify(session, &file, trust.as_deref())?,
+        PublisherCommand::Rotate(args) => trust::rotate(session, args)?,
+        PublisherCommand::Revoke(args) => trust::revoke(session, args)?,
+        PublisherCommand::Publish { file } => trust::publish(session, &file).await?,
         PublisherCommand::New { file, keys, output } => {
             let made = |e: PublisherKeyError| CliError::local(format!("make the publisher's key {}", file.display()), &e);
             let passphrase = passphrase::for_new_key(&format!("the publisher's key {}", file.display()), &keys, session.globals())?;

@@ -60,6 +60,14 @@ pub fn until(text: &str) -> Result<Until, String> {
 }
 
 impl Until {
+    /// The moment.
+    pub fn moment(self, now: Timestamp) -> Option<Timestamp> {
+        match self {
+            Until::At(time) => Some(time),
+            Until::In(duration) => now.checked_add(duration).ok(),
+        }
+    }
+
     /// The moment on the wire.
     pub fn wire(self, now: Timestamp) -> WireTime {
         let time = match self {

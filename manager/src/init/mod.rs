@@ -33,13 +33,12 @@ use sutler_certs::{
 use sutler_core::model::{AuditEntry, Certificate, CertificateState, Grant, Operator, Site, Subject};
 use sutler_store::{Store, StoreError, unit};
 
-/// The setting that holds the publishers' trust document.
-pub const TRUST_DOCUMENT: &str = "trust_document";
 /// The setting that holds the trust domain.
 pub const TRUST_DOMAIN: &str = "trust_domain";
 /// The setting that names the operator that `init` made: a new database gets it from the folder's own.
 pub const FIRST_OPERATOR: &str = "first_operator";
-/// How long the first trust document is good: as long as nothing can exchange it on agents.
+/// How long the first trust document is good. Its end stops every installation, so it is far off; `publisher rotate` makes
+/// one with another end.
 const TRUST_VALIDITY: Duration = Duration::from_secs(10 * 365 * 86_400);
 
 /// Why there is no new manager.
@@ -345,7 +344,7 @@ async fn fill_database(
                     }
                     tx.put_site(&site).await?;
                     tx.put_setting(TRUST_DOMAIN, domain.as_bytes()).await?;
-                    tx.put_setting(TRUST_DOCUMENT, &trust).await?;
+                    tx.insert_trust_document(1, &trust, audit.time, &audit.actor).await?;
                     tx.put_setting(FIRST_OPERATOR, operator.name.as_str().as_bytes()).await?;
                     tx.insert_operator(&operator).await?;
                     tx.insert_certificate(&certificate).await?;
@@ -489,7 +488,7 @@ mod tests {
                 unit!(
                     [serial] | tx | {
                         let certificate = tx.certificate(&serial).await?;
-                        Ok((tx.site().await?, tx.setting(TRUST_DOCUMENT).await?, tx.operator(&"ann".parse().unwrap()).await?, certificate))
+                        Ok((tx.site().await?, tx.newest_trust_document().await?, tx.operator(&"ann".parse().unwrap()).await?, certificate))
                     }
                 ),
             )

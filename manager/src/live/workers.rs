@@ -2,7 +2,7 @@
 
 use super::{orders, scrub};
 use crate::{
-    app::{App, AppError, audit, disk_failed, reconcile, sessions},
+    app::{App, AppError, audit, disk_failed, reconcile, sessions, trust},
     telemetry::Metrics,
 };
 use std::{future::Future, sync::Arc, time::Duration};
@@ -72,7 +72,9 @@ pub fn start(app: Arc<App>, pace: Pace) -> JoinSet<()> {
     set.spawn(follow_clients(a, metrics.clone(), app.settings.limits.recheck));
     set.spawn(scrub::run(app.clone()));
     let a = app.clone();
-    set.spawn(repeat("reserve", metrics, None, |live| &live.jobs_due, pace.often, move || look_at_disk(a.clone())));
+    set.spawn(repeat("reserve", metrics.clone(), None, |live| &live.jobs_due, pace.often, move || look_at_disk(a.clone())));
+    let a = app.clone();
+    set.spawn(follow_trust(a, metrics, app.settings.limits.recheck));
     set
 }
 
@@ -257,5 +259,43 @@ async fn follow_once(app: &App, seen: &mut Option<i64>) -> Result<(), AppError> 
         orders::check_access(app, changed.clone()).await?;
         app.live.wake(crate::app::Wakes { clients: changed.into_iter().collect(), ..Default::default() });
     }
+    Ok(())
+}
+
+/// Hands on what publishers published since, on whichever manager, to every agent that is connected here. Who connects is told
+/// when it connects.
+async fn follow_trust(app: Arc<App>, metrics: Arc<Metrics>, pause: Duration) {
+    let mut seen: Option<trust::Held> = None;
+    loop {
+        let result = follow_trust_once(&app, &mut seen).await;
+        metrics.round("follow_trust", result.is_ok());
+        if let Err(error) = result {
+            tracing::warn!(%error, "cannot read what publishers published; it is tried again");
+        }
+        tokio::time::sleep(pause).await;
+    }
+}
+
+async fn follow_trust_once(app: &App, seen: &mut Option<trust::Held>) -> Result<(), AppError> {
+    let from = match *seen {
+        Some(seen) => seen,
+        None => {
+            let newest = app.view("manager", "newest_trust", (), |tx, _env, _| Box::pin(trust::newest(tx))).await?;
+            trust::Held { trust: newest.1.version(), revocations: (0, 0) }
+        }
+    };
+    let (updates, after) = app.view("manager", "trust_updates", from, |tx, _env, held| Box::pin(trust::updates(tx, *held))).await?;
+    let first = seen.replace(after).is_none();
+    if updates.is_empty() || first {
+        return Ok(());
+    }
+    let clients = app.live.connected();
+    for client in &clients {
+        for update in &updates {
+            app.live.send(client, Message::Trust(update.clone()));
+        }
+    }
+    // What could not be delivered may be again, and what could may not.
+    app.live.wake(crate::app::Wakes { clients: clients.into_iter().collect(), ..Default::default() });
     Ok(())
 }

@@ -72,6 +72,8 @@ pub struct Definition {
     pub detection: Vec<Detection>,
     /// From when on it may no longer be installed.
     pub expires: Option<Timestamp>,
+    /// Before when it may not yet be installed.
+    pub not_before: Option<Timestamp>,
 }
 
 /// Everything that is wrong with one file.
@@ -176,7 +178,8 @@ impl Definition {
     pub(super) fn manifest(&self, release: u64, files: Vec<sutler_base::manifest::Entry>) -> Manifest {
         Manifest {
             format: 1,
-            critical: Vec::new(),
+            // An agent that does not know it must refuse the package, not install it early.
+            critical: self.not_before.iter().map(|_| "not_before".to_owned()).collect(),
             name: self.name.clone(),
             version: self.version.clone(),
             release: self.release.unwrap_or(release),
@@ -187,6 +190,7 @@ impl Definition {
             detection: self.detection.clone(),
             steps: self.steps.clone(),
             expires: self.expires,
+            not_before: self.not_before,
         }
     }
 }
@@ -214,6 +218,7 @@ fn read<'a>(reader: &mut Reader<'a>, mut root: Table<'a>) -> Option<Definition> 
         Some(list.iter().filter_map(|v| r.parsed(v)).collect())
     });
     let expires = r.take(&mut root, "expires").and_then(|v| r.moment(&v));
+    let not_before = r.take(&mut root, "not_before").and_then(|v| r.moment(&v));
     let platform = match r.take(&mut root, "platform").and_then(|v| r.table(&v, "a table: [platform]")) {
         Some(table) => read_platform(r, table),
         None => Platform::default(),
@@ -238,6 +243,7 @@ fn read<'a>(reader: &mut Reader<'a>, mut root: Table<'a>) -> Option<Definition> 
         steps,
         detection,
         expires,
+        not_before,
     })
 }
 

@@ -2,7 +2,7 @@
 //!
 //! [`definition`] reads `package.toml`, [`build`] turns it and the files beside it into a manifest and chunks, [`sign`] signs
 //! the manifest with the publisher's key, and [`bundle`] hands out what a manager gets: object by object, or as a file that
-//! any client of the API can upload. Nothing here speaks with a manager.
+//! any client of the API can upload. [`signed_file`] reads such a file back. Nothing here speaks with a manager.
 
 pub mod build;
 pub mod bundle;
@@ -10,6 +10,7 @@ pub mod definition;
 mod document;
 pub mod pattern;
 pub mod sign;
+pub mod signed_file;
 
 pub use build::{BuildError, Built, Progress, build};
 pub use bundle::{BundleError, Object, Summary, write_bundle};

@@ -5,7 +5,7 @@ use crate::{
     app::{
         AppError, Violations, clients, dispatch,
         enrolment::{Renewal, renew_client},
-        groups, restored, sessions,
+        groups, restored, sessions, trust,
     },
     live::{OUTBOX, ToAgent, orders},
 };
@@ -62,6 +62,7 @@ impl v1::agent_service_server::AgentService for Services {
             );
             return Err(status(AppError::state(format!("clients/{client}"), "PROTOCOL_VERSION", text)));
         }
+        let held = trust::Held { trust: hello.trust_version, revocations: (hello.revocations_epoch, hello.revocations_version) };
         let hello = Arc::new(parse_hello(&client, address, hello)?);
         let reported = hello.open.clone();
         let welcome = self
@@ -82,6 +83,12 @@ impl v1::agent_service_server::AgentService for Services {
             report_from: welcome.report_from.as_ref().map(AttemptId::to_string).unwrap_or_default(),
         });
         let _ = outbox.try_send(ToAgent::Message(Box::new(first)));
+        // Before any offer: what is offered may be signed by keys that the agent learns of now.
+        let updates =
+            self.app.view("manager", "trust_updates", held, |tx, _env, held| Box::pin(trust::updates(tx, *held))).await.map_err(status)?;
+        for update in updates.0 {
+            let _ = outbox.try_send(ToAgent::Message(Box::new(Message::Trust(update))));
+        }
         let behind = welcome.report_from.is_some();
         self.app.live.set_behind(&client, behind);
         let (number, cut) = self.app.live.enter(&client, welcome.client.state, outbox.clone());

@@ -5,10 +5,11 @@ use crate::{
     app::{
         AppError, Violations,
         enrolment::{Application, ApplicationResult, enroll},
+        trust,
     },
     telemetry::Enrolled as Counted,
 };
-use sutler_base::{quoted, state::ClientState};
+use sutler_base::{Digest, quoted, state::ClientState};
 use sutler_certs::{ca::Authority, public_key_of_csr};
 use sutler_proto::{convert::Word, v1};
 use tonic::{Request, Response, Status, async_trait};
@@ -35,6 +36,7 @@ impl v1::enrollment_service_server::EnrollmentService for Services {
             }
         };
         violations.done()?;
+        let pin = Digest::try_from(request.trust_pin.as_ref()).ok();
         let key = parsed(key)?;
         // A token id that is none gets the same answer as one that does not exist.
         let Ok(token) = request.token_id.parse() else {
@@ -61,6 +63,8 @@ impl v1::enrollment_service_server::EnrollmentService for Services {
             self.app.metrics.enrolled(Counted::Refused);
             return Err(refused());
         };
+        let trust_document =
+            self.app.view(&actor, "pinned_trust", pin, |tx, _env, pin| Box::pin(trust::pinned(tx, pin.as_ref()))).await.map_err(status)?;
         self.app.metrics.enrolled(if enrolled.client.state == ClientState::Active { Counted::Active } else { Counted::Pending });
         Ok(Response::new(v1::EnrollResponse {
             client_id: enrolled.client.id.to_string(),
@@ -68,7 +72,7 @@ impl v1::enrollment_service_server::EnrollmentService for Services {
             certificates: enrolled.certificates.into_iter().map(Into::into).collect(),
             root_certificate: self.app.ca.certificate(Authority::Root).to_vec().into(),
             addresses: self.app.settings.addresses.clone(),
-            trust_document: self.app.settings.trust_document.clone().into(),
+            trust_document: trust_document.into(),
             trust_domain: self.app.settings.trust_domain.clone(),
         }))
     }

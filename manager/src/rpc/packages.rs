@@ -4,16 +4,16 @@ use super::{Services, caller, page, parsed, shown, status};
 use crate::app::{
     AppError, Violations,
     content::{self, FANS},
-    packages,
+    packages, trust,
 };
 use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use std::collections::BTreeSet;
 use sutler_base::{Digest, limits, manifest::Manifest};
-use sutler_certs::{Envelope, SignedTrustDocument, verify_manifest};
+use sutler_certs::{Envelope, RevocationList, SignedRevocations, SignedTrustDocument, TrustDocument, verify_manifest};
 use sutler_content::{Content, Encoding, Kind};
 use sutler_proto::{
-    convert::{VersionChoice, package_choice, package_name, wire_struct, wire_time},
+    convert::{VersionChoice, json_struct, package_choice, package_name, wire_struct, wire_time},
     v1::{self, push_package_request::Message},
 };
 use tonic::{Request, Response, Status, Streaming, async_trait};
@@ -22,6 +22,12 @@ use tonic::{Request, Response, Status, Streaming, async_trait};
 const STORING: usize = 12;
 /// The largest part of an object in a message (bytes).
 const PART_MAX: usize = 1 << 20;
+
+/// What a package is checked with before it is taken.
+struct Trusted {
+    document: TrustDocument,
+    taken_back: Option<RevocationList>,
+}
 
 /// Which object comes next, put together from its parts.
 struct Incoming {
@@ -41,6 +47,7 @@ impl Services {
             return Err(invalid("envelope", format!("has at most {} bytes, not {}", limits::ENVELOPE_MAX, envelope_bytes.len())));
         }
         let envelope = Envelope::from_json(&envelope_bytes).map_err(|e| invalid("envelope", e))?;
+        let trusted = self.trusted().await?;
         let mut new_objects = 0;
         // The signature is checked over the manifest's bytes before anything in them is read, and before anything else is taken.
         let mut incoming = None;
@@ -61,14 +68,14 @@ impl Services {
                 }
                 let raw = sutler_content::encoding::decode(object.encoding, &object.bytes.freeze(), limits::MANIFEST_MAX as usize)
                     .map_err(|e| invalid("content", format!("the manifest can't be decoded: {e:?}")))?;
-                self.check(&envelope, &raw)?;
+                self.check(&trusted, &envelope, &raw)?;
                 self.app.content.put(envelope.digest, Kind::Document, raw.clone()).await.map_err(AppError::from).map_err(status)?;
                 new_objects += 1;
                 raw
             }
             Err(other) => return Err(status(other.into())),
         };
-        let manifest = self.check(&envelope, &manifest_bytes)?;
+        let manifest = self.check(&trusted, &envelope, &manifest_bytes)?;
         new_objects += self.store(&manifest, &mut stream, incoming).await?;
         let lacking = self.app.content.verify_complete(envelope.digest).await.map_err(AppError::from).map_err(status)?;
         if let Some(one) = lacking.first() {
@@ -83,17 +90,29 @@ impl Services {
     }
 
     /// The manifest, once its length, its digest and the publisher's signature were found good.
-    fn check(&self, envelope: &Envelope, bytes: &Bytes) -> Result<Manifest, Status> {
+    fn check(&self, trusted: &Trusted, envelope: &Envelope, bytes: &Bytes) -> Result<Manifest, Status> {
         let now = self.app.world.now();
-        let trust = SignedTrustDocument::from_json(&self.app.settings.trust_document)
-            .and_then(|t| t.open())
-            .map_err(|e| Status::failed_precondition(format!("the publishers' trust document of this installation can't be used: {e}")))?;
-        verify_manifest(&trust, envelope, bytes, now).map_err(|e| invalid("envelope", e))?;
+        verify_manifest(&trusted.document, envelope, bytes, now).map_err(|e| invalid("envelope", e))?;
         let manifest = Manifest::parse(bytes).map_err(|e| invalid("manifest", e))?;
         if manifest.expires.is_some_and(|e| e <= now) {
             return Err(invalid("manifest.expires", "lies in the past; agents would refuse the package"));
         }
+        if let Some(list) = &trusted.taken_back {
+            let allowed = list.allows(&manifest.name, &manifest.version, manifest.release, &envelope.digest);
+            allowed.map_err(|e| invalid("manifest", format!("agents would refuse the package: {e}")))?;
+        }
         Ok(manifest)
+    }
+
+    /// Whom agents trust now, and what was taken back.
+    async fn trusted(&self) -> Result<Trusted, Status> {
+        let loaded = self.app.view("manager", "trust", (), |tx, _env, ()| {
+            Box::pin(async move {
+                let (_, document) = trust::newest(tx).await?;
+                Ok(Trusted { document, taken_back: trust::revocations(tx).await?.map(|(_, list)| list) })
+            })
+        });
+        loaded.await.map_err(status)
     }
 
     /// Stores what comes, chunk lists first so that it is known which chunks belong to the package; nothing else is taken.
@@ -361,9 +380,50 @@ impl v1::package_service_server::PackageService for Services {
         &self,
         request: Request<v1::GetTrustDocumentRequest>,
     ) -> Result<Response<v1::GetTrustDocumentResponse>, Status> {
-        self.operator(&request)?;
-        let json: serde_json::Value = serde_json::from_slice(&self.app.settings.trust_document).unwrap_or_default();
-        let digest = SignedTrustDocument::from_json(&self.app.settings.trust_document).map(|t| t.digest().to_string()).unwrap_or_default();
-        Ok(Response::new(v1::GetTrustDocumentResponse { document: Some(wire_struct(&json)), digest }))
+        let operator = self.operator(&request)?;
+        let newest = self.app.view(&operator, "get_trust", (), |tx, _env, ()| Box::pin(trust::newest(tx)));
+        let (signed, _) = newest.await.map_err(status)?;
+        Ok(Response::new(v1::GetTrustDocumentResponse {
+            document: Some(as_struct(&signed.to_json())),
+            digest: signed.digest().to_string(),
+        }))
     }
+
+    async fn publish_trust_document(
+        &self,
+        request: Request<v1::PublishTrustDocumentRequest>,
+    ) -> Result<Response<v1::PublishTrustDocumentResponse>, Status> {
+        let operator = self.operator(&request)?;
+        let json = json_struct(&request.into_inner().document.unwrap_or_default()).to_string();
+        let signed = SignedTrustDocument::from_json(json.as_bytes()).map_err(|e| invalid("document", e))?;
+        let published = self.app.change(&operator, "publish_trust", signed, |tx, env, s| Box::pin(trust::publish_document(tx, env, s)));
+        let (version, digest) = published.await.map_err(status)?;
+        let version = i64::try_from(version).unwrap_or(i64::MAX);
+        Ok(Response::new(v1::PublishTrustDocumentResponse { version, digest: digest.to_string() }))
+    }
+
+    async fn get_revocations(&self, request: Request<v1::GetRevocationsRequest>) -> Result<Response<v1::GetRevocationsResponse>, Status> {
+        let operator = self.operator(&request)?;
+        let newest = self.app.view(&operator, "get_revocations", (), |tx, _env, ()| Box::pin(trust::revocations(tx)));
+        let list = newest.await.map_err(status)?.map(|(signed, _)| as_struct(&signed.to_json()));
+        Ok(Response::new(v1::GetRevocationsResponse { list }))
+    }
+
+    async fn publish_revocations(
+        &self,
+        request: Request<v1::PublishRevocationsRequest>,
+    ) -> Result<Response<v1::PublishRevocationsResponse>, Status> {
+        let operator = self.operator(&request)?;
+        let json = json_struct(&request.into_inner().list.unwrap_or_default()).to_string();
+        let signed = SignedRevocations::from_json(json.as_bytes()).map_err(|e| invalid("list", e))?;
+        let published =
+            self.app.change(&operator, "publish_revocations", signed, |tx, env, s| Box::pin(trust::publish_revocations(tx, env, s)));
+        let (epoch, version) = published.await.map_err(status)?;
+        let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+        Ok(Response::new(v1::PublishRevocationsResponse { epoch: number(epoch), version: number(version) }))
+    }
+}
+
+fn as_struct(json: &[u8]) -> prost_types::Struct {
+    wire_struct(&serde_json::from_slice(json).unwrap_or_default())
 }

@@ -75,7 +75,6 @@ impl v1::enrollment_token_service_server::EnrollmentTokenService for Services {
             let message = "a token with groups or labels places clients in groups, which needs a role without a scope";
             return Err(status(AppError::Denied(message.into())));
         }
-        let trust = sutler_certs::SignedTrustDocument::from_json(&self.app.settings.trust_document);
         let input = tokens::Create {
             count,
             uses,
@@ -86,7 +85,6 @@ impl v1::enrollment_token_service_server::EnrollmentTokenService for Services {
             labels,
             description: r.description,
             root_pin: self.app.ca.root_pin().0,
-            trust_pin: trust.ok().map(|t| t.digest()),
         };
         // Secrets are not kept, so a repeated request can't be answered again: it is refused.
         let key = caller.request_id.clone();

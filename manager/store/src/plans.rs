@@ -40,6 +40,9 @@ const ALLOWED: &[(&str, &str)] = &[
     ("USE TEMP B-TREE FOR LAST 3 TERMS OF ORDER BY", "j.priority"),
     ("USE TEMP B-TREE FOR ORDER BY", "FROM execution e JOIN job j"),
     ("USE TEMP B-TREE FOR ORDER BY", "FROM execution e WHERE e.client = $1"),
+    // The newest row at the end of its index.
+    ("SCAN trust_document", "ORDER BY version DESC LIMIT 1"),
+    ("SCAN revocation_list", "ORDER BY epoch DESC, version DESC LIMIT 1"),
     // The few keys that were asked for.
     ("USE TEMP B-TREE FOR ORDER BY", "CROSS JOIN execution e"),
     // The jobs of one destination, of one package.
@@ -127,6 +130,9 @@ async fn every_statement_walks_along_an_index() {
                     tx.attempts_of(&job, &client).await?;
                     tx.site().await?;
                     tx.setting("a").await?;
+                    tx.trust_documents(1, 5).await?;
+                    tx.newest_trust_document().await?;
+                    tx.newest_revocations().await?;
                     tx.operator(&"a".parse().unwrap()).await?;
                     tx.list_operators(&page).await?;
                     tx.lock_operators().await?;

@@ -17,7 +17,7 @@ use sutler_core::{
 type Result<T> = std::result::Result<T, StoreError>;
 
 /// Everything that a unit of work can ask.
-pub trait Tx: Clients + Tokens + Groups + Policies + Packages + Jobs + Executions + Operators + Admin + Audit + Send {}
+pub trait Tx: Clients + Tokens + Groups + Policies + Packages + Jobs + Executions + Trust + Operators + Admin + Audit + Send {}
 
 /// A page of a list: at most `limit` rows that come after `after` in the list's order.
 #[derive(Debug, Clone, Default)]
@@ -267,6 +267,21 @@ pub trait Executions {
     async fn set_attempt_states(&mut self, states: &[(AttemptId, ExecutionState)]) -> Result<()>;
     /// Writes the ends of attempts: state, time, outcome, signature. An attempt that has an outcome already is left as it is.
     async fn finish_attempts(&mut self, attempts: &[Attempt]) -> Result<()>;
+}
+
+/// What publishers signed: whom to trust, and what they took back.
+#[async_trait]
+pub trait Trust {
+    /// Adds the trust document with this version, as it was signed.
+    async fn insert_trust_document(&mut self, version: u64, document: &[u8], now: Timestamp, creator: &str) -> Result<()>;
+    /// At most `limit` trust documents with a version above `after`, in their order.
+    async fn trust_documents(&mut self, after: u64, limit: u32) -> Result<Vec<Vec<u8>>>;
+    /// The newest trust document.
+    async fn newest_trust_document(&mut self) -> Result<Option<Vec<u8>>>;
+    /// Adds a revocation list, as it was signed.
+    async fn insert_revocations(&mut self, epoch: u64, version: u64, list: &[u8], now: Timestamp, creator: &str) -> Result<()>;
+    /// The newest revocation list.
+    async fn newest_revocations(&mut self) -> Result<Option<Vec<u8>>>;
 }
 
 /// Operators.

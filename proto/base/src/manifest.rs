@@ -46,6 +46,9 @@ pub struct Manifest {
     /// From when on it may no longer be installed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires: Option<Timestamp>,
+    /// Before when it may not yet be installed. Named in `critical`, so that an agent that does not know it refuses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_before: Option<Timestamp>,
 }
 
 /// On which machines a package runs. `any` matches every one.
@@ -217,8 +220,21 @@ pub enum ExitMeaning {
 }
 
 /// Members that this version of the format knows; `critical` may name only these.
-const KNOWN: [&str; 12] =
-    ["format", "critical", "name", "version", "release", "description", "platform", "directory", "files", "detection", "steps", "expires"];
+const KNOWN: [&str; 13] = [
+    "format",
+    "critical",
+    "name",
+    "version",
+    "release",
+    "description",
+    "platform",
+    "directory",
+    "files",
+    "detection",
+    "steps",
+    "expires",
+    "not_before",
+];
 
 impl Manifest {
     /// The manifest in `bytes`, with every rule of the format checked. Call it only after the signature was found good.
@@ -414,6 +430,7 @@ mod tests {
             detection: vec![],
             steps: vec![],
             expires: None,
+            not_before: None,
         }
     }
 

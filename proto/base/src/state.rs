@@ -299,6 +299,10 @@ words! {
         ReleaseTooOld = "RELEASE_TOO_OLD",
         /// Its publisher said that it may no longer be installed.
         PackageExpired = "PACKAGE_EXPIRED",
+        /// Its publishers revoked it.
+        PackageRevoked = "PACKAGE_REVOKED",
+        /// The publishers' trust document or revocation list has expired: what they want now can't be known.
+        TrustExpired = "TRUST_EXPIRED",
         /// Made for other machines.
         PlatformMismatch = "PLATFORM_MISMATCH",
         /// The machine's own policy forbids it.

@@ -1,6 +1,6 @@
 //! Publishers: their keys, whom the machines trust, and what was signed and is taken back.
 
-use sutler_tests::harness::{Manager, PackageFolder};
+use sutler_tests::harness::{Agent, JobView, Manager, PATIENCE, PackageFolder, wait_until};
 
 #[test]
 fn a_publishers_key_is_encrypted_with_its_passphrase_and_signs_with_it_alone() {
@@ -35,4 +35,62 @@ fn a_publishers_key_is_encrypted_with_its_passphrase_and_signs_with_it_alone() {
     let done = cli.run(&format!("publisher new {}", third.display()));
     assert!(third.exists() && !done.clone().ok().is_empty());
     done.says(&["is not encrypted", "no terminal"]);
+}
+
+#[test]
+fn keys_are_rotated_and_versions_taken_back_on_machines_that_are_connected_and_on_those_that_come_later() {
+    let manager = Manager::start();
+    let cli = manager.cli();
+    let file = |name: &str| manager.scratch().join(name).display().to_string();
+    let (one, two) = (Agent::enrolled("one", &manager), cli.ok("token create"));
+    let package = |name: &str| PackageFolder::counting(name, "1.0");
+    let (old, new, bad) = (package("old"), package("new"), package("bad"));
+    cli.ok(&format!("package push {}", old.path().display()));
+    cli.ok(&format!("package push {}", bad.path().display()));
+    // A second key, made elsewhere; both must sign from now on.
+    cli.ok(&format!("publisher new {} --no-passphrase", file("second.key")));
+    let key = cli.json(&format!("publisher show --publisher-key {}", file("second.key")));
+    let public = key[0]["public_key"].as_str().or(key["public_key"].as_str()).expect("the key is shown").to_owned();
+    let trust = file("trust-2.json");
+    let done = cli.ok(&format!("publisher rotate --add-key {public} --threshold 2 -o {trust}"));
+    assert!(done.contains("1 of its own keys"), "{done}");
+    cli.fails(1, &format!("publisher verify {trust}")).says(&["1 of its own keys", "2 are needed"]);
+    cli.fails(1, &format!("publisher publish {trust}")).says(&["1 of its own keys"]);
+    cli.ok(&format!("publisher sign {trust} --publisher-key {}", file("second.key")));
+    cli.ok(&format!("publisher verify {trust}"));
+    cli.ok(&format!("publisher publish {trust}"));
+    wait_until("the agent to take the new document", PATIENCE, || one.ok("status").contains("trust document 2"));
+    // One signature is not enough any more, neither for the manager nor for the agent.
+    cli.fails(1, &format!("package push {}", new.path().display())).says(&["1 trusted publishers", "2 are needed"]);
+    let bundle = file("new.jsonl");
+    cli.ok(&format!("publisher sign {} -o {bundle}", new.path().display()));
+    cli.fails(1, &format!("publisher verify {bundle}")).says(&["2 are needed"]);
+    cli.ok(&format!("publisher sign {bundle} --publisher-key {}", file("second.key")));
+    cli.ok(&format!("publisher verify {bundle}"));
+    let job = cli.id(&format!("job run --package old --client {}", one.id()));
+    let row = JobView::wait_for_row(&cli, &job, &one.id(), "FAILED");
+    assert!(row.json.to_string().contains("SIGNATURE_INVALID"), "{}", row.json);
+    // Back to one of two; then a version is taken back.
+    let trust = file("trust-3.json");
+    let keys = format!("--publisher-key {} --publisher-key {}", cli.profile().join("publisher.key").display(), file("second.key"));
+    cli.ok(&format!("publisher rotate --threshold 1 {keys} -o {trust}"));
+    cli.ok(&format!("publisher publish {trust}"));
+    let list = file("revocations.json");
+    cli.ok(&format!("publisher revoke --version bad@1.0 --reason 'CVE 1' -o {list}"));
+    cli.ok(&format!("publisher publish {list}"));
+    wait_until("the agent to take the list", PATIENCE, || one.ok("status").contains("revocation list 1"));
+    let job = cli.id(&format!("job run --package bad --client {}", one.id()));
+    wait_until("the job to say that it can't be delivered", PATIENCE, || cli.ok(&format!("job show {job}")).contains("CVE 1"));
+    cli.fails(1, &format!("publisher publish {trust}x"));
+    // Who enrols with a token from before gets there, too: from the document that its token pins, step by step.
+    let mut later = Agent::new("two");
+    later.enroll(two.trim());
+    later.start();
+    wait_until("the newcomer to be told all of it", PATIENCE, || {
+        let status = later.ok("status");
+        status.contains("trust document 3") && status.contains("revocation list 1")
+    });
+    let job = cli.id(&format!("job run --package old --client {}", later.id()));
+    JobView::wait_for_row(&cli, &job, &later.id(), "SUCCEEDED");
+    assert_eq!(one.read("opt/bad.runs"), None);
 }

@@ -135,6 +135,7 @@ fn a_wrong_or_used_token_is_refused_with_one_text_for_all() {
         hostname: "somebody".into(),
         machine_id: "0123456789abcdef0123456789abcdef".into(),
         agent_version: "0".into(),
+        trust_pin: Default::default(),
     };
     let api = Api::newcomer(&token);
     let mut wrong = token.clone();
@@ -276,6 +277,7 @@ fn a_hostile_request_for_a_certificate_gets_an_agents_certificate_and_nothing_el
         hostname: "hostile".into(),
         machine_id: "0123456789abcdef0123456789abcdef".into(),
         agent_version: "0".into(),
+        trust_pin: Default::default(),
     };
     // What is no request uses up no token.
     for garbage in [vec![], vec![0x30, 0x80], b"certificate, please".to_vec(), vec![0x30; 9000]] {

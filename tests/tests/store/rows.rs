@@ -497,3 +497,38 @@ pub(crate) async fn an_operators_name_is_never_free_again(db: Database) {
     .await
     .unwrap();
 }
+
+pub(crate) async fn what_publishers_signed_reads_back_in_its_order_and_never_changes(db: Database) {
+    let read_all = unit!(
+        [] | tx | {
+            let documents = (tx.trust_documents(0, 9).await?, tx.trust_documents(1, 1).await?, tx.trust_documents(3, 9).await?);
+            Ok::<_, StoreError>((documents, tx.newest_trust_document().await?, tx.newest_revocations().await?))
+        }
+    );
+    let nothing = read(&db.store, read_all.clone()).await;
+    assert_eq!(nothing, ((vec![], vec![], vec![]), None, None));
+    write(
+        &db.store,
+        unit!(
+            [] | tx | {
+                for version in [2u64, 1, 3] {
+                    tx.insert_trust_document(version, &[version as u8], at(1), "eve").await?;
+                }
+                for (epoch, version) in [(2u64, 1u64), (1, 9), (1, 10)] {
+                    tx.insert_revocations(epoch, version, &[epoch as u8, version as u8], at(1), "eve").await?;
+                }
+                Ok::<_, StoreError>(())
+            }
+        ),
+    )
+    .await
+    .unwrap();
+    // Another document of the same version is refused, and the first one stays.
+    let again = write(&db.store, unit!([] | tx | { tx.insert_trust_document(3, b"x", at(2), "eve").await })).await;
+    assert!(matches!(again, Err(StoreError::Exists(_))), "{again:?}");
+    let again = write(&db.store, unit!([] | tx | { tx.insert_revocations(2, 1, b"x", at(2), "eve").await })).await;
+    assert!(matches!(again, Err(StoreError::Exists(_))), "{again:?}");
+    let (documents, newest, list) = read(&db.store, read_all).await;
+    assert_eq!(documents, (vec![vec![1], vec![2], vec![3]], vec![vec![2]], vec![]));
+    assert_eq!((newest, list), (Some(vec![3]), Some(vec![2, 1])));
+}

@@ -72,6 +72,7 @@ fn package(name: &str, version: &str, items: Vec<(&str, Item)>) -> Package {
         detection: vec![],
         steps: vec![],
         expires: None,
+        not_before: None,
     };
     manifest.check().unwrap();
     Package { manifest: manifest.into(), lists, chunks }

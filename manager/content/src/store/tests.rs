@@ -69,6 +69,7 @@ async fn package(content: &Content, files: &BTreeMap<&str, Bytes>) -> Digest {
         detection: vec![],
         steps: vec![],
         expires: None,
+        not_before: None,
     };
     let bytes = Bytes::from(manifest.to_bytes());
     let digest = Digest::of(&bytes);

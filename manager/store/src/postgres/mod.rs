@@ -59,6 +59,8 @@ mod packages;
 mod policies;
 #[path = "../sql/tokens.rs"]
 mod tokens;
+#[path = "../sql/trust.rs"]
+mod trust;
 #[path = "../sql/unit.rs"]
 mod unit;
 
@@ -68,10 +70,11 @@ use unit::{Access, Unit};
 const RUNS: u32 = 10;
 
 fn migrator() -> Migrator {
-    let all: [(i64, &str, &'static str); 3] = [
+    let all: [(i64, &str, &'static str); 4] = [
         (1, "first", include_str!("../../migrations/postgres/0001_first.sql")),
         (2, "operators", include_str!("../../migrations/postgres/0002_operators.sql")),
         (3, "audit", include_str!("../../migrations/postgres/0003_audit.sql")),
+        (5, "trust", include_str!("../../migrations/postgres/0005_trust.sql")),
     ];
     let made = |(n, name, sql): (i64, &'static str, &'static str)| {
         Migration::new(n, name.into(), MigrationType::Simple, sql.into_sql_str(), false)

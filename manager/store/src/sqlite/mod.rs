@@ -59,16 +59,19 @@ mod packages;
 mod policies;
 #[path = "../sql/tokens.rs"]
 mod tokens;
+#[path = "../sql/trust.rs"]
+mod trust;
 #[path = "../sql/unit.rs"]
 mod unit;
 
 use unit::{Access, Unit};
 
 fn migrator() -> Migrator {
-    let all: [(i64, &str, &'static str); 3] = [
+    let all: [(i64, &str, &'static str); 4] = [
         (1, "first", include_str!("../../migrations/sqlite/0001_first.sql")),
         (2, "operators", include_str!("../../migrations/sqlite/0002_operators.sql")),
         (3, "audit", include_str!("../../migrations/sqlite/0003_audit.sql")),
+        (5, "trust", include_str!("../../migrations/sqlite/0005_trust.sql")),
     ];
     let made = |(n, name, sql): (i64, &'static str, &'static str)| {
         Migration::new(n, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
