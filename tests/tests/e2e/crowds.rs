@@ -36,6 +36,7 @@ fn newcomer(token: &TokenString) -> Duration {
         hostname: "newcomer".into(),
         machine_id: "0123456789abcdef0123456789abcdef".into(),
         agent_version: "0".into(),
+        trust_pin: Default::default(),
     };
     let refused = api_call!(api, enrollment_service_client::EnrollmentServiceClient, enroll(request)).unwrap_err();
     assert_eq!(refused.code(), Code::Unauthenticated, "{refused}");
