@@ -82,6 +82,7 @@ fn content(error: ContentError) -> Status {
             tracing::error!(%error, "the store of package bytes fails");
             unavailable("the manager's store of package bytes fails; its log says how".into())
         }
+        other => bug(other.to_string()),
     }
 }
 
