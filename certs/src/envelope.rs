@@ -8,7 +8,7 @@ use crate::{
     trust::{self, TrustDocument},
 };
 use serde::{Deserialize, Serialize};
-use sutler_base::{Digest, Timestamp, limits, quoted};
+use sutler_base::{Digest, Timestamp, limits, quoted, told};
 
 /// The type of what a manifest's signature covers.
 pub const MANIFEST_TYPE: &str = "application/vnd.sutler.manifest.v1+json";
@@ -80,7 +80,7 @@ impl Envelope {
         if json.len() > limits::ENVELOPE_MAX {
             return Err(EnvelopeError::TooLong(json.len()));
         }
-        let envelope: Envelope = serde_json::from_slice(json).map_err(|e| EnvelopeError::Malformed(e.to_string()))?;
+        let envelope: Envelope = serde_json::from_slice(json).map_err(|e| EnvelopeError::Malformed(told(&e)))?;
         if envelope.payload_type != MANIFEST_TYPE {
             return Err(EnvelopeError::PayloadType(quoted(&envelope.payload_type)));
         }
@@ -180,7 +180,7 @@ pub fn verify_manifest(document: &TrustDocument, envelope: &Envelope, manifest: 
     let sets = document.signing_sets(&envelope.signatures, &pae(MANIFEST_TYPE, manifest));
     let sets = sets.map_err(|good| ManifestRefused::Signatures { good, needed: document.threshold() })?;
     // Signed bytes from here on. A name that is there twice is an error, so that no other reader takes the other one.
-    let Named { name } = serde_json::from_slice(manifest).map_err(|e| ManifestRefused::Name(e.to_string()))?;
+    let Named { name } = serde_json::from_slice(manifest).map_err(|e| ManifestRefused::Name(told(&e)))?;
     if !sets.iter().any(|prefixes| trust::fits(prefixes, &name)) {
         return Err(ManifestRefused::Prefix(quoted(name.as_str())));
     }

@@ -16,7 +16,7 @@ use crate::{
 };
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
-use sutler_base::{Digest, PackageName, Timestamp, Version, limits, quoted};
+use sutler_base::{Digest, PackageName, Timestamp, Version, limits, quoted, told};
 
 /// The type of what a revocation list's signature covers.
 pub const REVOCATIONS_TYPE: &str = "application/vnd.sutler.revocations.v1+json";
@@ -189,14 +189,14 @@ impl RevocationList {
             #[serde(default)]
             critical: Vec<String>,
         }
-        let head: Head = serde_json::from_slice(json).map_err(|e| RevocationsError::Malformed(e.to_string()))?;
+        let head: Head = serde_json::from_slice(json).map_err(|e| RevocationsError::Malformed(told(&e)))?;
         if head.format != 1 {
             return Err(RevocationsError::Format(head.format));
         }
         if let Some(unknown) = head.critical.iter().find(|c| !KNOWN.contains(&c.as_str())) {
             return Err(RevocationsError::Critical(quoted(unknown)));
         }
-        serde_json::from_slice::<Wire>(json).map_err(|e| RevocationsError::Malformed(e.to_string()))?.checked()
+        serde_json::from_slice::<Wire>(json).map_err(|e| RevocationsError::Malformed(told(&e)))?.checked()
     }
 
     fn to_json(&self) -> Vec<u8> {

@@ -6,7 +6,7 @@ use crate::{
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde::{Deserialize, Serialize};
-use sutler_base::quoted;
+use sutler_base::{quoted, told};
 
 /// A signed document of some type; what it says is not looked at here.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,7 +46,7 @@ impl Signed {
         if json.len() > longest {
             return Err(SignedError::TooLong(json.len()));
         }
-        let malformed = |e: &dyn std::fmt::Display| SignedError::Malformed(e.to_string());
+        let malformed = |e: &dyn std::fmt::Display| SignedError::Malformed(told(e));
         let wire: Wire = serde_json::from_slice(json).map_err(|e| malformed(&e))?;
         if wire.payload_type != payload_type {
             return Err(SignedError::Malformed(format!("it is {}, not {payload_type}", quoted(&wire.payload_type))));

@@ -18,7 +18,7 @@ use crate::{
 };
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
-use sutler_base::{Digest, PackageName, Timestamp, limits, quoted};
+use sutler_base::{Digest, PackageName, Timestamp, limits, quoted, told};
 
 /// The type of what a trust document's signature covers.
 pub const TRUST_TYPE: &str = "application/vnd.sutler.trust.v1+json";
@@ -196,14 +196,14 @@ impl TrustDocument {
             #[serde(default)]
             critical: Vec<String>,
         }
-        let head: Head = serde_json::from_slice(json).map_err(|e| TrustError::Malformed(e.to_string()))?;
+        let head: Head = serde_json::from_slice(json).map_err(|e| TrustError::Malformed(told(&e)))?;
         if head.format != 1 {
             return Err(TrustError::Format(head.format));
         }
         if let Some(unknown) = head.critical.iter().find(|c| !KNOWN.contains(&c.as_str())) {
             return Err(TrustError::Critical(quoted(unknown)));
         }
-        serde_json::from_slice::<Wire>(json).map_err(|e| TrustError::Malformed(e.to_string()))?.checked()
+        serde_json::from_slice::<Wire>(json).map_err(|e| TrustError::Malformed(told(&e)))?.checked()
     }
 
     /// The document as JSON, indented: what is signed.

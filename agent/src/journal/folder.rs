@@ -131,7 +131,8 @@ fn broken(doing: &'static str, path: &Path) -> impl FnOnce(FileError) -> Journal
     move |e| JournalError::Broken { doing, path, source: io::Error::other(e) }
 }
 
-fn encode(record: &Record) -> Vec<u8> {
+/// A record as the bytes of its file: the digest of what follows, a line end, JSON.
+pub fn encode(record: &Record) -> Vec<u8> {
     let json = serde_json::to_vec(record).expect("a record is plain data");
     let mut bytes = Digest::of(&json).to_string().into_bytes();
     bytes.push(b'\n');
@@ -139,7 +140,8 @@ fn encode(record: &Record) -> Vec<u8> {
     bytes
 }
 
-fn decode(bytes: &[u8]) -> Option<Record> {
+/// The record in the bytes of a file; none if they were damaged.
+pub fn decode(bytes: &[u8]) -> Option<Record> {
     let (check, json) = bytes.split_at_checked(65)?;
     let check_line_ends = check[64] == b'\n';
     let check: Digest = std::str::from_utf8(&check[..64]).ok()?.parse().ok()?;

@@ -6,7 +6,7 @@
 
 mod folder;
 
-pub use folder::{FolderJournal, Inspected};
+pub use folder::{FolderJournal, Inspected, decode, encode};
 
 use crate::machine::Record;
 use std::path::PathBuf;

@@ -1,6 +1,6 @@
 //! What the manager answers when it can't do what was asked; turned into status codes in one place, in `rpc`.
 
-use sutler_base::Invalid;
+use sutler_base::{Invalid, quoted};
 use sutler_content::Error as ContentError;
 use sutler_store::StoreError;
 
@@ -132,6 +132,15 @@ impl Violations {
             self.add(field, format!("has at most {max} bytes, not {}", value.len()));
         } else if value.chars().any(|c| c.is_control() && c != '\n' && c != '\t') {
             self.add(field, "has no control characters");
+        }
+    }
+
+    /// Notes a word that is too long or more than a word: it will stand in sentences and commands that people are told.
+    pub fn word(&mut self, field: &str, value: &str, max: usize) {
+        if value.len() > max {
+            self.add(field, format!("has at most {max} bytes, not {}", value.len()));
+        } else if !value.bytes().all(|b| b.is_ascii_alphanumeric() || b"._:-".contains(&b)) {
+            self.add(field, format!("has letters, digits, and . _ : -, which {} has not", quoted(value)));
         }
     }
 

@@ -67,6 +67,10 @@ pub fn with_lines(error: CliError, field: &str, file: &Path, lines: &[usize], hi
     let rows: Vec<String> = violations
         .iter()
         .filter_map(|v| {
+            // How many more there are.
+            if v.field.is_empty() {
+                return Some(v.description.clone());
+            }
             let (index, _) = v.field.strip_prefix(field)?.strip_prefix('[')?.split_once(']')?;
             let line = lines.get(index.parse::<usize>().ok()?)?;
             // The manager counts the rows that it got; here the lines of the file count.

@@ -129,7 +129,12 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(cli) => cli,
         Err(e) => {
             // Help and version go to the standard output with 0, usage errors to the standard error with 2.
-            let _ = e.print();
+            if e.use_stderr() {
+                // It repeats what was typed, which a script may have taken from anywhere.
+                eprintln!("{}", output::printable_lines(&e.render().to_string()));
+            } else {
+                let _ = e.print();
+            }
             return ExitCode::from(u8::try_from(e.exit_code()).unwrap_or(2));
         }
     };

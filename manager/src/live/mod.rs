@@ -14,7 +14,7 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
 };
-use sutler_base::{AttemptId, ClientId, JobId, Timestamp, state::ClientState};
+use sutler_base::{AttemptId, ClientId, JobId, Timestamp, limits, state::ClientState};
 use sutler_proto::v1;
 use tokio::sync::{Notify, broadcast, mpsc};
 
@@ -23,6 +23,8 @@ pub const OUTBOX: usize = 256;
 
 /// How many attempts are remembered that wait for damaged bytes.
 const LACKING_MAX: usize = 100_000;
+/// How many attempts of one client wait to have their progress written.
+const REPORTS_PER_CLIENT: usize = 4 * limits::OPEN_ATTEMPTS_MAX;
 
 /// For how long it is remembered that a client was connected here.
 const KEPT: jiff::SignedDuration = jiff::SignedDuration::from_mins(5);
@@ -56,7 +58,8 @@ pub struct Live {
     sessions: Mutex<HashMap<ClientId, Session>>,
     next: AtomicU64,
     due: Mutex<Due>,
-    progress: Mutex<BTreeMap<AttemptId, Progress>>,
+    /// Of each client the attempts that it reports: what one says of an attempt never touches what another says.
+    progress: Mutex<BTreeMap<(ClientId, AttemptId), Progress>>,
     /// Rung when clients are due.
     pub clients_due: Notify,
     /// Rung when jobs are due.
@@ -227,15 +230,25 @@ impl Live {
         std::mem::take(&mut lock(&self.due).jobs).into_iter().collect()
     }
 
-    /// Notes where an attempt is; the newest report of each is written in batches.
-    pub fn report(&self, progress: Progress) {
-        lock(&self.progress).insert(progress.attempt.clone(), progress);
+    /// Notes where an attempt is; the newest report of each is written in batches. A client that reports more attempts than it
+    /// can have is not listened to until some are written.
+    pub fn report(&self, report: Progress) {
+        let mut progress = lock(&self.progress);
+        let key = (report.client.clone(), report.attempt.clone());
+        if !progress.contains_key(&key) {
+            let first = (report.client.clone(), AttemptId::new(Timestamp::UNIX_EPOCH, [0; 16]));
+            let waiting = progress.range(first..).take(REPORTS_PER_CLIENT).take_while(|((client, _), _)| *client == report.client).count();
+            if waiting >= REPORTS_PER_CLIENT {
+                return;
+            }
+        }
+        progress.insert(key, report);
         self.progress_due.notify_one();
     }
 
-    /// Forgets what was reported of an attempt that has ended.
-    pub fn drop_report(&self, attempt: &AttemptId) {
-        lock(&self.progress).remove(attempt);
+    /// Forgets what a client reported of an attempt that has ended.
+    pub fn drop_report(&self, client: &ClientId, attempt: &AttemptId) {
+        lock(&self.progress).remove(&(client.clone(), attempt.clone()));
     }
 
     /// Up to `limit` reports.
@@ -285,5 +298,41 @@ impl Live {
     /// Tells of every job whose rows or counters change.
     pub fn watch_jobs(&self) -> broadcast::Receiver<JobId> {
         self.changed.subscribe()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sutler_base::state::ExecutionState;
+
+    fn report(client: &ClientId, n: u16) -> Progress {
+        let mut random = [0; 16];
+        random[..2].copy_from_slice(&n.to_le_bytes());
+        Progress {
+            attempt: AttemptId::new(Timestamp::UNIX_EPOCH, random),
+            client: client.clone(),
+            state: ExecutionState::Installing,
+            reason: String::new(),
+            item: 0,
+            bytes_done: 0,
+            bytes_total: 0,
+            step: String::new(),
+        }
+    }
+
+    #[test]
+    fn what_one_client_reports_takes_nothing_from_another_and_is_bounded() {
+        let live = Live::new(Timestamp::UNIX_EPOCH);
+        let [first, second] = [1, 2].map(|n| ClientId::from_random([n; 16]));
+        live.report(report(&first, 7));
+        live.report(report(&second, 7));
+        live.drop_report(&second, &report(&second, 7).attempt);
+        assert_eq!(live.take_reports(10).iter().map(|r| &r.client).collect::<Vec<_>>(), [&first]);
+        (0..5000).for_each(|n| live.report(report(&first, n)));
+        live.report(report(&second, 1));
+        let taken = live.take_reports(10_000);
+        assert_eq!(taken.iter().filter(|r| r.client == first).count(), REPORTS_PER_CLIENT);
+        assert!(taken.iter().any(|r| r.client == second));
     }
 }

@@ -40,6 +40,7 @@ pub use limits::Limits;
 pub use listener::{Listener, NetError, Serving, Shared};
 pub(crate) use methods::{Method, method};
 pub use routes::{AgentsPort, Handler, OperatorsPort, Route, Routes, Surface};
+pub(crate) use status::cut;
 
 use std::{net::SocketAddr, sync::Arc};
 use sutler_certs::{Identity, PeerCertificate};

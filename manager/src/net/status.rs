@@ -4,6 +4,7 @@
 //! is the manager's own fault leaves no more than a number, under which its log has the rest.
 
 use crate::world::World;
+use bytes::Bytes;
 use http::HeaderMap;
 use std::time::Duration;
 use tonic::{Code, Status, metadata::MetadataMap};
@@ -73,6 +74,29 @@ const UNREADABLE: [&str; 5] = [
     "Error decompressing",
 ];
 
+/// The longest message of a status (bytes). It stands in a header, percent-encoded, and once more in the details.
+const MESSAGE_MAX: usize = 2000;
+
+/// A text for a caller: it has to fit into a header, and nothing in it does anything to a terminal, whatever it repeats of what
+/// was sent.
+pub(crate) fn cut(text: &str) -> String {
+    let mut out = String::new();
+    for c in text.chars() {
+        let length = out.len();
+        if sutler_base::is_harmful(c) && c != '\n' {
+            out.extend(c.escape_default());
+        } else {
+            out.push(c);
+        }
+        if out.len() > MESSAGE_MAX {
+            out.truncate(length);
+            out.push_str(" …");
+            break;
+        }
+    }
+    out
+}
+
 /// What leaves instead of `status`; none: the status itself.
 fn instead_of(status: &Status, method: &str, world: &World) -> Option<Status> {
     let text = status.message();
@@ -82,22 +106,35 @@ fn instead_of(status: &Status, method: &str, world: &World) -> Option<Status> {
         Code::Cancelled if text == "Timeout expired" => {
             Some(Status::with_error_details(Code::DeadlineExceeded, text, reason("CALL_TOO_LONG")))
         }
-        Code::Internal if UNREADABLE.iter().any(|start| text.starts_with(start)) => Some(Status::invalid_argument(text)),
+        Code::Internal if UNREADABLE.iter().any(|start| text.starts_with(start)) => Some(unreadable(text)),
         Code::Internal | Code::Unknown => {
             let number = world.bits().iter().take(6).fold(0_u64, |n, b| n << 8 | u64::from(*b));
             let incident = format!("{number:012x}");
             tracing::error!(incident, method, "a call failed for a reason of the manager's own: {text}");
             Some(Status::internal(format!("the manager made a mistake; its log has it as incident {incident}")))
         }
+        _ if cut(text) != text => Some(Status::with_details(status.code(), cut(text), Bytes::copy_from_slice(status.details()))),
         _ => None,
     }
+}
+
+/// A message that is none: the library says in which field, `CreateGroupRequest.description: invalid string value: …`.
+fn unreadable(text: &str) -> Status {
+    let text = cut(text);
+    let place = text.split(": ").find_map(|part| part.split_once('.')).map(|(_, field)| field).filter(|f| f.bytes().all(is_path_byte));
+    let details = ErrorDetails::with_bad_request_violation(place.unwrap_or_default(), text.as_str());
+    Status::with_error_details(Code::InvalidArgument, text, details)
+}
+
+fn is_path_byte(b: u8) -> bool {
+    b.is_ascii_alphanumeric() || b"._[]".contains(&b)
 }
 
 /// Makes a status in these headers or trailers fit to leave, and says what it is; none, if there is no status.
 pub(crate) fn leave(headers: &mut HeaderMap, method: &str, world: &World) -> Option<Code> {
     let status = Status::from_header_map(headers)?;
     let Some(other) = instead_of(&status, method, world) else { return Some(status.code()) };
-    // Details were made for the status that does not leave.
+    // Those of the status that does not leave.
     headers.remove(Status::GRPC_STATUS_DETAILS);
     headers.remove("grpc-message");
     write(&other, headers);
@@ -141,6 +178,23 @@ mod tests {
         assert_eq!(left(Status::cancelled("Timeout expired")).code(), Code::DeadlineExceeded);
         assert_eq!(left(Status::internal("failed to decode Protobuf message: buffer underflow")).code(), Code::InvalidArgument);
         assert_eq!(left(Status::internal("Missing request message.")).code(), Code::InvalidArgument);
+    }
+
+    #[test]
+    fn what_can_not_be_read_names_its_field() {
+        let text = "failed to decode Protobuf message: CreateGroupRequest.description: invalid string value: data is not UTF-8 encoded";
+        let status = left(Status::internal(text));
+        assert_eq!(status.get_details_bad_request().unwrap().field_violations[0].field, "description");
+        let status = left(Status::internal("failed to decode Protobuf message: buffer underflow"));
+        assert_eq!(status.get_details_bad_request().unwrap().field_violations.len(), 1);
+    }
+
+    #[test]
+    fn a_message_that_leaves_is_bounded_and_does_nothing_to_a_terminal() {
+        let status = left(Status::not_found(format!("there is no \u{1b}[31m\u{202e}{}", "x".repeat(1 << 20))));
+        assert!(status.message().len() < 2100 && !status.message().chars().any(sutler_base::is_harmful), "{}", status.message());
+        let status = left(Status::not_found("é\n".repeat(1 << 20)));
+        assert!(status.message().len() < 2100 && status.message().ends_with('…'));
     }
 
     #[test]

@@ -33,6 +33,8 @@ pub const FILE: &str = "package.toml";
 pub const FILES: &str = "files";
 /// The longest `package.toml` (bytes).
 const LENGTH_MAX: u64 = 1 << 20;
+/// How many of the things to mend an error lists.
+const PROBLEMS_SHOWN: usize = 50;
 
 /// The least that a `package.toml` needs.
 pub const MINIMAL: &str = r#"name = "hello"
@@ -91,7 +93,11 @@ impl fmt::Display for Problems {
             [one] => write!(f, "{}: {one}", self.file.display()),
             many => {
                 write!(f, "{}: {} things to mend:", self.file.display(), many.len())?;
-                many.iter().try_for_each(|problem| write!(f, "\n  {problem}"))
+                many.iter().take(PROBLEMS_SHOWN).try_for_each(|problem| write!(f, "\n  {problem}"))?;
+                match many.len().saturating_sub(PROBLEMS_SHOWN) {
+                    0 => Ok(()),
+                    more => write!(f, "\n  and {more} more"),
+                }
             }
         }
     }
@@ -155,7 +161,7 @@ impl Definition {
         let document = DeTable::parse(text).map_err(|e| DefinitionError::Syntax {
             path: path.into(),
             line: Reader::line(text, e.span().map_or(0, |span| span.start)),
-            message: e.message().to_owned(),
+            message: sutler_base::told(e.message()),
         })?;
         let mut reader = Reader::new(text);
         let root = reader.root(document.get_ref());

@@ -216,7 +216,7 @@ impl<'a> Reader<'a> {
         };
         let pair = |(key, found): (&'a str, &'a Spanned<DeValue<'a>>)| {
             let line = Self::line(self.text, found.span().start);
-            (key, Value { key: format!("{}.{key}", value.key), line, value: found.get_ref() })
+            (key, Value { key: format!("{}.{}", value.key, sutler_base::quoted(key)), line, value: found.get_ref() })
         };
         Some(entries(table).into_iter().map(pair).collect())
     }

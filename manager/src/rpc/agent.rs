@@ -51,7 +51,7 @@ impl v1::agent_service_server::AgentService for Services {
         let mut stream = request.into_inner();
         let first = tokio::time::timeout(HELLO, stream.message()).await;
         let first = first.map_err(|_| Status::deadline_exceeded("the first message did not come"))??.and_then(|m| m.message);
-        let Some(FromAgent::Hello(hello)) = first else { return Err(Status::invalid_argument("the first message is a hello")) };
+        let Some(FromAgent::Hello(hello)) = first else { return Err(invalid("hello", "is the first message")) };
         if hello.protocol_version != sutler_proto::PROTOCOL_VERSION {
             let (ours, theirs) = (sutler_proto::PROTOCOL_VERSION, hello.protocol_version);
             let older = if theirs < ours { "the agent" } else { "the manager" };
@@ -192,8 +192,8 @@ async fn forward(mut inbox: mpsc::Receiver<ToAgent>, sender: mpsc::Sender<Result
 
 fn parse_hello(client: &ClientId, address: String, hello: v1::Hello) -> Result<sessions::Hello, Status> {
     let mut v = Violations::default();
-    v.text("hello.machine_id", &hello.machine_id, 255);
-    v.text("hello.boot_id", &hello.boot_id, 255);
+    v.word("hello.machine_id", &hello.machine_id, 255);
+    v.word("hello.boot_id", &hello.boot_id, 255);
     v.text("hello.agent_version", &hello.agent_version, 64);
     if hello.open_attempts.len() > OPEN_MAX {
         v.add("hello.open_attempts", format!("has at most {OPEN_MAX} entries, not {}", hello.open_attempts.len()));
@@ -396,7 +396,7 @@ impl Session {
     async fn handle(&self, message: FromAgent) -> Result<(), Status> {
         let (app, actor) = (&self.services.app, format!("clients/{}", self.client));
         match message {
-            FromAgent::Hello(_) => Err(Status::invalid_argument("a stream has one hello")),
+            FromAgent::Hello(_) => Err(invalid("hello", "is the first message, and no other is one")),
             FromAgent::Facts(facts) => {
                 let input = (self.client.clone(), facts.json);
                 app.change(&actor, "facts", input, |tx, env, (client, json)| Box::pin(sessions::facts(tx, env, client, json)))
@@ -420,7 +420,7 @@ impl Session {
             FromAgent::CancelAcknowledged(m) => {
                 let id = attempt(&m.attempt)?;
                 if !m.started {
-                    app.live.drop_report(&id);
+                    app.live.drop_report(&self.client, &id);
                 }
                 let input = (self.client.clone(), id, m.started);
                 app.change(&actor, "cancel_acknowledged", input, |tx, env, (client, id, started)| {
@@ -454,7 +454,7 @@ impl Session {
     async fn outcome(&self, actor: &str, m: v1::AttemptOutcome) -> Result<(), Status> {
         let app = &self.services.app;
         let id = attempt(&m.attempt)?;
-        app.live.drop_report(&id);
+        app.live.drop_report(&self.client, &id);
         let report = sessions::Report {
             client: self.client.clone(),
             attempt: id.clone(),
@@ -503,5 +503,9 @@ impl Session {
 }
 
 fn attempt(text: &str) -> Result<AttemptId, Status> {
-    text.parse().map_err(|_| Status::invalid_argument(format!("{} is no id of an attempt", quoted(text))))
+    text.parse().map_err(|_| invalid("attempt", &format!("{} is no id of an attempt", quoted(text))))
+}
+
+fn invalid(field: &str, why: &str) -> Status {
+    status(AppError::invalid(field, why))
 }

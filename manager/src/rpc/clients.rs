@@ -54,7 +54,7 @@ impl v1::client_service_server::ClientService for Services {
         let (caller, body) = caller(&operator, &r.request_id, "ApproveClients", &r)?;
         let mut v = Violations::default();
         let ids: Vec<ClientId> = r.names.iter().enumerate().filter_map(|(n, c)| v.take(&format!("names[{n}]"), client_id(c))).collect();
-        v.text("machine_id", &r.machine_id, 255);
+        v.word("machine_id", &r.machine_id, 255);
         match (r.names.len(), r.filter.is_empty(), r.machine_id.is_empty()) {
             (0, true, _) => v.add("names", "name clients, or give a filter (`true` means all that wait)"),
             (1.., false, _) => v.add("filter", "either clients are named, or a filter is given"),

@@ -26,7 +26,7 @@ impl v1::enrollment_service_server::EnrollmentService for Services {
         let request = request.into_inner();
         let mut violations = Violations::default();
         violations.text("hostname", &request.hostname, 255);
-        violations.text("machine_id", &request.machine_id, 255);
+        violations.word("machine_id", &request.machine_id, 255);
         violations.text("agent_version", &request.agent_version, 64);
         let key = match public_key_of_csr(&request.csr) {
             Ok(key) => Some(key),

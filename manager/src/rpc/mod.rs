@@ -195,7 +195,7 @@ fn page(violations: &mut Violations, size: i32, token: &str) -> Page {
         violations.add("page_size", format!("is 0 (for {}) to {}, not {size}", limits::PAGE_DEFAULT, limits::PAGE_MAX));
     }
     if token.len() > 256 || !token.bytes().all(|b| b.is_ascii_graphic()) {
-        violations.add("page_token", "is not one that this manager gave");
+        violations.add("page_token", status::NOT_A_TOKEN);
     }
     let limit = match u32::try_from(size) {
         Ok(0) | Err(_) => limits::PAGE_DEFAULT,

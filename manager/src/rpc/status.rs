@@ -1,6 +1,9 @@
 //! What the manager could not do, as status codes: the one place where that is decided.
 
-use crate::app::AppError;
+use crate::{
+    app::{AppError, Violation},
+    net::cut,
+};
 use std::collections::HashMap;
 use sutler_content::Error as ContentError;
 use sutler_store::StoreError;
@@ -8,20 +11,22 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, PreconditionViolation, StatusExt};
 
 const DOMAIN: &str = "sutler";
+/// What is wrong with a page token of somebody else's making.
+pub(super) const NOT_A_TOKEN: &str = "is not one that this manager gave";
 
 /// The status of an error.
 pub fn status(error: AppError) -> Status {
     match error {
         AppError::Invalid(violations) => {
             let text = AppError::Invalid(violations.clone()).to_string();
-            let fields: Vec<FieldViolation> = violations.into_iter().map(|v| FieldViolation::new(v.field, v.description)).collect();
-            Status::with_error_details(Code::InvalidArgument, cut(text), ErrorDetails::with_bad_request(fields))
+            Status::with_error_details(Code::InvalidArgument, cut(&text), ErrorDetails::with_bad_request(fields(violations)))
         }
         // The same bytes whether it is not there, somebody else's, or out of the caller's scope.
         AppError::NotFound { .. } => Status::not_found(error.to_string()),
         AppError::Exists { .. } => Status::already_exists(error.to_string()),
         AppError::State { subject, kind, message } => {
-            let details = ErrorDetails::with_precondition_failure(vec![PreconditionViolation::new(kind, subject, message.clone())]);
+            let message = cut(&message);
+            let details = ErrorDetails::with_precondition_failure(vec![PreconditionViolation::new(kind, cut(&subject), message.clone())]);
             Status::with_error_details(Code::FailedPrecondition, message, details)
         }
         AppError::Stale(_) => Status::aborted(error.to_string()),
@@ -54,6 +59,7 @@ pub(crate) fn unavailable(message: String) -> Status {
 fn store(error: StoreError) -> Status {
     match error {
         StoreError::Unavailable(_) => unavailable(error.to_string()),
+        StoreError::NoPage => status(AppError::invalid("page_token", NOT_A_TOKEN)),
         StoreError::Full(_) => exhausted("DISK_FULL", "the manager's disk is full; make room there".into(), None),
         other => bug(other.to_string()),
     }
@@ -91,13 +97,25 @@ pub(crate) fn bug(message: String) -> Status {
     Status::internal(message)
 }
 
-/// A status' message has to fit into a header.
-fn cut(text: String) -> String {
-    if text.len() <= 2000 {
-        return text;
+/// How many bytes of violations go into one answer: with the message, as base64, they have to fit into 16 KiB of headers.
+const VIOLATIONS_MAX: usize = 4 << 10;
+
+/// The violations for the wire: as many as fit, and how many more there are.
+fn fields(violations: Vec<Violation>) -> Vec<FieldViolation> {
+    let (mut fields, mut room, all) = (Vec::new(), VIOLATIONS_MAX, violations.len());
+    for v in violations {
+        let (field, description) = (cut(&v.field), cut(&v.description));
+        match room.checked_sub(field.len() + description.len()) {
+            Some(left) => room = left,
+            None if fields.is_empty() => {}
+            None => break,
+        }
+        fields.push(FieldViolation::new(field, description));
     }
-    let end = (0..=2000).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
-    format!("{} …", &text[..end])
+    if fields.len() < all {
+        fields.push(FieldViolation::new("", format!("and {} more", all - fields.len())));
+    }
+    fields
 }
 
 impl From<AppError> for Status {

@@ -54,8 +54,5 @@ pub(crate) fn after(page: &Page) -> String {
 /// Where a page starts that goes down in order of a number and an id; `after` is "number/id".
 pub(crate) fn before(page: &Page) -> Result<(i64, String), StoreError> {
     let Some(after) = &page.after else { return Ok((i64::MAX, String::new())) };
-    after
-        .split_once('/')
-        .and_then(|(number, id)| Some((number.parse().ok()?, text(id))))
-        .ok_or_else(|| StoreError::Statement(format!("a page can't start after {after:?}: it is not number/id")))
+    after.split_once('/').and_then(|(number, id)| Some((number.parse().ok()?, text(id)))).ok_or(StoreError::NoPage)
 }

@@ -85,6 +85,9 @@ pub enum StoreError {
     /// What is stored can't be read back: a damaged database, or one of another version.
     #[error("the database holds what this version can't read: {0}")]
     Corrupt(String),
+    /// A page was asked for that starts after no row that there can be.
+    #[error("no page starts there")]
+    NoPage,
     /// Anything else: a bug.
     #[error("the database refused a statement: {0}")]
     Statement(String),

@@ -1,6 +1,6 @@
 //! Facts: what an agent measured about its machine. Untrusted: the client says so.
 
-use crate::{Invalid, limits};
+use crate::{Invalid, limits, told};
 use serde::{Deserialize, Serialize};
 
 /// The facts of one client.
@@ -130,7 +130,7 @@ impl Facts {
         if json.len() > limits::FACTS_MAX {
             return Err(Invalid::new(format!("facts have at most {} bytes, not {}", limits::FACTS_MAX, json.len())));
         }
-        let mut facts: Facts = serde_json::from_str(json).map_err(|e| Invalid::new(format!("the facts can't be read: {e}")))?;
+        let mut facts: Facts = serde_json::from_str(json).map_err(|e| Invalid::new(format!("the facts can't be read: {}", told(&e))))?;
         let texts = [
             &mut facts.os.family,
             &mut facts.os.id,

@@ -36,23 +36,59 @@ impl Invalid {
     }
 }
 
-/// `text` as it may be shown in an error: at most 80 characters, control and bidirectional characters escaped.
+/// Whether a character could move a cursor, ring, colour, hide or turn round what stands beside it.
+pub fn is_harmful(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+}
+
+/// `text` as it may be shown in an error: at most 80 characters, control, bidirectional and invisible characters escaped.
 ///
 /// An error quotes what was sent; what was sent may try to forge a line of a log or to colour a terminal.
 pub fn quoted(text: &str) -> String {
     let mut out = String::from("\"");
+    write_cut(&mut out, text, 80, |c| is_harmful(c) || c == '"' || c == '\\');
+    out.push('"');
+    out
+}
+
+/// What a parser of somebody else's says about a text, as it may be shown: at most 300 characters, escaped like [`quoted`].
+///
+/// Such a sentence repeats what it read, as long and as hostile as it was.
+pub fn told(error: &(impl std::fmt::Display + ?Sized)) -> String {
+    let mut out = String::new();
+    write_cut(&mut out, &error.to_string(), 300, is_harmful);
+    out
+}
+
+fn write_cut(out: &mut String, text: &str, most: usize, escaped: impl Fn(char) -> bool) {
     for (n, c) in text.chars().enumerate() {
-        if n == 80 {
+        if n == most {
             out.push('…');
             break;
         }
-        let bidi = matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}');
-        if c.is_control() || bidi || c == '"' || c == '\\' {
+        if escaped(c) {
             out.extend(c.escape_default());
         } else {
             out.push(c);
         }
     }
-    out.push('"');
-    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_sent_is_shown_cut_and_escaped() {
+        assert_eq!(quoted("a\u{202e}\u{61c}\u{2028}\u{1b}[0m\"\\"), r#""a\u{202e}\u{61c}\u{2028}\u{1b}[0m\"\\""#);
+        assert_eq!(quoted(&"x".repeat(81)), format!("\"{}…\"", "x".repeat(80)));
+        let error = serde_json::from_str::<Named>(&format!("{{\"\u{9b}{}\":1}}", "y".repeat(1000))).unwrap_err();
+        let text = told(&error);
+        assert!(text.chars().count() < 320 && !text.chars().any(is_harmful), "{text}");
+    }
+
+    #[derive(Debug, serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Named {}
 }

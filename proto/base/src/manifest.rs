@@ -6,7 +6,7 @@
 use crate::{
     Digest, Invalid, PackageName, Timestamp, Version, limits,
     path::{InstallPath, RelPath, link_stays_inside},
-    quoted,
+    quoted, told,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -242,7 +242,8 @@ impl Manifest {
         if bytes.len() as u64 > limits::MANIFEST_MAX {
             return Err(Invalid::new(format!("a manifest has at most {} bytes, not {}", limits::MANIFEST_MAX, bytes.len())));
         }
-        let manifest: Manifest = serde_json::from_slice(bytes).map_err(|e| Invalid::new(format!("the manifest can't be read: {e}")))?;
+        let manifest: Manifest =
+            serde_json::from_slice(bytes).map_err(|e| Invalid::new(format!("the manifest can't be read: {}", told(&e))))?;
         manifest.check()?;
         Ok(manifest)
     }

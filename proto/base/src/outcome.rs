@@ -3,6 +3,7 @@
 use crate::{
     AttemptId, ClientId, Digest, Invalid, PackageName, Timestamp, Version, limits,
     state::{ErrorKind, ExecutionState},
+    told,
 };
 use serde::{Deserialize, Serialize};
 
@@ -82,7 +83,8 @@ impl Outcome {
         if bytes.len() > limits::OUTCOME_MAX {
             return Err(Invalid::new(format!("an outcome has at most {} bytes, not {}", limits::OUTCOME_MAX, bytes.len())));
         }
-        let outcome: Outcome = serde_json::from_slice(bytes).map_err(|e| Invalid::new(format!("the outcome can't be read: {e}")))?;
+        let outcome: Outcome =
+            serde_json::from_slice(bytes).map_err(|e| Invalid::new(format!("the outcome can't be read: {}", told(&e))))?;
         if !outcome.state.is_end() || outcome.items.iter().any(|i| !i.state.is_end()) {
             return Err(Invalid::new(format!("an outcome names an end, {} is none", outcome.state)));
         }

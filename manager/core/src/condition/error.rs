@@ -1,5 +1,7 @@
 //! Why a text is no condition, and where in the text.
 
+use sutler_base::told;
+
 /// What is wrong with a text that should be a condition, in one word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ConditionErrorKind {
@@ -49,7 +51,8 @@ impl ConditionError {
         let line_start = before.rfind('\n').map_or(0, |at| at + 1);
         ConditionError {
             kind,
-            message: message.into(),
+            // The parser repeats what it read, and names are whatever was written.
+            message: told(&message.into()),
             line: before.matches('\n').count() + 1,
             column: before[line_start..].chars().count() + 1,
             offset,

@@ -1,9 +1,10 @@
 //! The proto3 JSON of messages: the same member names and values as grpcurl shows, with members at their default too.
 
-use super::{Record, is_harmful};
+use super::Record;
 use prost_reflect::{DescriptorPool, DynamicMessage, SerializeOptions};
 use serde_json::Value;
 use std::{fmt::Write, sync::LazyLock};
+use sutler_base::is_harmful;
 
 static POOL: LazyLock<DescriptorPool> =
     LazyLock::new(|| DescriptorPool::decode(sutler_proto::DESCRIPTORS).expect("the descriptors were made by the build"));

@@ -12,6 +12,7 @@ use super::error::CliError;
 use clap::{Args, ValueEnum};
 use prost::Message;
 use std::io::{self, IsTerminal, Write};
+use sutler_base::is_harmful;
 
 pub use csv::csv_row;
 pub use json::{json_line, json_of, json_text};
@@ -167,12 +168,6 @@ pub fn print(text: &str) -> Result<(), CliError> {
 /// Whether a person looks at the standard output.
 pub fn is_terminal() -> bool {
     io::stdout().is_terminal()
-}
-
-/// Whether a character could move a cursor, ring, colour, hide or turn round what stands beside it.
-fn is_harmful(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
 /// `text` as one line that does nothing to a terminal: control, bidirectional and invisible characters are written as escapes.

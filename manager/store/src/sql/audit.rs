@@ -161,5 +161,5 @@ impl Audit for Unit<'_> {
 }
 
 fn number(text: &str) -> Result<i64> {
-    text.parse().map_err(|_| StoreError::Statement(format!("a page of the audit log can't start after {text:?}: it is no number")))
+    text.parse().map_err(|_| StoreError::NoPage)
 }
