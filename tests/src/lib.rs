@@ -3,6 +3,7 @@
 
 pub mod fleet;
 pub mod harness;
+pub mod hostile;
 pub mod mutations;
 pub mod postgres;
 pub mod tools;

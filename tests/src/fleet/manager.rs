@@ -154,6 +154,11 @@ impl Manager {
         self.config.agents.to_string()
     }
 
+    /// How many panics there were in its handlers.
+    pub fn panics(&self) -> u64 {
+        self.serving().app().metrics.panics.get()
+    }
+
     /// Where operators connect.
     pub fn operators(&self) -> String {
         self.config.operators.to_string()

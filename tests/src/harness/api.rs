@@ -7,7 +7,8 @@ use sutler::profile::{self, Profile};
 use sutler_agent::link::{self, Connection};
 use sutler_base::token::TokenString;
 use sutler_certs::tls::{self, Clock, ServerTrust};
-use sutler_certs::{Credential, RootPin, pem};
+use sutler_certs::{Credential, PrivateKey, RootPin, pem};
+use sutler_proto::v1;
 use tonic::{Response, Status};
 
 /// A connection to one of the manager's ports.
@@ -76,6 +77,44 @@ impl Api {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime can be made");
         let connection = runtime.block_on(link::connect(address, tls)).map_err(|e| e.to_string())?;
         Ok(Api { runtime, connection })
+    }
+
+    /// As the client that this token makes of a machine, on the agents' port: what its agent would be, in the test's hands.
+    /// Gives back the client's id as well.
+    ///
+    /// # Panics
+    ///
+    /// When that is not possible.
+    pub fn client(token: &TokenString, machine: &str) -> (Api, String) {
+        let key = PrivateKey::generate().expect("the system has randomness");
+        let request = v1::EnrollRequest {
+            token_id: token.id.to_string(),
+            secret: token.secret.to_vec().into(),
+            csr: key.csr().expect("a key can ask for a certificate").into(),
+            hostname: machine.into(),
+            machine_id: machine.into(),
+            agent_version: "0".into(),
+        };
+        let newcomer = Api::newcomer(token);
+        let call = |connection: Connection, origin| async move {
+            v1::enrollment_service_client::EnrollmentServiceClient::with_origin(connection, origin).enroll(request).await
+        };
+        let enrolled = newcomer.call(call).expect("the token is good");
+        let chain = enrolled.certificates.iter().map(|c| c.to_vec().into()).collect();
+        let trust_domain = token.trust_domain.parse().expect("it is a trust domain");
+        let trust = ServerTrust::Pin { root: RootPin(token.root_pin), trust_domain };
+        let tls = tls::agent_client(Some(&Credential { chain, key }), &trust, Clock::system()).expect("it can be used");
+        (Api::connect(&token.addresses[0], tls), enrolled.client_id)
+    }
+
+    /// The connection, for requests that are no calls.
+    pub fn raw(&self) -> Connection {
+        self.connection.clone()
+    }
+
+    /// Waits for something that happens on this connection.
+    pub fn block_on<F: Future>(&self, future: F) -> F::Output {
+        self.runtime.block_on(future)
     }
 
     /// The answer to a call.

@@ -21,6 +21,8 @@ mod namespaces;
 mod package;
 pub mod programs;
 mod proxy;
+mod raw;
+mod rows;
 pub mod wait;
 
 pub use agent::Agent;
@@ -31,4 +33,6 @@ pub use manager::{Addresses, Manager, Setup};
 pub use namespaces::{Chain, Namespaces};
 pub use package::{COUNTING, PackageFolder, noise};
 pub use proxy::{Line, Proxy};
+pub use raw::{descriptors, method};
+pub use rows::{Reader, Rows};
 pub use wait::{PATIENCE, wait_for, wait_for_value, wait_until};

@@ -3,6 +3,7 @@
 mod access;
 mod api;
 mod audit;
+mod bad_input;
 mod crowds;
 mod damage;
 mod demo;

@@ -1,0 +1,346 @@
+//! A malicious agent: what it says of itself is shown without harm, and naming another client's things tells it nothing.
+
+use super::{World, changed, faults, harmless, said};
+use bytes::Bytes;
+use sutler_base::{AttemptId, Digest, Timestamp, token::TokenString};
+use sutler_certs::Envelope;
+use sutler_proto::v1::{
+    self, ConnectRequest, agent_service_client::AgentServiceClient, connect_request::Message as Up, connect_response::Message as Down,
+};
+use sutler_tests::api_call;
+use sutler_tests::harness::{Api, PATIENCE, PackageFolder, wait_until};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Status, Streaming};
+
+/// An agent's stream in the test's hands.
+struct Stream<'a> {
+    api: &'a Api,
+    up: mpsc::Sender<ConnectRequest>,
+    down: Streaming<v1::ConnectResponse>,
+}
+
+impl Stream<'_> {
+    /// Opens one with this as its first message.
+    fn open(api: &Api, first: Up) -> Result<Stream<'_>, Status> {
+        let (up, requests) = mpsc::channel(64);
+        up.try_send(ConnectRequest { message: Some(first) }).expect("there is room");
+        let down = api.call(|connection, origin| async move {
+            AgentServiceClient::with_origin(connection, origin).connect(ReceiverStream::new(requests)).await
+        })?;
+        Ok(Stream { api, up, down })
+    }
+
+    fn send(&self, message: Up) {
+        self.api.block_on(self.up.send(ConnectRequest { message: Some(message) })).expect("the stream is open");
+    }
+
+    /// The next message that `wanted` takes, or the status with which the stream ends.
+    fn until<T>(&mut self, mut wanted: impl FnMut(Down) -> Option<T>) -> Result<T, Status> {
+        let Stream { api, down, .. } = self;
+        api.block_on(async {
+            let next = async {
+                loop {
+                    match down.message().await? {
+                        Some(message) => {
+                            if let Some(found) = message.message.and_then(&mut wanted) {
+                                return Ok(found);
+                            }
+                        }
+                        None => return Err(Status::unknown("the stream ended without a status")),
+                    }
+                }
+            };
+            tokio::time::timeout(PATIENCE, next).await.expect("an answer in time")
+        })
+    }
+
+    /// The end of the stream.
+    fn end(&mut self) -> Status {
+        self.until(|_| None::<()>).expect_err("only an end ends it")
+    }
+}
+
+fn hello(machine: &str, counter: u64) -> v1::Hello {
+    v1::Hello {
+        protocol_version: sutler_proto::PROTOCOL_VERSION,
+        machine_id: machine.into(),
+        boot_id: "boot".into(),
+        agent_version: "0".into(),
+        session_counter: counter,
+        ..Default::default()
+    }
+}
+
+fn welcomed<'a>(api: &'a Api, machine: &str, counter: u64) -> Stream<'a> {
+    let mut stream = Stream::open(api, Up::Hello(hello(machine, counter))).expect("it is welcome");
+    stream.until(|m| matches!(m, Down::Welcome(_)).then_some(())).expect("it is welcomed");
+    stream
+}
+
+fn token(world: &World) -> TokenString {
+    TokenString::parse(&world.cli.ok("token create")).expect("it is a token")
+}
+
+#[test]
+fn what_a_machine_says_of_itself_is_shown_without_harm() {
+    let world = World::new();
+    let hostile = [
+        "\u{1b}[2J\u{1b}]0;owned\u{7}",
+        "\u{9b}31m\u{85}",
+        "\u{202e}gpj.exe\u{2066}\u{61c}",
+        "a\u{200b}\u{feff}\u{e0041}\u{2028}b",
+        "=cmd|' /C calc'!A0",
+        "+1+1,\"@SUM(1)\"",
+        "'; DROP TABLE client; --",
+        "<script>alert(1)</script>",
+        "../../../etc/passwd",
+        "a\r\nname b",
+    ];
+    let mut sessions = Vec::new();
+    for (n, text) in hostile.iter().enumerate() {
+        let machine = format!("hostile-{n}");
+        let (api, client) = Api::client(&token(&world), &machine);
+        {
+            let mut first = hello(&machine, 1);
+            first.agent_version = if text.chars().any(char::is_control) { "0".into() } else { (*text).into() };
+            first.site = (*text).into();
+            first.capabilities = vec![(*text).into(); 3];
+            let mut stream = Stream::open(&api, Up::Hello(first)).expect("it is welcome");
+            stream.until(|m| matches!(m, Down::Welcome(_)).then_some(())).expect("it is welcomed");
+            let facts = serde_json::json!({
+                "hostname": text, "arch": text, "machine_id": text, "boot_id": text, "addresses": [text, text],
+                "os": {"family": text, "id": text, "name": text, "version": text, "kernel": text},
+                "agent": {"version": text}, "software": [{"name": text, "version": text}], (*text): {(*text): text},
+            });
+            stream.send(Up::Facts(v1::FactsReport { json: facts.to_string() }));
+            // Hostile words where a group's name is wanted are refused in words that are harmless.
+            for action in [
+                v1::group_request::Action::Join(v1::JoinGroup { group: (*text).into(), password: (*text).into() }),
+                v1::group_request::Action::Leave((*text).into()),
+            ] {
+                stream.send(Up::Group(v1::GroupRequest { request_id: (*text).into(), action: Some(action) }));
+                let result = stream.until(|m| if let Down::Group(result) = m { Some(result) } else { None }).expect("an answer");
+                assert!(!result.error.is_empty() && result.error.len() < 1024, "{result:?}");
+                assert!(!result.error.chars().any(sutler_base::is_harmful), "{result:?}");
+            }
+            // Progress is a text, too; the attempt is nobody's.
+            stream.send(Up::Progress(v1::AttemptProgress {
+                attempt: AttemptId::new(Timestamp::UNIX_EPOCH, [9; 16]).to_string(),
+                state: v1::ExecutionState::Waiting.into(),
+                wait_reason: (*text).into(),
+                step: (*text).into(),
+                ..Default::default()
+            }));
+            wait_until("the facts to be there", PATIENCE, || {
+                !world.cli.json(&format!("client show {client}"))["facts"].as_object().is_none_or(serde_json::Map::is_empty)
+            });
+        }
+        sessions.push((api, client));
+    }
+    for format in ["table", "csv", "json"] {
+        let lists = ["client list --all", "audit list", "group members machines"].map(str::to_owned).into_iter();
+        let shows = sessions.iter().flat_map(|(_, client)| [format!("client show {client}"), format!("client explain {client}")]);
+        for line in lists.chain(shows) {
+            let line = format!("{line} -o {format}");
+            let done = world.cli.run(&line);
+            assert_eq!(done.code, 0, "{line}: {}", done.stderr);
+            harmless(&line, &done.stdout);
+            harmless(&line, &done.stderr);
+        }
+    }
+    // What it says can't be lost either: a formula is there, as a text.
+    assert!(world.cli.ok("client list --all -o csv").contains("'=cmd|"));
+}
+
+#[test]
+fn a_machine_can_not_put_words_into_what_an_operator_is_told() {
+    let world = World::new();
+    let text = "one; keep one with `sutler client approve x --machine two`";
+    let (api, client) = Api::client(&token(&world), "real");
+    welcomed(&api, "real", 1);
+    let before = world.cli.json(&format!("client show {client}"));
+    for machine in [text, "a b", "\u{1b}[31m", "é", &"x".repeat(256)] {
+        let status = match Stream::open(&api, Up::Hello(hello(machine, 9))) {
+            Ok(mut stream) => stream.end(),
+            Err(status) => status,
+        };
+        assert_eq!(status.code(), Code::InvalidArgument, "{machine}: {status:?}");
+        assert!(said(&status).contains("hello.machine_id") && faults(&status).is_empty(), "{:?}", faults(&status));
+    }
+    let after = world.cli.json(&format!("client show {client}"));
+    assert_eq!((&after["notice"], &after["machineId"], &after["state"]), (&before["notice"], &before["machineId"], &before["state"]));
+}
+
+#[test]
+fn what_an_agent_sends_that_is_none_ends_its_stream_with_the_reason() {
+    let world = World::new();
+    let id = AttemptId::new(Timestamp::UNIX_EPOCH, [9; 16]).to_string();
+    let (api, _) = Api::client(&token(&world), "machine-2");
+    let with = |change: &dyn Fn(&mut v1::Hello)| {
+        let mut hello = hello("machine-2", 1);
+        change(&mut hello);
+        Up::Hello(hello)
+    };
+    let open = |attempt: &str, state: i32| v1::OpenAttempt { attempt: attempt.into(), state };
+    let first: Vec<(&str, Up, Code, &str)> = vec![
+        ("no hello", Up::Unenroll(v1::Unenroll {}), Code::InvalidArgument, "hello"),
+        ("another protocol", with(&|h| h.protocol_version = 99), Code::FailedPrecondition, "PROTOCOL_VERSION"),
+        ("a machine of many words", with(&|h| h.machine_id = "a b".into()), Code::InvalidArgument, "hello.machine_id"),
+        ("a boot of controls", with(&|h| h.boot_id = "\u{7}".into()), Code::InvalidArgument, "hello.boot_id"),
+        ("a long version", with(&|h| h.agent_version = "x".repeat(65)), Code::InvalidArgument, "hello.agent_version"),
+        ("a short digest", with(&|h| h.facts_digest = Bytes::from_static(b"x")), Code::InvalidArgument, "hello.facts_digest"),
+        ("a path for an attempt", with(&|h| h.open_attempts = vec![open("../../x", 4)]), Code::InvalidArgument, "hello.open_attempts[0]"),
+        ("an unknown state", with(&|h| h.open_attempts = vec![open(&id, 99)]), Code::InvalidArgument, "hello.open_attempts[0]"),
+        ("many attempts", with(&|h| h.open_attempts = vec![open(&id, 4); 257]), Code::InvalidArgument, "hello.open_attempts"),
+        ("too much", with(&|h| h.capabilities = vec!["x".repeat(2 << 20)]), Code::ResourceExhausted, ""),
+    ];
+    // From its first use on a certificate is the client's.
+    api_call!(api, agent_service_client::AgentServiceClient, renew_certificate(v1::RenewCertificateRequest::default()))
+        .expect_err("it asks for nothing");
+    let before = world.reader.rows();
+    for (what, message, code, names) in first {
+        let status = match Stream::open(&api, message) {
+            Ok(mut stream) => stream.end(),
+            Err(status) => status,
+        };
+        assert_eq!(status.code(), code, "{what}: {status:?}");
+        assert!(said(&status).contains(names), "{what}: {}", said(&status));
+        assert_eq!(faults(&status), Vec::<String>::new(), "{what}");
+        assert_eq!(changed(&before, &world.reader.rows()), None, "{what}");
+    }
+    let progress = |attempt: &str, state| v1::AttemptProgress { attempt: attempt.into(), state, ..Default::default() };
+    let later: Vec<(&str, Up, Code, &str)> = vec![
+        ("a second hello", Up::Hello(hello("machine-2", 9)), Code::InvalidArgument, "hello"),
+        ("facts that are none", Up::Facts(v1::FactsReport { json: "\u{1b}[31m".into() }), Code::InvalidArgument, "facts.json"),
+        ("facts of another type", Up::Facts(v1::FactsReport { json: "[1]".into() }), Code::InvalidArgument, "facts.json"),
+        ("too many facts", Up::Facts(v1::FactsReport { json: "x".repeat(600 << 10) }), Code::InvalidArgument, "facts.json"),
+        ("deep facts", Up::Facts(v1::FactsReport { json: "[".repeat(500_000) }), Code::InvalidArgument, "facts.json"),
+        ("a path for an attempt", Up::Progress(progress("../x", 4)), Code::InvalidArgument, "attempt"),
+        ("an unknown state", Up::Progress(progress(&id, 99)), Code::InvalidArgument, "progress.state"),
+        (
+            "a path for an outcome",
+            Up::Outcome(v1::AttemptOutcome { attempt: "/etc/passwd".into(), ..Default::default() }),
+            Code::InvalidArgument,
+            "attempt",
+        ),
+        (
+            "a NUL for a cancellation",
+            Up::CancelAcknowledged(v1::CancelAcknowledged { attempt: "\0".into(), started: false }),
+            Code::InvalidArgument,
+            "attempt",
+        ),
+        ("a NUL for an acceptance", Up::Accepted(v1::AttemptAccepted { attempt: "\0".into() }), Code::InvalidArgument, "attempt"),
+    ];
+    for (counter, (what, message, code, names)) in later.into_iter().enumerate() {
+        let mut stream = welcomed(&api, "machine-2", counter as u64 + 1);
+        let before = world.reader.rows();
+        stream.send(message);
+        let status = stream.end();
+        assert_eq!(status.code(), code, "{what}: {status:?}");
+        assert!(said(&status).contains(names), "{what}: {}", said(&status));
+        assert_eq!(faults(&status), Vec::<String>::new(), "{what}");
+        assert_eq!(changed(&before, &world.reader.rows()), None, "{what}");
+    }
+}
+
+/// Two clients, and the second has an attempt open. Gives back that attempt and the digest of its manifest.
+fn offered<'a>(world: &World, other: &'a Api, client: &str, machine: &str) -> (Stream<'a>, AttemptId, Digest) {
+    let mut stream = welcomed(other, machine, 1);
+    let package = PackageFolder::counting(machine, "1.0");
+    world.cli.ok(&format!("package push {}", package.path().display()));
+    world.cli.ok(&format!("job run --package {machine} --client {client}"));
+    let offer = stream.until(|m| if let Down::Offer(offer) = m { Some(offer) } else { None }).expect("an offer");
+    let envelope = Envelope::from_json(&offer.items[0].envelope).expect("it is an envelope");
+    stream.send(Up::Accepted(v1::AttemptAccepted { attempt: offer.attempt.clone() }));
+    (stream, offer.attempt.parse().expect("it is an id"), envelope.digest)
+}
+
+/// An attempt that nobody has.
+fn nobodys() -> AttemptId {
+    AttemptId::new(Timestamp::UNIX_EPOCH, [7; 16])
+}
+
+#[test]
+fn an_agent_that_reads_by_another_clients_attempt_can_not_tell_what_is_there() {
+    let world = World::new();
+    let (api, client) = Api::client(&token(&world), "victim");
+    let (mallory_api, mallory) = Api::client(&token(&world), "mallory");
+    let (_victims, attempt, manifest) = offered(&world, &api, &client, "victim");
+    let (_own, own, _) = offered(&world, &mallory_api, &mallory, "mallory");
+    let read = |attempt: &AttemptId, digest: Digest| {
+        let request = v1::ReadChunksRequest { attempt: attempt.to_string(), digests: vec![digest.as_bytes().to_vec().into()] };
+        let status = api_call!(mallory_api, agent_service_client::AgentServiceClient, read_chunks(request)).expect_err("it is not his");
+        (status.code(), status.message().to_owned(), status.details().to_vec())
+    };
+    let unknown = read(&nobodys(), Digest::of(b"nothing"));
+    assert_eq!(unknown.0, Code::NotFound);
+    for answer in [read(&attempt, Digest::of(b"x")), read(&own, manifest), read(&own, Digest::of(b"x"))] {
+        assert_eq!(answer, unknown, "what is there is told from what isn't");
+    }
+    // The one that would be answered with bytes if it were his: a stream that only begins is no refusal.
+    let request = v1::ReadChunksRequest { attempt: attempt.to_string(), digests: vec![manifest.as_bytes().to_vec().into()] };
+    let answer = api_call!(mallory_api, agent_service_client::AgentServiceClient, read_chunks(request));
+    assert_eq!(answer.expect_err("it is another's").code(), Code::NotFound);
+}
+
+#[test]
+fn an_outcome_or_a_cancellation_of_another_clients_attempt_is_answered_as_for_one_that_never_was() {
+    let world = World::new();
+    let (api, client) = Api::client(&token(&world), "victim");
+    let (mallory_api, _) = Api::client(&token(&world), "mallory");
+    let (_victims, attempt, _) = offered(&world, &api, &client, "victim");
+    let mut stream = welcomed(&mallory_api, "mallory", 1);
+    let executions = || world.cli.json(&format!("client explain {client}"))["jobs"].to_string();
+    wait_until("the victim's acceptance to be there", PATIENCE, || executions().contains("DOWNLOADING"));
+    let before = world.reader.rows();
+    let mut outcome = |attempt: &AttemptId| {
+        stream.send(Up::CancelAcknowledged(v1::CancelAcknowledged { attempt: attempt.to_string(), started: false }));
+        stream.send(Up::Outcome(v1::AttemptOutcome {
+            attempt: attempt.to_string(),
+            outcome: Bytes::from_static(b"{}"),
+            signature: Bytes::from_static(&[1; 64]),
+        }));
+        let recorded = stream.until(|m| if let Down::OutcomeRecorded(r) = m { Some(r) } else { None }).expect("an answer");
+        assert_eq!(recorded.attempt, attempt.to_string());
+        recorded.refused
+    };
+    let refused = outcome(&nobodys());
+    assert!(!refused.is_empty());
+    assert_eq!(outcome(&attempt), refused);
+    let after = world.reader.rows();
+    assert_eq!(changed(&before, &after), None);
+    // A hello that names it is told that it is none of his.
+    drop(stream);
+    let mut first = hello("mallory", 2);
+    first.open_attempts = [&attempt, &nobodys()].map(|a| v1::OpenAttempt { attempt: a.to_string(), state: 6 }).to_vec();
+    let mut stream = Stream::open(&mallory_api, Up::Hello(first)).expect("it is welcome");
+    let welcome = stream.until(|m| if let Down::Welcome(w) = m { Some(w) } else { None }).expect("it is welcomed");
+    let mut unwanted = welcome.unknown_attempts;
+    unwanted.sort();
+    let mut expected = vec![attempt.to_string(), nobodys().to_string()];
+    expected.sort();
+    assert_eq!(unwanted, expected);
+    assert!(executions().contains("DOWNLOADING"), "{}", executions());
+}
+
+#[test]
+fn progress_of_another_clients_attempt_changes_nothing_of_it() {
+    let world = World::new();
+    let (api, client) = Api::client(&token(&world), "victim");
+    let (mallory_api, mallory) = Api::client(&token(&world), "mallory");
+    let (victims, attempt, _) = offered(&world, &api, &client, "victim");
+    let (stream, own, _) = offered(&world, &mallory_api, &mallory, "mallory");
+    let progress = |attempt: &AttemptId, state: v1::ExecutionState, step: &str| {
+        Up::Progress(v1::AttemptProgress { attempt: attempt.to_string(), state: state.into(), step: step.into(), ..Default::default() })
+    };
+    let jobs = |client: &str| world.cli.json(&format!("client explain {client}"))["jobs"].to_string();
+    victims.send(progress(&attempt, v1::ExecutionState::Waiting, ""));
+    wait_until("the victim's progress to be there", PATIENCE, || jobs(&client).contains("WAITING"));
+    stream.send(Up::Accepted(v1::AttemptAccepted { attempt: attempt.to_string() }));
+    stream.send(progress(&attempt, v1::ExecutionState::Installing, "owned"));
+    // Taken in after that, by the same writer.
+    stream.send(progress(&own, v1::ExecutionState::Installing, "own"));
+    wait_until("his own progress to be there", PATIENCE, || jobs(&mallory).contains("INSTALLING"));
+    assert!(jobs(&client).contains("WAITING"), "{}", jobs(&client));
+}
