@@ -347,7 +347,7 @@ impl Installer for SimulatedMachine {
 }
 
 /// The clocks of this machine, with a time of day that can be stepped; the one that counts since the start can't be.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct SteppedClock {
     system: SystemClock,
     ahead: Arc<AtomicI64>,
@@ -357,12 +357,6 @@ impl SteppedClock {
     /// Steps the time of day.
     pub fn step(&self, millis: i64) {
         self.ahead.fetch_add(millis, Ordering::SeqCst);
-    }
-}
-
-impl Default for SteppedClock {
-    fn default() -> Self {
-        SteppedClock { system: SystemClock::new(), ahead: Arc::default() }
     }
 }
 

@@ -42,7 +42,7 @@ impl Heard {
     /// For how many days nothing was heard, once that is long.
     pub(super) fn silent_days(&self, now: Timestamp) -> Option<u64> {
         let silent = now.duration_since(self.at?).unsigned_abs();
-        (silent >= LONG && now > self.at?).then(|| silent.as_secs() / 86_400)
+        (silent >= LONG && now > self.at?).then_some(silent.as_secs() / 86_400)
     }
 }
 

@@ -324,7 +324,7 @@ fn group_of(pid: i32) -> i32 {
 fn text(pid: i32, address: u64) -> Vec<u8> {
     use std::os::unix::fs::FileExt as _;
     let mut bytes = vec![0; libc::PATH_MAX as usize];
-    let read = std::fs::File::open(Path::new("/proc").join(pid.to_string()).join("mem")).and_then(|memory| {
+    let read = std::fs::File::open(Path::new("/proc").join(pid.to_string()).join("mem")).map(|memory| {
         let mut read = 0;
         // A page may follow that is not there.
         while read < bytes.len() && !bytes[..read].contains(&0) {
@@ -334,7 +334,7 @@ fn text(pid: i32, address: u64) -> Vec<u8> {
                 Ok(n) => read += n,
             }
         }
-        Ok(read)
+        read
     });
     bytes.truncate(read.unwrap_or(0));
     let end = bytes.iter().position(|b| *b == 0).unwrap_or(bytes.len());

@@ -208,7 +208,7 @@ impl Shared {
                 }
                 _ => to.write_all(part),
             };
-            let written = written.and_then(|()| match kept.take_if(|_| parts % 100 != 0) {
+            let written = written.and_then(|()| match kept.take_if(|_| !parts.is_multiple_of(100)) {
                 Some(kept) => to.write_all(&kept),
                 None => Ok(()),
             });

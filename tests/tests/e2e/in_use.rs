@@ -92,13 +92,15 @@ fn greet(agent: &Agent, hello: impl FnOnce(&mut v1::Hello), wait_for_offer: bool
         let mut client = AgentServiceClient::with_origin(connection.clone(), connection.origin());
         let mut stream = client.connect(tokio_stream::wrappers::ReceiverStream::new(messages)).await?.into_inner();
         let Some(Down::Welcome(welcome)) = stream.message().await?.and_then(|m| m.message) else { panic!("the first answer is a welcome") };
-        while wait_for_offer {
+        if !wait_for_offer {
+            return Ok((welcome, None));
+        }
+        loop {
             let message = stream.message().await?.expect("the stream goes on");
             if let Some(Down::Offer(offer)) = message.message {
                 return Ok((welcome, Some(offer)));
             }
         }
-        Ok((welcome, None))
     })
 }
 

@@ -505,7 +505,7 @@ pub(crate) async fn what_publishers_signed_reads_back_in_its_order_and_never_cha
             Ok::<_, StoreError>((documents, tx.newest_trust_document().await?, tx.newest_revocations().await?))
         }
     );
-    let nothing = read(&db.store, read_all.clone()).await;
+    let nothing = read(&db.store, read_all).await;
     assert_eq!(nothing, ((vec![], vec![], vec![]), None, None));
     write(
         &db.store,
