@@ -28,7 +28,7 @@ fn a_second_operator_is_made_of_a_request_and_its_key_stays_where_it_was_made() 
 
     // What its roles allow, and what not.
     bea.ok("client list");
-    bea.fails(1, "group create another").says(&["DEPLOYER", "scope"]);
+    bea.fails(1, "group create another").says(&["without a scope"]);
     bea.fails(1, "audit list").says(&["AUDITOR"]);
     bea.fails(1, "operator list").says(&["AUDITOR"]);
     let listed = anna.ok("operator list -o csv");
@@ -48,7 +48,8 @@ fn a_second_operator_is_made_of_a_request_and_its_key_stays_where_it_was_made() 
 
     anna.fails(2, "operator revoke bea");
     anna.ok("operator update bea --role viewer");
-    assert_eq!(lost.json("operator show")["roles"], serde_json::json!([{"role": "ROLE_VIEWER"}]));
+    let roles = lost.json("operator show")["roles"].clone();
+    assert_eq!((roles.as_array().map(Vec::len), &roles[0]["role"]), (Some(1), &serde_json::json!("ROLE_VIEWER")));
     anna.ok("operator revoke bea --yes");
     lost.fails(1, "operator show").says(&["revoked"]);
     anna.fails(1, &format!("operator create bea --role viewer --request {request}")).says(&["never used again"]);
