@@ -50,12 +50,12 @@ pub struct Manager {
 }
 
 impl Manager {
-    /// A new manager; it serves when this returns, and machines reach it through `network`.
+    /// A new manager; it serves when this returns, and machines reach it through `network` if there is one.
     ///
     /// # Panics
     ///
     /// When it can't be made or started.
-    pub fn start(database: Database, network: &Network) -> Manager {
+    pub fn start(database: Database, network: Option<&Network>) -> Manager {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
         let (place, profiles) = (folder.path().join("manager"), folder.path().join("operator"));
         let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
@@ -73,12 +73,16 @@ impl Manager {
         runtime().block_on(init(&options, &World::system())).unwrap_or_else(|e| panic!("init: {e}"));
         let config = Config::load(Folder::new(place), &Overrides::default()).unwrap_or_else(|e| panic!("its configuration: {e}"));
         let mut manager = Manager { folder, config, profile: options.profile, ahead: Arc::default(), running: None };
-        manager.config.advertise = vec![network.address().to_string()];
+        if let Some(network) = network {
+            manager.config.advertise = vec![network.address().to_string()];
+        }
         manager.start_again();
         // From now on it is where it is.
         let (agents, operators) = (manager.serving().agents_address(), manager.serving().operators_address());
         (manager.config.agents, manager.config.operators) = (agents, operators);
-        network.lead_to(agents);
+        if let Some(network) = network {
+            network.lead_to(agents);
+        }
         manager
     }
 

@@ -94,6 +94,7 @@ impl Api {
             hostname: machine.into(),
             machine_id: machine.into(),
             agent_version: "0".into(),
+            trust_pin: token.trust_pin.map(|pin| pin.0.to_vec().into()).unwrap_or_default(),
         };
         let newcomer = Api::newcomer(token);
         let call = |connection: Connection, origin| async move {

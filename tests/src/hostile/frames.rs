@@ -24,7 +24,7 @@ struct Port {
 }
 
 static PORT: LazyLock<Port> = LazyLock::new(|| {
-    let manager = Manager::start(Database::Sqlite);
+    let manager = Manager::start(Database::Sqlite, None);
     let trust = ServerTrust::from_root(&manager.profile().root).expect("it is a root");
     let tls = tls::agent_client(None, &trust, Clock::system()).expect("it can be used");
     let address = manager.agents().parse().expect("it is an address");
@@ -114,6 +114,7 @@ pub fn good() -> [(&'static str, &'static str, Vec<u8>); 2] {
         hostname: "pc-1".into(),
         machine_id: "0123456789abcdef".into(),
         agent_version: "1".into(),
+        trust_pin: vec![7; 32].into(),
     }
     .encode_to_vec();
     let mut headers = Vec::new();

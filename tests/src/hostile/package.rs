@@ -1,7 +1,7 @@
 //! The publisher's `package.toml`, as the administrator's program reads it.
 
 use std::path::Path;
-use sutler::package::{Definition, EXAMPLE, definition::MINIMAL};
+use sutler::package::{EXAMPLE, definition::MINIMAL};
 
 /// Good ones.
 pub const GOOD: [(&str, &str); 2] = [("example", EXAMPLE), ("minimal", MINIMAL)];

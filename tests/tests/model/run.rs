@@ -92,7 +92,7 @@ impl Case {
     pub(crate) fn new(database: Database, packages: &Packages) -> Case {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime can be made");
         let network = Network::new(runtime.handle());
-        let manager = Manager::start(database, &network);
+        let manager = Manager::start(database, Some(&network));
         let mut operator = Operator::new(&manager, runtime.handle());
         for package in packages.sign(&manager.profile()) {
             ok("a push", operator.push(&manager, &package));

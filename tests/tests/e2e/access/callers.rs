@@ -11,7 +11,7 @@ use sutler_certs::{
 };
 use sutler_core::model::{Certificate, CertificateState, Subject};
 use sutler_proto::{access::Method, convert::Word as _, v1};
-use sutler_tests::fleet::{Database, Manager, Network, Operator};
+use sutler_tests::fleet::{Database, Manager, Operator};
 use tokio::runtime::Runtime;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::{Code, Request, Status};
@@ -32,7 +32,7 @@ impl Bed {
     pub(crate) fn new(database: Database) -> Bed {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         // Nobody here goes through it: callers connect to the ports themselves.
-        let manager = Manager::start(database, &Network::new(runtime.handle()));
+        let manager = Manager::start(database, None);
         let admin = Operator::new(&manager, runtime.handle());
         Bed { runtime, manager, admin }
     }

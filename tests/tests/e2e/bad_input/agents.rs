@@ -182,7 +182,7 @@ fn what_an_agent_sends_that_is_none_ends_its_stream_with_the_reason() {
         change(&mut hello);
         Up::Hello(hello)
     };
-    let open = |attempt: &str, state: i32| v1::OpenAttempt { attempt: attempt.into(), state };
+    let open = |attempt: &str, state: i32| v1::OpenAttempt { attempt: attempt.into(), state, ..Default::default() };
     let first: Vec<(&str, Up, Code, &str)> = vec![
         ("no hello", Up::Unenroll(v1::Unenroll {}), Code::InvalidArgument, "hello"),
         ("another protocol", with(&|h| h.protocol_version = 99), Code::FailedPrecondition, "PROTOCOL_VERSION"),
@@ -300,6 +300,7 @@ fn an_outcome_or_a_cancellation_of_another_clients_attempt_is_answered_as_for_on
             attempt: attempt.to_string(),
             outcome: Bytes::from_static(b"{}"),
             signature: Bytes::from_static(&[1; 64]),
+            ..Default::default()
         }));
         let recorded = stream.until(|m| if let Down::OutcomeRecorded(r) = m { Some(r) } else { None }).expect("an answer");
         assert_eq!(recorded.attempt, attempt.to_string());
@@ -313,7 +314,8 @@ fn an_outcome_or_a_cancellation_of_another_clients_attempt_is_answered_as_for_on
     // A hello that names it is told that it is none of his.
     drop(stream);
     let mut first = hello("mallory", 2);
-    first.open_attempts = [&attempt, &nobodys()].map(|a| v1::OpenAttempt { attempt: a.to_string(), state: 6 }).to_vec();
+    first.open_attempts =
+        [&attempt, &nobodys()].map(|a| v1::OpenAttempt { attempt: a.to_string(), state: 6, ..Default::default() }).to_vec();
     let mut stream = Stream::open(&mallory_api, Up::Hello(first)).expect("it is welcome");
     let welcome = stream.until(|m| if let Down::Welcome(w) = m { Some(w) } else { None }).expect("it is welcomed");
     let mut unwanted = welcome.unknown_attempts;

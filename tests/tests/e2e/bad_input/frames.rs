@@ -46,6 +46,9 @@ fn framed(flag: u8, length: u32, message: &[u8]) -> Vec<u8> {
     bytes
 }
 
+/// What it is, method, path, content type, body, and the status that comes back.
+type Case<'a> = (&'a str, &'a str, &'a str, Option<&'a str>, Vec<u8>, &'a str);
+
 #[test]
 fn frames_and_paths_that_are_none_get_the_code_of_the_table_and_reach_nothing() {
     let world = World::new();
@@ -53,7 +56,7 @@ fn frames_and_paths_that_are_none_get_the_code_of_the_table_and_reach_nothing() 
     let grpc = Some("application/grpc");
     let whole = |message: &[u8]| framed(0, message.len() as u32, message);
     let long = format!("/{}", "x".repeat(4000));
-    let cases: Vec<(&str, &str, &str, Option<&str>, Vec<u8>, &str)> = vec![
+    let cases: Vec<Case> = vec![
         ("no message", "POST", ENROLL, grpc, vec![], "INVALID_ARGUMENT"),
         ("half a head", "POST", ENROLL, grpc, vec![0, 0, 0], "INVALID_ARGUMENT"),
         ("a head and nothing", "POST", ENROLL, grpc, framed(0, 100, b""), "INVALID_ARGUMENT"),
