@@ -19,7 +19,7 @@ use sutler_proto::{convert::json_struct, v1};
 pub const EXAMPLES: &str = "Examples:
   sutler publisher show
   sutler publisher sign ./clamav -o clamav.jsonl
-  sutler publisher revoke --version clamav@1.4.3 -o revocations.json
+  sutler publisher revoke --package clamav@1.4.3 -o revocations.json
   sutler publisher publish ./revocations.json
   sutler publisher trust show";
 
@@ -102,7 +102,7 @@ pub enum PublisherCommand {
     /// Agents then refuse what is revoked or older than the minimum, whatever a manager offers. When the list ends, they
     /// install nothing before they got a newer one.
     #[command(after_help = "Examples:
-  sutler publisher revoke --version clamav@1.4.3 --reason 'CVE-2026-1234' -o revocations.json
+  sutler publisher revoke --package clamav@1.4.3 --reason 'CVE-2026-1234' -o revocations.json
   sutler publisher revoke --minimum clamav=1700000000 --expires 90d -o revocations.json
   sutler publisher revoke --expires 90d -o revocations.json")]
     Revoke(trust::RevokeArgs),

@@ -78,7 +78,7 @@ pub struct RotateArgs {
 #[derive(Debug, Args)]
 pub struct RevokeArgs {
     /// Revoke whatever was signed as this version
-    #[arg(long = "version", value_name = "NAME@VERSION", value_parser = version)]
+    #[arg(long = "package", value_name = "NAME@VERSION", value_parser = version)]
     versions: Vec<Target>,
     /// Revoke the manifest with this digest
     #[arg(long = "manifest", value_name = "DIGEST", value_parser = parsed::<Digest>)]

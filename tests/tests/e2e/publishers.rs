@@ -76,7 +76,7 @@ fn keys_are_rotated_and_versions_taken_back_on_machines_that_are_connected_and_o
     cli.ok(&format!("publisher rotate --threshold 1 {keys} -o {trust}"));
     cli.ok(&format!("publisher publish {trust}"));
     let list = file("revocations.json");
-    cli.ok(&format!("publisher revoke --version bad@1.0 --reason 'CVE 1' -o {list}"));
+    cli.ok(&format!("publisher revoke --package bad@1.0 --reason 'CVE 1' -o {list}"));
     cli.ok(&format!("publisher publish {list}"));
     wait_until("the agent to take the list", PATIENCE, || one.ok("status").contains("revocation list 1"));
     let job = cli.id(&format!("job run --package bad --client {}", one.id()));
