@@ -87,6 +87,7 @@ fn a_journal_that_is_damaged_while_a_step_runs_ends_the_attempt_and_runs_nothing
         let job = cli.id(&format!("job run --package waits-{n} --client {}", agent.id()));
         wait_until("the step to run", PATIENCE, || agent.read(&format!("opt/waits-{n}.runs")).is_some());
         wait_until("the manager to know", PATIENCE, || JobView::of(&cli, &job).row(&agent.id()).is_some_and(|r| r.state == "INSTALLING"));
+        wait_until("the attempt before to be over", PATIENCE, || records(&agent).len() == 1);
         agent.kill();
         let files = records(&agent);
         let [record] = files.as_slice() else { panic!("{what}: one attempt is open, not {files:?}") };

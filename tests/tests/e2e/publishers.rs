@@ -50,7 +50,7 @@ fn keys_are_rotated_and_versions_taken_back_on_machines_that_are_connected_and_o
     // A second key, made elsewhere; both must sign from now on.
     cli.ok(&format!("publisher new {} --no-passphrase", file("second.key")));
     let key = cli.json(&format!("publisher show --publisher-key {}", file("second.key")));
-    let public = key[0]["public_key"].as_str().or(key["public_key"].as_str()).expect("the key is shown").to_owned();
+    let public = key[0]["publicKey"].as_str().expect("the key is shown").to_owned();
     let trust = file("trust-2.json");
     let done = cli.ok(&format!("publisher rotate --add-key {public} --threshold 2 -o {trust}"));
     assert!(done.contains("1 of its own keys"), "{done}");

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use sutler_proto::v1;
 use sutler_tests::{
     api_call,
-    harness::{Agent, Api, JobView, Manager, PATIENCE, PackageFolder},
+    harness::{Agent, Api, JobView, Manager, PATIENCE, PackageFolder, wait_until},
 };
 use tonic::Code;
 
@@ -75,7 +75,7 @@ fn every_mutation_may_be_sent_twice_also_across_a_restart() {
     let cli = manager.cli();
     let package = PackageFolder::counting("hello", "1.0");
     cli.ok(&format!("package push {}", package.path().display()));
-    let agent = Agent::enrolled("one", &manager);
+    let mut agent = Agent::enrolled("one", &manager);
     let client = format!("clients/{}", agent.id());
     let mut t = Tried { api: Api::operator(&manager), methods: BTreeSet::new(), requests: 0 };
     let name = |text: &str| text.to_owned();
@@ -156,7 +156,9 @@ fn every_mutation_may_be_sent_twice_also_across_a_restart() {
         revoke,
         |r| r.name = "tokens/0123456789".into()
     );
-    // Clients.
+    // Clients. What an answer says of the contact is of its own moment: there is none from here on.
+    agent.stop();
+    wait_until("the contact to end", PATIENCE, || cli.json(&format!("client show {}", agent.id()))["online"] == false);
     let labels = v1::LabelChange { client: client.clone(), set: [("room".to_owned(), "1".to_owned())].into(), unset: vec![] };
     let labels = v1::SetLabelsRequest { changes: vec![labels], ..Default::default() };
     twice!(t, client_service_client::ClientServiceClient, set_labels, "SetLabels", labels, |r| r.changes[0].unset.push("a".into()));
