@@ -186,7 +186,10 @@ fn every_note_names_tests_that_there_are() {
     let notes: Vec<&str> = notes.split("\n- ").skip(1).collect();
     assert!(notes.len() >= 6);
     for note in notes {
-        let tests: Vec<_> = quoted(note).into_iter().filter(|word| word.matches('_').count() >= 3 && !word.contains(' ')).collect();
+        let tests: Vec<_> = quoted(note)
+            .into_iter()
+            .filter(|word| word.matches('_').count() >= 3 && !word.contains(' ') && !word.starts_with("sutler_"))
+            .collect();
         assert!(!tests.is_empty(), "no test keeps this note: {note}");
         for test in tests {
             let there = sources.contains(&format!("#[test]\nfn {test}()")) || sources.contains(&format!("test]\nasync fn {test}()"));

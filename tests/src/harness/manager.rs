@@ -89,13 +89,8 @@ impl Manager {
         if !manager.setup.config.is_empty() {
             let file = manager.folder().join("manager.toml");
             let mut text = fs_err::read_to_string(&file).expect("init has written it");
-            // Keys of no table come first; every table is in the file already.
-            let (keys, tables) = match manager.setup.config.find('[') {
-                Some(0) => ("", manager.setup.config.as_str()),
-                _ => manager.setup.config.split_once("\n[").unwrap_or((&manager.setup.config, "")),
-            };
-            text = format!("{keys}\n{text}");
-            for block in tables.split("\n[").filter(|block| !block.trim().is_empty()) {
+            // The file has every table already.
+            for block in manager.setup.config.split("\n[") {
                 let block = block.trim().trim_start_matches('[');
                 let (table, keys) = block.split_once("]\n").expect("each block has a table's header");
                 let header = format!("\n[{table}]\n");

@@ -54,7 +54,7 @@ fn what_was_changed_in_the_audit_log_past_the_manager_is_found() {
 
 #[test]
 fn entries_leave_the_log_only_when_they_are_sealed_and_somebody_holds_them() {
-    let manager = Manager::start_with(Setup { config: "audit_seal = \"1s\"".into(), ..Setup::default() });
+    let manager = Manager::start_with(Setup { config: "[limits]\naudit_seal = \"1s\"".into(), ..Setup::default() });
     let cli = manager.cli();
     let folder = manager.folder();
     let drop = |file: &std::path::Path| format!("audit drop {} --dir {}", file.display(), folder.display());

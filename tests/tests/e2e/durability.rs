@@ -39,7 +39,7 @@ fn damage_a_chunk(manager: &Manager) {
 
 #[test]
 fn a_damaged_chunk_is_found_by_the_scrub_and_whoever_waits_for_it_goes_on_when_it_is_pushed_again() {
-    let mut manager = Manager::start_with(Setup { config: "scrub_rate = \"1GiB\"".into(), ..Setup::default() });
+    let mut manager = Manager::start_with(Setup { config: "[limits]\nscrub_rate = \"1GiB\"".into(), ..Setup::default() });
     let cli = manager.cli();
     let package = PackageFolder::counting("hello", "1.0");
     package.noise("noise", 2 << 20, 3);
@@ -74,7 +74,7 @@ fn a_damaged_chunk_is_found_by_the_scrub_and_whoever_waits_for_it_goes_on_when_i
 
 #[test]
 fn a_chunk_that_is_gone_is_found_by_the_scrub_and_sent_again() {
-    let manager = Manager::start_with(Setup { config: "scrub_rate = \"1GiB\"".into(), ..Setup::default() });
+    let manager = Manager::start_with(Setup { config: "[limits]\nscrub_rate = \"1GiB\"".into(), ..Setup::default() });
     let cli = manager.cli();
     let package = PackageFolder::counting("hello", "1.0");
     package.noise("noise", 1 << 20, 3);
@@ -116,7 +116,7 @@ fn onto_a_small_disk(folder: &Path) -> Option<Tmpfs> {
 
 #[test]
 fn a_full_disk_refuses_what_is_new_and_goes_on_with_revocations_and_renewals_until_there_is_room_again() {
-    let mut manager = Manager::init(Setup { config: "disk_reserve = \"8MiB\"".into(), ..Setup::default() });
+    let mut manager = Manager::init(Setup { config: "[limits]\ndisk_reserve = \"8MiB\"".into(), ..Setup::default() });
     let Some(_disk) = onto_a_small_disk(&manager.folder()) else { return };
     manager.serve();
     let cli = manager.cli();

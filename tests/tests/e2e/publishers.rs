@@ -81,7 +81,7 @@ fn keys_are_rotated_and_versions_taken_back_on_machines_that_are_connected_and_o
     wait_until("the agent to take the list", PATIENCE, || one.ok("status").contains("revocation list 1"));
     let job = cli.id(&format!("job run --package bad --client {}", one.id()));
     wait_until("the job to say that it can't be delivered", PATIENCE, || cli.ok(&format!("job show {job}")).contains("CVE 1"));
-    cli.fails(1, &format!("publisher publish {trust}x"));
+    cli.fails(2, &format!("publisher publish {trust}x"));
     // Who enrols with a token from before gets there, too: from the document that its token pins, step by step.
     let mut later = Agent::new("two");
     later.enroll(two.trim());

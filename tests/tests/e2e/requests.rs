@@ -3,6 +3,7 @@
 use prost::Message as _;
 use prost_types::{FileDescriptorSet, field_descriptor_proto::Type};
 use std::collections::BTreeSet;
+use sutler_certs::PrivateKey;
 use sutler_proto::v1;
 use sutler_tests::{
     api_call,
@@ -12,9 +13,9 @@ use tonic::Code;
 
 /// Methods that change nothing, by how their names begin.
 const READS: [&str; 6] = ["Get", "List", "Find", "Preview", "Explain", "Watch"];
-/// Methods that change something and need no id: the same push makes nothing new (its content is its address), and a further
-/// certificate for a further key is what a repeated renewal is to give.
-const BY_THEMSELVES: [&str; 2] = ["PushPackage", "RenewOperatorCertificate"];
+/// Methods that change something and need no id: the same push or the same signed document makes nothing new (its content is
+/// its address), and a further certificate for a further key is what a repeated renewal is to give.
+const BY_THEMSELVES: [&str; 4] = ["PushPackage", "PublishTrustDocument", "PublishRevocations", "RenewOperatorCertificate"];
 
 /// The methods of the operators' port that change something, with their requests' messages.
 fn mutations() -> BTreeSet<String> {
@@ -174,6 +175,21 @@ fn every_mutation_may_be_sent_twice_also_across_a_restart() {
     twice!(t, client_service_client::ClientServiceClient, remove_client, "RemoveClient", remove, |r| {
         r.name = "clients/0123456789abcdef".into();
     });
+    // Operators.
+    let csr = || PrivateKey::generate().unwrap().csr().unwrap().into();
+    let viewer = v1::RoleGrant { role: v1::Role::Viewer.into(), ..Default::default() };
+    let create = v1::CreateOperatorRequest { operator_id: name("bob"), roles: vec![viewer], csr: csr(), ..Default::default() };
+    twice!(t, operator_service_client::OperatorServiceClient, create_operator, "CreateOperator", create, |r| r.operator_id = name("eve"));
+    let auditor = v1::RoleGrant { role: v1::Role::Auditor.into(), ..Default::default() };
+    let update = v1::UpdateOperatorRequest { name: name("operators/bob"), roles: vec![auditor], ..Default::default() };
+    twice!(t, operator_service_client::OperatorServiceClient, update_operator, "UpdateOperator", update, |r| r.etag = name("x"));
+    let issue = v1::IssueOperatorCertificateRequest { name: name("operators/bob"), csr: csr(), ..Default::default() };
+    twice!(t, operator_service_client::OperatorServiceClient, issue_operator_certificate, "IssueOperatorCertificate", issue, |r| {
+        r.csr = csr();
+    });
+    let revoke = v1::RevokeOperatorRequest { name: name("operators/bob"), ..Default::default() };
+    twice!(t, operator_service_client::OperatorServiceClient, revoke_operator, "RevokeOperator", revoke, |r| r.name =
+        name("operators/eve"));
     // The group that is gone by now was made once, as far as its request is concerned, also by a manager that was killed since.
     let delete = v1::DeleteGroupRequest { name: name("groups/one"), force: true, ..Default::default() };
     twice!(t, group_service_client::GroupServiceClient, delete_group, "DeleteGroup", delete, |r| r.force = false);
