@@ -95,7 +95,7 @@ pub enum PublisherCommand {
     #[command(after_help = "Examples:
   sutler publisher rotate --add-key cm9sbC1vdmVyLW9mLWtleXMtaW4tYmFzZTY0LTMyYnk= -o trust-2.json
   sutler publisher rotate --remove-key 0123456789abcdef0123456789abcdef -o trust-3.json
-  sutler publisher rotate --set drivers --set-key cm9sbC1vdmVyLW9mLWtleXMtaW4tYmFzZTY0LTMyYnk= --set-prefix driver- -o trust-4.json")]
+  sutler publisher rotate --remove-set drivers -o trust-4.json")]
     Rotate(trust::RotateArgs),
     /// Take signed packages back: make the next revocation list
     ///
