@@ -198,7 +198,7 @@ async fn manager(checkup: &mut Checkup, identity: &Identity, limits: &Limits, cl
     let addresses = identity.addresses();
     let shown = addresses.join(", ");
     let clock_at = "the manager's clock";
-    let tls = link::tls_clock(clock);
+    let tls = link::tls_clock(&link::ManagerTime::new(clock.clone()));
     let config = match sutler_certs::tls::agent_client(Some(&identity.current()), identity.trust(), tls) {
         Ok(config) => config,
         Err(e) => {

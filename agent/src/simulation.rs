@@ -410,7 +410,7 @@ impl Simulated {
             let facts = &lock(&self.machine.inside).facts;
             (facts.hostname.clone(), facts.machine_id.clone())
         };
-        identity::enroll(&self.vault, token, &hostname, &machine_id, false, link::tls_clock(&clock)).await
+        identity::enroll(&self.vault, token, &hostname, &machine_id, false, link::tls_clock(&link::ManagerTime::new(clock))).await
     }
 
     /// Its agent, to be run. Dropping the future of [`Agent::run`] is a kill.

@@ -26,6 +26,7 @@ use std::{
     time::Duration,
 };
 use sutler_base::{Invalid, Timestamp, quoted};
+use zeroize::Zeroizing;
 
 /// How long the root is valid: 20 years.
 pub const ROOT_VALIDITY: Duration = Duration::from_secs(20 * 365 * 86_400 + 5 * 86_400);
@@ -33,6 +34,9 @@ pub const ROOT_VALIDITY: Duration = Duration::from_secs(20 * 365 * 86_400 + 5 * 
 pub const ISSUING_VALIDITY: Duration = Duration::from_secs(5 * 365 * 86_400 + 86_400);
 /// How far in the past every certificate starts, for machines whose clock is behind.
 pub const BACKDATE: Duration = Duration::from_secs(300);
+
+/// The first line of what is given to another manager.
+const BUNDLE: &str = "# sutler CAs 1";
 
 /// The longest file of a CA (bytes).
 const FILE_MAX: u64 = 64 << 10;
@@ -92,6 +96,18 @@ pub enum CaError {
         /// Whose certificate.
         authority: Authority,
         /// Why.
+        reason: String,
+    },
+    /// A key that is not the root's.
+    #[error("this is not the key of the root {pin}; give the `root.key` that `sutler init` made")]
+    OtherRootKey {
+        /// The root.
+        pin: RootPin,
+    },
+    /// A text that holds no CAs.
+    #[error("this is no bundle of `sutler ca export`: {reason}; make it again on the first manager")]
+    NoBundle {
+        /// Why not.
         reason: String,
     },
     /// There are CAs already.
@@ -225,6 +241,93 @@ impl CaBundle {
 
     fn issuing(&self) -> [(Authority, &IssuingCa); 3] {
         [(Authority::Agents, &self.agents), (Authority::Operators, &self.operators), (Authority::Servers, &self.servers)]
+    }
+
+    /// New issuing CAs under the same root, whose key this is. What the ones before have issued stays valid for whoever
+    /// accepts it. In memory: see [`CaBundle::save`].
+    pub fn rotate(self, root_key: &PrivateKey, now: Timestamp) -> Result<CaBundle, CaError> {
+        let root = identity::read(&self.root).map_err(|e| failed(Authority::Root, e))?;
+        if root.public_key().raw != root_key.public_key().spki() {
+            return Err(CaError::OtherRootKey { pin: self.root_pin() });
+        }
+        let root_issuer = Issuer::from_ca_cert_der(&self.root, root_key).map_err(|e| failed(Authority::Root, e))?;
+        let make = |authority| {
+            let key = PrivateKey::generate().map_err(|source| CaError::MakeKey { authority, source })?;
+            let params = params(authority, &self.trust_domain, now)?;
+            let certificate = params.signed_by(&key, &root_issuer).map_err(|e| failed(authority, e))?.der().clone();
+            issuing(certificate, key).map_err(|e| failed(authority, e))
+        };
+        let (agents, operators, servers) = (make(Authority::Agents)?, make(Authority::Operators)?, make(Authority::Servers)?);
+        Ok(CaBundle { agents, operators, servers, ..self })
+    }
+
+    /// When this issuing CA began, if it is one of this installation: signed by this root, for this use, of this trust domain.
+    pub fn review(&self, authority: Authority, certificate: &CertificateDer<'_>) -> Result<Timestamp, String> {
+        let root = identity::read(&self.root).map_err(|e| e.to_string())?;
+        let root = PublicKey::from_spki(root.public_key().raw).map_err(|e| e.to_string())?;
+        let parsed = identity::read(certificate).map_err(|e| e.to_string())?;
+        if !signed_by(&parsed, &root) {
+            return Err("it is not signed by the root".into());
+        }
+        if trust_domain_of_ca(certificate).map_err(|e| e.to_string())? != self.trust_domain {
+            return Err(format!("it is not of the trust domain {}", self.trust_domain));
+        }
+        check_usage(certificate, authority)?;
+        identity::validity(&parsed).map(|(start, _)| start).map_err(|e| e.to_string())
+    }
+
+    /// Everything that another manager of this installation needs, as one text: the CAs with the issuing CAs' keys, without
+    /// the root's. Whoever has it can issue certificates.
+    pub fn to_text(&self) -> Zeroizing<String> {
+        let mut text = Zeroizing::new(format!("{BUNDLE}\n# root.pem\n{}", *pem::encode("CERTIFICATE", &self.root)));
+        for (authority, ca) in self.issuing() {
+            text.push_str(&format!("# {}.pem\n", authority.word()));
+            text.push_str(&pem::encode("CERTIFICATE", &ca.certificate));
+            text.push_str(&format!("# {}.key\n", authority.word()));
+            text.push_str(&ca.issuer.key().to_pem());
+        }
+        text
+    }
+
+    /// The CAs in such a text, checked as [`CaBundle::load`] does it.
+    pub fn from_text(text: &str) -> Result<CaBundle, CaError> {
+        let other = |reason: &str| CaError::NoBundle { reason: reason.into() };
+        let rest = text.strip_prefix(BUNDLE).ok_or_else(|| other("its first line is another one"))?;
+        let mut parts = std::collections::BTreeMap::new();
+        for part in rest.split("\n# ").skip(1) {
+            let (name, content) = part.split_once('\n').ok_or_else(|| other("a part is cut off"))?;
+            parts.insert(name, content);
+        }
+        let part = |name: String| parts.get(name.as_str()).copied().ok_or_else(|| other(&format!("it has no part {name}")));
+        let certificate = |authority: Authority| {
+            let chain = pem::parse_chain(part(format!("{}.pem", authority.word()))?.as_bytes()).map_err(|e| other(&e.to_string()))?;
+            <[_; 1]>::try_from(chain).map(|[one]| one).map_err(|_| other("a part holds another number of certificates than one"))
+        };
+        let root = certificate(Authority::Root)?;
+        let trust_domain = trust_domain_of_ca(&root).map_err(|e| other(&e.to_string()))?;
+        let load = |authority: Authority| {
+            let key = pem::parse_key(part(format!("{}.key", authority.word()))?.as_bytes()).map_err(|e| other(&e.to_string()))?;
+            let key = PrivateKey::from_pkcs8(key.secret_pkcs8_der())?;
+            let certificate = certificate(authority)?;
+            if !keys::belongs(&key, &certificate) {
+                return Err(other(&format!("{}.key is another key", authority.word())));
+            }
+            issuing(certificate, key).map_err(|e| other(&e))
+        };
+        let (agents, operators, servers) = (load(Authority::Agents)?, load(Authority::Operators)?, load(Authority::Servers)?);
+        let bundle = CaBundle { trust_domain, root, root_key: None, agents, operators, servers };
+        for (authority, ca) in bundle.issuing() {
+            bundle.review(authority, &ca.certificate).map_err(|e| other(&format!("{authority}: {e}")))?;
+        }
+        Ok(bundle)
+    }
+
+    /// The same with the root's key, if `other` has it and has the same root.
+    pub fn with_root_key_of(mut self, other: CaBundle) -> CaBundle {
+        if self.root == other.root {
+            self.root_key = other.root_key;
+        }
+        self
     }
 
     /// The CAs in the folder `path`. `root.key` may be missing: it is needed only to make new issuing CAs.
@@ -464,6 +567,44 @@ mod tests {
         swap(path.clone(), &["servers.pem", "servers.key"], "agents");
         swap(path.clone(), &["root.pem", "root.key"], "operators");
         CaBundle::load(&path).unwrap();
+    }
+
+    #[test]
+    fn new_issuing_cas_are_made_by_the_roots_key_alone_and_are_known_by_the_root() {
+        let (old, other) = (bundle(), bundle());
+        let now = "2026-06-01T00:00:00Z".parse().unwrap();
+        let key = old
+            .root_key
+            .as_ref()
+            .map(|k| PrivateKey::from_pkcs8(&pem::parse_key(k.to_pem().as_bytes()).unwrap().secret_pkcs8_der().to_vec()));
+        let key = key.unwrap().unwrap();
+        let before: Vec<_> = old.issuing().iter().map(|(a, ca)| (*a, ca.certificate.clone())).collect();
+        assert!(matches!(bundle().rotate(&key, now), Err(CaError::OtherRootKey { .. })), "another installation's root");
+        let new = old.rotate(&key, now).unwrap();
+        for (authority, certificate) in before {
+            assert_ne!(*new.certificate(authority), certificate);
+            let (began, begins) =
+                (new.review(authority, &certificate).unwrap(), new.review(authority, new.certificate(authority)).unwrap());
+            assert!(began < begins);
+            assert!(other.review(authority, &certificate).is_err(), "signed by another root");
+            let another_use = if authority == Authority::Servers { Authority::Agents } else { Authority::Servers };
+            assert!(new.review(another_use, &certificate).is_err());
+        }
+    }
+
+    #[test]
+    fn what_is_given_to_another_manager_has_the_issuing_keys_and_not_the_roots() {
+        let bundle = bundle();
+        let text = bundle.to_text();
+        let given = CaBundle::from_text(&text).unwrap();
+        assert!(bundle.has_root_key() && !given.has_root_key());
+        for authority in [Authority::Root, Authority::Agents, Authority::Operators, Authority::Servers] {
+            assert_eq!(given.certificate(authority), bundle.certificate(authority));
+        }
+        assert!(!text.contains(&*bundle.root_key.as_ref().unwrap().to_pem()));
+        for damaged in [&text[..text.len() / 2], "", &text.replace("agents", "operators"), &text.replacen("# agents.key", "# x.key", 1)] {
+            assert!(matches!(CaBundle::from_text(damaged), Err(CaError::NoBundle { .. } | CaError::Key(_))));
+        }
     }
 
     #[test]

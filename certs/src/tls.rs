@@ -134,7 +134,21 @@ pub fn agents_port_server(
     grace: Duration,
     clock: Clock,
 ) -> Result<Arc<ServerConfig>, TlsError> {
-    server(CallerVerifier::new(ca, CallerKind::Agent, grace)?, certificate, clock)
+    port_server(ca, &[], Authority::Agents, certificate, grace, clock)
+}
+
+/// The port for whom this CA issues, agents or operators, where `also` are other issuing CAs of theirs: those of before a
+/// roll-over, or of another manager that has rolled over already. Whoever gives them has [reviewed](CaBundle::review) them.
+pub fn port_server(
+    ca: &CaBundle,
+    also: &[CertificateDer<'static>],
+    authority: Authority,
+    certificate: Arc<ServerCertificate>,
+    grace: Duration,
+    clock: Clock,
+) -> Result<Arc<ServerConfig>, TlsError> {
+    let kind = if authority == Authority::Operators { CallerKind::Operator } else { CallerKind::Agent };
+    server(CallerVerifier::new(ca, also, kind, grace)?, certificate, clock)
 }
 
 /// The operators' port: a client certificate is required, and must be an operator's, issued by the operators CA.
@@ -146,7 +160,7 @@ pub fn operators_port_server(
     grace: Duration,
     clock: Clock,
 ) -> Result<Arc<ServerConfig>, TlsError> {
-    server(CallerVerifier::new(ca, CallerKind::Operator, grace)?, certificate, clock)
+    port_server(ca, &[], Authority::Operators, certificate, grace, clock)
 }
 
 fn server(verifier: CallerVerifier, certificate: Arc<ServerCertificate>, clock: Clock) -> Result<Arc<ServerConfig>, TlsError> {

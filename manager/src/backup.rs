@@ -195,7 +195,7 @@ pub async fn back_up(folder: &Path, database: Option<String>, target: &Path, wor
             live
         }
     };
-    let (from, to) = (Content::open_folder(&folder.content())?, Content::open_folder(&copy.content())?);
+    let (from, to) = (Content::open_folder(&config.content)?, Content::open_folder(&copy.content())?);
     let (objects, damaged) = copy_content(&from, &to, live).await?;
     for (from, to) in [(folder.ca(), copy.ca()), (folder.server(), copy.server())] {
         copy_tree(&from, &to)?;

@@ -221,7 +221,7 @@ async fn database(checkup: &mut Checkup, config: &Config) -> Option<Inspection> 
 }
 
 fn content(checkup: &mut Checkup, config: &Config) {
-    let path = config.folder.content();
+    let path = config.content.clone();
     // Made when it is first used.
     let there = if path.exists() { path.clone() } else { config.folder.path().to_path_buf() };
     let access = rustix::fs::Access::READ_OK | rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;

@@ -1,6 +1,7 @@
 //! The manager: the server that knows every client, and the command line of its administrators.
 
 pub mod app;
+pub mod authorities;
 pub mod backup;
 pub mod cli;
 pub mod config;

@@ -87,7 +87,7 @@ pub async fn answer(app: &App, question: Question) -> Told {
         Ok(key) => key,
         Err(why) => return Told::Refused { why },
     };
-    let input = (name, key, app.ca.clone());
+    let input = (name, key, app.ca());
     let issued =
         app.change("manager", "issue_operator", input, |tx, env, (name, key, ca)| Box::pin(operators::issue(tx, env, ca, name, key)));
     match issued.await {

@@ -2,6 +2,7 @@
 
 use crate::{
     app::{App, Conditions, Settings, restored},
+    authorities::{Authorities, AuthoritiesError},
     config::{Config, ExpiredAgents},
     folder::{FolderError, FolderLock},
     init::FIRST_OPERATOR,
@@ -13,6 +14,7 @@ use crate::{
     telemetry::{self, Metrics, TelemetryServer},
     world::World,
 };
+use arc_swap::ArcSwap;
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use sutler_base::OperatorName;
 use sutler_certs::{CaBundle, ca::CaError, tls};
@@ -42,6 +44,9 @@ pub enum ServeError {
     /// The listener for metrics can't be bound.
     #[error("cannot listen on {0} for metrics and health: {1}; choose another address with --telemetry")]
     Telemetry(SocketAddr, io::Error),
+    /// The issuing CAs can't be used.
+    #[error(transparent)]
+    Authorities(#[from] AuthoritiesError),
     /// The manager's own certificate or its TLS configuration.
     #[error("{0}")]
     Tls(String),
@@ -72,15 +77,13 @@ impl Manager {
         let operators_listener = Listener::bind(config.operators)?;
         let app = open(config, agents_listener.address(), world.clone()).await?;
         let (ca, metrics) = (app.ca.clone(), app.metrics.clone());
-        let keeper = CertificateKeeper { folder: config.folder.server(), ca: ca.clone(), hosts: config.certificate_hosts() };
+        let keeper = Arc::new(CertificateKeeper { folder: config.folder.server(), ca, hosts: config.certificate_hosts() });
         let tls_error = |e: &dyn std::fmt::Display| ServeError::Tls(format!("the manager's certificate can't be used: {e}"));
         let certificate = keeper.open(&world).map_err(|e| tls_error(&e))?;
         let clock_world = world.clone();
         let clock = tls::Clock::new(move || clock_world.now());
-        let agents_tls =
-            tls::agents_port_server(&ca, certificate.clone(), config.agent_grace(), clock.clone()).map_err(|e| tls_error(&e))?;
-        let operators_tls =
-            tls::operators_port_server(&ca, certificate.clone(), config.limits.operator_grace, clock).map_err(|e| tls_error(&e))?;
+        let authorities = Authorities::open(config, app.clone(), clock, certificate.clone(), keeper.clone()).await?;
+        let (agents_tls, operators_tls) = authorities.ports();
         let services = Services { app: app.clone() };
         let limits = MessageLimits {
             enroll: config.limits.enroll_message,
@@ -112,6 +115,7 @@ impl Manager {
             JoinSet::new()
         });
         keeping.spawn(net::keep_certificate(keeper, certificate, world));
+        keeping.spawn(authorities.follow());
         Ok(Manager { agents, operators, telemetry, app, drain: config.net.drain, _workers: workers, _keeper: keeping, _lock: lock })
     }
 
@@ -154,12 +158,12 @@ impl Manager {
 
 /// Opens what the manager works with; the caller holds the folder's lock. `agents` is where agents connect.
 pub(crate) async fn open(config: &Config, agents: SocketAddr, world: World) -> Result<Arc<App>, ServeError> {
-    let ca = Arc::new(CaBundle::load(&config.folder.ca())?);
+    let ca = Arc::new(ArcSwap::from_pointee(CaBundle::load(&config.folder.ca())?));
     let store = Store::open(&config.database).await?;
     let site = identify(&store, config).await?;
     let restored: Option<restored::Restored> = store.read("restored", unit!([] | tx | { restored::load(tx).await })).await?;
     let reserve = Arc::new(Reserve::new(config.folder.path(), config.limits.disk_reserve));
-    let content = Content::open_folder(&config.folder.content())?.with_reserve(reserve.margin());
+    let content = Content::open_folder(&config.content)?.with_reserve(reserve.margin());
     let settings = Settings {
         trust_domain: config.trust_domain.to_string(),
         site,

@@ -19,7 +19,7 @@ use crate::{
     installer::{Installer, Trouble},
     journal::{Journal, JournalError},
     limits::Limits,
-    link::{self, LinkCommand},
+    link::{self, LinkCommand, ManagerTime},
     machine::{Offer, Record, Stage, State},
     policy::Policy,
     vault::{Vault, VaultError},
@@ -123,7 +123,8 @@ impl Agent {
         let (events_sender, events) = mpsc::channel(64);
         let (commands, commands_receiver) = watch::channel(LinkCommand::Stay);
         let random_for_link = random.clone();
-        let link = link::keep(identity.clone(), clock.clone(), limits, move || random_for_link(), events_sender, commands_receiver);
+        let manager_time = ManagerTime::new(clock.clone());
+        let link = link::keep(identity.clone(), manager_time.clone(), limits, move || random_for_link(), events_sender, commands_receiver);
         let inner = Loop {
             state,
             first: effects,
@@ -157,6 +158,7 @@ impl Agent {
             client_state: None,
             problem: None,
             skew: None,
+            manager_time,
             renew_at: None,
             renewing: None,
             garbage: true,

@@ -6,7 +6,7 @@ use crate::{
     identity::{Identity, TrustRefused},
     installer::{Installer, Trouble},
     journal::{Answered, Journal, JournalError},
-    link::{self, Connection, LinkCommand, LinkError, LinkEvent},
+    link::{self, Connection, LinkCommand, LinkError, LinkEvent, ManagerTime},
     machine::{Effect, Event, Progress, Record, Stage, State},
     policy::Policy,
     vault::{Vault, VaultError},
@@ -21,7 +21,7 @@ use std::{
 use sutler_base::{AttemptId, Digest, Timestamp, facts::Facts, state::ClientState};
 use sutler_proto::{
     PROTOCOL_VERSION, REPORT_AGAIN,
-    convert::{Word, time},
+    convert::{Word, time, wire_time},
     v1::{self, connect_request::Message as Up, connect_response::Message as Down},
 };
 use tokio::{
@@ -91,6 +91,7 @@ pub(super) struct Loop {
     pub(super) client_state: Option<ClientState>,
     pub(super) problem: Option<String>,
     pub(super) skew: Option<i64>,
+    pub(super) manager_time: Arc<ManagerTime>,
     /// When the certificate is to be renewed, on `CLOCK_BOOTTIME`: no wall clock can put it off.
     pub(super) renew_at: Option<Duration>,
     pub(super) renewing: Option<JoinHandle<Result<(), String>>>,
@@ -371,6 +372,7 @@ impl Loop {
             session_counter,
             facts_digest: bytes::Bytes::copy_from_slice(Digest::of(self.facts.as_bytes()).as_bytes()),
             journal_lost: self.journal_lost,
+            agent_time: Some(wire_time(self.clock.now().wall)),
         }))
     }
 
@@ -383,8 +385,14 @@ impl Loop {
         self.heard.now(now.wall);
         self.problem = None;
         let server = welcome.server_time.as_ref().and_then(|t| time(t).ok());
+        self.manager_time.learned(server, now.boot);
         self.skew = server.map(|s| now.wall.as_second() - s.as_second());
-        self.plan_renewal(server.unwrap_or(now.wall), now.boot);
+        if welcome.renew_certificate {
+            // Another machine may have the key that it has: the next one is its own.
+            self.renew_at = Some(now.boot);
+        } else {
+            self.plan_renewal(server.unwrap_or(now.wall), now.boot);
+        }
         self.connection.send_replace(Some(link.connection.clone()));
         self.up = Some(link);
         self.sent.clear();
@@ -409,10 +417,7 @@ impl Loop {
             self.report_again(first).await?;
         }
         if let_in {
-            // Another machine may have the key that it has: the next one is its own. What it was not given it may have now.
-            if before == Some(ClientState::Quarantined) {
-                self.renew_at = Some(now.boot);
-            }
+            // What it was not given it may have now.
             self.happened(Event::RunNow(vec![])).await?;
         }
         Ok(())
@@ -599,8 +604,8 @@ impl Loop {
     /// When to renew, counted from the manager's time.
     fn plan_renewal(&mut self, server: Timestamp, boot: Duration) {
         let Ok(certificate) = self.identity.certificate() else { return };
-        let due = certificate.not_before.as_second() + Identity::renew_after(&certificate, (self.random)()).as_secs() as i64;
-        self.renew_at = Some(boot + Duration::from_secs((due - server.as_second()).max(0) as u64));
+        let left = Identity::renew_at(&certificate, (self.random)()).duration_since(server);
+        self.renew_at = Some(boot + Duration::try_from(left).unwrap_or_default());
     }
 
     fn renewed(&mut self, result: Result<(), String>) {

@@ -54,7 +54,8 @@ pub(super) async fn enroll(config: &Config, enroll: Enroll) -> Result<(), String
     guard::refuse_exposed(&config.dir).map_err(|e| e.to_string())?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let measured = facts::collect(&layout, vec![], random_bytes()?).map_err(|e| e.to_string())?;
-    let enrolled = identity::enroll(&vault, &token, &measured.hostname, &measured.machine_id, enroll.force, link::tls_clock(&clock))
+    let time = link::ManagerTime::new(clock.clone());
+    let enrolled = identity::enroll(&vault, &token, &measured.hostname, &measured.machine_id, enroll.force, link::tls_clock(&time))
         .await
         .map_err(|e| e.to_string())?;
     if let Some(path) = enroll.token_file.filter(|_| enroll.remove_token_file) {

@@ -17,13 +17,11 @@ pub use publishers::TrustRefused;
 
 use crate::vault::{Vault, VaultError};
 use serde::{Deserialize, Serialize};
-use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
-use sutler_base::{ClientId, limits};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use sutler_base::{ClientId, Timestamp, limits};
 use sutler_certs::{
-    Credential, PeerCertificate, PrivateKey, RevocationList, SignedTrustDocument, TrustDocument, TrustDomain, pem, tls::ServerTrust,
+    Credential, PeerCertificate, PrivateKey, RevocationList, SignedTrustDocument, TrustDocument, TrustDomain, ca::BACKDATE, pem,
+    tls::ServerTrust,
 };
 
 const IDENTITY: &str = "identity.json";
@@ -253,12 +251,14 @@ impl Identity {
         }
     }
 
-    /// How long after it was issued this machine renews its certificate: two thirds of its life, ± 10 % so that machines
+    /// When this machine renews its certificate: two thirds of its life after it was issued, ± 10 % of that so that machines
     /// that enrolled together don't renew together.
-    pub fn renew_after(certificate: &PeerCertificate, random: u64) -> Duration {
-        let life = (certificate.not_after.as_second() - certificate.not_before.as_second()).max(0) as u64;
-        let share = 600 + random % 134; // 60.0 % to 73.3 %
-        Duration::from_secs(life * share / 1000)
+    pub fn renew_at(certificate: &PeerCertificate, random: u64) -> Timestamp {
+        // It starts in the past, for machines whose clock is behind.
+        let issued = certificate.not_before.as_millisecond() + BACKDATE.as_millis() as i64;
+        let life = (certificate.not_after.as_millisecond() - issued).max(0);
+        let share = 600 + (random % 134) as i64; // 60.0 % to 73.3 %
+        Timestamp::from_millisecond(issued.saturating_add(life * share / 1000)).unwrap_or(certificate.not_after)
     }
 
     /// Signs an outcome with the machine's key.
@@ -326,4 +326,28 @@ fn credential_in(bytes: &[u8]) -> Result<Credential, String> {
 /// The trust domain as a type.
 fn trust_domain(text: &str) -> Result<TrustDomain, String> {
     text.parse().map_err(|e: sutler_base::Invalid| e.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+    use sutler_certs::CaBundle;
+
+    #[test]
+    fn a_certificate_is_renewed_at_two_thirds_of_its_life_plus_or_minus_a_tenth_of_that() {
+        let now: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
+        let ca = CaBundle::create(&"acme.example".parse().unwrap(), now).unwrap();
+        let key = PrivateKey::generate().unwrap();
+        for life in [30 * 86_400, 30] {
+            let issued = ca.issue_agent(&ClientId::from_random([1; 16]), key.public_key(), now, Duration::from_secs(life)).unwrap();
+            let certificate = PeerCertificate::parse(&issued.chain[0], ca.trust_domain()).unwrap();
+            let shares: Vec<f64> = (0..1000u64)
+                .map(|random| Identity::renew_at(&certificate, random.wrapping_mul(0x9e37_79b9_7f4a_7c15)).duration_since(now))
+                .map(|after| after.as_secs_f64() / life as f64)
+                .collect();
+            let (least, most) = shares.iter().fold((1.0f64, 0.0f64), |(least, most), s| (least.min(*s), most.max(*s)));
+            assert!((0.599..0.605).contains(&least) && (0.73..0.734).contains(&most), "{life}: {least} to {most}");
+        }
+    }
 }

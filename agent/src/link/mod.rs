@@ -15,7 +15,12 @@ use crate::{
     limits::Limits,
 };
 use prost::Message;
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    io,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+use sutler_base::Timestamp;
 use sutler_certs::{Credential, PrivateKey, tls::Clock as TlsClock};
 use sutler_proto::v1::{
     self, ConnectRequest, ConnectResponse, agent_service_client::AgentServiceClient, connect_request::Message as Up,
@@ -78,6 +83,12 @@ pub enum LinkError {
         /// Why.
         why: String,
     },
+    /// The manager offers this machine nothing but a new certificate: by its clock the one that it has is over.
+    #[error("{address} takes the certificate of this machine for ended")]
+    Over {
+        /// Where.
+        address: String,
+    },
     /// Somebody else has connected as this client.
     #[error("{address} has ended this session, for the same client has connected again")]
     Replaced {
@@ -131,18 +142,18 @@ pub enum LinkCommand {
 /// Keeps the connection until `events` is closed.
 pub async fn keep(
     identity: Arc<Identity>,
-    clock: Arc<dyn Clock>,
+    time: Arc<ManagerTime>,
     limits: Limits,
     mut random: impl FnMut() -> u64 + Send,
     events: mpsc::Sender<LinkEvent>,
     mut commands: watch::Receiver<LinkCommand>,
 ) {
     let mut failures: u32 = 0;
-    let mut old_once = false;
-    let tls_clock = tls_clock(&clock);
+    let (mut old_once, mut over) = (false, false);
+    let tls_clock = tls_clock(&time);
     while !events.is_closed() {
         commands.mark_unchanged();
-        if identity.certificate().is_ok_and(|c| c.is_expired(clock.now().wall)) {
+        if over || identity.certificate().is_ok_and(|c| c.is_expired(time.now())) {
             match renew_ended(&identity, &tls_clock).await {
                 Ok(()) => info!("the certificate had ended and was renewed"),
                 Err(e) => warn!(error = e, "the certificate has ended and could not be renewed"),
@@ -152,6 +163,7 @@ pub async fn keep(
         let (error, was_up) = session(&identity, &credential, &tls_clock, &limits, &events, &mut commands).await;
         // A renewed certificate whose handshake fails may be at fault, or the manager's: both are tried in turns.
         old_once = credential.1 == Shown::Renewed && matches!(error, LinkError::Tls { .. });
+        over = matches!(error, LinkError::Over { .. });
         // Two machines with the same key, each of which ends the other's session, must not do that without pause.
         if matches!(error, LinkError::Replaced { .. }) {
             failures = failures.clamp(1, 4);
@@ -171,10 +183,39 @@ pub async fn keep(
     }
 }
 
-/// The agent's clock, as TLS asks for it.
-pub fn tls_clock(clock: &Arc<dyn Clock>) -> TlsClock {
-    let clock = clock.clone();
-    TlsClock::new(move || clock.now().wall)
+/// What time it is at the manager, as far as this process knows: what the manager last said, and what has passed since then
+/// on a clock that nobody sets. Before the manager said anything, the machine's own time.
+#[derive(Clone)]
+pub struct ManagerTime {
+    clock: Arc<dyn Clock>,
+    last: Arc<Mutex<Option<(Timestamp, Duration)>>>,
+}
+
+impl ManagerTime {
+    /// Nothing was said yet.
+    pub fn new(clock: Arc<dyn Clock>) -> Arc<ManagerTime> {
+        Arc::new(ManagerTime { clock, last: Arc::default() })
+    }
+
+    /// What the manager said at the moment `boot` on `CLOCK_BOOTTIME`, if it said anything.
+    pub fn learned(&self, said: Option<Timestamp>, boot: Duration) {
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = said.map(|time| (time, boot));
+    }
+
+    /// The time there.
+    pub fn now(&self) -> Timestamp {
+        let now = self.clock.now();
+        match *self.last.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some((said, at)) => said.checked_add(now.boot.saturating_sub(at)).unwrap_or(said),
+            None => now.wall,
+        }
+    }
+}
+
+/// The manager's time, as TLS asks for it: stepping the machine's own clock changes nothing.
+pub fn tls_clock(time: &Arc<ManagerTime>) -> TlsClock {
+    let time = time.clone();
+    TlsClock::new(move || time.now())
 }
 
 async fn session(
@@ -288,6 +329,8 @@ fn refusal(address: &str, status: &tonic::Status) -> LinkError {
             reason: error_reason(status).unwrap_or_default(),
             message: status.message().to_owned(),
         },
+        // What it can't reach looks like what isn't there.
+        tonic::Code::Unimplemented => LinkError::Over { address: address.into() },
         tonic::Code::Aborted => LinkError::Replaced { address: address.into() },
         _ => LinkError::Ended { address: address.into(), why: transport::said(status) },
     }
@@ -329,15 +372,19 @@ pub async fn renew(identity: &Identity, connection: &Connection) -> Result<(), S
 /// Renews a certificate that has ended, which is all that the manager lets such a machine do.
 pub async fn renew_ended(identity: &identity::Identity, clock: &TlsClock) -> Result<(), String> {
     let mut last = String::from("no address of the manager is known");
-    let credential = identity.current();
-    let config = sutler_certs::tls::agent_client(Some(&credential), identity.trust(), clock.clone()).map_err(|e| e.to_string())?;
-    for address in identity.addresses() {
-        match connect(&address, config.clone()).await {
-            Ok(connection) => match renew(identity, &connection).await {
-                Ok(()) => return Ok(()),
-                Err(e) => last = e,
-            },
-            Err(e) => last = e.to_string(),
+    // The newest one first: it may have been used, and then the one before is not taken any more.
+    let (newest, shown) = identity.credential();
+    let before = (shown == Shown::Renewed).then(|| identity.current());
+    for credential in std::iter::once(newest).chain(before) {
+        let config = sutler_certs::tls::agent_client(Some(&credential), identity.trust(), clock.clone()).map_err(|e| e.to_string())?;
+        for address in identity.addresses() {
+            match connect(&address, config.clone()).await {
+                Ok(connection) => match renew(identity, &connection).await {
+                    Ok(()) => return Ok(()),
+                    Err(e) => last = e,
+                },
+                Err(e) => last = e.to_string(),
+            }
         }
     }
     Err(last)

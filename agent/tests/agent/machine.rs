@@ -84,7 +84,8 @@ impl Machine {
     ) -> Result<identity::Enrolled, identity::EnrollError> {
         let vault = FolderVault::open(&self.state()).unwrap();
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-        identity::enroll(&vault, token, "host", "0123456789abcdef0123456789abcdef", force, link::tls_clock(&clock)).await
+        identity::enroll(&vault, token, "host", "0123456789abcdef0123456789abcdef", force, link::tls_clock(&link::ManagerTime::new(clock)))
+            .await
     }
 
     pub(crate) async fn try_agent(&self) -> Result<(Agent, Handle), sutler_agent::AgentError> {

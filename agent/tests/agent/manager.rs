@@ -456,6 +456,7 @@ impl agent_service_server::AgentService for Caller {
             site: "self".into(),
             send_facts: shared.send_facts,
             server_time: Some(sutler_proto::convert::wire_time(Timestamp::now())),
+            renew_certificate: false,
             unknown_attempts: vec![],
             ..v1::Welcome::default()
         };

@@ -97,12 +97,17 @@ pub(super) struct CallerVerifier {
 }
 
 impl CallerVerifier {
-    pub(super) fn new(ca: &CaBundle, kind: CallerKind, grace: Duration) -> Result<CallerVerifier, TlsError> {
+    pub(super) fn new(
+        ca: &CaBundle,
+        also: &[CertificateDer<'static>],
+        kind: CallerKind,
+        grace: Duration,
+    ) -> Result<CallerVerifier, TlsError> {
         let authority = match kind {
             CallerKind::Agent => Authority::Agents,
             CallerKind::Operator => Authority::Operators,
         };
-        let anchors = Arc::new(anchors([ca.certificate(authority)])?);
+        let anchors = Arc::new(anchors(std::iter::once(ca.certificate(authority)).chain(also))?);
         let webpki =
             WebPkiClientVerifier::builder_with_provider(anchors, provider()).build().map_err(|e| TlsError::Anchor(e.to_string()))?;
         let algorithms = provider().signature_verification_algorithms;
@@ -174,6 +179,10 @@ impl ClientCertVerifier for CallerVerifier {
     }
 }
 
+/// By how much the clock of a machine may be off, so that it still takes the manager's certificate as valid: a machine whose
+/// battery is flat, or that was suspended, must reach its manager, and a stolen old certificate is of use that much longer.
+pub const CLOCK_SLACK: Duration = Duration::from_secs(7 * 86_400);
+
 /// By what an agent or an operator knows the manager.
 ///
 /// In both cases the certificate must be for TLS servers, now valid, and name `spiffe://<trust domain>/manager`. The
@@ -242,7 +251,11 @@ impl ServerCertVerifier for ManagerVerifier {
             }
         };
         let parsed = ParsedCertificate::try_from(leaf)?;
-        verify_server_cert_signed_by_trust_anchor(&parsed, roots, intermediates, now, self.algorithms.all)?;
+        let verify = |at| verify_server_cert_signed_by_trust_anchor(&parsed, roots, intermediates, at, self.algorithms.all);
+        if let Err(error) = verify(now) {
+            // If time is the only fault, and a small one, the machine's clock may be what is wrong.
+            verify(nearest_moment(leaf, now).ok_or_else(|| error.clone())?).map_err(|_| error)?;
+        }
         match PeerCertificate::parse(leaf, &self.trust_domain).map_err(PeerRefused::Identity)?.identity {
             Identity::Manager => Ok(ServerCertVerified::assertion()),
             found => Err(PeerRefused::WrongIdentity { found, wanted: "the manager" }.into()),
@@ -270,6 +283,14 @@ impl ServerCertVerifier for ManagerVerifier {
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.algorithms.supported_schemes()
     }
+}
+
+/// The moment inside the certificate's validity that is nearest to `now`, if it is not further away than the clock may be off.
+fn nearest_moment(leaf: &CertificateDer<'_>, now: UnixTime) -> Option<UnixTime> {
+    let (start, end) = identity::validity(&identity::read(leaf).ok()?).ok()?;
+    let (start, end) = (u64::try_from(start.as_second()).ok()?, u64::try_from(end.as_second()).ok()?);
+    let nearest = now.as_secs().clamp(start, end.max(start));
+    (now.as_secs().abs_diff(nearest) <= CLOCK_SLACK.as_secs()).then(|| UnixTime::since_unix_epoch(Duration::from_secs(nearest)))
 }
 
 fn no_tls12() -> Error {

@@ -93,6 +93,7 @@ mod tests {
             expected: words(expected),
             groups: vec![],
             labels: Default::default(),
+            replaces: None,
             created: Timestamp::UNIX_EPOCH,
             creator: "anna".into(),
             revoked: None,

@@ -57,8 +57,44 @@ pub struct Client {
     pub duplicate_of: Option<ClientId>,
     /// What an operator should know: why it is quarantined.
     pub notice: String,
+    /// When its machine was replaced with a token for that: what was installed before is gone.
+    pub replaced: Option<Timestamp>,
+    /// How far the machine's clock was ahead of the manager's when it last connected (milliseconds).
+    pub skew: Option<i64>,
     /// Grows with every change of the row but `last_seen`; from the one sequence of the manager.
     pub change: i64,
+}
+
+/// A machine that showed a client's key while nobody can say which machine is the client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Machine {
+    /// Whose key.
+    pub client: ClientId,
+    /// The machine, as the agent says.
+    pub machine_id: String,
+    /// The machine's start, as the agent says.
+    pub boot_id: String,
+    /// The address that it called from, without the port.
+    pub address: String,
+    /// The counter of its last session.
+    pub session_counter: u64,
+    /// The serial number of the certificate that it showed.
+    pub serial: String,
+    /// When it was last seen.
+    pub seen: Timestamp,
+    /// An operator said that this one is the client.
+    pub kept: bool,
+}
+
+/// The certificate of an issuing CA.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IssuingCa {
+    /// DER.
+    pub certificate: Vec<u8>,
+    /// For whom it issues: `agents`, `operators` or `servers`.
+    pub authority: String,
+    /// Until when what it issued is accepted; none: it issues.
+    pub until: Option<Timestamp>,
 }
 
 /// A certificate that was issued.
@@ -137,6 +173,8 @@ pub struct Token {
     pub groups: Vec<Uid>,
     /// Labels that its clients get.
     pub labels: BTreeMap<LabelKey, String>,
+    /// The client whose machine it replaces: whoever enrols with it becomes that client.
+    pub replaces: Option<ClientId>,
     /// When it was made.
     pub created: Timestamp,
     /// Who made it.

@@ -1,14 +1,26 @@
 //! Whether a connection is the client itself, again, or a copy of it.
+//!
+//! A greater counter from the same machine is the client: a half-open session that is replaced, a reboot, a new name or
+//! address. Everything else is two machines with one key, or one machine that was put back to an older state; nobody but
+//! an operator can say which of them is the client. What was seen of each is kept until that was said *and* the one that
+//! was chosen has a key of its own.
 
-use crate::model::Client;
+use crate::model::{Client, Machine};
+
+/// How many machines are noted for one client; more add nothing that an operator could use.
+pub const MACHINES_MAX: usize = 16;
 
 /// What the hello of an agent says about its machine.
 #[derive(Debug, Clone, Copy)]
 pub struct Presented<'a> {
     /// The machine.
     pub machine_id: &'a str,
+    /// The machine's start.
+    pub boot_id: &'a str,
     /// Made durable before each connection, and greater each time.
     pub session_counter: u64,
+    /// The certificate that it showed was in use before the client's newest one.
+    pub superseded: bool,
 }
 
 /// Who it is that connected.
@@ -24,34 +36,53 @@ pub enum Identified {
     Other(String),
 }
 
-/// What stands in a client's notice once an operator said which machine it is, until that one has a key of its own.
-pub fn kept(machine: &str) -> String {
-    format!("an operator said that the machine {machine} is this client; others that have its key are refused and enrol anew")
+/// Whether an operator has said which of these machines is the client.
+pub fn is_decided(machines: &[Machine]) -> bool {
+    machines.iter().any(|m| m.kept)
 }
 
-/// Whether this machine is one of those between which an operator has to decide.
-pub fn was_seen(client: &Client, machine: &str) -> bool {
-    !machine.is_empty() && (client.machine_id == machine || client.notice.split(' ').any(|word| word.trim_end_matches(';') == machine))
+/// Marks the machine that an operator says is the client, by its machine id or by the id of its start, and gives back the
+/// one that was seen last under that name; none if no machine was seen under it.
+pub fn keep<'a>(machines: &'a mut [Machine], name: &str) -> Option<&'a Machine> {
+    machines.iter_mut().for_each(|m| m.kept = !name.is_empty() && (m.machine_id == name || m.boot_id == name));
+    machines.iter().filter(|m| m.kept).max_by_key(|m| m.seen)
 }
 
-/// Compares what an agent presents with what its client presented last.
-pub fn identify(client: &Client, presented: Presented<'_>) -> Identified {
-    if !client.machine_id.is_empty() && client.machine_id != presented.machine_id {
-        if client.notice == kept(&client.machine_id) {
-            return Identified::Other("an operator said that another machine is this client; enrol this one anew".into());
-        }
+/// Whether this is the machine that an operator said is the client.
+fn is_kept(machines: &[Machine], presented: Presented<'_>) -> bool {
+    let same = |m: &&Machine| m.machine_id == presented.machine_id;
+    // Where another start of the same machine was not chosen, two machines share the machine id, and the start tells them apart.
+    let strict = machines.iter().filter(same).any(|m| !m.kept);
+    machines.iter().filter(same).any(|m| m.kept && (!strict || m.boot_id == presented.boot_id))
+}
+
+/// Compares what an agent presents with what its client presented last, and with the `machines` that are noted for it.
+pub fn identify(client: &Client, machines: &[Machine], presented: Presented<'_>) -> Identified {
+    if is_decided(machines) && !is_kept(machines, presented) {
+        return Identified::Other("an operator said that another machine is this client; enrol this one anew".into());
+    }
+    let Presented { machine_id, boot_id, session_counter, superseded } = presented;
+    let Client { id, machine_id: known, boot_id: known_boot, session_counter: last, .. } = client;
+    if !known.is_empty() && known != machine_id {
         return Identified::Copy(format!(
-            "the same key was used by the machines {} and {}; keep one with `sutler client approve {} --machine ID` and enrol the other anew",
-            client.machine_id, presented.machine_id, client.id
+            "the same key was used by the machines {known} and {machine_id}; keep one with `sutler client approve {id} --machine {known}` \
+             or `--machine {machine_id}`, and enrol the other anew"
         ));
     }
-    if presented.session_counter <= client.session_counter {
-        return Identified::Copy(format!(
-            "the machine {} came back with an older state (session {} after {}): it was restored from a snapshot, or copied; let it in again with `sutler client approve {} --machine {}`",
-            presented.machine_id, presented.session_counter, client.session_counter, client.id, presented.machine_id
-        ));
+    if !superseded && session_counter > *last {
+        return Identified::Same;
     }
-    Identified::Same
+    let what = if superseded { "showed a certificate that it had replaced" } else { "came back with an older state" };
+    let which = if known_boot == boot_id || known_boot.is_empty() {
+        format!("let it in again with `sutler client approve {id} --machine {machine_id}`")
+    } else {
+        format!(
+            "keep one with `sutler client approve {id} --machine {boot_id}` (the one of now) or `--machine {known_boot}` (the one of before)"
+        )
+    };
+    Identified::Copy(format!(
+        "the machine {machine_id} {what} (session {session_counter} after {last}): it was restored from a snapshot, or copied; {which}"
+    ))
 }
 
 #[cfg(test)]
@@ -62,7 +93,7 @@ mod tests {
         state::{ClientKind, ClientState},
     };
 
-    fn client(machine_id: &str, session_counter: u64, notice: &str) -> Client {
+    fn client(machine_id: &str, boot_id: &str, session_counter: u64) -> Client {
         let at = Timestamp::UNIX_EPOCH;
         Client {
             id: ClientId::from_random([1; 16]),
@@ -73,7 +104,7 @@ mod tests {
             hostname: String::new(),
             address: String::new(),
             machine_id: machine_id.into(),
-            boot_id: String::new(),
+            boot_id: boot_id.into(),
             session_counter,
             agent_version: String::new(),
             facts: String::new(),
@@ -88,24 +119,66 @@ mod tests {
             last_seen: at,
             greeted: false,
             duplicate_of: None,
-            notice: notice.into(),
+            notice: String::new(),
+            replaced: None,
+            skew: None,
             change: 0,
         }
     }
 
+    fn seen<'a>(machine_id: &'a str, boot_id: &'a str, session_counter: u64) -> Presented<'a> {
+        Presented { machine_id, boot_id, session_counter, superseded: false }
+    }
+
+    fn machine(machine_id: &str, boot_id: &str) -> Machine {
+        Machine {
+            client: ClientId::from_random([1; 16]),
+            machine_id: machine_id.into(),
+            boot_id: boot_id.into(),
+            address: String::new(),
+            session_counter: 1,
+            serial: String::new(),
+            seen: Timestamp::UNIX_EPOCH,
+            kept: false,
+        }
+    }
+
+    #[test]
+    fn a_greater_counter_of_the_same_machine_is_the_client_and_nothing_else_is() {
+        let known = client("one", "a", 7);
+        assert_eq!(identify(&known, &[], seen("one", "a", 8)), Identified::Same, "a half-open session");
+        assert_eq!(identify(&known, &[], seen("one", "b", 8)), Identified::Same, "a reboot");
+        assert_eq!(identify(&client("", "", 0), &[], seen("one", "b", 1)), Identified::Same, "the first session");
+        for counter in [0, 6, 7] {
+            assert!(matches!(identify(&known, &[], seen("one", "a", counter)), Identified::Copy(_)), "{counter}");
+        }
+        assert!(matches!(identify(&known, &[], seen("two", "a", 8)), Identified::Copy(_)), "another machine");
+        let old = Presented { superseded: true, ..seen("one", "a", 8) };
+        assert!(matches!(identify(&known, &[], old), Identified::Copy(_)), "a key from before the last renewal");
+    }
+
     #[test]
     fn between_two_machines_with_one_key_an_operator_decides_for_one_that_was_seen() {
-        let seen = |machine_id, session_counter| Presented { machine_id, session_counter };
-        let known = client("one", 7, "");
-        assert_eq!(identify(&known, seen("one", 8)), Identified::Same);
-        assert!(matches!(identify(&known, seen("one", 7)), Identified::Copy(_)));
-        let Identified::Copy(notice) = identify(&known, seen("two", 8)) else { panic!("another machine") };
-        let copied = client("one", 7, &notice);
-        assert!(was_seen(&copied, "one") && was_seen(&copied, "two"), "{notice}");
-        assert!(!was_seen(&copied, "three") && !was_seen(&copied, ""));
-        // Decided: the other one is refused, and does not put the client into quarantine again.
-        let decided = client("two", 0, &kept("two"));
-        assert_eq!(identify(&decided, seen("two", 1)), Identified::Same);
-        assert!(matches!(identify(&decided, seen("one", 9)), Identified::Other(_)));
+        let mut machines = vec![machine("one", "a"), machine("two", "b"), machine("one", "c")];
+        assert_eq!(keep(&mut machines, "three"), None);
+        assert_eq!(keep(&mut machines, ""), None);
+        assert!(!is_decided(&machines));
+        assert_eq!(keep(&mut machines, "two").map(|m| m.boot_id.as_str()), Some("b"));
+        // The other one is refused, and does not put the client into quarantine again; the chosen one may have been rebooted.
+        let decided = client("two", "b", 0);
+        assert_eq!(identify(&decided, &machines, seen("two", "d", 1)), Identified::Same);
+        assert!(matches!(identify(&decided, &machines, seen("one", "c", 9)), Identified::Other(_)));
+    }
+
+    #[test]
+    fn where_a_copy_has_the_same_machine_id_the_start_of_the_machine_tells_them_apart() {
+        let mut machines = vec![machine("one", "a"), machine("one", "b")];
+        keep(&mut machines, "b");
+        let decided = client("one", "b", 0);
+        assert_eq!(identify(&decided, &machines, seen("one", "b", 3)), Identified::Same);
+        assert!(matches!(identify(&decided, &machines, seen("one", "a", 9)), Identified::Other(_)));
+        // Named by what they share, the first that comes is the client.
+        keep(&mut machines, "one");
+        assert_eq!(identify(&decided, &machines, seen("one", "a", 9)), Identified::Same);
     }
 }

@@ -8,7 +8,7 @@ use sutler_base::{
 };
 use sutler_core::{
     condition::Condition,
-    model::{Client, Membership, Subject},
+    model::{CertificateState, Client, Machine, Membership, Subject},
     policy::{Event, Subject as Seen},
     session,
 };
@@ -26,6 +26,8 @@ pub struct Shown {
     pub memberships: Vec<Membership>,
     /// The names of those groups.
     pub groups: BTreeMap<Uid, String>,
+    /// The machines that have its key, where that are several.
+    pub machines: Vec<Machine>,
 }
 
 /// The client, or that there is none.
@@ -40,6 +42,10 @@ pub async fn show(tx: &mut dyn Tx, clients: Vec<Client>) -> Result<Vec<Shown>> {
     for membership in tx.memberships_of_all(&ids).await? {
         memberships.entry(membership.client.clone()).or_default().push(membership);
     }
+    let mut machines: BTreeMap<ClientId, Vec<Machine>> = BTreeMap::new();
+    for machine in tx.machines_of(&ids).await? {
+        machines.entry(machine.client.clone()).or_default().push(machine);
+    }
     let mut uids: Vec<Uid> = memberships.values().flatten().map(|m| m.group.clone()).collect();
     uids.sort();
     uids.dedup();
@@ -49,7 +55,8 @@ pub async fn show(tx: &mut dyn Tx, clients: Vec<Client>) -> Result<Vec<Shown>> {
         .map(|client| {
             let memberships = memberships.remove(&client.id).unwrap_or_default();
             let groups = memberships.iter().filter_map(|m| Some((m.group.clone(), names.get(&m.group)?.clone()))).collect();
-            Shown { client, memberships, groups }
+            let machines = machines.remove(&client.id).unwrap_or_default();
+            Shown { client, memberships, groups, machines }
         })
         .collect())
 }
@@ -126,7 +133,7 @@ pub enum Approve {
     Named(Vec<ClientId>),
     /// All that wait and for which this condition holds.
     Filter(String),
-    /// A client that was quarantined as a copy: the machine that keeps the identity.
+    /// A client whose key several machines have: the one that keeps the identity, by its machine id or the id of its start.
     Machine(ClientId, String),
 }
 
@@ -164,26 +171,32 @@ pub async fn approve(tx: &mut dyn Tx, env: &Env, approve: &Approve) -> Result<Ve
         }
         Approve::Machine(id, machine) => {
             let mut client = load(tx, id).await?;
-            if client.state != ClientState::Quarantined {
-                return Err(AppError::state(
-                    format!("clients/{id}"),
-                    "NOT_QUARANTINED",
-                    format!("clients/{id} is {}, not QUARANTINED", client.state),
-                ));
+            let mut machines = tx.machines_of(std::slice::from_ref(id)).await?;
+            if machines.is_empty() {
+                let message = format!("clients/{id} is {}, and no two machines were seen to have its key", client.state);
+                return Err(AppError::state(format!("clients/{id}"), "NOT_QUARANTINED", message));
             }
-            if !session::was_seen(&client, machine) {
-                let message = format!(
-                    "clients/{id} was not used by a machine {}; its notice names those that did: {}",
-                    quoted(machine),
-                    client.notice
-                );
+            let Some(kept) = session::keep(&mut machines, machine).cloned() else {
+                let seen: Vec<_> = machines.iter().map(|m| format!("{} (start {})", m.machine_id, m.boot_id)).collect();
+                let message = format!("clients/{id} was not used by a machine {}, but by {}", quoted(machine), seen.join(", "));
                 return Err(AppError::state(format!("clients/{id}"), "OTHER_MACHINE", message));
+            };
+            for machine in &machines {
+                tx.save_machine(machine).await?;
             }
-            // The machine that keeps the identity is known from now on by what it says; its next session has a greater counter.
-            client.machine_id = machine.clone();
+            // The certificate of the one that stays is good until it has a new one, even if another machine had replaced it.
+            for certificate in tx.certificates_of(&Subject::Client(id.clone())).await? {
+                let state = if certificate.serial == kept.serial { CertificateState::Active } else { CertificateState::Revoked };
+                if certificate.state != CertificateState::Revoked && certificate.state != state {
+                    tx.set_certificate_state(&certificate.serial, state).await?;
+                }
+            }
+            // It is known from now on by what it says; its next session has a greater counter.
+            client.machine_id = kept.machine_id;
+            client.boot_id = kept.boot_id;
             client.session_counter = 0;
             client.state = ClientState::Active;
-            client.notice = session::kept(machine);
+            client.notice = "an operator said which machine is this client; it is about to get a key of its own".into();
             let_in.push(client);
         }
     }
@@ -277,6 +290,7 @@ pub async fn release(tx: &mut dyn Tx, env: &Env, id: &ClientId) -> Result<Shown>
     client.state = ClientState::Active;
     client.notice = String::new();
     tx.save_client(&client).await?;
+    tx.delete_machines(id).await?;
     env.audit(tx, "release", format!("clients/{id}"), "").await?;
     greet(tx, env, &client).await?;
     wake_access(env, id);
@@ -303,6 +317,7 @@ pub async fn remove(tx: &mut dyn Tx, env: &Env, id: &ClientId) -> Result<Shown> 
         tx.delete_memberships(&membership.group, std::slice::from_ref(id)).await?;
     }
     tx.revoke_certificates(&Subject::Client(id.clone())).await?;
+    tx.delete_machines(id).await?;
     client.state = ClientState::Removed;
     client.notice = format!("removed by {}", env.actor);
     tx.save_client(&client).await?;

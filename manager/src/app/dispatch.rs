@@ -67,7 +67,9 @@ pub async fn orders(
     let mut out: BTreeMap<ClientId, Orders> = BTreeMap::new();
     let mut lost = Vec::new();
     let mut open: BTreeMap<ClientId, usize> = BTreeMap::new();
+    let mut replaced: BTreeMap<ClientId, Timestamp> = BTreeMap::new();
     for client in tx.clients(clients).await? {
+        replaced.extend(client.replaced.map(|at| (client.id.clone(), at)));
         let orders = out.entry(client.id.clone()).or_default();
         orders.state = Some(client.state);
         for row in tx.open_executions_of(&client.id).await? {
@@ -103,7 +105,7 @@ pub async fn orders(
             outcome: vec![],
             signature: vec![],
         };
-        let Some(offer) = catalogue.offer(tx, env, &attempt, &job).await? else {
+        let Some(offer) = catalogue.offer(tx, env, &attempt, &job, replaced.get(&row.client)).await? else {
             // The row says why it waits; it goes on once the version can be delivered again.
             if row.reason != ErrorKind::PackageUnavailable.as_str() {
                 let why = "a version of the job can't be delivered any more; `job show` says which";
@@ -128,7 +130,7 @@ pub async fn orders(
     for attempt in tx.attempts(&lost).await? {
         let Some(orders) = out.get_mut(&attempt.client).filter(|o| o.state == Some(ClientState::Active)) else { continue };
         let Some(job) = tx.job(&attempt.job).await? else { continue };
-        if let Some(offer) = catalogue.offer(tx, env, &attempt, &job).await? {
+        if let Some(offer) = catalogue.offer(tx, env, &attempt, &job, replaced.get(&attempt.client)).await? {
             orders.offers.push(offer);
         }
     }
@@ -144,8 +146,16 @@ struct Catalogue {
 }
 
 impl Catalogue {
-    /// The offer of an attempt; none if a version can't be delivered any more.
-    async fn offer(&mut self, tx: &mut dyn Tx, env: &Env, attempt: &Attempt, job: &Job) -> Result<Option<Offer>> {
+    /// The offer of an attempt; none if a version can't be delivered any more. What was installed before the client's machine
+    /// was `replaced` is gone.
+    async fn offer(
+        &mut self,
+        tx: &mut dyn Tx,
+        env: &Env,
+        attempt: &Attempt,
+        job: &Job,
+        replaced: Option<&Timestamp>,
+    ) -> Result<Option<Offer>> {
         let key = (job.id.clone(), attempt.revision);
         if self.taken_back.is_none() {
             self.taken_back = Some(trust::revocations(tx).await?.map(|(_, list)| list));
@@ -163,7 +173,7 @@ impl Catalogue {
         // A retry skips the packages that an earlier attempt installed.
         let mut done = Vec::new();
         let earlier = if attempt.number > 1 { tx.attempts_of(&job.id, &attempt.client).await? } else { vec![] };
-        for earlier in earlier {
+        for earlier in earlier.into_iter().filter(|e| replaced.is_none_or(|at| e.created >= *at)) {
             if let Ok(outcome) = sutler_base::outcome::Outcome::parse(&earlier.outcome) {
                 let good = |s: ExecutionState| matches!(s, ExecutionState::Succeeded | ExecutionState::AlreadyInstalled);
                 done.extend(outcome.items.into_iter().filter(|i| good(i.state)).map(|i| i.manifest));

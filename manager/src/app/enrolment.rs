@@ -1,6 +1,6 @@
 //! How a machine becomes a client, and how clients and operators get their next certificate.
 
-use super::{AppError, Env, Result, audit::NOBODY, clients};
+use super::{AppError, Env, Result, audit::NOBODY, clients, executions};
 use std::net::IpAddr;
 use sutler_base::{
     ClientId, OperatorName, TokenId, quoted,
@@ -9,7 +9,8 @@ use sutler_base::{
 use sutler_certs::{ca::CaBundle, keys::PublicKey, secret::secret_hash};
 use sutler_core::{
     admission::{Admission, Applicant, admit},
-    model::{Certificate, CertificateState, Client, Subject},
+    model::{Certificate, CertificateState, Client, Subject, Token},
+    session,
 };
 use sutler_store::Tx;
 
@@ -77,7 +78,11 @@ pub async fn enroll(tx: &mut dyn Tx, env: &Env, ca: &CaBundle, application: &App
     let key = application.key.sha256();
     if let Some(id) = tx.token_use(&token.id, &key).await? {
         let client = tx.client(&id).await?.filter(|c| c.state != ClientState::Removed && c.key == key);
-        let Some(client) = client else { return Ok(ApplicationResult::Refused) };
+        let Some(client) = client else {
+            env.audit(tx, "enroll_refused", &object, format!("clients/{id} has another key by now, from {}", application.address)).await?;
+            return Ok(ApplicationResult::Refused);
+        };
+        env.audit(tx, "enroll_again", &object, format!("clients/{id} from {}", application.address)).await?;
         let certificates = issue(tx, env, ca, &client.id, &application.key).await?;
         return Ok(ApplicationResult::Enrolled(Box::new(Enrolled { client, certificates })));
     }
@@ -89,6 +94,9 @@ pub async fn enroll(tx: &mut dyn Tx, env: &Env, ca: &CaBundle, application: &App
             return Ok(ApplicationResult::Refused);
         }
     };
+    if let Some(replaced) = token.replaces.clone() {
+        return replace(tx, env, ca, &token, replaced, admission, application).await;
+    }
     let id = env.world.client_id();
     let duplicate_of = if application.machine_id.is_empty() { None } else { tx.client_by_machine(&application.machine_id, &id).await? };
     let (state, notice) = match admission {
@@ -120,6 +128,8 @@ pub async fn enroll(tx: &mut dyn Tx, env: &Env, ca: &CaBundle, application: &App
         greeted: false,
         duplicate_of,
         notice,
+        replaced: None,
+        skew: None,
         change: 0,
     };
     tx.insert_client(&client).await?;
@@ -130,6 +140,65 @@ pub async fn enroll(tx: &mut dyn Tx, env: &Env, ca: &CaBundle, application: &App
     if client.state == ClientState::Active {
         clients::admitted(tx, env, &client).await?;
     }
+    Ok(ApplicationResult::Enrolled(Box::new(Enrolled { client, certificates })))
+}
+
+/// Lets a machine in as a client that is there already, in place of the machine that it was: for one that was set up anew.
+///
+/// The old certificates are refused from this commit on. The record, groups, labels and history stay; the software is gone,
+/// so that jobs that stand make new attempts.
+async fn replace(
+    tx: &mut dyn Tx,
+    env: &Env,
+    ca: &CaBundle,
+    token: &Token,
+    id: ClientId,
+    admission: Admission,
+    application: &Application,
+) -> Result<ApplicationResult> {
+    let object = format!("tokens/{}", token.id);
+    let mut client = match (tx.client(&id).await?, admission) {
+        (Some(client), Admission::Active) if client.state != ClientState::Removed => client,
+        (_, Admission::Pending(why)) => {
+            // Nobody may stop a client's machine who only may wait for approval.
+            env.audit(tx, "enroll_refused", &object, format!("it replaces the machine of clients/{id}, and {why}")).await?;
+            return Ok(ApplicationResult::Refused);
+        }
+        (_, Admission::Active) => {
+            env.audit(tx, "enroll_refused", &object, format!("clients/{id}, whose machine it replaces, was removed")).await?;
+            return Ok(ApplicationResult::Refused);
+        }
+    };
+    let machines = tx.machines_of(std::slice::from_ref(&id)).await?;
+    if !machines.is_empty() {
+        // Of those that shared the old key none is the client any more.
+        tx.delete_machines(&id).await?;
+        client.notice = String::new();
+        if client.state == ClientState::Quarantined {
+            client.state = ClientState::Active;
+        }
+    }
+    tx.revoke_certificates(&Subject::Client(id.clone())).await?;
+    let before = std::mem::replace(&mut client.machine_id, application.machine_id.clone());
+    client.hostname = application.hostname.clone();
+    client.address = application.address.to_string();
+    client.boot_id = String::new();
+    client.session_counter = 0;
+    client.agent_version = application.agent_version.clone();
+    client.facts_digest = None;
+    client.key = application.key.sha256();
+    client.replaced = Some(env.now);
+    client.skew = None;
+    tx.save_client(&client).await?;
+    tx.use_token(&token.id, &client.key, &id, env.now).await?;
+    executions::start_over(tx, env, &client).await?;
+    let certificates = issue(tx, env, ca, &id, &application.key).await?;
+    let detail = format!("machine {} from {} in place of {}", quoted(&client.machine_id), application.address, quoted(&before));
+    env.audit(tx, "replace_machine", format!("clients/{id}"), detail).await?;
+    let mut wakes = env.wakes();
+    wakes.access.insert(id.clone());
+    wakes.clients.insert(id);
+    drop(wakes);
     Ok(ApplicationResult::Enrolled(Box::new(Enrolled { client, certificates })))
 }
 
@@ -203,6 +272,8 @@ pub async fn issue_operator(tx: &mut dyn Tx, env: &Env, ca: &CaBundle, operator:
 pub const UNKNOWN_CERTIFICATE: &str = "UNKNOWN_CERTIFICATE";
 /// Why a certificate is refused whose client is not there.
 pub const CLIENT_REMOVED: &str = "CLIENT_REMOVED";
+/// Why a certificate is refused after a newer one of the same client was used.
+pub const SUPERSEDED: &str = "CERTIFICATE_SUPERSEDED";
 
 /// Whether the certificate with this serial number may be used by `subject`; on its first use the ones before it are
 /// superseded.
@@ -225,20 +296,41 @@ pub async fn check_certificate(tx: &mut dyn Tx, subject: &Subject, serial: &str)
     match certificate.state {
         CertificateState::Active => Ok(()),
         CertificateState::Revoked => refuse("CERTIFICATE_REVOKED", "this certificate was revoked"),
-        CertificateState::Superseded => refuse("CERTIFICATE_SUPERSEDED", "a newer certificate is in use; connect with that one"),
+        CertificateState::Superseded => refuse(SUPERSEDED, "a newer certificate is in use; connect with that one"),
         CertificateState::Issued => Err(AppError::state(serial, "FIRST_USE", "the certificate is used for the first time")),
     }
 }
 
-/// Puts a certificate into use: those issued before it are superseded.
-pub async fn first_use(tx: &mut dyn Tx, subject: &Subject, serial: &str) -> Result<()> {
+/// Puts a certificate into use: those issued before it are superseded. Where several machines had the client's key and an
+/// operator chose one of them, this is that one's own key, and what the others have is revoked.
+pub async fn first_use(tx: &mut dyn Tx, env: &Env, subject: &Subject, serial: &str) -> Result<()> {
+    let client = match subject {
+        Subject::Client(id) => tx.client(id).await?,
+        Subject::Operator(_) => None,
+    };
     let Some(certificate) = tx.certificate(serial).await?.filter(|c| c.state == CertificateState::Issued) else { return Ok(()) };
+    let machines = match &client {
+        Some(client) => tx.machines_of(std::slice::from_ref(&client.id)).await?,
+        None => vec![],
+    };
+    let decided = session::is_decided(&machines);
+    let ended = if decided { CertificateState::Revoked } else { CertificateState::Superseded };
     for other in tx.certificates_of(subject).await? {
         let older = other.issued <= certificate.issued && other.serial != certificate.serial;
-        if older && matches!(other.state, CertificateState::Active | CertificateState::Issued) {
-            tx.set_certificate_state(&other.serial, CertificateState::Superseded).await?;
+        let in_use = matches!(other.state, CertificateState::Active | CertificateState::Issued);
+        if older && (in_use || decided && other.state == CertificateState::Superseded) {
+            tx.set_certificate_state(&other.serial, ended).await?;
         }
     }
     tx.set_certificate_state(serial, CertificateState::Active).await?;
+    if let Some(mut client) = client {
+        if decided {
+            tx.delete_machines(&client.id).await?;
+            client.notice = String::new();
+        }
+        // Also tells every manager to look at the client's open streams.
+        tx.save_client(&client).await?;
+        env.wakes().access.insert(client.id);
+    }
     Ok(())
 }

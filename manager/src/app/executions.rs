@@ -4,11 +4,11 @@ use super::{Env, Result};
 use std::collections::BTreeSet;
 use sutler_base::{
     ClientId, JobId,
-    state::{CancelReason, ExecutionState, JobState},
+    state::{CancelReason, ClientState, ErrorKind, ExecutionState, JobState},
 };
 use sutler_core::{
     execution::{self, Cancellation},
-    model::{CancelRequest, Execution, Target},
+    model::{CancelRequest, Client, Execution, Target},
 };
 use sutler_store::{ExecutionChange, Tx};
 
@@ -50,6 +50,46 @@ pub async fn reach(tx: &mut dyn Tx, env: &Env, job: &JobId, clients: &[ClientId]
         wakes.clients.extend(added);
         wakes.clients.extend(changes.into_iter().map(|c| c.client));
         wakes.jobs.insert(job.clone());
+    }
+    Ok(())
+}
+
+/// The client's machine was replaced, and what was installed is gone: every job that stands and reaches it makes a new attempt.
+/// What the old machine had begun is over, for nobody can report it any more.
+pub async fn start_over(tx: &mut dyn Tx, env: &Env, client: &Client) -> Result<()> {
+    let mut targets = vec![Target::Client(client.id.clone())];
+    targets.extend(tx.memberships_of(&client.id).await?.into_iter().map(|m| Target::Group(m.group)));
+    let mut standing = BTreeSet::new();
+    for target in targets {
+        standing.extend(tx.jobs_with_target(&target, &[JobState::Active, JobState::Paused]).await?.into_iter().map(|j| j.id));
+    }
+    let keys: Vec<_> = standing.iter().map(|job| (job.clone(), client.id.clone())).collect();
+    let mut rows = Vec::new();
+    for batch in keys.chunks(BATCH) {
+        rows.extend(tx.executions(batch).await?);
+    }
+    rows.extend(tx.open_executions_of(&client.id).await?.into_iter().filter(|row| !standing.contains(&row.job)));
+    let mut changes = Vec::new();
+    for row in rows.iter().filter(|row| row.state != ExecutionState::Queued) {
+        if let Some(attempt) = row.attempt.clone().filter(|_| !row.state.is_end()) {
+            tx.set_attempt_states(&[(attempt, ExecutionState::Interrupted)]).await?;
+        }
+        let mut change = match &row.cancel {
+            _ if standing.contains(&row.job) => moved(row, ExecutionState::Queued, "", "the machine was replaced", env),
+            Some(cancel) => moved(row, ExecutionState::Canceled, cancel.reason.as_str(), "", env),
+            None => moved(row, ExecutionState::Interrupted, ErrorKind::JournalLost.as_str(), "the machine was replaced", env),
+        };
+        change.cancel = Some(None);
+        changes.push(change);
+    }
+    for batch in changes.chunks(BATCH) {
+        tx.change_executions(batch).await?;
+    }
+    env.wakes().jobs.extend(rows.into_iter().map(|row| row.job));
+    if client.state != ClientState::Pending {
+        for job in standing {
+            reach(tx, env, &job, std::slice::from_ref(&client.id)).await?;
+        }
     }
     Ok(())
 }

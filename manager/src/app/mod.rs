@@ -35,6 +35,7 @@ use crate::{
     telemetry::Metrics,
     world::World,
 };
+use arc_swap::ArcSwap;
 use std::{
     collections::BTreeSet,
     sync::{Arc, Mutex, MutexGuard},
@@ -84,7 +85,7 @@ pub struct App {
     /// What does not change.
     pub settings: Settings,
     /// Who issues certificates.
-    pub ca: Arc<CaBundle>,
+    pub ca: Arc<ArcSwap<CaBundle>>,
     /// The manager's figures.
     pub metrics: Arc<Metrics>,
     /// Sessions of agents, and whoever watches.
@@ -189,6 +190,16 @@ impl Env {
 }
 
 impl App {
+    /// Who issues certificates now.
+    pub fn ca(&self) -> Arc<CaBundle> {
+        self.ca.load_full()
+    }
+
+    /// Issues with these from now on.
+    pub fn replace_ca(&self, new: Arc<CaBundle>) {
+        self.ca.store(new);
+    }
+
     /// What a unit of work of this caller is told.
     pub fn env(&self, who: Who) -> Env {
         Env {

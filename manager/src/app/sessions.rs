@@ -6,7 +6,7 @@ use super::{
 };
 use std::collections::BTreeMap;
 use sutler_base::{
-    AttemptId, ClientId, Digest, JobId,
+    AttemptId, ClientId, Digest, JobId, Timestamp,
     facts::Facts,
     outcome::{Outcome, SIGNING_CONTEXT},
     state::{ClientState, ErrorKind, ExecutionState},
@@ -14,9 +14,9 @@ use sutler_base::{
 use sutler_certs::keys::PublicKey;
 use sutler_core::{
     execution,
-    model::{Attempt, Client, Subject},
+    model::{Attempt, CertificateState, Client, Machine, Subject},
     policy::Event,
-    session::{Identified, Presented, identify},
+    session::{self, Identified, Presented, identify},
 };
 use sutler_proto::REPORT_AGAIN;
 use sutler_store::Tx;
@@ -26,6 +26,10 @@ use sutler_store::Tx;
 pub struct Hello {
     /// The client, from its certificate.
     pub client: ClientId,
+    /// The serial number of the certificate that it showed.
+    pub serial: String,
+    /// That certificate was superseded: it opens no session, and says that there are two machines, or an old state of one.
+    pub superseded: bool,
     /// The machine.
     pub machine_id: String,
     /// The start of the machine.
@@ -44,6 +48,8 @@ pub struct Hello {
     pub capabilities: Vec<String>,
     /// Whether the journal was lost since the last session.
     pub journal_lost: bool,
+    /// What time it is there.
+    pub agent_time: Option<Timestamp>,
 }
 
 /// An attempt in an agent's journal.
@@ -66,6 +72,8 @@ pub struct Welcome {
     pub unknown: Vec<AttemptId>,
     /// The manager was restored, and wants to hear again of attempts from this one on before it offers anything.
     pub report_from: Option<AttemptId>,
+    /// Whether it is to get a key of its own at once, for others have the one that it has.
+    pub renew: bool,
 }
 
 /// Opens a session: tells the client from a copy of it, and settles what each side has of their attempts.
@@ -77,12 +85,19 @@ pub async fn open(tx: &mut dyn Tx, env: &Env, hello: &Hello) -> Result<Welcome> 
             message: "this client was removed; enrol again with a new token".into(),
         });
     }
-    let presented = Presented { machine_id: &hello.machine_id, session_counter: hello.session_counter };
-    let identified = identify(&client, presented);
+    let machines = tx.machines_of(std::slice::from_ref(&client.id)).await?;
+    let presented = Presented {
+        machine_id: &hello.machine_id,
+        boot_id: &hello.boot_id,
+        session_counter: hello.session_counter,
+        superseded: hello.superseded,
+    };
+    let identified = identify(&client, &machines, presented);
     if let Identified::Other(message) = identified {
         return Err(AppError::Unauthenticated { reason: "OTHER_MACHINE", message });
     }
     if let Identified::Copy(what) = identified {
+        note_machines(tx, env, &client, &machines, hello).await?;
         if client.state == ClientState::Active {
             client.state = ClientState::Quarantined;
             client.notice = what.clone();
@@ -90,13 +105,18 @@ pub async fn open(tx: &mut dyn Tx, env: &Env, hello: &Hello) -> Result<Welcome> 
             env.audit(tx, "copy_noticed", format!("clients/{}", client.id), &what).await?;
             env.wakes().access.insert(client.id.clone());
         }
-        return Ok(Welcome { client, send_facts: false, unknown: vec![], report_from: None });
+        return Ok(Welcome { client, send_facts: false, unknown: vec![], report_from: None, renew: false });
+    }
+    let decided = session::is_decided(&machines);
+    if !machines.is_empty() && !decided {
+        note_machines(tx, env, &client, &machines, hello).await?;
     }
     client.machine_id = hello.machine_id.clone();
     client.boot_id = hello.boot_id.clone();
     client.session_counter = hello.session_counter;
     client.agent_version = hello.agent_version.clone();
     client.address = hello.address.clone();
+    client.skew = hello.agent_time.map(|there| there.as_millisecond().saturating_sub(env.now.as_millisecond()));
     tx.save_client(&client).await?;
     tx.touch_clients(&[(client.id.clone(), env.now)]).await?;
     let send_facts = client.facts_digest.is_none() || client.facts_digest != hello.facts_digest;
@@ -119,7 +139,41 @@ pub async fn open(tx: &mut dyn Tx, env: &Env, hello: &Hello) -> Result<Welcome> 
     if report_from.is_some() {
         unknown.retain(|id| hello.open.get(id).is_none_or(|open| !open.state.is_end()));
     }
-    Ok(Welcome { client, send_facts, unknown, report_from })
+    Ok(Welcome { client, send_facts, unknown, report_from, renew: decided })
+}
+
+/// Notes the machine that says hello among those that have the client's key; with the first of them also the one that was
+/// taken for the client until now.
+async fn note_machines(tx: &mut dyn Tx, env: &Env, client: &Client, known: &[Machine], hello: &Hello) -> Result<()> {
+    let now = Machine {
+        client: client.id.clone(),
+        machine_id: hello.machine_id.clone(),
+        boot_id: hello.boot_id.clone(),
+        address: hello.address.clone(),
+        session_counter: hello.session_counter,
+        serial: hello.serial.clone(),
+        seen: env.now,
+        kept: false,
+    };
+    if known.is_empty() && client.session_counter > 0 && (&client.machine_id, &client.boot_id) != (&now.machine_id, &now.boot_id) {
+        let certificates = tx.certificates_of(&Subject::Client(client.id.clone())).await?;
+        let serial = certificates.into_iter().find(|c| c.state == CertificateState::Active).map(|c| c.serial).unwrap_or_default();
+        let before = Machine {
+            machine_id: client.machine_id.clone(),
+            boot_id: client.boot_id.clone(),
+            address: client.address.clone(),
+            session_counter: client.session_counter,
+            serial,
+            seen: client.last_seen,
+            ..now.clone()
+        };
+        tx.save_machine(&before).await?;
+    }
+    let again = known.iter().any(|m| (&m.machine_id, &m.boot_id) == (&now.machine_id, &now.boot_id));
+    if again || known.len() < session::MACHINES_MAX {
+        tx.save_machine(&now).await?;
+    }
+    Ok(())
 }
 
 /// Attempts that the manager has open and the agent does not know. Those that it had accepted are interrupted: its journal

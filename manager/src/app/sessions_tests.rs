@@ -33,8 +33,9 @@ async fn client(app: &Arc<App>, key: &PrivateKey) -> ClientId {
         expected: vec![],
         groups: vec![],
         labels: Default::default(),
+        replaces: None,
         description: String::new(),
-        root_pin: app.ca.root_pin().0,
+        root_pin: app.ca().root_pin().0,
     };
     let made = app.change("operators/ann", "token", create, |tx, env, i| Box::pin(tokens::create(tx, env, i))).await.unwrap();
     let token = TokenString::parse(&made[0].1).unwrap();
@@ -47,7 +48,7 @@ async fn client(app: &Arc<App>, key: &PrivateKey) -> ClientId {
         agent_version: "1".into(),
         address: "127.0.0.1".parse().unwrap(),
     };
-    let ca = app.ca.clone();
+    let ca = app.ca();
     let enrolled = app.change("tokens/x", "enroll", (application, ca), |tx, env, (a, ca)| Box::pin(enroll(tx, env, ca, a))).await.unwrap();
     let ApplicationResult::Enrolled(enrolled) = enrolled else { panic!("a good token was refused") };
     enrolled.client.id

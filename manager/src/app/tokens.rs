@@ -1,8 +1,8 @@
 //! Enrolment tokens: made, listed, revoked.
 
-use super::{AppError, Env, Result, groups, trust};
+use super::{AppError, Env, Result, clients, groups, trust};
 use std::collections::BTreeMap;
-use sutler_base::{GroupName, LabelKey, TokenId, token::TokenString};
+use sutler_base::{ClientId, GroupName, LabelKey, TokenId, state::ClientState, token::TokenString};
 use sutler_certs::secret::secret_hash;
 use sutler_core::model::Token;
 use sutler_store::{Page, Tx};
@@ -24,6 +24,8 @@ pub struct Create {
     pub groups: Vec<GroupName>,
     /// Labels that clients get.
     pub labels: BTreeMap<LabelKey, String>,
+    /// The client whose machine they replace.
+    pub replaces: Option<ClientId>,
     /// For people.
     pub description: String,
     /// The pin of the root CA.
@@ -46,6 +48,11 @@ pub async fn create(tx: &mut dyn Tx, env: &Env, input: &Create) -> Result<Vec<(S
     for name in &input.groups {
         uids.push(groups::load(tx, name).await?.uid);
     }
+    if let Some(id) = &input.replaces
+        && clients::load(tx, id).await?.state == ClientState::Removed
+    {
+        return Err(AppError::state(format!("clients/{id}"), "REMOVED", format!("clients/{id} was removed, for ever; enrol a new client")));
+    }
     let expires = env.now.checked_add(input.ttl).map_err(|e| AppError::invalid("ttl", e))?;
     let mut out = Vec::with_capacity(input.count as usize);
     for _ in 0..input.count {
@@ -61,6 +68,7 @@ pub async fn create(tx: &mut dyn Tx, env: &Env, input: &Create) -> Result<Vec<(S
             expected: input.expected.clone(),
             groups: uids.clone(),
             labels: input.labels.clone(),
+            replaces: input.replaces.clone(),
             created: env.now,
             creator: env.actor_name().to_owned(),
             revoked: None,
@@ -78,7 +86,10 @@ pub async fn create(tx: &mut dyn Tx, env: &Env, input: &Create) -> Result<Vec<(S
     let tokens: Vec<Token> = out.iter().map(|(shown, _)| shown.token.clone()).collect();
     tx.insert_tokens(&tokens).await?;
     for token in &tokens {
-        let detail = format!("{} uses until {}, networks {:?}", token.uses, token.expires, token.networks);
+        let mut detail = format!("{} uses until {}, networks {:?}", token.uses, token.expires, token.networks);
+        if let Some(client) = &token.replaces {
+            detail.push_str(&format!(", replaces the machine of clients/{client}"));
+        }
         env.audit(tx, "create_token", format!("tokens/{}", token.id), detail).await?;
     }
     Ok(out)

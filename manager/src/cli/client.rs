@@ -7,9 +7,10 @@ use super::{
     names,
     output::{self, Column, Format, OutputArg, Record, word},
     session::{Session, call, pages, request_id},
-    when::moment,
+    when::{self, moment},
 };
 use clap::Subcommand;
+use std::time::Duration;
 use sutler_proto::{convert::json_struct, v1};
 
 /// Examples of the noun.
@@ -17,6 +18,9 @@ pub const EXAMPLES: &str = "Examples:
   sutler client list
   sutler client explain CLIENT
   sutler client approve --filter 'labels.site == \"berlin\"'";
+
+/// From how many seconds on `explain` says that a clock is off.
+const SKEW_NOTED: i64 = 60;
 
 /// What can be done with clients. A client is named by its id; host names are what machines say of themselves.
 #[derive(Debug, Subcommand)]
@@ -135,9 +139,28 @@ impl Record for v1::Client {
         Column::wide("duplicate_of", |c| names::short(&c.duplicate_of).to_owned()),
         Column::wide("site", |c| c.site.clone()),
         Column::wide("notice", |c| c.notice.clone()),
+        Column::wide("machines", machines),
+        Column::wide("clock_skew", |c| skew(c).unwrap_or_default()),
+        Column::wide("replaced", |c| moment(&c.replace_time)),
         Column::wide("facts_time", |c| moment(&c.facts_time)),
         Column::wide("answers", |c| sorted(&c.answers)),
     ];
+}
+
+/// The machines that have the client's key, where that are several.
+fn machines(client: &v1::Client) -> String {
+    let of = |m: &v1::ClientMachine| {
+        let kept = if m.kept { ", the one that was chosen" } else { "" };
+        format!("{} (start {}, from {}, seen {}{kept})", m.machine_id, m.boot_id, m.address, moment(&m.see_time))
+    };
+    client.machines.iter().map(of).collect::<Vec<_>>().join("; ")
+}
+
+/// How far off the machine's clock is, from a second on.
+fn skew(client: &v1::Client) -> Option<String> {
+    let seconds = client.clock_skew.as_ref()?.seconds;
+    let word = if seconds > 0 { "ahead" } else { "behind" };
+    (seconds != 0).then(|| format!("{} {word}", when::span(Duration::from_secs(seconds.unsigned_abs()))))
 }
 
 /// `k=v` pairs in the order of their keys.
@@ -286,6 +309,12 @@ fn explain(answer: &v1::ExplainClientResponse, format: Format) -> Result<(), Cli
     let mut text = output::printable(&format!("{}  {}  {state}, {contact}", client.name, client.hostname)) + "\n";
     if !client.notice.is_empty() {
         text.push_str(&format!("notice: {}\n", output::printable(&client.notice)));
+    }
+    if !client.machines.is_empty() {
+        text.push_str(&format!("machines: {}\n", output::printable(&machines(&client))));
+    }
+    if let Some(skew) = skew(&client).filter(|_| client.clock_skew.is_some_and(|s| s.seconds.abs() >= SKEW_NOTED)) {
+        text.push_str(&format!("clock: {skew}, when it last connected; its certificate and its schedules go by the manager's clock\n"));
     }
     for (kind, title, none) in [
         ("group", "In these groups", "It is in no group."),

@@ -54,14 +54,21 @@ neighbours say goes into manager.toml.
 
 Examples:
   sutler init --dir D --trust-domain acme.example --host manager.acme.example
-  sutler init --dir D --trust-domain acme.example --host 10.0.0.5 --operator ann --profile acme")]
+  sutler init --dir D --trust-domain acme.example --host 10.0.0.5 --operator ann --profile acme
+  sutler init --dir D --join bundle --host m2.acme.example --database postgres://sutler@db.acme.example/sutler --content /shared")]
 pub struct InitArgs {
     /// The manager's folder: not there yet, or empty
     #[arg(long, value_name = "DIR")]
     dir: PathBuf,
     /// The name that every identity is below, such as acme.example; it never changes
-    #[arg(long, value_name = "DOMAIN", value_parser = parsed::<TrustDomain>)]
-    trust_domain: TrustDomain,
+    #[arg(long, value_name = "DOMAIN", value_parser = parsed::<TrustDomain>, required_unless_present = "join")]
+    trust_domain: Option<TrustDomain>,
+    /// Make one more manager of an installation: the file that `sutler ca export` wrote on another one. Needs the database that they share
+    #[arg(long, value_name = "BUNDLE", conflicts_with_all = ["trust_domain", "operator"], requires = "database")]
+    join: Option<PathBuf>,
+    /// The folder of packages' bytes, where several managers share one [default: in the manager's folder]
+    #[arg(long, value_name = "DIR")]
+    content: Option<PathBuf>,
     /// A name or address under which the manager is reached; several may be given, the first goes into the profile
     #[arg(long, value_name = "HOST", required = true, value_parser = parsed::<Host>)]
     host: Vec<Host>,
@@ -162,7 +169,12 @@ pub fn init(args: InitArgs, globals: &Globals) -> Result<u8, CliError> {
     let config = profile::config_folder(globals.config_dir.as_deref(), |name| std::env::var_os(name)).map_err(profile_error)?;
     let user = std::env::var("USER").ok();
     let operator = args.operator.unwrap_or_else(|| init::default_operator(user.as_deref()));
-    let mut options = InitOptions::new(args.dir, args.trust_domain, args.host, operator, config);
+    let bundle = args.join.as_deref().map(super::ca::read_bundle).transpose()?;
+    let Some(domain) = args.trust_domain.or_else(|| bundle.as_ref().map(|b| b.trust_domain().clone())) else {
+        return Err(CliError::usage("--trust-domain or --join is needed"));
+    };
+    let mut options = InitOptions::new(args.dir, domain, args.host, operator, config);
+    options.content = args.content.map(|path| std::path::absolute(&path).unwrap_or(path));
     if let Some(name) = &globals.profile {
         options.profile = name.parse::<ProfileName>().map_err(|e| CliError::usage(e.0))?;
     }
@@ -174,6 +186,14 @@ pub fn init(args: InitArgs, globals: &Globals) -> Result<u8, CliError> {
     options.database = places.database.unwrap_or(options.database);
     options.advertise = places.advertise;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| CliError::local("start", &e))?;
+    if let Some(bundle) = bundle {
+        let joined = runtime
+            .block_on(init::join(&options, &bundle, &World::system()))
+            .map_err(|e| CliError::local(format!("make one more manager in {}", options.folder.display()), &e))?;
+        output::print(&output::aligned(&[("folder", joined.folder.display().to_string()), ("root", joined.root_pin.to_string())]))?;
+        eprintln!("next: delete the bundle, and `sutler serve --dir {}`", output::printable(&joined.folder.display().to_string()));
+        return Ok(0);
+    }
     let report = runtime
         .block_on(init::init(&options, &World::system()))
         .map_err(|e| CliError::local(format!("make a manager in {}", options.folder.display()), &e))?;
@@ -192,6 +212,10 @@ pub fn init(args: InitArgs, globals: &Globals) -> Result<u8, CliError> {
     ];
     output::print(&output::aligned(&pairs))?;
     eprintln!("next: sutler serve --dir {}", output::printable(&folder.to_string()));
+    eprintln!(
+        "The root's key, {}, is needed for `sutler ca rotate` alone: take it to a place that is not on the network, and remove it here.",
+        output::printable(&report.folder.join("ca/root.key").display().to_string())
+    );
     eprintln!("The publisher's key signs what runs on every machine: it belongs to the profile, never on the manager's host.");
     Ok(0)
 }

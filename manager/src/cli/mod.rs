@@ -7,6 +7,7 @@
 pub mod ask;
 pub mod audit;
 pub mod bundle;
+pub mod ca;
 pub mod client;
 pub mod connection;
 pub mod content;
@@ -79,6 +80,9 @@ enum Command {
     Backup(local::BackupArgs),
     /// Make a manager of such a copy
     Restore(local::RestoreArgs),
+    /// The issuing CAs, on the manager's host: roll over, give to another manager
+    #[command(subcommand, after_help = ca::EXAMPLES)]
+    Ca(ca::CaCommand),
     /// Managed machines: list, approve, quarantine, label, explain
     #[command(subcommand, after_help = client::EXAMPLES)]
     Client(client::ClientCommand),
@@ -157,6 +161,7 @@ fn dispatch(cli: Cli) -> Result<u8, CliError> {
         Command::Doctor(args) => return local::doctor(args),
         Command::Backup(args) => return local::backup(args, &cli.globals),
         Command::Restore(args) => return local::restore(args, &cli.globals),
+        Command::Ca(command) => return ca::run(command),
         Command::Completion { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "sutler", &mut script);
@@ -186,6 +191,7 @@ fn dispatch(cli: Cli) -> Result<u8, CliError> {
             Command::Audit(command) => audit::run(command, &session).await,
             Command::Init(_)
             | Command::Serve(_)
+            | Command::Ca(_)
             | Command::Doctor(_)
             | Command::Backup(_)
             | Command::Restore(_)

@@ -31,7 +31,8 @@ pub enum TokenCommand {
   sutler token create > token && chmod 600 token
   sutler token create --count 200 --ttl 7d -o csv > tokens.csv
   sutler token create --uses 50 --ttl 30d --network 10.20.0.0/16 --label site=berlin
-  sutler token create --uses 3 --expect web-1 --expect web-2 --expect web-3")]
+  sutler token create --uses 3 --expect web-1 --expect web-2 --expect web-3
+  sutler token create --replaces CLIENT")]
     Create(CreateArgs),
     /// List tokens, the newest first, without their secrets
     #[command(after_help = "Examples:
@@ -86,6 +87,9 @@ pub struct CreateArgs {
     /// Labels that clients get
     #[arg(long, value_name = "KEY=VALUE", value_parser = names::label)]
     label: Vec<(String, String)>,
+    /// A client whose machine was set up anew: what enrols with the token becomes that client, in its groups, with its history
+    #[arg(long, value_name = "CLIENT", value_parser = names::client)]
+    replaces: Option<String>,
     /// For people
     #[arg(long, default_value = "", hide_default_value = true)]
     description: String,
@@ -108,6 +112,7 @@ impl Record for v1::EnrollmentToken {
         Column::wide("expected_machines", |t| t.expected_machines.join(" ")),
         Column::wide("created", |t| moment(&t.create_time)),
         Column::wide("creator", |t| names::short(&t.creator).to_owned()),
+        Column::wide("replaces", |t| names::short(&t.replaces).to_owned()),
     ];
 }
 
@@ -144,6 +149,7 @@ pub async fn run(command: TokenCommand, session: &Session) -> Result<u8, CliErro
                 groups: args.group,
                 labels: args.label.into_iter().collect(),
                 description: args.description,
+                replaces: args.replaces.unwrap_or_default(),
                 request_id: request_id()?,
             };
             let answer = call!(session, tokens.create_enrollment_tokens(request), "create {} enrolment token(s)", args.count)?;

@@ -86,6 +86,19 @@ pub fn moment(time: &Option<WireTime>) -> String {
     parsed.map(|t| t.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()).unwrap_or_default()
 }
 
+/// A span of time in its largest unit and the one below, such as `2d 3h`.
+pub fn span(span: Duration) -> String {
+    let seconds = span.as_secs();
+    let units = [("d", 86_400), ("h", 3600), ("m", 60), ("s", 1)];
+    let first = units.iter().position(|(_, size)| seconds >= *size).unwrap_or(units.len() - 1);
+    let (unit, size) = units[first];
+    let whole = format!("{}{unit}", seconds / size);
+    match units.get(first + 1).map(|(unit, size)| (unit, seconds % (size * if *unit == "h" { 24 } else { 60 }) / size)) {
+        Some((unit, rest)) if rest > 0 => format!("{whole} {rest}{unit}"),
+        _ => whole,
+    }
+}
+
 /// A number of bytes with a unit, such as `3.1 MiB`.
 pub fn bytes(count: u64) -> String {
     const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];

@@ -30,6 +30,9 @@ pub struct Limits {
     /// How often open streams are asked whether their caller is still welcome.
     #[serde(deserialize_with = "span")]
     pub recheck: Duration,
+    /// For how long bytes are served without having read who may still get them.
+    #[serde(deserialize_with = "span")]
+    pub revocations: Duration,
     /// How long an agent's certificate lasts.
     #[serde(deserialize_with = "span")]
     pub agent_certificate: Duration,
@@ -74,6 +77,7 @@ impl Default for Limits {
             lease: seconds(limits::LEASE_SECONDS.into()),
             open_attempts: limits::OPEN_ATTEMPTS_MAX as u32,
             recheck: seconds(2),
+            revocations: seconds(5),
             agent_certificate: issue::AGENT_VALIDITY,
             agent_grace: tls::AGENT_GRACE,
             operator_certificate: issue::OPERATOR_VALIDITY,
@@ -105,7 +109,8 @@ impl Limits {
         let spans = [
             ("lease", self.lease, Duration::from_secs(5), day),
             ("recheck", self.recheck, Duration::from_millis(10), Duration::from_secs(5)),
-            ("agent_certificate", self.agent_certificate, Duration::from_secs(60), 398 * day),
+            ("revocations", self.revocations, Duration::from_secs(1), Duration::from_secs(5)),
+            ("agent_certificate", self.agent_certificate, Duration::from_secs(5), 398 * day),
             ("agent_grace", self.agent_grace, Duration::ZERO, 398 * day),
             ("operator_certificate", self.operator_certificate, Duration::from_secs(60), 30 * day),
             ("operator_grace", self.operator_grace, Duration::ZERO, 90 * day),

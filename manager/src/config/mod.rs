@@ -90,6 +90,7 @@ struct Written {
     operators: Option<String>,
     telemetry: Option<String>,
     database: Option<String>,
+    content: Option<PathBuf>,
     #[serde(default)]
     expired_agents: ExpiredAgents,
     #[serde(default)]
@@ -133,6 +134,8 @@ pub struct Config {
     pub telemetry: Option<SocketAddr>,
     /// The database: `sqlite:///…` with an absolute path, or `postgres://…`. May hold a password: never log it.
     pub database: String,
+    /// The folder of packages' bytes, which several managers share; absolute.
+    pub content: PathBuf,
     /// What happens when an agent comes back whose certificate ended.
     pub expired_agents: ExpiredAgents,
     /// The bounds of the listeners.
@@ -190,6 +193,7 @@ impl Config {
         Ok(Config {
             trust_domain: written.trust_domain.parse().map_err(text)?,
             database: database_url(&folder, &database)?,
+            content: written.content.map_or_else(|| folder.content(), |path| folder.path().join(path)),
             folder,
             hosts,
             advertise,

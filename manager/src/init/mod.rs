@@ -5,7 +5,10 @@
 //! first. What an interrupted run left is removed by the next one; a run that was interrupted between the two renames is
 //! ended by the next one.
 
+mod join;
 mod template;
+
+pub use join::{JoinReport, join};
 
 use crate::{
     config::{self, TelemetryAt},
@@ -72,6 +75,9 @@ pub enum InitError {
         /// The configuration folder.
         config: PathBuf,
     },
+    /// The database is not that of the installation that is to be joined.
+    #[error("the database can't be joined: {0}")]
+    OtherInstallation(String),
     /// The database belongs to a manager.
     #[error("the database is that of a manager already: name an empty one, or join that manager")]
     DatabaseInUse,
@@ -141,6 +147,8 @@ pub struct InitOptions {
     pub telemetry: TelemetryAt,
     /// The database: `sqlite:PATH`, relative to the folder, or `postgres://…`.
     pub database: String,
+    /// The folder of packages' bytes, if it is another one than that in the manager's folder.
+    pub content: Option<PathBuf>,
     /// Where agents are told to connect, `host:port`; none: the hosts with the port of `agents`.
     pub advertise: Vec<String>,
     /// With what the keys of the profile are encrypted; none: not at all.
@@ -164,6 +172,7 @@ impl InitOptions {
             operators: all(config::OPERATORS_PORT),
             telemetry: TelemetryAt::Address(SocketAddr::from(([127, 0, 0, 1], config::TELEMETRY_PORT))),
             database: "sqlite:manager.db".into(),
+            content: None,
             advertise: vec![],
             passphrase: None,
         }

@@ -38,6 +38,9 @@ telemetry = {telemetry}
 # The database: sqlite:PATH (relative to this folder) or postgres://USER@HOST/DATABASE.
 database = {database}
 
+# The folder of packages' bytes; relative to this one. Several managers share one, on a file system that all of them see.
+{content}
+
 # An agent that comes back after its certificate ended, within limits.agent_grace: \"automatic\" (it gets a new one),
 # \"approved\" (an operator must approve) or \"off\" (it must enrol again).
 # expired_agents = \"automatic\"
@@ -47,6 +50,10 @@ database = {database}
         hosts = value(hosts),
         agents = value(options.agents.to_string()),
         operators = value(options.operators.to_string()),
+        content = match &options.content {
+            Some(path) => format!("content = {}", value(path)),
+            None => "# content = \"content\"".to_owned(),
+        },
         telemetry = value(telemetry),
         database = value(&options.database),
     )
@@ -114,6 +121,8 @@ const LIMITS: &str = r#"# The bounds of both ports.
 # open_attempts = 64
 # How often open streams are asked whether their caller is still welcome.
 # recheck = "2s"
+# For how long bytes are served without having read who may still get them.
+# revocations = "5s"
 # How long certificates last, and how long after their end they can be renewed.
 # agent_certificate = "30d"
 # agent_grace = "90d"

@@ -13,6 +13,7 @@ use std::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicU64, Ordering},
     },
+    time::{Duration, Instant},
 };
 use sutler_base::{AttemptId, ClientId, JobId, Timestamp, limits, state::ClientState};
 use sutler_proto::v1;
@@ -40,6 +41,7 @@ pub enum ToAgent {
 
 struct Session {
     number: u64,
+    serial: String,
     state: ClientState,
     outbox: mpsc::Sender<ToAgent>,
     cut: Arc<Notify>,
@@ -68,6 +70,8 @@ pub struct Live {
     pub progress_due: Notify,
     changed: broadcast::Sender<JobId>,
     started: Timestamp,
+    /// When it was last read who may still be connected.
+    access_read: Mutex<Option<Instant>>,
     left: Mutex<HashMap<ClientId, Timestamp>>,
     lacking: Mutex<BTreeMap<AttemptId, ClientId>>,
     behind: Mutex<BTreeSet<ClientId>>,
@@ -78,6 +82,7 @@ impl Live {
     pub fn new(now: Timestamp) -> Live {
         Live {
             started: now,
+            access_read: Mutex::default(),
             left: Mutex::default(),
             lacking: Mutex::default(),
             behind: Mutex::default(),
@@ -98,12 +103,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Live {
-    /// Makes this the session of the client, in place of an older one, which is closed. Gives back the session's number, and the
-    /// bell that rings when the session is cut off.
-    pub fn enter(&self, client: &ClientId, state: ClientState, outbox: mpsc::Sender<ToAgent>) -> (u64, Arc<Notify>) {
+    /// Makes this the session of the client, in place of an older one, which is closed; `serial` is that of its certificate.
+    /// Gives back the session's number, and the bell that rings when the session is cut off.
+    pub fn enter(&self, client: &ClientId, serial: String, state: ClientState, outbox: mpsc::Sender<ToAgent>) -> (u64, Arc<Notify>) {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let cut = Arc::new(Notify::new());
-        if let Some(old) = lock(&self.sessions).insert(client.clone(), Session { number, state, outbox, cut: cut.clone() }) {
+        if let Some(old) = lock(&self.sessions).insert(client.clone(), Session { number, serial, state, outbox, cut: cut.clone() }) {
             let _ =
                 old.outbox.try_send(ToAgent::Close(tonic::Status::aborted("the same client has connected again; this session is over")));
             old.cut.notify_one();
@@ -154,6 +159,21 @@ impl Live {
     /// What the session of the client believes that the client may do; none if there is no session.
     pub fn state(&self, client: &ClientId) -> Option<ClientState> {
         lock(&self.sessions).get(client).map(|s| s.state)
+    }
+
+    /// The serial number of the certificate with which the client's session was opened; none if there is no session.
+    pub fn serial(&self, client: &ClientId) -> Option<String> {
+        lock(&self.sessions).get(client).map(|s| s.serial.clone())
+    }
+
+    /// Notes that at the moment `at` it was read from the database who may be connected.
+    pub fn note_access(&self, at: Instant) {
+        *lock(&self.access_read) = Some(at);
+    }
+
+    /// Whether it was read less than `limit` ago who may be connected: without that, nothing may be offered or sent.
+    pub fn knows_access(&self, limit: Duration) -> bool {
+        lock(&self.access_read).is_some_and(|at| at.elapsed() < limit)
     }
 
     /// Notes what the client may do now.

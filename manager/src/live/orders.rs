@@ -1,8 +1,9 @@
 //! Telling connected clients what there is to do.
 
 use crate::app::{App, AppError, dispatch};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use sutler_base::{AttemptId, ClientId, state::ClientState};
+use sutler_core::model::CertificateState;
 use sutler_proto::{
     convert::{Word, wire_time},
     v1::{self, connect_response::Message},
@@ -57,15 +58,36 @@ fn wire_offer(offer: dispatch::Offer, lease_seconds: u32) -> v1::Offer {
     }
 }
 
-/// Looks at what clients may do now: ends the sessions of removed ones, and tells the others if it changed.
-pub async fn check_access(app: &App, clients: Vec<ClientId>) -> Result<(), AppError> {
-    let states = app
-        .view("manager", "access", clients, |tx, _env, clients| {
-            Box::pin(async move { Ok(tx.clients(clients).await?.into_iter().map(|c| (c.id, c.state)).collect::<Vec<_>>()) })
+/// Looks at what connected clients may do now: ends the sessions of removed ones and those whose certificate is not accepted any
+/// more, and tells the others if it changed. Gives back for whom it changed.
+pub async fn check_access(app: &App, clients: Vec<ClientId>) -> Result<Vec<ClientId>, AppError> {
+    let serials: BTreeMap<ClientId, String> = clients.into_iter().filter_map(|c| app.live.serial(&c).map(|serial| (c, serial))).collect();
+    if serials.is_empty() {
+        return Ok(vec![]);
+    }
+    let (states, accepted) = app
+        .view("manager", "access", serials.clone(), |tx, _env, serials| {
+            Box::pin(async move {
+                let ids: Vec<ClientId> = serials.keys().cloned().collect();
+                let states: Vec<_> = tx.clients(&ids).await?.into_iter().map(|c| (c.id, c.state)).collect();
+                let certificates = tx.certificates(&serials.values().cloned().collect::<Vec<_>>()).await?;
+                let accepted = certificates.into_iter().filter(|c| c.state == CertificateState::Active).map(|c| c.serial);
+                Ok((states, accepted.collect::<BTreeSet<_>>()))
+            })
         })
         .await?;
+    let mut changed = Vec::new();
     for (client, state) in states {
+        // A session that was opened meanwhile, with another certificate, was looked at then.
+        let serial = serials.get(&client).filter(|serial| app.live.serial(&client).as_ref() == Some(serial));
+        let refused = serial.is_some_and(|serial| !accepted.contains(serial));
+        if app.live.state(&client).is_some_and(|known| known != state) || refused {
+            changed.push(client.clone());
+        }
         match app.live.state(&client) {
+            Some(_) if refused && state != ClientState::Removed => {
+                app.live.close(&client, tonic::Status::unauthenticated("this certificate is not accepted any more"));
+            }
             Some(_) if state == ClientState::Removed => {
                 app.live.close(&client, tonic::Status::unauthenticated("this client was removed"));
             }
@@ -80,5 +102,5 @@ pub async fn check_access(app: &App, clients: Vec<ClientId>) -> Result<(), AppEr
             _ => {}
         }
     }
-    Ok(())
+    Ok(changed)
 }

@@ -5,13 +5,19 @@ use crate::{
     app::{App, AppError, audit, disk_failed, reconcile, sessions, trust},
     telemetry::Metrics,
 };
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use sutler_base::ClientId;
 use sutler_proto::v1::{self, connect_response::Message};
 use tokio::{sync::Notify, task::JoinSet};
 
 /// How many clients are told what to do in one unit of work.
 const CLIENTS: usize = 256;
+/// How many changes of clients are looked at in one go.
+const FOLLOWED: u32 = 1000;
 /// How many reports of progress are written in one unit of work.
 const REPORTS: usize = 500;
 
@@ -113,7 +119,7 @@ async fn repeat<F, R>(
 async fn give_orders(app: Arc<App>) -> Result<(), AppError> {
     let (run_now, access) = app.live.take_nudges();
     if !access.is_empty() {
-        orders::check_access(&app, access.into_iter().collect()).await?;
+        drop(orders::check_access(&app, access.into_iter().collect()).await?);
     }
     loop {
         let clients = app.live.take_clients(CLIENTS);
@@ -233,33 +239,42 @@ async fn follow_clients(app: Arc<App>, metrics: Arc<Metrics>, pause: Duration) {
     loop {
         let result = follow_once(&app, &mut seen).await;
         metrics.round("follow_clients", result.is_ok());
-        if let Err(error) = result {
-            tracing::warn!(%error, "cannot read which clients changed; it is tried again");
+        match result {
+            Ok(true) => tokio::time::sleep(pause).await,
+            Ok(false) => {}
+            Err(error) => {
+                tracing::warn!(%error, "cannot read which clients changed; it is tried again");
+                tokio::time::sleep(pause).await;
+            }
         }
-        tokio::time::sleep(pause).await;
     }
 }
 
-async fn follow_once(app: &App, seen: &mut Option<i64>) -> Result<(), AppError> {
+/// One look at what changed; whether that was all.
+async fn follow_once(app: &App, seen: &mut Option<i64>) -> Result<bool, AppError> {
+    let began = Instant::now();
     let Some(from) = *seen else {
         *seen = Some(app.view("manager", "last_change", (), |tx, _env, _| Box::pin(async move { Ok(tx.last_change().await?) })).await?);
-        return Ok(());
+        app.live.note_access(began);
+        return Ok(true);
     };
     let rows = app
-        .view("manager", "follow_clients", from, |tx, _env, from| Box::pin(async move { Ok(tx.clients_changed_since(*from, 1000).await?) }))
+        .view("manager", "follow_clients", from, |tx, _env, from| {
+            Box::pin(async move { Ok(tx.clients_changed_since(*from, FOLLOWED).await?) })
+        })
         .await?;
-    let mut changed = Vec::new();
-    for (client, state, change) in rows {
-        *seen = Some(change.max(seen.unwrap_or_default()));
-        if app.live.state(&client).is_some_and(|known| known != state) {
-            changed.push(client);
-        }
+    let full = rows.len() >= FOLLOWED as usize;
+    let up_to = rows.last().map_or(from, |(_, _, change)| *change);
+    let here: Vec<ClientId> = rows.into_iter().map(|(client, ..)| client).filter(|client| app.live.is_connected(client)).collect();
+    let changed = orders::check_access(app, here).await?;
+    *seen = Some(up_to.max(from));
+    if !full {
+        app.live.note_access(began);
     }
     if !changed.is_empty() {
-        orders::check_access(app, changed.clone()).await?;
         app.live.wake(crate::app::Wakes { clients: changed.into_iter().collect(), ..Default::default() });
     }
-    Ok(())
+    Ok(!full)
 }
 
 /// Hands on what publishers published since, on whichever manager, to every agent that is connected here. Who connects is told

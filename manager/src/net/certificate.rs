@@ -1,6 +1,7 @@
 //! Keeps the manager's own certificate fresh while connections live on.
 
 use crate::world::World;
+use arc_swap::ArcSwap;
 use std::{path::PathBuf, sync::Arc, time::Duration};
 use sutler_certs::{
     CaBundle, Host,
@@ -28,7 +29,7 @@ pub struct CertificateKeeper {
     /// Where it lies.
     pub folder: PathBuf,
     /// Who issues it.
-    pub ca: Arc<CaBundle>,
+    pub ca: Arc<ArcSwap<CaBundle>>,
     /// Whom it names.
     pub hosts: Vec<Host>,
 }
@@ -36,21 +37,20 @@ pub struct CertificateKeeper {
 impl CertificateKeeper {
     /// The certificate as it lies in the folder, or a new one.
     pub fn open(&self, world: &World) -> Result<Arc<ServerCertificate>, KeepError> {
-        let credential = server::load_or_renew(&self.folder, &self.ca, &self.hosts, world.now())?;
+        let credential = server::load_or_renew(&self.folder, &self.ca.load(), &self.hosts, world.now())?;
         Ok(ServerCertificate::new(&credential)?)
     }
 
     /// Looks whether the certificate must be renewed, and shows what is in the folder from now on.
     pub fn look(&self, shown: &ServerCertificate, world: &World) -> Result<(), KeepError> {
-        let credential = server::load_or_renew(&self.folder, &self.ca, &self.hosts, world.now())?;
+        let credential = server::load_or_renew(&self.folder, &self.ca.load(), &self.hosts, world.now())?;
         Ok(shown.replace(&credential)?)
     }
 }
 
 /// Renews the manager's own certificate whenever a third of its time is left; never ends. Also takes up a certificate that
 /// was put into the folder.
-pub async fn keep_certificate(keeper: CertificateKeeper, shown: Arc<ServerCertificate>, world: World) {
-    let keeper = Arc::new(keeper);
+pub async fn keep_certificate(keeper: Arc<CertificateKeeper>, shown: Arc<ServerCertificate>, world: World) {
     loop {
         tokio::time::sleep(INTERVAL).await;
         let (k, s, w) = (keeper.clone(), shown.clone(), world.clone());

@@ -14,6 +14,7 @@ use crate::{
     telemetry::{Metrics, metrics},
     world::World,
 };
+use arc_swap::ArcSwap;
 use hyper::{server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use std::{
@@ -90,14 +91,14 @@ impl Listener {
 
     /// Serves the port until the value that is given back is stopped or dropped. `connections` is this port's share of
     /// descriptors; see [`Budget`](super::Budget).
-    pub fn serve(self, tls: Arc<ServerConfig>, route: impl Route, connections: usize, shared: Shared) -> Serving {
+    pub fn serve(self, tls: Arc<ArcSwap<ServerConfig>>, route: impl Route, connections: usize, shared: Shared) -> Serving {
         let (phase, watched) = watch::channel(Phase::Serving);
         let (alive, ended) = mpsc::channel(1);
         let connections = if shared.limits.connections > 0 { shared.limits.connections.min(connections) } else { connections };
         let port = Arc::new(Port {
             name: route.port(),
             route: Box::new(route),
-            tls: TlsAcceptor::from(tls),
+            tls,
             gate: Gate::new(&shared.limits),
             census: Arc::default(),
             waiting: Arc::default(),
@@ -166,7 +167,8 @@ async fn reached(phase: &mut watch::Receiver<Phase>, wanted: Phase) {
 struct Port {
     name: &'static str,
     route: Box<dyn Route>,
-    tls: TlsAcceptor,
+    /// Exchanged while connections live on.
+    tls: Arc<ArcSwap<ServerConfig>>,
     gate: Arc<Gate>,
     census: Arc<Census>,
     /// Those without a certificate who wait for their turn.
@@ -322,7 +324,7 @@ impl Port {
         let handshake = async {
             let mut stream = place.watch(stream);
             let caller = if limits.is_balancer(address.ip()) { proxy::read(&mut stream).await? } else { None };
-            let mut stream = self.tls.accept(stream).await.map_err(Lost::Handshake)?;
+            let mut stream = TlsAcceptor::from(self.tls.load_full()).accept(stream).await.map_err(Lost::Handshake)?;
             let mut preface = [0; PREFACE.len()];
             stream.read_exact(&mut preface).await.map_err(Lost::Handshake)?;
             if preface == *PREFACE { Ok((stream, caller.unwrap_or(address))) } else { Err(Lost::NotHttp2) }

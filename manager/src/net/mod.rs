@@ -34,7 +34,7 @@ mod status;
 #[cfg(test)]
 mod tests;
 
-pub use certificate::{CertificateKeeper, keep_certificate};
+pub use certificate::{CertificateKeeper, KeepError, keep_certificate};
 pub use descriptors::{Budget, raise_descriptor_limit};
 pub use limits::Limits;
 pub use listener::{Listener, NetError, Serving, Shared};

@@ -174,7 +174,7 @@ fn bed(limits: Limits) -> Bed {
     let ca = Arc::new(CaBundle::create(&"acme.example".parse().unwrap(), start).unwrap());
     let folder = tempfile::tempdir().unwrap();
     let hosts: Vec<Host> = vec!["localhost".parse().unwrap()];
-    let keeper = CertificateKeeper { folder: folder.path().join("server"), ca: ca.clone(), hosts };
+    let keeper = CertificateKeeper { folder: folder.path().join("server"), ca: Arc::new(ca.clone().into()), hosts };
     let shown = keeper.open(&world).unwrap();
     let metrics = Metrics::new();
     let shared =
@@ -186,8 +186,9 @@ fn bed(limits: Limits) -> Bed {
     let agents_tls = tls::agents_port_server(&ca, shown.clone(), tls::AGENT_GRACE, tls_clock()).unwrap();
     let operators_tls = tls::operators_port_server(&ca, shown.clone(), tls::OPERATOR_GRACE, tls_clock()).unwrap();
     let listen = || Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
-    let agents = listen().serve(agents_tls, AgentsPort::new(everything(), everything(), everything()), 2000, shared.clone());
-    let operators = listen().serve(operators_tls, OperatorsPort::new(everything(), everything()), 100, shared);
+    let agents =
+        listen().serve(Arc::new(agents_tls.into()), AgentsPort::new(everything(), everything(), everything()), 2000, shared.clone());
+    let operators = listen().serve(Arc::new(operators_tls.into()), OperatorsPort::new(everything(), everything()), 100, shared);
     Bed { ca, clock, world, metrics, shown, keeper, agents, operators, _folder: folder }
 }
 

@@ -4,7 +4,7 @@ use super::{Services, enrollment::key_of, parsed, peer, status};
 use crate::{
     app::{
         AppError, Violations, clients, dispatch,
-        enrolment::{Renewal, renew_client},
+        enrolment::{self, Renewal, renew_client},
         groups, restored, sessions, trust,
     },
     live::{OUTBOX, ToAgent, orders},
@@ -23,9 +23,10 @@ use sutler_base::{
 };
 use sutler_content::{Closure, Encoding, Error as ContentError, Kind};
 use sutler_proto::{
-    convert::{Word, job_id, wire_time},
+    convert::{Word, job_id, time, wire_time},
     v1::{self, connect_request::Message as FromAgent, connect_response::Message},
 };
+use sutler_store::StoreError;
 use tokio::sync::{Notify, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming, async_trait};
@@ -46,7 +47,7 @@ impl v1::agent_service_server::AgentService for Services {
     type ConnectStream = Pin<Box<dyn Stream<Item = Result<v1::ConnectResponse, Status>> + Send>>;
 
     async fn connect(&self, request: Request<Streaming<v1::ConnectRequest>>) -> Result<Response<Self::ConnectStream>, Status> {
-        let client = self.client(&request).await?;
+        let (client, serial, superseded) = self.client_of_stream(&request).await?;
         let address = peer(&request)?.address.ip().to_string();
         let mut stream = request.into_inner();
         let first = tokio::time::timeout(HELLO, stream.message()).await;
@@ -63,13 +64,17 @@ impl v1::agent_service_server::AgentService for Services {
             return Err(status(AppError::state(format!("clients/{client}"), "PROTOCOL_VERSION", text)));
         }
         let held = trust::Held { trust: hello.trust_version, revocations: (hello.revocations_epoch, hello.revocations_version) };
-        let hello = Arc::new(parse_hello(&client, address, hello)?);
+        let hello = Arc::new(sessions::Hello { serial: serial.clone(), superseded, ..parse_hello(&client, address, hello)? });
         let reported = hello.open.clone();
         let welcome = self
             .app
             .change(&format!("clients/{client}"), "open_session", hello.clone(), |tx, env, hello| Box::pin(sessions::open(tx, env, hello)))
             .await
             .map_err(status)?;
+        if superseded {
+            let message = "a newer certificate of this client is in use; who uses this one was noted, and an operator decides".to_owned();
+            return Err(status(AppError::Unauthenticated { reason: enrolment::SUPERSEDED, message }));
+        }
         let (outbox, inbox) = mpsc::channel(OUTBOX);
         let (sender, receiver) = mpsc::channel(8);
         let first = Message::Welcome(v1::Welcome {
@@ -81,6 +86,7 @@ impl v1::agent_service_server::AgentService for Services {
             server_time: Some(wire_time(self.app.world.now())),
             unknown_attempts: welcome.unknown.iter().map(AttemptId::to_string).collect(),
             report_from: welcome.report_from.as_ref().map(AttemptId::to_string).unwrap_or_default(),
+            renew_certificate: welcome.renew,
         });
         let _ = outbox.try_send(ToAgent::Message(Box::new(first)));
         // Before any offer: what is offered may be signed by keys that the agent learns of now.
@@ -91,7 +97,7 @@ impl v1::agent_service_server::AgentService for Services {
         }
         let behind = welcome.report_from.is_some();
         self.app.live.set_behind(&client, behind);
-        let (number, cut) = self.app.live.enter(&client, welcome.client.state, outbox.clone());
+        let (number, cut) = self.app.live.enter(&client, serial, welcome.client.state, outbox.clone());
         self.app.metrics.sessions.inc();
         let known = reported.keys().cloned().collect();
         for (attempt, open) in reported {
@@ -158,7 +164,7 @@ impl v1::agent_service_server::AgentService for Services {
         let client = self.client(&request).await?;
         let key = key_of(&request.get_ref().csr)?;
         let actor = format!("clients/{client}");
-        let input = (Renewal { client, key, expired: peer(&request)?.expired }, self.app.ca.clone());
+        let input = (Renewal { client, key, expired: peer(&request)?.expired }, self.app.ca());
         let certificates = self
             .app
             .change(&actor, "renew_client", input, |tx, env, (renewal, ca)| Box::pin(renew_client(tx, env, ca, renewal)))
@@ -211,9 +217,12 @@ fn parse_hello(client: &ClientId, address: String, hello: v1::Hello) -> Result<s
             open.insert(id, sessions::Open { state, job });
         }
     }
+    let agent_time = hello.agent_time.as_ref().and_then(|t| v.take("hello.agent_time", time(t)));
     v.done()?;
     Ok(sessions::Hello {
         client: client.clone(),
+        serial: String::new(),
+        superseded: false,
         machine_id: hello.machine_id,
         boot_id: hello.boot_id,
         session_counter: hello.session_counter,
@@ -223,6 +232,7 @@ fn parse_hello(client: &ClientId, address: String, hello: v1::Hello) -> Result<s
         open,
         journal_lost: hello.journal_lost,
         capabilities: hello.capabilities.into_iter().filter(|c| c.len() <= 64).take(64).collect(),
+        agent_time,
     })
 }
 
@@ -279,6 +289,10 @@ impl Services {
             if let Some(state) = self.app.live.state(client).filter(|state| *state != ClientState::Active) {
                 return Err(status(dispatch::not_active(client, Some(state))));
             }
+            // Who was revoked since can't be known: what was begun is not gone on with.
+            if !self.app.live.knows_access(self.app.settings.limits.revocations) {
+                return Err(status(StoreError::Unavailable("who may still read can't be read; try again".into()).into()));
+            }
             // A chunk list or manifest may be larger than a chunk; what it is was checked when it was stored.
             let (encoding, mut data) =
                 self.app.content.get_encoded(digest, Kind::Document).await.map_err(|e| self.damaged(client, id, e))?;
@@ -324,6 +338,11 @@ struct Session {
 impl Session {
     async fn run(self, mut stream: Streaming<v1::ConnectRequest>, known: BTreeSet<AttemptId>) {
         let app = self.services.app.clone();
+        // It may have been removed, or its certificate revoked, between the welcome and the entry among the sessions.
+        if let Err(error) = orders::check_access(&app, vec![self.client.clone()]).await {
+            tracing::warn!(client = %self.client, %error, "whether a new session is welcome could not be read again");
+            app.live.wake(crate::app::Wakes { access: [self.client.clone()].into(), ..Default::default() });
+        }
         // What waits for the client, and what it had not got.
         let behind = self.behind.lock().unwrap_or_else(PoisonError::into_inner).is_some();
         if !behind && let Err(error) = orders::give(&app, vec![self.client.clone()], Some(known)).await {

@@ -53,7 +53,7 @@ impl v1::enrollment_service_server::EnrollmentService for Services {
             address,
         };
         let actor = format!("tokens/{}", application.token);
-        let ca = self.app.ca.clone();
+        let ca = self.app.ca();
         let result = self
             .app
             .change(&actor, "enroll", (application, ca), |tx, env, (application, ca)| Box::pin(enroll(tx, env, ca, application)))
@@ -70,7 +70,7 @@ impl v1::enrollment_service_server::EnrollmentService for Services {
             client_id: enrolled.client.id.to_string(),
             state: enrolled.client.state.to_wire(),
             certificates: enrolled.certificates.into_iter().map(Into::into).collect(),
-            root_certificate: self.app.ca.certificate(Authority::Root).to_vec().into(),
+            root_certificate: self.app.ca().certificate(Authority::Root).to_vec().into(),
             addresses: self.app.settings.addresses.clone(),
             trust_document: trust_document.into(),
             trust_domain: self.app.settings.trust_domain.clone(),

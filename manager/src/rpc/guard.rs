@@ -113,7 +113,7 @@ impl Services {
         };
         // The port lets nothing else through.
         let access = method.access.ok_or_else(|| status::bug(format!("{} says nothing of its callers", method.label)))?;
-        self.accept(Subject::Operator(name.clone()), certificate, peer.address).await?;
+        self.accept(Subject::Operator(name.clone()), certificate, peer.address).await.map_err(status)?;
         let read = self
             .app
             .view("manager", "rights", name.clone(), |tx, _env, name| Box::pin(async move { Ok(operators::load(tx, name).await?.grants) }));

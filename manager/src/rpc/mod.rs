@@ -94,12 +94,21 @@ impl Services {
 
     /// The client that calls, if its certificate is still accepted.
     async fn client<T>(&self, request: &Request<T>) -> Result<ClientId, Status> {
-        let peer = peer(request)?;
-        let (Some(Identity::Agent(id)), Some(certificate)) = (&peer.identity, &peer.certificate) else {
-            return Err(Status::unauthenticated("an agent's certificate is needed"));
-        };
-        self.accept(Subject::Client(id.clone()), certificate, peer.address).await?;
-        Ok(id.clone())
+        let (id, certificate, address) = agent(request)?;
+        self.accept(Subject::Client(id.clone()), &certificate, address).await.map_err(status)?;
+        Ok(id)
+    }
+
+    /// The client that opens a stream, the serial number of its certificate, and whether that one was superseded: then there
+    /// is no session, but what it says of its machine has to be noted.
+    async fn client_of_stream<T>(&self, request: &Request<T>) -> Result<(ClientId, String, bool), Status> {
+        let (id, certificate, address) = agent(request)?;
+        let serial = certificate.serial.to_string();
+        match self.accept(Subject::Client(id.clone()), &certificate, address).await {
+            Ok(()) => Ok((id, serial, false)),
+            Err(AppError::Unauthenticated { reason: enrolment::SUPERSEDED, .. }) => Ok((id, serial, true)),
+            Err(error) => Err(status(error)),
+        }
     }
 
     /// The operator that calls, whom the [`guard`] let in.
@@ -116,7 +125,7 @@ impl Services {
     }
 
     /// Asks the database whether this certificate is still accepted, on every call.
-    async fn accept(&self, subject: Subject, certificate: &PeerCertificate, address: SocketAddr) -> Result<(), Status> {
+    async fn accept(&self, subject: Subject, certificate: &PeerCertificate, address: SocketAddr) -> crate::app::Result<()> {
         let actor = match &subject {
             Subject::Client(id) => format!("clients/{id}"),
             Subject::Operator(name) => format!("operators/{name}"),
@@ -138,25 +147,35 @@ impl Services {
             let adopted = self
                 .app
                 .change("manager", "adopt_certificate", shown, |tx, env, shown| Box::pin(adopt_certificate(tx, env, shown)))
-                .await
-                .map_err(status)?;
+                .await?;
             if adopted {
                 checked = self.known_certificate(&key).await;
             }
         }
         match checked {
-            Err(AppError::State { kind: "FIRST_USE", .. }) => self
-                .app
-                .change("manager", "first_use", key, |tx, _env, (subject, serial)| Box::pin(enrolment::first_use(tx, subject, serial)))
-                .await
-                .map_err(status),
+            Err(AppError::State { kind: "FIRST_USE", .. }) => {
+                self.app
+                    .change("manager", "first_use", key, |tx, env, (subject, serial)| {
+                        Box::pin(enrolment::first_use(tx, env, subject, serial))
+                    })
+                    .await
+            }
             Err(AppError::Unauthenticated { reason, message }) => {
                 let detail = format!("the certificate {} is not accepted: {reason}", key.1);
                 self.app.refused(&actor, "certificate_refused", actor.clone(), detail).await;
-                Err(status(AppError::Unauthenticated { reason, message }))
+                Err(AppError::Unauthenticated { reason, message })
             }
-            other => other.map_err(status),
+            other => other,
         }
+    }
+}
+
+/// The agent at the other end, its certificate, and from where it calls.
+fn agent<T>(request: &Request<T>) -> Result<(ClientId, Arc<PeerCertificate>, SocketAddr), Status> {
+    let peer = peer(request)?;
+    match (peer.identity, peer.certificate) {
+        (Some(Identity::Agent(id)), Some(certificate)) => Ok((id, certificate, peer.address)),
+        _ => Err(Status::unauthenticated("an agent's certificate is needed")),
     }
 }
 

@@ -68,7 +68,7 @@ impl v1::operator_service_server::OperatorService for Services {
     ) -> Result<Response<v1::RenewOperatorCertificateResponse>, Status> {
         let operator = self.operator(&request)?;
         let key = key_of(&request.get_ref().csr)?;
-        let input = (operator.name.clone(), key, self.app.ca.clone());
+        let input = (operator.name.clone(), key, self.app.ca());
         let certificates = self
             .app
             .change(&operator, "renew_operator", input, |tx, env, (operator, key, ca)| Box::pin(renew_operator(tx, env, ca, operator, key)))
@@ -87,7 +87,7 @@ impl v1::operator_service_server::OperatorService for Services {
         let name = v.take("operator_id", r.operator_id.parse::<OperatorName>());
         let roles = roles(&mut v, &r.roles);
         v.done()?;
-        let input = (operators::Create { name: parsed(name)?, roles, key: key_of(&r.csr)? }, self.app.ca.clone());
+        let input = (operators::Create { name: parsed(name)?, roles, key: key_of(&r.csr)? }, self.app.ca());
         let answer = self.app.mutate(
             &caller,
             "create_operator",
@@ -162,7 +162,7 @@ impl v1::operator_service_server::OperatorService for Services {
         let operator = self.operator(&request)?;
         let r = request.into_inner();
         let (caller, body) = caller(&operator, &r.request_id, "IssueOperatorCertificate", &r)?;
-        let input = (name(&r.name)?, key_of(&r.csr)?, self.app.ca.clone());
+        let input = (name(&r.name)?, key_of(&r.csr)?, self.app.ca());
         let answer = self.app.mutate(
             &caller,
             "issue_operator",

@@ -9,7 +9,7 @@ use sutler_base::{
 };
 use sutler_core::{
     execution,
-    model::{Attempt, Counts, Group, Membership},
+    model::{Attempt, Counts, Group, Machine, Membership},
 };
 use sutler_proto::{
     convert::{Word, wire_struct, wire_time},
@@ -59,7 +59,19 @@ pub(super) fn client(shown: clients::Shown, presence: &Presence<'_>) -> v1::Clie
         notice: c.notice,
         site: c.site.to_string(),
         machine_id: c.machine_id,
+        machines: shown.machines.into_iter().map(machine).collect(),
+        clock_skew: c.skew.map(wire_millis),
+        replace_time: c.replaced.map(wire_time),
     }
+}
+
+fn machine(m: Machine) -> v1::ClientMachine {
+    let Machine { machine_id, boot_id, address, seen, kept, .. } = m;
+    v1::ClientMachine { machine_id, boot_id, address, see_time: Some(wire_time(seen)), kept }
+}
+
+fn wire_millis(ms: i64) -> prost_types::Duration {
+    prost_types::Duration { seconds: ms / 1000, nanos: (ms % 1000) as i32 * 1_000_000 }
 }
 
 pub(super) fn group(g: Group) -> v1::Group {
@@ -159,6 +171,7 @@ pub(super) fn token(t: tokens::Shown) -> v1::EnrollmentToken {
         create_time: Some(wire_time(t.created)),
         creator: format!("operators/{}", t.creator),
         revoke_time: t.revoked.map(wire_time),
+        replaces: t.replaces.map(|c| format!("clients/{c}")).unwrap_or_default(),
     }
 }
 

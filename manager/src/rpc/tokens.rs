@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use sutler_base::{LabelKey, limits};
 use sutler_core::{admission, rights::Reach};
 use sutler_proto::{
-    convert::{group_name, token_id},
+    convert::{client_id, group_name, token_id},
     v1,
 };
 use tonic::{Request, Response, Status, async_trait};
@@ -68,6 +68,10 @@ impl v1::enrollment_token_service_server::EnrollmentTokenService for Services {
         }
         let groups = r.groups.iter().enumerate().filter_map(|(n, g)| v.take(&format!("groups[{n}]"), group_name(g))).collect();
         let labels = labels(&mut v, "labels", &r.labels);
+        let replaces = if r.replaces.is_empty() { None } else { v.take("replaces", client_id(&r.replaces)) };
+        if !r.replaces.is_empty() && (count > 1 || uses > 1 || !r.groups.is_empty() || !r.labels.is_empty()) {
+            v.add("replaces", "goes with one token for one use; the client keeps the groups and labels that it has");
+        }
         v.text("description", &r.description, limits::DESCRIPTION_MAX);
         let (caller, body) = caller(&operator, &r.request_id, "CreateEnrollmentTokens", &r)?;
         v.done()?;
@@ -83,8 +87,9 @@ impl v1::enrollment_token_service_server::EnrollmentTokenService for Services {
             expected: r.expected_machines,
             groups,
             labels,
+            replaces,
             description: r.description,
-            root_pin: self.app.ca.root_pin().0,
+            root_pin: self.app.ca().root_pin().0,
         };
         // Secrets are not kept, so a repeated request can't be answered again: it is refused.
         let key = caller.request_id.clone();

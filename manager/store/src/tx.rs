@@ -59,12 +59,20 @@ pub trait Clients {
     async fn insert_certificate(&mut self, certificate: &Certificate) -> Result<()>;
     /// The certificate with this serial number.
     async fn certificate(&mut self, serial: &str) -> Result<Option<Certificate>>;
+    /// The certificates with these serial numbers, unknown ones left out.
+    async fn certificates(&mut self, serials: &[String]) -> Result<Vec<Certificate>>;
     /// The newest certificates of a subject first, at most 10.
     async fn certificates_of(&mut self, subject: &Subject) -> Result<Vec<Certificate>>;
     /// Changes the state of one certificate.
     async fn set_certificate_state(&mut self, serial: &str, state: CertificateState) -> Result<()>;
     /// Revokes every certificate of a subject.
     async fn revoke_certificates(&mut self, subject: &Subject) -> Result<()>;
+    /// The machines that are noted for these clients, those seen last first.
+    async fn machines_of(&mut self, clients: &[ClientId]) -> Result<Vec<Machine>>;
+    /// Notes a machine, in place of what was noted of the same start of the same machine.
+    async fn save_machine(&mut self, machine: &Machine) -> Result<()>;
+    /// Forgets the machines that are noted for a client.
+    async fn delete_machines(&mut self, client: &ClientId) -> Result<()>;
 }
 
 /// Enrolment tokens.
@@ -326,6 +334,10 @@ pub trait Admin {
     async fn set_caught_up(&mut self, client: &ClientId) -> Result<()>;
     /// Nobody has, since the database was restored just now.
     async fn forget_caught_up(&mut self) -> Result<()>;
+    /// The issuing CAs whose certificates are accepted, or were.
+    async fn issuing_cas(&mut self) -> Result<Vec<IssuingCa>>;
+    /// Notes an issuing CA, in place of what was noted of the same certificate.
+    async fn put_issuing_ca(&mut self, ca: &IssuingCa) -> Result<()>;
     /// The newest number of the change sequence.
     async fn last_change(&mut self) -> Result<i64>;
 }

@@ -31,6 +31,8 @@ pub struct Setup {
     pub advertise: Vec<String>,
     /// The database; embedded SQLite unless given.
     pub database: Option<String>,
+    /// What happens to agents whose certificate ended; as the manager has it unless given.
+    pub expired_agents: Option<String>,
     /// What is put into `manager.toml`, below the headers of its tables.
     pub config: String,
 }
@@ -42,6 +44,7 @@ impl Default for Setup {
             hosts: vec!["127.0.0.1".into()],
             advertise: Vec::new(),
             database: None,
+            expired_agents: None,
             config: String::new(),
         }
     }
@@ -86,19 +89,42 @@ impl Manager {
         manager.setup.database.iter().for_each(|database| arguments.extend(["--database", database]));
         // A passphrase would be asked for at a terminal, which tests don't have.
         cli::run(Cli::new(&manager.config()).command(&arguments), b"").ok();
-        if !manager.setup.config.is_empty() {
-            let file = manager.folder().join("manager.toml");
-            let mut text = fs_err::read_to_string(&file).expect("init has written it");
-            // The file has every table already.
-            for block in manager.setup.config.split("\n[") {
-                let block = block.trim().trim_start_matches('[');
-                let (table, keys) = block.split_once("]\n").expect("each block has a table's header");
-                let header = format!("\n[{table}]\n");
-                assert!(text.contains(&header), "there is no table {table}");
-                text = text.replacen(&header, &format!("{header}{keys}\n"), 1);
-            }
-            fs_err::write(&file, text).expect("it can be written");
+        manager.configure();
+        manager
+    }
+
+    /// Writes what the setup says into `manager.toml`: single settings before its tables.
+    fn configure(&self) {
+        let file = self.folder().join("manager.toml");
+        let mut text = fs_err::read_to_string(&file).expect("init has written it");
+        if let Some(policy) = &self.setup.expired_agents {
+            text = format!("expired_agents = \"{policy}\"\n{text}");
         }
+        let config = &self.setup.config;
+        // The file has every table already.
+        for block in config.split_inclusive("\n[").map(|block| block.trim_end_matches('[')).filter(|block| !block.is_empty()) {
+            let block = block.trim().trim_start_matches('[');
+            let (table, keys) = block.split_once("]\n").expect("each block has a table's header");
+            let header = format!("\n[{table}]\n");
+            assert!(text.contains(&header), "there is no table {table}");
+            text = text.replacen(&header, &format!("{header}{keys}\n"), 1);
+        }
+        fs_err::write(&file, text).expect("it can be written");
+    }
+
+    /// One more manager of the same installation, which serves: with a bundle of the first one, on the same database and with the
+    /// same packages' bytes. Its own command line has no profile: take the first one's, [at](Cli::at) its address.
+    pub fn joining(first: &Manager, setup: Setup) -> Manager {
+        let place = Place::new("manager");
+        let mut manager = Manager { running: None, place, setup, addresses: None, starts: 0 };
+        let word = |path: PathBuf| path.to_string_lossy().into_owned();
+        let (bundle, own, others) = (word(manager.place.path().join("bundle")), word(manager.folder()), word(first.folder()));
+        let (content, database) = (word(first.folder().join("content")), first.setup.database.clone().expect("several managers share one"));
+        let run = |arguments: &[&str]| cli::run(Cli::new(&manager.config()).command(arguments), b"").ok();
+        run(&["ca", "export", "--dir", &others, "--output", &bundle]);
+        run(&["init", "--dir", &own, "--join", &bundle, "--host", "127.0.0.1", "--database", &database, "--content", &content]);
+        manager.configure();
+        manager.serve();
         manager
     }
 

@@ -11,6 +11,7 @@ mod disk;
 mod doctor;
 mod durability;
 mod fleet;
+mod identity;
 mod in_use;
 mod leftovers;
 mod limits;

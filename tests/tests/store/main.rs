@@ -203,6 +203,8 @@ pub(crate) fn client(n: u64) -> Client {
         greeted: false,
         duplicate_of: None,
         notice: String::new(),
+        replaced: None,
+        skew: None,
         change: 0,
     }
 }
@@ -219,6 +221,7 @@ pub(crate) fn token(n: u64) -> Token {
         expected: vec!["host-1".into()],
         groups: vec![uid(5)],
         labels: BTreeMap::from([("room".parse().unwrap(), "é 1".to_owned())]),
+        replaces: None,
         created: at(n as i64),
         creator: "operators/eve".into(),
         revoked: None,

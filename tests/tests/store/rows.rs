@@ -23,6 +23,19 @@ pub(crate) async fn every_row_reads_back_as_it_was_written(db: Database) {
     one.duplicate_of = Some(client_id(9));
     one.notice = "look".into();
     one.session_counter = u64::from(u32::MAX) + 1;
+    one.replaced = Some(at(66));
+    one.skew = Some(-3_600_000);
+    let machine = Machine {
+        client: one.id.clone(),
+        machine_id: "m".into(),
+        boot_id: "b".into(),
+        address: "::1".into(),
+        session_counter: 7,
+        serial: "0aff".into(),
+        seen: at(5),
+        kept: false,
+    };
+    let ca = IssuingCa { certificate: vec![48, 0, 255], authority: "agents".into(), until: None };
     let certificate = Certificate {
         serial: "0aff".into(),
         subject: Subject::Client(one.id.clone()),
@@ -33,7 +46,7 @@ pub(crate) async fn every_row_reads_back_as_it_was_written(db: Database) {
         state: CertificateState::Issued,
     };
     let operators = Certificate { serial: "0b".into(), subject: Subject::Operator("eve".parse().unwrap()), ..certificate.clone() };
-    let tokens = [token(1), Token { revoked: Some(at(3)), ..token(2) }];
+    let tokens = [token(1), Token { revoked: Some(at(3)), replaces: Some(client_id(1)), ..token(2) }];
     let (in_group, rule) = (group(1, "one"), policy(2, "rule", &uid(1), "facts.os.family == \"linux\""));
     let clam = package(3, "clamav");
     let (old, new) = (version(4, &clam, "1.0", 10), version(5, &clam, "1.0+2", 10));
@@ -65,29 +78,53 @@ pub(crate) async fn every_row_reads_back_as_it_was_written(db: Database) {
     write(
         &db.store,
         unit!(
-            [one, certificate, operators, tokens, in_group, rule, clam, old, new, order, packages, targets, operator, site, entry] | tx | {
-                tx.put_site(&site).await?;
-                tx.put_site(&Site { addresses: vec!["c:3".into()], ..site.clone() }).await?;
-                tx.insert_operator(&operator).await?;
-                tx.insert_client(&one).await?;
-                tx.insert_certificate(&certificate).await?;
-                tx.insert_certificate(&operators).await?;
-                tx.insert_tokens(&tokens).await?;
-                tx.use_token(&tokens[0].id, &[5; 32], &one.id, at(6)).await?;
-                assert!(tx.use_token(&tokens[0].id, &[5; 32], &one.id, at(6)).await.is_err());
-                tx.insert_group(&in_group).await?;
-                tx.insert_memberships(&[membership(&in_group.uid, 1)]).await?;
-                tx.insert_policy(&rule).await?;
-                tx.insert_package(&clam).await?;
-                tx.insert_version(&old).await?;
-                tx.insert_version(&new).await?;
-                tx.insert_job(&order, &packages, &targets).await?;
-                tx.put_job_packages(&order.id, 2, &packages[1..]).await?;
-                tx.put_request("eve", "r1", &Digest::of(b"body"), b"answer", at(4)).await?;
-                tx.audit(&entry).await?;
-                tx.audit(&AuditEntry { object: "groups/two".into(), ..entry.clone() }).await?;
-                tx.put_setting("k", &[0, 1]).await
-            }
+            [
+                one,
+                certificate,
+                operators,
+                tokens,
+                in_group,
+                rule,
+                clam,
+                old,
+                new,
+                order,
+                packages,
+                targets,
+                operator,
+                site,
+                entry,
+                machine,
+                ca
+            ] | tx
+                | {
+                    tx.put_site(&site).await?;
+                    tx.put_site(&Site { addresses: vec!["c:3".into()], ..site.clone() }).await?;
+                    tx.insert_operator(&operator).await?;
+                    tx.insert_client(&one).await?;
+                    tx.insert_certificate(&certificate).await?;
+                    tx.insert_certificate(&operators).await?;
+                    tx.save_machine(&Machine { seen: at(4), boot_id: "a".into(), kept: true, ..machine.clone() }).await?;
+                    tx.save_machine(&Machine { address: "gone".into(), ..machine.clone() }).await?;
+                    tx.save_machine(&machine).await?;
+                    tx.put_issuing_ca(&IssuingCa { until: Some(at(9)), ..ca.clone() }).await?;
+                    tx.put_issuing_ca(&ca).await?;
+                    tx.insert_tokens(&tokens).await?;
+                    tx.use_token(&tokens[0].id, &[5; 32], &one.id, at(6)).await?;
+                    assert!(tx.use_token(&tokens[0].id, &[5; 32], &one.id, at(6)).await.is_err());
+                    tx.insert_group(&in_group).await?;
+                    tx.insert_memberships(&[membership(&in_group.uid, 1)]).await?;
+                    tx.insert_policy(&rule).await?;
+                    tx.insert_package(&clam).await?;
+                    tx.insert_version(&old).await?;
+                    tx.insert_version(&new).await?;
+                    tx.insert_job(&order, &packages, &targets).await?;
+                    tx.put_job_packages(&order.id, 2, &packages[1..]).await?;
+                    tx.put_request("eve", "r1", &Digest::of(b"body"), b"answer", at(4)).await?;
+                    tx.audit(&entry).await?;
+                    tx.audit(&AuditEntry { object: "groups/two".into(), ..entry.clone() }).await?;
+                    tx.put_setting("k", &[0, 1]).await
+                }
         ),
     )
     .await
@@ -96,11 +133,15 @@ pub(crate) async fn every_row_reads_back_as_it_was_written(db: Database) {
     read(
         &db.store,
         unit!(
-            [one, certificate, tokens, in_group, rule, clam, old, new, order, packages, targets, operator] | tx | {
+            [one, certificate, tokens, in_group, rule, clam, old, new, order, packages, targets, operator, machine, ca] | tx | {
                 let mut found = tx.client(&one.id).await?.unwrap();
                 assert!(std::mem::take(&mut found.change) > 0);
                 assert_eq!(found, one);
                 assert_eq!(tx.certificate("0aff").await?.unwrap(), certificate);
+                assert_eq!(tx.certificates(&["0aff".into(), "77".into()]).await?, std::slice::from_ref(&certificate));
+                let machines = tx.machines_of(&[client_id(5), one.id.clone()]).await?;
+                assert_eq!((&machines[0], machines[1].kept, machines.len()), (&machine, true, 2));
+                assert_eq!(tx.issuing_cas().await?, std::slice::from_ref(&ca));
                 assert_eq!(tx.certificates_of(&Subject::Operator("eve".parse().unwrap())).await?[0].serial, "0b");
                 assert_eq!(tx.list_tokens(&page(None, 9)).await?, [tokens[1].clone(), Token { used: 1, ..tokens[0].clone() }]);
                 assert_eq!(tx.list_tokens(&page(Some(format!("2/{}", tokens[1].id)), 9)).await?.len(), 1);

@@ -44,7 +44,7 @@ async fn an_agent_can_neither_enrol_nor_do_what_operators_do() {
         metrics: bed.metrics.clone(),
         world: bed.world.clone(),
     };
-    let port = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap().serve(tls, route, 10, shared);
+    let port = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap().serve(Arc::new(tls.into()), route, 10, shared);
     let agent = Channel::open(port.address(), bed.agent_config("0123456789abcdef")).await.unwrap();
     let mut parts = agent.agent().read_chunks(ReadChunksRequest::default()).await.unwrap().into_inner();
     assert_eq!(parts.message().await.unwrap().unwrap().parts[0].data.len(), 1 << 18);

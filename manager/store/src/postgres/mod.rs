@@ -70,10 +70,11 @@ use unit::{Access, Unit};
 const RUNS: u32 = 10;
 
 fn migrator() -> Migrator {
-    let all: [(i64, &str, &'static str); 4] = [
+    let all: [(i64, &str, &'static str); 5] = [
         (1, "first", include_str!("../../migrations/postgres/0001_first.sql")),
         (2, "operators", include_str!("../../migrations/postgres/0002_operators.sql")),
         (3, "audit", include_str!("../../migrations/postgres/0003_audit.sql")),
+        (4, "identity", include_str!("../../migrations/postgres/0004_identity.sql")),
         (5, "trust", include_str!("../../migrations/postgres/0005_trust.sql")),
     ];
     let made = |(n, name, sql): (i64, &'static str, &'static str)| {

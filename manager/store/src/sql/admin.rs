@@ -4,7 +4,7 @@ use super::unit::{Result, Unit};
 use crate::{Admin, bind};
 use async_trait::async_trait;
 use sutler_base::{ClientId, Digest, Timestamp};
-use sutler_core::model::Site;
+use sutler_core::model::{IssuingCa, Site};
 
 #[async_trait]
 impl Admin for Unit<'_> {
@@ -63,6 +63,20 @@ impl Admin for Unit<'_> {
 
     async fn forget_caught_up(&mut self) -> Result<()> {
         self.run(query!("DELETE FROM caught_up")).await?;
+        Ok(())
+    }
+
+    async fn issuing_cas(&mut self) -> Result<Vec<IssuingCa>> {
+        // A few rows in all.
+        let query = query!("SELECT certificate, authority, until_ms FROM issuing_ca ORDER BY certificate");
+        self.list("issuing_ca", query, |row| Ok(IssuingCa { certificate: row.bytes()?, authority: row.text()?, until: row.opt_time()? }))
+            .await
+    }
+
+    async fn put_issuing_ca(&mut self, ca: &IssuingCa) -> Result<()> {
+        let sql = "INSERT INTO issuing_ca (certificate, authority, until_ms) VALUES ($1, $2, $3) \
+                   ON CONFLICT (certificate) DO UPDATE SET until_ms = excluded.until_ms";
+        self.run(query!(sql, ca.certificate.clone(), bind::text(&ca.authority), bind::opt_ms(ca.until))).await?;
         Ok(())
     }
 

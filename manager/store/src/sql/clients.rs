@@ -5,14 +5,15 @@ use crate::{Clients, Page, bind};
 use async_trait::async_trait;
 use std::collections::BTreeMap;
 use sutler_base::{ClientId, Timestamp, state::ClientState};
-use sutler_core::model::{Certificate, CertificateState, Client, Subject};
+use sutler_core::model::{Certificate, CertificateState, Client, Machine, Subject};
 
 /// What makes a [`Client`], from `client c`.
 macro_rules! client_columns {
     () => {
         "c.id, c.kind, c.site, c.site_since_ms, c.state, c.hostname, c.address, c.machine_id, c.boot_id, c.session_counter, \
          c.agent_version, c.facts, c.facts_digest, c.facts_ms, c.labels, c.answers, c.token, c.key, c.enrolled_ms, c.activated_ms, \
-         COALESCE((SELECT s.seen_ms FROM client_seen s WHERE s.client = c.id), c.enrolled_ms), c.greeted, c.duplicate_of, c.notice, c.change"
+         COALESCE((SELECT s.seen_ms FROM client_seen s WHERE s.client = c.id), c.enrolled_ms), c.greeted, c.duplicate_of, c.notice, \
+         c.replaced_ms, c.skew_ms, c.change"
     };
 }
 
@@ -42,6 +43,8 @@ fn client(row: &mut Columns<'_>) -> Result<Client> {
         greeted: row.flag()?,
         duplicate_of: row.opt_parse()?,
         notice: row.text()?,
+        replaced: row.opt_time()?,
+        skew: row.opt_int()?,
         change: row.int()?,
     })
 }
@@ -102,8 +105,8 @@ impl Clients for Unit<'_> {
             query!(
                 "INSERT INTO client (id, kind, site, site_since_ms, state, hostname, address, machine_id, boot_id, session_counter, \
                  agent_version, facts, facts_digest, facts_ms, labels, answers, token, key, enrolled_ms, activated_ms, greeted, duplicate_of, \
-                 notice, change) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, \
-                 $23, $24) ON CONFLICT DO NOTHING",
+                 notice, replaced_ms, skew_ms, change) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, \
+                 $18, $19, $20, $21, $22, $23, $24, $25, $26) ON CONFLICT DO NOTHING",
                 id.clone(),
                 client.kind.as_str(),
                 client.site.as_str().to_owned(),
@@ -127,6 +130,8 @@ impl Clients for Unit<'_> {
                 client.greeted,
                 client.duplicate_of.as_ref().map(|d| d.to_string()),
                 bind::text(&client.notice),
+                bind::opt_ms(client.replaced),
+                client.skew,
                 change
             ),
         )
@@ -158,7 +163,7 @@ impl Clients for Unit<'_> {
                 "UPDATE client SET kind = $2, site = $3, site_since_ms = $4, state = $5, hostname = $6, address = $7, machine_id = $8, \
                  boot_id = $9, session_counter = $10, agent_version = $11, facts = $12, facts_digest = $13, facts_ms = $14, labels = $15, \
                  answers = $16, token = $17, key = $18, enrolled_ms = $19, activated_ms = $20, greeted = $21, duplicate_of = $22, notice = $23, \
-                 change = $24 WHERE id = $1",
+                 replaced_ms = $24, skew_ms = $25, change = $26 WHERE id = $1",
                 id.clone(),
                 client.kind.as_str(),
                 client.site.as_str().to_owned(),
@@ -182,6 +187,8 @@ impl Clients for Unit<'_> {
                 client.greeted,
                 client.duplicate_of.as_ref().map(|d| d.to_string()),
                 bind::text(&client.notice),
+                bind::opt_ms(client.replaced),
+                client.skew,
                 change
             ),
         )
@@ -295,6 +302,14 @@ impl Clients for Unit<'_> {
         self.one("certificate", query!(sql, bind::text(serial)), certificate).await
     }
 
+    async fn certificates(&mut self, serials: &[String]) -> Result<Vec<Certificate>> {
+        let sql = concat!(
+            "SELECT serial, subject_kind, subject, key, public_key, issued_ms, not_after_ms, state FROM certificate WHERE serial",
+            any!(1)
+        );
+        self.list("certificate", query!(sql, bind::list(serials)), certificate).await
+    }
+
     async fn certificates_of(&mut self, subject_: &Subject) -> Result<Vec<Certificate>> {
         let (kind, name) = subject(subject_);
         let sql = "SELECT serial, subject_kind, subject, key, public_key, issued_ms, not_after_ms, state FROM certificate \
@@ -310,6 +325,52 @@ impl Clients for Unit<'_> {
     async fn revoke_certificates(&mut self, subject_: &Subject) -> Result<()> {
         let (kind, name) = subject(subject_);
         self.run(query!("UPDATE certificate SET state = 'REVOKED' WHERE subject_kind = $1 AND subject = $2", kind, name)).await?;
+        Ok(())
+    }
+
+    async fn machines_of(&mut self, clients: &[ClientId]) -> Result<Vec<Machine>> {
+        let sql = concat!(
+            "SELECT client, machine_id, boot_id, address, session_counter, serial, seen_ms, kept FROM shared_key WHERE client",
+            any!(1),
+            " ORDER BY seen_ms DESC, machine_id, boot_id"
+        );
+        self.list("shared_key", query!(sql, bind::list(clients)), |row| {
+            Ok(Machine {
+                client: row.parse()?,
+                machine_id: row.text()?,
+                boot_id: row.text()?,
+                address: row.text()?,
+                session_counter: row.number()?,
+                serial: row.text()?,
+                seen: row.time()?,
+                kept: row.flag()?,
+            })
+        })
+        .await
+    }
+
+    async fn save_machine(&mut self, machine: &Machine) -> Result<()> {
+        let sql = "INSERT INTO shared_key (client, machine_id, boot_id, address, session_counter, serial, seen_ms, kept) \
+                   VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (client, machine_id, boot_id) DO UPDATE SET \
+                   address = excluded.address, session_counter = excluded.session_counter, serial = excluded.serial, \
+                   seen_ms = excluded.seen_ms, kept = excluded.kept";
+        self.run(query!(
+            sql,
+            machine.client.to_string(),
+            bind::text(&machine.machine_id),
+            bind::text(&machine.boot_id),
+            bind::text(&machine.address),
+            bind::int(machine.session_counter)?,
+            bind::text(&machine.serial),
+            bind::ms(machine.seen),
+            machine.kept
+        ))
+        .await?;
+        Ok(())
+    }
+
+    async fn delete_machines(&mut self, client: &ClientId) -> Result<()> {
+        self.run(query!("DELETE FROM shared_key WHERE client = $1", client.to_string())).await?;
         Ok(())
     }
 }

@@ -8,7 +8,7 @@ use sutler_core::model::Token;
 
 macro_rules! token_columns {
     () => {
-        "id, secret_hash, description, uses, used, expires_ms, networks, expected, groups, labels, created_ms, creator, revoked_ms"
+        "id, secret_hash, description, uses, used, expires_ms, networks, expected, groups, labels, replaces, created_ms, creator, revoked_ms"
     };
 }
 
@@ -24,6 +24,7 @@ fn token(row: &mut Columns<'_>) -> Result<Token> {
         expected: row.json()?,
         groups: row.json()?,
         labels: row.json()?,
+        replaces: row.opt_parse()?,
         created: row.time()?,
         creator: row.text()?,
         revoked: row.opt_time()?,
@@ -38,7 +39,7 @@ impl Tokens for Unit<'_> {
             .map(|t| {
                 (
                     (t.id.as_str(), bind::hex(&t.secret_hash), bind::text(&t.description), t.uses, t.used, bind::ms(t.expires)),
-                    (bind::json(&t.networks), bind::json(&t.expected), bind::json(&t.groups), bind::json(&t.labels)),
+                    (bind::json(&t.networks), bind::json(&t.expected), bind::json(&t.groups), bind::json(&t.labels), t.replaces.as_ref()),
                     (bind::ms(t.created), bind::text(&t.creator), bind::opt_ms(t.revoked)),
                 )
             })
@@ -52,7 +53,7 @@ impl Tokens for Unit<'_> {
                         ") SELECT v.value->0->>0, ",
                         unhex!("v.value->0->>1"),
                         ", v.value->0->>2, CAST(v.value->0->>3 AS BIGINT), CAST(v.value->0->>4 AS BIGINT), CAST(v.value->0->>5 AS BIGINT), \
-                         v.value->1->>0, v.value->1->>1, v.value->1->>2, v.value->1->>3, \
+                         v.value->1->>0, v.value->1->>1, v.value->1->>2, v.value->1->>3, v.value->1->>4, \
                          CAST(v.value->2->>0 AS BIGINT), v.value->2->>1, CAST(v.value->2->>2 AS BIGINT) FROM",
                         each!(1),
                         "WHERE TRUE ON CONFLICT DO NOTHING"

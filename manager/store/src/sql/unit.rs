@@ -208,6 +208,10 @@ impl<'r> Columns<'r> {
         self.next()
     }
 
+    pub(super) fn opt_int(&mut self) -> Result<Option<i64>> {
+        self.next()
+    }
+
     pub(super) fn flag(&mut self) -> Result<bool> {
         self.next()
     }

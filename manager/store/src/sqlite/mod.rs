@@ -67,10 +67,11 @@ mod unit;
 use unit::{Access, Unit};
 
 fn migrator() -> Migrator {
-    let all: [(i64, &str, &'static str); 4] = [
+    let all: [(i64, &str, &'static str); 5] = [
         (1, "first", include_str!("../../migrations/sqlite/0001_first.sql")),
         (2, "operators", include_str!("../../migrations/sqlite/0002_operators.sql")),
         (3, "audit", include_str!("../../migrations/sqlite/0003_audit.sql")),
+        (4, "identity", include_str!("../../migrations/sqlite/0004_identity.sql")),
         (5, "trust", include_str!("../../migrations/sqlite/0005_trust.sql")),
     ];
     let made = |(n, name, sql): (i64, &'static str, &'static str)| {

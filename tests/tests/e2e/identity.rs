@@ -1,0 +1,412 @@
+//! Who is a client: renewed, copied, restored, replaced, revoked.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+use sutler_tests::harness::{Agent, Cli, JobView, Manager, PATIENCE, PackageFolder, Setup, wait_for_value, wait_until};
+use sutler_tests::postgres::Postgres;
+use sutler_tests::tools;
+
+/// A revocation takes effect within this time on every manager.
+const REVOKED_WITHIN: Duration = Duration::from_secs(5);
+
+/// The table of limits in `manager.toml`.
+fn table(limits: &str) -> String {
+    if limits.is_empty() { String::new() } else { format!("[limits]\n{limits}") }
+}
+
+fn with_limits(limits: &str) -> Manager {
+    Manager::start_with(Setup { config: table(limits), ..Setup::default() })
+}
+
+fn state(cli: &Cli, client: &str) -> String {
+    cli.json(&format!("client show {client}"))["state"].as_str().unwrap_or_default().to_owned()
+}
+
+fn wait_for_state(cli: &Cli, client: &str, wanted: &str) {
+    wait_for_value("the client's state", PATIENCE, || state(cli, client), |state| state == wanted);
+}
+
+/// Copies a machine's state to another one, as an image of its disk would.
+fn copy(from: &Path, to: &Path) {
+    let _ = fs_err::remove_dir_all(to);
+    let copied = std::process::Command::new("cp").arg("-a").arg(from).arg(to).status().unwrap();
+    assert!(copied.success());
+}
+
+fn is_connected(agent: &Agent) -> bool {
+    !agent.status()["connected"].is_null()
+}
+
+fn standing_job(cli: &Cli, group: &str) -> (PackageFolder, String) {
+    let package = PackageFolder::counting("hello", "1.0");
+    cli.ok(&format!("package push {}", package.path().display()));
+    cli.ok(&format!("group create {group}"));
+    let job = cli.id(&format!("job run --package hello --group {group}"));
+    (package, job)
+}
+
+#[test]
+fn a_copied_machine_is_noticed_both_are_shown_and_one_command_sorts_them() {
+    let manager = Manager::start();
+    let cli = manager.cli();
+    let mut original = Agent::enrolled("original", &manager);
+    let client = original.id();
+    original.kill();
+    let mut copied = Agent::new("copied");
+    copy(&original.state(), &copied.state());
+    original.start();
+    wait_until("the original to be back", PATIENCE, || is_connected(&original));
+    assert_eq!(state(&cli, &client), "CLIENT_STATE_ACTIVE", "a machine that was killed and started again is no copy");
+
+    copied.start();
+    wait_for_state(&cli, &client, "CLIENT_STATE_QUARANTINED");
+    let shown = cli.json(&format!("client show {client}"));
+    let machines: Vec<_> = shown["machines"].as_array().unwrap().iter().map(|m| m["machineId"].as_str().unwrap()).collect();
+    assert!(machines.contains(&original.machine_id()) && machines.contains(&copied.machine_id()), "{shown:#}");
+    let explained = cli.ok(&format!("client explain {client}"));
+    assert!(explained.contains(&format!("sutler client approve {client} --machine {}", original.machine_id())), "{explained}");
+    let (_package, job) = standing_job(&cli, "machines");
+    cli.ok(&format!("group add machines {client}"));
+
+    // A machine that nobody saw is none of the two.
+    cli.fails(1, &format!("client approve {client} --machine nobody"));
+    cli.ok(&format!("client approve {client} --machine {}", original.machine_id()));
+    original.ok("run-now");
+    let row = JobView::wait_for_row(&cli, &job, &client, "SUCCEEDED");
+    assert_eq!(row.attempts, 1);
+    assert_eq!(original.read("opt/hello.runs").as_deref(), Some("run\n"));
+    // The original has a key of its own; what the copy has is refused, and doesn't bring the client down again.
+    wait_for_value(
+        "the machines to be sorted",
+        PATIENCE,
+        || cli.json(&format!("client show {client}")),
+        |c| c["machines"].as_array().is_some_and(Vec::is_empty),
+    );
+    let refused = |agent: &Agent| {
+        agent.run("run-now");
+        agent.log().contains("refuses this machine (CERTIFICATE_REVOKED)")
+    };
+    wait_until("the copy to be refused", PATIENCE, || refused(&copied));
+    assert_eq!(state(&cli, &client), "CLIENT_STATE_ACTIVE");
+    assert!(copied.read("opt/hello.runs").is_none());
+
+    // It enrols anew, as another client.
+    copied.kill();
+    let token = copied.scratch().join("token");
+    fs_err::write(&token, cli.ok("token create")).unwrap();
+    fs_err::set_permissions(&token, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    copied.ok(&format!("enroll --force --token-file {}", token.display()));
+    copied.start();
+    assert_ne!(copied.id(), client);
+    wait_until("the copy to be a client of its own", PATIENCE, || is_connected(&copied));
+    assert!(is_connected(&original));
+    assert_eq!(state(&cli, &client), "CLIENT_STATE_ACTIVE");
+}
+
+#[test]
+fn a_restored_snapshot_is_noticed_and_let_in_again_with_one_command() {
+    let manager = Manager::start();
+    let cli = manager.cli();
+    let mut agent = Agent::enrolled("machine", &manager);
+    let client = agent.id();
+    wait_until("the machine to be connected", PATIENCE, || is_connected(&agent));
+    agent.kill();
+    let snapshot = agent.scratch().join("snapshot");
+    copy(&agent.state(), &snapshot);
+    agent.start();
+    wait_until("the machine to be back", PATIENCE, || is_connected(&agent));
+    agent.kill();
+    copy(&snapshot, &agent.state());
+    agent.start();
+    wait_for_state(&cli, &client, "CLIENT_STATE_QUARANTINED");
+    let notice = cli.json(&format!("client show {client}"))["notice"].as_str().unwrap().to_owned();
+    assert!(notice.contains("restored from a snapshot"), "{notice}");
+    cli.ok(&format!("client approve {client} --machine {}", agent.machine_id()));
+    let (_package, job) = standing_job(&cli, "machines");
+    cli.ok(&format!("group add machines {client}"));
+    agent.ok("run-now");
+    JobView::wait_for_row(&cli, &job, &client, "SUCCEEDED");
+    // With a key of its own: what else was made from the snapshot is refused.
+    let mut other = Agent::new("other");
+    copy(&snapshot, &other.state());
+    other.start();
+    wait_until("the other one to be refused", PATIENCE, || other.log().contains("CERTIFICATE_REVOKED"));
+    assert_eq!(state(&cli, &client), "CLIENT_STATE_ACTIVE");
+}
+
+#[test]
+fn a_replaced_machine_is_the_same_client_and_gets_its_software_again() {
+    let manager = Manager::start();
+    let cli = manager.cli();
+    let (_package, job) = standing_job(&cli, "machines");
+    let old = Agent::enrolled("old", &manager);
+    let client = old.id();
+    cli.ok(&format!("group add machines {client}"));
+    cli.ok(&format!("client label set {client} room=12"));
+    JobView::wait_for_row(&cli, &job, &client, "SUCCEEDED");
+
+    let token = cli.ok(&format!("token create --replaces {client}"));
+    assert!(is_connected(&old), "the token alone changes nothing");
+    let mut new = Agent::new("new");
+    new.enroll(token.trim());
+    assert_eq!(new.id(), client);
+    // Whoever has the old key is cut off, with the stream that it had open.
+    wait_until("the old machine to be cut off", REVOKED_WITHIN, || !is_connected(&old));
+    wait_until("the old machine to be refused", PATIENCE, || {
+        old.run("run-now");
+        old.log().contains("CERTIFICATE_REVOKED")
+    });
+    new.start();
+    let view = JobView::wait(&cli, &job, "the software to be installed again", PATIENCE, |view| {
+        view.row(&client).is_some_and(|row| row.state == "SUCCEEDED" && row.attempts == 2)
+    });
+    assert_eq!(view.counters(), "total=1 finished=1");
+    assert_eq!(new.read("opt/hello.runs").as_deref(), Some("run\n"));
+    let shown = cli.json(&format!("client show {client}"));
+    assert_eq!((&shown["groups"][0], &shown["labels"]["room"]), (&"groups/machines".into(), &"12".into()), "{shown:#}");
+    assert!(shown["replaceTime"].is_string() && shown["state"] == "CLIENT_STATE_ACTIVE", "{shown:#}");
+    // It was for one use.
+    assert_ne!(Agent::new("third").try_enroll(token.trim()).code, 0);
+    let audit = cli.ok("audit list");
+    assert!(audit.contains("replace_machine"), "{audit}");
+    // Nothing but such a token takes a client over.
+    let other = Agent::enrolled("other", &manager);
+    assert_ne!(other.id(), client);
+    cli.ok(&format!("client remove {client} --yes"));
+    cli.fails(1, &format!("token create --replaces {client}"));
+}
+
+#[test]
+fn certificates_are_renewed_again_and_again_and_nobody_is_locked_out() {
+    let mut manager = with_limits("agent_certificate = \"6s\"");
+    let cli = manager.cli();
+    let mut agent = Agent::enrolled("machine", &manager);
+    let client = agent.id();
+    let credential = |agent: &Agent| fs_err::read(agent.state().join("credential.pem")).unwrap_or_default();
+    let mut seen = vec![credential(&agent)];
+    for round in 0..4 {
+        // Killed on the way, either of the two: whatever was on its way is lost.
+        match round {
+            1 => agent.kill_and_start(),
+            2 => manager.kill_and_serve(),
+            _ => {}
+        }
+        wait_until("the next key to be in use", PATIENCE, || !seen.contains(&credential(&agent)));
+        seen.push(credential(&agent));
+    }
+    assert_eq!(state(&cli, &client), "CLIENT_STATE_ACTIVE");
+    let (_package, job) = standing_job(&cli, "machines");
+    cli.ok(&format!("group add machines {client}"));
+    JobView::wait_for_row(&cli, &job, &client, "SUCCEEDED");
+}
+
+#[test]
+fn a_snapshot_from_before_a_renewal_is_noticed_too() {
+    let manager = with_limits("agent_certificate = \"40s\"");
+    let cli = manager.cli();
+    let mut agent = Agent::enrolled("machine", &manager);
+    let client = agent.id();
+    wait_until("the machine to be connected", PATIENCE, || is_connected(&agent));
+    agent.kill();
+    let snapshot = agent.scratch().join("snapshot");
+    copy(&agent.state(), &snapshot);
+    agent.start();
+    let old = fs_err::read(snapshot.join("credential.pem")).unwrap();
+    wait_until("the next key to be in use", PATIENCE, || fs_err::read(agent.state().join("credential.pem")).is_ok_and(|c| c != old));
+    agent.kill();
+    copy(&snapshot, &agent.state());
+    agent.start();
+    wait_for_state(&cli, &client, "CLIENT_STATE_QUARANTINED");
+    let notice = cli.json(&format!("client show {client}"))["notice"].as_str().unwrap().to_owned();
+    assert!(notice.contains("showed a certificate that it had replaced"), "{notice}");
+    cli.ok(&format!("client approve {client} --machine {}", agent.machine_id()));
+    wait_until("the machine to be let in again", PATIENCE, || {
+        agent.run("run-now");
+        is_connected(&agent)
+    });
+    assert_eq!(state(&cli, &client), "CLIENT_STATE_ACTIVE");
+}
+
+#[test]
+fn a_machine_that_slept_past_its_certificate_comes_back_as_its_manager_says() {
+    let limits = |policy: &str, grace: &str| Setup {
+        config: table(&format!("agent_certificate = \"5s\"\nagent_grace = \"{grace}\"")),
+        expired_agents: Some(policy.into()),
+        ..Setup::default()
+    };
+    let policies = [("automatic", "1h"), ("approved", "1h"), ("off", "1h"), ("automatic", "1s")];
+    let managers: Vec<Manager> = policies.iter().map(|(policy, grace)| Manager::start_with(limits(policy, grace))).collect();
+    let mut agents: Vec<Agent> = managers.iter().map(|manager| Agent::enrolled("sleeper", manager)).collect();
+    for agent in &mut agents {
+        wait_until("the machine to be connected", PATIENCE, || is_connected(agent));
+        agent.stop();
+    }
+    let asleep = Instant::now();
+    wait_until("the certificates, and the short grace, to be over", PATIENCE, || asleep.elapsed() > Duration::from_secs(8));
+    agents.iter_mut().for_each(Agent::start);
+    let id = |n: usize| agents[n].id();
+    wait_until("the machine to be back by itself", PATIENCE, || is_connected(&agents[0]));
+    assert_eq!(state(&managers[0].cli(), &id(0)), "CLIENT_STATE_ACTIVE");
+
+    wait_for_state(&managers[1].cli(), &id(1), "CLIENT_STATE_PENDING");
+    managers[1].cli().ok(&format!("client approve {}", id(1)));
+    wait_for_state(&managers[1].cli(), &id(1), "CLIENT_STATE_ACTIVE");
+    wait_until("the machine to be back after the approval", PATIENCE, || is_connected(&agents[1]));
+
+    for n in [2, 3] {
+        wait_until("the machine to be refused", PATIENCE, || agents[n].log().contains("could not be renewed"));
+        assert!(!is_connected(&agents[n]), "{:?}", policies[n]);
+        let audit = managers[n].cli().ok("audit list");
+        assert!(!audit.contains("renew_expired_certificate"), "{audit}");
+    }
+}
+
+#[test]
+fn issuing_cas_are_rolled_over_while_everything_runs_and_nobody_is_refused() {
+    let mut manager = with_limits("agent_certificate = \"8s\"");
+    let cli = manager.cli();
+    let mut agent = Agent::enrolled("machine", &manager);
+    let early = cli.ok("token create");
+    wait_until("the machine to be connected", PATIENCE, || is_connected(&agent));
+    // The root's key is elsewhere.
+    let root_key = manager.scratch().join("root.key");
+    fs_err::rename(manager.folder().join("ca/root.key"), &root_key).unwrap();
+    let old = fs_err::read_to_string(manager.folder().join("ca/agents.pem")).unwrap();
+    let folder = manager.folder();
+    let other_key = manager.folder().join("ca/agents.key");
+    cli.fails(1, &format!("ca rotate --dir {} --root-key {}", folder.display(), other_key.display()));
+    cli.ok(&format!("ca rotate --dir {} --root-key {}", folder.display(), root_key.display()));
+    let new = fs_err::read_to_string(manager.folder().join("ca/agents.pem")).unwrap();
+    assert_ne!(old, new);
+    let issued_by_the_new =
+        |agent: &Agent| fs_err::read_to_string(agent.state().join("credential.pem")).is_ok_and(|c| c.contains(new.trim()));
+    assert!(!issued_by_the_new(&agent));
+    wait_until("the next certificate to be one of the new CA", PATIENCE, || issued_by_the_new(&agent));
+    // The operator's certificate is one of the CA before; a token of before lets a machine in.
+    let late = Agent::new("late");
+    late.enroll(early.trim());
+    assert!(issued_by_the_new(&late));
+    assert_eq!(state(&cli, &agent.id()), "CLIENT_STATE_ACTIVE");
+    for log in [agent.log(), late.log()] {
+        assert!(!log.contains("refuses") && !log.contains("no trusted connection"), "{log}");
+    }
+    // The same after a restart, and once more.
+    manager.kill_and_serve();
+    cli.ok(&format!("ca rotate --dir {} --root-key {}", folder.display(), root_key.display()));
+    agent.kill_and_start();
+    wait_until("the machine to be back", PATIENCE, || is_connected(&agent));
+    cli.ok("client list");
+    assert!(!manager.folder().join("ca/root.key").exists());
+}
+
+/// Two managers on one database, which tell agents of both.
+fn two_managers(postgres: &Postgres, limits: &str) -> (Manager, Manager) {
+    let port = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (here, there) = (port(), port());
+    let setup = |agents: std::net::SocketAddr, other: std::net::SocketAddr| Setup {
+        agents: agents.to_string(),
+        advertise: vec![agents.to_string(), other.to_string()],
+        config: table(limits),
+        ..Setup::default()
+    };
+    let first = Manager::start_with(Setup { database: Some(postgres.create_database()), ..setup(here, there) });
+    let second = Manager::joining(&first, setup(there, here));
+    (first, second)
+}
+
+#[test]
+fn a_revocation_on_one_manager_ends_the_open_stream_on_another() {
+    let Some(postgres) = Postgres::shared() else { return };
+    let (first, second) = two_managers(postgres, "");
+    let (cli, there) = (first.cli(), first.cli().at(second.addresses().operators.to_string()));
+    let mut agents: Vec<Agent> = ["one", "two"].iter().map(|name| Agent::new(name)).collect();
+    for agent in &mut agents {
+        agent.enroll(there.ok("token create").trim());
+        agent.start();
+        wait_until("the machine to be connected", PATIENCE, || is_connected(agent));
+        assert!(agent.status()["connected"].to_string().contains(&second.addresses().agents.to_string()), "{}", agent.status());
+    }
+    let said = |agent: &Agent, word: &str| agent.status().to_string().contains(word);
+    let id = agents[0].id();
+    cli.ok(&format!("client quarantine {id} --reason test"));
+    wait_until("the quarantine to be known at the other manager", REVOKED_WITHIN, || said(&agents[0], "QUARANTINED"));
+    cli.ok(&format!("client release {id}"));
+    wait_until("the release to be known at the other manager", REVOKED_WITHIN + REVOKED_WITHIN, || said(&agents[0], "ACTIVE"));
+    cli.ok(&format!("client remove {id} --yes"));
+    wait_until("the removed machine to be cut off", REVOKED_WITHIN, || !is_connected(&agents[0]));
+    // A certificate alone can be revoked, too: its client goes on with another one.
+    let id = agents[1].id();
+    let replacement = Agent::new("replacement");
+    replacement.enroll(cli.ok(&format!("token create --replaces {id}")).trim());
+    wait_until("the replaced machine to be cut off", REVOKED_WITHIN, || !is_connected(&agents[1]));
+    assert_eq!(state(&there, &id), "CLIENT_STATE_ACTIVE");
+}
+
+#[test]
+fn several_managers_make_one_attempt_of_each_execution_and_roll_their_cas_over_together() {
+    let Some(postgres) = Postgres::shared() else { return };
+    let (mut first, second) = two_managers(postgres, "agent_certificate = \"1h\"");
+    let (cli, there) = (first.cli(), first.cli().at(second.addresses().operators.to_string()));
+    let mut agents: Vec<Agent> = (0..4).map(|n| Agent::new(&format!("machine-{n}"))).collect();
+    let (_package, job) = standing_job(&cli, "machines");
+    for (n, agent) in agents.iter_mut().enumerate() {
+        let at = if n % 2 == 0 { &cli } else { &there };
+        agent.enroll(at.ok("token create --group machines").trim());
+        agent.start();
+    }
+    let all = JobView::wait(&cli, &job, "every machine to be done", PATIENCE, |view| view.counters() == "total=4 finished=4");
+    for agent in &agents {
+        assert_eq!(all.row(&agent.id()).unwrap().attempts, 1);
+        assert_eq!(agent.read("opt/hello.runs").as_deref(), Some("run\n"), "{}", agent.name());
+    }
+    let view = JobView::of(&there, &job);
+    assert_eq!(view.counters(), "total=4 finished=4");
+
+    // What the first manager issues with its new CA is accepted by the other at once.
+    let folder = first.folder();
+    let new = || fs_err::read_to_string(folder.join("ca/agents.pem")).unwrap();
+    let before = new();
+    cli.ok(&format!("ca rotate --dir {0} --root-key {0}/ca/root.key", folder.display()));
+    assert_ne!(before, new());
+    let mut late = Agent::new("late");
+    wait_until("a certificate of the new CA", PATIENCE, || {
+        let machine = Agent::new("late");
+        machine.enroll(cli.ok("token create --group machines").trim());
+        let of_the_new = fs_err::read_to_string(machine.state().join("credential.pem")).unwrap().contains(new().trim());
+        if of_the_new {
+            late = machine;
+        }
+        of_the_new
+    });
+    first.kill();
+    late.start();
+    wait_until("the machine to be taken by the other manager", PATIENCE, || is_connected(&late));
+    JobView::wait_for_row(&there, &job, &late.id(), "SUCCEEDED");
+    assert!(!late.log().contains("no trusted connection"), "{}", late.log());
+}
+
+#[test]
+fn a_machine_whose_clock_is_off_by_days_works_and_its_skew_is_shown() {
+    if tools::skip_without("faketime") {
+        return;
+    }
+    let manager = with_limits("agent_certificate = \"10s\"");
+    let cli = manager.cli();
+    let (_package, job) = standing_job(&cli, "machines");
+    for (offset, days) in [("+3d", 3i64), ("-3d", -3)] {
+        let mut agent = Agent::new("skewed");
+        agent.enroll(cli.ok("token create --group machines").trim());
+        agent.within(&["env", "DONT_FAKE_MONOTONIC=1", "faketime", "-f", offset]);
+        agent.start();
+        let client = agent.id();
+        JobView::wait_for_row(&cli, &job, &client, "SUCCEEDED");
+        let first = fs_err::read(agent.state().join("credential.pem")).unwrap();
+        let renewed = || fs_err::read(agent.state().join("credential.pem")).is_ok_and(|now| now != first);
+        wait_until("the certificate to be renewed by the manager's clock", PATIENCE, renewed);
+        let shown = cli.json(&format!("client show {client}"));
+        let skew: f64 = shown["clockSkew"].as_str().unwrap().trim_end_matches('s').parse().unwrap();
+        assert!((skew - (days * 86_400) as f64).abs() < 60.0, "{shown:#}");
+        assert!(cli.ok(&format!("client explain {client}")).contains("clock: 3d"), "{offset}");
+        assert!(agent.ok("status").contains(" the manager's"), "{}", agent.ok("status"));
+    }
+}
