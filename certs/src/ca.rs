@@ -576,7 +576,7 @@ mod tests {
         let key = old
             .root_key
             .as_ref()
-            .map(|k| PrivateKey::from_pkcs8(&pem::parse_key(k.to_pem().as_bytes()).unwrap().secret_pkcs8_der().to_vec()));
+            .map(|k| PrivateKey::from_pkcs8(pem::parse_key(k.to_pem().as_bytes()).unwrap().secret_pkcs8_der()));
         let key = key.unwrap().unwrap();
         let before: Vec<_> = old.issuing().iter().map(|(a, ca)| (*a, ca.certificate.clone())).collect();
         assert!(matches!(bundle().rotate(&key, now), Err(CaError::OtherRootKey { .. })), "another installation's root");

@@ -116,7 +116,7 @@ impl Manager {
     /// same packages' bytes. Its own command line has no profile: take the first one's, [at](Cli::at) its address.
     pub fn joining(first: &Manager, setup: Setup) -> Manager {
         let place = Place::new("manager");
-        let mut manager = Manager { running: None, place, setup, addresses: None, starts: 0 };
+        let mut manager = Manager { running: None, place, setup, addresses: None, starts: 0, wrapper: Vec::new() };
         let word = |path: PathBuf| path.to_string_lossy().into_owned();
         let (bundle, own, others) = (word(manager.place.path().join("bundle")), word(manager.folder()), word(first.folder()));
         let (content, database) = (word(first.folder().join("content")), first.setup.database.clone().expect("several managers share one"));

@@ -38,7 +38,7 @@ impl Bed {
     }
 
     fn trust(&self) -> ServerTrust {
-        ServerTrust::from_root(self.manager.app().ca.certificate(Authority::Root)).unwrap()
+        ServerTrust::from_root(self.manager.app().ca.load().certificate(Authority::Root)).unwrap()
     }
 
     /// At this address with this certificate.
@@ -109,8 +109,8 @@ impl Bed {
         let now = app.world.now() - Duration::from_secs(7200);
         let validity = Duration::from_secs(3600);
         let issued = match &subject {
-            Subject::Client(id) => app.ca.issue_agent(id, key.public_key(), now, validity),
-            Subject::Operator(name) => app.ca.issue_operator(name, key.public_key(), now, validity),
+            Subject::Client(id) => app.ca.load().issue_agent(id, key.public_key(), now, validity),
+            Subject::Operator(name) => app.ca.load().issue_operator(name, key.public_key(), now, validity),
         }
         .unwrap();
         let row = Certificate {
