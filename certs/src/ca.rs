@@ -573,10 +573,7 @@ mod tests {
     fn new_issuing_cas_are_made_by_the_roots_key_alone_and_are_known_by_the_root() {
         let (old, other) = (bundle(), bundle());
         let now = "2026-06-01T00:00:00Z".parse().unwrap();
-        let key = old
-            .root_key
-            .as_ref()
-            .map(|k| PrivateKey::from_pkcs8(pem::parse_key(k.to_pem().as_bytes()).unwrap().secret_pkcs8_der()));
+        let key = old.root_key.as_ref().map(|k| PrivateKey::from_pkcs8(pem::parse_key(k.to_pem().as_bytes()).unwrap().secret_pkcs8_der()));
         let key = key.unwrap().unwrap();
         let before: Vec<_> = old.issuing().iter().map(|(a, ca)| (*a, ca.certificate.clone())).collect();
         assert!(matches!(bundle().rotate(&key, now), Err(CaError::OtherRootKey { .. })), "another installation's root");
