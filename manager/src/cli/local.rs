@@ -55,7 +55,7 @@ neighbours say goes into manager.toml.
 Examples:
   sutler init --dir D --trust-domain acme.example --host manager.acme.example
   sutler init --dir D --trust-domain acme.example --host 10.0.0.5 --operator ann --profile acme
-  sutler init --dir D --join bundle --host m2.acme.example --database postgres://sutler@db.acme.example/sutler --content /shared")]
+  sutler init --dir D --join bundle --host m2.acme.example --database postgres://db/sutler")]
 pub struct InitArgs {
     /// The manager's folder: not there yet, or empty
     #[arg(long, value_name = "DIR")]

@@ -47,6 +47,7 @@ const ALLOWED: &[(&str, &str)] = &[
     ("SCAN trust_document", "ORDER BY version DESC LIMIT 1"),
     ("SCAN revocation_list", "ORDER BY epoch DESC, version DESC LIMIT 1"),
     ("SCAN audit_segment", "ORDER BY number DESC LIMIT 1"),
+    ("SCAN audit", "SELECT hash FROM audit ORDER BY sequence DESC LIMIT 1"),
     // The few keys that were asked for.
     ("USE TEMP B-TREE FOR ORDER BY", "CROSS JOIN execution e"),
     // The jobs of one destination, of one package.
