@@ -30,12 +30,18 @@ fn inside(agent: &Agent, path: &str) -> PathBuf {
     PathBuf::from(format!("/proc/{}/root{}", agent.pid(), below.display()))
 }
 
-/// Takes all but so many bytes of the machine's disk.
+/// Takes all but so many bytes of the machine's disk. The agent may write meanwhile: then there is less to take.
 fn fill(agent: &Agent, leave: u64) {
-    let stat = rustix::fs::statvfs(inside(agent, "disk")).unwrap();
     let file = fs_err::File::create(inside(agent, "disk/filler")).unwrap();
-    let take = (stat.f_bavail * stat.f_frsize).saturating_sub(leave);
-    rustix::fs::fallocate(file.file(), rustix::fs::FallocateFlags::empty(), 0, take).unwrap();
+    wait_until("the disk to be full", PATIENCE, || {
+        let stat = rustix::fs::statvfs(inside(agent, "disk")).unwrap();
+        let take = (stat.f_bavail * stat.f_frsize).saturating_sub(leave);
+        match rustix::fs::fallocate(file.file(), rustix::fs::FallocateFlags::empty(), 0, take.max(1)) {
+            Ok(()) => true,
+            Err(rustix::io::Errno::NOSPC) => false,
+            Err(e) => panic!("the disk can't be filled: {e}"),
+        }
+    });
 }
 
 fn push(cli: &Cli, name: &str, bytes: usize) -> PackageFolder {
