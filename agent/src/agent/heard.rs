@@ -1,6 +1,6 @@
 //! When the agent last heard from its manager, kept across restarts: a manager that is silent for long may be kept away.
 
-use crate::vault::Vault;
+use crate::vault::{Vault, VaultError};
 use std::{sync::Arc, time::Duration};
 use sutler_base::Timestamp;
 
@@ -25,13 +25,14 @@ impl Heard {
         Heard { vault, at, noted: at }
     }
 
-    /// The manager said something. Noted now and then: a write that fails is tried again with the next word.
-    pub(super) fn now(&mut self, now: Timestamp) {
+    /// The manager said something. Noted now and then; where the disk is full, with the next word.
+    pub(super) fn now(&mut self, now: Timestamp) -> Result<(), VaultError> {
         self.at = Some(now);
-        let due = self.noted.is_none_or(|noted| now.duration_since(noted).abs() >= NOTED_EVERY);
-        if due && self.vault.write(FILE, now.to_string().as_bytes()).is_ok() {
+        if self.noted.is_none_or(|noted| now.duration_since(noted).abs() >= NOTED_EVERY) {
+            self.vault.write(FILE, now.to_string().as_bytes())?;
             self.noted = Some(now);
         }
+        Ok(())
     }
 
     /// When; none if never.
@@ -61,7 +62,7 @@ mod tests {
         let after = |days: u64| start.checked_add(Duration::from_secs(days * 86_400)).unwrap();
         let mut heard = Heard::load(vault());
         assert_eq!(heard.silent_days(after(99)), None, "it was never heard of");
-        heard.now(start);
+        heard.now(start).unwrap();
         let again = Heard::load(vault());
         assert_eq!((again.at(), again.silent_days(after(6)), again.silent_days(after(8))), (Some(start), None, Some(8)));
         std::fs::write(folder.path().join("heard"), "garbage").unwrap();

@@ -321,7 +321,7 @@ impl Loop {
             }
             LinkEvent::Up { welcome, outbox, connection, address } => self.welcome(welcome, Link { outbox, connection, address }).await?,
             LinkEvent::Message(message) => {
-                self.heard.now(self.clock.now().wall);
+                unless_full(self.heard.now(self.clock.now().wall))?;
                 return self.message(message).await;
             }
             // Its answer to the goodbye was lost, with the connection or with the agent.
@@ -382,7 +382,7 @@ impl Loop {
         let before = self.client_state;
         self.client_state = ClientState::from_wire(welcome.state).ok().flatten();
         let let_in = before.is_some_and(|state| state != ClientState::Active) && self.client_state == Some(ClientState::Active);
-        self.heard.now(now.wall);
+        unless_full(self.heard.now(now.wall))?;
         self.problem = None;
         let server = welcome.server_time.as_ref().and_then(|t| time(t).ok());
         self.manager_time.learned(server, now.boot);
