@@ -24,7 +24,7 @@ use sutler_proto::{convert::Word, v1};
 /// Examples of the noun.
 pub const EXAMPLES: &str = "Examples:
   sutler operator show
-  sutler operator create bea --role deployer:new-clients --role viewer --request bea.request -o bea.bundle
+  sutler operator create bea --role deployer:new-clients --request bea.request -o bea.bundle
   sutler operator list
   sutler operator revoke bea --yes
 
@@ -48,7 +48,7 @@ pub enum OperatorCommand {
     /// The key never leaves the new operator's machine: `sutler profile request` there writes a request, this command makes
     /// a bundle of it, and `sutler profile import` there takes the bundle.
     #[command(after_help = "Examples:
-  sutler operator create bea --role deployer:new-clients --role viewer --request bea.request -o bea.bundle
+  sutler operator create bea --role deployer:new-clients --request bea.request -o bea.bundle
   sutler operator create ci --role uploader --request ci.request > ci.bundle")]
     Create {
         /// The operator's name, for ever
