@@ -86,7 +86,7 @@ fn turn(all: &[Mutation], n: usize) -> Vec<Mutation> {
     let counted = std::process::Command::new("git").args(["rev-list", "--count", "HEAD"]).current_dir(root()).output();
     let commits: usize = counted.ok().and_then(|o| String::from_utf8(o.stdout).ok()?.trim().parse().ok()).unwrap_or(0);
     let n = n.min(all.len());
-    all.iter().cycle().skip((commits * n) % all.len().max(1)).take(n).cloned().collect()
+    all.iter().cycle().skip(commits % all.len().max(1)).take(n).cloned().collect()
 }
 
 fn run(chosen: &[Mutation]) -> bool {
