@@ -13,7 +13,8 @@ use rustix::{
 use serde::{Deserialize, Serialize};
 use std::{
     ffi::CString,
-    io::{self, PipeReader, Read},
+    fs::File,
+    io::{self, PipeReader, Read, Write},
     os::{
         fd::OwnedFd,
         unix::process::{CommandExt, ExitStatusExt},
@@ -64,6 +65,8 @@ pub(crate) enum End {
 #[derive(Debug)]
 pub(crate) struct Finished {
     pub(crate) end: End,
+    /// Its process group, if it was started.
+    pub(crate) group: Option<Pid>,
     /// The end of its output, both streams in the order they came.
     pub(crate) output: Vec<u8>,
     /// How long it took, time asleep included.
@@ -97,33 +100,38 @@ pub(crate) fn uptime() -> Duration {
     Duration::new(now.tv_sec.max(0) as u64, now.tv_nsec as u32)
 }
 
-/// Runs a program to its end and kills what is then left of its process group. `started` gets the group's id at once.
+/// Runs a program to its end and kills what is then left of its process group. The group's id is written to `group`, as a
+/// line, before the program's first instruction.
 ///
-/// What left the group by itself (a service that the installer started as a daemon) is left alone; if it still holds the
-/// output, its next write there fails.
-pub(crate) fn run(program: &Program, started: impl FnOnce(Pid)) -> Finished {
+/// Should the calling thread end first, the kernel kills the program's leader with it. What left the group by itself (a
+/// service that the installer started as a daemon) is left alone; if it still holds the output, its next write there fails.
+pub(crate) fn run(program: &Program, group: Option<&File>) -> Finished {
     let begun = uptime();
     let mut tail = Tail { bytes: Vec::new(), max: program.output_max };
-    let end = match spawn(program) {
-        Ok((child, output)) => watch(program, child, output, &mut tail, started).unwrap_or_else(|e| End::NotStarted {
-            why: format!("{} was started but can't be watched, and was killed: {e}", program.program.display()),
-        }),
+    let mut leader = None;
+    let end = match spawn(program, group) {
+        Ok((child, output)) => {
+            leader = Some(Pid::from_child(&child));
+            watch(program, child, output, &mut tail).unwrap_or_else(|e| End::NotStarted {
+                why: format!("{} was started but can't be watched, and was killed: {e}", program.program.display()),
+            })
+        }
         Err(e) => {
             let at = program.directory.display();
             End::NotStarted { why: format!("{} can't be started in {at}: {e}", program.program.display()) }
         }
     };
     tail.cut();
-    Finished { end, output: tail.bytes, duration: uptime().saturating_sub(begun) }
+    Finished { end, group: leader, output: tail.bytes, duration: uptime().saturating_sub(begun) }
 }
 
-fn spawn(program: &Program) -> io::Result<(Child, PipeReader)> {
+fn spawn(program: &Program, group: Option<&File>) -> io::Result<(Child, PipeReader)> {
     let (output, input) = io::pipe()?;
     rustix::fs::fcntl_setfl(&output, OFlags::NONBLOCK)?;
     let mut command = Command::new(&program.program);
     command.current_dir(&program.directory).env_clear().process_group(0);
     command.stdin(Stdio::null()).stdout(input.try_clone()?).stderr(input);
-    exactly(&mut command, program)?;
+    exactly(&mut command, program, group.map(File::try_clone).transpose()?)?;
     // Another thread may have forked while the program's file was being written: its child holds the file open until it
     // calls exec, and so long this one can't be run.
     for _ in 0..BUSY_TRIES {
@@ -138,7 +146,7 @@ fn spawn(program: &Program) -> io::Result<(Child, PipeReader)> {
 }
 
 /// Makes `command` end in `execve` with the program's own arguments and environment, and in nothing else.
-fn exactly(command: &mut Command, program: &Program) -> io::Result<()> {
+fn exactly(command: &mut Command, program: &Program, group: Option<File>) -> io::Result<()> {
     let text = |s: &str| CString::new(s).map_err(io::Error::from);
     let path = CString::new(program.program.as_os_str().as_encoded_bytes())?;
     let argv = program.argv.iter().map(|a| text(a)).collect::<io::Result<Vec<_>>>()?;
@@ -146,7 +154,21 @@ fn exactly(command: &mut Command, program: &Program) -> io::Result<()> {
     // Addresses of the strings' bytes, which stay where they are when the vectors move into the closure.
     let addresses = |list: &[CString]| list.iter().map(|s| s.as_ptr().expose_provenance()).chain([0]).collect::<Vec<usize>>();
     let (argv_at, environment_at) = (addresses(&argv), addresses(&environment));
+    let parent = rustix::process::getpid();
     let child = move || {
+        // Whoever watches may be killed at any instant: from here on the program dies with it, and before the program can
+        // start others it stands in `group` where they are found.
+        rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+        if rustix::process::getppid() != Some(parent) {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        if let Some(group) = &group {
+            let mut line = [0; 16];
+            let mut rest = &mut line[..];
+            writeln!(rest, "{}", rustix::process::getpid().as_raw_nonzero())?;
+            let left = rest.len();
+            (&*group).write_all(&line[..line.len() - left])?;
+        }
         let _keep = (&argv, &environment);
         rustix::process::umask(Mode::from_raw_mode(0o022));
         // SAFETY: only system calls, which are allowed between fork and exec; the two vectors of addresses are
@@ -178,9 +200,8 @@ fn exactly(command: &mut Command, program: &Program) -> io::Result<()> {
     Ok(())
 }
 
-fn watch(program: &Program, mut child: Child, mut output: PipeReader, tail: &mut Tail, started: impl FnOnce(Pid)) -> io::Result<End> {
+fn watch(program: &Program, mut child: Child, mut output: PipeReader, tail: &mut Tail) -> io::Result<End> {
     let group = Pid::from_child(&child);
-    started(group);
     let ended = watch_until_end(program, group, &mut output, tail);
     // The leader is not reaped yet, so the group's id can't be anybody else's.
     let _ = rustix::process::kill_process_group(group, Signal::KILL);

@@ -129,7 +129,7 @@ fn command(
             grace_ms: 0,
             output_max: limits::OUTPUT_TAIL_MAX,
         },
-        |_| {},
+        None,
     );
     match finished.end {
         End::Exited { code } if exit_codes.contains(&code) => {}

@@ -307,7 +307,7 @@ fn ended(folder: &Path) -> Result<Ended, Error> {
 
 /// Kills what a supervisor that died has left: without a limit and without a report, beside whatever a new attempt starts.
 fn kill_rest(folder: &Path) -> Result<(), Error> {
-    let Some(group) = durable::read(&folder.join(GROUP))?.and_then(|bytes| serde_json::from_slice::<Group>(&bytes).ok()) else {
+    let Some(group) = durable::read(&folder.join(GROUP))?.and_then(|bytes| Group::read(std::str::from_utf8(&bytes).ok()?)) else {
         return Ok(());
     };
     if group.boot != boot_id() || group.group <= 1 {

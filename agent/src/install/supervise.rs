@@ -8,7 +8,7 @@
 //! | `spec.json` | agent, before it starts the supervisor | what to run |
 //! | `lock` | agent; locked, and handed over as standard input | while it is locked, the supervisor lives |
 //! | `started` | supervisor, durable before `execve` | the step may have run. Not there: it has not |
-//! | `group` | supervisor, after `execve` | what to kill should the supervisor die first |
+//! | `group` | supervisor and the step's process, before `execve` | what to kill should the supervisor die first |
 //! | `output` | supervisor, durable before `exit.json` | the end of what the step said |
 //! | `exit.json` | supervisor, at the end | how it ended |
 //!
@@ -30,6 +30,7 @@ use rustix::{
 use serde::{Deserialize, Serialize};
 use std::{
     fs::{File, OpenOptions},
+    io::Write,
     os::unix::fs::FileExt,
     path::Path,
     process::ExitCode,
@@ -64,11 +65,19 @@ pub(crate) struct Exit {
 }
 
 /// What `group` says: enough to find what is left of the step, and never anybody else.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug)]
 pub(crate) struct Group {
     pub(crate) boot: String,
     pub(crate) session: i32,
     pub(crate) group: i32,
+}
+
+impl Group {
+    /// None if the step's process did not come as far as to write its part: then it has not become the step.
+    pub(crate) fn read(text: &str) -> Option<Group> {
+        let mut words = text.strip_suffix('\n')?.split(' ');
+        Some(Group { boot: words.next()?.to_owned(), session: words.next()?.parse().ok()?, group: words.next()?.parse().ok()? })
+    }
 }
 
 /// The hidden subcommand `supervise DIR`: runs the step in `DIR/spec.json` and records how it ended.
@@ -94,20 +103,12 @@ fn run(dir: &Path) -> Result<(), Error> {
     let program: Program = serde_json::from_slice(&spec).map_err(|e| io("understand", &path)(std::io::Error::from(e)))?;
     let exit = reserve(&dir.join(EXIT_NEW), EXIT_MAX)?;
     let output = reserve(&dir.join(OUTPUT), program.output_max)?;
+    let group = begin_group(&dir.join(GROUP))?;
     durable::write(dir, STARTED, b"")?;
 
     let started = Timestamp::now();
-    let mut group = None;
-    let finished = child::run(&program, |leader| {
-        group = Some(leader);
-        // Not durable: after a power cut there is nothing left to be killed.
-        let session = rustix::process::getsid(None).map_or(0, |pid| pid.as_raw_nonzero().get());
-        let group = Group { boot: boot_id(), session, group: leader.as_raw_nonzero().get() };
-        let _ = std::fs::write(dir.join(GROUP), serde_json::to_vec(&group).unwrap_or_default());
-    });
-    if let Some(group) = group {
-        reap(group);
-    }
+    let finished = child::run(&program, Some(&group));
+    finished.group.map(reap);
     let end = match finished.end {
         End::NotStarted { why } => End::NotStarted { why: why.chars().take(1000).collect() },
         end => end,
@@ -128,6 +129,15 @@ fn run(dir: &Path) -> Result<(), Error> {
         }
     }
     durable::sync_folder(dir)
+}
+
+/// The file that says what to kill should this process be killed: the boot, our session, and, written by the step's own
+/// process before it is the step, its group. Not durable: after a power cut there is nothing left to be killed.
+fn begin_group(path: &Path) -> Result<File, Error> {
+    let session = rustix::process::getsid(None).map_err(io("find the session for", path))?;
+    let mut file = File::create(path).map_err(io("make", path))?;
+    write!(file, "{} {} ", boot_id(), session.as_raw_nonzero()).map_err(io("write", path))?;
+    Ok(file)
 }
 
 /// A file with this much room taken for it.
