@@ -10,7 +10,7 @@
 //! threads; nor does it need to be installed here. Only calls on files below the program's own folders count, and `execve`:
 //! no other call changes what is found afterwards.
 //!
-//! By default a few points are tried for each kind of call and fault, spread evenly, from an offset that changes.
+//! By default a few points are tried for each kind of call and fault, spread evenly and the same in every run.
 //! `SUTLER_SWEEP=full` tries every N, `SUTLER_SWEEP=20` twenty points for each; both write what came of it into
 //! `tests/sweep.md`. `SUTLER_SWEEP='agent write kill 17'` tries one (or all N, without a number). A machine that lets nobody
 //! trace skips all of it.
@@ -51,10 +51,7 @@ impl Wanted {
     fn points(&self, program: &str, call: &str, fault: &str, calls: u64) -> Vec<u64> {
         match self {
             Wanted::Full => (1..=calls).collect(),
-            Wanted::Few(few) if *few < calls => {
-                let offset = u64::from(std::process::id());
-                (0..*few).map(|n| 1 + (n * calls / few + offset % (calls / few)) % calls).collect()
-            }
+            Wanted::Few(few) if *few < calls => (0..*few).map(|n| 1 + (2 * n + 1) * calls / (2 * few)).collect(),
             Wanted::Few(_) => (1..=calls).collect(),
             Wanted::Only(words) if words.len() >= 3 && words[..3] == [program, call, fault] => match words.get(3) {
                 Some(n) => vec![n.parse().expect("the point is a number")],
