@@ -287,8 +287,7 @@ fn a_step_whose_supervisor_was_killed_is_interrupted_and_none_of_it_runs_on() {
     let machine = Machine::new();
     let begun = machine.fifo("begun");
     let held = ends(machine.fifo("held"));
-    let running =
-        machine.start(&shell("exec 9> held; (sleep 60; echo line >> log) & echo $PPID > begun; wait; echo line >> log")).unwrap();
+    let running = machine.start(&shell("exec 9> held; (sleep 60; echo line >> log) & echo $PPID > begun; wait; echo line >> log")).unwrap();
     let supervisor: i32 = fs::read_to_string(begun).unwrap().trim().parse().unwrap();
     rustix::process::kill_process(rustix::process::Pid::from_raw(supervisor).unwrap(), rustix::process::Signal::KILL).unwrap();
     assert_eq!(running.wait_blocking().unwrap().end, StepEnd::Interrupted);
