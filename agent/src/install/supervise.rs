@@ -108,7 +108,9 @@ fn run(dir: &Path) -> Result<(), Error> {
 
     let started = Timestamp::now();
     let finished = child::run(&program, Some(&group));
-    finished.group.map(reap);
+    if let Some(group) = finished.group {
+        reap(group);
+    }
     let end = match finished.end {
         End::NotStarted { why } => End::NotStarted { why: why.chars().take(1000).collect() },
         end => end,
