@@ -1,6 +1,7 @@
 //! How an execution moves: what cancels it, what runs it again, and what its row says.
 
 use crate::model::{Counts, Execution};
+use std::time::Duration;
 use sutler_base::{
     Timestamp,
     outcome::{Failure, Outcome},
@@ -121,10 +122,15 @@ pub fn all_ended(counts: &Counts) -> bool {
     counts.0.iter().all(|(state, n)| state.is_end() || *n == 0)
 }
 
-/// How long after `now` a cancellation is final without an answer: a lease that was renewed a moment ago, and a margin
-/// for the message that renewed it.
+/// How long a cancellation waits for an answer before it is final without one: a lease that was renewed a moment ago, and a
+/// margin for the message that renewed it.
+pub fn cancel_patience(lease_seconds: u32) -> Duration {
+    Duration::from_secs(u64::from(lease_seconds) + 5)
+}
+
+/// When a cancellation that is asked for `now` is final without an answer.
 pub fn cancel_deadline(now: Timestamp, lease_seconds: u32) -> Timestamp {
-    now.saturating_add(jiff::SignedDuration::from_secs(i64::from(lease_seconds) + 5)).unwrap_or(Timestamp::MAX)
+    now.saturating_add(cancel_patience(lease_seconds)).unwrap_or(Timestamp::MAX)
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 //!
 //! Nothing here is remembered. What is to be done stands in the database; a wake-up only says that it is worth looking.
 
+mod leases;
 pub mod orders;
 mod scrub;
 pub mod workers;

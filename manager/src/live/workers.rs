@@ -1,16 +1,17 @@
 //! What goes on by itself: each worker looks at what is due, when it is woken and now and then, and does it.
 
-use super::{orders, scrub};
+use super::{leases::Even, orders, scrub};
 use crate::{
     app::{App, AppError, audit, disk_failed, reconcile, sessions, trust},
     telemetry::Metrics,
 };
 use std::{
     future::Future,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 use sutler_base::ClientId;
+use sutler_core::execution;
 use sutler_proto::v1::{self, connect_response::Message};
 use tokio::{sync::Notify, task::JoinSet};
 
@@ -54,7 +55,15 @@ pub fn start(app: Arc<App>, pace: Pace) -> JoinSet<()> {
     let a = app.clone();
     set.spawn(repeat("orders", metrics.clone(), Some(app.clone()), |live| &live.clients_due, pace.seldom, move || give_orders(a.clone())));
     let a = app.clone();
-    set.spawn(repeat("jobs", metrics.clone(), Some(app.clone()), |live| &live.jobs_due, pace.often, move || end_jobs(a.clone())));
+    let even = Arc::new(Mutex::new(Even::new(app.world.now(), Instant::now())));
+    set.spawn(repeat(
+        "jobs",
+        metrics.clone(),
+        Some(app.clone()),
+        |live| &live.jobs_due,
+        pace.often,
+        move || end_jobs(a.clone(), even.clone()),
+    ));
     let (a, gather) = (app.clone(), pace.gather);
     set.spawn(repeat(
         "progress",
@@ -134,9 +143,12 @@ async fn give_orders(app: Arc<App>) -> Result<(), AppError> {
     Ok(())
 }
 
-async fn end_jobs(app: Arc<App>) -> Result<(), AppError> {
+async fn end_jobs(app: Arc<App>, even: Arc<Mutex<Even>>) -> Result<(), AppError> {
     while app.change("manager", "expire", (), |tx, env, _| Box::pin(reconcile::expire(tx, env))).await? {}
-    while app.change("manager", "finish_cancels", (), |tx, env, _| Box::pin(reconcile::finish_cancels(tx, env))).await? {}
+    let even = even.lock().unwrap_or_else(PoisonError::into_inner).look(app.world.now(), Instant::now());
+    let leases_are_over = even >= execution::cancel_patience(app.settings.lease_seconds());
+    while leases_are_over && app.change("manager", "finish_cancels", (), |tx, env, _| Box::pin(reconcile::finish_cancels(tx, env))).await? {
+    }
     let jobs = app.live.take_jobs();
     if !jobs.is_empty() {
         app.change("manager", "complete", jobs, |tx, env, jobs| Box::pin(reconcile::complete(tx, env, jobs))).await?;

@@ -158,6 +158,11 @@ impl Manager {
         self.config.agents.to_string()
     }
 
+    /// How often a worker has looked at what is due.
+    pub fn rounds(&self, worker: &'static str) -> u64 {
+        self.app().metrics.rounds.get_or_create(&sutler::telemetry::metrics::Worker { worker }).get()
+    }
+
     /// How many panics there were in its handlers.
     pub fn panics(&self) -> u64 {
         self.serving().app().metrics.panics.get()

@@ -8,7 +8,12 @@ const WAITS: &str = "#!/bin/sh\necho run >>\"$(pwd -P).runs\"\nread -r line <../
 
 /// A manager that machines reach over the line alone, and a machine; both notice within seconds what takes a minute otherwise.
 fn over(line: &Proxy) -> (Manager, Agent) {
-    let config = "[net]\nkeep_alive = \"1s\"\nkeep_alive_timeout = \"2s\"\n".into();
+    over_with(line, "")
+}
+
+/// The same with more of the manager's configuration.
+fn over_with(line: &Proxy, more: &str) -> (Manager, Agent) {
+    let config = format!("[net]\nkeep_alive = \"1s\"\nkeep_alive_timeout = \"2s\"\n{more}");
     let manager = Manager::start_with(Setup { advertise: vec![line.address()], config, ..Setup::default() });
     line.leads_to(manager.addresses().agents);
     let mut agent = Agent::new("one");
@@ -95,6 +100,41 @@ fn an_outcome_whose_answer_is_lost_is_told_again_and_counted_once() {
                 == 0
         });
     }
+}
+
+#[test]
+fn what_was_canceled_at_a_machine_that_is_cut_off_never_starts_there_once_that_is_final() {
+    let line = Proxy::new();
+    let (manager, agent) = over_with(&line, "[limits]\nlease = \"5s\"\n");
+    let cli = manager.cli();
+    let pipe = agent.root().join("etc/go");
+    rustix::fs::mknodat(CWD, &pipe, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    // The second is offered, and waits for the first, whose step waits for the pipe.
+    push(&cli, "waits", WAITS, 0);
+    push(&cli, "next", sutler_tests::harness::COUNTING, 0);
+    let first = cli.id(&format!("job run --package waits --client {}", agent.id()));
+    JobView::wait_for_row(&cli, &first, &agent.id(), "INSTALLING");
+    let second = cli.id(&format!("job run --package next --client {}", agent.id()));
+    JobView::wait_for_row(&cli, &second, &agent.id(), "WAITING");
+
+    line.now(Line::Cut);
+    wait_until("the machine to be without a manager", PATIENCE, || !agent.status()["connected"].is_string());
+    cli.ok(&format!("job cancel {second} --yes"));
+    let row = JobView::of(&cli, &second).row(&agent.id()).cloned().unwrap();
+    assert_ne!(row.state, "CANCELED", "the machine has not answered and holds a lease");
+    JobView::wait_for_row(&cli, &second, &agent.id(), "CANCELED");
+
+    // It is the second one's turn, and it is still cut off.
+    fs_err::write(&pipe, "go\n").unwrap();
+    wait_until("the first step's end to be recorded", PATIENCE, || agent.log().matches("ended attempt=").count() == 1);
+    line.now(Line::Open);
+    once(&cli, &first, &agent, "waits");
+    wait_until("the machine to have let go of both", PATIENCE, || {
+        let attempts = fs_err::read_dir(agent.state().join("attempts")).unwrap();
+        attempts.filter(|e| !e.as_ref().unwrap().file_name().to_string_lossy().starts_with('.')).count() == 0
+    });
+    assert_eq!(agent.read("opt/next.runs"), None, "it was shown as canceled, and ran");
+    assert_eq!(JobView::of(&cli, &second).row(&agent.id()).unwrap().state, "CANCELED");
 }
 
 #[test]

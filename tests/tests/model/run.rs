@@ -32,7 +32,7 @@ pub(crate) struct Case {
     pub(crate) jobs: Vec<String>,
     pub(crate) manager: Manager,
     pub(crate) operator: Operator,
-    network: Network,
+    pub(crate) network: Network,
     runtime: Runtime,
     seeds: u64,
     /// How many changes an operator has asked for.

@@ -13,7 +13,10 @@ use sutler_proto::{
     PROTOCOL_VERSION,
     v1::{self, agent_service_client::AgentServiceClient, connect_request::Message as Up, connect_response::Message as Down},
 };
-use sutler_tests::fleet::{Database, Machine};
+use sutler_tests::{
+    fleet::{Database, Machine, Weather},
+    harness::{PATIENCE, wait_until},
+};
 
 fn told(ops: Vec<Op>) {
     let steps: Vec<Step> = ops.into_iter().map(|op| Step { op, settle: true, twice: false }).collect();
@@ -97,6 +100,29 @@ fn a_job_does_not_stand_again_beside_another_for_the_same_package_and_group() {
 #[test]
 fn a_job_for_a_client_that_is_never_let_in_is_complete_when_that_is_removed() {
     told(vec![enrol(true, None), run_on_machine(0), Op::Remove(0)]);
+}
+
+#[test]
+fn a_cancellation_of_who_is_cut_off_is_not_final_because_the_managers_clock_was_set_ahead() {
+    let mut case = Case::new(Database::Sqlite, &FOLDERS);
+    // The second job waits for its turn behind the first, whose step does not end: offered, and not started.
+    let offered = [enrol(false, Some(0)), Op::Hold(0, true), run(0, 0), run(0, 1)];
+    case.play(&offered.map(|op| Step { op, settle: true, twice: false }));
+    case.network.set(Weather::Cut);
+    case.machines[&0].disconnected();
+    case.play(&[Step { op: Op::CancelJob(1), settle: false, twice: false }]);
+    case.manager.step_clock(3_600_000);
+    // Its workers look at what is due with every round.
+    let rounds = |case: &Case| case.manager.rounds("jobs");
+    let before = rounds(&case);
+    wait_until("the manager to look at what is due", PATIENCE, || rounds(&case) > before + 2);
+    // The machine still holds its lease, and begins.
+    case.machines[&0].simulated.machine.hold_steps(false);
+    wait_until("the second step to run", PATIENCE, || case.machines[&0].simulated.machine.runs().len() == 2);
+    let request = v1::ListExecutionsRequest { parent: case.jobs[1].clone(), ..Default::default() };
+    let shown = case.operator.jobs(&case.manager, |mut jobs| async move { jobs.list_executions(request).await });
+    let states: Vec<_> = shown.unwrap().executions.iter().map(|row| row.state()).collect();
+    assert!(!states.contains(&v1::ExecutionState::Canceled), "it runs, and is shown as {states:?}");
 }
 
 #[test]

@@ -1,0 +1,69 @@
+//! Whether every lease that was given before a deadline was set has run out by now, although clocks step.
+//!
+//! A cancellation of a machine that is cut off is final at a time of the system's clock that stands in the database. The
+//! lease itself runs on the machine's own clock, which never steps. So a clock of the manager's that was set ahead, or one
+//! that was wrong when the cancellation was asked for, would make it final while the machine may still begin. Therefore
+//! no lease counts as over before this process has seen a whole lease pass on a clock that does not step, since it started
+//! and since the system's clock was last set ahead.
+
+use std::time::{Duration, Instant};
+use sutler_base::Timestamp;
+
+/// How far ahead the system's clock may get before it counts as set: less than the margin of a cancellation's deadline.
+const SLACK: jiff::SignedDuration = jiff::SignedDuration::from_secs(2);
+
+/// Since when the system's clock has gone evenly.
+#[derive(Debug)]
+pub(super) struct Even {
+    since: Instant,
+    /// A moment on both clocks.
+    at: (Timestamp, Instant),
+}
+
+impl Even {
+    /// Nothing is known of what was before `wall` and `steady`, which are now.
+    pub(super) fn new(wall: Timestamp, steady: Instant) -> Even {
+        Even { since: steady, at: (wall, steady) }
+    }
+
+    /// Looks at both clocks. For how long the system's was not set ahead.
+    pub(super) fn look(&mut self, wall: Timestamp, steady: Instant) -> Duration {
+        let passed = steady.saturating_duration_since(self.at.1);
+        let ahead = wall.duration_since(self.at.0) - jiff::SignedDuration::try_from(passed).unwrap_or(jiff::SignedDuration::MAX);
+        if ahead > SLACK {
+            *self = Even::new(wall, steady);
+        } else if ahead.is_negative() {
+            // Set back: deadlines come later, and setting it right again is one more step ahead.
+            self.at = (wall, steady);
+        }
+        steady.saturating_duration_since(self.since)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is known after each of these moments, as seconds of the system's clock and of the steady one.
+    fn known(moments: &[(i64, u64)]) -> Vec<u64> {
+        let (wall, steady) = (Timestamp::from_second(1_000_000).unwrap(), Instant::now());
+        let at = |(w, s): (i64, u64)| (wall + jiff::SignedDuration::from_secs(w), steady + Duration::from_secs(s));
+        let mut even = Even::new(wall, steady);
+        moments.iter().map(|moment| at(*moment)).map(|(w, s)| even.look(w, s).as_secs()).collect()
+    }
+
+    #[test]
+    fn time_counts_from_the_start_while_the_clock_goes_evenly() {
+        assert_eq!(known(&[(0, 0), (1, 1), (60, 60), (601, 600)]), [0, 1, 60, 600]);
+    }
+
+    #[test]
+    fn time_counts_anew_from_every_step_ahead() {
+        assert_eq!(known(&[(100, 100), (3_701, 101), (3_702, 102), (90_000, 103), (90_010, 113)]), [100, 0, 1, 0, 10]);
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_and_right_again_counts_as_set_ahead() {
+        assert_eq!(known(&[(100, 100), (-3_499, 101), (-3_498, 102), (103, 103)]), [100, 101, 102, 0]);
+    }
+}
