@@ -57,6 +57,12 @@ fn build() -> PathBuf {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.args(["build", "--quiet", "--locked", "-p", "sutler-tests", "-p", "sutler", "-p", "sutler-agent"]);
     cargo.args(["--bin", "sutler", "--bin", "sutler-agent"]);
+    // What cargo tells a test about its crate is not meant for the next cargo: build scripts of others ask for it, and half of
+    // everything would be built anew here, and once more for the next test.
+    let of_this_crate = |name: &OsStr| name.to_str().is_some_and(|n| n.starts_with("CARGO_MANIFEST_") || n.starts_with("CARGO_PKG_"));
+    for (name, _) in std::env::vars_os().filter(|(name, _)| of_this_crate(name)) {
+        cargo.env_remove(name);
+    }
     match folder.file_name().and_then(OsStr::to_str) {
         Some("debug") | None => {}
         Some(profile) => {
