@@ -153,6 +153,7 @@ impl Agent {
             facts: facts.to_json(),
             facts_of: (facts.machine_id, facts.boot_id),
             facts_at: now.boot,
+            looked_at: now.boot,
             waiters: Default::default(),
             groups: None,
             client_state: None,

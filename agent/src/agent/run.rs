@@ -30,8 +30,10 @@ use tokio::{
 };
 use tracing::{debug, info, warn};
 
-/// How long nothing may happen before the loop looks around: a wall clock may have jumped.
+/// How often the loop looks around: a wall clock may have jumped.
 const LOOK_AROUND: Duration = Duration::from_secs(30);
+/// How often what could not be written is tried again.
+const UNWRITTEN_LOOK: Duration = Duration::from_secs(5);
 /// How often the machine's own rules are looked at while they hold something.
 const HELD_LOOK: Duration = Duration::from_secs(2);
 /// How often bytes of a download are told to the manager.
@@ -84,6 +86,8 @@ pub(super) struct Loop {
     /// Machine id and boot id, as the facts say.
     pub(super) facts_of: (String, String),
     pub(super) facts_at: Duration,
+    /// When it last looked around (on `CLOCK_BOOTTIME`).
+    pub(super) looked_at: Duration,
     /// Who waits for the manager's answer to a request.
     pub(super) waiters: HashMap<String, oneshot::Sender<Answer>>,
     /// The groups, as the manager last said.
@@ -118,10 +122,15 @@ impl Loop {
         self.apply(first).await?;
         loop {
             let now = self.clock.now();
-            let due = [self.state.wake_at(&now), self.renew_at.filter(|_| self.renewing.is_none() && self.up.is_some())];
-            let wait = due.into_iter().flatten().min().map_or(LOOK_AROUND, |at| at.saturating_sub(now.boot).min(LOOK_AROUND));
-            let wait = if self.unwritten.is_empty() { wait } else { wait.min(Duration::from_secs(5)) };
-            let wait = if self.held.is_none() { wait } else { wait.min(HELD_LOOK) };
+            let every = if self.unwritten.is_empty() { LOOK_AROUND } else { UNWRITTEN_LOOK };
+            let every = if self.held.is_none() { every } else { every.min(HELD_LOOK) };
+            // Counted from the last look: whatever else happens meanwhile, and be it all the time, does not put it off.
+            let due = [
+                Some(self.looked_at.saturating_add(every)),
+                self.state.wake_at(&now),
+                self.renew_at.filter(|_| self.renewing.is_none() && self.up.is_some()),
+            ];
+            let wait = due.into_iter().flatten().min().map_or(every, |at| at.saturating_sub(now.boot).min(every));
             let cause = tokio::select! {
                 Some(told) = self.told.recv() => Cause::Told(told),
                 Some(ask) = self.asks.recv() => Cause::Ask(ask),
@@ -564,6 +573,7 @@ impl Loop {
     async fn look_around(&mut self) -> Result<(), AgentError> {
         self.look_at_policy().await?;
         let now = self.clock.now();
+        self.looked_at = now.boot;
         for (id, write) in std::mem::take(&mut self.unwritten) {
             self.apply(vec![Effect::Journal(id, write)]).await?;
         }

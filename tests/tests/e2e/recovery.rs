@@ -293,6 +293,30 @@ fn a_canceled_job_starts_nowhere_any_more() {
     cli.fails(1, &format!("job retry {job}"));
 }
 
+/// A monitoring script is no reason to put anything off.
+#[test]
+fn an_agent_that_is_asked_for_its_state_all_the_time_still_looks_after_its_work() {
+    let manager = Manager::start();
+    let cli = manager.cli();
+    let package = PackageFolder::counting("hello", "1.0");
+    cli.ok(&format!("package push {}", package.path().display()));
+    let mut agent = Agent::new("watched");
+    agent.configure("");
+    let policy = agent.scratch().join("policy.toml");
+    fs_err::write(&policy, "hold = true\n").unwrap();
+    agent.enroll(cli.ok("token create").trim());
+    agent.start();
+    let job = cli.id(&format!("job run --package hello --client {}", agent.id()));
+    JobView::wait_for_row(&cli, &job, &agent.id(), "WAITING");
+    fs_err::write(&policy, "hold = false\n").unwrap();
+    // It looks at its rules every two seconds while they hold something.
+    wait_until("the installation to begin while its state is asked for again and again", PATIENCE / 4, || {
+        agent.status();
+        agent.read("opt/hello.runs").is_some()
+    });
+    JobView::wait_for_row(&cli, &job, &agent.id(), "SUCCEEDED");
+}
+
 #[test]
 fn a_retry_means_the_kinds_that_it_names() {
     let manager = Manager::start();
