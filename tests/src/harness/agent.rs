@@ -2,6 +2,7 @@
 
 use super::cleanup::{self, Place};
 use super::cli::{self, Done};
+use super::disk::SmallDisk;
 use super::manager::Manager;
 use super::programs;
 use super::wait::{PATIENCE, wait_for, wait_until};
@@ -16,6 +17,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 #[derive(Debug)]
 pub struct Agent {
     running: Option<Child>,
+    disk: Option<SmallDisk>,
     place: Place,
     name: String,
     machine_id: String,
@@ -33,6 +35,7 @@ impl Agent {
         let place = Place::new("agent");
         let agent = Agent {
             running: None,
+            disk: None,
             place,
             name: name.to_owned(),
             machine_id,
@@ -64,17 +67,42 @@ impl Agent {
         &self.machine_id
     }
 
+    /// Everything that a power cut would leave: what it installs below, and its own folder.
+    fn machine(&self) -> PathBuf {
+        self.place.path().join("machine")
+    }
+
+    /// From now on all of the machine is on a disk of so many MiB, except the agent's log. False where nobody may mount.
+    ///
+    /// # Panics
+    ///
+    /// When the agent runs.
+    pub fn on_a_small_disk(&mut self, mib: u32) -> bool {
+        assert!(self.running.is_none(), "it runs");
+        self.disk = SmallDisk::at(&self.machine(), mib);
+        self.disk.is_some()
+    }
+
+    /// The disk that it was put on.
+    ///
+    /// # Panics
+    ///
+    /// When there is none.
+    pub fn disk(&self) -> &SmallDisk {
+        self.disk.as_ref().expect("it is on a disk of its own")
+    }
+
     /// What it installs below.
     pub fn root(&self) -> PathBuf {
-        self.place.path().join("root")
+        self.machine().join("root")
     }
 
     /// Its own folder.
     pub fn state(&self) -> PathBuf {
-        self.place.path().join("state")
+        self.machine().join("state")
     }
 
-    /// A folder beside both, for whatever a test keeps.
+    /// A folder around both, for whatever a test keeps.
     pub fn scratch(&self) -> &Path {
         self.place.path()
     }

@@ -96,14 +96,27 @@ done
 if [ -e "$folder/namespaces" ]; then
   while read -r name; do ip netns delete "$name" 2>/dev/null; done <"$folder/namespaces"
 fi
-rm -rf "$folder"
+if [ -e "$folder/mounts" ]; then
+  while read -r mount; do umount -l "$mount" 2>/dev/null; done <"$folder/mounts"
+fi
+rm -rf --one-file-system "$folder"
 "#;
 
 /// Has the janitor delete a network namespace, too.
 pub(super) fn remember_namespace(name: &str) {
+    remember("namespaces", name);
+}
+
+/// Has the janitor unmount what is mounted there, too.
+pub(super) fn remember_mount(folder: &Path) {
+    remember("mounts", &folder.to_string_lossy());
+}
+
+fn remember(list: &str, line: &str) {
     use std::io::Write as _;
-    let mut file = std::fs::OpenOptions::new().append(true).create(true).open(top().join("namespaces")).expect("a file can be written");
-    writeln!(file, "{name}").expect("a file can be written");
+    let mut file = std::fs::OpenOptions::new().append(true).create(true).open(top().join(list)).expect("a file can be written");
+    // One write, so that two tests don't mix their lines.
+    file.write_all(format!("{line}\n").as_bytes()).expect("a file can be written");
 }
 
 /// The folder that all of this process's places lie in.

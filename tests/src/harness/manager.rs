@@ -2,6 +2,7 @@
 
 use super::cleanup::{self, Place};
 use super::cli::{self, Cli};
+use super::disk::SmallDisk;
 use super::programs;
 use super::wait::{PATIENCE, wait_for};
 use std::fs::File;
@@ -55,6 +56,7 @@ impl Default for Setup {
 pub struct Manager {
     // Before the place: what is killed first is waited for.
     running: Option<Child>,
+    disk: Option<SmallDisk>,
     place: Place,
     setup: Setup,
     addresses: Option<Addresses>,
@@ -82,7 +84,7 @@ impl Manager {
     /// A manager's folder in which nobody serves yet.
     pub fn init(setup: Setup) -> Manager {
         let place = Place::new("manager");
-        let manager = Manager { running: None, place, setup, addresses: None, wrapper: Vec::new(), starts: 0 };
+        let manager = Manager { running: None, disk: None, place, setup, addresses: None, wrapper: Vec::new(), starts: 0 };
         let folder = manager.folder().to_string_lossy().into_owned();
         let mut arguments = vec!["init", "--dir", &folder, "--trust-domain", "acme.example"];
         manager.setup.hosts.iter().for_each(|host| arguments.extend(["--host", host]));
@@ -116,7 +118,7 @@ impl Manager {
     /// same packages' bytes. Its own command line has no profile: take the first one's, [at](Cli::at) its address.
     pub fn joining(first: &Manager, setup: Setup) -> Manager {
         let place = Place::new("manager");
-        let mut manager = Manager { running: None, place, setup, addresses: None, starts: 0, wrapper: Vec::new() };
+        let mut manager = Manager { running: None, disk: None, place, setup, addresses: None, starts: 0, wrapper: Vec::new() };
         let word = |path: PathBuf| path.to_string_lossy().into_owned();
         let (bundle, own, others) = (word(manager.place.path().join("bundle")), word(manager.folder()), word(first.folder()));
         let (content, database) = (word(first.folder().join("content")), first.setup.database.clone().expect("several managers share one"));
@@ -141,7 +143,7 @@ impl Manager {
             command.arg("-a").arg(folder).arg(place.path());
             cli::run(command, b"").ok();
         }
-        Manager { running: None, place, setup: self.setup.clone(), addresses: None, wrapper: Vec::new(), starts: 0 }
+        Manager { running: None, disk: None, place, setup: self.setup.clone(), addresses: None, wrapper: Vec::new(), starts: 0 }
     }
 
     /// From the next start on, runs the manager through this command, which has to run what is appended to it. None runs it
@@ -294,6 +296,26 @@ impl Manager {
     pub fn metric(&self, name: &str) -> Option<f64> {
         let answer = get(self.addresses().telemetry, "/metrics")?;
         answer.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok())
+    }
+
+    /// From now on the manager's folder is on a disk of so many MiB. False where nobody may mount.
+    ///
+    /// # Panics
+    ///
+    /// When the manager runs.
+    pub fn on_a_small_disk(&mut self, mib: u32) -> bool {
+        assert!(self.running.is_none(), "it runs");
+        self.disk = SmallDisk::at(&self.folder(), mib);
+        self.disk.is_some()
+    }
+
+    /// The disk that it was put on.
+    ///
+    /// # Panics
+    ///
+    /// When there is none.
+    pub fn disk(&self) -> &SmallDisk {
+        self.disk.as_ref().expect("it is on a disk of its own")
     }
 
     /// A folder beside the manager's, for whatever a test keeps.

@@ -1,48 +1,7 @@
 //! The disk of a client machine full: before a download, in the middle of one, and while an attempt is recorded.
 
 use rustix::fs::{CWD, FileType, Mode};
-use std::path::PathBuf;
-use std::process::Command;
 use sutler_tests::harness::{Agent, Cli, JobView, Line, Manager, PATIENCE, PackageFolder, Proxy, Setup, wait_until};
-use sutler_tests::tools;
-
-fn cannot_mount() -> bool {
-    let mounts =
-        tools::tool("unshare").is_some_and(|unshare| Command::new(unshare).args(["--mount", "true"]).status().is_ok_and(|s| s.success()));
-    !mounts && tools::skip("needs the right to mount a small file system (unshare --mount)")
-}
-
-/// From its next start on, everything of the machine, the agent's folder included, is on a file system of its own of so many MiB, in
-/// a namespace of its own: gone with the agent.
-fn on_a_small_disk(agent: &mut Agent, mib: u32) {
-    fs_err::create_dir_all(agent.scratch().join("disk")).unwrap();
-    let script = format!(
-        "cd '{0}' && mount -t tmpfs -o size={mib}m,mode=0755 none disk && cp -a state root disk && \
-         mount --bind disk/state state && mount --bind disk/root root && exec \"$0\" \"$@\"",
-        agent.scratch().display()
-    );
-    agent.within(&["unshare", "--mount", "sh", "-c", &script]);
-}
-
-/// A path on the machine's own disk, as seen from outside.
-fn inside(agent: &Agent, path: &str) -> PathBuf {
-    let below = agent.scratch().join(path);
-    PathBuf::from(format!("/proc/{}/root{}", agent.pid(), below.display()))
-}
-
-/// Takes all but so many bytes of the machine's disk. The agent may write meanwhile: then there is less to take.
-fn fill(agent: &Agent, leave: u64) {
-    let file = fs_err::File::create(inside(agent, "disk/filler")).unwrap();
-    wait_until("the disk to be full", PATIENCE, || {
-        let stat = rustix::fs::statvfs(inside(agent, "disk")).unwrap();
-        let take = (stat.f_bavail * stat.f_frsize).saturating_sub(leave);
-        match rustix::fs::fallocate(file.file(), rustix::fs::FallocateFlags::empty(), 0, take.max(1)) {
-            Ok(()) => true,
-            Err(rustix::io::Errno::NOSPC) => false,
-            Err(e) => panic!("the disk can't be filled: {e}"),
-        }
-    });
-}
 
 fn push(cli: &Cli, name: &str, bytes: usize) -> PackageFolder {
     let package = PackageFolder::counting(name, "1.0");
@@ -60,16 +19,15 @@ fn fetched(json: &serde_json::Value) -> u64 {
 
 #[test]
 fn a_full_disk_at_the_client_is_found_before_the_download_and_reported() {
-    if cannot_mount() {
-        return;
-    }
     let manager = Manager::start();
     let cli = manager.cli();
     let _packages = [push(&cli, "large", 24 << 20), push(&cli, "small", 0)];
     let mut agent = Agent::new("full");
     agent.enroll(cli.ok("token create").trim());
     // Installing takes room for the package and a reserve.
-    on_a_small_disk(&mut agent, 40);
+    if !agent.on_a_small_disk(40) {
+        return;
+    }
     agent.start();
     let job = cli.id(&format!("job run --package large --client {}", agent.id()));
     let row = JobView::wait_for_row(&cli, &job, &agent.id(), "FAILED");
@@ -82,7 +40,7 @@ fn a_full_disk_at_the_client_is_found_before_the_download_and_reported() {
     let mut other = Agent::new("less is kept");
     other.configure("[limits]\ndisk_reserve = \"1MiB\"\ndisk_reserve_percent = 0\n");
     other.enroll(cli.ok("token create").trim());
-    on_a_small_disk(&mut other, 40);
+    assert!(other.on_a_small_disk(40));
     other.start();
     let job = cli.id(&format!("job run --package large --client {}", other.id()));
     JobView::wait_for_row(&cli, &job, &other.id(), "SUCCEEDED");
@@ -90,9 +48,6 @@ fn a_full_disk_at_the_client_is_found_before_the_download_and_reported() {
 
 #[test]
 fn a_disk_that_fills_up_during_a_download_fails_the_attempt_and_the_failure_is_reported() {
-    if cannot_mount() {
-        return;
-    }
     let line = Proxy::new();
     let manager = Manager::start_with(Setup { advertise: vec![line.address()], ..Setup::default() });
     line.leads_to(manager.addresses().agents);
@@ -100,28 +55,27 @@ fn a_disk_that_fills_up_during_a_download_fails_the_attempt_and_the_failure_is_r
     let _package = push(&cli, "large", 16 << 20);
     let mut agent = Agent::new("full");
     agent.enroll(cli.ok("token create").trim());
-    on_a_small_disk(&mut agent, 60);
+    if !agent.on_a_small_disk(60) {
+        return;
+    }
     agent.start();
     // In the middle of the download the line stands still, and the disk fills up.
     line.now(Line::StopsAfter(4 << 20));
     let job = cli.id(&format!("job run --package large --client {}", agent.id()));
     wait_until("the line to stand still", PATIENCE, || line.stands_still());
-    fill(&agent, 64 << 10);
+    agent.disk().fill(64 << 10);
     line.now(Line::Open);
     let row = JobView::wait_for_row(&cli, &job, &agent.id(), "FAILED");
     assert_eq!(row.reason, "NO_SPACE", "{row:#?}");
     assert!(agent.is_running());
     // Room again, and a person says so: it goes on.
-    fs_err::remove_file(inside(&agent, "disk/filler")).unwrap();
+    agent.disk().make_room();
     cli.ok(&format!("job retry {job}"));
     JobView::wait_for_row(&cli, &job, &agent.id(), "SUCCEEDED");
 }
 
 #[test]
 fn a_disk_that_is_full_when_a_step_ends_keeps_no_outcome_from_being_recorded_and_reported() {
-    if cannot_mount() {
-        return;
-    }
     let manager = Manager::start();
     let cli = manager.cli();
     let package = PackageFolder::counting("waits", "1.0");
@@ -129,15 +83,17 @@ fn a_disk_that_is_full_when_a_step_ends_keeps_no_outcome_from_being_recorded_and
     cli.ok(&format!("package push {}", package.path().display()));
     let mut agent = Agent::new("full");
     agent.enroll(cli.ok("token create").trim());
-    on_a_small_disk(&mut agent, 60);
+    if !agent.on_a_small_disk(60) {
+        return;
+    }
     agent.start();
-    let pipe = inside(&agent, "root/etc/go");
+    let pipe = agent.root().join("etc/go");
     rustix::fs::mknodat(CWD, &pipe, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
     let job = cli.id(&format!("job run --package waits --client {}", agent.id()));
     JobView::wait_for_row(&cli, &job, &agent.id(), "INSTALLING");
     // Not a byte is left; what is left to do is written from the agent's own reserve.
-    fill(&agent, 0);
-    assert!(inside(&agent, "state/reserve").exists(), "it keeps a reserve");
+    agent.disk().fill(0);
+    assert!(agent.state().join("reserve").exists(), "it keeps a reserve");
     fs_err::write(&pipe, "go\n").unwrap();
     let row = JobView::wait_for_row(&cli, &job, &agent.id(), "FAILED");
     assert_eq!((row.attempts, row.json["items"][0]["exitCode"].as_i64()), (1, Some(7)), "{row:#?}");
@@ -146,5 +102,5 @@ fn a_disk_that_is_full_when_a_step_ends_keeps_no_outcome_from_being_recorded_and
     let next = cli.id(&format!("job run --package waits --client {}", agent.id()));
     let row = JobView::wait_for_row(&cli, &next, &agent.id(), "FAILED");
     assert_eq!(row.reason, "NO_SPACE", "{row:#?}");
-    fs_err::remove_file(inside(&agent, "disk/filler")).unwrap();
+    agent.disk().make_room();
 }

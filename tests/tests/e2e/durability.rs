@@ -2,16 +2,12 @@
 //! older state.
 
 use fs_err as fs;
-use std::{
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::path::{Path, PathBuf};
 use sutler_proto::v1;
 use sutler_tests::{
     api_call,
     harness::{Agent, Api, JobView, Manager, PATIENCE, PackageFolder, Setup, wait_until},
     postgres::Postgres,
-    tools,
 };
 
 fn push(cli: &sutler_tests::harness::Cli, package: &PackageFolder) -> String {
@@ -87,37 +83,12 @@ fn a_chunk_that_is_gone_is_found_by_the_scrub_and_sent_again() {
     cli.ok("content scrub --wait");
 }
 
-/// A file system in memory at a manager's folder, unmounted when it is dropped.
-struct Tmpfs(PathBuf);
-
-impl Drop for Tmpfs {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
-    }
-}
-
-/// Puts the folder of a manager that does not run onto a small disk; none where that needs rights that nobody has here.
-fn onto_a_small_disk(folder: &Path) -> Option<Tmpfs> {
-    if !rustix::process::geteuid().is_root() {
-        tools::skip("needs root, to mount a small file system");
-        return None;
-    }
-    let aside = folder.with_extension("aside");
-    fs::rename(folder, &aside).unwrap();
-    fs::create_dir(folder).unwrap();
-    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=64m,mode=0700", "tmpfs"]).arg(folder).status().unwrap();
-    if !mounted.success() {
-        tools::skip("needs the right to mount a file system");
-        return None;
-    }
-    assert!(Command::new("cp").arg("-a").arg(format!("{}/.", aside.display())).arg(folder).status().unwrap().success());
-    Some(Tmpfs(folder.into()))
-}
-
 #[test]
 fn a_full_disk_refuses_what_is_new_and_goes_on_with_revocations_and_renewals_until_there_is_room_again() {
     let mut manager = Manager::init(Setup { config: "[limits]\ndisk_reserve = \"8MiB\"".into(), ..Setup::default() });
-    let Some(_disk) = onto_a_small_disk(&manager.folder()) else { return };
+    if !manager.on_a_small_disk(64) {
+        return;
+    }
     manager.serve();
     let cli = manager.cli();
     let agents = [Agent::enrolled("one", &manager), Agent::enrolled("two", &manager)];
@@ -126,14 +97,7 @@ fn a_full_disk_refuses_what_is_new_and_goes_on_with_revocations_and_renewals_unt
     push(&cli, &package);
 
     // Somebody fills the disk, to the last byte.
-    let filler = manager.folder().join("filler");
-    let fill = || {
-        use std::io::Write as _;
-        let mut file = fs::OpenOptions::new().create(true).append(true).open(&filler).unwrap();
-        while file.write_all(&[7; 64 << 10]).is_ok() {}
-        while file.write_all(&[7; 512]).is_ok() {}
-    };
-    fill();
+    manager.disk().fill(0);
     wait_until("the disk to count as full", PATIENCE, || cli.run("group create while-full").stderr.contains("disk is full"));
     let api = Api::operator(&manager);
     let group = v1::CreateGroupRequest { group_id: "more".into(), ..Default::default() };
@@ -158,7 +122,7 @@ fn a_full_disk_refuses_what_is_new_and_goes_on_with_revocations_and_renewals_unt
     cli.ok("audit verify");
 
     // There is room again: everything goes on, and nobody started anything anew.
-    fs::remove_file(&filler).unwrap();
+    manager.disk().make_room();
     wait_until("everything to be written again", PATIENCE, || cli.run("group create after").code == 0);
     push(&cli, &other);
     cli.ok(&format!("client release {id}"));

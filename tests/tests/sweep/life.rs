@@ -39,7 +39,14 @@ pub(crate) struct Hit {
 pub(crate) trait Life {
     /// Once, hurt at this call; 0 is none.
     fn run(&mut self, call: &str, fault: &str, nth: u64) -> Hit;
+
+    /// Once, on a disk of [`DISK_MIB`] with so many KiB left, until somebody was told that it is full; then there is room again.
+    /// None where nobody may mount.
+    fn run_on_a_full_disk(&mut self, kib: u64) -> Option<Hit>;
 }
+
+/// How large the disk is that fills up.
+const DISK_MIB: u32 = 64;
 
 /// The orders to `inject`, and where it writes what it counted.
 struct Injector {
@@ -98,9 +105,12 @@ fn is_good(state: S) -> bool {
     matches!(state, S::Succeeded | S::AlreadyInstalled)
 }
 
-/// A manager with its operator, who asks again as people do: the same request, until there is an answer.
+/// A manager with its operator, who asks again as people do: the same request, until there is an answer. Told that the disk is
+/// full, he makes room.
 struct Site {
     manager: Manager,
+    /// Whether the manager's disk is full, or soon will be.
+    full: bool,
     api: Option<Api>,
     /// How often it was started again.
     starts: usize,
@@ -108,7 +118,13 @@ struct Site {
 
 impl Site {
     fn new(manager: Manager) -> Site {
-        Site { manager, api: None, starts: 0 }
+        Site { manager, full: false, api: None, starts: 0 }
+    }
+
+    fn make_room(&mut self) {
+        if std::mem::take(&mut self.full) {
+            self.manager.disk().make_room();
+        }
     }
 
     /// Starts the manager again if it has ended.
@@ -117,6 +133,7 @@ impl Site {
             self.starts += 1;
             assert!(self.starts < STARTS, "the manager ends again and again:\n{}", self.manager.log());
             self.api = None;
+            self.make_room();
             self.manager.within(&[]);
             self.manager.serve();
         }
@@ -142,6 +159,9 @@ impl Site {
                         Code::Unavailable | Code::Unknown | Code::Cancelled | Code::ResourceExhausted | Code::Aborted
                     ) =>
                 {
+                    if e.code() == Code::ResourceExhausted {
+                        self.make_room();
+                    }
                     self.api = None;
                     None
                 }
@@ -335,10 +355,29 @@ impl AgentLife {
     }
 }
 
+impl AgentLife {
+    fn token(&mut self) -> String {
+        self.lives += 1;
+        self.site.token(&format!("life-{}", self.lives))
+    }
+
+    fn check(&mut self, agent: &mut Agent) -> String {
+        let end = self.site.check(&self.job, agent);
+        assert_eq!(self.site.starts, 0, "the manager was hurt");
+        end
+    }
+
+    /// Whether the agent has come to its end, or to say so, on a disk that is full.
+    fn has_told(&mut self, agent: &mut Agent) -> bool {
+        let name = format!("{}/executions/{}", self.job, agent.id());
+        let ended = |shown: v1::GetExecutionResponse| shown.execution.is_some_and(|row| is_end(row.state()));
+        !agent.is_running() || agent.log().contains("disk is full") || self.site.execution(&name).is_some_and(ended)
+    }
+}
+
 impl Life for AgentLife {
     fn run(&mut self, call: &str, fault: &str, nth: u64) -> Hit {
-        self.lives += 1;
-        let token = self.site.token(&format!("life-{}", self.lives));
+        let token = self.token();
         let mut agent = Agent::new("machine");
         let injector = Injector::new(call, fault, nth, agent.scratch().join("calls"), &[agent.state(), agent.root()]);
         if self.enrolment {
@@ -349,10 +388,35 @@ impl Life for AgentLife {
             agent.within(&injector.wrapper());
         }
         agent.start();
-        let end = self.site.check(&self.job, &mut agent);
+        let end = self.check(&mut agent);
         injector.check();
-        assert_eq!(self.site.starts, 0, "the manager was hurt");
         Hit { calls: injector.calls(), hit: injector.hurt().is_some(), end }
+    }
+
+    fn run_on_a_full_disk(&mut self, kib: u64) -> Option<Hit> {
+        let token = self.token();
+        let mut agent = Agent::new("machine");
+        // Nothing is kept free that the agent could fall back on.
+        agent.configure("[limits]\ndisk_reserve = 0\ndisk_reserve_percent = 0\n");
+        if !agent.on_a_small_disk(DISK_MIB) {
+            return None;
+        }
+        if self.enrolment {
+            agent.disk().fill(kib << 10);
+            let done = agent.try_enroll(&token);
+            assert!(done.code == 0 || done.stderr.contains("No space left"), "{done:?}");
+            agent.disk().make_room();
+        }
+        enrol(&mut self.site, &mut agent, &token);
+        if !self.enrolment {
+            agent.disk().fill(kib << 10);
+        }
+        agent.start();
+        if !self.enrolment {
+            wait_until("the agent to tell what came of a full disk", PATIENCE, || self.has_told(&mut agent));
+            agent.disk().make_room();
+        }
+        Some(Hit { calls: 0, hit: true, end: self.check(&mut agent) })
     }
 }
 
@@ -365,21 +429,17 @@ pub(crate) struct ManagerLife {
 
 impl ManagerLife {
     pub(crate) fn new() -> ManagerLife {
-        let template = Manager::init(Setup::default());
+        // On a disk of 64 MiB the default would never be there.
+        let template = Manager::init(Setup { config: "[limits]\ndisk_reserve = \"2MiB\"\n".into(), ..Setup::default() });
         let package = tiny();
         let signed = sign(&package, &template.config());
         ManagerLife { template, _package: package, signed }
     }
 }
 
-impl Life for ManagerLife {
-    fn run(&mut self, call: &str, fault: &str, nth: u64) -> Hit {
-        let mut manager = self.template.copy();
-        let injector = Injector::new(call, fault, nth, manager.scratch().join("calls"), &[manager.folder()]);
-        manager.within(&injector.wrapper());
-        // One that does not come up is started again by the first who asks.
-        let _ = manager.try_serve();
-        let mut site = Site::new(manager);
+impl ManagerLife {
+    /// All of a life with a manager that serves, or is started again by the first who asks.
+    fn live(&self, mut site: Site) -> (Site, String) {
         let group = site.group();
         site.push(&self.signed);
         let job = site.job();
@@ -389,7 +449,6 @@ impl Life for ManagerLife {
         agent.start();
         let end = site.check(&job, &mut agent);
         assert_eq!(end, "SUCCEEDED", "whatever happens to the manager, the agent's one attempt goes on");
-        injector.check();
         if site.starts == 0 {
             site.manager.kill();
         }
@@ -397,6 +456,32 @@ impl Life for ManagerLife {
         assert_eq!((site.group().uid, site.job()), (group.uid, job.clone()));
         let shown = site.execution(&format!("{job}/executions/{}", agent.id())).expect("its outcome was acknowledged");
         assert_eq!(shown.execution.map(|row| row.state()), Some(S::Succeeded));
+        (site, end)
+    }
+}
+
+impl Life for ManagerLife {
+    fn run(&mut self, call: &str, fault: &str, nth: u64) -> Hit {
+        let mut manager = self.template.copy();
+        let injector = Injector::new(call, fault, nth, manager.scratch().join("calls"), &[manager.folder()]);
+        manager.within(&injector.wrapper());
+        let _ = manager.try_serve();
+        let (_site, end) = self.live(Site::new(manager));
+        injector.check();
         Hit { calls: injector.calls(), hit: injector.hurt().is_some(), end }
+    }
+
+    fn run_on_a_full_disk(&mut self, kib: u64) -> Option<Hit> {
+        let mut manager = self.template.copy();
+        if !manager.on_a_small_disk(DISK_MIB) {
+            return None;
+        }
+        manager.disk().fill(kib << 10);
+        if let Err(why) = manager.try_serve() {
+            assert!(why.contains("full"), "a manager that does not start on a full disk says why: {why}");
+        }
+        let (site, end) = self.live(Site { full: true, ..Site::new(manager) });
+        // Whether anybody had to make room.
+        Some(Hit { calls: 0, hit: !site.full, end })
     }
 }

@@ -5,6 +5,9 @@
 //! started again, as a service manager would, and everything has to come to rest: one outcome per attempt, no run of a step
 //! twice, nothing lost that was acknowledged. What ends badly is retried once and has to end well then.
 //!
+//! And the whole life is lived on a real disk of 64 MiB that is filled up to so many KiB, until somebody was told: then there is
+//! room again, and everything comes to the same end.
+//!
 //! N counts over all threads of the program. `strace -f -e inject=…:when=N` counts for each thread by itself (*tried*: with
 //! three threads that make three calls each, `when=4` hits none), so it can't reach every call of a program with a pool of
 //! threads; nor does it need to be installed here. Only calls on files below the program's own folders count, and `execve`:
@@ -27,6 +30,8 @@ use sutler_tests::tools;
 const CALLS: [&str; 6] = ["fsync", "fdatasync", "rename", "openat", "write", "execve"];
 /// The faults. An `execve` that fails starts nothing, and there is no more to it.
 const FAULTS: [&str; 3] = ["kill", "EIO", "ENOSPC"];
+/// With how many KiB left the disk is tried: the first and the last few writes, and what is between them.
+const DISKS: [u64; 20] = [0, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1024, 2048, 4096, 8192, 16384];
 /// How many points of each are tried by default.
 const FEW: u64 = 2;
 
@@ -78,26 +83,36 @@ fn sweep(program: &str, mut life: impl Life) {
             }
             let mut row = Row::new(program, call, fault, clean.calls);
             for nth in wanted.points(program, call, fault, clean.calls) {
-                let done = std::panic::catch_unwind(AssertUnwindSafe(|| life.run(call, fault, nth)));
-                let why = match done {
-                    Ok(Hit { hit, end, .. }) => {
-                        row.tried(hit, &end);
-                        continue;
-                    }
-                    Err(why) => why,
-                };
-                let why = why.downcast_ref::<String>().cloned().or_else(|| why.downcast_ref::<&str>().map(|s| (*s).to_owned()));
-                row.failed(nth, &why.unwrap_or_default());
+                try_point(&mut row, nth, || Some(life.run(call, fault, nth)));
             }
             eprintln!("{row}");
             rows.push(row);
         }
     }
+    let mut row = Row::new(program, "disk", "full", DISKS.len() as u64);
+    for point in wanted.points(program, "disk", "full", DISKS.len() as u64) {
+        let kib = DISKS[point as usize - 1];
+        try_point(&mut row, point, || life.run_on_a_full_disk(kib));
+    }
+    eprintln!("{row}");
+    rows.push(row);
     if std::env::var_os("SUTLER_SWEEP").is_some() && !matches!(wanted, Wanted::Only(_)) {
         report::write(program, &rows);
     }
     let failures: Vec<String> = rows.iter().flat_map(Row::failures).collect();
     assert!(failures.is_empty(), "{} points broke a promise:\n{}", failures.len(), failures.join("\n"));
+}
+
+/// Lives once, and writes down what came of it; nothing where such a life can't be lived.
+fn try_point(row: &mut Row, nth: u64, live: impl FnOnce() -> Option<Hit>) {
+    match std::panic::catch_unwind(AssertUnwindSafe(live)) {
+        Ok(Some(Hit { hit, end, .. })) => row.tried(hit, &end),
+        Ok(None) => {}
+        Err(why) => {
+            let why = why.downcast_ref::<String>().cloned().or_else(|| why.downcast_ref::<&str>().map(|s| (*s).to_owned()));
+            row.failed(nth, &why.unwrap_or_default());
+        }
+    }
 }
 
 /// Whether this machine lets a process trace its children.

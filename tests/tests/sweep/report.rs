@@ -58,7 +58,8 @@ const HEAD: &str = "# The last sweeps
 
 Made by `SUTLER_SWEEP=full cargo test -p sutler-tests --test sweep`, or with a number of points in place of `full`; see `tests/sweep/main.rs` for what it does. *Calls* is how many
 a clean run made, *points* at how many of them the program was hurt, *ends* what the first attempt came to there (what did
-not end well was retried once, and succeeded), *failures* at how many a promise was broken.
+not end well was retried once, and succeeded), *failures* at how many a promise was broken. *disk full* is a disk of 64 MiB that is filled up to so
+many KiB (`DISKS` there, by their number); of the manager's those count where somebody had to make room.
 
 | program | call | fault | calls | points | ends | failures |
 |---|---|---|---|---|---|---|
