@@ -12,7 +12,7 @@ pub mod seeds;
 pub type Target = (&'static str, fn(&[u8]) -> bool);
 
 /// All of them.
-pub const TARGETS: [Target; 10] = [
+pub const TARGETS: [Target; 11] = [
     ("condition", parsers::condition),
     ("csr", parsers::csr),
     ("envelope", parsers::envelope),
@@ -20,6 +20,7 @@ pub const TARGETS: [Target; 10] = [
     ("journal", parsers::journal),
     ("manifest", parsers::manifest),
     ("package", package::package),
+    ("revocations", parsers::revocations),
     ("tls", frames::tls),
     ("token", parsers::token),
     ("trust", parsers::trust),

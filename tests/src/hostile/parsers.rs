@@ -10,8 +10,9 @@ use sutler_agent::machine::{Event, Now, Stage, State};
 use sutler_base::manifest::{EntryKind, Manifest};
 use sutler_base::token::TokenString;
 use sutler_base::{Digest, Timestamp};
+use sutler_certs::revocations::{ENTRIES_MAX, REVOCATIONS_TYPE};
 use sutler_certs::trust::TRUST_TYPE;
-use sutler_certs::{Envelope, PublisherKey, SignedTrustDocument, TrustDocument, public_key_of_csr, verify_manifest};
+use sutler_certs::{Envelope, PublisherKey, SignedRevocations, SignedTrustDocument, TrustDocument, public_key_of_csr, verify_manifest};
 use sutler_core::condition::{ClientFields, Condition, Input, Schema, limits};
 
 /// A trust document whose keys signed nothing else.
@@ -91,6 +92,37 @@ fn open_trust(json: &[u8]) -> bool {
         Ok(document) => {
             assert!(document.threshold() >= 1 && document.threshold() <= document.keys().len());
             assert_eq!(signed.open_pinned(&signed.digest()).as_ref(), Ok(&document));
+            true
+        }
+        Err(e) => {
+            shown(&e);
+            false
+        }
+    }
+}
+
+/// A revocation list that a manager hands out, and any bytes as the list inside of one. No owner of the trust document signed
+/// it, so an agent refuses it; the people who are asked to sign it read it first.
+pub fn revocations(bytes: &[u8]) -> bool {
+    use base64::{Engine as _, engine::general_purpose::STANDARD};
+    let inside = serde_json::json!({"payload_type": REVOCATIONS_TYPE, "payload": STANDARD.encode(bytes), "signatures": []});
+    let read = read_revocations(inside.to_string().as_bytes());
+    read_revocations(bytes) || read
+}
+
+fn read_revocations(json: &[u8]) -> bool {
+    let signed = match SignedRevocations::from_json(json) {
+        Ok(signed) => signed,
+        Err(e) => {
+            shown(&e);
+            return false;
+        }
+    };
+    shown(&signed.open(&TRUST, None).expect_err("nobody signed that"));
+    match signed.read() {
+        Ok(list) => {
+            assert!(list.revoked().len() + list.minimums().len() <= ENTRIES_MAX);
+            assert!(list.epoch() >= 1 && list.version() >= 1);
             true
         }
         Err(e) => {

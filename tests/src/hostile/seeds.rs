@@ -5,7 +5,8 @@ use sutler_agent::machine::{Course, Installing, Lease, Offer, OfferedItem, Plan,
 use sutler_base::manifest::{Detection, Entry, EntryKind, ExitMeaning, Manifest, Phase, Platform, Step};
 use sutler_base::token::TokenString;
 use sutler_base::{AttemptId, Digest, Timestamp, TokenId};
-use sutler_certs::{Envelope, PrivateKey, PublisherKey, TrustDocument};
+use sutler_certs::revocations::{Minimum, Revoked, Target};
+use sutler_certs::{Envelope, PrivateKey, PublisherKey, RevocationList, TrustDocument};
 
 /// A good input of one target.
 #[derive(Debug)]
@@ -114,6 +115,12 @@ pub fn seeds() -> Vec<Seed> {
     let key = PublisherKey::generate().expect("the system has randomness");
     let bytes = manifest().to_bytes();
     let trust = TrustDocument::new(1, 2, &[key.public_key()], 1, &["clam", ""], Timestamp::MAX).expect("it keeps the rules");
+    let clam: sutler_base::PackageName = "clamav".parse().expect("it is a package's name");
+    let version = Target::Version { package: clam.clone(), version: "1.0".parse().expect("it is a version") };
+    let revoked =
+        [version, Target::Manifest { manifest: Digest::of(b"manifest") }].map(|target| Revoked { target, reason: "a hole".into() });
+    let lowest = vec![Minimum { package: clam, release: 3 }];
+    let revocations = RevocationList::new(1, 2, revoked.to_vec(), lowest, Timestamp::MAX).expect("it keeps the rules");
     let token = TokenString {
         trust_domain: "acme.example".into(),
         addresses: vec!["manager.acme.example:7443".into(), "[fd00::1]:7443".into()],
@@ -126,6 +133,7 @@ pub fn seeds() -> Vec<Seed> {
     let mut seeds = vec![
         Seed { target: "envelope", name: "good", bytes: Envelope::sign(&bytes, &[&key]).to_json() },
         Seed { target: "manifest", name: "good", bytes },
+        Seed { target: "revocations", name: "good", bytes: revocations.sign(&[&key]).to_json() },
         Seed { target: "trust", name: "good", bytes: trust.sign(&[&key]).to_json() },
         Seed { target: "token", name: "good", bytes: token.encode().into_bytes() },
         Seed { target: "csr", name: "good", bytes: csr },
