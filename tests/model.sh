@@ -1,22 +1,23 @@
 #!/usr/bin/env bash
-# Tries many random lists of operations against the model, and writes what ran into tests/model.md.
+# Tries many random lists of operations against the model, and adds what ran to the table in tests/model.md.
 #
-# tests/model.sh [LISTS]: so many in all, 10000 unless given, shared by the four properties. A list takes a second or more on two
-# idle cores, so ten thousand take a night. SUTLER_MODEL_SEED (see tests/tests/model/main.rs) repeats one property's lists.
+# tests/model.sh [LISTS]: so many in all, 10000 unless given, shared by the four properties. A list takes a second or more on
+# two idle cores, so ten thousand take a night, or several shorter runs: each has its own seeds and its own rows.
+# SUTLER_MODEL_SEED (see tests/tests/model/main.rs) repeats one property's lists.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 lists=${1:-10000}
-command="cargo test -p sutler-tests --locked --test model -- --nocapture whatever_happens job_and_policy"
+cases=$(((lists + 3) / 4))
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
-started=$SECONDS
-ended=passed
-SUTLER_MODEL_CASES=$(((lists + 3) / 4)) $command 2>&1 | tee "$log" || ended=FAILED
-{
-  printf '# The last run of the model\n\nMade by `tests/model.sh %s`; see `tests/tests/model/main.rs` for what it does.\n\n' "$lists"
-  printf -- '- date: %s UTC, at %s\n' "$(date -u '+%F %H:%M')" "$(git describe --always --dirty)"
-  printf -- '- command: `SUTLER_MODEL_CASES=%s %s`\n' "$(((lists + 3) / 4))" "$command"
-  sed -n 's/^\(.*\): \([0-9]*\) cases, \(SUTLER_MODEL_SEED=[0-9a-f]*\)$/- \1: \2 lists, `\3`/p' "$log" | sort
-  printf -- '- result: %s, in %s s\n' "$ended" "$((SECONDS - started))"
-} >tests/model.md
-[ "$ended" = passed ]
+source=$(git describe --always --dirty)
+ended=held
+SUTLER_MODEL_CASES=$cases cargo test -p sutler-tests --locked --test model -- --nocapture whatever_happens job_and_policy 2>&1 |
+  tee "$log" || ended=FAILED
+# PROPERTY: CASES cases, SUTLER_MODEL_SEED=SEED
+sed -n 's/^\(.*\): \([0-9]*\) cases, SUTLER_MODEL_SEED=\([0-9a-f]*\)$/\1|\2|\3/p' "$log" | sort | while IFS='|' read -r property count seed; do
+  printf '| %s | %s | %s | %s | `%s` | %s |\n' "$(date -u +%F)" "$source" "$property" "$count" "$seed" "$ended"
+done >>tests/model.md
+total=$(awk -F'|' '$7 ~ /held/ { n += $5 } END { print n + 0 }' tests/model.md)
+sed -i "s/^In all: .*/In all: $total lists in runs in which every rule held./" tests/model.md
+[ "$ended" = held ]
