@@ -1,6 +1,6 @@
 //! Where the agent's things are. What is allowed on this machine is in [`crate::policy`].
 
-use crate::{limits::Limits, policy::Policy};
+use crate::{guard, limits::Limits, policy::Policy};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 
@@ -14,6 +14,8 @@ pub const DEFAULT_DIR: &str = "/var/lib/sutler-agent";
 /// The configuration of the agent.
 #[derive(Debug, Clone)]
 pub struct Config {
+    /// The file that it was read from, whether there was one or not.
+    pub file: PathBuf,
     /// The state folder, mode 0700.
     pub dir: PathBuf,
     /// Below which packages are installed: `/` on a real machine.
@@ -78,22 +80,27 @@ impl Config {
             None => (PathBuf::from(DEFAULT_FILE), false),
         };
         let policy = Policy::File(path.with_file_name(POLICY));
-        let file = match std::fs::read_to_string(&path) {
-            Ok(text) => {
-                let wrong = |why| ConfigError::Parse { path, why };
-                match toml::from_str::<File>(&text).map(|file| (file.limits.broken_rule(), file)) {
-                    Ok((None, file)) => file,
-                    Ok((Some(rule), _)) => return Err(wrong(rule)),
-                    Err(e) => return Err(wrong(e.to_string())),
-                }
-            }
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound && !named => File::default(),
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound && !named => String::new(),
             Err(source) => return Err(ConfigError::Read { path, source }),
+        };
+        let file = match toml::from_str::<File>(&text).map(|file| (file.limits.broken_rule(), file)) {
+            Ok((None, file)) => file,
+            Ok((Some(why), _)) => return Err(ConfigError::Parse { path, why }),
+            Err(e) => return Err(ConfigError::Parse { path, why: e.to_string() }),
         };
         let dir = overrides.dir.or(file.dir).unwrap_or_else(|| DEFAULT_DIR.into());
         let root = overrides.root.or(file.root).unwrap_or_else(|| "/".into());
         let socket = overrides.socket.or(file.socket).unwrap_or_else(|| default_socket(&dir));
-        Ok(Config { dir, root, socket, policy, limits: file.limits })
+        Ok(Config { file: path, dir, root, socket, policy, limits: file.limits })
+    }
+
+    /// Refuses a configuration, or rules of the machine, that somebody else may write or put another one in the place of: the
+    /// first says where the agent keeps its things, the second what may run.
+    pub fn refuse_changeable(&self) -> Result<(), guard::Exposed> {
+        guard::refuse_changeable(&self.file)?;
+        self.policy.file().map_or(Ok(()), guard::refuse_changeable)
     }
 }
 

@@ -35,13 +35,13 @@ pub async fn examine(config: Result<Config, ConfigError>, file: &Path, clock: &A
         Ok(config) => config,
         Err(e) => {
             checkup.wrong("configuration", file.display(), &e, "mend the file, or remove it: the defaults are good");
-            for check in ["folder", "enrolment", "certificate", "journal", "disk", "service", "manager", "clock"] {
+            for check in ["policy", "folder", "enrolment", "certificate", "journal", "disk", "service", "manager", "clock"] {
                 checkup.not_seen(check, file.display(), "nobody knows where it is without the configuration");
             }
             return checkup;
         }
     };
-    checkup.fine("configuration", file.display(), if file.exists() { "it can be used" } else { "there is none: the defaults are used" });
+    configuration(&mut checkup, &config);
     let folder_is_well = folder(&mut checkup, &config);
     let identity = if folder_is_well { enrolment(&mut checkup, &config) } else { not_seen(&mut checkup, &config) };
     if let Some(identity) = &identity {
@@ -60,6 +60,25 @@ pub async fn examine(config: Result<Config, ConfigError>, file: &Path, clock: &A
         }
     }
     checkup
+}
+
+/// The configuration that was read, and the machine's own rules.
+fn configuration(checkup: &mut Checkup, config: &Config) {
+    let shown = config.file.display();
+    let rules = config.policy.file().unwrap_or(&config.file);
+    if let Some(exposed) = guard::changeable(&config.file) {
+        checkup.wrong("configuration", exposed.path.display(), format!("it {}: the agent refuses to start", exposed.why), exposed.remedy);
+        return checkup.not_seen("policy", rules.display(), "it lies beside the configuration, which others may change");
+    }
+    checkup.fine("configuration", shown, if config.file.exists() { "it can be used" } else { "there is none: the defaults are used" });
+    if let Some(exposed) = guard::changeable(rules) {
+        return checkup.wrong("policy", exposed.path.display(), format!("it {}: the agent refuses to start", exposed.why), exposed.remedy);
+    }
+    match config.policy.read() {
+        Ok(_) if rules.exists() => checkup.fine("policy", rules.display(), "it can be used"),
+        Ok(_) => checkup.fine("policy", rules.display(), "there is none: this machine has no rules of its own"),
+        Err(e) => checkup.wrong("policy", rules.display(), e, "mend the file"),
+    }
 }
 
 fn not_seen(checkup: &mut Checkup, config: &Config) -> Option<Identity> {

@@ -1,7 +1,8 @@
-//! Whether the agent's folder is its own alone: asked at every start, and by the doctor.
+//! Whether what the agent goes by is its own and root's alone: asked at every start, and by the doctor.
 //!
-//! Keys, the journal and staged programs lie there, and root runs what lies there. Nothing that somebody else could have put
-//! there, read or changed is used: it is refused and named, not mended, since nobody knows what was done meanwhile.
+//! Keys, the journal and staged programs lie in the agent's folder, and root runs what lies there; the configuration says where
+//! that is, and the machine's own rules what may run at all. Nothing that somebody else could have put there, read (in the
+//! folder) or changed is used: it is refused and named, not mended, since nobody knows what was done meanwhile.
 
 use std::{
     fs::Metadata,
@@ -11,8 +12,10 @@ use std::{
 
 /// The most that is said at once.
 const FINDINGS_MAX: usize = 20;
+/// The most links that are followed on the way to a file, as in the kernel.
+const LINKS_MAX: usize = 40;
 
-/// Something in the agent's folder, or on the way to it, that others may have read or changed.
+/// Something that the agent goes by, or on the way to it, that others may have read or changed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{} {why}; {remedy}", path.display())]
 pub struct Exposed {
@@ -42,20 +45,47 @@ pub fn refuse_exposed(state: &Path) -> Result<(), Exposed> {
 
 /// Everything that others may have read or changed, up to a number that a person still reads.
 pub fn exposed(state: &Path) -> Vec<Exposed> {
-    let mut found = Vec::new();
     let absolute = std::path::absolute(state).unwrap_or_else(|_| state.into());
-    for above in absolute.ancestors().skip(1) {
-        // What can't be looked at is refused by whoever uses it.
-        let Ok(metadata) = std::fs::metadata(above) else { continue };
-        let everybodys = metadata.mode() & 0o1002 == 0o0002;
-        if !is_trusted(&metadata) || everybodys {
-            let why = if everybodys { "can be written by everybody".into() } else { format!("belongs to user {}", metadata.uid()) };
-            let remedy = "who can change it can put another folder in the place of the agent's: give it to root, or use another folder";
-            found.push(Exposed { path: above.into(), why, remedy: remedy.into() });
-        }
-    }
+    let mut found: Vec<_> = absolute.parent().and_then(changeable).into_iter().collect();
     look(state, Inside::Private, &mut found);
     found
+}
+
+/// Refuses a file that root goes by, such as the configuration, if others may write it or put another one in its place.
+pub fn refuse_changeable(path: &Path) -> Result<(), Exposed> {
+    changeable(path).map_or(Ok(()), Err)
+}
+
+/// The first thing on the way to a file or folder, itself included, that somebody other than root and the agent's own user may
+/// change. One that is not there is nobody's yet: only the folders that are there are asked about.
+pub fn changeable(path: &Path) -> Option<Exposed> {
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.into());
+    changeable_through(&absolute, LINKS_MAX)
+}
+
+fn changeable_through(path: &Path, links: usize) -> Option<Exposed> {
+    let mut way: Vec<_> = path.ancestors().collect();
+    way.reverse();
+    way.into_iter().find_map(|step| {
+        let exposed = |why: String, remedy: String| Some(Exposed { path: step.into(), why, remedy });
+        // What can't be looked at is refused by whoever uses it.
+        let metadata = std::fs::symlink_metadata(step).ok()?;
+        if !is_trusted(&metadata) {
+            let remedy = format!("see what that user has changed, then run chown root {}", step.display());
+            return exposed(format!("belongs to user {}", metadata.uid()), remedy);
+        }
+        if metadata.is_symlink() {
+            let target = step.parent()?.join(std::fs::read_link(step).ok()?);
+            return if links == 0 { None } else { changeable_through(&target, links - 1) };
+        }
+        // A folder with the sticky bit, such as /tmp, lets others add files, not exchange this one.
+        let sticky = metadata.is_dir() && metadata.mode() & 0o1000 != 0;
+        if metadata.mode() & 0o022 != 0 && !sticky {
+            let remedy = format!("see what they have changed, then run chmod go-w {}", step.display());
+            return exposed(format!("can be written by others (mode {:04o})", metadata.mode() & 0o7777), remedy);
+        }
+        None
+    })
 }
 
 fn is_trusted(metadata: &Metadata) -> bool {
@@ -171,7 +201,52 @@ mod tests {
             std::os::unix::fs::chown(state.join("credential.pem"), Some(0), None).unwrap();
         }
         assert_eq!(exposed(&state), []);
-        private(temporary.path(), 0o777);
-        assert!(exposed(&state)[0].to_string().contains("can be written by everybody"));
+        for mode in [0o777, 0o770] {
+            private(temporary.path(), mode);
+            assert!(exposed(&state)[0].to_string().contains(&format!("can be written by others (mode {mode:04o})")));
+        }
+    }
+
+    #[test]
+    fn what_others_may_change_on_any_way_to_a_file_is_named_with_what_to_do() {
+        let temporary = tempfile::tempdir().unwrap();
+        let at = |name: &str| temporary.path().join(name);
+        for folder in ["etc", "elsewhere"] {
+            create_dir(at(folder)).unwrap();
+            private(&at(folder), 0o755);
+        }
+        write(at("elsewhere/agent.toml"), "").unwrap();
+        private(&at("elsewhere/agent.toml"), 0o644);
+        // A link to a link; both ways are looked at.
+        std::os::unix::fs::symlink("../elsewhere/link", at("etc/agent.toml")).unwrap();
+        std::os::unix::fs::symlink("agent.toml", at("elsewhere/link")).unwrap();
+        let file = at("etc/agent.toml");
+        assert_eq!(changeable(&file), None);
+        assert_eq!(changeable(&at("etc/missing/agent.toml")), None);
+        let named = |path: &str, word: &str| {
+            let found = changeable(&file).unwrap_or_else(|| panic!("{path} is to be named"));
+            assert_eq!(found.path.canonicalize().unwrap(), at(path).canonicalize().unwrap());
+            assert!(found.why.contains(word) && found.remedy.contains("run ch"), "{found}");
+            assert_eq!(refuse_changeable(&file), Err(found));
+        };
+        for (path, good) in [("elsewhere/agent.toml", 0o644), ("elsewhere", 0o755), ("etc", 0o755), ("", 0o700)] {
+            for others in [0o020, 0o002] {
+                private(&at(path), good | others);
+                named(path, &format!("others (mode {:04o})", good | others));
+            }
+            private(&at(path), good);
+        }
+        private(&at("etc"), 0o1777);
+        assert_eq!(changeable(&file), None, "in a folder with the sticky bit others can't exchange it");
+        if rustix::process::geteuid().is_root() {
+            for path in ["elsewhere/agent.toml", "elsewhere", "etc", "etc/agent.toml"] {
+                std::os::unix::fs::lchown(at(path), Some(65534), None).unwrap();
+                let found = changeable(&file).unwrap();
+                assert!(found.why == "belongs to user 65534" && found.remedy.contains("run chown root"), "{found}");
+                std::os::unix::fs::lchown(at(path), Some(0), None).unwrap();
+            }
+        }
+        std::os::unix::fs::symlink("loop", at("loop")).unwrap();
+        assert_eq!(changeable(&at("loop")), None, "it can't be read either");
     }
 }

@@ -3,11 +3,10 @@
 //! The file is read again before each decision, so that a change needs no restart. While it can't be read, can't be
 //! understood, or others may write it, the machine installs nothing and says why.
 
+use crate::guard;
 use serde::Deserialize;
 use std::{
-    fs::Metadata,
     io::{ErrorKind, Read},
-    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 use sutler_base::PackageName;
@@ -70,6 +69,14 @@ impl From<LocalPolicy> for Policy {
 }
 
 impl Policy {
+    /// Where the file is, whether it is there or not.
+    pub fn file(&self) -> Option<&Path> {
+        match self {
+            Policy::File(path) => Some(path),
+            Policy::Fixed(_) => None,
+        }
+    }
+
     /// The rules as they are now; else why nothing may be installed.
     pub fn read(&self) -> Result<LocalPolicy, String> {
         match self {
@@ -80,37 +87,18 @@ impl Policy {
 }
 
 fn read(path: &Path) -> Result<LocalPolicy, String> {
+    guard::refuse_changeable(path).map_err(|e| e.to_string())?;
     let mut file = match std::fs::File::open(path) {
         Ok(file) => file,
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(LocalPolicy::default()),
         Err(e) => return Err(format!("it can't be read: {e}")),
     };
-    let metadata = file.metadata().map_err(|e| format!("it can't be read: {e}"))?;
-    root_alone(&metadata)?;
-    // Whoever may write the folder may put another file there.
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    root_alone(&std::fs::metadata(folder).map_err(|e| format!("its folder can't be read: {e}"))?)
-        .map_err(|e| format!("its folder: {e}"))?;
     let mut text = String::new();
     let read = (&mut file).take(FILE_MAX + 1).read_to_string(&mut text).map_err(|e| format!("it can't be read: {e}"))?;
     if read as u64 > FILE_MAX {
         return Err(format!("it has more than {FILE_MAX} bytes"));
     }
     toml::from_str(&text).map_err(|e| e.to_string().trim().to_owned())
-}
-
-/// Whether nobody but root and the agent's own user may write it.
-fn root_alone(metadata: &Metadata) -> Result<(), String> {
-    let own = rustix::process::geteuid().as_raw();
-    if metadata.uid() != 0 && metadata.uid() != own {
-        return Err(format!("it belongs to user {}, not to root; run chown root on it", metadata.uid()));
-    }
-    // A folder with the sticky bit, such as /tmp, lets others add files, not exchange this one.
-    let exchangeable = metadata.mode() & 0o022 != 0 && metadata.mode() & 0o1000 == 0;
-    if exchangeable {
-        return Err(format!("others may write it (mode {:04o}); run chmod go-w on it", metadata.mode() & 0o7777));
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -137,9 +125,10 @@ mod tests {
         }
         std::fs::write(&path, "").unwrap();
         std::fs::set_permissions(&path, PermissionsExt::from_mode(0o666)).unwrap();
-        assert!(policy.read().unwrap_err().contains("others may write it"));
+        assert!(policy.read().unwrap_err().contains("can be written by others"));
         std::fs::set_permissions(&path, PermissionsExt::from_mode(0o644)).unwrap();
         std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o777)).unwrap();
-        assert!(policy.read().unwrap_err().contains("its folder"));
+        let why = policy.read().unwrap_err();
+        assert!(why.contains(&format!("chmod go-w {}", folder.path().display())), "{why}");
     }
 }

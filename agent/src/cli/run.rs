@@ -48,6 +48,7 @@ pub(super) async fn enroll(config: &Config, enroll: Enroll) -> Result<(), String
         _ => read_secret(Path::new("-"))?,
     };
     let token = TokenString::parse(&text).map_err(|e| e.0)?;
+    config.refuse_changeable().map_err(|e| e.to_string())?;
     let layout = Layout::new(&config.root, &config.dir).map_err(|e| e.to_string())?;
     let vault = FolderVault::open(&config.dir).map_err(|e| e.to_string())?;
     let _lock = Lock::take(&config.dir)?;
@@ -80,6 +81,7 @@ fn log(format: LogFormat) {
 /// `run`.
 pub(super) async fn run(config: &Config, format: LogFormat) -> Result<(), String> {
     log(format);
+    config.refuse_changeable().map_err(|e| e.to_string())?;
     if !config.dir.join("identity.json").exists() {
         return Err(IdentityError::NotEnrolled.to_string());
     }

@@ -139,7 +139,10 @@ impl Agent {
 
     /// From now on this is its configuration.
     pub fn configure(&mut self, toml: &str) {
+        use std::os::unix::fs::PermissionsExt;
         fs_err::write(self.config(), toml).expect("a file can be written");
+        // Whatever this process's umask is: one that others may write is refused.
+        fs_err::set_permissions(self.config(), PermissionsExt::from_mode(0o644)).expect("its mode can be set");
         self.configured = true;
     }
 

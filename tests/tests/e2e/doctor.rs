@@ -140,6 +140,11 @@ fn the_agents_doctor_names_one_fault_at_a_time_and_nothing_else() {
     let toml = agent.scratch().join("bad.toml");
     fs_err::write(&toml, "hold = 7\n").unwrap();
     names(&run(agent.command(&["doctor", "-o", "json", "--config", toml.to_str().unwrap()]), b""), "configuration", "hold");
+    let rules = agent.scratch().join("policy.toml");
+    fs_err::write(&rules, "hold = 7\n").unwrap();
+    fs_err::write(&toml, "").unwrap();
+    names(&run(agent.command(&["doctor", "-o", "json", "--config", toml.to_str().unwrap()]), b""), "policy", "hold");
+    fs_err::remove_file(&rules).unwrap();
     for (file, bad) in [("credential.pem", 0o604), ("pins.json", 0o660)] {
         mode(&state.join(file), bad);
         names(&agent.run("doctor -o json"), "folder", "open to other users");

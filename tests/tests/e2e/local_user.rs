@@ -115,6 +115,52 @@ fn an_agent_refuses_a_folder_in_which_others_could_have_put_something() {
 }
 
 #[test]
+fn an_agent_refuses_a_configuration_or_rules_that_others_may_write() {
+    let manager = Manager::start();
+    let mut agent = Agent::new("one");
+    agent.configure("");
+    let (config, policy) = (agent.scratch().join("agent.toml"), agent.scratch().join("policy.toml"));
+    fs_err::write(&policy, "").unwrap();
+    mode(&policy, 0o644);
+    let token = manager.cli().ok("token create");
+    mode(&config, 0o664);
+    agent.try_enroll(token.trim()).ends_with(1).says(&["mode 0664", &format!("chmod go-w {}", config.display())]);
+    mode(&config, 0o644);
+    agent.enroll(token.trim());
+    let mut refuses = |check: &str, words: &[&str]| {
+        agent.start();
+        wait_until("the agent to have ended", PATIENCE, || !agent.is_running());
+        words.iter().for_each(|word| assert!(agent.log().contains(word), "{word:?} is not in {}", agent.log()));
+        agent.kill();
+        // The doctor says the same, once.
+        let doctor = agent.run("doctor").ends_with(30).stdout;
+        let named: Vec<_> = doctor.lines().filter(|line| line.contains("the agent refuses to start")).collect();
+        assert!(matches!(&named[..], [line] if line.starts_with(check)), "{doctor}");
+        words.iter().for_each(|word| assert!(doctor.contains(word), "{word:?} is not in {doctor}"));
+    };
+    for (check, file) in [("configuration", &config), ("policy", &policy)] {
+        let shown = file.display().to_string();
+        for bad in [0o646, 0o664] {
+            mode(file, bad);
+            refuses(check, &[&format!("can be written by others (mode {bad:04o})"), &format!("run chmod go-w {shown}")]);
+            mode(file, 0o644);
+        }
+        if rustix::process::geteuid().is_root() {
+            std::os::unix::fs::chown(file, Some(65534), None).unwrap();
+            refuses(check, &["belongs to user 65534", &format!("run chown root {shown}")]);
+            std::os::unix::fs::chown(file, Some(0), None).unwrap();
+        }
+    }
+    // Whoever may write the folder may put other files there, and be it that there are none yet.
+    fs_err::remove_file(&policy).unwrap();
+    mode(config.parent().unwrap(), 0o770);
+    refuses("configuration", &["can be written by others (mode 0770)", &format!("run chmod go-w {}", config.parent().unwrap().display())]);
+    mode(config.parent().unwrap(), 0o700);
+    agent.start();
+    wait_until("the agent to be connected", PATIENCE, || agent.status()["connected"].is_string());
+}
+
+#[test]
 fn a_step_sees_nothing_of_the_agent_and_no_secret_is_in_arguments_or_environments() {
     let manager = Manager::start();
     let cli = manager.cli();
