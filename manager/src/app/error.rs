@@ -69,6 +69,9 @@ pub enum AppError {
     /// The caller's roles do not allow it.
     #[error("{0}")]
     Denied(String),
+    /// The operator got other roles while the call was under way.
+    #[error("the roles of operators/{0} have changed; call again")]
+    Regranted(String),
     /// Stored bytes are damaged.
     #[error("{0}")]
     DataLoss(String),

@@ -27,6 +27,7 @@ pub mod trust;
 
 pub use conditions::Conditions;
 pub use error::{AppError, Violation, Violations, disk_failed};
+pub use operators::Standing;
 
 use crate::{
     config::Limits,
@@ -107,12 +108,14 @@ pub struct Who {
     pub actor: String,
     /// The jobs that are reached; what lies outside does not exist for the one who asks.
     pub reach: Reach,
+    /// As what an operator was let in: whatever is changed for it is changed only while that holds.
+    pub standing: Option<Standing>,
 }
 
 /// The manager itself, a client or a token: none of them has a scope.
 impl From<&str> for Who {
     fn from(actor: &str) -> Who {
-        Who { actor: actor.to_owned(), reach: Reach::Everywhere }
+        Who { actor: actor.to_owned(), reach: Reach::Everywhere, standing: None }
     }
 }
 
@@ -151,6 +154,8 @@ pub struct Env {
     pub actor: String,
     /// The jobs that the one who asked reaches.
     pub reach: Reach,
+    /// As what the operator who asked was let in.
+    pub standing: Option<Standing>,
     /// When the unit was begun. The same if it has to be run again.
     pub now: Timestamp,
     /// Ids and secrets.
@@ -205,6 +210,7 @@ impl App {
         Env {
             actor: who.actor,
             reach: who.reach,
+            standing: who.standing,
             now: self.world.now(),
             world: self.world.clone(),
             settings: self.settings.clone(),
@@ -252,10 +258,12 @@ impl App {
                                 if earlier != body {
                                     return Err(AppError::reused_request_id());
                                 }
+                                operators::still_stands(tx, &env, name).await?;
                                 return R::decode(answer.as_slice())
                                     .map_err(|e| AppError::Bug(format!("the kept answer can't be read: {e}")));
                             }
                             let answer = to_wire(run(tx, &env, &input).await?);
+                            operators::still_stands(tx, &env, name).await?;
                             if !request_id.is_empty() {
                                 tx.put_request(&env.actor, &request_id, &body, &answer.encode_to_vec(), env.now).await?;
                             }
@@ -289,7 +297,19 @@ impl App {
         let began = Instant::now();
         let mut again = true;
         let out = loop {
-            let out = self.store.write(name, unit!([env, input, run] | tx | { run(tx, &env, &input).await })).await;
+            let out = self
+                .store
+                .write(
+                    name,
+                    unit!(
+                        [env, input, run] | tx | {
+                            let out = run(tx, &env, &input).await?;
+                            operators::still_stands(tx, &env, name).await?;
+                            Ok(out)
+                        }
+                    ),
+                )
+                .await;
             if matches!(out, Err(AppError::Store(StoreError::Full(_)))) && std::mem::take(&mut again) && self.is_freed_for(name) {
                 continue;
             }

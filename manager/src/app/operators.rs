@@ -39,6 +39,53 @@ pub struct Create {
     pub key: PublicKey,
 }
 
+/// As what an operator was let in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    /// Who.
+    pub operator: OperatorName,
+    /// The serial number of the certificate that it showed.
+    pub serial: String,
+    /// What it might do.
+    pub grants: Vec<Grant>,
+}
+
+/// Units that decide about operators. They lock them first and ask [`still_stands`] then: they may be about the very operator
+/// who asks.
+const ABOUT_OPERATORS: [&str; 3] = ["update_operator", "revoke_operator", "issue_operator"];
+
+/// Refuses a change if the operator for whom it is made is not any more what it was let in as. It is the last statement of
+/// every unit that changes something for an operator: by then the unit has its number in the change sequence, so that whatever
+/// revocation has a smaller one is committed and seen here, and any other comes after this change.
+pub(super) async fn still_stands(tx: &mut dyn Tx, env: &Env, unit: &str) -> Result<()> {
+    match &env.standing {
+        Some(standing) if !ABOUT_OPERATORS.contains(&unit) => stands(tx, standing).await,
+        _ => Ok(()),
+    }
+}
+
+async fn stands(tx: &mut dyn Tx, standing: &Standing) -> Result<()> {
+    match enrolment::check_certificate(tx, &Subject::Operator(standing.operator.clone()), &standing.serial).await {
+        // That a newer one came into use meanwhile takes nothing from the call that was under way.
+        Err(AppError::Unauthenticated { reason: enrolment::SUPERSEDED, .. }) => {}
+        other => other?,
+    }
+    if load(tx, &standing.operator).await?.grants != standing.grants {
+        return Err(AppError::Regranted(standing.operator.to_string()));
+    }
+    Ok(())
+}
+
+/// Every operator that was not revoked, locked until the unit ends: whoever decides by all of them decides alone, and is still
+/// what it was let in as.
+async fn lock(tx: &mut dyn Tx, env: &Env) -> Result<Vec<Operator>> {
+    let all = tx.lock_operators().await?;
+    if let Some(standing) = &env.standing {
+        stands(tx, standing).await?;
+    }
+    Ok(all)
+}
+
 /// The operator, or that there is none.
 pub async fn load(tx: &mut dyn Tx, name: &OperatorName) -> Result<Operator> {
     tx.operator(name).await?.ok_or_else(|| AppError::not_found("operator", name))
@@ -126,7 +173,7 @@ pub struct Update {
 
 /// Gives an operator other roles. The calls and streams that they don't allow end within seconds.
 pub async fn update(tx: &mut dyn Tx, env: &Env, input: &Update) -> Result<Shown> {
-    let all = tx.lock_operators().await?;
+    let all = lock(tx, env).await?;
     let operator = standing(tx, &all, &input.name).await?;
     groups::check_etag(&input.etag, operator.change, || format!("operators/{}", input.name))?;
     let grants = grants(tx, &input.roles).await?;
@@ -140,7 +187,7 @@ pub async fn update(tx: &mut dyn Tx, env: &Env, input: &Update) -> Result<Shown>
 
 /// Cuts an operator off, for ever: its calls are refused from this commit on, its open streams end within seconds.
 pub async fn revoke(tx: &mut dyn Tx, env: &Env, name: &OperatorName) -> Result<Shown> {
-    let all = tx.lock_operators().await?;
+    let all = lock(tx, env).await?;
     if load(tx, name).await?.revoked.is_some() {
         return get(tx, name).await;
     }
@@ -153,7 +200,7 @@ pub async fn revoke(tx: &mut dyn Tx, env: &Env, name: &OperatorName) -> Result<S
 
 /// Gives an operator whose key was lost a certificate for a new key; those it had are revoked.
 pub async fn issue(tx: &mut dyn Tx, env: &Env, ca: &CaBundle, name: &OperatorName, key: &PublicKey) -> Result<(Shown, Vec<Vec<u8>>)> {
-    let all = tx.lock_operators().await?;
+    let all = lock(tx, env).await?;
     standing(tx, &all, name).await?;
     tx.revoke_certificates(&Subject::Operator(name.clone())).await?;
     let certificates = enrolment::issue_operator(tx, env, ca, name, key).await?;

@@ -7,7 +7,7 @@
 
 use super::{Operator, Services, status};
 use crate::{
-    app::{AppError, operators},
+    app::{AppError, Standing, operators},
     net::{Method, Peer, method},
 };
 use futures_util::{FutureExt, future::BoxFuture};
@@ -92,6 +92,7 @@ impl Services {
             // What a method can refuse only after it has read the request.
             if let Some(refused) = Status::from_header_map(response.headers()) {
                 self.note_denial(&peer, method, &refused).await;
+                self.note_cut_off(&peer, method, &refused).await;
             }
             response
         };
@@ -117,8 +118,10 @@ impl Services {
         let read = self
             .app
             .view("manager", "rights", name.clone(), |tx, _env, name| Box::pin(async move { Ok(operators::load(tx, name).await?.grants) }));
-        let reach = allowed(name, &read.await.map_err(status)?, method.label, access).map_err(status)?;
-        Ok(Operator { name: name.clone(), reach })
+        let grants = read.await.map_err(status)?;
+        let reach = allowed(name, &grants, method.label, access).map_err(status)?;
+        let standing = Standing { operator: name.clone(), serial: certificate.serial.to_string(), grants };
+        Ok(Operator { name: name.clone(), reach, standing })
     }
 
     /// Ends when the caller of an open stream may no longer have it, or reaches further or less far than when it began.
@@ -129,7 +132,7 @@ impl Services {
                 return Status::unauthenticated("your certificate has ended; renew it and call again");
             }
             match self.admit(&peer, method).await {
-                Ok(operator) if operator == was => {}
+                Ok(operator) if operator.reach == was.reach => {}
                 Ok(_) => return status::unavailable("your roles have changed; call again".into()),
                 // A database that is away says nothing of who may call.
                 Err(away) if away.code() == Code::Unavailable => {}
@@ -139,6 +142,17 @@ impl Services {
                 }
             }
         }
+    }
+
+    /// Notes in the audit log that an operator was cut off between being let in and the change that it asked for.
+    async fn note_cut_off(&self, peer: &Peer, method: Method, refused: &Status) {
+        let Some(Identity::Operator(name)) = &peer.identity else { return };
+        if refused.code() != Code::Unauthenticated {
+            return;
+        }
+        let actor = format!("operators/{name}");
+        let detail = format!("{}: {}", method.label, refused.message());
+        self.app.refused(&actor, "certificate_refused", actor.clone(), detail).await;
     }
 
     /// Notes in the audit log that an operator was denied a method.

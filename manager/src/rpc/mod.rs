@@ -19,7 +19,7 @@ pub use status::status;
 
 use crate::{
     app::{
-        App, AppError, Caller, Violations, Who,
+        App, AppError, Caller, Standing, Violations, Who,
         enrolment::{self, CLIENT_REMOVED, UNKNOWN_CERTIFICATE},
         restored::{Shown, adopt_certificate},
     },
@@ -180,15 +180,16 @@ fn agent<T>(request: &Request<T>) -> Result<(ClientId, Arc<PeerCertificate>, Soc
 }
 
 /// The operator that calls, and how far it reaches with the method that it calls.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 struct Operator {
     name: OperatorName,
     reach: Reach,
+    standing: Standing,
 }
 
 impl From<&Operator> for Who {
     fn from(operator: &Operator) -> Who {
-        Who { actor: format!("operators/{}", operator.name), reach: operator.reach.clone() }
+        Who { actor: format!("operators/{}", operator.name), reach: operator.reach.clone(), standing: Some(operator.standing.clone()) }
     }
 }
 

@@ -35,6 +35,7 @@ pub fn status(error: AppError) -> Status {
             Status::with_error_details(Code::Unauthenticated, message, ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new()))
         }
         AppError::Denied(message) => Status::permission_denied(message),
+        AppError::Regranted(_) => unavailable(error.to_string()),
         AppError::DataLoss(message) => Status::data_loss(message),
         AppError::Store(error) => store(error),
         AppError::Content(error) => content(error),

@@ -1,0 +1,174 @@
+//! Operators against time: revoked while their call is under way, revoking each other, from a database before there were roles.
+
+use sqlx::{Connection as _, Row as _};
+use sutler_tests::harness::{Cli, Done, Manager, PATIENCE, Setup, wait_until};
+use sutler_tests::postgres::Postgres;
+
+/// Makes an operator with a profile of its own, in a folder beside the manager's.
+fn operator(manager: &Manager, by: &Cli, name: &str, role: &str) -> Cli {
+    let place = manager.scratch().join(name);
+    let own = Cli::new(&place).at(manager.addresses().operators.to_string());
+    let (request, bundle) = (place.with_extension("request"), place.with_extension("bundle"));
+    own.ok(&format!("profile request acme -o {}", request.display()));
+    by.ok(&format!("operator create {name} --role {role} --request {} -o {}", request.display(), bundle.display()));
+    own.ok(&format!("profile import {}", bundle.display()));
+    own.ok("operator show");
+    own
+}
+
+/// What an operator is told whose change waits for the database while somebody else changes what the operator is.
+fn overtaken_by(manager: &Manager, url: &str, operator: &Cli, line: &str, change: &'static str) -> Done {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let connect = || runtime.block_on(sqlx::PgConnection::connect(url)).unwrap();
+    let (mut first, mut watcher) = (connect(), connect());
+    // Whatever changes something takes the next number.
+    let begin = "BEGIN; SELECT value FROM sequence WHERE name = 'change' FOR UPDATE";
+    runtime.block_on(sqlx::raw_sql(begin).execute(&mut first)).unwrap();
+    let called = std::thread::scope(|scope| {
+        let called = scope.spawn(|| operator.run(line));
+        let waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        wait_until("the change to wait, its caller having been let in", PATIENCE, || {
+            let row = runtime.block_on(sqlx::query(waits).fetch_one(&mut watcher)).unwrap();
+            row.get::<i64, _>(0) > 0
+        });
+        runtime.block_on(sqlx::raw_sql(change).execute(&mut first)).unwrap();
+        runtime.block_on(sqlx::raw_sql("COMMIT").execute(&mut first)).unwrap();
+        called.join().unwrap()
+    });
+    assert!(!manager.cli().ok("group list").contains("overtaken"), "{called:?}");
+    called
+}
+
+#[test]
+fn whoever_is_revoked_or_loses_a_role_between_being_let_in_and_the_commit_changes_nothing() {
+    let Some(postgres) = Postgres::shared() else { return };
+    let url = postgres.create_database();
+    let manager = Manager::start_with(Setup { database: Some(url.clone()), ..Setup::default() });
+    let anna = manager.cli();
+    let [bea, cid, dan] = ["bea", "cid", "dan"].map(|name| operator(&manager, &anna, name, "admin"));
+    let told = overtaken_by(
+        &manager,
+        &url,
+        &bea,
+        "group create overtaken",
+        "UPDATE operator SET revoked_ms = 1 WHERE name = 'bea'; UPDATE certificate SET state = 'REVOKED' WHERE subject = 'bea'",
+    );
+    told.ends_with(1).says(&["this operator was revoked"]);
+    let log = anna.json("audit list --object operators/bea");
+    let noted = |e: &serde_json::Value| e["action"] == "certificate_refused" && e["detail"].as_str().unwrap().contains("CreateGroup");
+    assert!(log.as_array().unwrap().iter().any(noted), "{log:#}");
+    // A lost key: the operator is there, and the certificate is not.
+    let told =
+        overtaken_by(&manager, &url, &dan, "group create overtaken", "UPDATE certificate SET state = 'REVOKED' WHERE subject = 'dan'");
+    told.ends_with(1).says(&["this certificate was revoked"]);
+    let told = overtaken_by(
+        &manager,
+        &url,
+        &cid,
+        "group create overtaken",
+        r#"UPDATE operator SET roles = '[["VIEWER",null]]' WHERE name = 'cid'"#,
+    );
+    told.ends_with(1).says(&["VIEWER"]);
+    // Those who decide about operators are asked, too, and may still decide about themselves.
+    let eve = operator(&manager, &anna, "eve", "admin");
+    let first = anna.json("operator show")["name"].as_str().unwrap().trim_start_matches("operators/").to_owned();
+    let revoke = format!("operator revoke {first} --yes");
+    let told = overtaken_by(&manager, &url, &eve, &revoke, "UPDATE operator SET revoked_ms = 1 WHERE name = 'eve'");
+    told.ends_with(1).says(&["this operator was revoked"]);
+    let fay = operator(&manager, &anna, "fay", "admin");
+    fay.ok("operator update fay --role admin --role viewer");
+    fay.ok("operator revoke fay --yes");
+    anna.ok("operator list");
+}
+
+/// Two administrators, the only ones, take each other's role away at the same moment, again and again.
+fn duel(managers: &[&Manager]) {
+    let first = managers[0];
+    let mut stays = first.cli();
+    let mut name = stays.json("operator show")["name"].as_str().unwrap().trim_start_matches("operators/").to_owned();
+    for round in 0..6 {
+        let other_name = format!("admin-{round}");
+        let other = operator(first, &stays, &other_name, "admin");
+        let there = other.at(managers[round % managers.len()].addresses().operators.to_string());
+        let take = |by: &Cli, from: &str| match round % 2 {
+            0 => by.run(&format!("operator revoke {from} --yes")),
+            _ => by.run(&format!("operator update {from} --role viewer")),
+        };
+        let (mine, theirs) = std::thread::scope(|scope| {
+            let mine = scope.spawn(|| take(&stays, &other_name));
+            let theirs = scope.spawn(|| take(&there, &name));
+            (mine.join().unwrap(), theirs.join().unwrap())
+        });
+        assert!((mine.code == 0) != (theirs.code == 0), "round {round}: one of them stays\n{mine:?}\n{theirs:?}");
+        if theirs.code == 0 {
+            (stays, name) = (other, other_name);
+        }
+        let all = stays.json("operator list");
+        let is_admin =
+            |o: &&serde_json::Value| o["revokeTime"].is_null() && o["roles"].as_array().unwrap().iter().any(|r| r["role"] == "ROLE_ADMIN");
+        let admins: Vec<_> = all.as_array().unwrap().iter().filter(is_admin).map(|o| o["name"].clone()).collect();
+        assert_eq!(admins, [format!("operators/{name}")], "{all:#}");
+    }
+}
+
+#[test]
+fn two_administrators_who_revoke_each_other_at_once_leave_one() {
+    duel(&[&Manager::start()]);
+}
+
+#[test]
+fn two_administrators_who_revoke_each_other_at_once_on_two_managers_leave_one() {
+    let Some(postgres) = Postgres::shared() else { return };
+    let first = Manager::start_with(Setup { database: Some(postgres.create_database()), ..Setup::default() });
+    let second = Manager::joining(&first, Setup::default());
+    duel(&[&first, &second]);
+}
+
+#[test]
+fn the_operator_of_a_database_from_before_there_were_roles_is_an_administrator() {
+    let mut manager = Manager::init(Setup::default());
+    let (now, before) = (manager.folder().join("manager.db"), manager.scratch().join("before.db"));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        // The database as the first version made it, with what `init` has written into the tables that it had.
+        let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&before).create_if_missing(true);
+        let mut db = sqlx::SqliteConnection::connect_with(&options).await.unwrap();
+        let sql = include_str!("../../../../manager/store/migrations/sqlite/0001_first.sql");
+        let first = sqlx::migrate::Migration::new(
+            1,
+            "first".into(),
+            sqlx::migrate::MigrationType::Simple,
+            sqlx::SqlSafeStr::into_sql_str(sql),
+            false,
+        );
+        sqlx::migrate::Migrator::with_migrations(vec![first]).run_direct(None, &mut db, false).await.unwrap();
+        let run = async |db: &mut sqlx::SqliteConnection, sql: String| {
+            sqlx::raw_sql(sqlx::AssertSqlSafe(sql.clone())).execute(db).await.unwrap_or_else(|e| panic!("{sql}: {e}"));
+        };
+        run(&mut db, format!("ATTACH '{}' AS now; PRAGMA foreign_keys = off", now.display())).await;
+        let trust = "INSERT INTO main.setting (key, value) SELECT 'trust_document', document FROM now.trust_document WHERE version = 1";
+        run(&mut db, trust.into()).await;
+        for table in ["operator", "certificate", "site", "setting", "sequence"] {
+            let columns = sqlx::query("SELECT group_concat(name, ', ') FROM pragma_table_info($1)").bind(table);
+            let columns: String = columns.fetch_one(&mut db).await.unwrap().get(0);
+            run(&mut db, format!("INSERT OR REPLACE INTO main.{table} ({columns}) SELECT {columns} FROM now.{table}")).await;
+        }
+        run(&mut db, "DETACH now".into()).await;
+        db.close().await.unwrap();
+    });
+    for file in ["manager.db", "manager.db-wal", "manager.db-shm"] {
+        let _ = fs_err::remove_file(manager.folder().join(file));
+    }
+    fs_err::copy(&before, &now).unwrap();
+    fs_err::set_permissions(&now, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    manager.serve();
+    let anna = manager.cli();
+    let own = anna.json("operator show");
+    let roles: Vec<_> = own["roles"].as_array().unwrap().iter().map(|r| &r["role"]).collect();
+    assert_eq!(roles, ["ROLE_ADMIN"], "{own:#}");
+    let bea = operator(&manager, &anna, "bea", "admin");
+    let name = own["name"].as_str().unwrap().trim_start_matches("operators/").to_owned();
+    anna.ok("group create machines");
+    bea.ok(&format!("operator revoke {name} --yes"));
+    anna.fails(1, "group list").says(&["revoked"]);
+}
