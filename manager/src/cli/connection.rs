@@ -88,6 +88,10 @@ fn broken(error: &hyper::Error) -> Status {
 
 /// The sentence for an alert that says no to our certificate.
 fn refused_by(alert: impl std::fmt::Display) -> String {
+    let alert = alert.to_string();
+    if alert.starts_with("CertificateExpired") {
+        return format!("this profile's certificate has ended, too long ago to be renewed (TLS alert {alert})");
+    }
     format!("the manager does not accept this profile's certificate (TLS alert {alert})")
 }
 

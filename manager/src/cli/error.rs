@@ -212,7 +212,8 @@ fn status_hint(status: &Status) -> Option<String> {
         Code::Aborted => "somebody changed it meanwhile: look at it again, then repeat the command",
         Code::PermissionDenied => "`sutler operator show` says who you are; another operator may be allowed to do it",
         Code::Unauthenticated => {
-            "`sutler profile list` shows your profiles: is the one in use of this manager, and was it used within the last 30 days?"
+            "`sutler profile list` shows your profiles: is the one in use of this manager, and was it used within the last 30 days? Another \
+             administrator gives a new certificate with `sutler operator issue`; with `--dir D` that goes on the manager's host, too"
         }
         Code::Unavailable => "is the manager running? `--retry-for 60s` waits longer for it",
         Code::DeadlineExceeded => "the manager is busy: the change may or may not have been made; look before you repeat it",

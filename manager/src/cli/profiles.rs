@@ -161,8 +161,7 @@ pub async fn run(command: ProfileCommand, session: &Session) -> Result<u8, CliEr
             // Connecting may have renewed it already.
             if serial(&session.globals().load_profile()?) == before {
                 let _guard = renew::begin(&folder, &name, true);
-                let passphrase = session.globals().open_profile()?.passphrase;
-                renew::renew(connection, &folder, &name, passphrase.as_ref()).await?;
+                renew::renew(connection, &folder, &name, session.passphrase()).await?;
             }
             let row = row(&session.globals().load_profile()?, true);
             session.done(name.as_str(), &format!("renewed until {}", row[5]))?;

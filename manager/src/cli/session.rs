@@ -7,7 +7,7 @@ use super::{
 };
 use crate::profile::{self, Profile, ProfileName};
 use clap::Args;
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, sync::OnceLock, time::Duration};
 use sutler_base::Timestamp;
 use sutler_certs::{Passphrase, tls::ServerTrust};
 use sutler_proto::v1;
@@ -77,13 +77,15 @@ pub fn profile_error(error: profile::ProfileError) -> CliError {
 pub struct Session {
     globals: Globals,
     connection: OnceCell<Connection>,
+    /// What opened the profile's key for the connection, so that nobody is asked for it twice.
+    passphrase: OnceLock<Passphrase>,
     now: Timestamp,
 }
 
 impl Session {
     /// A session that connects with its first call. `now` is the moment that durations on the command line count from.
     pub fn new(globals: Globals, now: Timestamp) -> Session {
-        Session { globals, connection: OnceCell::new(), now }
+        Session { globals, connection: OnceCell::new(), passphrase: OnceLock::new(), now }
     }
 
     /// The moment at which the command started.
@@ -119,8 +121,16 @@ impl Session {
         self.connection.get_or_try_init(|| self.connect()).await
     }
 
+    /// The passphrase that opened the profile's key for the connection; none before there is one, or if the key is not encrypted.
+    pub fn passphrase(&self) -> Option<&Passphrase> {
+        self.passphrase.get()
+    }
+
     async fn connect(&self) -> Result<Connection, CliError> {
         let mut profile = self.globals.open_profile()?;
+        if let Some(passphrase) = &profile.passphrase {
+            self.passphrase.get_or_init(|| passphrase.clone());
+        }
         let open = |profile: Profile| {
             let address = self.globals.address.clone().unwrap_or_else(|| profile.address.clone());
             let trust = ServerTrust::from_root(&profile.root).map_err(|e| CliError::Profile { sentence: causes(&e), hint: None })?;

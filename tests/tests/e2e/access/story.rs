@@ -1,6 +1,10 @@
 //! A second operator as people make one: the key never leaves the machine on which it was made.
 
-use sutler_tests::harness::{Cli, Manager};
+use std::io::{Read as _, Write as _};
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
+use sutler_tests::harness::{Cli, Manager, PATIENCE, Setup, programs, run, wait_for, wait_until, words};
+use sutler_tests::tools;
 
 #[test]
 fn a_second_operator_is_made_of_a_request_and_its_key_stays_where_it_was_made() {
@@ -114,4 +118,82 @@ fn the_key_of_a_profile_is_encrypted_and_stays_so_when_it_is_renewed() {
     bea.ok(&format!("profile renew --passphrase-file {right}"));
     assert!(key() != first && key().starts_with("-----BEGIN ENCRYPTED PRIVATE KEY-----"), "{}", key());
     bea.ok(&format!("client list --passphrase-file {right}"));
+}
+
+#[test]
+fn a_renewal_asks_for_the_passphrase_once() {
+    if tools::skip_without("script") {
+        return;
+    }
+    let manager = Manager::start();
+    let anna = manager.cli();
+    let bea = Cli::new(&manager.scratch().join("bea")).at(manager.addresses().operators.to_string());
+    let (request, bundle, file) =
+        (manager.scratch().join("request"), manager.scratch().join("bundle"), manager.scratch().join("passphrase"));
+    fs_err::write(&file, "correct horse battery\n").unwrap();
+    bea.ok(&format!("profile request acme -o {} --passphrase-file {}", request.display(), file.display()));
+    anna.ok(&format!("operator create bea --role viewer --request {} -o {}", request.display(), bundle.display()));
+    bea.ok(&format!("profile import {}", bundle.display()));
+    let certificate = || fs_err::read(manager.scratch().join("bea/profiles/acme/operator.pem")).unwrap();
+    let first = certificate();
+
+    // A terminal, at which somebody types when it asks.
+    let plain = bea.command(&["profile", "renew"]);
+    let line: Vec<String> =
+        std::iter::once(plain.get_program()).chain(plain.get_args()).map(|word| format!("'{}'", word.to_string_lossy())).collect();
+    let mut command = Command::new(tools::tool("script").expect("it was asked for"));
+    command.args(["-q", "-e", "-c", &line.join(" "), "/dev/null"]).env("SUTLER_CONFIG_DIR", bea.config());
+    command.env_remove("SUTLER_PASSPHRASE_FILE").env_remove("SUTLER_PROFILE");
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let (mut keyboard, mut screen) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+    let shown = Arc::new(Mutex::new(Vec::new()));
+    let copy = shown.clone();
+    let reader = std::thread::spawn(move || {
+        let mut bytes = [0; 4096];
+        while let Ok(n @ 1..) = screen.read(&mut bytes) {
+            copy.lock().unwrap().extend_from_slice(&bytes[..n]);
+        }
+    });
+    let text = || String::from_utf8_lossy(&shown.lock().unwrap()).into_owned();
+    let questions = || text().matches("the profile acme").count();
+    wait_until("the passphrase to be asked for", PATIENCE, || questions() > 0);
+    keyboard.write_all(b"correct horse battery\n").unwrap();
+    let ended = wait_for("the command to end, or to ask again", PATIENCE, || match child.try_wait().unwrap() {
+        Some(status) => Some(Some(status)),
+        None => (questions() > 1).then_some(None),
+    });
+    drop(keyboard);
+    let _ = child.kill();
+    let _ = child.wait();
+    reader.join().unwrap();
+    assert!(ended.is_some_and(|status| status.success()), "{}", text());
+    assert_ne!(certificate(), first);
+}
+
+#[test]
+fn an_operators_certificate_renews_itself_up_to_thirty_days_after_it_ended() {
+    if tools::skip_without("faketime") {
+        return;
+    }
+    // It lasts 12 hours, so that the thirty days after that are over half a day later.
+    for (later, renews) in [("+30d", true), ("+31d", false)] {
+        let wrapper: Vec<String> = ["env", "DONT_FAKE_MONOTONIC=1", "faketime", "-f", later].map(String::from).into();
+        let mut manager = Manager::init(Setup::default());
+        manager.within(&["env", "DONT_FAKE_MONOTONIC=1", "faketime", "-f", later]);
+        manager.serve();
+        let cli = manager.cli();
+        let then = |line: &str| run(programs::within(&wrapper, cli.command(&words(line))), b"");
+        let certificate = || fs_err::read(cli.profile().join("operator.pem")).unwrap();
+        let first = certificate();
+        if renews {
+            then("profile renew").ok();
+            assert_ne!(certificate(), first);
+            then("group create machines").ok();
+        } else {
+            for line in ["profile renew", "group create machines"] {
+                then(line).ends_with(1).says(&["ended", "operator issue"]);
+            }
+            assert_eq!(certificate(), first);
+        }
+    }
 }
