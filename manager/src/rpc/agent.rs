@@ -451,10 +451,13 @@ impl Session {
             FromAgent::Group(m) => self.group(&actor, m).await,
             FromAgent::CaughtUp(_) => self.caught_up(&actor).await,
             FromAgent::Unenroll(_) => {
+                // No session any more from here on: the commit has others cut off whatever the client has open, and the answer is
+                // to come before that. If it can't be committed, the stream ends, and the agent asks again on the next one.
+                app.live.leave(&self.client, self.number, app.world.now());
                 app.change(&actor, "unenroll", self.client.clone(), |tx, env, id| Box::pin(clients::remove(tx, env, id)))
                     .await
                     .map_err(status)?;
-                app.live.send(&self.client, Message::Unenrolled(v1::Unenrolled {}));
+                let _ = self.outbox.try_send(ToAgent::Message(Box::new(Message::Unenrolled(v1::Unenrolled {}))));
                 Ok(())
             }
         }

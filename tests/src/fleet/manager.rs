@@ -56,6 +56,15 @@ impl Manager {
     ///
     /// When it can't be made or started.
     pub fn start(database: Database, network: Option<&Network>) -> Manager {
+        Manager::tuned(database, network, |_| {})
+    }
+
+    /// The same with a configuration that was changed.
+    ///
+    /// # Panics
+    ///
+    /// When it can't be made or started.
+    pub fn tuned(database: Database, network: Option<&Network>, tune: impl FnOnce(&mut Config)) -> Manager {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
         let (place, profiles) = (folder.path().join("manager"), folder.path().join("operator"));
         let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
@@ -71,7 +80,8 @@ impl Manager {
             options.database = server.create_database();
         }
         runtime().block_on(init(&options, &World::system())).unwrap_or_else(|e| panic!("init: {e}"));
-        let config = Config::load(Folder::new(place), &Overrides::default()).unwrap_or_else(|e| panic!("its configuration: {e}"));
+        let mut config = Config::load(Folder::new(place), &Overrides::default()).unwrap_or_else(|e| panic!("its configuration: {e}"));
+        tune(&mut config);
         let mut manager = Manager { folder, config, profile: options.profile, ahead: Arc::default(), running: None };
         if let Some(network) = network {
             manager.config.advertise = vec![network.address().to_string()];

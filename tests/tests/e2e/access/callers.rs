@@ -2,8 +2,9 @@
 
 use bytes::{Buf as _, BufMut as _, Bytes};
 use std::time::Duration;
+use sutler::config::Config;
 use sutler_agent::link::{self, Connection};
-use sutler_base::{ClientId, OperatorName, state::Role};
+use sutler_base::{ClientId, OperatorName, state::Role, token::TokenString};
 use sutler_certs::{
     Credential, PrivateKey,
     ca::Authority,
@@ -30,9 +31,14 @@ pub(crate) struct Caller {
 
 impl Bed {
     pub(crate) fn new(database: Database) -> Bed {
+        Bed::tuned(database, |_| {})
+    }
+
+    /// The same with a configuration that was changed.
+    pub(crate) fn tuned(database: Database, tune: impl FnOnce(&mut Config)) -> Bed {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         // Nobody here goes through it: callers connect to the ports themselves.
-        let manager = Manager::start(database, None);
+        let manager = Manager::tuned(database, None, tune);
         let admin = Operator::new(&manager, runtime.handle());
         Bed { runtime, manager, admin }
     }
@@ -78,12 +84,23 @@ impl Bed {
 
     /// A new client: its id and its certificate.
     pub(crate) fn client(&mut self) -> (ClientId, Credential) {
+        self.enrolled(v1::CreateEnrollmentTokensRequest::default())
+    }
+
+    /// A machine in place of that of a client: its certificate.
+    pub(crate) fn replacement(&mut self, client: &ClientId) -> Credential {
+        self.enrolled(v1::CreateEnrollmentTokensRequest { replaces: format!("clients/{client}"), ..Default::default() }).1
+    }
+
+    /// A new token.
+    pub(crate) fn token(&mut self, token: v1::CreateEnrollmentTokensRequest) -> TokenString {
+        let tokens = self.admin.tokens(&self.manager, |mut c| async move { c.create_enrollment_tokens(token).await }).unwrap();
+        TokenString::parse(&tokens.tokens[0].secret).unwrap()
+    }
+
+    fn enrolled(&mut self, token: v1::CreateEnrollmentTokensRequest) -> (ClientId, Credential) {
         let key = PrivateKey::generate().unwrap();
-        let tokens = self
-            .admin
-            .tokens(&self.manager, |mut c| async move { c.create_enrollment_tokens(v1::CreateEnrollmentTokensRequest::default()).await })
-            .unwrap();
-        let token = sutler_base::token::TokenString::parse(&tokens.tokens[0].secret).unwrap();
+        let token = self.token(token);
         let request = v1::EnrollRequest {
             token_id: token.id.to_string(),
             secret: Bytes::copy_from_slice(&token.secret),
@@ -148,6 +165,11 @@ pub(crate) fn name(text: &str) -> OperatorName {
 }
 
 impl Caller {
+    /// What an agent calls.
+    pub(crate) fn agent(&self) -> v1::agent_service_client::AgentServiceClient<Connection> {
+        v1::agent_service_client::AgentServiceClient::with_origin(self.connection.clone(), self.connection.origin())
+    }
+
     /// The first message of the answer; what is a stream is left after that.
     pub(crate) async fn call(&self, path: &str, message: Bytes) -> Result<Bytes, Status> {
         let mut stream = self.stream(path, message).await?;

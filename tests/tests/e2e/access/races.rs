@@ -1,8 +1,16 @@
 //! Operators against time: revoked while their call is under way, revoking each other, from a database before there were roles.
 
+use super::callers::Bed;
 use sqlx::{Connection as _, Row as _};
+use std::sync::Arc;
+use std::time::Duration;
+use sutler_proto::v1;
+use sutler_tests::fleet::Database;
 use sutler_tests::harness::{Cli, Done, Manager, PATIENCE, Setup, wait_until};
 use sutler_tests::postgres::Postgres;
+use tokio::sync::{Barrier, mpsc};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Status;
 
 /// Makes an operator with a profile of its own, in a folder beside the manager's.
 fn operator(manager: &Manager, by: &Cli, name: &str, role: &str) -> Cli {
@@ -122,6 +130,54 @@ fn two_administrators_who_revoke_each_other_at_once_on_two_managers_leave_one() 
     let first = Manager::start_with(Setup { database: Some(postgres.create_database()), ..Setup::default() });
     let second = Manager::joining(&first, Setup::default());
     duel(&[&first, &second]);
+}
+
+#[test]
+fn machines_that_leave_all_at_once_hear_so_before_they_are_cut_off() {
+    // It is looked without a pause whether somebody has to be cut off, so that it comes between whatever it can.
+    let mut bed = Bed::tuned(Database::Sqlite, |config| config.limits.recheck = Duration::from_millis(1));
+    for _ in 0..5 {
+        leave(&mut bed, 64);
+    }
+}
+
+/// So many machines connect, leave at the same moment, and hear that they may.
+fn leave(bed: &mut Bed, machines: usize) {
+    use v1::{connect_request::Message as Says, connect_response::Message as Hears};
+    let machines: Vec<_> = (0..machines).map(|_| bed.client().1).collect();
+    let callers: Vec<_> = machines.iter().map(|credential| bed.at_agents(Some(credential)).unwrap()).collect();
+    let connected = Arc::new(Barrier::new(callers.len()));
+    let lives = callers.iter().enumerate().map(|(n, caller)| {
+        let connected = connected.clone();
+        async move {
+            let (say, said) = mpsc::channel(2);
+            let hello = v1::Hello {
+                protocol_version: sutler_proto::PROTOCOL_VERSION,
+                machine_id: format!("machine-{n}"),
+                boot_id: "boot".into(),
+                session_counter: 1,
+                ..Default::default()
+            };
+            let says = |message| v1::ConnectRequest { message: Some(message) };
+            say.send(says(Says::Hello(hello))).await.unwrap();
+            let mut hears = caller.agent().connect(ReceiverStream::new(said)).await.unwrap().into_inner();
+            assert!(matches!(hears.message().await.unwrap().unwrap().message, Some(Hears::Welcome(_))));
+            connected.wait().await;
+            say.send(says(Says::Unenroll(v1::Unenroll {}))).await.unwrap();
+            loop {
+                match hears.message().await {
+                    Ok(Some(heard)) if matches!(heard.message, Some(Hears::Unenrolled(_))) => return Ok(()),
+                    Ok(Some(_)) => {}
+                    Ok(None) => return Err(Status::ok("the stream ended")),
+                    Err(status) => return Err(status),
+                }
+            }
+        }
+    });
+    let heard = bed.runtime.block_on(futures_util::future::join_all(lives));
+    assert!(heard.iter().all(Result::is_ok), "{heard:?}");
+    let request = v1::ListClientsRequest { page_size: 1000, ..Default::default() };
+    assert_eq!(bed.admin.clients(&bed.manager, |mut c| async move { c.list_clients(request).await }).unwrap().clients, []);
 }
 
 #[test]
