@@ -197,9 +197,11 @@ pub async fn back_up(folder: &Path, database: Option<String>, target: &Path, wor
     };
     let (from, to) = (Content::open_folder(&config.content)?, Content::open_folder(&copy.content())?);
     let (objects, damaged) = copy_content(&from, &to, live).await?;
-    for (from, to) in [(folder.ca(), copy.ca()), (folder.server(), copy.server())] {
-        copy_tree(&from, &to)?;
+    {
+        let _lock = folder.lock_ca()?;
+        copy_tree(&folder.ca(), &copy.ca())?;
     }
+    copy_tree(&folder.server(), &copy.server())?;
     copy_file(&folder.config(), &copy.config())?;
     let note = Note { format: FORMAT, time_ms: now.as_millisecond(), database: in_file.is_some(), objects };
     let text = serde_json::to_vec(&note).unwrap_or_default();

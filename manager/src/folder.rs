@@ -4,6 +4,7 @@
 //! D/                  mode 0700
 //!   manager.toml      the configuration
 //!   lock              held by the process that serves, and by local commands
+//!   ca.lock           held by whoever reads or exchanges the CAs, while the manager serves or not
 //!   local.sock        where it hears local commands while it serves
 //!   ca/               the root and the three issuing CAs, with their keys
 //!   server/           the manager's own key and certificate, renewed by itself
@@ -16,11 +17,16 @@ use rustix::fs::FlockOperation;
 use std::{
     io,
     path::{Path, PathBuf},
+    sync::mpsc,
+    time::Duration,
 };
 use sutler_certs::{
     durable::{self, FileError},
     publisher::{PublisherKeyError, find_publisher_key},
 };
+
+/// How long the CAs are waited for that another process has: nobody needs them for longer than a moment.
+const CA_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Why the folder can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +42,15 @@ pub enum FolderError {
     /// Another process serves from it.
     #[error("another process uses the manager's folder {}: stop that `sutler serve` first, or use another folder", path.display())]
     InUse {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// Another process works with the CAs.
+    #[error(
+        "another process works with the CAs in {} and did not end within {} s: wait for that command, or end it, and try again",
+        path.display(), CA_PATIENCE.as_secs()
+    )]
+    CaInUse {
         /// The folder.
         path: PathBuf,
     },
@@ -126,6 +141,24 @@ impl Folder {
         }
     }
 
+    /// Takes the CAs for this process, so that what is read of them belongs together and nothing of what is put there is lost;
+    /// waits for another one that has them. Apart from [`Folder::lock`], which the manager holds as long as it serves.
+    pub fn lock_ca(&self) -> Result<FolderLock, FolderError> {
+        let path = self.0.join("ca.lock");
+        let failed = |source| FolderError::Lock { path: path.clone(), source };
+        let file = fs_err::OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
+        let (tell, told) = mpsc::channel();
+        // What waits can't be called off: where nobody takes the lock any more, it is given back at once.
+        std::thread::spawn(move || {
+            let taken = rustix::fs::flock(file.file(), FlockOperation::LockExclusive);
+            let _ = tell.send(taken.map(|()| FolderLock { _file: file }));
+        });
+        match told.recv_timeout(CA_PATIENCE) {
+            Ok(taken) => taken.map_err(|e| failed(e.into())),
+            Err(_) => Err(FolderError::CaInUse { path: self.0.clone() }),
+        }
+    }
+
     /// Refuses a folder in which a publisher's key lies. Looks at every small file by its content, whatever its name, but
     /// not into the packages' bytes.
     pub fn refuse_publisher_keys(&self) -> Result<(), FolderError> {
@@ -136,7 +169,7 @@ impl Folder {
     }
 }
 
-/// That this process has the manager's folder.
+/// That this process has the manager's folder, or the CAs in it.
 #[derive(Debug)]
 pub struct FolderLock {
     _file: fs_err::File,

@@ -75,6 +75,8 @@ impl Manager {
         config.folder.refuse_publisher_keys()?;
         let agents_listener = Listener::bind(config.agents)?;
         let operators_listener = Listener::bind(config.operators)?;
+        // Until it is known what they look like: CAs that are exchanged between the two would not be noticed.
+        let cas = config.folder.lock_ca()?;
         let app = open(config, agents_listener.address(), world.clone()).await?;
         let (ca, metrics) = (app.ca.clone(), app.metrics.clone());
         let keeper = Arc::new(CertificateKeeper { folder: config.folder.server(), ca, hosts: config.certificate_hosts() });
@@ -83,6 +85,7 @@ impl Manager {
         let clock_world = world.clone();
         let clock = tls::Clock::new(move || clock_world.now());
         let authorities = Authorities::open(config, app.clone(), clock, certificate.clone(), keeper.clone()).await?;
+        drop(cas);
         let (agents_tls, operators_tls) = authorities.ports();
         let services = Services { app: app.clone() };
         let limits = MessageLimits {

@@ -1,7 +1,11 @@
 //! `sutler ca`: the issuing CAs, on the manager's host.
 
 use super::{error::CliError, output};
-use crate::{authorities, folder::Folder, world::World};
+use crate::{
+    authorities,
+    folder::{Folder, FolderLock},
+    world::World,
+};
 use clap::Subcommand;
 use std::path::{Path, PathBuf};
 use sutler_certs::{
@@ -71,13 +75,20 @@ pub fn read_bundle(path: &Path) -> Result<CaBundle, CliError> {
     CaBundle::from_text(&String::from_utf8_lossy(&bytes)).map_err(|e| CliError::local(tried(), &e))
 }
 
+/// The folder's CAs, and that nobody else reads or exchanges them meanwhile.
+fn open(dir: &Path) -> Result<(Folder, FolderLock, CaBundle), Box<dyn std::error::Error>> {
+    let folder = Folder::open(dir)?;
+    let lock = folder.lock_ca()?;
+    let ca = CaBundle::load(&folder.ca())?;
+    Ok((folder, lock, ca))
+}
+
 /// Runs a command of this noun.
 pub fn run(command: CaCommand) -> Result<u8, CliError> {
     match command {
         CaCommand::Rotate { dir, root_key } => {
             let tried = || format!("make new issuing CAs in {}", dir.display());
-            let folder = Folder::open(&dir).map_err(|e| CliError::local(tried(), &e))?;
-            let ca = CaBundle::load(&folder.ca()).map_err(|e| CliError::local(tried(), &e))?;
+            let (folder, _lock, ca) = open(&dir).map_err(|e| CliError::local(tried(), &*e))?;
             let key = PrivateKey::load(&root_key).map_err(|e| CliError::local(tried(), &e))?;
             let new = ca.rotate(&key, World::system().now()).map_err(|e| CliError::local(tried(), &e))?;
             authorities::exchange(&new, &folder.ca()).map_err(|e| CliError::local(tried(), &e))?;
@@ -88,8 +99,7 @@ pub fn run(command: CaCommand) -> Result<u8, CliError> {
         }
         CaCommand::Export { dir, output } => {
             let tried = || format!("write the CAs of {} to {}", dir.display(), output.display());
-            let folder = Folder::open(&dir).map_err(|e| CliError::local(tried(), &e))?;
-            let ca = CaBundle::load(&folder.ca()).map_err(|e| CliError::local(tried(), &e))?;
+            let (_, _lock, ca) = open(&dir).map_err(|e| CliError::local(tried(), &*e))?;
             if output.symlink_metadata().is_ok() {
                 return Err(CliError::Local {
                     tried: tried(),
@@ -105,8 +115,7 @@ pub fn run(command: CaCommand) -> Result<u8, CliError> {
         }
         CaCommand::Import { dir, bundle } => {
             let tried = || format!("put the CAs of {} into {}", bundle.display(), dir.display());
-            let folder = Folder::open(&dir).map_err(|e| CliError::local(tried(), &e))?;
-            let ca = CaBundle::load(&folder.ca()).map_err(|e| CliError::local(tried(), &e))?;
+            let (folder, _lock, ca) = open(&dir).map_err(|e| CliError::local(tried(), &*e))?;
             let new = read_bundle(&bundle)?;
             if new.root_pin() != ca.root_pin() {
                 let why = format!("their root is {}, and that of this manager {}", new.root_pin(), ca.root_pin());

@@ -241,7 +241,10 @@ async fn issue_here(session: &Session, name: &str, request: &Path, dir: &Path, o
     let failed = |e: &dyn std::error::Error| CliError::local(tried.clone(), e);
     let folder = Folder::open(dir).map_err(|e| failed(&e))?;
     let config = Config::load(folder, &Overrides::default()).map_err(|e| failed(&e))?;
-    let ca = CaBundle::load(&config.folder.ca()).map_err(|e| failed(&e))?;
+    let ca = {
+        let _lock = config.folder.lock_ca().map_err(|e| failed(&e))?;
+        CaBundle::load(&config.folder.ca()).map_err(|e| failed(&e))?
+    };
     let operator: OperatorName = names::short(name).parse().map_err(|e: sutler_base::Invalid| failed(&e))?;
     let question = Question::IssueOperator {
         name: operator,

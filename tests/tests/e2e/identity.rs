@@ -386,6 +386,56 @@ fn several_managers_make_one_attempt_of_each_execution_and_roll_their_cas_over_t
 }
 
 #[test]
+fn cas_are_exchanged_one_after_the_other_however_many_commands_come_at_once() {
+    let manager = Manager::start();
+    let cli = manager.cli();
+    let agent = Agent::enrolled("machine", &manager);
+    let (dir, scratch) = (manager.folder(), manager.scratch());
+    let (shown, root_key) = (dir.display(), dir.join("ca/root.key"));
+    let before = scratch.join("before");
+    cli.ok(&format!("ca export --dir {shown} --output {}", before.display()));
+    for round in 0..4 {
+        let line = |n: usize| match n % 4 {
+            0 | 1 => format!("ca rotate --dir {shown} --root-key {}", root_key.display()),
+            2 => format!("ca export --dir {shown} --output {}", scratch.join(format!("bundle-{round}-{n}")).display()),
+            _ => format!("ca import --dir {shown} {}", before.display()),
+        };
+        std::thread::scope(|scope| {
+            (0..8).for_each(|n| {
+                drop(scope.spawn({
+                    let (cli, line) = (&cli, line(n));
+                    move || cli.ok(&line)
+                }))
+            });
+            scope.spawn(|| cli.ok(&format!("backup --dir {shown} {}", scratch.join(format!("backup-{round}")).display())));
+        });
+        // What lies there, and what was given away, is whole and of one making.
+        let of_one_making = |ca: sutler_certs::CaBundle| {
+            use sutler_certs::ca::Authority::{Agents, Operators, Servers};
+            let began: Vec<_> = [Agents, Operators, Servers].map(|a| ca.review(a, ca.certificate(a)).unwrap()).into();
+            assert!(began.iter().all(|at| at.duration_since(began[0]).abs() < jiff::SignedDuration::from_millis(1500)), "{began:?}");
+        };
+        of_one_making(sutler_certs::CaBundle::load(&dir.join("ca")).unwrap());
+        of_one_making(sutler_certs::CaBundle::load(&scratch.join(format!("backup-{round}/ca"))).unwrap());
+        for n in [2, 6] {
+            let text = fs_err::read_to_string(scratch.join(format!("bundle-{round}-{n}"))).unwrap();
+            of_one_making(sutler_certs::CaBundle::from_text(&text).unwrap());
+        }
+        assert!(root_key.exists() && !dir.join(".ca.new").exists());
+    }
+    let mut late = Agent::enrolled("late", &manager);
+    wait_until("a machine of now to be connected", PATIENCE, || is_connected(&late));
+    assert!(is_connected(&agent) && late.is_running());
+    // One that never ends is named, and nothing is done beside it.
+    let lock = std::fs::File::options().write(true).open(dir.join("ca.lock")).unwrap();
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    let held = fs_err::read(dir.join("ca/agents.pem")).unwrap();
+    let refused = cli.fails(1, &format!("ca rotate --dir {shown} --root-key {}", root_key.display()));
+    refused.says(&["another process works with the CAs", "try again"]);
+    assert_eq!(fs_err::read(dir.join("ca/agents.pem")).unwrap(), held);
+}
+
+#[test]
 fn a_machine_whose_clock_is_off_by_days_works_and_its_skew_is_shown() {
     if tools::skip_without("faketime") {
         return;
