@@ -31,7 +31,7 @@ use sutler_base::Timestamp;
 pub mod verify;
 
 use verify::{CallerKind, CallerVerifier, ManagerVerifier};
-pub use verify::{PeerRefused, ServerTrust};
+pub use verify::{OnEnded, PeerRefused, ServerTrust};
 
 /// How long after its end an agent's certificate still gets to the renewal, unless configured otherwise: 90 days.
 pub const AGENT_GRACE: Duration = Duration::from_secs(90 * 86_400);
@@ -134,11 +134,12 @@ pub fn agents_port_server(
     grace: Duration,
     clock: Clock,
 ) -> Result<Arc<ServerConfig>, TlsError> {
-    port_server(ca, &[], Authority::Agents, certificate, grace, clock)
+    port_server(ca, &[], Authority::Agents, certificate, grace, clock, None)
 }
 
 /// The port for whom this CA issues, agents or operators, where `also` are other issuing CAs of theirs: those of before a
 /// roll-over, or of another manager that has rolled over already. Whoever gives them has [reviewed](CaBundle::review) them.
+/// `on_ended` is told of callers who come after the grace.
 pub fn port_server(
     ca: &CaBundle,
     also: &[CertificateDer<'static>],
@@ -146,9 +147,10 @@ pub fn port_server(
     certificate: Arc<ServerCertificate>,
     grace: Duration,
     clock: Clock,
+    on_ended: Option<OnEnded>,
 ) -> Result<Arc<ServerConfig>, TlsError> {
     let kind = if authority == Authority::Operators { CallerKind::Operator } else { CallerKind::Agent };
-    server(CallerVerifier::new(ca, also, kind, grace)?, certificate, clock)
+    server(CallerVerifier::new(ca, also, kind, grace, clock.clone(), on_ended)?, certificate, clock)
 }
 
 /// The operators' port: a client certificate is required, and must be an operator's, issued by the operators CA.
@@ -160,7 +162,7 @@ pub fn operators_port_server(
     grace: Duration,
     clock: Clock,
 ) -> Result<Arc<ServerConfig>, TlsError> {
-    port_server(ca, &[], Authority::Operators, certificate, grace, clock)
+    port_server(ca, &[], Authority::Operators, certificate, grace, clock, None)
 }
 
 fn server(verifier: CallerVerifier, certificate: Arc<ServerCertificate>, clock: Clock) -> Result<Arc<ServerConfig>, TlsError> {

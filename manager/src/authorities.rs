@@ -27,7 +27,7 @@ use sutler_base::Timestamp;
 use sutler_certs::{
     CaBundle,
     ca::{Authority, CaError},
-    tls::{self, Clock, ServerCertificate, TlsError},
+    tls::{self, Clock, OnEnded, ServerCertificate, TlsError},
 };
 use sutler_core::model::IssuingCa;
 use tokio_rustls::rustls::{ServerConfig, pki_types::CertificateDer};
@@ -104,7 +104,7 @@ impl Authorities {
         let folder = config.folder.ca();
         let also = publish(&app, &ca).await?;
         let grace = (config.agent_grace(), config.limits.operator_grace);
-        let make = |authority, grace| port(&ca, &also, authority, &shown, grace, &clock);
+        let make = |authority, grace| port(&app, &ca, &also, authority, &shown, grace, &clock);
         let agents = Arc::new(ArcSwap::new(make(Authority::Agents, grace.0)?));
         let operators = Arc::new(ArcSwap::new(make(Authority::Operators, grace.1)?));
         Ok(Authorities { stamp: stamp(&folder), folder, app, clock, grace, shown, keeper, also, agents, operators })
@@ -148,7 +148,7 @@ impl Authorities {
     }
 
     fn accept(&mut self, ca: &CaBundle, also: Vec<(Authority, CertificateDer<'static>)>) -> Result<(), AuthoritiesError> {
-        let make = |authority, grace| port(ca, &also, authority, &self.shown, grace, &self.clock);
+        let make = |authority, grace| port(&self.app, ca, &also, authority, &self.shown, grace, &self.clock);
         let (agents, operators) = (make(Authority::Agents, self.grace.0)?, make(Authority::Operators, self.grace.1)?);
         self.agents.store(agents);
         self.operators.store(operators);
@@ -158,6 +158,7 @@ impl Authorities {
 }
 
 fn port(
+    app: &Arc<App>,
     ca: &CaBundle,
     also: &[(Authority, CertificateDer<'static>)],
     authority: Authority,
@@ -166,7 +167,15 @@ fn port(
     clock: &Clock,
 ) -> Result<Arc<ServerConfig>, TlsError> {
     let also: Vec<_> = also.iter().filter(|(a, _)| *a == authority).map(|(_, certificate)| certificate.clone()).collect();
-    tls::port_server(ca, &also, authority, shown.clone(), grace, clock.clone())
+    let app = app.clone();
+    let on_ended = OnEnded::new(move |caller| {
+        let (app, actor) =
+            (app.clone(), caller.identity.to_string().replacen("agent/", "clients/", 1).replacen("operator/", "operators/", 1));
+        let detail =
+            format!("the certificate {} ended at {}, and so did the time in which it could be renewed", caller.serial, caller.not_after);
+        tokio::spawn(async move { app.refused(&actor, "certificate_refused", actor.clone(), detail).await });
+    });
+    tls::port_server(ca, &also, authority, shown.clone(), grace, clock.clone(), Some(on_ended))
 }
 
 const ISSUING: [(Authority, &str); 3] =

@@ -9,8 +9,9 @@
 use crate::{
     ca::{Authority, CaBundle},
     identity::{self, CertificateError, Identity, PeerCertificate, RootPin, TrustDomain},
-    tls::{TlsError, provider},
+    tls::{Clock, TlsError, provider},
 };
+use rustls::time_provider::TimeProvider as _;
 use rustls::{
     DigitallySignedStruct, DistinguishedName, Error, OtherError, RootCertStore, SignatureScheme,
     client::{
@@ -86,12 +87,32 @@ pub(super) enum CallerKind {
     Operator,
 }
 
+/// Is told of a caller who is refused because its certificate ended longer ago than the grace, and nothing else is wrong with
+/// it: its key is there, so it is known who that is.
+#[derive(Clone)]
+pub struct OnEnded(Arc<dyn Fn(&PeerCertificate) + Send + Sync>);
+
+impl OnEnded {
+    /// Tells `told`, which must not block.
+    pub fn new(told: impl Fn(&PeerCertificate) + Send + Sync + 'static) -> OnEnded {
+        OnEnded(Arc::new(told))
+    }
+}
+
+impl std::fmt::Debug for OnEnded {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("OnEnded")
+    }
+}
+
 /// Checks the certificate of a caller.
 #[derive(Debug)]
 pub(super) struct CallerVerifier {
     webpki: Arc<dyn ClientCertVerifier>,
     kind: CallerKind,
     grace: Duration,
+    clock: Clock,
+    on_ended: Option<OnEnded>,
     trust_domain: TrustDomain,
     algorithms: WebPkiSupportedAlgorithms,
 }
@@ -102,6 +123,8 @@ impl CallerVerifier {
         also: &[CertificateDer<'static>],
         kind: CallerKind,
         grace: Duration,
+        clock: Clock,
+        on_ended: Option<OnEnded>,
     ) -> Result<CallerVerifier, TlsError> {
         let authority = match kind {
             CallerKind::Agent => Authority::Agents,
@@ -111,16 +134,23 @@ impl CallerVerifier {
         let webpki =
             WebPkiClientVerifier::builder_with_provider(anchors, provider()).build().map_err(|e| TlsError::Anchor(e.to_string()))?;
         let algorithms = provider().signature_verification_algorithms;
-        Ok(CallerVerifier { webpki, kind, grace, trust_domain: ca.trust_domain().clone(), algorithms })
+        Ok(CallerVerifier { webpki, kind, grace, clock, on_ended, trust_domain: ca.trust_domain().clone(), algorithms })
     }
 
     /// The certificate's end lies behind, within the grace: then a moment inside its validity, at which everything else
-    /// about it can be checked again.
+    /// about it can be checked again. The same for one that ended before that, if somebody is told of it: that one is refused
+    /// when its key has been shown.
     fn moment_inside(&self, peer: &PeerCertificate, now: UnixTime) -> Option<UnixTime> {
         let start = u64::try_from(peer.not_before.as_second()).ok()?;
         let end = u64::try_from(peer.not_after.as_second()).ok()?;
-        let in_grace = end < now.as_secs() && now.as_secs() - end <= self.grace.as_secs();
-        (in_grace && start <= end).then(|| UnixTime::since_unix_epoch(Duration::from_secs(start + (end - start) / 2)))
+        let goes_on = end < now.as_secs() && (self.on_ended.is_some() || !self.is_over(peer, now));
+        (goes_on && start <= end).then(|| UnixTime::since_unix_epoch(Duration::from_secs(start + (end - start) / 2)))
+    }
+
+    /// Whether the certificate's end, with the grace, lies behind.
+    fn is_over(&self, peer: &PeerCertificate, now: UnixTime) -> bool {
+        let end = u64::try_from(peer.not_after.as_second()).unwrap_or_default();
+        end < now.as_secs() && now.as_secs() - end > self.grace.as_secs()
     }
 }
 
@@ -171,7 +201,17 @@ impl ClientCertVerifier for CallerVerifier {
         leaf: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, leaf, signature, &self.algorithms)
+        let valid = verify_tls13_signature(message, leaf, signature, &self.algorithms)?;
+        let ended = || Error::InvalidCertificate(rustls::CertificateError::Expired);
+        let peer = PeerCertificate::parse(leaf, &self.trust_domain).map_err(PeerRefused::Identity)?;
+        let now = self.clock.current_time().ok_or_else(ended)?;
+        if self.is_over(&peer, now) {
+            if let Some(OnEnded(told)) = &self.on_ended {
+                told(&peer);
+            }
+            return Err(ended());
+        }
+        Ok(valid)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

@@ -185,11 +185,13 @@ pub async fn approve(tx: &mut dyn Tx, env: &Env, approve: &Approve) -> Result<Ve
                 tx.save_machine(machine).await?;
             }
             // The certificate of the one that stays is good until it has a new one, even if another machine had replaced it.
-            for certificate in tx.certificates_of(&Subject::Client(id.clone())).await? {
-                let state = if certificate.serial == kept.serial { CertificateState::Active } else { CertificateState::Revoked };
-                if certificate.state != CertificateState::Revoked && certificate.state != state {
-                    tx.set_certificate_state(&certificate.serial, state).await?;
+            let subject = Subject::Client(id.clone());
+            match tx.certificate(&kept.serial).await?.filter(|c| c.subject == subject && c.state != CertificateState::Revoked) {
+                Some(certificate) => {
+                    tx.end_others(&certificate, CertificateState::Revoked).await?;
+                    tx.set_certificate_state(&certificate.serial, CertificateState::Active).await?;
                 }
+                None => tx.revoke_certificates(&subject).await?,
             }
             // It is known from now on by what it says; its next session has a greater counter.
             client.machine_id = kept.machine_id;

@@ -1,9 +1,9 @@
 //! How a machine becomes a client, and how clients and operators get their next certificate.
 
 use super::{AppError, Env, Result, audit::NOBODY, clients, executions};
-use std::net::IpAddr;
+use std::{net::IpAddr, time::Duration};
 use sutler_base::{
-    ClientId, OperatorName, TokenId, quoted,
+    ClientId, OperatorName, Timestamp, TokenId, quoted,
     state::{ClientKind, ClientState},
 };
 use sutler_certs::{ca::CaBundle, keys::PublicKey, secret::secret_hash};
@@ -13,6 +13,9 @@ use sutler_core::{
     session,
 };
 use sutler_store::Tx;
+
+/// The longest time over which the certificates of one client or operator are counted.
+const RENEWALS_WITHIN: Duration = Duration::from_secs(3600);
 
 /// What a machine sends to be let in.
 #[derive(Clone)]
@@ -38,6 +41,8 @@ pub struct Application {
 pub struct Renewal {
     /// The client, from its certificate.
     pub client: ClientId,
+    /// The serial number of the certificate that it showed.
+    pub serial: String,
     /// The new key, whose possession was proved.
     pub key: PublicKey,
     /// The certificate that it showed had ended.
@@ -207,8 +212,27 @@ fn same(a: &[u8; 32], b: &[u8; 32]) -> bool {
     a.iter().zip(b).fold(0, |acc, (x, y)| acc | (x ^ y)) == 0
 }
 
+/// Refuses one more certificate to whom `limits.renewals` have been given lately: whoever has a stolen key could else fill the
+/// database with them. Nobody is locked out by that: it is asked again, and a replaced machine begins anew.
+async fn may_have_another(tx: &mut dyn Tx, env: &Env, subject: &Subject, life: Duration) -> Result<()> {
+    let window = (life / 3).min(RENEWALS_WITHIN);
+    let limit = env.settings.limits.renewals;
+    let since = env.now.checked_sub(window).unwrap_or(Timestamp::MIN);
+    let Some((_, first)) = tx.certificates_since(subject, since, limit).await?.filter(|(given, _)| *given >= limit) else { return Ok(()) };
+    let wait = window.as_secs().saturating_sub(u64::try_from(env.now.duration_since(first).as_secs()).unwrap_or_default());
+    let who = match subject {
+        Subject::Client(id) => format!("clients/{id}"),
+        Subject::Operator(name) => format!("operators/{name}"),
+    };
+    Err(AppError::Exhausted {
+        message: format!("{who} was given {limit} certificates within {} s, and no more are given (limits.renewals)", window.as_secs()),
+        retry_seconds: Some(u32::try_from(wait).unwrap_or(u32::MAX).max(1)),
+    })
+}
+
 /// Issues a client's certificate for `key` and notes it: good beside the one before it until it is first used.
 async fn issue(tx: &mut dyn Tx, env: &Env, ca: &CaBundle, client: &ClientId, key: &PublicKey) -> Result<Vec<Vec<u8>>> {
+    may_have_another(tx, env, &Subject::Client(client.clone()), env.settings.limits.agent_certificate).await?;
     let issued = ca
         .issue_agent(client, key, env.now, env.settings.limits.agent_certificate)
         .map_err(|e| AppError::Bug(format!("the certificate of clients/{client} can't be issued: {e}")))?;
@@ -226,10 +250,11 @@ async fn issue(tx: &mut dyn Tx, env: &Env, ca: &CaBundle, client: &ClientId, key
 }
 
 /// A new certificate of a client, for a new key. The one before it is good until this one is first used, so that a lost
-/// answer locks nobody out.
+/// answer locks nobody out. The one that it showed is asked for again, in the commit: whoever is cut off meanwhile gets none.
 ///
 /// A client whose certificate had ended while it slept is `PENDING` first, where this installation wants that.
 pub async fn renew_client(tx: &mut dyn Tx, env: &Env, ca: &CaBundle, renewal: &Renewal) -> Result<Vec<Vec<u8>>> {
+    check_certificate(tx, &Subject::Client(renewal.client.clone()), &renewal.serial).await?;
     if renewal.expired {
         let mut client = clients::load(tx, &renewal.client).await?;
         if env.settings.expired_agents_need_approval && client.state == ClientState::Active {
@@ -245,6 +270,7 @@ pub async fn renew_client(tx: &mut dyn Tx, env: &Env, ca: &CaBundle, renewal: &R
 
 /// A new certificate of an operator, for a new key. The one before it is good until this one is first used.
 pub async fn renew_operator(tx: &mut dyn Tx, env: &Env, ca: &CaBundle, operator: &OperatorName, key: &PublicKey) -> Result<Vec<Vec<u8>>> {
+    may_have_another(tx, env, &Subject::Operator(operator.clone()), env.settings.limits.operator_certificate).await?;
     let certificates = issue_operator(tx, env, ca, operator, key).await?;
     env.audit(tx, "renew_certificate", format!("operators/{operator}"), "").await?;
     Ok(certificates)
@@ -314,14 +340,7 @@ pub async fn first_use(tx: &mut dyn Tx, env: &Env, subject: &Subject, serial: &s
         None => vec![],
     };
     let decided = session::is_decided(&machines);
-    let ended = if decided { CertificateState::Revoked } else { CertificateState::Superseded };
-    for other in tx.certificates_of(subject).await? {
-        let older = other.issued <= certificate.issued && other.serial != certificate.serial;
-        let in_use = matches!(other.state, CertificateState::Active | CertificateState::Issued);
-        if older && (in_use || decided && other.state == CertificateState::Superseded) {
-            tx.set_certificate_state(&other.serial, ended).await?;
-        }
-    }
+    tx.end_others(&certificate, if decided { CertificateState::Revoked } else { CertificateState::Superseded }).await?;
     tx.set_certificate_state(serial, CertificateState::Active).await?;
     if let Some(mut client) = client {
         if decided {

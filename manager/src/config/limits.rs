@@ -45,6 +45,8 @@ pub struct Limits {
     /// How long after its end an operator's certificate can still be renewed.
     #[serde(deserialize_with = "span")]
     pub operator_grace: Duration,
+    /// How many certificates one client, or one operator, may be given within a third of the time that they last, an hour at most.
+    pub renewals: u32,
     /// How long an enrolment token lasts unless its maker says otherwise.
     #[serde(deserialize_with = "span")]
     pub token: Duration,
@@ -82,6 +84,7 @@ impl Default for Limits {
             agent_grace: tls::AGENT_GRACE,
             operator_certificate: issue::OPERATOR_VALIDITY,
             operator_grace: tls::OPERATOR_GRACE,
+            renewals: 10,
             token: seconds(3600),
             request_memory: seconds(24 * 3600),
             audit_seal: seconds(24 * 3600),
@@ -122,8 +125,12 @@ impl Limits {
         if let Some((name, value, low, high)) = spans.iter().find(|(_, v, low, high)| v < low || v > high) {
             return Some(format!("limits.{name} is {value:?}; give {low:?} to {high:?}"));
         }
-        let attempts = 1..=limits::OPEN_ATTEMPTS_MAX as u32;
-        let (low, high) = (attempts.start(), attempts.end());
-        (!attempts.contains(&self.open_attempts)).then(|| format!("limits.open_attempts is {}; give {low} to {high}", self.open_attempts))
+        let counts = [
+            ("open_attempts", self.open_attempts, 1, limits::OPEN_ATTEMPTS_MAX as u32),
+            // One that is lost on the way, and the next one.
+            ("renewals", self.renewals, 2, 1000),
+        ];
+        let broken = counts.iter().find(|(_, v, low, high)| v < low || v > high);
+        broken.map(|(name, value, low, high)| format!("limits.{name} is {value}; give {low} to {high}"))
     }
 }

@@ -128,6 +128,8 @@ const LIMITS: &str = r#"# The bounds of both ports.
 # agent_grace = "90d"
 # operator_certificate = "12h"
 # operator_grace = "30d"
+# How many certificates one client, or one operator, may be given within a third of the time that they last, an hour at most.
+# renewals = 10
 # How long an enrolment token lasts unless its maker says otherwise.
 # token = "1h"
 # How long the answer to a request_id is kept.

@@ -164,12 +164,15 @@ impl v1::agent_service_server::AgentService for Services {
         let client = self.client(&request).await?;
         let key = key_of(&request.get_ref().csr)?;
         let actor = format!("clients/{client}");
-        let input = (Renewal { client, key, expired: peer(&request)?.expired }, self.app.ca());
-        let certificates = self
-            .app
-            .change(&actor, "renew_client", input, |tx, env, (renewal, ca)| Box::pin(renew_client(tx, env, ca, renewal)))
-            .await
-            .map_err(status)?;
+        let peer = peer(&request)?;
+        let serial = peer.certificate.map(|c| c.serial.to_string()).unwrap_or_default();
+        let input = (Renewal { client, serial, key, expired: peer.expired }, self.app.ca());
+        let renewed =
+            self.app.change(&actor, "renew_client", input, |tx, env, (renewal, ca)| Box::pin(renew_client(tx, env, ca, renewal))).await;
+        let certificates = match renewed {
+            Ok(certificates) => certificates,
+            Err(error) => return Err(self.not_renewed(&actor, error).await),
+        };
         self.app.metrics.renewals.inc();
         Ok(Response::new(v1::RenewCertificateResponse { certificates: certificates.into_iter().map(Into::into).collect() }))
     }

@@ -124,6 +124,15 @@ impl Services {
         check.await
     }
 
+    /// Why there is no next certificate; that somebody asked for too many stands in the audit log.
+    async fn not_renewed(&self, actor: &str, error: AppError) -> Status {
+        if let AppError::Exhausted { message, .. } = &error {
+            self.app.metrics.limit("renewals");
+            self.app.refused(actor, "renewal_refused", actor.to_owned(), message.clone()).await;
+        }
+        status(error)
+    }
+
     /// Asks the database whether this certificate is still accepted, on every call.
     async fn accept(&self, subject: Subject, certificate: &PeerCertificate, address: SocketAddr) -> crate::app::Result<()> {
         let actor = match &subject {

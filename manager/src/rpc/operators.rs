@@ -69,11 +69,14 @@ impl v1::operator_service_server::OperatorService for Services {
         let operator = self.operator(&request)?;
         let key = key_of(&request.get_ref().csr)?;
         let input = (operator.name.clone(), key, self.app.ca());
-        let certificates = self
+        let renewed = self
             .app
             .change(&operator, "renew_operator", input, |tx, env, (operator, key, ca)| Box::pin(renew_operator(tx, env, ca, operator, key)))
-            .await
-            .map_err(status)?;
+            .await;
+        let certificates = match renewed {
+            Ok(certificates) => certificates,
+            Err(error) => return Err(self.not_renewed(&format!("operators/{}", operator.name), error).await),
+        };
         self.app.metrics.renewals.inc();
         let certificates = certificates.into_iter().map(Into::into).collect();
         Ok(Response::new(v1::RenewOperatorCertificateResponse { certificates }))

@@ -7,7 +7,7 @@ use sutler_base::{
     AttemptId, ClientId, Digest, JobId, Timestamp, TokenId, Uid,
     state::{ClientState, ExecutionState, JobState, Trigger},
 };
-use sutler_core::model::{CertificateState, Site, Subject, Target};
+use sutler_core::model::{Certificate, CertificateState, Site, Subject, Target};
 
 static SEEN: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
@@ -84,6 +84,7 @@ async fn every_statement_walks_along_an_index() {
                     tx.clients_changed_since(1, 5).await?;
                     tx.certificate("a").await?;
                     tx.certificates_of(&subject).await?;
+                    tx.certificates_since(&subject, now, 5).await?;
                     tx.certificates(&[]).await?;
                     tx.machines_of(&[]).await?;
                     tx.issuing_cas().await?;
@@ -168,6 +169,16 @@ async fn every_statement_walks_along_an_index() {
                     let target = Target::Group(uid.clone());
                     tx.touch_clients(&[(client.clone(), now)]).await?;
                     tx.revoke_certificates(&Subject::Client(client.clone())).await?;
+                    let certificate = Certificate {
+                        serial: "a".into(),
+                        subject: Subject::Client(client.clone()),
+                        key: [1; 32],
+                        public_key: vec![],
+                        issued: now,
+                        not_after: now,
+                        state: CertificateState::Active,
+                    };
+                    tx.end_others(&certificate, CertificateState::Superseded).await?;
                     tx.delete_machines(&client).await?;
                     tx.hold_out(&uid, &[], "a", now).await?;
                     tx.release_hold(&uid, &[]).await?;

@@ -63,6 +63,12 @@ pub trait Clients {
     async fn certificates(&mut self, serials: &[String]) -> Result<Vec<Certificate>>;
     /// The newest certificates of a subject first, at most 10.
     async fn certificates_of(&mut self, subject: &Subject) -> Result<Vec<Certificate>>;
+    /// How many certificates that are not revoked were issued to this subject after `since`, and when the first of them was; counts
+    /// to `limit` and no further.
+    async fn certificates_since(&mut self, subject: &Subject, since: Timestamp, limit: u32) -> Result<Option<(u32, Timestamp)>>;
+    /// Ends whatever certificates the subject of this one has besides it: those issued up to this one that are accepted become
+    /// SUPERSEDED; or all of them, whenever issued, REVOKED.
+    async fn end_others(&mut self, certificate: &Certificate, to: CertificateState) -> Result<()>;
     /// Changes the state of one certificate.
     async fn set_certificate_state(&mut self, serial: &str, state: CertificateState) -> Result<()>;
     /// Revokes every certificate of a subject.

@@ -203,7 +203,41 @@ pub(crate) async fn every_row_reads_back_as_it_was_written(db: Database) {
                 assert_eq!(tx.drop_requests(at(5)).await?, 1);
                 tx.set_certificate_state("0aff", CertificateState::Superseded).await?;
                 assert_eq!(tx.certificate("0aff").await?.unwrap().state, CertificateState::Superseded);
-                tx.revoke_certificates(&Subject::Client(one.id.clone())).await?;
+                // Whatever else the subject has ends with one that comes into use; what was issued after that one does not.
+                let subject = Subject::Client(one.id.clone());
+                let issued = |serial: &str, second: i64| Certificate {
+                    serial: serial.into(),
+                    subject: subject.clone(),
+                    key: [3; 32],
+                    public_key: vec![3],
+                    issued: at(second),
+                    not_after: at(1000),
+                    state: CertificateState::Issued,
+                };
+                for (serial, second) in [("c1", 101), ("c2", 102), ("c3", 103)] {
+                    tx.insert_certificate(&issued(serial, second)).await?;
+                }
+                assert_eq!(tx.certificates_since(&subject, at(100), 9).await?, Some((3, at(101))));
+                assert_eq!(tx.certificates_since(&subject, at(101), 9).await?, Some((2, at(102))));
+                assert_eq!(tx.certificates_since(&subject, at(100), 2).await?, Some((2, at(101))));
+                assert_eq!(tx.certificates_since(&subject, at(103), 9).await?, None);
+                tx.end_others(&issued("c2", 102), CertificateState::Superseded).await?;
+                for (serial, state) in [
+                    ("c1", CertificateState::Superseded),
+                    ("c2", CertificateState::Issued),
+                    ("c3", CertificateState::Issued),
+                    ("0b", CertificateState::Issued),
+                ] {
+                    assert_eq!(tx.certificate(serial).await?.unwrap().state, state, "{serial}");
+                }
+                tx.end_others(&issued("c2", 102), CertificateState::Revoked).await?;
+                for (serial, state) in
+                    [("c1", CertificateState::Revoked), ("c2", CertificateState::Issued), ("c3", CertificateState::Revoked)]
+                {
+                    assert_eq!(tx.certificate(serial).await?.unwrap().state, state, "{serial}");
+                }
+                assert_eq!(tx.certificates_since(&subject, at(100), 9).await?, Some((1, at(102))));
+                tx.revoke_certificates(&subject).await?;
                 assert_eq!(tx.certificate("0aff").await?.unwrap().state, CertificateState::Revoked);
                 assert_eq!(tx.certificate("0b").await?.unwrap().state, CertificateState::Issued);
                 tx.revoke_token(&tokens[0].id, at(9)).await?;

@@ -317,6 +317,23 @@ impl Clients for Unit<'_> {
         self.list("certificate", query!(sql, kind, name), certificate).await
     }
 
+    async fn certificates_since(&mut self, subject_: &Subject, since: Timestamp, limit: u32) -> Result<Option<(u32, Timestamp)>> {
+        let (kind, name) = subject(subject_);
+        let sql = "SELECT issued_ms FROM certificate WHERE subject_kind = $1 AND subject = $2 AND issued_ms > $3 AND state <> 'REVOKED' \
+                   ORDER BY issued_ms LIMIT $4";
+        let issued = self.list("certificate", query!(sql, kind, name, bind::ms(since), i64::from(limit)), |row| row.time()).await?;
+        Ok(issued.first().map(|first| (issued.len() as u32, *first)))
+    }
+
+    async fn end_others(&mut self, certificate: &Certificate, to: CertificateState) -> Result<()> {
+        let (kind, name) = subject(&certificate.subject);
+        let sql = "UPDATE certificate SET state = $4 WHERE subject_kind = $1 AND subject = $2 AND serial <> $3 \
+                   AND ($4 = 'REVOKED' OR state IN ('ACTIVE', 'ISSUED') AND issued_ms <= $5)";
+        let (serial, issued) = (bind::text(&certificate.serial), bind::ms(certificate.issued));
+        self.run(query!(sql, kind, name, serial, to.as_str(), issued)).await?;
+        Ok(())
+    }
+
     async fn set_certificate_state(&mut self, serial: &str, state: CertificateState) -> Result<()> {
         let query = query!("UPDATE certificate SET state = $2 WHERE serial = $1", bind::text(serial), state.as_str());
         self.save("certificate", serial, query).await

@@ -1,16 +1,20 @@
 //! Operators against time: revoked while their call is under way, revoking each other, from a database before there were roles.
 
-use super::callers::Bed;
+use super::callers::{Bed, Caller};
+use prost::Message as _;
 use sqlx::{Connection as _, Row as _};
 use std::sync::Arc;
 use std::time::Duration;
+use sutler_base::state::Role;
+use sutler_certs::{Credential, PrivateKey};
 use sutler_proto::v1;
 use sutler_tests::fleet::Database;
 use sutler_tests::harness::{Cli, Done, Manager, PATIENCE, Setup, wait_until};
 use sutler_tests::postgres::Postgres;
 use tokio::sync::{Barrier, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::Status;
+use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
 
 /// Makes an operator with a profile of its own, in a folder beside the manager's.
 fn operator(manager: &Manager, by: &Cli, name: &str, role: &str) -> Cli {
@@ -178,6 +182,63 @@ fn leave(bed: &mut Bed, machines: usize) {
     assert!(heard.iter().all(Result::is_ok), "{heard:?}");
     let request = v1::ListClientsRequest { page_size: 1000, ..Default::default() };
     assert_eq!(bed.admin.clients(&bed.manager, |mut c| async move { c.list_clients(request).await }).unwrap().clients, []);
+}
+
+/// Asks for one more certificate; gives back the credential, or why there is none.
+fn renew(bed: &Bed, caller: &Caller, method: &str) -> Result<Credential, Status> {
+    let key = PrivateKey::generate().unwrap();
+    // Both requests and both answers have the same fields with the same numbers.
+    let request = v1::RenewCertificateRequest { csr: key.csr().unwrap().into() };
+    let answer = bed.call(caller, &format!("/sutler.v1.{method}"), request.encode_to_vec().into())?;
+    let chain = v1::RenewCertificateResponse::decode(answer).unwrap().certificates;
+    Ok(Credential { chain: chain.into_iter().map(|der| der.to_vec().into()).collect(), key })
+}
+
+#[test]
+fn a_stolen_key_gets_a_bounded_number_of_certificates_and_the_next_machine_is_not_held_up() {
+    let mut bed = Bed::new(Database::Sqlite);
+    let (id, stolen) = bed.client();
+    let other = bed.client().1;
+    let bea = bed.operator("bea", &[(Role::Viewer, &[])]);
+    let agent = bed.at_agents(Some(&stolen)).unwrap();
+    let operator = bed.at_operators(&bed.manager, Some(&bea)).unwrap();
+    for (who, caller, method) in [
+        (format!("clients/{id}"), &agent, "AgentService/RenewCertificate"),
+        ("operators/bea".to_owned(), &operator, "OperatorService/RenewOperatorCertificate"),
+    ] {
+        let mut given = vec![];
+        let refused = loop {
+            match renew(&bed, caller, method) {
+                Ok(credential) => given.push(credential),
+                Err(refused) => break refused,
+            }
+            assert!(given.len() < 20, "there is no end to it");
+        };
+        // The first one counts.
+        assert_eq!(given.len(), 9, "{who}");
+        assert_eq!(refused.code(), Code::ResourceExhausted, "{refused:?}");
+        assert!(refused.message().contains("limits.renewals") && refused.message().contains(&who), "{refused:?}");
+        assert!(refused.get_details_retry_info().is_some_and(|info| info.retry_delay.is_some()), "{refused:?}");
+        (0..40).for_each(|_| drop(renew(&bed, caller, method).expect_err("still no more")));
+        let request = v1::ListAuditEntriesRequest { page_size: 1000, object: who.clone(), ..Default::default() };
+        let log = bed.admin.audit(&bed.manager, |mut c| async move { c.list_audit_entries(request).await }).unwrap();
+        let noted = log.entries.iter().filter(|e| e.action == "renewal_refused" && e.actor == who).count();
+        assert!((1..=20).contains(&noted), "{who}: {noted} entries");
+        if method.starts_with("Agent") {
+            // One of them is used: every other one is over with that, however many there are.
+            let used = bed.at_agents(given.last()).unwrap();
+            assert_eq!(renew(&bed, &used, method).unwrap_err().code(), Code::ResourceExhausted);
+            for before in given.iter().rev().skip(1).chain([&stolen]) {
+                let caller = bed.at_agents(Some(before)).unwrap();
+                assert_eq!(renew(&bed, &caller, method).unwrap_err().code(), Code::Unauthenticated);
+            }
+        }
+    }
+    // Nobody else is held up by that, and least of all the machine that comes in place of the one whose key was stolen.
+    renew(&bed, &bed.at_agents(Some(&other)).unwrap(), "AgentService/RenewCertificate").unwrap();
+    let replacement = bed.replacement(&id);
+    let caller = bed.at_agents(Some(&replacement)).unwrap();
+    renew(&bed, &caller, "AgentService/RenewCertificate").unwrap();
 }
 
 #[test]
