@@ -7,8 +7,8 @@ use sutler_base::{
     state::{CancelReason, ClientState, ErrorKind, ExecutionState},
 };
 use sutler_certs::RevocationList;
-use sutler_core::model::{Attempt, Job, JobPackage, PackageVersion};
-use sutler_store::{ExecutionChange, Tx};
+use sutler_core::model::{Attempt, Client, Job, JobPackage, PackageVersion};
+use sutler_store::{ExecutionChange, StoreError, Tx};
 
 /// One package of an offer.
 #[derive(Debug, Clone)]
@@ -57,18 +57,25 @@ pub struct Orders {
 /// client has, which has just connected, those that it was offered and does not have are offered again.
 ///
 /// This runs after the client's session was entered, so that whatever is offered to it meanwhile goes into that session:
-/// an offer may come twice, which the agent sees by its id, but none is lost.
+/// an offer may come twice, which the agent sees by its id, but none is lost. `sessions` says what each client counted when its
+/// session here was opened: who has connected to another manager since is offered work by that one alone.
 pub async fn orders(
     tx: &mut dyn Tx,
     env: &Env,
-    clients: &[ClientId],
+    sessions: &BTreeMap<ClientId, u64>,
     known: Option<&BTreeSet<AttemptId>>,
 ) -> Result<BTreeMap<ClientId, Orders>> {
+    let is_newest = |client: &Client| sessions.get(&client.id).is_some_and(|counter| *counter >= client.session_counter);
+    let mut here = Vec::with_capacity(sessions.len());
     let mut out: BTreeMap<ClientId, Orders> = BTreeMap::new();
     let mut lost = Vec::new();
     let mut open: BTreeMap<ClientId, usize> = BTreeMap::new();
     let mut replaced: BTreeMap<ClientId, Timestamp> = BTreeMap::new();
-    for client in tx.clients(clients).await? {
+    let clients: Vec<ClientId> = sessions.keys().cloned().collect();
+    for client in tx.clients(&clients).await? {
+        if is_newest(&client) {
+            here.push(client.id.clone());
+        }
         replaced.extend(client.replaced.map(|at| (client.id.clone(), at)));
         let orders = out.entry(client.id.clone()).or_default();
         orders.state = Some(client.state);
@@ -86,7 +93,7 @@ pub async fn orders(
         }
     }
     let mut catalogue = Catalogue::default();
-    let queued = tx.queued_for(clients, 1000).await?;
+    let queued = tx.queued_for(&here, 1000).await?;
     let (mut attempts, mut changes) = (Vec::new(), Vec::new());
     for (row, job) in queued {
         let slots = open.entry(row.client.clone()).or_default();
@@ -127,6 +134,15 @@ pub async fn orders(
     }
     tx.insert_attempts(&attempts).await?;
     tx.change_executions(&changes).await?;
+    if !attempts.is_empty() {
+        // Again, since the unit has its number in the change sequence now: a session that was opened elsewhere before that is seen
+        // here, and one that comes after it is offered what it does not have.
+        let offered: Vec<ClientId> = attempts.iter().map(|a| a.client.clone()).collect();
+        if let Some(elsewhere) = tx.clients(&offered).await?.into_iter().find(|c| !is_newest(c)) {
+            let why = format!("clients/{} has just connected to another manager", elsewhere.id);
+            return Err(StoreError::Unavailable(why).into());
+        }
+    }
     for attempt in tx.attempts(&lost).await? {
         let Some(orders) = out.get_mut(&attempt.client).filter(|o| o.state == Some(ClientState::Active)) else { continue };
         let Some(job) = tx.job(&attempt.job).await? else { continue };

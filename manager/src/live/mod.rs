@@ -43,6 +43,7 @@ pub enum ToAgent {
 struct Session {
     number: u64,
     serial: String,
+    counter: u64,
     state: ClientState,
     outbox: mpsc::Sender<ToAgent>,
     cut: Arc<Notify>,
@@ -99,19 +100,31 @@ impl Live {
     }
 }
 
+/// What an older session of a client is told.
+fn connected_again() -> tonic::Status {
+    tonic::Status::aborted("the same client has connected again; this session is over")
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|e| e.into_inner())
 }
 
 impl Live {
-    /// Makes this the session of the client, in place of an older one, which is closed; `serial` is that of its certificate.
-    /// Gives back the session's number, and the bell that rings when the session is cut off.
-    pub fn enter(&self, client: &ClientId, serial: String, state: ClientState, outbox: mpsc::Sender<ToAgent>) -> (u64, Arc<Notify>) {
+    /// Makes this the session of the client, in place of an older one, which is closed; `serial` is that of its certificate, and
+    /// `counter` what the agent counted. Gives back the session's number, and the bell that rings when the session is cut off.
+    pub fn enter(
+        &self,
+        client: &ClientId,
+        serial: String,
+        counter: u64,
+        state: ClientState,
+        outbox: mpsc::Sender<ToAgent>,
+    ) -> (u64, Arc<Notify>) {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let cut = Arc::new(Notify::new());
-        if let Some(old) = lock(&self.sessions).insert(client.clone(), Session { number, serial, state, outbox, cut: cut.clone() }) {
-            let _ =
-                old.outbox.try_send(ToAgent::Close(tonic::Status::aborted("the same client has connected again; this session is over")));
+        let session = Session { number, serial, counter, state, outbox, cut: cut.clone() };
+        if let Some(old) = lock(&self.sessions).insert(client.clone(), session) {
+            let _ = old.outbox.try_send(ToAgent::Close(connected_again()));
             old.cut.notify_one();
         }
         (number, cut)
@@ -165,6 +178,11 @@ impl Live {
     /// The serial number of the certificate with which the client's session was opened; none if there is no session.
     pub fn serial(&self, client: &ClientId) -> Option<String> {
         lock(&self.sessions).get(client).map(|s| s.serial.clone())
+    }
+
+    /// What the agent counted when the client's session was opened; none if there is no session.
+    pub fn counter(&self, client: &ClientId) -> Option<u64> {
+        lock(&self.sessions).get(client).map(|s| s.counter)
     }
 
     /// Notes that at the moment `at` it was read from the database who may be connected.

@@ -12,9 +12,10 @@ use sutler_proto::{
 /// Tells these clients what there is to do: makes attempts for what is queued, commits them, and sends offers,
 /// cancellations and leases. `known` are the attempts that a client has which has just connected.
 pub async fn give(app: &App, clients: Vec<ClientId>, known: Option<BTreeSet<AttemptId>>) -> Result<(), AppError> {
+    let sessions = clients.into_iter().filter_map(|c| app.live.counter(&c).map(|counter| (c, counter))).collect();
     let orders = app
-        .change("manager", "orders", (clients, known), |tx, env, (clients, known)| {
-            Box::pin(dispatch::orders(tx, env, clients, known.as_ref()))
+        .change("manager", "orders", (sessions, known), |tx, env, (sessions, known)| {
+            Box::pin(dispatch::orders(tx, env, sessions, known.as_ref()))
         })
         .await?;
     for (client, orders) in orders {
@@ -58,8 +59,8 @@ fn wire_offer(offer: dispatch::Offer, lease_seconds: u32) -> v1::Offer {
     }
 }
 
-/// Looks at what connected clients may do now: ends the sessions of removed ones and those whose certificate is not accepted any
-/// more, and tells the others if it changed. Gives back for whom it changed.
+/// Looks at what connected clients may do now: ends the sessions of removed ones, of those whose certificate is not accepted any
+/// more and of those that have connected to another manager since, and tells the others if it changed. Gives back for whom it changed.
 pub async fn check_access(app: &App, clients: Vec<ClientId>) -> Result<Vec<ClientId>, AppError> {
     let serials: BTreeMap<ClientId, String> = clients.into_iter().filter_map(|c| app.live.serial(&c).map(|serial| (c, serial))).collect();
     if serials.is_empty() {
@@ -69,7 +70,7 @@ pub async fn check_access(app: &App, clients: Vec<ClientId>) -> Result<Vec<Clien
         .view("manager", "access", serials.clone(), |tx, _env, serials| {
             Box::pin(async move {
                 let ids: Vec<ClientId> = serials.keys().cloned().collect();
-                let states: Vec<_> = tx.clients(&ids).await?.into_iter().map(|c| (c.id, c.state)).collect();
+                let states: Vec<_> = tx.clients(&ids).await?.into_iter().map(|c| (c.id, c.state, c.session_counter)).collect();
                 let certificates = tx.certificates(&serials.values().cloned().collect::<Vec<_>>()).await?;
                 let accepted = certificates.into_iter().filter(|c| c.state == CertificateState::Active).map(|c| c.serial);
                 Ok((states, accepted.collect::<BTreeSet<_>>()))
@@ -77,7 +78,7 @@ pub async fn check_access(app: &App, clients: Vec<ClientId>) -> Result<Vec<Clien
         })
         .await?;
     let mut changed = Vec::new();
-    for (client, state) in states {
+    for (client, state, newest) in states {
         // A session that was opened meanwhile, with another certificate, was looked at then.
         let serial = serials.get(&client).filter(|serial| app.live.serial(&client).as_ref() == Some(serial));
         let refused = serial.is_some_and(|serial| !accepted.contains(serial));
@@ -94,6 +95,10 @@ pub async fn check_access(app: &App, clients: Vec<ClientId>) -> Result<Vec<Clien
             // Nobody knows which machine it was that connected while the client was taken for a copy: it says so anew.
             Some(ClientState::Quarantined) if state == ClientState::Active => {
                 app.live.close(&client, tonic::Status::unavailable("this client was let in again; connect anew"));
+            }
+            // Half-open here, most likely: what it were told here it would never hear.
+            Some(_) if state == ClientState::Active && app.live.counter(&client).is_some_and(|counter| counter < newest) => {
+                app.live.close(&client, super::connected_again());
             }
             Some(known) if known != state => {
                 app.live.set_state(&client, state);

@@ -65,7 +65,7 @@ impl v1::agent_service_server::AgentService for Services {
         }
         let held = trust::Held { trust: hello.trust_version, revocations: (hello.revocations_epoch, hello.revocations_version) };
         let hello = Arc::new(sessions::Hello { serial: serial.clone(), superseded, ..parse_hello(&client, address, hello)? });
-        let reported = hello.open.clone();
+        let (reported, counter) = (hello.open.clone(), hello.session_counter);
         let welcome = self
             .app
             .change(&format!("clients/{client}"), "open_session", hello.clone(), |tx, env, hello| Box::pin(sessions::open(tx, env, hello)))
@@ -97,7 +97,7 @@ impl v1::agent_service_server::AgentService for Services {
         }
         let behind = welcome.report_from.is_some();
         self.app.live.set_behind(&client, behind);
-        let (number, cut) = self.app.live.enter(&client, serial, welcome.client.state, outbox.clone());
+        let (number, cut) = self.app.live.enter(&client, serial, counter, welcome.client.state, outbox.clone());
         self.app.metrics.sessions.inc();
         let known = reported.keys().cloned().collect();
         for (attempt, open) in reported {

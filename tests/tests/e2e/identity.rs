@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::time::{Duration, Instant};
-use sutler_tests::harness::{Agent, Cli, JobView, Manager, PATIENCE, PackageFolder, Setup, wait_for_value, wait_until};
+use sutler_tests::harness::{Agent, Cli, JobView, Line, Manager, PATIENCE, PackageFolder, Proxy, Setup, wait_for_value, wait_until};
 use sutler_tests::postgres::Postgres;
 use sutler_tests::tools;
 
@@ -390,6 +390,80 @@ fn several_managers_make_one_attempt_of_each_execution_and_roll_their_cas_over_t
     wait_until("the machine to be taken by the other manager", PATIENCE, || is_connected(&late));
     JobView::wait_for_row(&there, &job, &late.id(), "SUCCEEDED");
     assert!(!late.log().contains("no trusted connection"), "{}", late.log());
+}
+
+#[test]
+fn a_machine_that_is_half_open_at_one_manager_gets_its_work_from_the_other_and_once() {
+    let Some(postgres) = Postgres::shared() else { return };
+    let line = Proxy::new();
+    let there = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let setup = |agents: String| Setup { agents, advertise: vec![line.address(), there.to_string()], ..Setup::default() };
+    // They notice within 45 s that a machine is gone: until then the first one takes it for connected.
+    let first = Manager::start_with(Setup { database: Some(postgres.create_database()), ..setup("127.0.0.1:0".into()) });
+    line.leads_to(first.addresses().agents);
+    let second = Manager::joining(&first, setup(there.to_string()));
+    let cli = first.cli();
+    let package = PackageFolder::counting("hello", "1.0");
+    cli.ok(&format!("package push {}", package.path().display()));
+    let mut agent = Agent::new("machine");
+    agent.configure(
+        "[limits]\nkeep_alive = \"1s\"\nkeep_alive_timeout = \"1s\"\nhandshake = \"2s\"\nreconnect = \"100ms\"\nreconnect_most = \"1s\"\n",
+    );
+    agent.enroll(cli.ok("token create").trim());
+    agent.start();
+    let at = |agent: &Agent, address: &str| agent.status()["connected"].as_str().is_some_and(|a| a == address);
+    wait_until("the machine to be connected over the line", PATIENCE, || at(&agent, &line.address()));
+    line.now(Line::Silent);
+    wait_until("the machine to be connected to the other manager", PATIENCE, || at(&agent, &there.to_string()));
+    // The first manager hears nothing of that, and takes the machine for connected until it has read of the other session.
+    let job = cli.id(&format!("job run --package hello --client {}", agent.id()));
+    let row = JobView::wait_for_row(&cli, &job, &agent.id(), "SUCCEEDED");
+    assert_eq!((row.attempts, agent.read("opt/hello.runs").as_deref()), (1, Some("run\n")));
+    wait_until("the first manager to let go of the old session", REVOKED_WITHIN, || first.metric("sutler_sessions") == Some(0.0));
+    line.now(Line::Open);
+    assert_eq!(state(&cli, &agent.id()), "CLIENT_STATE_ACTIVE");
+    assert!(second.log().lines().all(|line| !line.contains("copy")), "{}", second.log());
+}
+
+#[test]
+fn one_key_that_connects_to_two_managers_at_once_is_one_client_and_does_nothing_twice() {
+    let Some(postgres) = Postgres::shared() else { return };
+    let (first, second) = two_managers(postgres, "");
+    let cli = first.cli();
+    let (_package, job) = standing_job(&cli, "machines");
+    for round in 0..3 {
+        let mut one = Agent::new("one");
+        one.enroll(cli.ok("token create").trim());
+        // The same machine to the last bit, but for where it calls first.
+        let mut two = Agent::new("two");
+        copy(&one.state(), &two.state());
+        fs_err::copy(one.root().join("etc/machine-id"), two.root().join("etc/machine-id")).unwrap();
+        let addresses = two.state().join("addresses.json");
+        let (here, there) = (first.addresses().agents.to_string(), second.addresses().agents.to_string());
+        let swapped = fs_err::read_to_string(&addresses).unwrap().replace(&here, "HERE").replace(&there, &here).replace("HERE", &there);
+        fs_err::write(&addresses, swapped).unwrap();
+        let client = one.id();
+        cli.ok(&format!("group add machines {client}"));
+        std::thread::scope(|scope| {
+            scope.spawn(|| one.start());
+            scope.spawn(|| two.start());
+        });
+        // One of them came second, with a counter that was there already.
+        wait_for_state(&cli, &client, "CLIENT_STATE_QUARANTINED");
+        let runs = || [&one, &two].iter().filter_map(|agent| agent.read("opt/hello.runs")).collect::<String>();
+        let machine = one.machine_id().to_owned();
+        cli.ok(&format!("client approve {client} --machine {machine}"));
+        // What the other one of the two had accepted before, nobody can say how far it was: never a second time.
+        let ends = ["SUCCEEDED", "INTERRUPTED"];
+        let view = JobView::wait(&cli, &job, "the work to be at an end", PATIENCE, |view| {
+            view.row(&client).is_some_and(|row| ends.contains(&row.state.as_str()))
+        });
+        let row = view.row(&client).unwrap();
+        assert_eq!(row.attempts, 1, "round {round}: {row:#?}");
+        assert!(runs().len() <= "run\n".len() && (row.state != "SUCCEEDED" || runs() == "run\n"), "round {round}: {:?} {row:#?}", runs());
+        let clients = cli.json("client list");
+        assert_eq!(clients.as_array().unwrap().len(), round + 1, "{clients:#}");
+    }
 }
 
 #[test]

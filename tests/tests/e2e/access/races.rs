@@ -137,6 +137,54 @@ fn two_administrators_who_revoke_each_other_at_once_on_two_managers_leave_one() 
 }
 
 #[test]
+fn machines_that_enrol_at_two_managers_with_one_token_at_the_same_moment_are_one_client() {
+    let Some(server) = Postgres::shared() else { return };
+    let mut bed = Bed::new(Database::Postgres(server));
+    let second = bed.manager.second();
+    let here = [bed.manager.agents(), second.agents()];
+    for round in 0..6 {
+        let token = bed.token(v1::CreateEnrollmentTokensRequest::default());
+        // The same machine twice, or two that have got hold of the same token.
+        let same = round % 2 == 0;
+        let key = PrivateKey::generate().unwrap();
+        let keys = if same {
+            [key.csr().unwrap(), key.csr().unwrap()]
+        } else {
+            [key.csr().unwrap(), PrivateKey::generate().unwrap().csr().unwrap()]
+        };
+        let callers = here.each_ref().map(|address| bed.open(address, None).unwrap());
+        let request = |csr: &[u8]| v1::EnrollRequest {
+            token_id: token.id.to_string(),
+            secret: token.secret.to_vec().into(),
+            csr: csr.to_vec().into(),
+            machine_id: format!("machine-{round}"),
+            ..Default::default()
+        };
+        let calls = callers
+            .iter()
+            .zip(&keys)
+            .map(|(caller, csr)| caller.call("/sutler.v1.EnrollmentService/Enroll", request(csr).encode_to_vec().into()));
+        let answers: Vec<_> = bed.runtime.block_on(async {
+            let mut calls: Vec<_> = calls.map(Box::pin).collect();
+            let (two, one) = (calls.pop().unwrap(), calls.pop().unwrap());
+            let (one, two) = tokio::join!(one, two);
+            vec![one, two]
+        });
+        let ids: Vec<_> = answers.iter().flatten().map(|a| v1::EnrollResponse::decode(a.clone()).unwrap().client_id).collect();
+        if same {
+            assert!(ids.len() == 2 && ids[0] == ids[1], "{answers:?}");
+        } else {
+            assert_eq!(ids.len(), 1, "{answers:?}");
+            let refused = answers.iter().find_map(|a| a.as_ref().err()).unwrap();
+            assert_eq!(refused.code(), Code::Unauthenticated, "{refused:?}");
+        }
+        let request = v1::ListClientsRequest { page_size: 1000, ..Default::default() };
+        let clients = bed.admin.clients(&bed.manager, |mut c| async move { c.list_clients(request).await }).unwrap().clients;
+        assert_eq!(clients.len(), round + 1, "{clients:?}");
+    }
+}
+
+#[test]
 fn machines_that_leave_all_at_once_hear_so_before_they_are_cut_off() {
     // It is looked without a pause whether somebody has to be cut off, so that it comes between whatever it can.
     let mut bed = Bed::tuned(Database::Sqlite, |config| config.limits.recheck = Duration::from_millis(1));
