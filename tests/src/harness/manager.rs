@@ -121,7 +121,9 @@ impl Manager {
         let mut manager = Manager { running: None, disk: None, place, setup, addresses: None, starts: 0, wrapper: Vec::new() };
         let word = |path: PathBuf| path.to_string_lossy().into_owned();
         let (bundle, own, others) = (word(manager.place.path().join("bundle")), word(manager.folder()), word(first.folder()));
-        let (content, database) = (word(first.folder().join("content")), first.setup.database.clone().expect("several managers share one"));
+        // It may have a way of its own to the same database.
+        let database = manager.setup.database.clone().or(first.setup.database.clone()).expect("several managers share one");
+        let content = word(first.folder().join("content"));
         let run = |arguments: &[&str]| cli::run(Cli::new(&manager.config()).command(arguments), b"").ok();
         run(&["ca", "export", "--dir", &others, "--output", &bundle]);
         run(&["init", "--dir", &own, "--join", &bundle, "--host", "127.0.0.1", "--database", &database, "--content", &content]);

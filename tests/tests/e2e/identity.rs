@@ -1,7 +1,12 @@
 //! Who is a client: renewed, copied, restored, replaced, revoked.
 
+use rustls::pki_types::CertificateDer;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+use sutler_certs::CaBundle;
+use sutler_certs::ca::Authority;
+use sutler_certs::tls::{self, ServerTrust};
 use sutler_tests::harness::{Agent, Cli, JobView, Line, Manager, PATIENCE, PackageFolder, Proxy, Setup, wait_for_value, wait_until};
 use sutler_tests::postgres::Postgres;
 use sutler_tests::tools;
@@ -306,6 +311,64 @@ fn issuing_cas_are_rolled_over_while_everything_runs_and_nobody_is_refused() {
     assert!(!manager.folder().join("ca/root.key").exists());
 }
 
+#[test]
+fn the_managers_own_certificate_is_rolled_over_without_a_restart_and_nobody_is_refused() {
+    let mut manager = Manager::start();
+    let cli = manager.cli();
+    let (_package, job) = standing_job(&cli, "machines");
+    let early = cli.ok("token create");
+    let mut agent = Agent::enrolled("machine", &manager);
+    wait_until("the machine to be connected", PATIENCE, || is_connected(&agent));
+    let (pid, folder) = (manager.pid(), manager.folder());
+    let ca = || CaBundle::load(&folder.join("ca")).unwrap();
+    let (before, trust_domain) = (ca().certificate(Authority::Servers).clone(), ca().trust_domain().clone());
+    // Who trusts one servers CA and nothing else gets through to a manager with a certificate of that one.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let address = manager.addresses().agents.to_string();
+    let shows = |anchor: &CertificateDer<'static>| {
+        let trust = ServerTrust::Anchors { anchors: vec![anchor.clone()], trust_domain: trust_domain.clone() };
+        let tls = tls::agent_client(None, &trust, tls::Clock::system()).unwrap();
+        runtime.block_on(sutler_agent::link::connect(&address, tls)).is_ok()
+    };
+    assert!(shows(&before));
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        // An operator and newcomers who come all the while.
+        let operator = scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                cli.ok("group list");
+            }
+        });
+        let newcomers = scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                Agent::new("newcomer").enroll(cli.ok("token create").trim());
+            }
+        });
+        let over = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            for _ in 0..2 {
+                cli.ok(&format!("ca rotate --dir {0} --root-key {0}/ca/root.key", folder.display()));
+                let after = ca().certificate(Authority::Servers).clone();
+                wait_until("the manager to show a certificate of the new CA", PATIENCE, || shows(&after));
+                assert!(!shows(&before));
+            }
+        }));
+        done.store(true, Ordering::Relaxed);
+        operator.join().unwrap();
+        newcomers.join().unwrap();
+        over.unwrap();
+    });
+    assert!(manager.is_running() && manager.pid() == pid);
+    // On the connection that it had all the while.
+    cli.ok(&format!("group add machines {}", agent.id()));
+    JobView::wait_for_row(&cli, &job, &agent.id(), "SUCCEEDED");
+    assert_eq!(agent.log().lines().filter(|line| line.contains(" connected ")).count(), 1, "{}", agent.log());
+    // And on new ones, with what was given out before.
+    Agent::new("late").enroll(early.trim());
+    agent.kill_and_start();
+    wait_until("the machine to be back", PATIENCE, || is_connected(&agent));
+    assert!(!agent.log().contains("no trusted connection"), "{}", agent.log());
+}
+
 /// Two managers on one database, which tell agents of both.
 fn two_managers(postgres: &Postgres, limits: &str) -> (Manager, Manager) {
     let port = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
@@ -341,12 +404,69 @@ fn a_revocation_on_one_manager_ends_the_open_stream_on_another() {
     wait_until("the release to be known at the other manager", REVOKED_WITHIN + REVOKED_WITHIN, || said(&agents[0], "ACTIVE"));
     cli.ok(&format!("client remove {id} --yes"));
     wait_until("the removed machine to be cut off", REVOKED_WITHIN, || !is_connected(&agents[0]));
+    // Who waits for approval is let in on the stream that it has at the other manager.
+    let mut newcomer = Agent::new("three");
+    newcomer.enroll(there.ok("token create --uses 2 --ttl 1h --network 10.99.0.0/16").trim());
+    newcomer.start();
+    wait_until("the newcomer to wait for approval", PATIENCE, || is_connected(&newcomer) && said(&newcomer, "PENDING"));
+    cli.ok(&format!("client approve {}", newcomer.id()));
+    wait_until("the approval to be known at the other manager", REVOKED_WITHIN, || said(&newcomer, "ACTIVE"));
     // A certificate alone can be revoked, too: its client goes on with another one.
     let id = agents[1].id();
     let replacement = Agent::new("replacement");
     replacement.enroll(cli.ok(&format!("token create --replaces {id}")).trim());
     wait_until("the replaced machine to be cut off", REVOKED_WITHIN, || !is_connected(&agents[1]));
     assert_eq!(state(&there, &id), "CLIENT_STATE_ACTIVE");
+}
+
+#[test]
+fn a_manager_that_cant_read_who_was_revoked_serves_nothing_and_keeps_its_streams() {
+    let Some(postgres) = Postgres::shared() else { return };
+    let (line, to_database) = (Proxy::new(), Proxy::new());
+    to_database.leads_to(([127, 0, 0, 1], postgres.port()).into());
+    let url = postgres.create_database();
+    let over_the_line = url.replace(&format!("127.0.0.1:{}", postgres.port()), &to_database.address());
+    let setup = |database: String| Setup { database: Some(database), advertise: vec![line.address()], ..Setup::default() };
+    let first = Manager::start_with(setup(url));
+    let second = Manager::joining(&first, setup(over_the_line));
+    line.leads_to(second.addresses().agents);
+    let cli = first.cli();
+    let package = PackageFolder::counting("large", "1.0");
+    package.noise("noise", 16 << 20, 7);
+    cli.ok(&format!("package push {}", package.path().display()));
+    let agent = Agent::enrolled("machine", &first);
+    let client = agent.id();
+    wait_until("the machine to be connected", PATIENCE, || is_connected(&agent));
+    line.now(Line::Slow(Duration::from_millis(100)));
+    let job = cli.id(&format!("job run --package large --client {client}"));
+    JobView::wait_for_row(&cli, &job, &client, "DOWNLOADING");
+    let bytes = || second.metric("sutler_chunks_bytes_total").unwrap_or_default();
+    wait_until("the bytes of the package to flow", PATIENCE, || bytes() > f64::from(1 << 20));
+
+    // Quarantined, where the other manager can't read it: it goes on with nothing, and lets nobody go for that.
+    to_database.now(Line::Silent);
+    cli.ok(&format!("client quarantine {client} --reason test"));
+    wait_until("the transfer to be broken off", PATIENCE, || agent.log().contains("transfer put off"));
+    assert!(agent.log().contains("who may still read can't be read"), "{}", agent.log());
+    line.now(Line::Open);
+    assert!(agent.status().to_string().contains("ACTIVE") && is_connected(&agent), "{:#}", agent.status());
+    assert!(agent.read("opt/large.runs").is_none());
+    to_database.now(Line::Open);
+    wait_until("the quarantine to be known", REVOKED_WITHIN + REVOKED_WITHIN, || agent.status().to_string().contains("QUARANTINED"));
+    assert!(agent.read("opt/large.runs").is_none());
+    assert_eq!(agent.log().lines().filter(|line| line.contains(" connected ")).count(), 1, "{}", agent.log());
+    cli.ok(&format!("client release {client}"));
+    let row = JobView::wait_for_row(&cli, &job, &client, "SUCCEEDED");
+    assert_eq!((row.attempts, agent.read("opt/large.runs").as_deref()), (1, Some("run\n")));
+
+    // Removed, while every connection to the database breaks: nobody is answered there, and as soon as it can be read, it is.
+    to_database.now(Line::Cut);
+    cli.ok(&format!("client remove {client} --yes"));
+    let there = cli.at(second.addresses().operators.to_string());
+    there.fails(1, "client list --retry-for 1s");
+    assert!(is_connected(&agent));
+    to_database.now(Line::Open);
+    wait_until("the removed machine to be cut off", REVOKED_WITHIN + REVOKED_WITHIN, || !is_connected(&agent));
 }
 
 #[test]
