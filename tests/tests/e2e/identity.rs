@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use sutler_certs::CaBundle;
 use sutler_certs::ca::Authority;
 use sutler_certs::tls::{self, ServerTrust};
-use sutler_tests::harness::{Agent, Cli, JobView, Line, Manager, PATIENCE, PackageFolder, Proxy, Setup, wait_for_value, wait_until};
+use sutler_tests::harness::{Agent, Cli, JobView, Line, Manager, PATIENCE, PackageFolder, Proxy, Row, Setup, wait_for_value, wait_until};
 use sutler_tests::postgres::Postgres;
 use sutler_tests::tools;
 
@@ -162,10 +162,11 @@ fn a_replaced_machine_is_the_same_client_and_gets_its_software_again() {
         old.log().contains("CERTIFICATE_REVOKED")
     });
     new.start();
-    let view = JobView::wait(&cli, &job, "the software to be installed again", PATIENCE, |view| {
-        view.row(&client).is_some_and(|row| row.state == "SUCCEEDED" && row.attempts == 2)
+    // Rows and counters are read one after the other.
+    JobView::wait(&cli, &job, "the software to be installed again", PATIENCE, |view| {
+        let again = |row: &Row| row.state == "SUCCEEDED" && row.attempts == 2;
+        view.row(&client).is_some_and(again) && view.counters() == "total=1 finished=1"
     });
-    assert_eq!(view.counters(), "total=1 finished=1");
     assert_eq!(new.read("opt/hello.runs").as_deref(), Some("run\n"));
     let shown = cli.json(&format!("client show {client}"));
     assert_eq!((&shown["groups"][0], &shown["labels"]["room"]), (&"groups/machines".into(), &"12".into()), "{shown:#}");
