@@ -186,14 +186,12 @@ async fn write_progress(app: Arc<App>, gather: Duration) -> Result<(), AppError>
 
 /// Notes that connected clients were heard of: their connection is alive, for HTTP/2 pings it.
 async fn note_presence(app: Arc<App>) -> Result<(), AppError> {
-    for batch in app.live.connected().chunks(1000) {
-        app.change("manager", "presence", batch.to_vec(), |tx, env, clients| {
-            Box::pin(async move {
-                let seen: Vec<_> = clients.iter().map(|c| (c.clone(), env.now)).collect();
-                Ok(tx.touch_clients(&seen).await?)
-            })
-        })
-        .await?;
+    // Before the list is made: whoever leaves meanwhile was not seen later than it left.
+    let now = app.world.now();
+    let seen: Vec<_> = app.live.connected().into_iter().map(|client| (client, now)).collect();
+    for batch in seen.chunks(1000) {
+        app.change("manager", "presence", batch.to_vec(), |tx, _env, seen| Box::pin(async move { Ok(tx.touch_clients(seen).await?) }))
+            .await?;
     }
     app.change("manager", "forget_requests", (), |tx, env, _| Box::pin(reconcile::forget_requests(tx, env))).await
 }

@@ -390,11 +390,10 @@ impl Session {
         self.services.app.metrics.sessions.dec();
         let now = app.world.now();
         if app.live.leave(&self.client, self.number, now) {
-            let seen = self.client.clone();
+            // Not later than it left: what is written later than that, another manager heard, so the client would count as connected.
+            let seen = [(self.client.clone(), now)];
             let noted = app
-                .change("manager", "session_ended", seen, |tx, env, client| {
-                    Box::pin(async move { Ok(tx.touch_clients(&[(client.clone(), env.now)]).await?) })
-                })
+                .change("manager", "session_ended", seen, |tx, _env, seen| Box::pin(async move { Ok(tx.touch_clients(seen).await?) }))
                 .await;
             if let Err(error) = noted {
                 tracing::debug!(client = %self.client, %error, "when the client was last seen could not be noted");

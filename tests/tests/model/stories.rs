@@ -7,6 +7,7 @@ use crate::{
     the_rules_hold,
 };
 use std::sync::Arc;
+use std::time::Duration;
 use sutler_agent::{identity::Identity, installer::Installer as _, link};
 use sutler_certs::tls;
 use sutler_proto::{
@@ -123,6 +124,34 @@ fn a_cancellation_of_who_is_cut_off_is_not_final_because_the_managers_clock_was_
     let shown = case.operator.jobs(&case.manager, |mut jobs| async move { jobs.list_executions(request).await });
     let states: Vec<_> = shown.unwrap().executions.iter().map(|row| row.state()).collect();
     assert!(!states.contains(&v1::ExecutionState::Canceled), "it runs, and is shown as {states:?}");
+}
+
+#[test]
+fn who_has_gone_is_shown_as_offline_at_once_however_much_time_passes_while_that_is_written_down() {
+    let mut case = Case::new(Database::Sqlite, &FOLDERS);
+    case.play(&[Step { op: enrol(false, Some(0)), settle: true, twice: false }]);
+    let client = case.ids[0].clone();
+    for _ in 0..5 {
+        std::thread::scope(|scope| {
+            // For twenty seconds of its clock it is later whenever the manager asks again what time it is.
+            let manager = &case.manager;
+            scope.spawn(|| {
+                for _ in 0..20_000 {
+                    manager.step_clock(1);
+                    (0..100).for_each(|_| std::hint::spin_loop());
+                }
+            });
+            case.machines.get_mut(&0).unwrap().kill();
+            wait_until("the manager to notice", PATIENCE, || !manager.app().live.is_connected(&client));
+        });
+        // Well within the time for which another manager's word would count.
+        wait_until("it to be shown as offline", Duration::from_secs(20), || {
+            let request = v1::GetClientRequest { name: format!("clients/{client}") };
+            let shown = case.operator.clients(&case.manager, |mut clients| async move { clients.get_client(request).await });
+            shown.unwrap().client.is_some_and(|client| !client.online)
+        });
+        case.play(&[Step { op: Op::Start(0), settle: true, twice: false }]);
+    }
 }
 
 #[test]
