@@ -66,10 +66,15 @@ fn a_log_that_nobody_touched_is_good() {
 #[test]
 fn whatever_is_edited_in_any_column_of_any_entry_is_found() {
     let good = log();
-    let edits: [fn(&mut AuditRecord); 8] = [
+    let edits: [fn(&mut AuditRecord); 12] = [
         |r| r.entry.actor.push('x'),
         |r| r.entry.action.push('x'),
         |r| r.entry.object.push('x'),
+        // As long as before.
+        |r| r.entry.actor = r.entry.actor.replace("eve", "bob"),
+        |r| r.entry.action = r.entry.action.replace("create", "delete"),
+        |r| r.entry.object = r.entry.object.replace("groups", "tokens"),
+        |r| r.entry.detail = r.entry.detail.replace("sentence", "question"),
         |r| r.entry.detail = String::new(),
         |r| r.entry.time = at(7),
         |r| r.number += 1,

@@ -68,6 +68,14 @@ impl JobView {
         view.row(client).cloned().expect("it is there")
     }
 
+    /// Waits until the row of `client` is at an end, whichever.
+    pub fn wait_for_end(cli: &Cli, job: &str, client: &str) -> Row {
+        const ENDS: [&str; 7] = ["SUCCEEDED", "ALREADY_INSTALLED", "FAILED", "REJECTED", "CANCELED", "EXPIRED", "INTERRUPTED"];
+        let ended = |view: &JobView| view.row(client).is_some_and(|row| ENDS.contains(&row.state.as_str()));
+        let view = JobView::wait(cli, job, &format!("{client} to be done with job {job}"), PATIENCE, ended);
+        view.row(client).cloned().expect("it is there")
+    }
+
     /// The row of a client.
     pub fn row(&self, client: &str) -> Option<&Row> {
         self.rows.iter().find(|row| row.client == client)

@@ -30,8 +30,8 @@ fn a_full_disk_at_the_client_is_found_before_the_download_and_reported() {
     }
     agent.start();
     let job = cli.id(&format!("job run --package large --client {}", agent.id()));
-    let row = JobView::wait_for_row(&cli, &job, &agent.id(), "FAILED");
-    assert_eq!(row.reason, "NO_SPACE", "{row:#?}");
+    let row = JobView::wait_for_end(&cli, &job, &agent.id());
+    assert_eq!((row.state.as_str(), row.reason.as_str()), ("FAILED", "NO_SPACE"), "{row:#?}");
     assert!(fetched(&row.json) < 1 << 20, "{} bytes were fetched in vain", fetched(&row.json));
     // What fits is installed all the same.
     let job = cli.id(&format!("job run --package small --client {}", agent.id()));

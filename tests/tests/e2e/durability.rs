@@ -169,8 +169,8 @@ fn a_restored_manager_is_brought_up_to_date_by_its_agents_and_nothing_runs_twice
     fs::rename(manager.folder(), manager.scratch().join("lost")).unwrap();
     cli.ok(&format!("restore {} --dir {}", backup.display(), manager.folder().display()));
     manager.serve();
-    let row = JobView::wait_for_row(&cli, &first, &ids[0], "SUCCEEDED");
-    assert_eq!(row.attempts, 1, "what had run was reported again");
+    let row = JobView::wait_for_end(&cli, &first, &ids[0]);
+    assert_eq!((row.state.as_str(), row.attempts), ("SUCCEEDED", 1), "what had run was reported again");
     JobView::wait_for_row(&cli, &second, &ids[1], "INSTALLING");
     fs::write(&pipe, "went on\n").unwrap();
     let row = JobView::wait_for_row(&cli, &second, &ids[1], "SUCCEEDED");
@@ -180,7 +180,9 @@ fn a_restored_manager_is_brought_up_to_date_by_its_agents_and_nothing_runs_twice
 
     // Who enrolled since is not locked out, but somebody has to say that it belongs here.
     let new = newcomer.id();
-    wait_until("the newcomer to be known again", PATIENCE, || cli.run(&format!("client show {new}")).code == 0);
+    let known = || cli.run(&format!("client show {new}")).code == 0;
+    wait_until("the newcomer to be back", PATIENCE, || known() || newcomer.log().contains("refuses this machine"));
+    assert!(known(), "{}", newcomer.log());
     let shown = cli.json(&format!("client show {new}"));
     assert_eq!(shown["state"], "CLIENT_STATE_PENDING", "{shown:#}");
     assert!(shown["notice"].as_str().unwrap().contains("after the backup"), "{shown:#}");

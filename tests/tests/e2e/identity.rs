@@ -42,6 +42,11 @@ fn is_connected(agent: &Agent) -> bool {
     !agent.status()["connected"].is_null()
 }
 
+/// The key and certificates that the machine shows.
+fn credential(agent: &Agent) -> Vec<u8> {
+    fs_err::read(agent.state().join("credential.pem")).unwrap_or_default()
+}
+
 fn standing_job(cli: &Cli, group: &str) -> (PackageFolder, String) {
     let package = PackageFolder::counting("hello", "1.0");
     cli.ok(&format!("package push {}", package.path().display()));
@@ -188,7 +193,6 @@ fn certificates_are_renewed_again_and_again_and_nobody_is_locked_out() {
     let cli = manager.cli();
     let mut agent = Agent::enrolled("machine", &manager);
     let client = agent.id();
-    let credential = |agent: &Agent| fs_err::read(agent.state().join("credential.pem")).unwrap_or_default();
     let mut seen = vec![credential(&agent)];
     for round in 0..4 {
         // Killed on the way, either of the two: whatever was on its way is lost.
@@ -247,20 +251,32 @@ fn a_machine_that_slept_past_its_certificate_comes_back_as_its_manager_says() {
         wait_until("the machine to be connected", PATIENCE, || is_connected(agent));
         agent.stop();
     }
+    // One whose client is removed while it sleeps.
+    let mut gone = Agent::enrolled("gone", &managers[0]);
+    wait_until("the machine to be connected", PATIENCE, || is_connected(&gone));
+    gone.stop();
+    managers[0].cli().ok(&format!("client remove {} --yes", gone.id()));
     let asleep = Instant::now();
     wait_until("the certificates, and the short grace, to be over", PATIENCE, || asleep.elapsed() > Duration::from_secs(8));
     agents.iter_mut().for_each(Agent::start);
+    gone.start();
     let id = |n: usize| agents[n].id();
     wait_until("the machine to be back by itself", PATIENCE, || is_connected(&agents[0]));
     assert_eq!(state(&managers[0].cli(), &id(0)), "CLIENT_STATE_ACTIVE");
 
-    wait_for_state(&managers[1].cli(), &id(1), "CLIENT_STATE_PENDING");
+    let (renewed, refused) = ("had ended and was renewed", "could not be renewed");
+    wait_until("the removed machine to have asked", PATIENCE, || [renewed, refused].iter().any(|said| gone.log().contains(said)));
+    assert!(gone.log().contains(refused), "{}", gone.log());
+
+    let asking = || state(&managers[1].cli(), &id(1)) != "CLIENT_STATE_ACTIVE" || is_connected(&agents[1]);
+    wait_until("the machine to have asked", PATIENCE, asking);
+    assert_eq!(state(&managers[1].cli(), &id(1)), "CLIENT_STATE_PENDING");
     managers[1].cli().ok(&format!("client approve {}", id(1)));
     wait_for_state(&managers[1].cli(), &id(1), "CLIENT_STATE_ACTIVE");
     wait_until("the machine to be back after the approval", PATIENCE, || is_connected(&agents[1]));
 
     for n in [2, 3] {
-        wait_until("the machine to be refused", PATIENCE, || agents[n].log().contains("could not be renewed"));
+        wait_until("the machine to be refused", PATIENCE, || agents[n].log().contains(refused));
         assert!(!is_connected(&agents[n]), "{:?}", policies[n]);
         // Who comes too late has shown its key, so that it is known who it is: that stands in the audit log, and not without end.
         let refusals = || {
@@ -642,24 +658,36 @@ fn a_machine_whose_clock_is_off_by_days_works_and_its_skew_is_shown() {
     if tools::skip_without("faketime") {
         return;
     }
-    let manager = with_limits("agent_certificate = \"10s\"");
+    let manager = with_limits("agent_certificate = \"15s\"");
     let cli = manager.cli();
-    let (_package, job) = standing_job(&cli, "machines");
-    for (offset, days) in [("+3d", 3i64), ("-3d", -3)] {
+    let package = PackageFolder::counting("hello", "1.0");
+    cli.ok(&format!("package push {}", package.path().display()));
+    cli.ok("group create machines");
+    // By the clock of a machine that is days ahead this is over.
+    let job = cli.id("job run --package hello --group machines --expires 1d");
+    let machines = [("+3d", 3i64), ("-3d", -3)].map(|(offset, days)| {
         let mut agent = Agent::new("skewed");
         agent.enroll(cli.ok("token create --group machines").trim());
+        let first = credential(&agent);
         agent.within(&["env", "DONT_FAKE_MONOTONIC=1", "faketime", "-f", offset]);
         agent.start();
+        (agent, days, first)
+    });
+    for (agent, days, _) in &machines {
         let client = agent.id();
-        JobView::wait_for_row(&cli, &job, &client, "SUCCEEDED");
-        let first = fs_err::read(agent.state().join("credential.pem")).unwrap();
-        let renewed = || fs_err::read(agent.state().join("credential.pem")).is_ok_and(|now| now != first);
-        wait_until("the certificate to be renewed by the manager's clock", PATIENCE, renewed);
+        let row = JobView::wait_for_end(&cli, &job, &client);
+        assert_eq!(row.state, "SUCCEEDED", "{days} days: the schedule is the manager's");
         let shown = cli.json(&format!("client show {client}"));
         let skew: f64 = shown["clockSkew"].as_str().unwrap().trim_end_matches('s').parse().unwrap();
         assert!((skew - (days * 86_400) as f64).abs() < 60.0, "{shown:#}");
-        let (explained, word) = (cli.ok(&format!("client explain {client}")), if days > 0 { "ahead" } else { "behind" });
-        assert!(explained.lines().any(|line| line.starts_with("clock: ") && line.contains(word)), "{offset}: {explained}");
+        let (explained, word) = (cli.ok(&format!("client explain {client}")), if *days > 0 { "ahead" } else { "behind" });
+        assert!(explained.lines().any(|line| line.starts_with("clock: ") && line.contains(word)), "{days}: {explained}");
         assert!(agent.ok("status").contains(" the manager's"), "{}", agent.ok("status"));
     }
+    for (agent, _, first) in &machines {
+        wait_until("the certificate to be renewed by the manager's clock", PATIENCE, || credential(agent) != *first);
+    }
+    // In time: neither had ended before.
+    let audit = cli.ok("audit list");
+    assert!(!audit.contains("renew_expired_certificate"), "{audit}");
 }

@@ -6,6 +6,9 @@ use sutler_tests::harness::{Agent, Cli, JobView, Line, Manager, PATIENCE, Packag
 
 const WAITS: &str = "#!/bin/sh\necho run >>\"$(pwd -P).runs\"\nread -r line <../../etc/go\n";
 
+/// What takes a minute otherwise is noticed within this time.
+const NOTICED_WITHIN: Duration = Duration::from_secs(20);
+
 /// A manager that machines reach over the line alone, and a machine; both notice within seconds what takes a minute otherwise.
 fn over(line: &Proxy) -> (Manager, Agent) {
     over_with(line, "")
@@ -58,7 +61,7 @@ fn over_every_bad_line_a_package_comes_once_and_its_outcome_is_told_once() {
         line.now(bad);
         let job = cli.id(&format!("job run --package {name} --client {}", agent.id()));
         if !matches!(bad, Line::Slow(_)) {
-            wait_until(&format!("the line to be given up: {bad:?}"), PATIENCE, || {
+            wait_until(&format!("the line to be given up: {bad:?}"), NOTICED_WITHIN, || {
                 bad == Line::Cut && !agent.status()["connected"].is_string() || line.connections() > before
             });
         }
@@ -89,7 +92,7 @@ fn an_outcome_whose_answer_is_lost_is_told_again_and_counted_once() {
             JobView::wait_for_row(&cli, &job, &agent.id(), "SUCCEEDED");
             assert!(fs_err::read_dir(agent.state().join("attempts")).unwrap().count() > 1, "it keeps what was not acknowledged");
         }
-        wait_until("the line to be given up", PATIENCE, || line.connections() > before);
+        wait_until("the line to be given up", NOTICED_WITHIN, || line.connections() > before);
         line.now(Line::Open);
         once(&cli, &job, &agent, &name);
         wait_until("the outcome to be acknowledged", PATIENCE, || {

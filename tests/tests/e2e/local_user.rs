@@ -86,7 +86,8 @@ fn an_agent_refuses_a_folder_in_which_others_could_have_put_something() {
     let state = agent.state();
     let mut refuses = |word: &str| {
         agent.start();
-        wait_until("the agent to have ended", PATIENCE, || !agent.is_running());
+        wait_until("the agent to have ended", PATIENCE, || !agent.is_running() || agent.log().contains("connected"));
+        assert!(!agent.is_running(), "it runs: {}", agent.log());
         assert!(agent.log().contains(word), "{word:?} is not in {}", agent.log());
         agent.kill();
     };

@@ -4,18 +4,21 @@ use super::*;
 
 #[tokio::test]
 async fn silent_and_slow_sockets_keep_no_newcomer_out() {
-    let bed = bed(Limits { handshakes: 64, silent_sockets: 100, ..Limits::default() });
-    let mut sockets = Vec::new();
-    for n in 0..300 {
-        let mut socket = TcpStream::connect(bed.agents.address()).await.unwrap();
-        if n % 2 == 0 {
-            // The first byte of a handshake, and no more.
-            let _ = socket.write_all(&[22]).await;
+    // The oldest silent ones go; and where none does, all places are taken by slow ones, and some of those wait, too.
+    for silent_sockets in [100, 1000] {
+        let bed = bed(Limits { handshakes: 64, silent_sockets, ..Limits::default() });
+        let mut sockets = Vec::new();
+        for n in 0..300 {
+            let mut socket = TcpStream::connect(bed.agents.address()).await.unwrap();
+            if n % 2 == 0 {
+                // The first byte of a handshake, and no more.
+                let _ = socket.write_all(&[22]).await;
+            }
+            sockets.push(socket);
         }
-        sockets.push(socket);
+        let enrol = async { bed.nobody().await.newcomer().enroll(EnrollRequest::default()).await.unwrap() };
+        timeout(Duration::from_secs(5), enrol).await.expect("a newcomer gets through within the time of a handshake");
     }
-    let enrol = async { bed.nobody().await.newcomer().enroll(EnrollRequest::default()).await.unwrap() };
-    timeout(Duration::from_secs(5), enrol).await.expect("a newcomer gets through within the time of a handshake");
 }
 
 #[tokio::test]
@@ -37,6 +40,7 @@ async fn callers_without_a_certificate_are_limited_by_address_and_agents_are_not
     one.newcomer().enroll(EnrollRequest::default()).await.unwrap();
     two.newcomer().enroll(EnrollRequest::default()).await.unwrap();
     let three = bed.nobody().await;
+    three.newcomer().enroll(EnrollRequest::default()).await.expect_err("it gets no turn");
     three.closed().await;
     bed.agent().await.agent().renew_certificate(RenewCertificateRequest::default()).await.unwrap();
     drop((one, two));

@@ -161,10 +161,8 @@ fn a_machine_can_not_put_words_into_what_an_operator_is_told() {
     welcomed(&api, "real", 1);
     let before = world.cli.json(&format!("client show {client}"));
     for machine in [text, "a b", "\u{1b}[31m", "é", &"x".repeat(256)] {
-        let status = match Stream::open(&api, Up::Hello(hello(machine, 9))) {
-            Ok(mut stream) => stream.end(),
-            Err(status) => status,
-        };
+        let opened = Stream::open(&api, Up::Hello(hello(machine, 9))).and_then(|mut stream| stream.until(Some));
+        let status = opened.expect_err("it is not welcome");
         assert_eq!(status.code(), Code::InvalidArgument, "{machine}: {status:?}");
         assert!(said(&status).contains("hello.machine_id") && faults(&status).is_empty(), "{:?}", faults(&status));
     }
