@@ -2,8 +2,14 @@
 
 use rustix::fs::{CWD, FileType, Mode};
 use std::path::{Path, PathBuf};
-use sutler_tests::harness::{Agent, JobView, Manager, PATIENCE, PackageFolder, Setup, cleanup, wait_until};
+use std::process::Command;
+use std::time::{Duration, Instant};
+use sutler_tests::harness::{Agent, JobView, Manager, PATIENCE, PackageFolder, Setup, cleanup, run, wait_until};
 use sutler_tests::postgres::Postgres;
+use sutler_tests::tools;
+
+/// A manager that was killed serves again within this time.
+const BACK_WITHIN: Duration = Duration::from_secs(5);
 
 /// Needs a file of the machine, then counts its run.
 const NEEDS_READY: &str = r#"
@@ -140,7 +146,9 @@ fn a_manager_killed_while_agents_download_loses_nothing_and_nothing_runs_twice()
         agents.iter().any(|agent| !agent.root().join("opt/large.runs").exists()),
         "the download was over before the manager was killed"
     );
+    let killed = Instant::now();
     manager.serve();
+    assert!(killed.elapsed() < BACK_WITHIN, "it was back after {:?}", killed.elapsed());
     cli.run(&format!("job status {job} --wait --timeout 240s --retry-for 60s")).ends_with(0);
     let view = JobView::of(&cli, &job);
     assert_eq!(view.counters(), "total=3 finished=3");
@@ -315,6 +323,34 @@ fn an_agent_that_is_asked_for_its_state_all_the_time_still_looks_after_its_work(
         agent.read("opt/hello.runs").is_some()
     });
     JobView::wait_for_row(&cli, &job, &agent.id(), "SUCCEEDED");
+}
+
+#[test]
+fn a_job_is_canceled_only_when_the_question_is_answered_with_yes() {
+    let manager = Manager::start();
+    let cli = manager.cli();
+    let package = PackageFolder::counting("hello", "1.0");
+    cli.ok(&format!("package push {}", package.path().display()));
+    cli.ok("group create machines");
+    let job = cli.id("job run --package hello --group machines");
+    let asked = format!("Cancel jobs/{job} (hello");
+    // Where nobody can answer.
+    cli.fails(2, &format!("job cancel {job}")).says(&[&asked, "--yes"]);
+    assert_eq!(JobView::of(&cli, &job).state, "ACTIVE");
+    if tools::skip_without("script") {
+        return;
+    }
+    for (answer, code, state) in [("\n", 1, "ACTIVE"), ("n\n", 1, "ACTIVE"), ("yes\n", 0, "CANCELED")] {
+        let command = cli.command(&["job", "cancel", &job]);
+        let words: Vec<String> =
+            std::iter::once(command.get_program()).chain(command.get_args()).map(|word| format!("'{}'", word.to_string_lossy())).collect();
+        let mut terminal = Command::new("script");
+        terminal.args(["--quiet", "--return", "--command", &words.join(" "), "/dev/null"]);
+        terminal.envs(command.get_envs().filter_map(|(key, value)| Some((key, value?))));
+        let done = run(terminal, answer.as_bytes()).ends_with(code);
+        assert!(done.stdout.contains(&asked), "{}", done.stdout);
+        assert_eq!(JobView::of(&cli, &job).state, state, "{answer:?}");
+    }
 }
 
 #[test]

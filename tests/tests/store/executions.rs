@@ -11,6 +11,7 @@ use std::sync::{
 };
 use sutler_base::state::CancelReason;
 use sutler_store::{ExecutionChange, Page, unit};
+use tokio::sync::Barrier;
 
 fn change(job: &JobId, n: u64, from: ExecutionState, to: ExecutionState) -> ExecutionChange {
     ExecutionChange {
@@ -410,6 +411,46 @@ pub(crate) async fn a_change_from_another_state_is_refused(db: Database) {
     let (kept, counted, rows) = counts(&db.store, &job).await;
     assert_eq!(kept, counted);
     assert!(rows.iter().all(|r| r.state == ExecutionState::Queued));
+}
+
+/// Both have read that it is queued before either writes.
+pub(crate) async fn of_two_managers_that_offer_the_same_execution_one_makes_its_attempt(db: Database) {
+    add_clients(&db.store, 0..1).await;
+    let job = add_job(&db.store, 1).await.id;
+    write(&db.store, unit!([job] | tx | { tx.insert_executions(&job, &[client_id(0)], at(1)).await })).await.unwrap();
+    let other = Store::open(&db.url).await.unwrap();
+    let both = Arc::new(Barrier::new(2));
+    let mut managers = Vec::new();
+    for (n, store) in [(1, db.store.clone()), (2, other.clone())] {
+        let (job, both, met) = (job.clone(), both.clone(), Arc::new(AtomicBool::new(false)));
+        let offer = unit!(
+            [job, both, met] | tx | {
+                let queued = tx.queued_for(&[client_id(0)], 10).await?;
+                // A deadlock runs it again, and then alone.
+                if !met.swap(true, Ordering::SeqCst) {
+                    both.wait().await;
+                }
+                let (mut attempts, mut changes) = (Vec::new(), Vec::new());
+                for (row, _) in queued {
+                    let made = attempt(n, &row.job, &row.client, row.attempts + 1);
+                    let offered = change(&job, 0, row.state, ExecutionState::Offered);
+                    changes.push(ExecutionChange { attempt: Some((made.id.clone(), made.number, made.revision)), ..offered });
+                    attempts.push(made);
+                }
+                tx.insert_attempts(&attempts).await?;
+                tx.change_executions(&changes).await?;
+                Ok(attempts.len())
+            }
+        );
+        managers.push(tokio::spawn(async move { write(&store, offer).await }));
+    }
+    let mut offered = 0;
+    for manager in managers {
+        offered += manager.await.unwrap().unwrap_or_default();
+    }
+    let attempts = read(&db.store, unit!([job] | tx | { tx.attempts_of(&job, &client_id(0)).await })).await;
+    assert_eq!((offered, attempts.len()), (1, 1), "{attempts:?}");
+    other.close().await;
 }
 
 pub(crate) async fn a_cancellation_waits_until_it_is_ended(db: Database) {

@@ -139,6 +139,7 @@ cases! {
     }
     postgres {
         units::a_deadlock_is_run_again,
+        executions::of_two_managers_that_offer_the_same_execution_one_makes_its_attempt,
     }
 }
 
