@@ -7,7 +7,7 @@ use sutler_proto::{
     PROTOCOL_VERSION,
     v1::{self, agent_service_client::AgentServiceClient, connect_request::Message as Up, connect_response::Message as Down},
 };
-use sutler_tests::harness::{Agent, JobView, Manager, PATIENCE, PackageFolder, wait_until};
+use sutler_tests::harness::{Agent, JobView, Line, Manager, PATIENCE, PackageFolder, Proxy, Setup, wait_until};
 use tonic::{Code, Status};
 
 /// Counts its run, then waits for whoever opens a pipe of the machine.
@@ -69,6 +69,36 @@ fn an_attempt_keeps_the_revision_that_it_was_offered_and_others_get_the_new_one(
     let row = JobView::wait_for_row(&cli, &job, &works.id(), "SUCCEEDED");
     assert_eq!(row.json["items"][0]["package"], "packages/hello/versions/1.0", "{row:#?}");
     assert_eq!((row.attempts, works.read("opt/hello.runs").as_deref()), (1, Some("run\nwent on\n")));
+}
+
+#[test]
+fn a_download_that_was_cut_off_goes_on_with_the_revision_that_was_offered() {
+    let line = Proxy::new();
+    let manager = Manager::start_with(Setup { advertise: vec![line.address()], ..Setup::default() });
+    line.leads_to(manager.addresses().agents);
+    let cli = manager.cli();
+    let push = |version: &str, seed: u64| {
+        let package = PackageFolder::counting("hello", version);
+        package.noise("noise", 4 << 20, seed);
+        cli.ok(&format!("package push {}", package.path().display()));
+        package
+    };
+    let _first = push("1.0", 1);
+    let mut agent = Agent::enrolled("one", &manager);
+    wait_until("the machine to be connected", PATIENCE, || agent.status()["connected"].is_string());
+    line.now(Line::StopsAfter(1 << 20));
+    cli.ok("group create machines");
+    cli.ok(&format!("group add machines {}", agent.id()));
+    let job = cli.id("job run --package hello@latest --group machines");
+    wait_until("the line to stand still", PATIENCE, || line.stands_still());
+    agent.kill();
+    let _next = push("2.0", 2);
+    wait_until("the job to follow", PATIENCE, || JobView::of(&cli, &job).json["packages"].to_string().contains("2.0"));
+    line.now(Line::Open);
+    agent.start();
+    let row = JobView::wait_for_end(&cli, &job, &agent.id());
+    assert_eq!((row.state.as_str(), row.attempts), ("SUCCEEDED", 1), "{row:#?}");
+    assert_eq!(row.json["items"][0]["package"], "packages/hello/versions/1.0", "{row:#?}");
 }
 
 /// Connects with an agent's key and says this first; gives back the first answer, and whether an offer follows it.
