@@ -71,13 +71,6 @@ fn build() -> PathBuf {
     }
     cargo.arg("--target-dir").arg(folder.parent().expect("the profile's folder lies in the target folder"));
     cargo.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("..")).stdin(Stdio::null());
-    // Said by Cargo for the test. The build script of ring looks at them: with them it, and all that is built on it, is built
-    // anew here, and once more by the next `cargo test`.
-    for (name, _) in std::env::vars_os() {
-        if name.to_str().is_some_and(|name| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")) {
-            cargo.env_remove(name);
-        }
-    }
     let status = cargo.status().expect("cargo is there: it has built this program");
     assert!(status.success(), "the programs could not be built; see above, or set {BINARIES} to a folder that has them");
     folder.to_owned()
