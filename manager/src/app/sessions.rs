@@ -1,7 +1,7 @@
 //! Sessions of agents: who connected, what it has, what it reports.
 
 use super::{
-    AppError, Env, Result, clients, executions, policies,
+    AppError, Env, Result, clients, enrolment, executions, policies,
     restored::{self, Unknown},
 };
 use std::collections::BTreeMap;
@@ -28,8 +28,6 @@ pub struct Hello {
     pub client: ClientId,
     /// The serial number of the certificate that it showed.
     pub serial: String,
-    /// That certificate was superseded: it opens no session, and says that there are two machines, or an old state of one.
-    pub superseded: bool,
     /// The machine.
     pub machine_id: String,
     /// The start of the machine.
@@ -74,6 +72,8 @@ pub struct Welcome {
     pub report_from: Option<AttemptId>,
     /// Whether it is to get a key of its own at once, for others have the one that it has.
     pub renew: bool,
+    /// Its certificate was superseded: that opens no session, and says that there are two machines, or an old state of one.
+    pub superseded: bool,
 }
 
 /// Opens a session: tells the client from a copy of it, and settles what each side has of their attempts.
@@ -85,13 +85,15 @@ pub async fn open(tx: &mut dyn Tx, env: &Env, hello: &Hello) -> Result<Welcome> 
             message: "this client was removed; enrol again with a new token".into(),
         });
     }
-    let machines = tx.machines_of(std::slice::from_ref(&client.id)).await?;
-    let presented = Presented {
-        machine_id: &hello.machine_id,
-        boot_id: &hello.boot_id,
-        session_counter: hello.session_counter,
-        superseded: hello.superseded,
+    // Once more, for the client's next certificate may have been used since the stream was opened: then what is here is a machine
+    // that was sorted out, and not one more copy.
+    let superseded = match enrolment::check_certificate(tx, &Subject::Client(client.id.clone()), &hello.serial).await {
+        Err(AppError::Unauthenticated { reason: enrolment::SUPERSEDED, .. }) => true,
+        checked => checked.map(|()| false)?,
     };
+    let machines = tx.machines_of(std::slice::from_ref(&client.id)).await?;
+    let presented =
+        Presented { machine_id: &hello.machine_id, boot_id: &hello.boot_id, session_counter: hello.session_counter, superseded };
     let identified = identify(&client, &machines, presented);
     if let Identified::Other(message) = identified {
         return Err(AppError::Unauthenticated { reason: "OTHER_MACHINE", message });
@@ -105,7 +107,7 @@ pub async fn open(tx: &mut dyn Tx, env: &Env, hello: &Hello) -> Result<Welcome> 
             env.audit(tx, "copy_noticed", format!("clients/{}", client.id), &what).await?;
             env.wakes().access.insert(client.id.clone());
         }
-        return Ok(Welcome { client, send_facts: false, unknown: vec![], report_from: None, renew: false });
+        return Ok(Welcome { client, send_facts: false, unknown: vec![], report_from: None, renew: false, superseded });
     }
     let decided = session::is_decided(&machines);
     if !machines.is_empty() && !decided {
@@ -139,7 +141,7 @@ pub async fn open(tx: &mut dyn Tx, env: &Env, hello: &Hello) -> Result<Welcome> 
     if report_from.is_some() {
         unknown.retain(|id| hello.open.get(id).is_none_or(|open| !open.state.is_end()));
     }
-    Ok(Welcome { client, send_facts, unknown, report_from, renew: decided })
+    Ok(Welcome { client, send_facts, unknown, report_from, renew: decided, superseded })
 }
 
 /// Notes the machine that says hello among those that have the client's key; with the first of them also the one that was

@@ -47,7 +47,7 @@ impl v1::agent_service_server::AgentService for Services {
     type ConnectStream = Pin<Box<dyn Stream<Item = Result<v1::ConnectResponse, Status>> + Send>>;
 
     async fn connect(&self, request: Request<Streaming<v1::ConnectRequest>>) -> Result<Response<Self::ConnectStream>, Status> {
-        let (client, serial, superseded) = self.client_of_stream(&request).await?;
+        let (client, serial) = self.client_of_stream(&request).await?;
         let address = peer(&request)?.address.ip().to_string();
         let mut stream = request.into_inner();
         let first = tokio::time::timeout(HELLO, stream.message()).await;
@@ -64,14 +64,14 @@ impl v1::agent_service_server::AgentService for Services {
             return Err(status(AppError::state(format!("clients/{client}"), "PROTOCOL_VERSION", text)));
         }
         let held = trust::Held { trust: hello.trust_version, revocations: (hello.revocations_epoch, hello.revocations_version) };
-        let hello = Arc::new(sessions::Hello { serial: serial.clone(), superseded, ..parse_hello(&client, address, hello)? });
+        let hello = Arc::new(sessions::Hello { serial: serial.clone(), ..parse_hello(&client, address, hello)? });
         let (reported, counter) = (hello.open.clone(), hello.session_counter);
         let welcome = self
             .app
             .change(&format!("clients/{client}"), "open_session", hello.clone(), |tx, env, hello| Box::pin(sessions::open(tx, env, hello)))
             .await
             .map_err(status)?;
-        if superseded {
+        if welcome.superseded {
             let message = "a newer certificate of this client is in use; who uses this one was noted, and an operator decides".to_owned();
             return Err(status(AppError::Unauthenticated { reason: enrolment::SUPERSEDED, message }));
         }
@@ -225,7 +225,6 @@ fn parse_hello(client: &ClientId, address: String, hello: v1::Hello) -> Result<s
     Ok(sessions::Hello {
         client: client.clone(),
         serial: String::new(),
-        superseded: false,
         machine_id: hello.machine_id,
         boot_id: hello.boot_id,
         session_counter: hello.session_counter,

@@ -99,14 +99,13 @@ impl Services {
         Ok(id)
     }
 
-    /// The client that opens a stream, the serial number of its certificate, and whether that one was superseded: then there
-    /// is no session, but what it says of its machine has to be noted.
-    async fn client_of_stream<T>(&self, request: &Request<T>) -> Result<(ClientId, String, bool), Status> {
+    /// The client that opens a stream, and the serial number of its certificate. With one that was superseded there will be no
+    /// session, but what it says of its machine has to be noted.
+    async fn client_of_stream<T>(&self, request: &Request<T>) -> Result<(ClientId, String), Status> {
         let (id, certificate, address) = agent(request)?;
         let serial = certificate.serial.to_string();
         match self.accept(Subject::Client(id.clone()), &certificate, address).await {
-            Ok(()) => Ok((id, serial, false)),
-            Err(AppError::Unauthenticated { reason: enrolment::SUPERSEDED, .. }) => Ok((id, serial, true)),
+            Ok(()) | Err(AppError::Unauthenticated { reason: enrolment::SUPERSEDED, .. }) => Ok((id, serial)),
             Err(error) => Err(status(error)),
         }
     }

@@ -7,9 +7,13 @@ use std::time::{Duration, Instant};
 use sutler_certs::CaBundle;
 use sutler_certs::ca::Authority;
 use sutler_certs::tls::{self, ServerTrust};
-use sutler_tests::harness::{Agent, Cli, JobView, Line, Manager, PATIENCE, PackageFolder, Proxy, Row, Setup, wait_for_value, wait_until};
+use sutler_proto::v1;
+use sutler_tests::harness::{
+    Agent, Api, Cli, JobView, Line, Manager, PATIENCE, PackageFolder, Proxy, Row, Setup, wait_for_value, wait_until,
+};
 use sutler_tests::postgres::Postgres;
 use sutler_tests::tools;
+use tonic::Status;
 
 /// A revocation takes effect within this time on every manager.
 const REVOKED_WITHIN: Duration = Duration::from_secs(5);
@@ -111,6 +115,54 @@ fn a_copied_machine_is_noticed_both_are_shown_and_one_command_sorts_them() {
     wait_until("the copy to be a client of its own", PATIENCE, || is_connected(&copied));
     assert!(is_connected(&original));
     assert_eq!(state(&cli, &client), "CLIENT_STATE_ACTIVE");
+}
+
+#[test]
+fn a_copy_that_speaks_only_when_it_was_sorted_out_is_refused_and_changes_nothing() {
+    let manager = Manager::start();
+    let cli = manager.cli();
+    let mut original = Agent::enrolled("original", &manager);
+    let client = original.id();
+    wait_until("the original to be known", PATIENCE, || is_connected(&original));
+    original.stop();
+    let mut copied = Agent::new("copied");
+    copy(&original.state(), &copied.state());
+    copied.start();
+    wait_for_state(&cli, &client, "CLIENT_STATE_QUARANTINED");
+    copied.stop();
+
+    // Its stream is open, with a certificate that is good so far; what it says comes when the original has one of its own.
+    let api = Api::agent(&copied, &manager);
+    let (others, id) = (manager.cli(), client.clone());
+    let ended: Result<(), Status> = api.call(|connection, origin| async move {
+        let (say, said) = tokio::sync::mpsc::channel(1);
+        let mut agents = v1::agent_service_client::AgentServiceClient::with_origin(connection, origin);
+        let stream = tokio::spawn(async move { agents.connect(tokio_stream::wrappers::ReceiverStream::new(said)).await });
+        let sorted = tokio::task::spawn_blocking(move || {
+            others.ok(&format!("client approve {id} --machine {}", original.machine_id()));
+            original.start();
+            wait_for_value(
+                "the machines to be sorted",
+                PATIENCE,
+                || others.json(&format!("client show {id}")),
+                |c| c["machines"].as_array().is_some_and(Vec::is_empty),
+            );
+            original.stop();
+        });
+        sorted.await.unwrap();
+        let hello = v1::Hello {
+            protocol_version: sutler_proto::PROTOCOL_VERSION,
+            machine_id: "another".into(),
+            session_counter: 1_000,
+            ..Default::default()
+        };
+        let _ = say.send(v1::ConnectRequest { message: Some(v1::connect_request::Message::Hello(hello)) }).await;
+        stream.await.unwrap().map(|_| tonic::Response::new(()))
+    });
+    let refused = ended.expect_err("what it has was revoked");
+    assert_eq!(refused.code(), tonic::Code::Unauthenticated, "{refused:?}");
+    assert_eq!(state(&cli, &client), "CLIENT_STATE_ACTIVE", "{refused:?}");
+    assert!(cli.json(&format!("client show {client}"))["machines"].as_array().is_none_or(Vec::is_empty));
 }
 
 #[test]
