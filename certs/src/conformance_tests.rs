@@ -254,6 +254,7 @@ fn a_revocation_list_takes_the_place_of_an_older_one_or_is_refused() {
     let minimum = Minimum { package: "a".parse().unwrap(), release: 1 };
     let rule = |result: Result<RevocationList, crate::revocations::RevocationsError>| result.map(|_| ()).map_err(|e| e.to_string());
     let revoked = Revoked { target: Target::Manifest { manifest: Digest::of(b"x") }, reason: "x".repeat(257) };
+    let turned = Revoked { reason: "a \u{202e}hole".into(), ..revoked.clone() };
     all_as_expected(vec![
         ("the first", w.lists(&of(&list(1), &[0, 1]), None), None),
         ("a newer one", w.lists(&of(&list(6), &[0, 1]), Some(&held)), None),
@@ -274,6 +275,11 @@ fn a_revocation_list_takes_the_place_of_an_older_one_or_is_refused() {
         ("a trust document under its own type", foreign_type(TRUST_TYPE), Some("not application/vnd.sutler.revocations")),
         ("version 0", rule(RevocationList::new(1, 0, vec![], vec![], ends())), Some("versions count from 1")),
         ("a minimum twice", rule(RevocationList::new(1, 1, vec![], vec![minimum.clone(), minimum], ends())), Some("there twice")),
+        (
+            "a reason that turns round what is beside it",
+            rule(RevocationList::new(1, 1, vec![turned], vec![], ends())),
+            Some("bidirectional"),
+        ),
         ("a reason that is too long", rule(RevocationList::new(1, 1, vec![revoked], vec![], ends())), Some("more than 256 bytes")),
     ]);
 }

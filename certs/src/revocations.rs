@@ -16,7 +16,7 @@ use crate::{
 };
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
-use sutler_base::{Digest, PackageName, Timestamp, Version, limits, quoted, told};
+use sutler_base::{Digest, PackageName, Timestamp, Version, is_harmful, limits, quoted, told};
 
 /// The type of what a revocation list's signature covers.
 pub const REVOCATIONS_TYPE: &str = "application/vnd.sutler.revocations.v1+json";
@@ -266,8 +266,8 @@ impl Wire {
         if entries > ENTRIES_MAX {
             return rule(format!("it has {entries} entries; {ENTRIES_MAX} are allowed. A minimum release does for many revocations"));
         }
-        if let Some(long) = self.revoked.iter().find(|r| r.reason.len() > 256 || r.reason.chars().any(char::is_control)) {
-            return rule(format!("the reason for {} has more than 256 bytes, or control characters", long.target));
+        if let Some(long) = self.revoked.iter().find(|r| r.reason.len() > 256 || r.reason.chars().any(is_harmful)) {
+            return rule(format!("the reason for {} has more than 256 bytes, or control or bidirectional characters", long.target));
         }
         let mut seen = HashSet::new();
         if let Some(twice) = self.minimums.iter().find(|m| !seen.insert(m.package.as_str())) {
