@@ -2,7 +2,7 @@
 //!
 //! It shares the database, the packages' bytes and the CAs with the others; it makes no operator and no profile.
 
-use super::{InitError, InitOptions, Places, TRUST_DOMAIN, absolute, beside, is_empty, remove_leftover, rename, template};
+use super::{InitError, InitOptions, Places, TRUST_DOMAIN, absolute, beside, is_empty, rename, stage, template};
 use crate::{config, folder::Folder, world::World};
 use std::path::PathBuf;
 use sutler_certs::{
@@ -39,13 +39,7 @@ pub async fn join(options: &InitOptions, bundle: &CaBundle, world: &World) -> Re
         staged_folder,
         folder,
     };
-    if let Some(parent) = places.folder.parent() {
-        fs_err::create_dir_all(parent).map_err(|source| InitError::Make { path: parent.into(), source })?;
-    }
-    remove_leftover(&places)?;
-    durable::private_folder(&places.staged_folder)?;
-    let staged = Folder::new(&places.staged_folder);
-    let _lock = staged.lock()?;
+    let (staged, _lock) = stage(&places)?;
     let made = make(options, bundle, &staged, world).await;
     let made = made.and_then(|()| rename(&places.staged_folder, &places.folder));
     if let Err(error) = made {

@@ -12,7 +12,7 @@ pub use join::{JoinReport, join};
 
 use crate::{
     config::{self, TelemetryAt},
-    folder::{Folder, FolderError},
+    folder::{Folder, FolderError, FolderLock},
     profile::{self, Profile, ProfileError, ProfileName},
     world::World,
 };
@@ -229,13 +229,7 @@ pub async fn init(options: &InitOptions, world: &World) -> Result<InitReport, In
     if places.profile_folder.symlink_metadata().is_ok() {
         return Err(InitError::ProfileExists { name: options.profile.clone(), config: places.config });
     }
-    if let Some(parent) = places.folder.parent() {
-        fs_err::create_dir_all(parent).map_err(|source| InitError::Make { path: parent.into(), source })?;
-    }
-    remove_leftover(&places)?;
-    durable::private_folder(&places.staged_folder)?;
-    let staged = Folder::new(&places.staged_folder);
-    let _lock = staged.lock()?;
+    let (staged, _lock) = stage(&places)?;
     profile::make_folders(&places.config)?;
     let result = make(options, &places, &staged, &address, world).await;
     if result.is_err() {
@@ -388,6 +382,18 @@ fn end_interrupted(options: &InitOptions, places: &Places, address: String) -> R
         root_pin: ca.root_pin(),
         publisher: PublisherKey::load(&places.profile_folder.join("publisher.key")).ok().map(|k| k.key_id()),
     })
+}
+
+/// The folder in which everything is made before it gets its name, locked.
+fn stage(places: &Places) -> Result<(Folder, FolderLock), InitError> {
+    if let Some(parent) = places.folder.parent() {
+        fs_err::create_dir_all(parent).map_err(|source| InitError::Make { path: parent.into(), source })?;
+    }
+    remove_leftover(places)?;
+    durable::private_folder(&places.staged_folder)?;
+    let staged = Folder::new(&places.staged_folder);
+    let lock = staged.lock()?;
+    Ok((staged, lock))
 }
 
 /// Removes what an interrupted run left, unless it is still running.
