@@ -14,9 +14,10 @@
 //! no other call changes what is found afterwards.
 //!
 //! By default a few points are tried for each kind of call and fault, spread evenly and the same in every run.
-//! `SUTLER_SWEEP=full` tries every N, `SUTLER_SWEEP=20` twenty points for each; both write what came of it into
-//! `tests/sweep.md`. `SUTLER_SWEEP='agent write kill 17'` tries one (or all N, without a number). A machine that lets nobody
-//! trace skips all of it.
+//! `SUTLER_SWEEP=full` tries every N, `SUTLER_SWEEP=20` twenty points for each, `SUTLER_SWEEP='agent write kill'` every N of
+//! that row, `SUTLER_SWEEP='agent write'` of those rows; all of them write each row into `tests/sweep.md` when it is done, so
+//! that a long sweep may be cut into parts. `SUTLER_SWEEP='agent write kill 17'` tries one N and writes nothing. A machine that
+//! lets nobody trace skips all of it.
 
 mod life;
 mod report;
@@ -47,59 +48,74 @@ impl Wanted {
         match std::env::var("SUTLER_SWEEP") {
             Ok(word) if word == "full" => Wanted::Full,
             Ok(word) if word.contains(' ') => Wanted::Only(word.split(' ').map(str::to_owned).collect()),
-            Ok(word) if !word.is_empty() => Wanted::Few(word.parse().expect("SUTLER_SWEEP is full, a number, or PROGRAM CALL FAULT [N]")),
+            Ok(word) if !word.is_empty() => Wanted::Few(word.parse().expect("SUTLER_SWEEP is full, a number, or PROGRAM CALL [FAULT [N]]")),
             _ => Wanted::Few(FEW),
         }
     }
 
-    /// The points that are tried of `calls`.
-    fn points(&self, program: &str, call: &str, fault: &str, calls: u64) -> Vec<u64> {
+    /// Whether anything is asked of the row that begins so.
+    fn has(&self, row: &[&str]) -> bool {
         match self {
-            Wanted::Full => (1..=calls).collect(),
+            Wanted::Only(words) => row.iter().zip(words).all(|(has, wanted)| has == wanted),
+            Wanted::Few(_) | Wanted::Full => true,
+        }
+    }
+
+    /// Whether what comes of it is written down.
+    fn is_kept(&self) -> bool {
+        match self {
+            Wanted::Only(words) => words.len() < 4,
+            Wanted::Few(_) | Wanted::Full => std::env::var_os("SUTLER_SWEEP").is_some(),
+        }
+    }
+
+    /// The points that are tried of `calls`.
+    fn points(&self, calls: u64) -> Vec<u64> {
+        match self {
             Wanted::Few(few) if *few < calls => (0..*few).map(|n| 1 + (2 * n + 1) * calls / (2 * few)).collect(),
-            Wanted::Few(_) => (1..=calls).collect(),
-            Wanted::Only(words) if words.len() >= 3 && words[..3] == [program, call, fault] => match words.get(3) {
-                Some(n) => vec![n.parse().expect("the point is a number")],
-                None => (1..=calls).collect(),
-            },
-            Wanted::Only(_) => vec![],
+            Wanted::Only(words) if words.len() == 4 => vec![words[3].parse().expect("the point is a number")],
+            Wanted::Few(_) | Wanted::Full | Wanted::Only(_) => (1..=calls).collect(),
         }
     }
 }
 
 /// Tries all that is wanted with one program.
-fn sweep(program: &str, mut life: impl Life) {
+fn sweep(program: &str, life: impl FnOnce() -> Box<dyn Life>) {
     let wanted = Wanted::read();
-    let mut rows = Vec::new();
-    for call in CALLS {
-        if matches!(&wanted, Wanted::Only(words) if words.get(1).is_some_and(|w| w != call)) {
-            continue;
+    if !wanted.has(&[program]) {
+        return;
+    }
+    let mut life = life();
+    let mut failures = Vec::new();
+    let mut done = |row: Row| {
+        eprintln!("{row}");
+        if wanted.is_kept() {
+            report::write(&row);
         }
+        failures.extend(row.failures());
+    };
+    for call in CALLS.into_iter().filter(|call| wanted.has(&[program, call])) {
         let clean = life.run(call, "kill", 0);
         assert_eq!(clean.end, "SUCCEEDED", "without a fault");
-        for fault in FAULTS {
+        for fault in FAULTS.into_iter().filter(|fault| wanted.has(&[program, call, fault])) {
             if call == "execve" && fault != "kill" {
                 continue;
             }
             let mut row = Row::new(program, call, fault, clean.calls);
-            for nth in wanted.points(program, call, fault, clean.calls) {
+            for nth in wanted.points(clean.calls) {
                 try_point(&mut row, nth, || Some(life.run(call, fault, nth)));
             }
-            eprintln!("{row}");
-            rows.push(row);
+            done(row);
         }
     }
-    let mut row = Row::new(program, "disk", "full", DISKS.len() as u64);
-    for point in wanted.points(program, "disk", "full", DISKS.len() as u64) {
-        let kib = DISKS[point as usize - 1];
-        try_point(&mut row, point, || life.run_on_a_full_disk(kib));
+    if wanted.has(&[program, "disk", "full"]) {
+        let mut row = Row::new(program, "disk", "full", DISKS.len() as u64);
+        for point in wanted.points(DISKS.len() as u64) {
+            let kib = DISKS[point as usize - 1];
+            try_point(&mut row, point, || life.run_on_a_full_disk(kib));
+        }
+        done(row);
     }
-    eprintln!("{row}");
-    rows.push(row);
-    if std::env::var_os("SUTLER_SWEEP").is_some() && !matches!(wanted, Wanted::Only(_)) {
-        report::write(program, &rows);
-    }
-    let failures: Vec<String> = rows.iter().flat_map(Row::failures).collect();
     assert!(failures.is_empty(), "{} points broke a promise:\n{}", failures.len(), failures.join("\n"));
 }
 
@@ -126,20 +142,20 @@ fn may_trace() -> bool {
 #[test]
 fn an_enrolment_that_is_hurt_at_any_call_makes_one_client_and_its_job_runs_once() {
     if may_trace() {
-        sweep("enroll", AgentLife::of_enrolment());
+        sweep("enroll", || Box::new(AgentLife::of_enrolment()));
     }
 }
 
 #[test]
 fn an_agent_that_is_hurt_at_any_call_runs_nothing_twice_and_reports_once() {
     if may_trace() {
-        sweep("agent", AgentLife::of_agent());
+        sweep("agent", || Box::new(AgentLife::of_agent()));
     }
 }
 
 #[test]
 fn a_manager_that_is_hurt_at_any_call_loses_nothing_that_it_acknowledged() {
     if may_trace() {
-        sweep("manager", ManagerLife::new());
+        sweep("manager", || Box::new(ManagerLife::new()));
     }
 }

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Mutex;
 use sutler_base::Timestamp;
 
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/sweep.md");
@@ -56,35 +55,30 @@ impl fmt::Display for Row {
 
 const HEAD: &str = "# The last sweeps
 
-Made by `SUTLER_SWEEP=full cargo test -p sutler-tests --test sweep`, or with a number of points in place of `full`; see `tests/sweep/main.rs` for what it does. *Calls* is how many
-a clean run made, *points* at how many of them the program was hurt, *ends* what the first attempt came to there (what did
-not end well was retried once, and succeeded), *failures* at how many a promise was broken. *disk full* is a disk of 64 MiB that is filled up to so
+Made by `SUTLER_SWEEP=full cargo test -p sutler-tests --test sweep`, or with a number of points in place of `full`, or a part at a time; see
+`tests/tests/sweep/main.rs` for what it does. *Calls* is how many a clean run made, *points* at how many of them the program was hurt (no two
+runs make the very same calls, so a few of the last ones may not be reached), *ends* what the first attempt came to there (what did not end
+well was retried once, and succeeded), *failures* at how many a promise was broken. *disk full* is a disk of 64 MiB that is filled up to so
 many KiB (`DISKS` there, by their number); of the manager's those count where somebody had to make room.
 
-| program | call | fault | calls | points | ends | failures |
-|---|---|---|---|---|---|---|
+| program | call | fault | calls | points | ends | failures | ended, and built from |
+|---|---|---|---|---|---|---|---|
 ";
 
-/// Replaces a program's rows in the file, which says when and of what they are.
-pub(crate) fn write(program: &str, rows: &[Row]) {
-    static TURN: Mutex<()> = Mutex::new(());
-    let _turn = TURN.lock().expect("nobody panics while writing");
+/// Replaces the row in the file, which says when it was made and of what. Several processes may do so at once.
+pub(crate) fn write(row: &Row) {
+    let lock = std::fs::File::create(std::env::temp_dir().join("sutler-sweep.lock")).expect("a lock can be made");
+    lock.lock().expect("the lock can be taken");
     let old = fs_err::read_to_string(FILE).unwrap_or_default();
-    let mine = format!("| {program} |");
     let mut lines: Vec<String> = old.lines().filter(|l| l.starts_with("| ") && !l.starts_with("| program |")).map(str::to_owned).collect();
-    lines.retain(|line| !line.starts_with(&mine));
-    lines.extend(rows.iter().map(Row::to_string));
-    let mut notes: Vec<&str> = old.lines().filter(|l| l.starts_with("- ") && !l.starts_with(&format!("- {program}:"))).collect();
     let mut git = std::process::Command::new("git");
     git.args(["-C", env!("CARGO_MANIFEST_DIR"), "describe", "--always", "--dirty"]);
     let commit = sutler_tests::harness::run(git, b"").stdout;
-    let (points, missed): (u64, u64) = rows.iter().fold((0, 0), |(p, m), row| (p + row.points, m + row.missed));
-    let failures: usize = rows.iter().map(|row| row.failures.len()).sum();
-    let note = format!(
-        "- {program}: {points} points, {failures} failures ({missed} more were not reached: no two runs make the very same calls); {} UTC, at {}",
-        Timestamp::now().strftime("%Y-%m-%d %H:%M"),
-        commit.trim()
-    );
-    notes.push(&note);
-    fs_err::write(FILE, format!("{HEAD}{}\n\n{}\n", lines.join("\n"), notes.join("\n"))).expect("the report can be written");
+    let line = format!("{row} {} UTC, {} |", Timestamp::now().strftime("%Y-%m-%d %H:%M"), commit.trim());
+    let mine = format!("| {} |", row.what.join(" | "));
+    match lines.iter_mut().find(|line| line.starts_with(&mine)) {
+        Some(old) => *old = line,
+        None => lines.push(line),
+    }
+    fs_err::write(FILE, format!("{HEAD}{}\n", lines.join("\n"))).expect("the report can be written");
 }
