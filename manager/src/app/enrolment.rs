@@ -226,7 +226,7 @@ async fn may_have_another(tx: &mut dyn Tx, env: &Env, subject: &Subject, life: D
     };
     Err(AppError::Exhausted {
         message: format!("{who} was given {limit} certificates within {} s, and no more are given (limits.renewals)", window.as_secs()),
-        retry_seconds: Some(u32::try_from(wait).unwrap_or(u32::MAX).max(1)),
+        retry_seconds: u32::try_from(wait).unwrap_or(u32::MAX).max(1),
     })
 }
 

@@ -55,9 +55,12 @@ pub enum AppError {
     Exhausted {
         /// Which limit, on what, and what to do.
         message: String,
-        /// After how many seconds it may be tried again, where waiting helps.
-        retry_seconds: Option<u32>,
+        /// After how many seconds it may be tried again.
+        retry_seconds: u32,
     },
+    /// The manager's disk is full; it has to wait until somebody made room.
+    #[error("{0}")]
+    DiskFull(String),
     /// The caller's credential is not accepted; the word says why.
     #[error("{message}")]
     Unauthenticated {

@@ -343,13 +343,10 @@ impl App {
     pub fn room_for(&self, unit: &str) -> Result<()> {
         match self.reserve.is_full().filter(|_| !is_essential(unit)) {
             None => Ok(()),
-            Some(free) => Err(AppError::Exhausted {
-                message: format!(
-                    "the manager's disk is full ({} MiB are left for revocations and renewals, and nothing else is written); make room there",
-                    free >> 20
-                ),
-                retry_seconds: Some(30),
-            }),
+            Some(free) => Err(AppError::DiskFull(format!(
+                "the manager's disk is full ({} MiB are left for revocations and renewals, and nothing else is written); make room there",
+                free >> 20
+            ))),
         }
     }
 

@@ -171,7 +171,7 @@ impl v1::agent_service_server::AgentService for Services {
             self.app.change(&actor, "renew_client", input, |tx, env, (renewal, ca)| Box::pin(renew_client(tx, env, ca, renewal))).await;
         let certificates = match renewed {
             Ok(certificates) => certificates,
-            Err(error) => return Err(self.not_renewed(&actor, error).await),
+            Err(error) => return Err(self.no_certificate(&actor, "renewal_refused", error).await),
         };
         self.app.metrics.renewals.inc();
         Ok(Response::new(v1::RenewCertificateResponse { certificates: certificates.into_iter().map(Into::into).collect() }))

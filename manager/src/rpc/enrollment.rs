@@ -57,8 +57,11 @@ impl v1::enrollment_service_server::EnrollmentService for Services {
         let result = self
             .app
             .change(&actor, "enroll", (application, ca), |tx, env, (application, ca)| Box::pin(enroll(tx, env, ca, application)))
-            .await
-            .map_err(status)?;
+            .await;
+        let result = match result {
+            Ok(result) => result,
+            Err(error) => return Err(self.no_certificate(&actor, "enroll_refused", error).await),
+        };
         let ApplicationResult::Enrolled(enrolled) = result else {
             self.app.metrics.enrolled(Counted::Refused);
             return Err(refused());

@@ -123,11 +123,11 @@ impl Services {
         check.await
     }
 
-    /// Why there is no next certificate; that somebody asked for too many stands in the audit log.
-    async fn not_renewed(&self, actor: &str, error: AppError) -> Status {
+    /// Why there is no other certificate; that somebody asked for too many stands in the audit log.
+    async fn no_certificate(&self, actor: &str, refusal: &'static str, error: AppError) -> Status {
         if let AppError::Exhausted { message, .. } = &error {
             self.app.metrics.limit("renewals");
-            self.app.refused(actor, "renewal_refused", actor.to_owned(), message.clone()).await;
+            self.app.refused(actor, refusal, actor.to_owned(), message.clone()).await;
         }
         status(error)
     }

@@ -75,7 +75,7 @@ impl v1::operator_service_server::OperatorService for Services {
             .await;
         let certificates = match renewed {
             Ok(certificates) => certificates,
-            Err(error) => return Err(self.not_renewed(&format!("operators/{}", operator.name), error).await),
+            Err(error) => return Err(self.no_certificate(&format!("operators/{}", operator.name), "renewal_refused", error).await),
         };
         self.app.metrics.renewals.inc();
         let certificates = certificates.into_iter().map(Into::into).collect();

@@ -11,6 +11,8 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, PreconditionViolation, StatusExt};
 
 const DOMAIN: &str = "sutler";
+/// After how long somebody may have made room on a disk that is full.
+const DISK_FULL_RETRY_SECONDS: u32 = 30;
 /// What is wrong with a page token of somebody else's making.
 pub(super) const NOT_A_TOKEN: &str = "is not one that this manager gave";
 
@@ -30,7 +32,8 @@ pub fn status(error: AppError) -> Status {
             Status::with_error_details(Code::FailedPrecondition, message, details)
         }
         AppError::Stale(_) => Status::aborted(error.to_string()),
-        AppError::Exhausted { message, retry_seconds } => exhausted("LIMIT_REACHED", message, retry_seconds),
+        AppError::Exhausted { message, retry_seconds } => exhausted("LIMIT_REACHED", message, Some(retry_seconds)),
+        AppError::DiskFull(message) => exhausted("DISK_FULL", message, Some(DISK_FULL_RETRY_SECONDS)),
         AppError::Unauthenticated { reason, message } => {
             Status::with_error_details(Code::Unauthenticated, message, ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new()))
         }
@@ -61,7 +64,7 @@ fn store(error: StoreError) -> Status {
     match error {
         StoreError::Unavailable(_) => unavailable(error.to_string()),
         StoreError::NoPage => status(AppError::invalid("page_token", NOT_A_TOKEN)),
-        StoreError::Full(_) => exhausted("DISK_FULL", "the manager's disk is full; make room there".into(), None),
+        StoreError::Full(_) => exhausted("DISK_FULL", "the manager's disk is full; make room there".into(), Some(DISK_FULL_RETRY_SECONDS)),
         other => bug(other.to_string()),
     }
 }

@@ -9,6 +9,7 @@ use sutler_tests::{
     harness::{Agent, Api, JobView, Manager, PATIENCE, PackageFolder, Setup, wait_until},
     postgres::Postgres,
 };
+use tonic_types::StatusExt as _;
 
 fn push(cli: &sutler_tests::harness::Cli, package: &PackageFolder) -> String {
     cli.ok(&format!("package push {}", package.path().display()))
@@ -103,6 +104,7 @@ fn a_full_disk_refuses_what_is_new_and_goes_on_with_revocations_and_renewals_unt
     let group = v1::CreateGroupRequest { group_id: "more".into(), ..Default::default() };
     let refused = api_call!(api, group_service_client::GroupServiceClient, create_group(group)).unwrap_err();
     assert_eq!(refused.code(), tonic::Code::ResourceExhausted, "{refused:?}");
+    assert_eq!(refused.get_details_error_info().map(|info| info.reason).as_deref(), Some("DISK_FULL"), "{refused:?}");
     let other = PackageFolder::counting("other", "1.0");
     cli.fails(1, &format!("package push {}", other.path().display())).says(&["full"]);
 

@@ -101,6 +101,13 @@ impl Bed {
     fn enrolled(&mut self, token: v1::CreateEnrollmentTokensRequest) -> (ClientId, Credential) {
         let key = PrivateKey::generate().unwrap();
         let token = self.token(token);
+        let enrolled = self.enroll(&token, &key).unwrap();
+        let chain = enrolled.certificates.into_iter().map(|der| der.to_vec().into()).collect();
+        (enrolled.client_id.parse().unwrap(), Credential { chain, key })
+    }
+
+    /// What a machine hears that enrols with this token and key.
+    pub(crate) fn enroll(&self, token: &TokenString, key: &PrivateKey) -> Result<v1::EnrollResponse, Status> {
         let request = v1::EnrollRequest {
             token_id: token.id.to_string(),
             secret: Bytes::copy_from_slice(&token.secret),
@@ -110,13 +117,8 @@ impl Bed {
         };
         let connection = self.at_agents(None).unwrap().connection;
         let origin = connection.origin();
-        let enrolled = self
-            .runtime
-            .block_on(v1::enrollment_service_client::EnrollmentServiceClient::with_origin(connection, origin).enroll(request))
-            .unwrap()
-            .into_inner();
-        let chain = enrolled.certificates.into_iter().map(|der| der.to_vec().into()).collect();
-        (enrolled.client_id.parse().unwrap(), Credential { chain, key })
+        let mut service = v1::enrollment_service_client::EnrollmentServiceClient::with_origin(connection, origin);
+        Ok(self.runtime.block_on(service.enroll(request))?.into_inner())
     }
 
     /// A certificate of `subject` that ended an hour ago, and that the manager has issued.

@@ -290,6 +290,21 @@ fn a_stolen_key_gets_a_bounded_number_of_certificates_and_the_next_machine_is_no
 }
 
 #[test]
+fn a_token_asked_again_and_again_with_its_own_key_gets_a_bounded_number_of_certificates_and_the_log_says_so() {
+    let mut bed = Bed::new(Database::Sqlite);
+    let (token, key) = (bed.token(v1::CreateEnrollmentTokensRequest::default()), PrivateKey::generate().unwrap());
+    let refused = (0..20).find_map(|_| bed.enroll(&token, &key).err()).expect("there is no end to it");
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused:?}");
+    assert!(refused.message().contains("limits.renewals"), "{refused:?}");
+    let who = format!("tokens/{}", token.id);
+    let request = v1::ListAuditEntriesRequest { page_size: 1000, object: who.clone(), ..Default::default() };
+    let log = bed.admin.audit(&bed.manager, |mut c| async move { c.list_audit_entries(request).await }).unwrap();
+    let noted: Vec<_> = log.entries.iter().filter(|e| e.action == "enroll_refused").collect();
+    assert_eq!(noted.len(), 1, "{noted:?}");
+    assert!(noted[0].actor == who && noted[0].detail.contains("limits.renewals"), "{noted:?}");
+}
+
+#[test]
 fn the_operator_of_a_database_from_before_there_were_roles_is_an_administrator() {
     let mut manager = Manager::init(Setup::default());
     let (now, before) = (manager.folder().join("manager.db"), manager.scratch().join("before.db"));
