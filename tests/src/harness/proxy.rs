@@ -1,4 +1,4 @@
-//! A line between machines and their manager that a test can make as bad as it likes.
+//! A line between machines and their manager, or between a manager and its database, that a test can make as bad as it likes.
 //!
 //! It passes bytes of TCP connections on. What can't be done to a connection without ending it (a byte that is doubled, bytes that
 //! change places) is done, too: the connection has to notice and end.
@@ -30,6 +30,9 @@ pub enum Line {
     Doubles,
     /// Every hundredth part that passes changes places with the next.
     Swaps,
+    /// For a database: the first transaction in which these bytes stand is committed, and the answer to that does not pass:
+    /// its connection ends instead. The line is open then.
+    LosesCommitOf(&'static str),
 }
 
 #[derive(Debug)]
@@ -103,13 +106,12 @@ impl Proxy {
 
     /// From now on the line is like this.
     pub fn now(&self, line: Line) {
-        let mut state = self.shared.lock();
-        state.line = line;
-        (state.passed, state.still) = (0, false);
-        if line == Line::Cut {
-            state.cuts += 1;
-        }
-        self.shared.changed.notify_all();
+        self.shared.now(line);
+    }
+
+    /// Whether it is like this.
+    pub fn is(&self, line: Line) -> bool {
+        self.shared.lock().line == line
     }
 
     /// Whether bytes wait on it.
@@ -148,9 +150,23 @@ impl Drop for Proxy {
     }
 }
 
+fn contains(bytes: &[u8], text: &str) -> bool {
+    bytes.windows(text.len()).any(|part| part == text.as_bytes())
+}
+
 impl Shared {
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now(&self, line: Line) {
+        let mut state = self.lock();
+        state.line = line;
+        (state.passed, state.still) = (0, false);
+        if line == Line::Cut {
+            state.cuts += 1;
+        }
+        self.changed.notify_all();
     }
 
     fn connect(self: Arc<Shared>, machine: TcpStream) {
@@ -165,11 +181,12 @@ impl Shared {
         };
         let Some(Ok(manager)) = to.map(TcpStream::connect) else { return };
         let ends = [(&machine, &manager, Direction::ToManager), (&manager, &machine, Direction::ToMachine)];
+        let loses = AtomicBool::new(false);
         std::thread::scope(|scope| {
             for (from, to, direction) in ends {
-                let shared = &self;
+                let (shared, loses) = (&self, &loses);
                 scope.spawn(move || {
-                    shared.pass(from, to, direction, cuts);
+                    shared.pass(from, to, direction, cuts, loses);
                     let _ = from.shutdown(Shutdown::Both);
                     let _ = to.shutdown(Shutdown::Both);
                 });
@@ -177,9 +194,10 @@ impl Shared {
         });
     }
 
-    /// Passes bytes on until either side has ended, or the line was cut.
-    fn pass(&self, mut from: &TcpStream, mut to: &TcpStream, direction: Direction, cuts: u64) {
+    /// Passes bytes on until either side has ended, the line was cut, or what the other side answers next is to be lost.
+    fn pass(&self, mut from: &TcpStream, mut to: &TcpStream, direction: Direction, cuts: u64, loses: &AtomicBool) {
         let mut buffer = vec![0; 16 << 10];
+        let mut marked = false;
         let mut parts = 0_u64;
         let mut kept: Option<Vec<u8>> = None;
         // So that a cut is noticed by who waits for bytes.
@@ -200,6 +218,17 @@ impl Shared {
             let Some(line) = self.wait(direction, read, cuts) else { return };
             let part = &buffer[..read];
             parts += 1;
+            match (line, direction) {
+                (Line::LosesCommitOf(text), Direction::ToManager) => {
+                    marked |= contains(part, text);
+                    if marked && contains(part, "COMMIT") {
+                        loses.store(true, Ordering::SeqCst);
+                        self.now(Line::Open);
+                    }
+                }
+                (_, Direction::ToMachine) if loses.load(Ordering::SeqCst) => return,
+                _ => {}
+            }
             let written = match (line, parts % 100) {
                 (Line::Doubles, 0) => to.write_all(part).and_then(|()| to.write_all(part)),
                 (Line::Swaps, 0) => {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use sutler_proto::v1;
 use sutler_tests::{
     api_call,
-    harness::{Agent, Api, JobView, Manager, PATIENCE, PackageFolder, Setup, wait_until},
+    harness::{Agent, Api, JobView, Line, Manager, PATIENCE, PackageFolder, Proxy, Setup, wait_until},
     postgres::Postgres,
 };
 use tonic_types::StatusExt as _;
@@ -237,7 +237,6 @@ fn a_database_that_is_killed_below_a_running_manager_costs_time_and_nothing_else
     let group = v1::CreateGroupRequest { group_id: "while-gone".into(), request_id: "the-same".into(), ..Default::default() };
     let refused = api_call!(api, group_service_client::GroupServiceClient, create_group(group.clone())).unwrap_err();
     assert_eq!(refused.code(), tonic::Code::Unavailable, "{refused:?}");
-    use tonic_types::StatusExt as _;
     assert!(refused.get_details_retry_info().is_some(), "it says when to come back: {refused:?}");
     // The agent goes on with what it holds, and ends what it had begun.
     fs::write(&pipe, "went on\n").unwrap();
@@ -255,5 +254,49 @@ fn a_database_that_is_killed_below_a_running_manager_costs_time_and_nothing_else
     let row = JobView::wait_for_row(&cli, &job, &agent.id(), "SUCCEEDED");
     assert_eq!(row.attempts, 1);
     assert_eq!(agent.read("opt/slow.runs").as_deref(), Some("run\nwent on\n"));
+    cli.ok("audit verify");
+}
+
+/// Fails, and says a word that is in no other transaction.
+const TELLS: &str = "#!/bin/sh\necho run >>\"$(pwd -P).runs\"\necho unmistakable\nexit 3\n";
+
+#[test]
+fn a_commit_of_postgresql_whose_answer_is_lost_is_settled_by_asking_again_and_counts_once() {
+    let Some(postgres) = Postgres::shared() else { return };
+    let line = Proxy::new();
+    line.leads_to(([127, 0, 0, 1], postgres.port()).into());
+    let database =
+        postgres.create_database().replace(&format!(":{}/", postgres.port()), &format!(":{}/", line.address().rsplit(':').next().unwrap()));
+    assert!(database.contains(&line.address()), "{database}");
+    let manager = Manager::start_with(Setup { database: Some(database), ..Setup::default() });
+    let cli = manager.cli();
+
+    // An operator's change: whether it was done, the manager can't know; the same request settles it.
+    let api = Api::operator(&manager);
+    line.now(Line::LosesCommitOf("settled"));
+    let group = v1::CreateGroupRequest { group_id: "settled".into(), request_id: "the-same".into(), ..Default::default() };
+    let refused = api_call!(api, group_service_client::GroupServiceClient, create_group(group.clone())).unwrap_err();
+    assert!(line.is(Line::Open), "nothing was lost: {refused:?}");
+    assert_eq!(refused.code(), tonic::Code::Unavailable, "{refused:?}");
+    assert!(refused.get_details_retry_info().is_some(), "it says when to come back: {refused:?}");
+    let made = [0, 1].map(|_| api_call!(api, group_service_client::GroupServiceClient, create_group(group.clone())).unwrap().group);
+    assert!(made[0].is_some() && made[0] == made[1], "{made:?}");
+    let log = cli.ok("audit list --limit 0");
+    assert_eq!(log.lines().filter(|entry| entry.contains("groups/settled")).count(), 1, "{log}");
+
+    // A machine's outcome: told again, and counted once.
+    let package = PackageFolder::counting("tells", "1.0");
+    package.file("bin/install", TELLS);
+    push(&cli, &package);
+    let agent = Agent::enrolled("machine", &manager);
+    line.now(Line::LosesCommitOf("unmistakable"));
+    let job = cli.id(&format!("job run --package tells --client {}", agent.id()));
+    let row = JobView::wait_for_row(&cli, &job, &agent.id(), "FAILED");
+    assert!(line.is(Line::Open), "nothing was lost");
+    wait_until("the machine to hear that its outcome is kept", PATIENCE, || {
+        fs::read_dir(agent.state().join("attempts")).unwrap().all(|e| e.unwrap().file_name().to_string_lossy().starts_with('.'))
+    });
+    assert_eq!((row.attempts, JobView::of(&cli, &job).counters().as_str()), (1, "total=1 error=1"));
+    assert_eq!(agent.read("opt/tells.runs").as_deref(), Some("run\n"));
     cli.ok("audit verify");
 }
