@@ -124,6 +124,34 @@ impl Postgres {
         }
     }
 
+    /// Dumps a database into a file, with the server's own tool.
+    ///
+    /// # Panics
+    ///
+    /// When that fails.
+    pub fn dump(&self, url: &str, file: &Path) {
+        self.client("pg_dump", &["--format=custom", "--file", &file.to_string_lossy(), url]);
+    }
+
+    /// Puts what was dumped in place of the database, whoever is connected to it.
+    ///
+    /// # Panics
+    ///
+    /// When that fails.
+    pub fn load(&self, url: &str, file: &Path) {
+        let name = url.rsplit('/').next().unwrap_or_default();
+        self.execute(&format!("DROP DATABASE {name} WITH (FORCE)"));
+        self.execute(&format!("CREATE DATABASE {name} TEMPLATE template0"));
+        self.client("pg_restore", &["--exit-on-error", "--dbname", url, &file.to_string_lossy()]);
+    }
+
+    fn client(&self, program: &str, arguments: &[&str]) {
+        let mut command = Command::new(tools::tool(program).unwrap_or_else(|| panic!("{program} comes with the server")));
+        command.args(arguments);
+        let done = crate::harness::run(command, b"");
+        assert_eq!(done.code, 0, "{program} {arguments:?}: {done:?}");
+    }
+
     /// The port on 127.0.0.1.
     pub fn port(&self) -> u16 {
         self.port

@@ -137,7 +137,21 @@ const WAITS: &str = "#!/bin/sh\necho run >>\"$(pwd -P).runs\"\nread -r line <../
 
 #[test]
 fn a_restored_manager_is_brought_up_to_date_by_its_agents_and_nothing_runs_twice() {
-    let mut manager = Manager::start();
+    restored_is_brought_up_to_date(None);
+}
+
+#[test]
+fn a_manager_restored_with_a_dump_of_postgresql_is_brought_up_to_date_by_its_agents_and_nothing_runs_twice() {
+    if let Some(postgres) = Postgres::shared() {
+        restored_is_brought_up_to_date(Some(postgres));
+    }
+}
+
+/// Backs up a manager, with its database dumped before that where it is no file in its folder, and restores it after more has
+/// happened.
+fn restored_is_brought_up_to_date(postgres: Option<&Postgres>) {
+    let database = postgres.map(|server| (server, server.create_database()));
+    let mut manager = Manager::start_with(Setup { database: database.as_ref().map(|(_, url)| url.clone()), ..Setup::default() });
     let cli = manager.cli();
     let (done, slow) = (PackageFolder::counting("done", "1.0"), PackageFolder::counting("slow", "1.0"));
     slow.file("bin/install", WAITS);
@@ -151,7 +165,11 @@ fn a_restored_manager_is_brought_up_to_date_by_its_agents_and_nothing_runs_twice
     // Both jobs stand and nobody has begun.
     let first = cli.id("job run --package done --group machines");
     let second = cli.id(&format!("job run --package slow --client {} --priority 9", ids[1]));
-    let backup = manager.scratch().join("backup");
+    let (backup, dump) = (manager.scratch().join("backup"), manager.scratch().join("dump"));
+    let dumped = sutler_base::Timestamp::now();
+    if let Some((server, url)) = &database {
+        server.dump(url, &dump);
+    }
     cli.ok(&format!("backup --dir {} {}", manager.folder().display(), backup.display()));
     cli.fails(1, &format!("backup --dir {} {}", manager.folder().display(), backup.display())).says(&["not empty"]);
 
@@ -169,7 +187,15 @@ fn a_restored_manager_is_brought_up_to_date_by_its_agents_and_nothing_runs_twice
     // The manager is lost, and last night's backup takes its place.
     manager.kill();
     fs::rename(manager.folder(), manager.scratch().join("lost")).unwrap();
-    cli.ok(&format!("restore {} --dir {}", backup.display(), manager.folder().display()));
+    let restore = format!("restore {} --dir {}", backup.display(), manager.folder().display());
+    if let Some((server, url)) = &database {
+        cli.fails(1, &restore).says(&["--dumped"]);
+        server.load(url, &dump);
+        cli.ok(&format!("{restore} --dumped {dumped}"));
+    } else {
+        cli.fails(1, &format!("{restore} --dumped {dumped}")).says(&["--dumped is for PostgreSQL"]);
+        cli.ok(&restore);
+    }
     manager.serve();
     let row = JobView::wait_for_end(&cli, &first, &ids[0]);
     assert_eq!((row.state.as_str(), row.attempts), ("SUCCEEDED", 1), "what had run was reported again");
