@@ -97,7 +97,7 @@ impl AppError {
 
     /// The `request_id` came with another request before.
     pub fn reused_request_id() -> AppError {
-        AppError::invalid("request_id", "was used for another request in the last 24 hours; use a new one")
+        AppError::invalid("request_id", "was used for another request not long ago (limits.request_memory says how long); use a new one")
     }
 
     /// There is no such object.

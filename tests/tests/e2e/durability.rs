@@ -224,6 +224,30 @@ fn restored_is_brought_up_to_date(postgres: Option<&Postgres>) {
 }
 
 #[test]
+fn a_machine_whose_certificate_was_renewed_after_the_backup_is_let_in_by_the_restored_manager() {
+    let config = "[limits]\nagent_certificate = \"20s\"\n".into();
+    let mut manager = Manager::start_with(Setup { config, ..Setup::default() });
+    let cli = manager.cli();
+    let package = PackageFolder::counting("hello", "1.0");
+    push(&cli, &package);
+    let agent = Agent::enrolled("machine", &manager);
+    let shown = || fs::read(agent.state().join("credential.pem")).unwrap();
+    let before = shown();
+    let backup = manager.scratch().join("backup");
+    cli.ok(&format!("backup --dir {} {}", manager.folder().display(), backup.display()));
+    wait_until("the next certificate to be in use", PATIENCE, || shown() != before);
+    manager.kill();
+    fs::rename(manager.folder(), manager.scratch().join("lost")).unwrap();
+    cli.ok(&format!("restore {} --dir {}", backup.display(), manager.folder().display()));
+    manager.serve();
+    // Nobody is asked: it is a client that was there, and the certificate is of this installation and not older than the backup.
+    let job = cli.id(&format!("job run --package hello --client {}", agent.id()));
+    JobView::wait_for_row(&cli, &job, &agent.id(), "SUCCEEDED");
+    let log = cli.ok("audit list --limit 0");
+    assert!(log.lines().any(|entry| entry.contains("adopt_certificate") && entry.contains(&agent.id())), "{log}");
+}
+
+#[test]
 fn a_backup_that_was_not_finished_is_not_restored_and_damage_is_not_copied() {
     let manager = Manager::start();
     let cli = manager.cli();

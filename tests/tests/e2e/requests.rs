@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use sutler_certs::PrivateKey;
 use sutler_proto::v1;
 use sutler_tests::{
-    api_call,
+    api_call, fleet,
     harness::{Agent, Api, JobView, Manager, PATIENCE, PackageFolder, wait_until},
 };
 use tonic::Code;
@@ -202,4 +202,30 @@ fn every_mutation_may_be_sent_twice_also_across_a_restart() {
     let missing: Vec<_> = expected.difference(&t.methods).collect();
     assert!(missing.is_empty(), "methods that change something and are not in this test: {missing:?}");
     assert!(t.methods.is_subset(&expected));
+}
+
+#[test]
+fn an_answer_is_kept_for_whoever_asks_again_as_long_as_is_said_and_not_longer() {
+    let default = sutler::config::Limits::default().request_memory;
+    assert_eq!(default, std::time::Duration::from_secs(24 * 3600), "what README.md and the proto say");
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let manager = fleet::Manager::tuned(fleet::Database::Sqlite, None, |config| config.limits.request_memory = default / 24);
+    let mut operator = fleet::Operator::new(&manager, runtime.handle());
+    let mut ask = || {
+        let request = v1::CreateGroupRequest { group_id: "one".into(), request_id: "the-same".into(), ..Default::default() };
+        operator.groups(&manager, |mut groups| async move { groups.create_group(request).await })
+    };
+    let round = || {
+        let before = manager.rounds("presence");
+        // The first one may have begun before the clock was set.
+        wait_until("the manager to have looked for what is old", PATIENCE, || manager.rounds("presence") >= before + 2);
+    };
+    let minutes = 60_000;
+    let first = ask().unwrap();
+    manager.step_clock(59 * minutes);
+    round();
+    assert_eq!(ask().unwrap(), first, "after 59 of 60 minutes");
+    manager.step_clock(2 * minutes);
+    round();
+    assert_eq!(ask().unwrap_err().code, Code::AlreadyExists, "after 61 of 60 minutes it is another request");
 }
