@@ -241,6 +241,9 @@ fn a_machine_whose_certificate_was_renewed_after_the_backup_is_let_in_by_the_res
     cli.ok(&format!("restore {} --dir {}", backup.display(), manager.folder().display()));
     manager.serve();
     // Nobody is asked: it is a client that was there, and the certificate is of this installation and not older than the backup.
+    let connected = || !agent.status()["connected"].is_null();
+    wait_until("the machine to hear from the manager", PATIENCE, || connected() || agent.log().contains("refuses this machine"));
+    assert!(connected(), "{}", agent.log());
     let job = cli.id(&format!("job run --package hello --client {}", agent.id()));
     JobView::wait_for_row(&cli, &job, &agent.id(), "SUCCEEDED");
     let log = cli.ok("audit list --limit 0");
