@@ -118,6 +118,7 @@ pub async fn no_longer_reached(tx: &mut dyn Tx, env: &Env, job: &JobId, clients:
 /// Cancels rows: at once what was not offered, by asking the agent what was; what has started goes on to its end.
 pub async fn cancel(tx: &mut dyn Tx, env: &Env, rows: &[Execution], reason: CancelReason) -> Result<()> {
     let mut changes = Vec::new();
+    let deadline = execution::cancel_deadline(env.common_clock(tx).await?, env.settings.lease_seconds());
     for row in rows {
         match execution::cancellation(row) {
             Cancellation::Nothing | Cancellation::TooLate => {}
@@ -130,7 +131,6 @@ pub async fn cancel(tx: &mut dyn Tx, env: &Env, rows: &[Execution], reason: Canc
             Cancellation::Ask => {
                 let mut change = moved(row, row.state, &row.reason, &row.detail, env);
                 change.entered = row.entered;
-                let deadline = execution::cancel_deadline(env.now, env.settings.lease_seconds());
                 change.cancel = Some(Some(CancelRequest { reason, deadline }));
                 changes.push(change);
             }

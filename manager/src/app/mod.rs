@@ -188,6 +188,12 @@ impl Env {
         Ok(tx.audit(&entry).await?)
     }
 
+    /// What time it is for all managers of this installation: the database's, where that is apart from them. For what one of
+    /// them decides and another one acts on.
+    pub async fn common_clock(&self, tx: &mut dyn Tx) -> Result<Timestamp> {
+        Ok(tx.clock().await?.unwrap_or(self.now))
+    }
+
     /// The name of the operator, token or client that acts, without its collection.
     pub fn actor_name(&self) -> &str {
         self.actor.split_once('/').map_or(&self.actor, |(_, name)| name)

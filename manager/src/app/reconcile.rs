@@ -41,7 +41,8 @@ pub async fn expire(tx: &mut dyn Tx, env: &Env) -> Result<bool> {
 
 /// Makes cancellations final whose last lease has run out without an answer. Gives back whether more is due.
 pub async fn finish_cancels(tx: &mut dyn Tx, env: &Env) -> Result<bool> {
-    let due = tx.cancels_overdue(env.now, BATCH).await?;
+    let now = env.common_clock(tx).await?;
+    let due = tx.cancels_overdue(now, BATCH).await?;
     let more = due.len() as u32 == BATCH;
     for row in due {
         let Some(cancel) = row.cancel.clone() else { continue };

@@ -1,18 +1,18 @@
 //! Whether every lease that was given before a deadline was set has run out by now, although clocks step.
 //!
-//! A cancellation of a machine that is cut off is final at a time of the system's clock that stands in the database. The
-//! lease itself runs on the machine's own clock, which never steps. So a clock of the manager's that was set ahead, or one
-//! that was wrong when the cancellation was asked for, would make it final while the machine may still begin. Therefore
-//! no lease counts as over before this process has seen a whole lease pass on a clock that does not step, since it started
-//! and since the system's clock was last set ahead.
+//! A cancellation of a machine that is cut off is final at a time that stands in the database, by the clock that all managers
+//! have in common: PostgreSQL's, or the system's where there is one manager with a database of its own. The lease itself runs
+//! on the machine's own clock, which never steps. So a common clock that was set ahead, or was wrong when the cancellation was
+//! asked for, would make it final while the machine may still begin. Therefore no lease counts as over before this process has
+//! seen a whole lease pass on a clock that does not step, since it started and since the common clock was last set ahead.
 
 use std::time::{Duration, Instant};
 use sutler_base::Timestamp;
 
-/// How far ahead the system's clock may get before it counts as set: less than the margin of a cancellation's deadline.
+/// How far ahead the common clock may get before it counts as set: less than the margin of a cancellation's deadline.
 const SLACK: jiff::SignedDuration = jiff::SignedDuration::from_secs(2);
 
-/// Since when the system's clock has gone evenly.
+/// Since when the common clock has gone evenly.
 #[derive(Debug)]
 pub(super) struct Even {
     since: Instant,
@@ -26,7 +26,7 @@ impl Even {
         Even { since: steady, at: (wall, steady) }
     }
 
-    /// Looks at both clocks. For how long the system's was not set ahead.
+    /// Looks at both clocks. For how long the common one was not set ahead.
     pub(super) fn look(&mut self, wall: Timestamp, steady: Instant) -> Duration {
         let passed = steady.saturating_duration_since(self.at.1);
         let ahead = wall.duration_since(self.at.0) - jiff::SignedDuration::try_from(passed).unwrap_or(jiff::SignedDuration::MAX);
@@ -44,7 +44,7 @@ impl Even {
 mod tests {
     use super::*;
 
-    /// What is known after each of these moments, as seconds of the system's clock and of the steady one.
+    /// What is known after each of these moments, as seconds of the common clock and of the steady one.
     fn known(moments: &[(i64, u64)]) -> Vec<u64> {
         let (wall, steady) = (Timestamp::from_second(1_000_000).unwrap(), Instant::now());
         let at = |(w, s): (i64, u64)| (wall + jiff::SignedDuration::from_secs(w), steady + Duration::from_secs(s));

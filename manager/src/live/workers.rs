@@ -145,7 +145,8 @@ async fn give_orders(app: Arc<App>) -> Result<(), AppError> {
 
 async fn end_jobs(app: Arc<App>, even: Arc<Mutex<Even>>) -> Result<(), AppError> {
     while app.change("manager", "expire", (), |tx, env, _| Box::pin(reconcile::expire(tx, env))).await? {}
-    let even = even.lock().unwrap_or_else(PoisonError::into_inner).look(app.world.now(), Instant::now());
+    let clock = app.view("manager", "clock", (), |tx, env, _| Box::pin(env.common_clock(tx))).await?;
+    let even = even.lock().unwrap_or_else(PoisonError::into_inner).look(clock, Instant::now());
     let leases_are_over = even >= execution::cancel_patience(app.settings.lease_seconds());
     while leases_are_over && app.change("manager", "finish_cancels", (), |tx, env, _| Box::pin(reconcile::finish_cancels(tx, env))).await? {
     }

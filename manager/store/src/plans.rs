@@ -153,6 +153,7 @@ async fn every_statement_walks_along_an_index() {
                     tx.last_audit_segment().await?;
                     tx.list_audit(&page, Some("a")).await?;
                     tx.last_change().await?;
+                    tx.clock().await?;
                     Ok(())
                 }
             ),

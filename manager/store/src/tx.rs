@@ -346,6 +346,9 @@ pub trait Admin {
     async fn put_issuing_ca(&mut self, ca: &IssuingCa) -> Result<()>;
     /// The newest number of the change sequence.
     async fn last_change(&mut self) -> Result<i64>;
+    /// What the database's own machine says the time is, for what several managers have to agree on; none where the database is
+    /// this process's file.
+    async fn clock(&mut self) -> Result<Option<Timestamp>>;
 }
 
 /// The audit log. Nothing changes an entry, and the database refuses to.

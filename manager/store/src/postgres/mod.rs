@@ -83,6 +83,9 @@ fn migrator() -> Migrator {
     Migrator::with_migrations(all.into_iter().map(made).collect())
 }
 
+/// How to ask what time it is (milliseconds).
+const CLOCK: Option<&str> = Some("SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint");
+
 /// Locks the rows that the statement gives. Not against foreign keys that look at them: ids never change.
 ///
 /// The statement ends in `/* OF x */` if only the rows of one of its tables are meant.

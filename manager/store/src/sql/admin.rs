@@ -1,6 +1,9 @@
 //! The site, settings, idempotence.
 
-use super::unit::{Result, Unit};
+use super::{
+    CLOCK,
+    unit::{Result, Unit},
+};
 use crate::{Admin, bind};
 use async_trait::async_trait;
 use sutler_base::{ClientId, Digest, Timestamp};
@@ -82,5 +85,10 @@ impl Admin for Unit<'_> {
 
     async fn last_change(&mut self) -> Result<i64> {
         Ok(self.one("sequence", query!("SELECT value FROM sequence WHERE name = 'change'"), |row| row.int()).await?.unwrap_or(0))
+    }
+
+    async fn clock(&mut self) -> Result<Option<Timestamp>> {
+        let Some(sql) = CLOCK else { return Ok(None) };
+        self.one("clock", query!(sql), |row| row.time()).await
     }
 }

@@ -162,3 +162,54 @@ fn a_machine_that_is_half_open_at_one_manager_gets_its_work_from_the_other_and_o
     assert_eq!(state(&cli, &agent.id()), "CLIENT_STATE_ACTIVE");
     assert!(second.log().lines().all(|line| !line.contains("copy")), "{}", second.log());
 }
+
+#[test]
+fn a_cancellation_is_not_final_early_because_the_manager_that_was_asked_for_it_is_behind() {
+    let Some(postgres) = Postgres::shared() else { return };
+    if tools::skip_without("faketime") {
+        return;
+    }
+    let line = Proxy::new();
+    let setup = || Setup { advertise: vec![line.address()], config: table("lease = \"10s\""), ..Setup::default() };
+    let first = Manager::start_with(Setup { database: Some(postgres.create_database()), ..setup() });
+    let served = Instant::now();
+    line.leads_to(first.addresses().agents);
+    // A minute behind is more than a lease.
+    let mut second = Manager::joining(&first, setup());
+    second.stop();
+    second.within(&["env", "DONT_FAKE_MONOTONIC=1", "faketime", "-f", "-60s"]);
+    second.serve();
+    let here = first.cli();
+    let there = here.at(second.addresses().operators.to_string());
+    let (slow, next) = (PackageFolder::counting("slow", "1.0"), PackageFolder::counting("next", "1.0"));
+    slow.file("bin/install", "#!/bin/sh\nread -r line <../../etc/go\n");
+    for package in [&slow, &next] {
+        here.ok(&format!("package push {}", package.path().display()));
+    }
+    let mut agent = Agent::new("machine");
+    let pipe = agent.root().join("etc/go");
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR, 0).unwrap();
+    agent.enroll(here.ok("token create").trim());
+    agent.start();
+    let id = agent.id();
+    let busy = here.id(&format!("job run --package slow --client {id}"));
+    JobView::wait_for_row(&here, &busy, &id, "INSTALLING");
+    let job = here.id(&format!("job run --package next --client {id}"));
+    JobView::wait_for_row(&here, &job, &id, "WAITING");
+    // No manager stops counting a lease before it has itself seen a whole one pass.
+    wait_until("the first manager to have served for a lease", PATIENCE, || served.elapsed() > Duration::from_secs(16));
+
+    line.now(Line::Cut);
+    wait_until("the machine to be without a manager", PATIENCE, || !is_connected(&agent));
+    there.ok(&format!("job cancel {job} --yes"));
+    let rounds = || first.metric("sutler_rounds_total{worker=\"jobs\"}").unwrap_or_default();
+    let before = rounds();
+    wait_until("the first manager to look at what is due", PATIENCE, || rounds() > before + 2.0);
+    let row = JobView::of(&here, &job).row(&id).cloned().unwrap();
+    assert_ne!(row.state, "CANCELED", "the machine still holds its lease");
+    JobView::wait_for_row(&here, &job, &id, "CANCELED");
+    fs_err::write(&pipe, "go\n").unwrap();
+    line.now(Line::Open);
+    JobView::wait_for_row(&here, &busy, &id, "SUCCEEDED");
+    assert_eq!(agent.read("opt/next.runs"), None, "it was shown as canceled, and ran");
+}
