@@ -439,7 +439,7 @@ impl ManagerLife {
 
 impl ManagerLife {
     /// All of a life with a manager that serves, or is started again by the first who asks.
-    fn live(&self, mut site: Site) -> (Site, String) {
+    fn live(&self, mut site: Site, injector: Option<&Injector>) -> (Site, String) {
         let group = site.group();
         site.push(&self.signed);
         let job = site.job();
@@ -450,6 +450,8 @@ impl ManagerLife {
         let end = site.check(&job, &mut agent);
         assert_eq!(end, "SUCCEEDED", "whatever happens to the manager, the agent's one attempt goes on");
         if site.starts == 0 {
+            // Hurt by one of its last calls it ends by itself, and has to be let.
+            injector.into_iter().for_each(Injector::check);
             site.manager.kill();
         }
         // Acknowledged is kept: the same request is the same object, and not another one.
@@ -466,7 +468,7 @@ impl Life for ManagerLife {
         let injector = Injector::new(call, fault, nth, manager.scratch().join("calls"), &[manager.folder()]);
         manager.within(&injector.wrapper());
         let _ = manager.try_serve();
-        let (_site, end) = self.live(Site::new(manager));
+        let (_site, end) = self.live(Site::new(manager), Some(&injector));
         injector.check();
         Hit { calls: injector.calls(), hit: injector.hurt().is_some(), end }
     }
@@ -480,7 +482,7 @@ impl Life for ManagerLife {
         if let Err(why) = manager.try_serve() {
             assert!(why.contains("full"), "a manager that does not start on a full disk says why: {why}");
         }
-        let (site, end) = self.live(Site { full: true, ..Site::new(manager) });
+        let (site, end) = self.live(Site { full: true, ..Site::new(manager) }, None);
         // Whether anybody had to make room.
         Some(Hit { calls: 0, hit: !site.full, end })
     }
