@@ -50,6 +50,8 @@ pub enum OpReport {
     },
     /// It could not be done.
     Failed(Failure),
+    /// Before anything of the package ran it was found that nothing of it may: on the way back nothing of it runs either.
+    Refused(Failure),
     /// What was there before is back (or was never touched: false).
     Restored(bool),
 }

@@ -400,6 +400,7 @@ impl State {
                 installing.at = 0;
                 installing.run = 0;
             }
+            After::PutBack(failure) => installing.put_back(failure, ExecutionState::Failed),
         }
         if installing.op().is_none() {
             let result = result_of(installing, now);
@@ -551,6 +552,8 @@ enum After {
     Next,
     Again(Duration),
     Back(Failure, ExecutionState),
+    /// Back without a step.
+    PutBack(Failure),
 }
 
 fn step_forward(installing: &mut Installing, op: Op, report: OpReport, now: &Now) -> After {
@@ -606,6 +609,7 @@ fn step_forward(installing: &mut Installing, op: Op, report: OpReport, now: &Now
                 After::Back(failure, ExecutionState::Interrupted)
             }
             OpReport::Failed(failure) => After::Back(failure, ExecutionState::Failed),
+            OpReport::Refused(failure) => After::PutBack(failure),
         },
     }
 }

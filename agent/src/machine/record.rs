@@ -194,9 +194,14 @@ impl Installing {
             output: String::new(),
             restored: None,
         };
+        self.put_back(failure, ExecutionState::Interrupted);
+    }
+
+    /// What was there before is put back, and no step is run on the way.
+    pub fn put_back(&mut self, failure: Failure, end: ExecutionState) {
         self.at = self.plan.backward().len().saturating_sub(1);
         self.run = 0;
-        self.course = Course::Back { failure, end: ExecutionState::Interrupted };
+        self.course = Course::Back { failure, end };
     }
 
     /// The op that is next or running.

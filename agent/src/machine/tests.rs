@@ -71,6 +71,7 @@ struct World {
     signing: Vec<Outcome>,
     performed: Vec<(AttemptId, usize, Op, u32)>,
     never: BTreeSet<AttemptId>,
+    refused: BTreeSet<(AttemptId, usize)>,
     outcomes: HashMap<AttemptId, Vec<u8>>,
 }
 
@@ -86,6 +87,7 @@ impl World {
             signing: vec![],
             performed: vec![],
             never: BTreeSet::new(),
+            refused: BTreeSet::new(),
             outcomes: HashMap::new(),
         }
     }
@@ -116,6 +118,7 @@ impl World {
                     assert!(record.started && installing.begun && record.results.len() == item);
                     assert_eq!((installing.op(), installing.run), (Some(op), run), "the disk says something else");
                     if let Op::Step(_) = op {
+                        assert!(!self.refused.contains(&(id.clone(), item)), "a step of what was refused is run");
                         assert!(self.state.record(&id).unwrap().leased(&self.now()), "started without a lease");
                         assert!(!self.performed.contains(&(id.clone(), item, op, run)), "a step was started twice");
                     }
@@ -185,8 +188,12 @@ impl World {
                 };
                 self.event(Event::Prepared(id, prepared));
             }
-            (id, Some((_, op, _))) => {
+            (id, Some((item, op, _))) => {
                 let report = match (op, way % 6) {
+                    (Op::Step(_) | Op::Exchange, 4) => {
+                        self.refused.insert((id.clone(), item));
+                        OpReport::Refused(failed())
+                    }
                     (Op::Step(_), 0) => OpReport::Step(StepReport::Failed(failed())),
                     (Op::Step(_), 1) => OpReport::Step(StepReport::Later(failed())),
                     (Op::Step(_), 2) => OpReport::Step(StepReport::Interrupted { detected: way > 128 }),
@@ -208,6 +215,8 @@ impl World {
         }
         self.performing.clear();
         self.signing.clear();
+        // The refusal may not have reached the disk: then nothing knows of it.
+        self.refused.clear();
         let mut records: Vec<Record> = self.disk.values().cloned().collect();
         records.sort_by(|a, b| a.id().cmp(b.id()));
         let (state, effects) = State::recover(client(), records, false, 1, &now(self.at));

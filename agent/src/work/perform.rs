@@ -14,27 +14,18 @@ use sutler_base::{
 
 /// Does an op of the package with this number.
 pub(super) async fn perform(shared: &Shared, record: &Record, index: usize, op: Op, run: u32) -> Result<OpReport, Trouble> {
-    let item = item(shared, record, index)?;
-    if let Stage::Installing(installing) = &record.stage {
-        match &installing.course {
-            // It may have waited for long: what its publishers say by now counts.
-            Course::Forward if installing.at == 0 && installing.run == 0 => {
-                if let Err(failure) = prepare::check_again(shared, &record.offer.items[index].envelope, &item.manifest, &item.digest) {
-                    return match op {
-                        Op::Step(n) => {
-                            Ok(OpReport::Step(StepReport::Failed(Failure { step: Some(step(&item, n)?.name.clone()), ..failure })))
-                        }
-                        _ => Err(Trouble::Failed(failure)),
-                    };
-                }
-            }
-            // Refused so before anything of it ran: nothing of it runs on the way back either.
-            Course::Back { failure, .. } if prepare::is_refusal(failure.kind) && matches!(op, Op::Step(_)) => {
-                return Ok(OpReport::Step(StepReport::Done));
-            }
-            _ => {}
+    let mut item = item(shared, record, index);
+    if matches!(&record.stage, Stage::Installing(i) if i.course == Course::Forward && i.at == 0 && i.run == 0) {
+        // It may have waited for long: what its publishers say by now counts. Nothing of it has run yet.
+        item = item.and_then(|item| {
+            prepare::check_again(shared, &record.offer.items[index].envelope, &item).map_err(Trouble::Failed)?;
+            Ok(item)
+        });
+        if let Err(Trouble::Failed(failure)) = item {
+            return Ok(OpReport::Refused(failure));
         }
     }
+    let item = item?;
     match op {
         Op::Step(n) => {
             let step = step(&item, n)?;

@@ -225,21 +225,16 @@ fn check_taken_back(shared: &Shared, manifest: &Manifest, digest: &Digest) -> Re
     Ok(())
 }
 
-/// Whether [`check_again`] says this, and no step: nothing of the package ran then.
-pub(super) fn is_refusal(kind: ErrorKind) -> bool {
-    matches!(kind, ErrorKind::PackageRevoked | ErrorKind::ReleaseTooOld | ErrorKind::TrustExpired | ErrorKind::SignatureInvalid)
-}
-
 /// Whether what was verified when it was fetched may still be installed: by the publishers that are trusted now.
-pub(super) fn check_again(shared: &Shared, envelope: &[u8], manifest: &Manifest, digest: &Digest) -> Result<(), Failure> {
-    check_taken_back(shared, manifest, digest)?;
+pub(super) fn check_again(shared: &Shared, envelope: &[u8], item: &Item) -> Result<(), Failure> {
+    check_taken_back(shared, &item.manifest, &item.digest)?;
     let Some(trust) = shared.identity.publishers() else { return Ok(()) };
     let refused = |why: String| failure(ErrorKind::SignatureInvalid, why);
     let envelope = Envelope::from_json(envelope).map_err(|e| refused(e.to_string()))?;
     if envelope.signatures.is_empty() && shared.policy.read().is_ok_and(|p| p.allow_unsigned) {
         return Ok(());
     }
-    let bytes = shared.content.get(digest).unwrap_or_default();
+    let bytes = shared.content.get(&item.digest).unwrap_or_default();
     verify_manifest(&trust, &envelope, &bytes, shared.clock.now().wall).map_err(|e| match e {
         ManifestRefused::TrustExpired(_) => failure(ErrorKind::TrustExpired, e.to_string()),
         _ => refused(e.to_string()),

@@ -157,6 +157,32 @@ async fn what_publishers_took_back_is_refused_also_when_it_was_staged_before() {
 }
 
 #[tokio::test]
+async fn of_what_was_taken_back_while_it_waited_nothing_runs_although_its_first_step_may_fail() {
+    let manager = Manager::start().await;
+    let (machine, handle) = Machine::connected(&manager).await;
+    let publisher = [manager.publisher()];
+    let say = format!("echo before >> {}", machine.scratch().join("log").display());
+    let mut package = tool(&machine, "1.0", 1).step("before", Phase::Before, &say);
+    package.steps.last_mut().unwrap().continue_on_failure = true;
+    let item = manager.publish(&package);
+    let digest = Envelope::from_json(&item.envelope).unwrap().digest;
+    manager.offer(&attempt(1), vec![item], 0);
+    manager.state(&attempt(1), ExecutionState::Waiting).await;
+    let revoked = vec![Revoked { target: Target::Manifest { manifest: digest }, reason: "CVE-1".into() }];
+    manager.send(list(&RevocationList::new(1, 1, revoked, vec![], later()).unwrap(), &publisher));
+    trust_says(&handle, "revocation list 1").await;
+    manager.send(Down::Lease(v1::Lease { attempts: vec![attempt(1).to_string()], seconds: 600 }));
+    let outcome = manager.outcome(&attempt(1)).await;
+    assert_eq!(
+        (outcome.state, outcome.failure().map(|f| f.kind)),
+        (ExecutionState::Failed, Some(ErrorKind::PackageRevoked)),
+        "{outcome:?}"
+    );
+    assert_eq!(machine.lines("log"), 0);
+    assert!(!machine.root().join("opt/tool").exists());
+}
+
+#[tokio::test]
 async fn the_machines_own_rules_come_first_and_are_read_again_without_a_restart() {
     let manager = Manager::start().await;
     let (machine, handle) = Machine::connected(&manager).await;
