@@ -30,10 +30,14 @@ impl Content {
         Content { vault, last: Mutex::new(None) }
     }
 
-    /// The bytes of this digest, verified; none if they aren't there or are damaged.
-    pub(crate) fn get(&self, digest: &Digest) -> Option<Vec<u8>> {
-        let bytes = self.vault.read(&name(digest)).ok().flatten()?;
-        (Digest::of(&bytes) == *digest).then_some(bytes)
+    /// The bytes of this digest, verified; none if they aren't there or are damaged. An error says nothing about them.
+    pub(crate) fn get(&self, digest: &Digest) -> Result<Option<Vec<u8>>, VaultError> {
+        Ok(self.vault.read(&name(digest))?.filter(|bytes| Digest::of(bytes) == *digest))
+    }
+
+    /// The same for whoever can do without them, or has them sent again.
+    pub(crate) fn if_readable(&self, digest: &Digest) -> Option<Vec<u8>> {
+        self.get(digest).ok().flatten()
     }
 
     pub(crate) fn put(&self, digest: &Digest, bytes: &[u8]) -> Result<(), VaultError> {
@@ -41,22 +45,22 @@ impl Content {
     }
 
     /// A manifest whose signature was found good when it was put here.
-    pub(crate) fn manifest(&self, digest: &Digest) -> Option<Arc<Manifest>> {
+    pub(crate) fn manifest(&self, digest: &Digest) -> Result<Option<Arc<Manifest>>, VaultError> {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((known, manifest)) = &*last
             && known == digest
         {
-            return Some(manifest.clone());
+            return Ok(Some(manifest.clone()));
         }
-        let manifest = Arc::new(Manifest::parse(&self.get(digest)?).ok()?);
+        let Some(manifest) = self.get(digest)?.and_then(|bytes| Manifest::parse(&bytes).ok()).map(Arc::new) else { return Ok(None) };
         *last = Some((*digest, manifest.clone()));
-        Some(manifest)
+        Ok(Some(manifest))
     }
 
     /// The chunk lists of a manifest, as far as they are here.
     pub(crate) fn lists(&self, manifest: &Manifest) -> ChunkLists {
         let known = manifest.chunk_lists().filter_map(|(_, size, digest)| {
-            let list = ChunkList::decode(&self.get(&digest)?, size).ok()?;
+            let list = ChunkList::decode(&self.if_readable(&digest)?, size).ok()?;
             Some((digest, list))
         });
         known.collect()
@@ -77,7 +81,7 @@ impl Content {
         }
         let mut keep = manifests.clone();
         for digest in &manifests {
-            if let Some(manifest) = self.get(digest).and_then(|bytes| Manifest::parse(&bytes).ok()) {
+            if let Some(manifest) = self.if_readable(digest).and_then(|bytes| Manifest::parse(&bytes).ok()) {
                 keep.extend(manifest.chunk_lists().map(|(_, _, list)| list));
             }
         }

@@ -92,9 +92,10 @@ fn item(shared: &Shared, record: &Record, index: usize) -> Result<Item, Trouble>
         _ => None,
     };
     let offered = record.offer.items.get(index).and_then(|i| sutler_certs::Envelope::from_json(&i.envelope).ok()).map(|e| e.digest);
-    let lost = || Trouble::Failed(failure(ErrorKind::ClientIo, "the manifest that was fetched is not in the agent's folder any more"));
-    let digest = planned.or(offered).ok_or_else(lost)?;
-    let manifest = shared.content.manifest(&digest).ok_or_else(lost)?;
+    let none = || Trouble::Failed(failure(ErrorKind::ClientIo, format!("the attempt names no package with the number {index}")));
+    let digest = planned.or(offered).ok_or_else(none)?;
+    let kept = shared.content.manifest(&digest).map_err(|e| Trouble::Failed(prepare::not_kept(&digest, Some(e))))?;
+    let manifest = kept.ok_or_else(|| Trouble::Failed(prepare::not_kept(&digest, None)))?;
     Ok(Item { attempt: record.id().clone(), index, manifest, digest })
 }
 

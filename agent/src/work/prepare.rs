@@ -8,6 +8,7 @@ use crate::{
     link::Connection,
     machine::{Event, OfferedItem, Plan, PlannedStep, Prepared, Replace},
     policy::LocalPolicy,
+    vault::VaultError,
 };
 use std::sync::{
     Arc,
@@ -115,14 +116,14 @@ pub(super) async fn prepare(shared: &Shared, attempt: &AttemptId, index: usize, 
 async fn stage(shared: &Shared, attempt: &AttemptId, index: usize, offered: &OfferedItem, known: &mut Known) -> Result<Plan, Stop> {
     let envelope = Envelope::from_json(&offered.envelope).map_err(|e| stop(ErrorKind::SignatureInvalid, e.to_string()))?;
     known.manifest = envelope.digest;
-    let manifest = verified_manifest(shared, attempt, &envelope, known).await?;
+    let (manifest, signed) = verified_manifest(shared, attempt, &envelope, known).await?;
     (known.package, known.version) = (manifest.name.clone(), manifest.version.clone());
     known.total_bytes = manifest.total_bytes();
     let item = Item { attempt: attempt.clone(), index, manifest: manifest.clone(), digest: envelope.digest };
     if offered.succeeded {
         return Err(Stop::End(ExecutionState::Succeeded, None));
     }
-    check_rules(shared, &envelope, &manifest)?;
+    check_rules(shared, &envelope, &manifest, &signed)?;
     let detected_before = match already_there(shared, &item).await? {
         (true, _) if offered.replace == Replace::IfMissing => return Err(Stop::End(ExecutionState::AlreadyInstalled, None)),
         (_, detected) => detected,
@@ -154,8 +155,14 @@ fn keep(content: &Content, digest: &Digest, bytes: &[u8]) -> Result<(), Stop> {
     Ok(content.put(digest, bytes).map_err(|e| Shared::vault_trouble(&e))?)
 }
 
-async fn verified_manifest(shared: &Shared, attempt: &AttemptId, envelope: &Envelope, known: &mut Known) -> Result<Arc<Manifest>, Stop> {
-    let kept = shared.content.get(&envelope.digest);
+/// The manifest, and its bytes as they were signed.
+async fn verified_manifest(
+    shared: &Shared,
+    attempt: &AttemptId,
+    envelope: &Envelope,
+    known: &mut Known,
+) -> Result<(Arc<Manifest>, Vec<u8>), Stop> {
+    let kept = shared.content.if_readable(&envelope.digest);
     let fetched = kept.is_none();
     let bytes = match kept {
         Some(bytes) => bytes,
@@ -196,7 +203,7 @@ async fn verified_manifest(shared: &Shared, attempt: &AttemptId, envelope: &Enve
     if fetched {
         keep(&shared.content, &envelope.digest, &bytes)?;
     }
-    Ok(Arc::new(manifest))
+    Ok((Arc::new(manifest), bytes))
 }
 
 /// The machine's own rules. While they can't be read the attempt waits: it is no attempt's fault.
@@ -225,6 +232,15 @@ fn check_taken_back(shared: &Shared, manifest: &Manifest, digest: &Digest) -> Re
     Ok(())
 }
 
+/// The failure of whatever needs a manifest that was verified, and that the agent's folder does not give back.
+pub(super) fn not_kept(digest: &Digest, error: Option<VaultError>) -> Failure {
+    let why = error.map_or_else(|| "it is not in the agent's folder any more, or is damaged there".into(), |e| e.to_string());
+    failure(
+        ErrorKind::ClientIo,
+        format!("the manifest {digest} was fetched, but can't be read again: {why}; look after the disk, then retry"),
+    )
+}
+
 /// Whether what was verified when it was fetched may still be installed: by the publishers that are trusted now.
 pub(super) fn check_again(shared: &Shared, envelope: &[u8], item: &Item) -> Result<(), Failure> {
     check_taken_back(shared, &item.manifest, &item.digest)?;
@@ -234,14 +250,15 @@ pub(super) fn check_again(shared: &Shared, envelope: &[u8], item: &Item) -> Resu
     if envelope.signatures.is_empty() && shared.policy.read().is_ok_and(|p| p.allow_unsigned) {
         return Ok(());
     }
-    let bytes = shared.content.get(&item.digest).unwrap_or_default();
+    let kept = shared.content.get(&item.digest).map_err(|e| not_kept(&item.digest, Some(e)))?;
+    let bytes = kept.ok_or_else(|| not_kept(&item.digest, None))?;
     verify_manifest(&trust, &envelope, &bytes, shared.clock.now().wall).map_err(|e| match e {
         ManifestRefused::TrustExpired(_) => failure(ErrorKind::TrustExpired, e.to_string()),
         _ => refused(e.to_string()),
     })
 }
 
-fn check_rules(shared: &Shared, envelope: &Envelope, manifest: &Manifest) -> Result<(), Stop> {
+fn check_rules(shared: &Shared, envelope: &Envelope, manifest: &Manifest, signed: &[u8]) -> Result<(), Stop> {
     let (os, arch) = &shared.platform;
     if !manifest.platform.fits(os, arch) {
         let message = format!("made for {}/{}, this machine is {os}/{arch}", manifest.platform.os, manifest.platform.arch);
@@ -275,8 +292,8 @@ fn check_rules(shared: &Shared, envelope: &Envelope, manifest: &Manifest) -> Res
     policy.allows(&manifest.name, manifest.total_bytes()).map_err(refused)?;
     if let Some(trust) = shared.identity.publishers() {
         // Whoever signed is among the envelope's names, and enough of the trust document's keys really did.
-        let signed = |key: &KeyId| envelope.is_signed_by(&trust, key, &shared.content.get(&envelope.digest).unwrap_or_default());
-        policy.allows_signers(&trust, &manifest.name, signed).map_err(refused)?;
+        let did = |key: &KeyId| envelope.is_signed_by(&trust, key, signed);
+        policy.allows_signers(&trust, &manifest.name, did).map_err(refused)?;
     }
     Ok(())
 }
@@ -360,7 +377,7 @@ async fn fill(shared: &Shared, item: &Item, lists: &ChunkLists, known: &mut Know
 
 async fn old_package(shared: &Shared, item: &Item) -> Result<Option<OldPackage>, Stop> {
     let Some(digest) = shared.installer.installed(item).await? else { return Ok(None) };
-    let Some(manifest) = shared.content.get(&digest).and_then(|bytes| Manifest::parse(&bytes).ok()) else { return Ok(None) };
+    let Some(manifest) = shared.content.if_readable(&digest).and_then(|bytes| Manifest::parse(&bytes).ok()) else { return Ok(None) };
     let lists = shared.content.lists(&manifest);
     Ok(Some(OldPackage { manifest: Arc::new(manifest), lists: Arc::new(lists) }))
 }

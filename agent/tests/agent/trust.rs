@@ -183,6 +183,41 @@ async fn of_what_was_taken_back_while_it_waited_nothing_runs_although_its_first_
 }
 
 #[tokio::test]
+async fn a_manifest_that_the_disk_does_not_give_back_is_an_error_of_the_disk_and_nothing_of_it_runs() {
+    use std::os::unix::fs::DirBuilderExt;
+    let manager = Manager::start().await;
+    let (machine, _handle) = Machine::connected(&manager).await;
+    let item = manager.publish(&tool(&machine, "1.0", 1));
+    let digest = Envelope::from_json(&item.envelope).unwrap().digest;
+    let file = machine.state().join("content").join(digest.to_string());
+    let replace = |item: &v1::OfferItem| v1::OfferItem { replace: v1::Replace::Always as i32, ..item.clone() };
+    assert_eq!(tried(&manager, 1, item.clone()).await, (ExecutionState::Succeeded, None));
+    // Staged and verified it waits; then its manifest can't be read, or is another's.
+    for (n, harm) in [(2, "unreadable"), (3, "gone"), (4, "damaged")] {
+        manager.offer(&attempt(n), vec![replace(&item)], 0);
+        manager.state(&attempt(n), ExecutionState::Waiting).await;
+        let bytes = std::fs::read(&file).unwrap();
+        std::fs::remove_file(&file).unwrap();
+        match harm {
+            "unreadable" => std::fs::DirBuilder::new().mode(0o700).create(&file).unwrap(),
+            "gone" => {}
+            _ => sutler_certs::durable::write(&file, b"{}", sutler_certs::durable::Readers::Owner).unwrap(),
+        }
+        manager.send(Down::Lease(v1::Lease { attempts: vec![attempt(n).to_string()], seconds: 600 }));
+        let outcome = manager.outcome(&attempt(n)).await;
+        let failure = outcome.failure().expect("it failed");
+        assert_eq!((outcome.state, failure.kind), (ExecutionState::Failed, ErrorKind::ClientIo), "{harm}: {failure:?}");
+        assert!(failure.message.contains(&digest.to_string()), "{harm}: {failure:?}");
+        if file.is_dir() {
+            std::fs::remove_dir(&file).unwrap();
+        }
+        sutler_certs::durable::write(&file, &bytes, sutler_certs::durable::Readers::Owner).unwrap();
+    }
+    assert_eq!(machine.lines("log"), 1, "nothing ran, so nothing had to be undone");
+    assert_eq!(tried(&manager, 5, replace(&item)).await, (ExecutionState::Succeeded, None));
+}
+
+#[tokio::test]
 async fn the_machines_own_rules_come_first_and_are_read_again_without_a_restart() {
     let manager = Manager::start().await;
     let (machine, handle) = Machine::connected(&manager).await;
