@@ -321,6 +321,8 @@ pub(crate) struct Package {
     pub(crate) steps: Vec<Step>,
     pub(crate) detection: Vec<Detection>,
     pub(crate) platform: Platform,
+    pub(crate) not_before: Option<Timestamp>,
+    pub(crate) expires: Option<Timestamp>,
 }
 
 impl Package {
@@ -334,6 +336,8 @@ impl Package {
             steps: vec![],
             detection: vec![],
             platform: Platform { os: "any".into(), arch: "any".into() },
+            not_before: None,
+            expires: None,
         }
     }
 
@@ -381,7 +385,7 @@ impl Package {
         let files = self.files.iter().map(entry).collect();
         let manifest = Manifest {
             format: 1,
-            critical: vec![],
+            critical: self.not_before.iter().map(|_| "not_before".into()).collect(),
             name: self.name.parse().unwrap(),
             version: self.version.parse().unwrap(),
             release: self.release,
@@ -391,8 +395,8 @@ impl Package {
             files,
             detection: self.detection.clone(),
             steps: self.steps.clone(),
-            expires: None,
-            not_before: None,
+            expires: self.expires,
+            not_before: self.not_before,
         };
         manifest.check().unwrap();
         (manifest.to_bytes(), objects)

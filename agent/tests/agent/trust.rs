@@ -218,6 +218,20 @@ async fn a_manifest_that_the_disk_does_not_give_back_is_an_error_of_the_disk_and
 }
 
 #[tokio::test]
+async fn a_package_is_installed_from_the_first_moment_that_its_publisher_named_to_the_last_and_not_otherwise() {
+    let manager = Manager::start().await;
+    let (machine, _handle) = Machine::connected(&manager).await;
+    let past: Timestamp = "2020-01-01T00:00:00Z".parse().unwrap();
+    let none = (ExecutionState::Failed, Some(ErrorKind::PackageExpired));
+    let cases = [(Some(later()), None, none), (None, Some(past), none), (Some(past), Some(later()), (ExecutionState::Succeeded, None))];
+    for (n, (not_before, expires, answer)) in (1..).zip(cases) {
+        let package = Package { not_before, expires, ..tool(&machine, "1.0", 1) };
+        assert_eq!(tried(&manager, n, manager.publish(&package)).await, answer, "from {not_before:?} to {expires:?}");
+    }
+    assert_eq!(machine.lines("log"), 1);
+}
+
+#[tokio::test]
 async fn the_machines_own_rules_come_first_and_are_read_again_without_a_restart() {
     let manager = Manager::start().await;
     let (machine, handle) = Machine::connected(&manager).await;

@@ -106,6 +106,26 @@ fn a_job_pins_the_newest_version_of_the_time_of_its_run() {
 }
 
 #[test]
+fn a_package_is_not_installed_before_its_publisher_allows_it() {
+    let manager = Manager::start();
+    let cli = manager.cli();
+    let agent = Agent::enrolled("one", &manager);
+    for (name, from, state) in [("begun", "2020-01-01T00:00:00Z", "SUCCEEDED"), ("to-come", "2100-01-01T00:00:00Z", "FAILED")] {
+        let package = PackageFolder::counting(name, "1.0");
+        package.replace("version =", &format!("not_before = {from}\nversion ="));
+        cli.ok(&format!("package push {}", package.path().display()));
+        let job = cli.id(&format!("job run --package {name} --client {}", agent.id()));
+        let row = JobView::wait_for_end(&cli, &job, &agent.id());
+        assert_eq!(row.state, state, "{row:#?}");
+        if state == "FAILED" {
+            assert_eq!(row.reason, "PACKAGE_EXPIRED", "{row:#?}");
+            assert!(row.json.to_string().contains(from), "{row:#?}");
+        }
+    }
+    assert_eq!((agent.read("opt/begun.runs").as_deref(), agent.read("opt/to-come.runs")), (Some("run\n"), None));
+}
+
+#[test]
 fn a_package_for_other_machines_is_rejected_and_not_counted_as_an_error() {
     let manager = Manager::start();
     let cli = manager.cli();
