@@ -400,7 +400,10 @@ impl State {
                 installing.at = 0;
                 installing.run = 0;
             }
-            After::PutBack(failure) => installing.put_back(failure, ExecutionState::Failed),
+            After::PutBack(failure) => {
+                let end = if failure.kind.is_rejection() { ExecutionState::Rejected } else { ExecutionState::Failed };
+                installing.put_back(failure, end);
+            }
         }
         if installing.op().is_none() {
             let result = result_of(installing, now);

@@ -157,7 +157,7 @@ pub enum Course {
     Back {
         /// What failed.
         failure: Failure,
-        /// The end that it will come to: failed or interrupted.
+        /// The end that it will come to: failed, rejected or interrupted.
         end: ExecutionState,
     },
 }

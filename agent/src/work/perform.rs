@@ -16,7 +16,7 @@ use sutler_base::{
 pub(super) async fn perform(shared: &Shared, record: &Record, index: usize, op: Op, run: u32) -> Result<OpReport, Trouble> {
     let mut item = item(shared, record, index);
     if matches!(&record.stage, Stage::Installing(i) if i.course == Course::Forward && i.at == 0 && i.run == 0) {
-        // It may have waited for long: what its publishers say by now counts. Nothing of it has run yet.
+        // Nothing of it has run yet.
         item = item.and_then(|item| {
             prepare::check_again(shared, &record.offer.items[index].envelope, &item).map_err(Trouble::Failed)?;
             Ok(item)

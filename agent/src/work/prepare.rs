@@ -123,7 +123,7 @@ async fn stage(shared: &Shared, attempt: &AttemptId, index: usize, offered: &Off
     if offered.succeeded {
         return Err(Stop::End(ExecutionState::Succeeded, None));
     }
-    check_rules(shared, &envelope, &manifest, &signed)?;
+    check_rules(shared, &policy(shared)?, &envelope, &manifest, &signed).map_err(failed)?;
     let detected_before = match already_there(shared, &item).await? {
         (true, _) if offered.replace == Replace::IfMissing => return Err(Stop::End(ExecutionState::AlreadyInstalled, None)),
         (_, detected) => detected,
@@ -173,32 +173,7 @@ async fn verified_manifest(
             all.pop().unwrap_or_default()
         }
     };
-    let now = shared.clock.now().wall;
-    let policy = policy(shared)?;
-    let unsigned = policy.allow_unsigned && envelope.signatures.is_empty();
-    match shared.identity.publishers() {
-        _ if unsigned => {
-            if bytes.len() as u64 != envelope.length || Digest::of(&bytes) != envelope.digest {
-                return Err(stop(ErrorKind::ContentMismatch, "the manifest is not the one that the envelope names"));
-            }
-        }
-        Some(trust) => {
-            verify_manifest(&trust, envelope, &bytes, now).map_err(|e| {
-                let kind = match e {
-                    ManifestRefused::Length { .. } | ManifestRefused::Digest { .. } => ErrorKind::ContentMismatch,
-                    ManifestRefused::TrustExpired(_) => ErrorKind::TrustExpired,
-                    _ => ErrorKind::SignatureInvalid,
-                };
-                stop(kind, e.to_string())
-            })?;
-        }
-        None => {
-            return Err(stop(
-                ErrorKind::SignatureInvalid,
-                "this machine trusts no publisher, and unsigned packages are not allowed; set allow_unsigned = true in policy.toml, or enrol with a token of a manager that has publishers",
-            ));
-        }
-    }
+    check_signature(shared, &policy(shared)?, envelope, &bytes).map_err(failed)?;
     let manifest = Manifest::parse(&bytes).map_err(|e| stop(ErrorKind::ManifestInvalid, e.0))?;
     if fetched {
         keep(&shared.content, &envelope.digest, &bytes)?;
@@ -211,7 +186,31 @@ fn policy(shared: &Shared) -> Result<LocalPolicy, Stop> {
     shared.policy.read().map_err(Stop::Later)
 }
 
-/// What the publishers took back since they signed it. Asked again before the first step runs: it may have come meanwhile.
+/// Whether enough of the publishers that this machine trusts signed these bytes, or nobody did and nobody has to.
+fn check_signature(shared: &Shared, policy: &LocalPolicy, envelope: &Envelope, signed: &[u8]) -> Result<(), Failure> {
+    match shared.identity.publishers() {
+        _ if policy.allow_unsigned && envelope.signatures.is_empty() => {
+            if signed.len() as u64 != envelope.length || Digest::of(signed) != envelope.digest {
+                return Err(failure(ErrorKind::ContentMismatch, "the manifest is not the one that the envelope names"));
+            }
+            Ok(())
+        }
+        Some(trust) => verify_manifest(&trust, envelope, signed, shared.clock.now().wall).map_err(|e| {
+            let kind = match e {
+                ManifestRefused::Length { .. } | ManifestRefused::Digest { .. } => ErrorKind::ContentMismatch,
+                ManifestRefused::TrustExpired(_) => ErrorKind::TrustExpired,
+                _ => ErrorKind::SignatureInvalid,
+            };
+            failure(kind, e.to_string())
+        }),
+        None => Err(failure(
+            ErrorKind::SignatureInvalid,
+            "this machine trusts no publisher, and unsigned packages are not allowed; set allow_unsigned = true in policy.toml, or enrol with a token of a manager that has publishers",
+        )),
+    }
+}
+
+/// What the publishers took back since they signed it.
 fn check_taken_back(shared: &Shared, manifest: &Manifest, digest: &Digest) -> Result<(), Failure> {
     let Some(list) = shared.identity.revocations() else { return Ok(()) };
     list.allows(&manifest.name, &manifest.version, manifest.release, digest).map_err(|e| {
@@ -241,42 +240,32 @@ pub(super) fn not_kept(digest: &Digest, error: Option<VaultError>) -> Failure {
     )
 }
 
-/// Whether what was verified when it was fetched may still be installed: by the publishers that are trusted now.
+/// Whether what was found good when it was fetched still is. It may have waited for long: by now it may be taken back, over, or
+/// older than what was installed meanwhile, its publishers may be others, and the machine's own rules too.
 pub(super) fn check_again(shared: &Shared, envelope: &[u8], item: &Item) -> Result<(), Failure> {
-    check_taken_back(shared, &item.manifest, &item.digest)?;
-    let Some(trust) = shared.identity.publishers() else { return Ok(()) };
-    let refused = |why: String| failure(ErrorKind::SignatureInvalid, why);
-    let envelope = Envelope::from_json(envelope).map_err(|e| refused(e.to_string()))?;
-    if envelope.signatures.is_empty() && shared.policy.read().is_ok_and(|p| p.allow_unsigned) {
-        return Ok(());
-    }
+    let policy = shared.policy.read().map_err(|why| failure(ErrorKind::ClientIo, why))?;
+    let envelope = Envelope::from_json(envelope).map_err(|e| failure(ErrorKind::SignatureInvalid, e.to_string()))?;
     let kept = shared.content.get(&item.digest).map_err(|e| not_kept(&item.digest, Some(e)))?;
-    let bytes = kept.ok_or_else(|| not_kept(&item.digest, None))?;
-    verify_manifest(&trust, &envelope, &bytes, shared.clock.now().wall).map_err(|e| match e {
-        ManifestRefused::TrustExpired(_) => failure(ErrorKind::TrustExpired, e.to_string()),
-        _ => refused(e.to_string()),
-    })
+    let signed = kept.ok_or_else(|| not_kept(&item.digest, None))?;
+    check_signature(shared, &policy, &envelope, &signed)?;
+    check_rules(shared, &policy, &envelope, &item.manifest, &signed)
 }
 
-fn check_rules(shared: &Shared, envelope: &Envelope, manifest: &Manifest, signed: &[u8]) -> Result<(), Stop> {
+fn check_rules(shared: &Shared, policy: &LocalPolicy, envelope: &Envelope, manifest: &Manifest, signed: &[u8]) -> Result<(), Failure> {
     let (os, arch) = &shared.platform;
     if !manifest.platform.fits(os, arch) {
         let message = format!("made for {}/{}, this machine is {os}/{arch}", manifest.platform.os, manifest.platform.arch);
-        return Err(stop(ErrorKind::PlatformMismatch, message));
+        return Err(failure(ErrorKind::PlatformMismatch, message));
     }
-    check_taken_back(shared, manifest, &envelope.digest).map_err(failed)?;
+    check_taken_back(shared, manifest, &envelope.digest)?;
     let now = shared.clock.now().wall;
     if let Some(from) = manifest.not_before.filter(|from| now < *from) {
-        return Err(stop(
-            ErrorKind::PackageExpired,
-            format!("its publisher allowed its installation from {from} on; run the job again then"),
-        ));
+        let message = format!("its publisher allowed its installation from {from} on; run the job again then");
+        return Err(failure(ErrorKind::PackageExpired, message));
     }
     if let Some(expires) = manifest.expires.filter(|e| now >= *e) {
-        return Err(stop(
-            ErrorKind::PackageExpired,
-            format!("its publisher allowed its installation until {expires}; publish a newer release"),
-        ));
+        let message = format!("its publisher allowed its installation until {expires}; publish a newer release");
+        return Err(failure(ErrorKind::PackageExpired, message));
     }
     if let Some(mark) = shared.identity.mark(&manifest.name)
         && manifest.release < mark.lowest
@@ -285,10 +274,9 @@ fn check_rules(shared: &Shared, envelope: &Envelope, manifest: &Manifest, signed
             "its release {} is older than {}, to which this machine may go back; sign it again to get a newer release",
             manifest.release, mark.lowest
         );
-        return Err(stop(ErrorKind::ReleaseTooOld, message));
+        return Err(failure(ErrorKind::ReleaseTooOld, message));
     }
-    let policy = policy(shared)?;
-    let refused = |why: String| stop(ErrorKind::LocalPolicy, why);
+    let refused = |why: String| failure(ErrorKind::LocalPolicy, why);
     policy.allows(&manifest.name, manifest.total_bytes()).map_err(refused)?;
     if let Some(trust) = shared.identity.publishers() {
         // Whoever signed is among the envelope's names, and enough of the trust document's keys really did.

@@ -183,6 +183,43 @@ async fn of_what_was_taken_back_while_it_waited_nothing_runs_although_its_first_
 }
 
 #[tokio::test]
+async fn what_waits_is_installed_by_the_rules_of_the_moment_at_which_it_may_start() {
+    let manager = Manager::start().await;
+    let (machine, _handle) = Machine::connected(&manager).await;
+    let lease = |n| Down::Lease(v1::Lease { attempts: vec![attempt(n).to_string()], seconds: 600 });
+    // It is over while it waits.
+    let soon = Timestamp::now().checked_add(jiff::SignedDuration::from_secs(4)).unwrap();
+    let over = manager.publish(&Package { name: "over", directory: Some("/opt/over"), expires: Some(soon), ..tool(&machine, "1.0", 1) });
+    // Newer ones are installed while it waits.
+    let older = v1::OfferItem { replace: v1::Replace::Always as i32, ..manager.publish(&tool(&machine, "1.0", 1)) };
+    // The machine's own administrator decides otherwise while it waits.
+    let unwanted = manager.publish(&Package { name: "unwanted", directory: Some("/opt/unwanted"), ..tool(&machine, "1.0", 1) });
+    for (n, item) in [(1, over), (2, older), (3, unwanted)] {
+        manager.offer(&attempt(n), vec![item], 0);
+        manager.state(&attempt(n), ExecutionState::Waiting).await;
+    }
+    for (n, version, release) in [(4, "2.0", 2), (5, "3.0", 3), (6, "4.0", 4)] {
+        let newer = manager.publish(&tool(&machine, version, release));
+        assert_eq!(tried(&manager, n, newer).await, (ExecutionState::Succeeded, None));
+    }
+    machine.set_policy("packages = [\"tool\", \"over\"]\n");
+    until("the first one to be over", || Timestamp::now() >= soon).await;
+    let answers = [
+        (1, (ExecutionState::Failed, Some(ErrorKind::PackageExpired))),
+        (2, (ExecutionState::Failed, Some(ErrorKind::ReleaseTooOld))),
+        (3, (ExecutionState::Rejected, Some(ErrorKind::LocalPolicy))),
+    ];
+    let mut got = Vec::new();
+    for (n, _) in answers {
+        manager.send(lease(n));
+        let outcome = manager.outcome(&attempt(n)).await;
+        got.push((n, (outcome.state, outcome.failure().map(|f| f.kind))));
+    }
+    assert_eq!(got, answers);
+    assert_eq!(machine.lines("log"), 3);
+}
+
+#[tokio::test]
 async fn a_manifest_that_the_disk_does_not_give_back_is_an_error_of_the_disk_and_nothing_of_it_runs() {
     use std::os::unix::fs::DirBuilderExt;
     let manager = Manager::start().await;
