@@ -25,3 +25,4 @@ mod recovery;
 mod refusals;
 mod requests;
 mod story;
+mod takeover;
