@@ -101,9 +101,10 @@ pub fn is_terminal() -> bool {
 /// What is typed after `question`, which the terminal does not show.
 fn prompt(question: &str) -> Result<Zeroizing<String>, CliError> {
     let failed = |source| CliError::File { tried: "read", path: "the passphrase".into(), source };
+    // First: whoever sees the question may type, and nothing of that is to be shown or lost.
+    let _silence = Silence::begin().map_err(failed)?;
     eprint!("{}", super::output::printable(question));
     let _ = io::stderr().flush();
-    let _silence = Silence::begin().map_err(failed)?;
     let mut line = Zeroizing::new(String::with_capacity(256));
     let read = io::stdin().lock().read_line(&mut line).map_err(failed)?;
     eprintln!();

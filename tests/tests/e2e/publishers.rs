@@ -1,6 +1,6 @@
 //! Publishers: their keys, whom the machines trust, and what was signed and is taken back.
 
-use sutler_tests::harness::{Agent, JobView, Manager, PATIENCE, PackageFolder, wait_until};
+use sutler_tests::harness::{Agent, JobView, Manager, PATIENCE, PackageFolder, Terminal, wait_until};
 
 #[test]
 fn a_publishers_key_is_encrypted_with_its_passphrase_and_signs_with_it_alone() {
@@ -35,6 +35,40 @@ fn a_publishers_key_is_encrypted_with_its_passphrase_and_signs_with_it_alone() {
     let done = cli.run(&format!("publisher new {}", third.display()));
     assert!(third.exists() && !done.clone().ok().is_empty());
     done.says(&["is not encrypted", "no terminal"]);
+}
+
+#[test]
+fn at_a_terminal_a_passphrase_is_asked_for_and_nothing_of_it_is_shown() {
+    let manager = Manager::start();
+    let cli = manager.cli();
+    let file = manager.scratch().join("publisher.key").display().to_string();
+    let (new, again) = (format!("Passphrase for the publisher's key {file}"), "The same again: ");
+    let typed = ["seven77", "correct horse battery", "correct house battery"];
+    // Too short, and mistyped; the third time it is one.
+    let Some(mut terminal) = Terminal::run(&cli.command(&["publisher", "new", &file])) else { return };
+    terminal.answer(&new, typed[0]);
+    terminal.answer(&new, typed[1]);
+    terminal.answer(again, typed[2]);
+    terminal.answer(&new, typed[1]);
+    terminal.answer(again, typed[1]);
+    let mut shown = terminal.ended().ok();
+    assert!(shown.contains("too short") && shown.contains("two different ones"), "{shown}");
+    assert!(fs_err::read_to_string(&file).unwrap().starts_with("-----BEGIN ENCRYPTED PRIVATE KEY-----"));
+    // Whoever uses the key is asked, and has to know.
+    for (passphrase, code) in [(typed[1], 0), (typed[2], 1)] {
+        let mut terminal = Terminal::run(&cli.command(&["publisher", "show", "--publisher-key", &file])).expect("there was one");
+        terminal.answer(&format!("Passphrase of the publisher's key {file}: "), passphrase);
+        let done = terminal.ended().ends_with(code);
+        assert_eq!(done.stdout.contains("the passphrase is wrong"), code != 0, "{}", done.stdout);
+        shown += &done.stdout;
+    }
+    // Three times is enough, and then there is no key.
+    let other = format!("{file}.2");
+    let mut terminal = Terminal::run(&cli.command(&["publisher", "new", &other])).expect("there was one");
+    (0..3).for_each(|_| terminal.answer("Passphrase for", typed[0]));
+    shown += &terminal.ended().ends_with(1).stdout;
+    assert!(!std::path::Path::new(&other).exists());
+    assert!(!typed.iter().any(|typed| shown.contains(typed)), "{shown}");
 }
 
 #[test]

@@ -2,11 +2,9 @@
 
 use rustix::fs::{CWD, FileType, Mode};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
-use sutler_tests::harness::{Agent, JobView, Manager, PATIENCE, PackageFolder, Setup, cleanup, run, wait_until};
+use sutler_tests::harness::{Agent, JobView, Manager, PATIENCE, PackageFolder, Setup, Terminal, cleanup, wait_until};
 use sutler_tests::postgres::Postgres;
-use sutler_tests::tools;
 
 /// A manager that was killed serves again within this time.
 const BACK_WITHIN: Duration = Duration::from_secs(5);
@@ -337,18 +335,10 @@ fn a_job_is_canceled_only_when_the_question_is_answered_with_yes() {
     // Where nobody can answer.
     cli.fails(2, &format!("job cancel {job}")).says(&[&asked, "--yes"]);
     assert_eq!(JobView::of(&cli, &job).state, "ACTIVE");
-    if tools::skip_without("script") {
-        return;
-    }
-    for (answer, code, state) in [("\n", 1, "ACTIVE"), ("n\n", 1, "ACTIVE"), ("yes\n", 0, "CANCELED")] {
-        let command = cli.command(&["job", "cancel", &job]);
-        let words: Vec<String> =
-            std::iter::once(command.get_program()).chain(command.get_args()).map(|word| format!("'{}'", word.to_string_lossy())).collect();
-        let mut terminal = Command::new("script");
-        terminal.args(["--quiet", "--return", "--command", &words.join(" "), "/dev/null"]);
-        terminal.envs(command.get_envs().filter_map(|(key, value)| Some((key, value?))));
-        let done = run(terminal, answer.as_bytes()).ends_with(code);
-        assert!(done.stdout.contains(&asked), "{}", done.stdout);
+    for (answer, code, state) in [("", 1, "ACTIVE"), ("n", 1, "ACTIVE"), ("yes", 0, "CANCELED")] {
+        let Some(mut terminal) = Terminal::run(&cli.command(&["job", "cancel", &job])) else { return };
+        terminal.answer(&asked, answer);
+        terminal.ended().ends_with(code);
         assert_eq!(JobView::of(&cli, &job).state, state, "{answer:?}");
     }
 }
