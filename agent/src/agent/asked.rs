@@ -1,10 +1,6 @@
 //! What people ask at this machine, and what the manager answers to it.
 
-use super::{
-    AgentError, Answer, AttemptStatus, InstalledStatus, Request, Status,
-    handle::Ask,
-    run::{Loop, unless_full},
-};
+use super::{AgentError, Answer, AttemptStatus, InstalledStatus, Request, Status, handle::Ask, run::Loop};
 use crate::machine::{Event, Progress};
 use sutler_base::{AttemptId, Timestamp};
 use sutler_proto::v1::{self, connect_request::Message as Up, group_request::Action};
@@ -13,7 +9,8 @@ use tracing::info;
 impl Loop {
     pub(super) fn group_answered(&mut self, result: v1::GroupResult) -> Result<(), AgentError> {
         // One that stays is asked again; the manager does the same id once.
-        let request = unless_full(self.requests.remove(&result.request_id))?.flatten();
+        let removed = self.requests.remove(&result.request_id);
+        let request = self.unless_full(removed)?.flatten();
         let answer = if result.error.is_empty() {
             self.groups = Some(result.groups.clone());
             Answer::Done { groups: result.groups }

@@ -131,6 +131,7 @@ impl Agent {
             journal: Arc::new(Mutex::new(journal)),
             journal_lost: loaded.lost,
             unwritten: Vec::new(),
+            full: None,
             requests: Requests::load(vault.clone())?,
             trust_problem: None,
             heard: Heard::load(vault.clone()),

@@ -32,8 +32,8 @@ use tracing::{debug, info, warn};
 
 /// How often the loop looks around: a wall clock may have jumped.
 const LOOK_AROUND: Duration = Duration::from_secs(30);
-/// How often what could not be written is tried again.
-const UNWRITTEN_LOOK: Duration = Duration::from_secs(5);
+/// How often it is looked whether a full disk has room again, and what could not be written is tried again.
+const FULL_LOOK: Duration = Duration::from_secs(5);
 /// How often the machine's own rules are looked at while they hold something.
 const HELD_LOOK: Duration = Duration::from_secs(2);
 /// How often bytes of a download are told to the manager.
@@ -60,6 +60,8 @@ pub(super) struct Loop {
     pub(super) journal_lost: bool,
     /// Writes that a full disk refused: tried again, and nothing goes on before.
     pub(super) unwritten: Vec<(AttemptId, u64)>,
+    /// What was said when the disk was found full; none while it isn't. Said once, however often something is refused by it.
+    pub(super) full: Option<String>,
     pub(super) requests: Requests,
     pub(super) vault: Arc<dyn Vault>,
     pub(super) identity: Arc<Identity>,
@@ -122,7 +124,7 @@ impl Loop {
         self.apply(first).await?;
         loop {
             let now = self.clock.now();
-            let every = if self.unwritten.is_empty() { LOOK_AROUND } else { UNWRITTEN_LOOK };
+            let every = if self.full.is_none() { LOOK_AROUND } else { FULL_LOOK };
             let every = if self.held.is_none() { every } else { every.min(HELD_LOOK) };
             // Counted from the last look: whatever else happens meanwhile, and be it all the time, does not put it off.
             let due = [
@@ -259,8 +261,8 @@ impl Loop {
         match self.with_journal(move |journal| journal.write(&record)).await {
             Ok(()) => Ok(true),
             Err(e @ JournalError::Full { .. }) => {
-                warn!(attempt = %id, "{e}");
-                self.problem = Some(e.to_string());
+                self.disk_is_full(e.to_string());
+                self.problem = self.full.clone();
                 Ok(false)
             }
             Err(e) => Err(e.into()),
@@ -330,7 +332,8 @@ impl Loop {
             }
             LinkEvent::Up { welcome, outbox, connection, address } => self.welcome(welcome, Link { outbox, connection, address }).await?,
             LinkEvent::Message(message) => {
-                unless_full(self.heard.now(self.clock.now().wall))?;
+                let noted = self.heard.now(self.clock.now().wall);
+                self.unless_full(noted)?;
                 return self.message(message).await;
             }
             // Its answer to the goodbye was lost, with the connection or with the agent.
@@ -364,7 +367,7 @@ impl Loop {
             .await?;
             session = self.identity.next_session();
         }
-        let Some(session_counter) = unless_full(session)? else { return Ok(None) };
+        let Some(session_counter) = self.unless_full(session)? else { return Ok(None) };
         let progress: HashMap<AttemptId, Progress> = self.state.progress(&self.clock.now()).into_iter().collect();
         let open = self.state.records().filter(|r| r.stage != Stage::Canceled).map(|r| wire::open_attempt(r, progress.get(r.id())));
         Ok(Some(v1::Hello {
@@ -387,11 +390,13 @@ impl Loop {
 
     async fn welcome(&mut self, welcome: v1::Welcome, link: Link) -> Result<(), AgentError> {
         let now = self.clock.now();
-        unless_full(self.identity.set_addresses(&welcome.addresses, Some(&welcome.site)))?;
+        let kept = self.identity.set_addresses(&welcome.addresses, Some(&welcome.site));
+        self.unless_full(kept)?;
         let before = self.client_state;
         self.client_state = ClientState::from_wire(welcome.state).ok().flatten();
         let let_in = before.is_some_and(|state| state != ClientState::Active) && self.client_state == Some(ClientState::Active);
-        unless_full(self.heard.now(now.wall))?;
+        let noted = self.heard.now(now.wall);
+        self.unless_full(noted)?;
         self.problem = None;
         let server = welcome.server_time.as_ref().and_then(|t| time(t).ok());
         self.manager_time.learned(server, now.boot);
@@ -409,7 +414,7 @@ impl Loop {
             match self.with_journal(|journal| journal.settle()).await {
                 Ok(()) => self.journal_lost = false,
                 // Told once more at the next connection.
-                Err(e @ JournalError::Full { .. }) => warn!("{e}"),
+                Err(e @ JournalError::Full { .. }) => self.disk_is_full(e.to_string()),
                 Err(e) => return Err(e.into()),
             }
         }
@@ -480,7 +485,8 @@ impl Loop {
             Down::RunNow(run) => self.happened(Event::RunNow(wire::attempts(&run.attempts))).await?,
             Down::Redirect(redirect) => {
                 info!(addresses = ?redirect.addresses, "the manager is elsewhere from now on");
-                unless_full(self.identity.set_addresses(&redirect.addresses, None))?;
+                let kept = self.identity.set_addresses(&redirect.addresses, None);
+                self.unless_full(kept)?;
                 self.reconnect();
             }
             Down::Unenrolled(_) => return self.left().map(Some),
@@ -525,7 +531,7 @@ impl Loop {
                 self.trust_problem = None;
             }
             // Nothing has changed: what is held stays in force, and the manager sends it again at the next connection.
-            Err(TrustRefused::Vault(e)) => unless_full(Err(e)).map(|_: Option<()>| ())?,
+            Err(TrustRefused::Vault(e)) => self.unless_full(Err(e)).map(|_: Option<()>| ())?,
             Err(e) => {
                 warn!("a {what} from the manager is refused: {e}");
                 self.trust_problem = Some(format!("a {what} from the manager was refused: {e}"));
@@ -577,6 +583,7 @@ impl Loop {
         for (id, write) in std::mem::take(&mut self.unwritten) {
             self.apply(vec![Effect::Journal(id, write)]).await?;
         }
+        self.look_at_disk().await?;
         if self.garbage && self.state.records().next().is_none() {
             self.garbage = false;
             self.worker.collect_garbage(self.state.records());
@@ -591,6 +598,38 @@ impl Loop {
             self.renewing = Some(tokio::spawn(async move { link::renew(&identity, &connection).await }));
         }
         self.happened(Event::Tick).await
+    }
+
+    /// A full disk is no reason to end: what was not kept is said or asked again.
+    pub(super) fn unless_full<T>(&mut self, result: Result<T, VaultError>) -> Result<Option<T>, AgentError> {
+        match result {
+            Ok(value) => Ok(Some(value)),
+            Err(e) if e.is_full() => {
+                self.disk_is_full(e.to_string());
+                Ok(None)
+            }
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    fn disk_is_full(&mut self, why: String) {
+        if self.full.is_none() {
+            warn!("{why}");
+            self.full = Some(why);
+        }
+    }
+
+    /// A disk that was full has room again once all is written that waited for it, and what was given free for that is kept again.
+    async fn look_at_disk(&mut self) -> Result<(), AgentError> {
+        if self.full.is_none() || !self.unwritten.is_empty() || !self.with_journal(|journal| Ok(journal.keep_room())).await? {
+            return Ok(());
+        }
+        info!("the disk has room again: what was put off goes on");
+        if self.problem == self.full {
+            self.problem = None;
+        }
+        self.full = None;
+        Ok(())
     }
 
     async fn collect_facts(&mut self) -> Result<(), AgentError> {
@@ -634,18 +673,6 @@ impl Loop {
                 self.renew_at = Some(self.clock.now().boot + again);
             }
         }
-    }
-}
-
-/// A full disk is no reason to end: what was not kept is said or asked again.
-pub(super) fn unless_full<T>(result: Result<T, VaultError>) -> Result<Option<T>, AgentError> {
-    match result {
-        Ok(value) => Ok(Some(value)),
-        Err(e) if e.is_full() => {
-            warn!("{e}");
-            Ok(None)
-        }
-        Err(e) => Err(e.into()),
     }
 }
 

@@ -77,17 +77,19 @@ impl FolderJournal {
         self.state.join("reserve")
     }
 
-    /// Takes the reserve's room, if there is room to spare. Best effort: without it a full disk is found earlier.
-    fn keep_reserve(&self) {
+    /// Takes the reserve's room, if there is room to spare; whether it is kept. Without it a full disk is found earlier.
+    fn keep_reserve(&self) -> bool {
         let path = self.reserve();
         if std::fs::symlink_metadata(&path).is_ok_and(|found| found.is_file() && found.len() >= self.reserve) {
-            return;
+            return true;
         }
         let taken = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path);
         let allocated = taken.map(|file| rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, self.reserve));
-        if !matches!(allocated, Ok(Ok(()))) {
+        let kept = matches!(allocated, Ok(Ok(())));
+        if !kept {
             let _ = std::fs::remove_file(&path);
         }
+        kept
     }
 
     fn put(&self, path: &Path, bytes: &[u8]) -> Result<(), JournalError> {
@@ -270,6 +272,10 @@ impl Journal for FolderJournal {
 
     fn make_room(&mut self) {
         let _ = std::fs::remove_file(self.reserve());
+    }
+
+    fn keep_room(&mut self) -> bool {
+        self.keep_reserve()
     }
 
     fn answer(&self, attempt: &AttemptId) -> Answered {

@@ -14,7 +14,7 @@ use sutler_agent::{
     identity,
     install::{Layout, Supervisor},
     installer::Machine as Installer,
-    journal::FolderJournal,
+    journal::{FolderJournal, Journal},
     link,
     policy::Policy,
     vault::FolderVault,
@@ -89,12 +89,17 @@ impl Machine {
     }
 
     pub(crate) async fn try_agent(&self) -> Result<(Agent, Handle), sutler_agent::AgentError> {
+        self.try_agent_with(Box::new(FolderJournal::new(&self.state(), [3; 16]))).await
+    }
+
+    /// The same with a journal of the test's own.
+    pub(crate) async fn try_agent_with(&self, journal: Box<dyn Journal>) -> Result<(Agent, Handle), sutler_agent::AgentError> {
         let layout = Layout::new(self.root(), self.state()).unwrap();
         let supervisor = Supervisor { program: env!("CARGO_BIN_EXE_sutler-agent").into(), leading_args: vec!["supervise".into()] };
         let numbers = AtomicU64::new(0x1234_5678_9abc_def1);
         Agent::new(Deps {
             vault: Arc::new(FolderVault::open(&self.state()).unwrap()),
-            journal: Box::new(FolderJournal::new(&self.state(), [3; 16])),
+            journal,
             installer: Arc::new(Installer::new(layout, supervisor, [4; 16])),
             clock: Arc::new(SystemClock::new()),
             random: Arc::new(move || numbers.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed)),
@@ -106,8 +111,13 @@ impl Machine {
 
     pub(crate) async fn start(&mut self) -> Handle {
         let (agent, handle) = self.try_agent().await.unwrap();
-        self.running = Some(tokio::spawn(async move { agent.run().await.map_err(|e| e.to_string()) }));
+        self.run(agent);
         handle
+    }
+
+    /// Runs an agent that was made for this machine.
+    pub(crate) fn run(&mut self, agent: Agent) {
+        self.running = Some(tokio::spawn(async move { agent.run().await.map_err(|e| e.to_string()) }));
     }
 
     /// As SIGKILL would, as far as that can be done in one process: nothing that the agent does goes on.

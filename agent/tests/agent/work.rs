@@ -4,7 +4,16 @@ use crate::{
     machine::{Machine, until},
     manager::{Manager, Package, attempt},
 };
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicBool, AtomicUsize, Ordering},
+};
+use sutler_agent::{
+    journal::{Answered, FolderJournal, Journal, JournalError, Loaded},
+    machine::Record,
+};
 use sutler_base::{
+    AttemptId,
     manifest::{ExitMeaning, Phase},
     state::{ErrorKind, ExecutionState},
 };
@@ -305,4 +314,107 @@ async fn a_damaged_journal_entry_ends_as_interrupted_and_a_lost_journal_is_told(
     manager.connected(sessions + 2).await;
     assert!(!manager.sessions().last().unwrap().journal_lost, "it is told once");
     assert_eq!(machine.lines("log"), 0);
+}
+
+/// A journal on a disk that is full for as long as a test says.
+struct Full {
+    journal: FolderJournal,
+    disk: Arc<Disk>,
+}
+
+#[derive(Default)]
+struct Disk {
+    is_full: AtomicBool,
+    refused: AtomicUsize,
+}
+
+impl Journal for Full {
+    fn load(&mut self) -> Result<Loaded, JournalError> {
+        self.journal.load()
+    }
+
+    fn settle(&mut self) -> Result<(), JournalError> {
+        self.journal.settle()
+    }
+
+    fn write(&mut self, record: &Record) -> Result<(), JournalError> {
+        if self.disk.is_full.load(Ordering::Relaxed) {
+            self.disk.refused.fetch_add(1, Ordering::Relaxed);
+            return Err(JournalError::Full { path: "attempts".into() });
+        }
+        self.journal.write(record)
+    }
+
+    fn retire(&mut self, record: &Record) -> Result<(), JournalError> {
+        self.journal.retire(record)
+    }
+
+    fn discard(&mut self, attempt: &AttemptId) -> Result<(), JournalError> {
+        self.journal.discard(attempt)
+    }
+
+    fn make_room(&mut self) {
+        self.journal.make_room();
+    }
+
+    fn keep_room(&mut self) -> bool {
+        !self.disk.is_full.load(Ordering::Relaxed)
+    }
+
+    fn answer(&self, attempt: &AttemptId) -> Answered {
+        self.journal.answer(attempt)
+    }
+
+    fn answers_from(&self, first: &AttemptId) -> Vec<Record> {
+        self.journal.answers_from(first)
+    }
+}
+
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned()
+    }
+}
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn that_the_disk_is_full_is_said_once_and_that_it_has_room_again_once() {
+    let log = Log::default();
+    let writer = log.clone();
+    // The agent runs on this thread, as this test does.
+    let _said = tracing::subscriber::set_default(tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish());
+    let manager = Manager::start().await;
+    let mut machine = Machine::new();
+    machine.enroll(&manager).await.unwrap();
+    let disk = Arc::new(Disk::default());
+    let journal = Full { journal: FolderJournal::new(&machine.state(), [3; 16]), disk: disk.clone() };
+    let (agent, handle) = machine.try_agent_with(Box::new(journal)).await.unwrap();
+    machine.run(agent);
+    manager.connected(1).await;
+    for (n, version) in [(1u8, "1.0"), (2, "2.0")] {
+        let before = disk.refused.load(Ordering::Relaxed);
+        disk.is_full.store(true, Ordering::Relaxed);
+        manager.offer(&attempt(n), vec![manager.publish(&tool(&machine, version, n.into()))], 600);
+        until("the write to be refused again and again", || disk.refused.load(Ordering::Relaxed) >= before + 3).await;
+        assert_eq!(log.text().matches("the disk is full").count(), usize::from(n), "{}", log.text());
+        assert!(handle.status().await.unwrap().problem.is_some_and(|problem| problem.contains("the disk is full")));
+        disk.is_full.store(false, Ordering::Relaxed);
+        assert_eq!(manager.outcome(&attempt(n)).await.state, ExecutionState::Succeeded);
+        until("it to be said that there is room", || log.text().matches("the disk has room again").count() == usize::from(n)).await;
+        assert_eq!(handle.status().await.unwrap().problem, None);
+    }
+    assert_eq!(machine.lines("log"), 2);
 }
