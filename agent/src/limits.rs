@@ -33,6 +33,9 @@ pub struct Limits {
     /// How long the manager may take to welcome the agent.
     #[serde(deserialize_with = "span")]
     pub unary_call: Duration,
+    /// A transfer that brings next to nothing for this long is given up, and asked for again later.
+    #[serde(deserialize_with = "span")]
+    pub stall: Duration,
     /// Bytes that stay free on the disk when a package is fetched.
     #[serde(deserialize_with = "size")]
     pub disk_reserve: u64,
@@ -58,6 +61,7 @@ impl Default for Limits {
             keep_alive: seconds(30),
             keep_alive_timeout: seconds(15),
             unary_call: seconds(30),
+            stall: seconds(30),
             disk_reserve: 16 << 20,
             disk_reserve_percent: 5,
             journal_reserve: 4 << 20,
@@ -78,6 +82,8 @@ impl Limits {
             ("keep_alive", self.keep_alive, least, hour),
             ("keep_alive_timeout", self.keep_alive_timeout, least, hour),
             ("unary_call", self.unary_call, least, hour),
+            // Shorter, and a line with a long way to go would count as one that stands still.
+            ("stall", self.stall, Duration::from_millis(100), hour),
         ];
         if let Some((name, value, low, high)) = spans.iter().find(|(_, v, low, high)| v < low || v > high) {
             return Some(format!("limits.{name} is {value:?}; give {low:?} to {high:?}"));
@@ -113,6 +119,7 @@ mod tests {
         assert_eq!(Limits::default().broken_rule(), None);
         for (text, word) in [
             ("keep_alive = \"0s\"", "limits.keep_alive"),
+            ("stall = \"50ms\"", "limits.stall"),
             ("reconnect = \"2s\"\nreconnect_most = \"1s\"", "limits.reconnect_most"),
             ("journal_reserve = \"1KiB\"", "limits.journal_reserve"),
             ("output_tail = \"65KiB\"", "limits.output_tail"),

@@ -2,7 +2,8 @@
 //!
 //! Questions are of at most 8 MiB and 8192 digests; three are on their way at a time, and read in their order, so that
 //! files are written from their start to their end. Bytes are decompressed, verified and written on a blocking thread.
-//! A transfer is given up when next to nothing has come for 30 s, however slow it was before; what has arrived stays.
+//! A transfer is given up when next to nothing has come for a while (`limits.stall`), however slow it was before; what has
+//! arrived stays.
 
 mod parts;
 
@@ -26,8 +27,7 @@ use tokio::sync::mpsc;
 /// How many bytes of content are asked for at once, and how many such questions are open.
 const BATCH_BYTES: u64 = 8 << 20;
 const BATCHES_OPEN: usize = 3;
-/// How long a transfer may bring fewer than `STALL_BYTES`.
-const STALL: Duration = Duration::from_secs(30);
+/// A transfer that brings fewer bytes within `limits.stall` stands still.
 const STALL_BYTES: u64 = 1024;
 /// How many objects wait to be written.
 const WRITES_OPEN: usize = 16;
@@ -236,7 +236,7 @@ impl Reader {
 /// Waits as long as bytes come in.
 async fn unless_stalled<T>(connection: &Connection, future: impl Future<Output = T>) -> Result<T, FetchError> {
     tokio::select! {
-        done = while_bytes_come(STALL, || connection.received(), future) => done,
+        done = while_bytes_come(connection.stall(), || connection.received(), future) => done,
         why = connection.closed() => Err(FetchError::Later(why)),
     }
 }
@@ -251,7 +251,7 @@ async fn while_bytes_come<T>(stall: Duration, received: impl Fn() -> u64, future
             () = tokio::time::sleep(stall) => {
                 let now = received();
                 if now.saturating_sub(before) < STALL_BYTES {
-                    return Err(FetchError::Later(format!("no bytes came for {} s", stall.as_secs())));
+                    return Err(FetchError::Later(format!("no bytes came for {stall:?} (limits.stall)")));
                 }
                 before = now;
             }

@@ -19,6 +19,7 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
     task::{Context, Poll},
+    time::Duration,
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -38,6 +39,7 @@ pub struct Connection {
     sender: SendRequest<Body>,
     origin: http::Uri,
     received: Arc<AtomicU64>,
+    stall: Duration,
     closed: watch::Receiver<Option<String>>,
 }
 
@@ -56,6 +58,11 @@ impl Connection {
     /// Bytes that came in so far, of everything.
     pub fn received(&self) -> u64 {
         self.received.load(Ordering::Relaxed)
+    }
+
+    /// How long a transfer may bring next to nothing: see [`Limits::stall`].
+    pub fn stall(&self) -> Duration {
+        self.stall
     }
 
     /// Waits for the end of the connection; says why it ended, if that is known.
@@ -116,7 +123,7 @@ pub async fn connect_within(address: &str, config: Arc<ClientConfig>, limits: &L
         };
         ended.send_replace(Some(why));
     });
-    Ok(Connection { sender, origin, received, closed })
+    Ok(Connection { sender, origin, received, stall: limits.stall, closed })
 }
 
 /// An error with what caused it.

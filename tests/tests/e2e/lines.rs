@@ -155,3 +155,26 @@ fn what_a_machine_has_said_is_worth_nothing_when_somebody_says_it_again() {
     let client = cli.json(&format!("client show {}", agent.id()));
     assert_eq!((client["state"].as_str(), client["online"].as_bool()), (Some("CLIENT_STATE_ACTIVE"), Some(true)), "{client:#}");
 }
+
+#[test]
+fn a_transfer_that_stands_still_is_given_up_and_goes_on_where_it_was() {
+    let line = Proxy::new();
+    let manager = Manager::start_with(Setup { advertise: vec![line.address()], ..Setup::default() });
+    line.leads_to(manager.addresses().agents);
+    let cli = manager.cli();
+    let mut agent = Agent::new("one");
+    // Whether the other side is there is not asked for so long that only the transfer can be at its end.
+    agent.configure("[limits]\nstall = \"1s\"\nkeep_alive = \"1h\"\n");
+    agent.enroll(cli.ok("token create").trim());
+    agent.start();
+    connected(&agent);
+    push(&cli, "large", sutler_tests::harness::COUNTING, 4 << 20);
+    line.now(Line::StopsAfter(2 << 20));
+    let job = cli.id(&format!("job run --package large --client {}", agent.id()));
+    wait_until("the transfer to be given up", PATIENCE, || agent.log().contains("no bytes came for 1s (limits.stall)"));
+    line.now(Line::Open);
+    once(&cli, &job, &agent, "large");
+    let item = JobView::of(&cli, &job).row(&agent.id()).unwrap().json["items"][0].clone();
+    let bytes = |member: &str| item[member].as_str().and_then(|n| n.parse::<u64>().ok()).unwrap_or_default();
+    assert!(bytes("fetchedBytes") < bytes("totalBytes") - (1 << 20), "what had come was fetched once more: {item:#}");
+}
