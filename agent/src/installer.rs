@@ -32,7 +32,16 @@ pub enum Trouble {
 
 /// A failure of this kind with this sentence, and nothing else.
 pub fn failure(kind: ErrorKind, message: impl Into<String>) -> Failure {
-    Failure { kind, message: message.into(), step: None, exit_code: None, signal: None, output: String::new(), restored: None }
+    Failure {
+        kind,
+        message: message.into(),
+        step: None,
+        exit_code: None,
+        signal: None,
+        output: String::new(),
+        output_cut: 0,
+        restored: None,
+    }
 }
 
 impl From<install::Error> for Trouble {

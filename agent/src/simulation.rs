@@ -208,7 +208,7 @@ impl SimulatedMachine {
         let mut held = self.held.subscribe();
         let _ = held.wait_for(|held| !held).await;
         let code = *lock(&self.inside).ended.get(&key)?;
-        Some(Ended { end: StepEnd::Exited { code }, output: String::new(), duration: Duration::ZERO, finished: None })
+        Some(Ended { end: StepEnd::Exited { code }, output: String::new(), output_cut: 0, duration: Duration::ZERO, finished: None })
     }
 }
 

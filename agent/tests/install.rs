@@ -210,10 +210,12 @@ fn what_a_step_leaves_in_its_group_is_killed_at_its_end() {
 #[test]
 fn only_the_end_of_the_output_is_kept() {
     let machine = Machine::new();
-    let (end, output) = machine.run(&shell("yes 0123456789 | head -c 3000000; printf '\\377 the end'"));
-    assert_eq!(end, exited(0));
+    let ended = machine.start(&shell("yes 0123456789 | head -c 3000000; printf '\\377 the end'")).unwrap().wait_blocking().unwrap();
+    let output = ended.output;
+    assert_eq!(ended.end, exited(0));
     assert!(output.ends_with("0123456789\n012\u{fffd} the end"), "{}", &output[output.len() - 40..]);
     assert_eq!(output.len(), limits::OUTPUT_TAIL_MAX + 2, "the replacement character has 3 bytes for one");
+    assert_eq!(ended.output_cut, 3_000_009 - limits::OUTPUT_TAIL_MAX as u64, "it is known how much is missing");
 }
 
 #[test]

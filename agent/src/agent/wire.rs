@@ -70,10 +70,7 @@ pub(super) fn progress(id: &AttemptId, progress: &Progress) -> Message {
 pub(super) fn outcome_bytes(mut outcome: Outcome) -> Vec<u8> {
     for keep in [limits::OUTPUT_TAIL_MAX, 16 << 10, 4 << 10, 256, 0] {
         for failure in outcome.items.iter_mut().filter_map(|i| i.failure.as_mut()) {
-            if failure.output.len() > keep {
-                let from = (failure.output.len() - keep..=failure.output.len()).find(|n| failure.output.is_char_boundary(*n));
-                failure.output = failure.output.split_off(from.unwrap_or(failure.output.len()));
-            }
+            failure.cut_output(keep);
             failure.message = failure.message.chars().take(2048).collect();
         }
         let bytes = outcome.to_bytes();

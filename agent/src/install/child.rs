@@ -69,6 +69,8 @@ pub(crate) struct Finished {
     pub(crate) group: Option<Pid>,
     /// The end of its output, both streams in the order they came.
     pub(crate) output: Vec<u8>,
+    /// How many bytes came before that.
+    pub(crate) output_cut: u64,
     /// How long it took, time asleep included.
     pub(crate) duration: Duration,
 }
@@ -77,6 +79,8 @@ pub(crate) struct Finished {
 struct Tail {
     bytes: Vec<u8>,
     max: usize,
+    /// How many bytes were before these.
+    cut: u64,
 }
 
 impl Tail {
@@ -91,6 +95,7 @@ impl Tail {
     fn cut(&mut self) {
         let surplus = self.bytes.len().saturating_sub(self.max);
         self.bytes.drain(..surplus);
+        self.cut += surplus as u64;
     }
 }
 
@@ -107,7 +112,7 @@ pub(crate) fn uptime() -> Duration {
 /// service that the installer started as a daemon) is left alone; if it still holds the output, its next write there fails.
 pub(crate) fn run(program: &Program, group: Option<&File>) -> Finished {
     let begun = uptime();
-    let mut tail = Tail { bytes: Vec::new(), max: program.output_max };
+    let mut tail = Tail { bytes: Vec::new(), max: program.output_max, cut: 0 };
     let mut leader = None;
     let end = match spawn(program, group) {
         Ok((child, output)) => {
@@ -122,7 +127,7 @@ pub(crate) fn run(program: &Program, group: Option<&File>) -> Finished {
         }
     };
     tail.cut();
-    Finished { end, group: leader, output: tail.bytes, duration: uptime().saturating_sub(begun) }
+    Finished { end, group: leader, output: tail.bytes, output_cut: tail.cut, duration: uptime().saturating_sub(begun) }
 }
 
 fn spawn(program: &Program, group: Option<&File>) -> io::Result<(Child, PipeReader)> {

@@ -186,6 +186,8 @@ pub struct Ended {
     pub end: StepEnd,
     /// The end of its output, at most [`limits::OUTPUT_TAIL_MAX`] bytes of it; what is not UTF-8 is replaced.
     pub output: String,
+    /// How many bytes of output came before that and were not kept.
+    pub output_cut: u64,
     /// How long it ran; zero if that isn't known.
     pub duration: Duration,
     /// When it ended, by the machine's clock; none if that isn't known.
@@ -288,7 +290,7 @@ fn ended(folder: &Path) -> Result<Ended, Error> {
             kill_rest(folder)?;
             StepEnd::Interrupted
         };
-        return Ok(Ended { end, output: log, duration: Duration::ZERO, finished: None });
+        return Ok(Ended { end, output: log, output_cut: 0, duration: Duration::ZERO, finished: None });
     };
     let output = durable::read(&folder.join(OUTPUT))?.unwrap_or_default();
     let end = match exit.end {
@@ -300,6 +302,7 @@ fn ended(folder: &Path) -> Result<Ended, Error> {
     Ok(Ended {
         end,
         output: String::from_utf8_lossy(&output).into_owned(),
+        output_cut: exit.output_cut,
         duration: Duration::from_millis(exit.duration_ms),
         finished: Timestamp::from_millisecond(exit.ended_ms).ok(),
     })

@@ -62,6 +62,9 @@ pub(crate) struct Exit {
     pub(crate) ended_ms: i64,
     /// By a clock that does not step.
     pub(crate) duration_ms: u64,
+    /// How many bytes the step said before what is in `output`.
+    #[serde(default)]
+    pub(crate) output_cut: u64,
 }
 
 /// What `group` says: enough to find what is left of the step, and never anybody else.
@@ -116,9 +119,8 @@ fn run(dir: &Path) -> Result<(), Error> {
         end => end,
     };
     let duration_ms = finished.duration.as_millis() as u64;
-    let exit_json =
-        serde_json::to_vec(&Exit { end, started_ms: started.as_millisecond(), ended_ms: Timestamp::now().as_millisecond(), duration_ms })
-            .unwrap_or_default();
+    let (started_ms, ended_ms, output_cut) = (started.as_millisecond(), Timestamp::now().as_millisecond(), finished.output_cut);
+    let exit_json = serde_json::to_vec(&Exit { end, started_ms, ended_ms, duration_ms, output_cut }).unwrap_or_default();
     record(&output, &dir.join(OUTPUT), &finished.output)?;
     record(&exit, &dir.join(EXIT_NEW), &exit_json)?;
     for _ in 0..TRIES {

@@ -607,6 +607,7 @@ fn step_forward(installing: &mut Installing, op: Op, report: OpReport, now: &Now
                     exit_code: None,
                     signal: None,
                     output: String::new(),
+                    output_cut: 0,
                     restored: None,
                 };
                 After::Back(failure, ExecutionState::Interrupted)

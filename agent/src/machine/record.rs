@@ -192,6 +192,7 @@ impl Installing {
             exit_code: None,
             signal: None,
             output: String::new(),
+            output_cut: 0,
             restored: None,
         };
         self.put_back(failure, ExecutionState::Interrupted);

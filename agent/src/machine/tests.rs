@@ -54,6 +54,7 @@ fn failed() -> Failure {
         exit_code: Some(1),
         signal: None,
         output: String::new(),
+        output_cut: 0,
         restored: None,
     }
 }

@@ -114,6 +114,7 @@ async fn judge(shared: &Shared, item: &Item, step: &Step, ended: Ended) -> Resul
         exit_code,
         signal,
         output: ended.output.clone(),
+        output_cut: ended.output_cut,
         ..failure(kind, message)
     };
     Ok(match &ended.end {

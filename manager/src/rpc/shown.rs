@@ -233,6 +233,7 @@ fn item(i: ItemResult) -> v1::ItemResult {
         exit_code: None,
         signal: None,
         output: String::new(),
+        output_cut: 0,
         restored: None,
     });
     let failed = !matches!(i.state, ExecutionState::Succeeded | ExecutionState::AlreadyInstalled);
@@ -244,6 +245,7 @@ fn item(i: ItemResult) -> v1::ItemResult {
         step: failure.step.unwrap_or_default(),
         exit_code: failure.exit_code,
         output: failure.output,
+        output_cut_bytes: failure.output_cut.min(i64::MAX as u64) as i64,
         restored: failure.restored,
         fetched_bytes: i.fetched_bytes as i64,
         total_bytes: i.total_bytes as i64,

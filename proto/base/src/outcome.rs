@@ -72,9 +72,26 @@ pub struct Failure {
     /// The end of the step's output.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub output: String,
+    /// How many bytes of output came before that and were not kept.
+    #[serde(default, skip_serializing_if = "nothing")]
+    pub output_cut: u64,
     /// Whether what was there before was put back; none where nothing had to be.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restored: Option<bool>,
+}
+
+fn nothing(bytes: &u64) -> bool {
+    *bytes == 0
+}
+
+impl Failure {
+    /// Keeps at most so many bytes of the output: its end, whole characters, and how much was before it.
+    pub fn cut_output(&mut self, most: usize) {
+        let surplus = self.output.len().saturating_sub(most);
+        let from = (surplus..=self.output.len()).find(|n| self.output.is_char_boundary(*n)).unwrap_or(self.output.len());
+        self.output.drain(..from);
+        self.output_cut += from as u64;
+    }
 }
 
 impl Outcome {
@@ -102,5 +119,21 @@ impl Outcome {
     /// The failure that decided the outcome: that of the last package reached that has one.
     pub fn failure(&self) -> Option<&Failure> {
         self.items.iter().rev().find_map(|i| i.failure.as_ref())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_output_is_cut_between_characters_and_says_how_much_was_before() {
+        let mut failure: Failure = serde_json::from_str(r#"{"kind": "STEP_FAILED", "message": "no", "output": "aäöü"}"#).unwrap();
+        failure.cut_output(7);
+        assert_eq!((failure.output.as_str(), failure.output_cut), ("aäöü", 0));
+        failure.cut_output(5);
+        assert_eq!((failure.output.as_str(), failure.output_cut), ("öü", 3));
+        failure.cut_output(0);
+        assert_eq!((failure.output.as_str(), failure.output_cut), ("", 7));
     }
 }

@@ -3,7 +3,7 @@
 use sutler_base::limits;
 use sutler_proto::v1::{self, connect_request::Message};
 use sutler_tests::api_call;
-use sutler_tests::harness::{Agent, Api, Manager, PATIENCE, wait_until};
+use sutler_tests::harness::{Agent, Api, JobView, Manager, PATIENCE, PackageFolder, wait_until};
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
@@ -59,4 +59,25 @@ fn facts_over_the_limit_end_the_session_that_brings_them_and_change_nothing() {
     assert_eq!(status.code(), Code::InvalidArgument, "{status}");
     assert!(status.message().contains("facts.json") && status.message().contains(&limits::FACTS_MAX.to_string()), "{status}");
     assert_eq!(cli.json(&format!("client show {}", agent.id()))["facts"], before);
+}
+
+#[test]
+fn of_an_output_its_end_is_kept_and_how_much_is_missing_is_said() {
+    let manager = Manager::start();
+    let cli = manager.cli();
+    let mut agent = Agent::new("one");
+    agent.configure("[limits]\noutput_tail = \"1KiB\"\n");
+    agent.enroll(cli.ok("token create").trim());
+    agent.start();
+    let package = PackageFolder::counting("talks", "1.0");
+    package.file("bin/install", "#!/bin/sh\nhead -c 100000 /dev/zero | tr '\\0' x\nprintf 'the end'\nexit 3\n");
+    cli.ok(&format!("package push {}", package.path().display()));
+    let job = cli.id(&format!("job run --package talks --client {}", agent.id()));
+    JobView::wait_for_row(&cli, &job, &agent.id(), "FAILED");
+    let line = format!("job executions {job} --client {}", agent.id());
+    let result = cli.json(&line)["attempts"][0]["items"][0].clone();
+    let output = result["output"].as_str().unwrap();
+    assert_eq!((output.len(), output.ends_with("xxthe end")), (1024, true), "{output}");
+    assert_eq!(result["outputCutBytes"], (100_007 - 1024).to_string());
+    assert!(cli.ok(&line).contains("output (its end; 98983 bytes before it were not kept):\n"), "{}", cli.ok(&line));
 }

@@ -231,7 +231,11 @@ fn item(item: &v1::ItemResult) -> String {
     let mut text = format!("  {}\n", printable(&names::package_word(&item.package)));
     text.push_str(&aligned(&pairs).lines().map(|l| format!("    {l}\n")).collect::<String>());
     if !item.output.is_empty() {
-        text.push_str("    output:\n");
+        let cut = match item.output_cut_bytes {
+            0 => String::new(),
+            before => format!(" (its end; {before} bytes before it were not kept)"),
+        };
+        text.push_str(&format!("    output{cut}:\n"));
         text.push_str(&printable_lines(&item.output).lines().map(|l| format!("      {l}\n")).collect::<String>());
     }
     text
@@ -299,6 +303,6 @@ mod tests {
         let text = attempts(&answer);
         assert!(text.contains("\nattempt 2: "), "{text}");
         assert!(text.contains("exit code:  3\n"), "{text}");
-        assert!(text.contains("      one\n      \\u{1b}[2Jtwo\n"), "{text}");
+        assert!(text.contains("    output:\n      one\n      \\u{1b}[2Jtwo\n"), "{text}");
     }
 }
