@@ -283,7 +283,7 @@ fn reach(bound: SocketAddr) -> SocketAddr {
 
 async fn served_ports(checkup: &mut Checkup, config: &Config, ca: &CaBundle) {
     for (port, address) in [("agents", config.agents), ("operators", config.operators)] {
-        if let Err(why) = shake_hands(reach(address), ca).await {
+        if let Err(why) = shake_hands(reach(address), config, ca).await {
             let remedy =
                 "see the manager's log; if it was started with other addresses, give them to the doctor, too (--agents, --operators)";
             return checkup.wrong("ports", format!("{port} at {address}"), why, remedy);
@@ -306,12 +306,18 @@ async fn served_ports(checkup: &mut Checkup, config: &Config, ca: &CaBundle) {
     checkup.fine("ports", shown, "both answer, with this manager's certificate");
 }
 
-async fn shake_hands(address: SocketAddr, ca: &CaBundle) -> Result<(), String> {
-    let config = tls::agent_client(None, &ServerTrust::of_bundle(ca), Clock::system()).map_err(|e| e.to_string())?;
+async fn shake_hands(address: SocketAddr, config: &Config, ca: &CaBundle) -> Result<(), String> {
+    // Who connects to an address of this machine comes from the same one.
+    let as_balancer = config.net.is_balancer(address.ip());
+    let tls = tls::agent_client(None, &ServerTrust::of_bundle(ca), Clock::system()).map_err(|e| e.to_string())?;
     let connecting = async {
-        let socket = TcpStream::connect(address).await.map_err(|e| format!("nobody answers: {e}"))?;
+        let mut socket = TcpStream::connect(address).await.map_err(|e| format!("nobody answers: {e}"))?;
+        if as_balancer {
+            // It calls for itself, to see whether the manager is there.
+            socket.write_all(b"PROXY UNKNOWN\r\n").await.map_err(|e| format!("nobody answers: {e}"))?;
+        }
         let name = ServerName::from(address.ip());
-        let stream = TlsConnector::from(config).connect(name, socket).await;
+        let stream = TlsConnector::from(tls).connect(name, socket).await;
         stream.map(drop).map_err(|e| format!("whoever answers is not this manager: {e}"))
     };
     timeout(PATIENCE, connecting).await.unwrap_or_else(|_| Err("no answer in time".into()))

@@ -69,10 +69,10 @@ pub fn admit(token: &Token, applicant: Applicant<'_>, now: Timestamp) -> Result<
 }
 
 /// A network in CIDR notation, as it is stored: an address alone is a network of one.
-pub fn network(text: &str) -> Result<String, Invalid> {
+pub fn network(text: &str) -> Result<IpNet, Invalid> {
     let parsed = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
     parsed
-        .map(|n| n.trunc().to_string())
+        .map(|n| n.trunc())
         .map_err(|_| Invalid::new(format!("a network is written like 10.0.0.0/8 or 2001:db8::/32, not {}", quoted(text))))
 }
 
@@ -130,8 +130,8 @@ mod tests {
 
     #[test]
     fn a_network_is_stored_in_one_form() {
-        assert_eq!(network("10.1.2.3/8").unwrap(), "10.0.0.0/8");
-        assert_eq!(network("10.1.2.3").unwrap(), "10.1.2.3/32");
+        assert_eq!(network("10.1.2.3/8").unwrap().to_string(), "10.0.0.0/8");
+        assert_eq!(network("10.1.2.3").unwrap().to_string(), "10.1.2.3/32");
         assert!(network("ten").unwrap_err().0.contains("10.0.0.0/8"));
     }
 }

@@ -18,13 +18,19 @@ use crate::{
     world::World,
 };
 use clap::Args;
+use ipnet::IpNet;
 use std::{net::SocketAddr, path::PathBuf};
 use sutler_base::{Invalid, OperatorName};
 use sutler_certs::{Host, TrustDomain};
+use sutler_core::admission;
 
 /// Reads a value by its type's own rule.
 fn parsed<T: std::str::FromStr<Err = Invalid>>(text: &str) -> Result<T, String> {
     text.parse().map_err(|e: Invalid| e.0)
+}
+
+fn network(text: &str) -> Result<IpNet, String> {
+    admission::network(text).map_err(|e| e.0)
 }
 
 /// Where the ports are and what else both commands can be told.
@@ -45,6 +51,9 @@ pub struct Places {
     /// An address that agents are told to connect to; several are tried in turn [default: the hosts, with the agents' port]
     #[arg(long, value_name = "HOST:PORT")]
     advertise: Vec<String>,
+    /// A network of balancers, which say with the PROXY protocol who calls; several may be given [default: none]
+    #[arg(long, value_name = "CIDR", value_parser = network)]
+    proxy_protocol_from: Vec<IpNet>,
 }
 
 /// Makes a manager's folder and the first operator's profile.
@@ -93,7 +102,8 @@ Examples:
   sutler serve --dir D
   sutler serve --dir D --database postgres://sutler@db.acme.example/sutler
   sutler serve --dir D --agents 127.0.0.1:0 --operators 127.0.0.1:0 --telemetry off
-  sutler serve --dir D --advertise manager.acme.example:7443 --log-format json"
+  sutler serve --dir D --advertise manager.acme.example:7443 --log-format json
+  sutler serve --dir D --proxy-protocol-from 10.1.2.0/24"
 )]
 pub struct ServeArgs {
     /// The manager's folder
@@ -147,6 +157,7 @@ impl Places {
             telemetry: self.telemetry,
             database: self.database.clone(),
             advertise: self.advertise.clone(),
+            proxy_protocol_from: self.proxy_protocol_from.clone(),
         }
     }
 }
@@ -185,6 +196,7 @@ pub fn init(args: InitArgs, globals: &Globals) -> Result<u8, CliError> {
     options.telemetry = places.telemetry.unwrap_or(options.telemetry);
     options.database = places.database.unwrap_or(options.database);
     options.advertise = places.advertise;
+    options.proxy_protocol_from = places.proxy_protocol_from;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| CliError::local("start", &e))?;
     if let Some(bundle) = bundle {
         let joined = runtime

@@ -5,6 +5,7 @@ pub mod limits;
 pub use limits::Limits;
 
 use crate::{folder::Folder, net};
+use ipnet::IpNet;
 use serde::Deserialize;
 use std::{
     io,
@@ -112,6 +113,8 @@ pub struct Overrides {
     pub database: Option<String>,
     /// The addresses that agents are told, in place of the file's, if any.
     pub advertise: Vec<String>,
+    /// The networks of balancers, in place of the file's, if any.
+    pub proxy_protocol_from: Vec<IpNet>,
 }
 
 /// How this manager is set up.
@@ -159,12 +162,15 @@ impl Config {
 
     /// The configuration in this text; an error is a sentence.
     fn parse(folder: Folder, text: &str, overrides: &Overrides) -> Result<Config, String> {
-        let written: Written = toml::from_str(text).map_err(|e| e.to_string())?;
+        let mut written: Written = toml::from_str(text).map_err(|e| e.to_string())?;
         if let Some(rule) = written.net.broken_rule().or_else(|| written.limits.broken_rule()) {
             return Err(rule);
         }
         if written.net.anonymous_bytes < written.limits.enroll_message + 1024 {
             return Err("net.anonymous_bytes is less than limits.enroll_message and 1 KiB around it; nobody could enrol".into());
+        }
+        if !overrides.proxy_protocol_from.is_empty() {
+            written.net.proxy_protocol_from.clone_from(&overrides.proxy_protocol_from);
         }
         let text = |e: Invalid| e.to_string();
         let hosts = written.hosts.iter().map(|h| h.parse().map_err(text)).collect::<Result<Vec<Host>, String>>()?;
@@ -335,9 +341,13 @@ mod tests {
             agents: Some("127.0.0.1:0".parse().unwrap()),
             telemetry: Some(TelemetryAt::Off),
             database: Some("postgres://u:secret@h/d".into()),
+            proxy_protocol_from: vec!["10.0.0.0/8".parse().unwrap()],
             ..Overrides::default()
         };
-        let config = Config::parse(Folder::new("/d"), SMALL, &overrides).unwrap();
+        let file = format!("{SMALL}[net]\nproxy_protocol_from = [\"192.0.2.1\"]\n");
+        assert_eq!(parse(&file).unwrap().net.proxy_protocol_from, ["192.0.2.1/32".parse().unwrap()]);
+        let config = Config::parse(Folder::new("/d"), &file, &overrides).unwrap();
+        assert_eq!(config.net.proxy_protocol_from, overrides.proxy_protocol_from);
         assert_eq!((config.agents.port(), config.telemetry, config.database.as_str()), (0, None, "postgres://u:secret@h/d"));
         let bound = "127.0.0.1:4711".parse().unwrap();
         assert_eq!(config.advertised(bound), ["manager.acme.example:4711", "[2001:db8::1]:4711"]);

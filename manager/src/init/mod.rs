@@ -16,6 +16,7 @@ use crate::{
     profile::{self, Profile, ProfileError, ProfileName},
     world::World,
 };
+use ipnet::IpNet;
 use std::{
     io,
     net::SocketAddr,
@@ -151,6 +152,8 @@ pub struct InitOptions {
     pub content: Option<PathBuf>,
     /// Where agents are told to connect, `host:port`; none: the hosts with the port of `agents`.
     pub advertise: Vec<String>,
+    /// The networks of balancers that say with the PROXY protocol who calls.
+    pub proxy_protocol_from: Vec<IpNet>,
     /// With what the keys of the profile are encrypted; none: not at all.
     pub passphrase: Option<Passphrase>,
 }
@@ -174,6 +177,7 @@ impl InitOptions {
             database: "sqlite:manager.db".into(),
             content: None,
             advertise: vec![],
+            proxy_protocol_from: vec![],
             passphrase: None,
         }
     }

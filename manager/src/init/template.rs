@@ -14,6 +14,13 @@ pub(super) fn text(options: &InitOptions) -> String {
         [] => format!("# advertise = {}", value(crate::config::addresses(&options.hosts, options.agents.port()))),
         given => format!("advertise = {}", value(given)),
     };
+    let none = "# proxy_protocol_from = []";
+    let limits = match options.proxy_protocol_from.as_slice() {
+        [] => LIMITS.to_owned(),
+        given => {
+            LIMITS.replace(none, &format!("proxy_protocol_from = {}", value(given.iter().map(ToString::to_string).collect::<Vec<_>>())))
+        }
+    };
     let hosts: Vec<String> = options.hosts.iter().map(ToString::to_string).collect();
     format!(
         "# The configuration of this manager. Settings with a # before them show their default.
@@ -45,7 +52,7 @@ database = {database}
 # \"approved\" (an operator must approve) or \"off\" (it must enrol again).
 # expired_agents = \"automatic\"
 
-{LIMITS}",
+{limits}",
         trust_domain = value(options.trust_domain.to_string()),
         hosts = value(hosts),
         agents = value(options.agents.to_string()),

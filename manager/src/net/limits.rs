@@ -4,7 +4,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, de::Error};
 use std::{net::IpAddr, time::Duration};
 use sutler_base::quantity::{size, span};
-use sutler_base::quoted;
+use sutler_core::admission::network;
 
 /// The bounds of both gRPC ports: the table `[net]` of `manager.toml`.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -119,9 +119,7 @@ impl Default for Limits {
 }
 
 fn networks<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<IpNet>, D::Error> {
-    let network = |text: &String| text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from)).map_err(|_| quoted(text));
-    let networks: Result<_, String> = Vec::<String>::deserialize(from)?.iter().map(network).collect();
-    networks.map_err(|text| D::Error::custom(format!("a network is written like 10.0.0.0/8 or 2001:db8::/32, not {text}")))
+    Vec::<String>::deserialize(from)?.iter().map(|text| network(text)).collect::<Result<_, _>>().map_err(D::Error::custom)
 }
 
 impl Limits {

@@ -61,8 +61,8 @@ impl v1::enrollment_token_service_server::EnrollmentTokenService for Services {
                 v.add(field, format!("has at most {max} entries, not {}", list.len()));
             }
         }
-        let networks =
-            r.networks.iter().enumerate().filter_map(|(n, w)| v.take(&format!("networks[{n}]"), admission::network(w))).collect();
+        let networks = r.networks.iter().enumerate().filter_map(|(n, w)| v.take(&format!("networks[{n}]"), admission::network(w)));
+        let networks = networks.map(|network| network.to_string()).collect();
         for (n, name) in r.expected_machines.iter().enumerate().take(100_000) {
             v.text(&format!("expected_machines[{n}]"), name, 255);
         }

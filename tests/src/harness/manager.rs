@@ -30,6 +30,8 @@ pub struct Setup {
     pub hosts: Vec<String>,
     /// The addresses that agents are told, in the order to try; from the hosts unless given.
     pub advertise: Vec<String>,
+    /// Networks of balancers, as `serve` is told.
+    pub balancers: Vec<String>,
     /// The database; embedded SQLite unless given.
     pub database: Option<String>,
     /// What happens to agents whose certificate ended; as the manager has it unless given.
@@ -44,6 +46,7 @@ impl Default for Setup {
             agents: "127.0.0.1:0".into(),
             hosts: vec!["127.0.0.1".into()],
             advertise: Vec::new(),
+            balancers: Vec::new(),
             database: None,
             expired_agents: None,
             config: String::new(),
@@ -211,6 +214,9 @@ impl Manager {
         command.args(["--agents", &agents, "--operators", &operators, "--telemetry", &telemetry]);
         self.setup.advertise.iter().for_each(|address| {
             command.args(["--advertise", address]);
+        });
+        self.setup.balancers.iter().for_each(|network| {
+            command.args(["--proxy-protocol-from", network]);
         });
         let mut command = programs::within(&self.wrapper, command);
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("a file has a second handle")).stderr(log);

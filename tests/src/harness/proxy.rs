@@ -4,7 +4,7 @@
 //! change places) is done, too: the connection has to notice and end.
 
 use std::io::{Read as _, Write as _};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
@@ -38,6 +38,8 @@ pub enum Line {
 #[derive(Debug)]
 struct State {
     line: Line,
+    /// What it says to the manager at the start of every connection.
+    header: String,
     to: Option<SocketAddr>,
     passed: usize,
     still: bool,
@@ -79,7 +81,16 @@ impl Proxy {
     pub fn new() -> Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
         let address = listener.local_addr().expect("it is bound");
-        let state = State { line: Line::Open, to: None, passed: 0, still: false, cuts: 0, heard: Vec::new(), connections: 0 };
+        let state = State {
+            line: Line::Open,
+            header: String::new(),
+            to: None,
+            passed: 0,
+            still: false,
+            cuts: 0,
+            heard: Vec::new(),
+            connections: 0,
+        };
         let shared = Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new(), over: AtomicBool::new(false) });
         let accepting = shared.clone();
         std::thread::spawn(move || {
@@ -102,6 +113,11 @@ impl Proxy {
     /// From now on it leads there.
     pub fn leads_to(&self, manager: SocketAddr) {
         self.shared.lock().to = Some(manager);
+    }
+
+    /// From now on it says of every connection, as balancers do, that it comes from this address.
+    pub fn says_it_comes_from(&self, address: Ipv4Addr) {
+        self.shared.lock().header = format!("PROXY TCP4 {address} {address} 4711 4712\r\n");
     }
 
     /// From now on the line is like this.
@@ -170,16 +186,19 @@ impl Shared {
     }
 
     fn connect(self: Arc<Shared>, machine: TcpStream) {
-        let (to, cuts) = {
+        let (to, header, cuts) = {
             let mut state = self.lock();
             if state.line == Line::Cut {
                 return;
             }
             state.connections += 1;
             state.heard.clear();
-            (state.to, state.cuts)
+            (state.to, state.header.clone(), state.cuts)
         };
-        let Some(Ok(manager)) = to.map(TcpStream::connect) else { return };
+        let Some(Ok(mut manager)) = to.map(TcpStream::connect) else { return };
+        if manager.write_all(header.as_bytes()).is_err() {
+            return;
+        }
         let ends = [(&machine, &manager, Direction::ToManager), (&manager, &machine, Direction::ToMachine)];
         let loses = AtomicBool::new(false);
         std::thread::scope(|scope| {

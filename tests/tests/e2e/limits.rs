@@ -3,7 +3,7 @@
 use sutler_base::limits;
 use sutler_proto::v1::{self, connect_request::Message};
 use sutler_tests::api_call;
-use sutler_tests::harness::{Agent, Api, JobView, Manager, PATIENCE, PackageFolder, wait_until};
+use sutler_tests::harness::{Agent, Api, JobView, Manager, PATIENCE, PackageFolder, Proxy, Setup, wait_until};
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
@@ -80,4 +80,32 @@ fn of_an_output_its_end_is_kept_and_how_much_is_missing_is_said() {
     assert_eq!((output.len(), output.ends_with("xxthe end")), (1024, true), "{output}");
     assert_eq!(result["outputCutBytes"], (100_007 - 1024).to_string());
     assert!(cli.ok(&line).contains("output (its end; 98983 bytes before it were not kept):\n"), "{}", cli.ok(&line));
+}
+
+#[test]
+fn balancers_that_the_command_line_names_say_who_calls_and_nobody_else_gets_in() {
+    let line = Proxy::new();
+    let manager = Manager::start_with(Setup { balancers: vec!["127.0.0.1".into()], advertise: vec![line.address()], ..Setup::default() });
+    line.says_it_comes_from([192, 0, 2, 7].into());
+    line.leads_to(manager.addresses().operators);
+    manager.cli().fails(1, "client list --retry-for 0s");
+    let cli = manager.cli().at(line.address());
+    let token = cli.ok("token create --network 192.0.2.0/24");
+    line.leads_to(manager.addresses().agents);
+    let agent = Agent::new("one");
+    agent.enroll(token.trim());
+    line.leads_to(manager.addresses().operators);
+    let log = cli.json(&format!("audit list --object clients/{}", agent.id()));
+    let enrolled = log.as_array().unwrap().iter().find(|e| e["action"] == "enroll").unwrap();
+    assert!(enrolled["detail"].as_str().unwrap().contains("from 192.0.2.7"), "{enrolled:#}");
+    // The doctor, who comes from the balancer's address, is let in as well.
+    let addresses = manager.addresses();
+    let doctor = format!(
+        "doctor --dir {} --agents {} --operators {} --telemetry {} --proxy-protocol-from 127.0.0.1",
+        manager.folder().display(),
+        addresses.agents,
+        addresses.operators,
+        addresses.telemetry
+    );
+    cli.ok(&doctor);
 }
