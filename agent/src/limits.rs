@@ -73,27 +73,42 @@ impl Default for Limits {
 impl Limits {
     /// The first rule that these limits break, as a sentence.
     pub fn broken_rule(&self) -> Option<String> {
+        // By name and without a rest: a limit that nobody gave a range is no limit.
+        let Limits {
+            reconnect,
+            reconnect_most,
+            connect,
+            handshake,
+            keep_alive,
+            keep_alive_timeout,
+            unary_call,
+            stall,
+            disk_reserve,
+            disk_reserve_percent,
+            journal_reserve,
+            output_tail,
+        } = *self;
         let (least, hour) = (Duration::from_millis(10), Duration::from_secs(3600));
         let spans = [
-            ("reconnect", self.reconnect, least, hour),
-            ("reconnect_most", self.reconnect_most, self.reconnect, hour),
-            ("connect", self.connect, least, hour),
-            ("handshake", self.handshake, least, hour),
-            ("keep_alive", self.keep_alive, least, hour),
-            ("keep_alive_timeout", self.keep_alive_timeout, least, hour),
-            ("unary_call", self.unary_call, least, hour),
+            ("reconnect", reconnect, least, hour),
+            ("reconnect_most", reconnect_most, reconnect, hour),
+            ("connect", connect, least, hour),
+            ("handshake", handshake, least, hour),
+            ("keep_alive", keep_alive, least, hour),
+            ("keep_alive_timeout", keep_alive_timeout, least, hour),
+            ("unary_call", unary_call, least, hour),
             // Shorter, and a line with a long way to go would count as one that stands still.
-            ("stall", self.stall, Duration::from_millis(100), hour),
+            ("stall", stall, Duration::from_millis(100), hour),
         ];
         if let Some((name, value, low, high)) = spans.iter().find(|(_, v, low, high)| v < low || v > high) {
             return Some(format!("limits.{name} is {value:?}; give {low:?} to {high:?}"));
         }
         let numbers = [
-            ("disk_reserve", self.disk_reserve, 0, 1 << 40),
-            ("disk_reserve_percent", self.disk_reserve_percent, 0, 1000),
+            ("disk_reserve", disk_reserve, 0, 1 << 40),
+            ("disk_reserve_percent", disk_reserve_percent, 0, 1000),
             // Less would not hold the record of an attempt and the report of its failure.
-            ("journal_reserve", self.journal_reserve, 1 << 20, 1 << 30),
-            ("output_tail", self.output_tail as u64, 256, OUTPUT_TAIL_MAX as u64),
+            ("journal_reserve", journal_reserve, 1 << 20, 1 << 30),
+            ("output_tail", output_tail as u64, 256, OUTPUT_TAIL_MAX as u64),
         ];
         let broken = numbers.iter().find(|(_, v, low, high)| v < low || v > high);
         broken.map(|(name, value, low, high)| format!("limits.{name} is {value}; give {low} to {high}"))

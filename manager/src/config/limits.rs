@@ -98,37 +98,61 @@ impl Default for Limits {
 impl Limits {
     /// The first rule that these limits break, as a sentence.
     pub fn broken_rule(&self) -> Option<String> {
+        // By name and without a rest: a limit that nobody gave a range is no limit.
+        let Limits {
+            enroll_message,
+            agent_message,
+            operator_message,
+            facts,
+            lease,
+            open_attempts,
+            recheck,
+            revocations,
+            agent_certificate,
+            agent_grace,
+            operator_certificate,
+            operator_grace,
+            renewals,
+            token,
+            request_memory,
+            audit_seal,
+            scrub_rate,
+            scrub_every,
+            disk_reserve,
+        } = *self;
         let sizes = [
-            ("enroll_message", self.enroll_message, 4 << 10, 1 << 20),
+            ("enroll_message", enroll_message as u64, 4 << 10, 1 << 20),
             // A chunk and what goes around it must fit.
-            ("agent_message", self.agent_message, 320 << 10, 64 << 20),
-            ("operator_message", self.operator_message, 320 << 10, 64 << 20),
-            ("facts", self.facts, 4 << 10, self.agent_message),
+            ("agent_message", agent_message as u64, 320 << 10, 64 << 20),
+            ("operator_message", operator_message as u64, 320 << 10, 64 << 20),
+            ("facts", facts as u64, 4 << 10, agent_message as u64),
+            ("scrub_rate", scrub_rate, 1 << 10, 1 << 40),
+            ("disk_reserve", disk_reserve, 0, 1 << 50),
         ];
         if let Some((name, value, low, high)) = sizes.iter().find(|(_, v, low, high)| v < low || v > high) {
             return Some(format!("limits.{name} is {value} bytes; give {low} to {high}"));
         }
         let day = Duration::from_secs(86_400);
         let spans = [
-            ("lease", self.lease, Duration::from_secs(5), day),
-            ("recheck", self.recheck, Duration::from_millis(10), Duration::from_secs(5)),
-            ("revocations", self.revocations, Duration::from_secs(1), Duration::from_secs(5)),
-            ("agent_certificate", self.agent_certificate, Duration::from_secs(5), 398 * day),
-            ("agent_grace", self.agent_grace, Duration::ZERO, 398 * day),
-            ("operator_certificate", self.operator_certificate, Duration::from_secs(60), 30 * day),
-            ("operator_grace", self.operator_grace, Duration::ZERO, 90 * day),
-            ("token", self.token, Duration::from_secs(1), 398 * day),
-            ("request_memory", self.request_memory, Duration::from_secs(60), 30 * day),
-            ("scrub_every", self.scrub_every, Duration::from_secs(1), 398 * day),
-            ("audit_seal", self.audit_seal, Duration::from_millis(100), 398 * day),
+            ("lease", lease, Duration::from_secs(5), day),
+            ("recheck", recheck, Duration::from_millis(10), Duration::from_secs(5)),
+            ("revocations", revocations, Duration::from_secs(1), Duration::from_secs(5)),
+            ("agent_certificate", agent_certificate, Duration::from_secs(5), 398 * day),
+            ("agent_grace", agent_grace, Duration::ZERO, 398 * day),
+            ("operator_certificate", operator_certificate, Duration::from_secs(60), 30 * day),
+            ("operator_grace", operator_grace, Duration::ZERO, 90 * day),
+            ("token", token, Duration::from_secs(1), 398 * day),
+            ("request_memory", request_memory, Duration::from_secs(60), 30 * day),
+            ("scrub_every", scrub_every, Duration::from_secs(1), 398 * day),
+            ("audit_seal", audit_seal, Duration::from_millis(100), 398 * day),
         ];
         if let Some((name, value, low, high)) = spans.iter().find(|(_, v, low, high)| v < low || v > high) {
             return Some(format!("limits.{name} is {value:?}; give {low:?} to {high:?}"));
         }
         let counts = [
-            ("open_attempts", self.open_attempts, 1, limits::OPEN_ATTEMPTS_MAX as u32),
+            ("open_attempts", open_attempts, 1, limits::OPEN_ATTEMPTS_MAX as u32),
             // One that is lost on the way, and the next one.
-            ("renewals", self.renewals, 2, 1000),
+            ("renewals", renewals, 2, 1000),
         ];
         let broken = counts.iter().find(|(_, v, low, high)| v < low || v > high);
         broken.map(|(name, value, low, high)| format!("limits.{name} is {value}; give {low} to {high}"))

@@ -66,7 +66,7 @@ fn begin(app: &App) {
 }
 
 async fn round(app: &App) -> Result<(), AppError> {
-    let rate = app.settings.limits.scrub_rate.max(1);
+    let rate = app.settings.limits.scrub_rate;
     loop {
         let fan = app.scrub.state().next;
         let Ok(byte) = u8::try_from(fan) else { break };

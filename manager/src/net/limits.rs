@@ -131,26 +131,58 @@ impl Limits {
 
     /// The first rule that these limits break, as a sentence.
     pub fn broken_rule(&self) -> Option<String> {
+        // By name and without a rest: a limit that nobody gave a range is no limit.
+        let Limits {
+            handshake,
+            handshakes,
+            handshake_patience,
+            silent_sockets,
+            silence,
+            // None of its own: as many as there are descriptors.
+            connections: _,
+            connections_per_agent,
+            connections_per_operator,
+            anonymous_per_address,
+            anonymous_lifetime,
+            // At least what an enrolment needs, which the configuration looks at as a whole.
+            anonymous_bytes: _,
+            anonymous_call,
+            unary_call,
+            keep_alive,
+            keep_alive_timeout,
+            streams,
+            headers,
+            reset_streams,
+            error_resets,
+            control_frames,
+            frame,
+            stream_window,
+            connection_window,
+            send_buffer,
+            proxy_protocol_from: _,
+            // At once, or as long as anybody likes to wait.
+            drain: _,
+        } = *self;
         let spans = [
-            ("handshake", self.handshake),
-            ("handshake_patience", self.handshake_patience),
-            ("silence", self.silence),
-            ("anonymous_lifetime", self.anonymous_lifetime),
-            ("anonymous_call", self.anonymous_call),
-            ("unary_call", self.unary_call),
-            ("keep_alive", self.keep_alive),
-            ("keep_alive_timeout", self.keep_alive_timeout),
+            ("handshake", handshake),
+            ("handshake_patience", handshake_patience),
+            ("silence", silence),
+            ("anonymous_lifetime", anonymous_lifetime),
+            ("anonymous_call", anonymous_call),
+            ("unary_call", unary_call),
+            ("keep_alive", keep_alive),
+            ("keep_alive_timeout", keep_alive_timeout),
         ];
         let counts = [
-            ("handshakes", self.handshakes),
-            ("silent_sockets", self.silent_sockets),
-            ("connections_per_agent", self.connections_per_agent),
-            ("connections_per_operator", self.connections_per_operator),
-            ("anonymous_per_address", self.anonymous_per_address),
-            ("streams", self.streams as usize),
-            ("reset_streams", self.reset_streams),
-            ("error_resets", self.error_resets),
-            ("control_frames", self.control_frames as usize),
+            ("handshakes", handshakes),
+            ("silent_sockets", silent_sockets),
+            ("connections_per_agent", connections_per_agent),
+            ("connections_per_operator", connections_per_operator),
+            ("anonymous_per_address", anonymous_per_address),
+            ("streams", streams as usize),
+            ("reset_streams", reset_streams),
+            ("error_resets", error_resets),
+            ("control_frames", control_frames as usize),
         ];
         let zero_span = spans.iter().find(|(_, s)| s.is_zero()).map(|(name, _)| *name);
         let zero = zero_span.or_else(|| counts.iter().find(|(_, n)| *n == 0).map(|(name, _)| *name));
@@ -158,15 +190,14 @@ impl Limits {
             return Some(format!("net.{name} is 0, and nobody could connect; give at least 1"));
         }
         let windows = [
-            ("frame", self.frame, 16 << 10, (16 << 20) - 1),
-            ("stream_window", self.stream_window, 64 << 10, i32::MAX as u32),
-            ("connection_window", self.connection_window, 64 << 10, i32::MAX as u32),
-            ("headers", self.headers, 4 << 10, 1 << 20),
+            ("frame", frame, 16 << 10, (16 << 20) - 1),
+            ("stream_window", stream_window, 64 << 10, i32::MAX as u32),
+            ("connection_window", connection_window, 64 << 10, i32::MAX as u32),
+            ("headers", headers, 4 << 10, 1 << 20),
         ];
         if let Some((name, value, low, high)) = windows.iter().find(|(_, v, low, high)| v < low || v > high) {
             return Some(format!("net.{name} is {value}; HTTP/2 needs {low} to {high} bytes"));
         }
-        (self.send_buffer > 64 << 20 || self.send_buffer < 16 << 10)
-            .then(|| format!("net.send_buffer is {}; give 16KiB to 64MiB", self.send_buffer))
+        (!(16 << 10..=64 << 20).contains(&send_buffer)).then(|| format!("net.send_buffer is {send_buffer}; give 16KiB to 64MiB"))
     }
 }

@@ -154,7 +154,12 @@ pub fn mutations(promises: &Promises) -> (Vec<Mutation>, Vec<String>) {
 }
 
 /// Every line of Rust in the source.
-fn sources() -> String {
+/// All Rust sources of this repository, one after the other.
+///
+/// # Panics
+///
+/// When a file can't be read.
+pub fn sources() -> String {
     let mut text = String::new();
     let mut folders: Vec<PathBuf> = ["proto", "certs", "manager", "agent", "tests"].map(|folder| root().join(folder)).to_vec();
     while let Some(folder) = folders.pop() {

@@ -11,7 +11,7 @@ mod list;
 mod table;
 mod trial;
 
-pub use list::{Against, Mutation, Promise, Promises, mutations, promises};
+pub use list::{Against, Mutation, Promise, Promises, mutations, promises, sources};
 pub use table::{in_readme, table};
 pub use trial::{Tried, Workshop};
 

@@ -1,63 +1,8 @@
-//! Every limit of the listeners has a test that goes over it: the list, and those tests that are not elsewhere.
+//! Limits of the listeners, each gone over. Which test goes over which limit stands in the list of all limits, beside the tests of
+//! the whole product (`e2e/limits.rs`).
 
 use super::*;
 use tonic_types::StatusExt;
-
-/// Each limit of `[net]`, and the test that goes over it.
-const PROVED: [(&str, &str); 26] = [
-    ("handshake", "a_handshake_that_dawdles_is_given_up"),
-    ("handshakes", "silent_and_slow_sockets_keep_no_newcomer_out"),
-    ("handshake_patience", "a_handshake_that_keeps_the_manager_waiting_loses_its_place_to_one_who_waits"),
-    ("silent_sockets", "of_too_many_silent_sockets_the_oldest_goes"),
-    ("silence", "a_connection_that_says_nothing_after_its_handshake_is_closed"),
-    ("connections", "a_port_that_has_all_its_connections_closes_one_more"),
-    ("connections_per_agent", "one_connection_too_many_closes_an_agents_oldest_and_tells_an_operator"),
-    ("connections_per_operator", "one_connection_too_many_closes_an_agents_oldest_and_tells_an_operator"),
-    ("anonymous_per_address", "callers_without_a_certificate_are_limited_by_address_and_agents_are_not"),
-    ("anonymous_lifetime", "a_connection_without_a_certificate_does_not_last"),
-    ("anonymous_bytes", "nobody_can_send_more_than_an_enrolment"),
-    ("anonymous_call", "a_newcomer_that_sends_a_byte_at_a_time_is_told_that_it_takes_too_long"),
-    ("unary_call", "a_unary_call_has_a_deadline_and_a_stream_has_its_callers"),
-    ("keep_alive", "whoever_answers_no_more_is_noticed_and_its_connection_ends"),
-    ("keep_alive_timeout", "whoever_answers_no_more_is_noticed_and_its_connection_ends"),
-    ("streams", "more_calls_at_once_than_may_be_wait_at_the_caller"),
-    ("headers", "more_headers_than_may_be_are_refused"),
-    ("reset_streams", "a_flood_of_http2_ends_its_connection_and_nothing_else"),
-    ("error_resets", "a_caller_whose_calls_break_the_protocol_loses_its_connection"),
-    ("control_frames", "a_flood_of_http2_ends_its_connection_and_nothing_else"),
-    ("frame", "a_frame_that_is_too_large_ends_its_connection"),
-    ("stream_window", "more_than_a_window_ahead_of_being_read_ends_a_connection"),
-    ("connection_window", "more_than_a_window_ahead_of_being_read_ends_a_connection"),
-    ("send_buffer", "who_does_not_read_holds_no_more_than_a_buffer"),
-    ("proxy_protocol_from", "behind_a_balancer_the_caller_is_who_the_balancer_says_and_nobody_else_can_say_so"),
-    ("drain", "a_port_that_is_stopped_lets_calls_end_and_then_closes"),
-];
-
-/// The keys of a table, as its own error names them.
-fn keys(error: &str) -> Vec<String> {
-    let (_, list) = error.split_once("expected one of").expect("the error lists the keys");
-    let mut keys: Vec<_> = list.split('`').skip(1).step_by(2).map(str::to_owned).collect();
-    keys.sort();
-    keys
-}
-
-#[test]
-fn every_limit_of_the_listeners_has_a_test_that_goes_over_it() {
-    let error = toml::from_str::<Limits>("no_such_limit = 1").unwrap_err().to_string();
-    let mut proved: Vec<_> = PROVED.iter().map(|(limit, _)| (*limit).to_owned()).collect();
-    proved.sort();
-    assert_eq!(keys(&error), proved);
-    let sources = [
-        include_str!("crowds.rs"),
-        include_str!("calls.rs"),
-        include_str!("floods.rs"),
-        include_str!("limits.rs"),
-        include_str!("../gate.rs"),
-    ];
-    for (limit, test) in PROVED.iter() {
-        assert!(sources.iter().any(|source| source.contains(&format!("fn {test}()"))), "{limit}: there is no test {test}");
-    }
-}
 
 /// Whether the limit was counted.
 fn counted(bed: &Bed, limit: &str) -> bool {

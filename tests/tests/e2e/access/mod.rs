@@ -1,6 +1,6 @@
 //! Who may call what: every method by every identity, over real TLS, and what lies outside a scope.
 
-mod callers;
+pub(crate) mod callers;
 mod races;
 mod scope;
 mod story;
