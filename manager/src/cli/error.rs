@@ -109,6 +109,16 @@ impl CliError {
         matches!(self, CliError::Output(e) if e.kind() == io::ErrorKind::BrokenPipe)
     }
 
+    /// What to do.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            CliError::Usage { hint, .. } | CliError::Profile { hint, .. } | CliError::Local { hint, .. } => hint.clone(),
+            CliError::Connect { hint, .. } | CliError::Rows { hint, .. } => Some(hint.clone()),
+            CliError::Call { status, .. } => status_hint(status),
+            CliError::File { .. } | CliError::Declined | CliError::Output(_) => None,
+        }
+    }
+
     /// The lines for people. Whatever the manager said is made harmless.
     pub fn report(&self) -> String {
         let mut text = match self {
@@ -118,28 +128,23 @@ impl CliError {
             }
             _ => format!("error: {}\n", printable(&self.to_string())),
         };
-        let mut hint = None;
         match self {
-            CliError::Usage { hint: h, .. } | CliError::Profile { hint: h, .. } | CliError::Local { hint: h, .. } => hint = h.clone(),
-            CliError::Connect { hint: h, .. } => hint = Some(h.clone()),
-            CliError::Rows { rows, hint: h, .. } => {
+            CliError::Rows { rows, .. } => {
                 for row in rows.iter().take(ROWS_SHOWN) {
                     text.push_str(&format!("  {}\n", printable(row)));
                 }
                 if rows.len() > ROWS_SHOWN {
                     text.push_str(&format!("  … and {} more\n", rows.len() - ROWS_SHOWN));
                 }
-                hint = Some(h.clone());
             }
             CliError::Call { status, .. } => {
                 for line in details(status) {
                     text.push_str(&format!("  {}\n", printable(&line)));
                 }
-                hint = status_hint(status);
             }
-            CliError::File { .. } | CliError::Declined | CliError::Output(_) => {}
+            _ => {}
         }
-        if let Some(hint) = hint {
+        if let Some(hint) = self.hint() {
             text.push_str(&format!("hint: {}\n", printable(&hint)));
         }
         text

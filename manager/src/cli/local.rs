@@ -117,21 +117,23 @@ pub struct ServeArgs {
     log_format: LogFormat,
 }
 
-/// Looks at a manager's folder, and at the manager if it serves.
+/// Looks at a manager's folder, and at the manager if it serves; without a folder, at your profile and the manager that it leads to.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Changes nothing, and works whether the manager serves or not. What `serve` is told on its command line has to be said here, too.
 Ends with 0 if all is well, with 30 if something is wrong.
 
 Examples:
+  sutler doctor
+  sutler doctor --profile acme -o json
   sutler doctor --dir D
   sutler doctor --dir D -o json
   sutler doctor --dir D --agents 127.0.0.1:17443 --operators 127.0.0.1:17444 --telemetry off"
 )]
 pub struct DoctorArgs {
-    /// The manager's folder
+    /// The manager's folder [default: none, your profile is looked at]
     #[arg(long, value_name = "DIR")]
-    dir: PathBuf,
+    dir: Option<PathBuf>,
     /// Where the manager listens
     #[command(flatten)]
     places: Places,
@@ -163,11 +165,21 @@ impl Places {
 }
 
 /// `sutler doctor`
-pub fn doctor(args: DoctorArgs) -> Result<u8, CliError> {
-    let config = doctor::configuration(&args.dir, |folder| Config::load(folder, &args.places.overrides()));
+pub fn doctor(args: DoctorArgs, globals: &Globals) -> Result<u8, CliError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|e| CliError::local("examine the manager", &e))?;
-    let checkup = runtime.block_on(doctor::examine(&args.dir, config, &World::system()));
+    let world = World::system();
+    let checkup = match &args.dir {
+        Some(dir) => {
+            let config = doctor::configuration(dir, |folder| Config::load(folder, &args.places.overrides()));
+            runtime.block_on(doctor::examine(dir, config, &world))
+        }
+        // The database alone may come from the environment, where it is somebody else's.
+        None if Overrides { database: None, ..args.places.overrides() } != Overrides::default() => {
+            return Err(CliError::usage("where a manager listens and what it is told is of its folder, which --dir names"));
+        }
+        None => runtime.block_on(super::examine::examine(globals, world.now())),
+    };
     match args.format {
         DoctorFormat::Text => output::print(&checkup.text())?,
         DoctorFormat::Json => output::print(&format!("{}\n", checkup.json()))?,

@@ -12,6 +12,7 @@ pub mod client;
 pub mod connection;
 pub mod content;
 pub mod error;
+mod examine;
 pub mod group;
 pub mod import;
 pub mod job;
@@ -74,7 +75,7 @@ enum Command {
     Init(local::InitArgs),
     /// Run the manager
     Serve(local::ServeArgs),
-    /// Say in plain words what is wrong with a manager; ends with 0 if nothing is, with 30 otherwise
+    /// Say in plain words what is wrong with a manager, or with a profile; ends with 0 if nothing is, with 30 otherwise
     Doctor(local::DoctorArgs),
     /// Copy a manager, while it runs
     Backup(local::BackupArgs),
@@ -158,7 +159,7 @@ fn dispatch(cli: Cli) -> Result<u8, CliError> {
         // A server has threads of its own and needs no operator.
         Command::Init(args) => return local::init(args, &cli.globals),
         Command::Serve(args) => return local::serve(args),
-        Command::Doctor(args) => return local::doctor(args),
+        Command::Doctor(args) => return local::doctor(args, &cli.globals),
         Command::Backup(args) => return local::backup(args, &cli.globals),
         Command::Restore(args) => return local::restore(args, &cli.globals),
         Command::Ca(command) => return ca::run(command),

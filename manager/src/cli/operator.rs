@@ -143,7 +143,7 @@ fn grant(text: &str) -> Result<v1::RoleGrant, String> {
 }
 
 /// The roles as the command line takes them; one whose groups are all gone reaches nothing.
-fn roles(grants: &[v1::RoleGrant]) -> String {
+pub(super) fn roles(grants: &[v1::RoleGrant]) -> String {
     let word = |g: &v1::RoleGrant| {
         let role = Role::from_wire(g.role).ok().flatten().map_or_else(|| "?".into(), |r| r.as_str().to_ascii_lowercase());
         match (g.scoped, g.groups.is_empty()) {

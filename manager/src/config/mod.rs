@@ -101,7 +101,7 @@ struct Written {
 }
 
 /// What the command line says instead of the file.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Overrides {
     /// Where agents connect.
     pub agents: Option<SocketAddr>,
