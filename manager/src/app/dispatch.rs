@@ -218,11 +218,13 @@ impl Catalogue {
     }
 }
 
-/// The manifests that an attempt of this client may read: those of its job's revision. None where the client may read nothing.
+/// The manifests that an attempt of this client may read: those of its job's revision. None where there is no such attempt of it.
 pub async fn readable(tx: &mut dyn Tx, client: &ClientId, attempt: &AttemptId) -> Result<Option<Vec<sutler_base::Digest>>> {
     let Some(attempt) = tx.attempt(attempt).await?.filter(|a| a.client == *client) else { return Ok(None) };
     if attempt.state.is_end() {
-        return Ok(None);
+        // No word about the content: who still holds it is told to let go of it, and has nothing to report.
+        let message = "this attempt is over; nothing is fetched for it any more";
+        return Err(AppError::state(format!("attempts/{}", attempt.id), "ATTEMPT_OVER", message));
     }
     let state = tx.client(client).await?.map(|c| c.state);
     if state != Some(ClientState::Active) {

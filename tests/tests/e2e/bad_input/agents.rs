@@ -283,6 +283,26 @@ fn an_agent_that_reads_by_another_clients_attempt_can_not_tell_what_is_there() {
 }
 
 #[test]
+fn who_reads_for_an_attempt_that_is_over_hears_that_and_no_word_about_the_content() {
+    let world = World::new();
+    let (api, client) = Api::client(&token(&world), "machine");
+    let (mut stream, attempt, manifest) = offered(&world, &api, &client, "machine");
+    let job = world.cli.json("job list")[0]["name"].as_str().unwrap().to_owned();
+    world.cli.ok(&format!("job cancel {job} --yes"));
+    stream.until(|m| matches!(m, Down::Cancel(_)).then_some(())).expect("it is told to stop");
+    stream.send(Up::CancelAcknowledged(v1::CancelAcknowledged { attempt: attempt.to_string(), started: false }));
+    let explained = || world.cli.json(&format!("client explain {client}"))["jobs"].to_string();
+    wait_until("the cancellation to be final", PATIENCE, || explained().contains("CANCELED"));
+    // As if that had been said a moment too late: NOT_FOUND would be a package that is not there, and so a failure.
+    for digest in [manifest, Digest::of(b"x")] {
+        let request = v1::ReadChunksRequest { attempt: attempt.to_string(), digests: vec![digest.as_bytes().to_vec().into()] };
+        let refused = api_call!(api, agent_service_client::AgentServiceClient, read_chunks(request)).expect_err("it is over");
+        assert_eq!(refused.code(), Code::FailedPrecondition, "{refused:?}");
+        assert!(refused.message().contains("is over"), "{refused:?}");
+    }
+}
+
+#[test]
 fn an_outcome_or_a_cancellation_of_another_clients_attempt_is_answered_as_for_one_that_never_was() {
     let world = World::new();
     let (api, client) = Api::client(&token(&world), "victim");
