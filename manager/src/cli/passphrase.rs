@@ -6,11 +6,13 @@
 
 use super::{ask, error::CliError, session::Globals};
 use clap::Args;
-use rustix::termios::{self, LocalModes, OptionalActions, Termios};
+use rustix::termios::{self, LocalModes, OptionalActions, SpecialCodeIndex, Termios};
 use std::io::{self, BufRead, IsTerminal, Write};
 use sutler_certs::{Passphrase, PublisherKey, passphrase::SHORTEST, publisher::PublisherKeyError};
 use zeroize::Zeroizing;
 
+/// What Ctrl-C types.
+const CTRL_C: u8 = 3;
 /// How often a person may mistype.
 const TRIES: usize = 3;
 
@@ -108,7 +110,7 @@ fn prompt(question: &str) -> Result<Zeroizing<String>, CliError> {
     let mut line = Zeroizing::new(String::with_capacity(256));
     let read = io::stdin().lock().read_line(&mut line).map_err(failed)?;
     eprintln!();
-    if read == 0 {
+    if read == 0 || line.as_bytes().contains(&CTRL_C) {
         return Err(CliError::Declined);
     }
     while line.ends_with(['\n', '\r']) {
@@ -117,14 +119,16 @@ fn prompt(question: &str) -> Result<Zeroizing<String>, CliError> {
     Ok(line)
 }
 
-/// While it lives the terminal shows nothing of what is typed.
+/// While it lives the terminal shows nothing of what is typed. Ctrl-C ends the line then, and not the program, which could not
+/// make the terminal show anything again.
 struct Silence(Termios);
 
 impl Silence {
     fn begin() -> io::Result<Silence> {
         let before = termios::tcgetattr(io::stdin())?;
         let mut silent = before.clone();
-        silent.local_modes.remove(LocalModes::ECHO);
+        silent.local_modes.remove(LocalModes::ECHO | LocalModes::ISIG);
+        silent.special_codes[SpecialCodeIndex::VEOL] = CTRL_C;
         termios::tcsetattr(io::stdin(), OptionalActions::Flush, &silent)?;
         Ok(Silence(before))
     }

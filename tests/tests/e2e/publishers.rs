@@ -69,6 +69,18 @@ fn at_a_terminal_a_passphrase_is_asked_for_and_nothing_of_it_is_shown() {
     shown += &terminal.ended().ends_with(1).stdout;
     assert!(!std::path::Path::new(&other).exists());
     assert!(!typed.iter().any(|typed| shown.contains(typed)), "{shown}");
+    // Who gives up with Ctrl-C makes no key, and can see again what is typed.
+    let give_up = cli.command(&["publisher", "new", &other]);
+    let words: Vec<_> = std::iter::once(give_up.get_program()).chain(give_up.get_args()).map(|w| w.to_string_lossy()).collect();
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", &format!("{}; echo ended with $?; stty -a", words.join(" "))]);
+    shell.envs(give_up.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let mut terminal = Terminal::run(&shell).expect("there was one");
+    terminal.answer("Passphrase for", "\u{3}");
+    let shown = terminal.ended().ok();
+    let is_set = |mode: &str| shown.split_whitespace().any(|word| word == mode);
+    assert!(shown.contains("ended with 1") && is_set("echo") && is_set("isig"), "{shown}");
+    assert!(!std::path::Path::new(&other).exists());
 }
 
 #[test]
