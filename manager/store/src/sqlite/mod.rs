@@ -83,6 +83,21 @@ fn migrator() -> Migrator {
 /// How to ask what time it is: nobody else goes by this database.
 const CLOCK: Option<&str> = None;
 
+/// Makes the file of the log that is written ahead of a database that is there, and its name durable: SQLite does that with the
+/// first commit, and says nothing where it fails (unixSync in its os_unix.c), so that a power cut could take the file with all
+/// commits in it.
+fn keep_log(path: &Path) -> std::io::Result<()> {
+    if std::fs::metadata(path).map_or(0, |found| found.len()) == 0 {
+        // SQLite removes a log that it finds beside an empty database.
+        return Ok(());
+    }
+    let mut log = path.as_os_str().to_owned();
+    log.push("-wal");
+    std::fs::OpenOptions::new().create(true).append(true).open(&log)?;
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    std::fs::File::open(folder)?.sync_all()
+}
+
 /// There is one writer: no row needs a lock.
 fn lock(sql: &'static str) -> SqlStr {
     sql.into_sql_str()
@@ -161,6 +176,7 @@ impl Sqlite {
             .busy_timeout(Duration::from_secs(5))
             .statement_cache_capacity(512)
             .disable_statement_logging();
+        keep_log(path).map_err(|e| StoreError::Unavailable(format!("the file {} can't be opened: {e}", path.display())))?;
         // Its cache (KiB) holds the pages of a large unit: what does not fit is written to the log twice.
         // The writer makes checkpoints itself: SQLite's own swallow the error of a failed fsync, and a second fsync may
         // succeed although the pages are lost.
