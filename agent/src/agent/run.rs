@@ -605,7 +605,7 @@ impl Loop {
         match result {
             Ok(value) => Ok(Some(value)),
             Err(e) if e.is_full() => {
-                self.disk_is_full(e.to_string());
+                self.disk_is_full(format!("the disk is full; make room: {e}"));
                 Ok(None)
             }
             Err(e) => Err(e.into()),
