@@ -184,7 +184,7 @@ impl SimulatedMachine {
         lock(&self.inside).installed.clone()
     }
 
-    /// Lets every step of a package end with this exit code from now on: so many times, or always.
+    /// Lets every step of a package that ends from now on end with this exit code: so many times, or always.
     pub fn fail(&self, package: &PackageName, exit_code: i32, times: Option<u32>) {
         lock(&self.inside).exit_codes.insert(package.clone(), (exit_code, times));
     }
@@ -204,11 +204,45 @@ impl SimulatedMachine {
         self.held.send_replace(held);
     }
 
-    async fn end(&self, key: (AttemptId, usize, usize, u32)) -> Option<Ended> {
+    /// Waits for the end of a step; none of one that was never started. How it ends is decided then, and once.
+    async fn end(&self, item: &Item, step: usize, run: u32) -> Option<Ended> {
         let mut held = self.held.subscribe();
         let _ = held.wait_for(|held| !held).await;
-        let code = *lock(&self.inside).ended.get(&key)?;
+        let mut inside = lock(&self.inside);
+        if !inside.runs.contains(&run_of(item, step, run)) {
+            return None;
+        }
+        let key = (item.attempt.clone(), item.index, step, run);
+        let code = match inside.ended.get(&key) {
+            Some(code) => *code,
+            None => inside.decide(key, item),
+        };
         Some(Ended { end: StepEnd::Exited { code }, output: String::new(), output_cut: 0, duration: Duration::ZERO, finished: None })
+    }
+}
+
+fn run_of(item: &Item, step: usize, run: u32) -> Run {
+    Run { attempt: item.attempt.clone(), item: item.index, step, run, package: item.manifest.name.clone() }
+}
+
+impl Inside {
+    /// How a step ends that ends now.
+    fn decide(&mut self, key: (AttemptId, usize, usize, u32), item: &Item) -> i32 {
+        let code = match self.exit_codes.get_mut(&item.manifest.name) {
+            Some((_, Some(0))) | None => 0,
+            Some((code, times)) => {
+                if let Some(times) = times {
+                    *times -= 1;
+                }
+                *code
+            }
+        };
+        self.ended.insert(key, code);
+        // What an installer without a directory of its own puts on the machine.
+        if code == 0 && item.manifest.directory.is_none() {
+            self.installed.insert(item.manifest.name.clone(), item.digest);
+        }
+        code
     }
 }
 
@@ -315,8 +349,7 @@ impl Installer for SimulatedMachine {
     }
 
     fn start<'a>(&'a self, item: &'a Item, step: usize, run: u32) -> Doing<'a, Ended> {
-        let key = (item.attempt.clone(), item.index, step, run);
-        let entry = Run { attempt: item.attempt.clone(), item: item.index, step, run, package: item.manifest.name.clone() };
+        let entry = run_of(item, step, run);
         {
             let mut inside = lock(&self.inside);
             if inside.runs.contains(&entry) {
@@ -324,29 +357,14 @@ impl Installer for SimulatedMachine {
                 return Box::pin(async { Err(Trouble::Failed(failure(ErrorKind::ClientIo, "the step has been started before"))) });
             }
             inside.runs.push(entry);
-            let code = match inside.exit_codes.get_mut(&item.manifest.name) {
-                Some((_, Some(0))) | None => 0,
-                Some((code, times)) => {
-                    if let Some(times) = times {
-                        *times -= 1;
-                    }
-                    *code
-                }
-            };
-            inside.ended.insert(key.clone(), code);
-            // What an installer without a directory of its own puts on the machine.
-            if code == 0 && item.manifest.directory.is_none() {
-                inside.installed.insert(item.manifest.name.clone(), item.digest);
-            }
         }
         Box::pin(async move {
-            self.end(key).await.ok_or_else(|| Trouble::Failed(failure(ErrorKind::ClientIo, "the simulated step is not known")))
+            self.end(item, step, run).await.ok_or_else(|| Trouble::Failed(failure(ErrorKind::ClientIo, "the simulated step is not known")))
         })
     }
 
     fn pick_up<'a>(&'a self, item: &'a Item, step: usize, run: u32) -> Doing<'a, Option<Ended>> {
-        let key = (item.attempt.clone(), item.index, step, run);
-        Box::pin(async move { Ok(self.end(key).await) })
+        Box::pin(async move { Ok(self.end(item, step, run).await) })
     }
 }
 
