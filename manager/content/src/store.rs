@@ -293,6 +293,11 @@ impl Content {
         read
     }
 
+    /// Whether an object was found damaged, and has not been stored again since.
+    pub fn is_damaged(&self, digest: &Digest) -> bool {
+        locked(&self.damaged).contains(digest)
+    }
+
     /// Those of `digests` that the store lacks, each once, in their order. One that was found damaged counts as lacking.
     ///
     /// What is there is made young again: garbage collection leaves it alone for the grace period, in which the upload

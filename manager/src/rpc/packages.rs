@@ -79,10 +79,10 @@ impl Services {
         new_objects += self.store(&manifest, &mut stream, incoming).await?;
         let lacking = self.app.content.verify_complete(envelope.digest).await.map_err(AppError::from).map_err(status)?;
         if let Some(one) = lacking.first() {
-            return Err(invalid(
-                "content",
-                format!("{} objects are missing, among them {one}; nothing was made of the package, push it again", lacking.len()),
-            ));
+            let what = format!("{} objects are missing, among them {one}; nothing was made of the package, push it again", lacking.len());
+            // What was here and can't be read any more is no mistake of the caller's.
+            let lost = lacking.iter().any(|digest| self.app.content.is_damaged(digest));
+            return Err(if lost { Status::data_loss(what) } else { invalid("content", what) });
         }
         let push =
             packages::Push { manifest, digest: envelope.digest, length: manifest_bytes.len() as u64, envelope: envelope_bytes.to_vec() };

@@ -188,14 +188,19 @@ impl Site {
     }
 
     fn push(&mut self, package: &SignedPackage) {
-        let pushed = self.try_ask("a push", |api| {
-            let messages = fleet::push(package);
-            api_call!(api, package_service_client::PackageServiceClient, push_package(tokio_stream::iter(messages)))
+        wait_until("a push to be taken", PATIENCE, || {
+            let pushed = self.try_ask("a push", |api| {
+                let messages = fleet::push(package);
+                api_call!(api, package_service_client::PackageServiceClient, push_package(tokio_stream::iter(messages)))
+            });
+            match pushed {
+                Ok(_) => true,
+                Err(e) if e.code() == Code::AlreadyExists => true,
+                // Bytes that the disk does not give back are mended by who pushes them again, and is told so.
+                Err(e) if e.code() == Code::DataLoss && e.message().contains("push") => false,
+                Err(e) => panic!("a push: {e}"),
+            }
         });
-        match pushed {
-            Err(e) if e.code() != Code::AlreadyExists => panic!("a push: {e}"),
-            _ => {}
-        }
     }
 
     fn job(&mut self) -> String {
