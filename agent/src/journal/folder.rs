@@ -12,6 +12,8 @@ use sutler_base::{AttemptId, Digest};
 use sutler_certs::durable::{self, FileError, Readers};
 
 const RECORD_MAX: u64 = 64 << 20;
+/// With so many bytes free beside the reserve a disk counts as full no more: any of the agent's own small files can be written.
+const SPARE: u64 = 1 << 20;
 /// Names the ledger; `GENERATION` in the state folder says which ledger there has to be.
 const MARKER: &str = ".generation";
 const GENERATION: &str = "generation";
@@ -275,7 +277,8 @@ impl Journal for FolderJournal {
     }
 
     fn keep_room(&mut self) -> bool {
-        self.keep_reserve()
+        // The reserve may never have been needed: what was refused was something else, and what is free says whether it still is.
+        self.keep_reserve() && rustix::fs::statvfs(&self.state).is_ok_and(|disk| disk.f_bfree.saturating_mul(disk.f_frsize) >= SPARE)
     }
 
     fn answer(&self, attempt: &AttemptId) -> Answered {

@@ -74,7 +74,7 @@ pub trait Journal: Send + 'static {
     fn discard(&mut self, attempt: &AttemptId) -> Result<(), JournalError>;
     /// Gives free what is kept for a full disk, so that something small can be written.
     fn make_room(&mut self);
-    /// Keeps that again; whether it is kept, as it is unless the disk is full.
+    /// Keeps that again; whether it is kept and there is room beside it, as there is unless the disk is full.
     fn keep_room(&mut self) -> bool;
     /// What is kept of an attempt that was retired.
     fn answer(&self, attempt: &AttemptId) -> Answered;

@@ -1,7 +1,11 @@
 //! The disk of a client machine full: before a download, in the middle of one, and while an attempt is recorded.
 
 use rustix::fs::{CWD, FileType, Mode};
+use std::time::{Duration, Instant};
 use sutler_tests::harness::{Agent, Cli, JobView, Line, Manager, PATIENCE, PackageFolder, Proxy, Setup, wait_until};
+
+/// How often an agent looks whether a full disk has room again.
+const LOOKS_EVERY: Duration = Duration::from_secs(5);
 
 fn push(cli: &Cli, name: &str, bytes: usize) -> PackageFolder {
     let package = PackageFolder::counting(name, "1.0");
@@ -103,4 +107,30 @@ fn a_disk_that_is_full_when_a_step_ends_keeps_no_outcome_from_being_recorded_and
     let row = JobView::wait_for_row(&cli, &next, &agent.id(), "FAILED");
     assert_eq!(row.reason, "NO_SPACE", "{row:#?}");
     agent.disk().make_room();
+}
+
+#[test]
+fn a_disk_that_is_still_full_is_not_said_to_have_room_again() {
+    let manager = Manager::start();
+    let cli = manager.cli();
+    let _package = push(&cli, "bad", 0);
+    let mut agent = Agent::new("full");
+    agent.enroll(cli.ok("token create").trim());
+    if !agent.on_a_small_disk(60) {
+        return;
+    }
+    agent.start();
+    wait_until("the machine to be connected", PATIENCE, || agent.status()["connected"].is_string());
+    // What is refused needs more than is left, and none of it is what the reserve is for.
+    agent.disk().fill(0);
+    let list = manager.scratch().join("revocations.json").display().to_string();
+    cli.ok(&format!("publisher revoke --package bad@1.0 --reason 'CVE 1' -o {list}"));
+    cli.ok(&format!("publisher publish {list}"));
+    wait_until("it to be said that the disk is full", PATIENCE, || agent.log().contains("the disk is full"));
+    assert!(agent.state().join("reserve").exists(), "the reserve was not needed");
+    let (said, has_room) = (Instant::now(), || agent.log().contains("has room again"));
+    wait_until("the disk to be looked at again", PATIENCE, || said.elapsed() > 2 * LOOKS_EVERY || has_room());
+    assert!(!has_room(), "{}", agent.log());
+    agent.disk().make_room();
+    wait_until("it to be said that there is room", PATIENCE, has_room);
 }
