@@ -12,7 +12,12 @@ use sqlx::{
     migrate::{Migration, MigrationType, Migrator},
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous},
 };
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 use sutler_core::audit::ChainEnd;
 use writer::{Entry, Writer};
 
@@ -87,13 +92,15 @@ const CLOCK: Option<&str> = None;
 /// first commit, and says nothing where it fails (unixSync in its os_unix.c), so that a power cut could take the file with all
 /// commits in it.
 fn keep_log(path: &Path) -> std::io::Result<()> {
-    if std::fs::metadata(path).map_or(0, |found| found.len()) == 0 {
-        // SQLite removes a log that it finds beside an empty database.
-        return Ok(());
-    }
+    // SQLite removes a log that it finds beside an empty database.
+    let Some(database) = std::fs::metadata(path).ok().filter(|found| found.len() > 0) else { return Ok(()) };
     let mut log = path.as_os_str().to_owned();
     log.push("-wal");
-    std::fs::OpenOptions::new().create(true).append(true).open(&log)?;
+    // As SQLite makes it: open to whom the database is, and its owner's also where root looks at a folder of the service's.
+    let log = std::fs::OpenOptions::new().create(true).append(true).mode(database.mode() & 0o777).open(&log)?;
+    if log.metadata()?.uid() != database.uid() {
+        std::os::unix::fs::fchown(&log, Some(database.uid()), Some(database.gid()))?;
+    }
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     std::fs::File::open(folder)?.sync_all()
 }
@@ -257,5 +264,33 @@ pub(crate) async fn snapshot(file: &Path, copy: &Path) -> Result<(), StoreError>
 async fn hang_up(connection: Connection) {
     if let Err(e) = connection.close().await {
         tracing::warn!("the database could not be closed: {e}; it is closed with the process");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::PermissionsExt as _;
+
+    #[test]
+    fn the_log_of_a_database_is_there_before_the_first_commit_and_open_to_whom_that_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, log) = (folder.path().join("db"), folder.path().join("db-wal"));
+        fs::write(&path, "").unwrap();
+        keep_log(&path).unwrap();
+        assert!(!log.exists(), "an empty database has none");
+        fs::write(&path, "pages").unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+        // Root alone can give a file away.
+        let given = std::os::unix::fs::chown(&path, Some(65534), Some(65534)).is_ok();
+        keep_log(&path).unwrap();
+        let made = fs::metadata(&log).unwrap();
+        assert_eq!((made.len(), made.permissions().mode() & 0o777), (0, 0o600));
+        assert_eq!((made.uid(), made.gid()) == (65534, 65534), given);
+        // One that is there is left as it is.
+        fs::write(&log, "frames").unwrap();
+        keep_log(&path).unwrap();
+        assert_eq!(fs::read(&log).unwrap(), b"frames");
     }
 }
