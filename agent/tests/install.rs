@@ -12,7 +12,7 @@ use sutler_agent::install::{Error, Layout, Place, Reserve, Running, Source, Stag
 use sutler_agent::install::{forget, pick_up, start};
 use sutler_base::{
     AttemptId, Digest, Timestamp, limits,
-    manifest::{Manifest, Phase, Platform, Step},
+    manifest::{Manifest, Phase, Step},
     state::ErrorKind,
 };
 
@@ -38,16 +38,8 @@ fn supervisor() -> Supervisor {
 }
 
 fn step(argv: &[&str]) -> Step {
-    Step {
-        name: "install".into(),
-        phase: Phase::Install,
-        argv: argv.iter().map(|a| (*a).to_owned()).collect(),
-        environment: BTreeMap::new(),
-        directory: None,
-        time_limit: 600,
-        exit_codes: BTreeMap::new(),
-        continue_on_failure: false,
-    }
+    let argv = argv.iter().map(|a| (*a).to_owned()).collect();
+    Step { time_limit: 600, ..Step::new("install", Phase::Install, argv) }
 }
 
 fn shell(script: &str) -> Step {
@@ -57,21 +49,7 @@ fn shell(script: &str) -> Step {
 impl Machine {
     fn at(folder: &Path) -> Machine {
         let layout = Layout::new(folder.join("root"), folder.join("state")).unwrap();
-        let manifest = Manifest {
-            format: 1,
-            critical: vec![],
-            name: "tool".parse().unwrap(),
-            version: "1.2".parse().unwrap(),
-            release: 1,
-            description: String::new(),
-            platform: Platform::default(),
-            directory: None,
-            files: vec![],
-            detection: vec![],
-            steps: vec![shell("true")],
-            expires: None,
-            not_before: None,
-        };
+        let manifest = Manifest { steps: vec![shell("true")], ..Manifest::new("tool".parse().unwrap(), "1.2".parse().unwrap(), 1) };
         let source = Source { manifest: manifest.clone().into(), digest: Digest::of(b"") };
         Staging::open(&layout, source, &Default::default(), &attempt(), 0, Reserve::default()).unwrap().finish().unwrap();
         Machine { _folder: None, layout, manifest }

@@ -14,12 +14,13 @@ use rustix::{
 use std::{
     collections::BTreeMap,
     fs::File,
+    io::{Read, Seek},
     os::fd::OwnedFd,
     path::{Path, PathBuf},
 };
 use sutler_base::{
     Digest, limits,
-    manifest::{Detection, Manifest},
+    manifest::{Detection, Manifest, VersionRule},
     quoted,
 };
 
@@ -47,9 +48,16 @@ pub fn detect(layout: &Layout, manifest: &Manifest) -> Result<Detected, Error> {
     };
     for rule in &manifest.detection {
         let held = match rule {
-            Detection::File { path, blake3 } => file(layout, tree.as_deref(), path, *blake3)?,
-            Detection::Command { argv, environment, exit_codes, output, time_limit } => {
-                command(layout, manifest, tree.as_deref(), argv, environment, exit_codes, output.as_deref(), *time_limit)
+            Detection::File { path, blake3, sha256, version } => {
+                file(layout, tree.as_deref(), &Wanted { path, blake3: *blake3, sha256: *sha256, version: version.as_ref() })?
+            }
+            Detection::Command { argv, environment, exit_codes, output, version, time_limit } => {
+                let asked =
+                    Asked { argv, environment, exit_codes, output: output.as_deref(), version: version.as_ref(), time_limit: *time_limit };
+                command(layout, manifest, tree.as_deref(), &asked)
+            }
+            Detection::Package { .. } | Detection::Service { .. } => {
+                return Err(Error::Manifest("it is detected by a rule that this agent does not know; a newer agent is needed".into()));
             }
         };
         if let Err(why) = held {
@@ -62,12 +70,20 @@ pub fn detect(layout: &Layout, manifest: &Manifest) -> Result<Detected, Error> {
 /// Whether a rule holds, and if not, why.
 type Held = Result<(), String>;
 
-fn file(layout: &Layout, tree: Option<&Path>, path: &str, blake3: Option<Digest>) -> Result<Held, Error> {
+/// What a file must be.
+struct Wanted<'a> {
+    path: &'a str,
+    blake3: Option<Digest>,
+    sha256: Option<Digest>,
+    version: Option<&'a VersionRule>,
+}
+
+fn file(layout: &Layout, tree: Option<&Path>, wanted: &Wanted<'_>) -> Result<Held, Error> {
     let root = layout.root();
-    let full = match (path.strip_prefix('/'), tree) {
+    let full = match (wanted.path.strip_prefix('/'), tree) {
         (Some(below), _) => root.join(below),
-        (None, Some(tree)) => tree.join(path),
-        (None, None) => return Ok(Err(format!("{} is not there", quoted(path)))),
+        (None, Some(tree)) => tree.join(wanted.path),
+        (None, None) => return Ok(Err(format!("{} is not there", quoted(wanted.path)))),
     };
     let below = full.strip_prefix(root).unwrap_or(&full);
     let open = |flags| open_below(root, below, flags | OFlags::CLOEXEC);
@@ -78,13 +94,48 @@ fn file(layout: &Layout, tree: Option<&Path>, path: &str, blake3: Option<Digest>
         Err(e) if absent(e) => return Ok(Err(format!("{} is not there", full.display()))),
         Err(e) => return Err(io("look at", full)(e)),
     };
-    let Some(expected) = blake3 else { return Ok(Ok(())) };
+    if wanted.blake3.is_none() && wanted.sha256.is_none() && wanted.version.is_none() {
+        return Ok(Ok(()));
+    }
     if !File::from(found).metadata().map_err(io("look at", &full))?.is_file() {
         return Ok(Err(format!("{} is not a regular file", full.display())));
     }
-    let file = File::from(open(OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY).map_err(io("open", &full))?);
-    let digest = digest_of(&file).map_err(io("read", &full))?;
-    Ok(if digest == expected { Ok(()) } else { Err(format!("{} has other content", full.display())) })
+    let mut file = File::from(open(OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY).map_err(io("open", &full))?);
+    let other = || Ok(Err(format!("{} has other content", full.display())));
+    if let Some(expected) = wanted.blake3
+        && digest_of(&file).map_err(io("read", &full))? != expected
+    {
+        return other();
+    }
+    if let Some(expected) = wanted.sha256
+        && sha256_of(&mut file).map_err(io("read", &full))? != expected
+    {
+        return other();
+    }
+    if let Some(rule) = wanted.version {
+        let mut text = Vec::new();
+        file.rewind().map_err(io("read", &full))?;
+        file.take(limits::VERSION_TEXT_MAX as u64).read_to_end(&mut text).map_err(io("read", &full))?;
+        if let Err(why) = rule.check(&String::from_utf8_lossy(&text)) {
+            return Ok(Err(format!("{} {why}", full.display())));
+        }
+    }
+    Ok(Ok(()))
+}
+
+fn sha256_of(file: &mut File) -> std::io::Result<Digest> {
+    file.rewind()?;
+    let mut context = ring::digest::Context::new(&ring::digest::SHA256);
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => break,
+            n => context.update(&buffer[..n]),
+        }
+    }
+    let mut digest = [0; 32];
+    digest.copy_from_slice(context.finish().as_ref());
+    Ok(Digest(digest))
 }
 
 /// Opens a path below `root`; links are followed as if that were the root of the machine.
@@ -98,17 +149,18 @@ fn open_below(root: &Path, below: &Path, flags: OFlags) -> Result<OwnedFd, Errno
     }
 }
 
-#[expect(clippy::too_many_arguments, reason = "the members of one rule")]
-fn command(
-    layout: &Layout,
-    manifest: &Manifest,
-    tree: Option<&Path>,
-    argv: &[String],
-    environment: &BTreeMap<String, String>,
-    exit_codes: &[i32],
-    output: Option<&str>,
+/// What is asked of a command.
+struct Asked<'a> {
+    argv: &'a [String],
+    environment: &'a BTreeMap<String, String>,
+    exit_codes: &'a [i32],
+    output: Option<&'a str>,
+    version: Option<&'a VersionRule>,
     time_limit: u32,
-) -> Held {
+}
+
+fn command(layout: &Layout, manifest: &Manifest, tree: Option<&Path>, asked: &Asked<'_>) -> Held {
+    let Asked { argv, environment, exit_codes, output, version, time_limit } = *asked;
     let shown = quoted(&argv.join(" "));
     let directory: PathBuf = match (tree, &manifest.directory) {
         (Some(tree), _) => tree.into(),
@@ -138,11 +190,12 @@ fn command(
         End::TimedOut => return Err(format!("{shown} did not end within {time_limit} s")),
         End::NotStarted { why } => return Err(format!("{shown} can't be asked: {why}")),
     }
-    match output {
-        Some(text) if !String::from_utf8_lossy(&finished.output).contains(text) => {
-            let said = String::from_utf8_lossy(&finished.output);
-            Err(format!("{shown} did not say {} but {}", quoted(text), quoted(said.trim())))
-        }
+    let said = String::from_utf8_lossy(&finished.output);
+    if let Some(text) = output.filter(|text| !said.contains(*text)) {
+        return Err(format!("{shown} did not say {} but {}", quoted(text), quoted(said.trim())));
+    }
+    match version.map(|rule| rule.check(&said)) {
+        Some(Err(why)) => Err(format!("what {shown} says {why}")),
         _ => Ok(()),
     }
 }

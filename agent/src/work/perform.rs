@@ -120,7 +120,7 @@ async fn judge(shared: &Shared, item: &Item, step: &Step, ended: Ended) -> Resul
     Ok(match &ended.end {
         StepEnd::Exited { code } => match step.meaning(*code) {
             ExitMeaning::Success => StepReport::Done,
-            ExitMeaning::Reboot => StepReport::Reboot,
+            ExitMeaning::RebootSoft | ExitMeaning::RebootHard => StepReport::Reboot,
             ExitMeaning::Retry => {
                 let message = format!("step {} ended with exit code {code}, which means \"later\", at every try", step.name);
                 StepReport::Later(fail(ErrorKind::StepFailed, message, Some(*code), None))

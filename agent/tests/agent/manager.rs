@@ -347,21 +347,13 @@ impl Package {
     }
 
     pub(crate) fn step(mut self, name: &str, phase: Phase, script: &str) -> Package {
-        self.steps.push(Step {
-            name: name.into(),
-            phase,
-            argv: vec!["/bin/sh".into(), "-c".into(), script.into()],
-            environment: BTreeMap::new(),
-            directory: None,
-            time_limit: 120,
-            exit_codes: BTreeMap::new(),
-            continue_on_failure: false,
-        });
+        let argv = vec!["/bin/sh".into(), "-c".into(), script.into()];
+        self.steps.push(Step { time_limit: 120, ..Step::new(name, phase, argv) });
         self
     }
 
     pub(crate) fn detected_by(mut self, path: &str) -> Package {
-        self.detection.push(Detection::File { path: path.into(), blake3: None });
+        self.detection.push(Detection::file(path));
         self
     }
 
@@ -384,12 +376,7 @@ impl Package {
         };
         let files = self.files.iter().map(entry).collect();
         let manifest = Manifest {
-            format: 1,
             critical: self.not_before.iter().map(|_| "not_before".into()).collect(),
-            name: self.name.parse().unwrap(),
-            version: self.version.parse().unwrap(),
-            release: self.release,
-            description: String::new(),
             platform: self.platform.clone(),
             directory: self.directory.map(|d| d.parse().unwrap()),
             files,
@@ -397,6 +384,7 @@ impl Package {
             steps: self.steps.clone(),
             expires: self.expires,
             not_before: self.not_before,
+            ..Manifest::new(self.name.parse().unwrap(), self.version.parse().unwrap(), self.release)
         };
         manifest.check().unwrap();
         (manifest.to_bytes(), objects)

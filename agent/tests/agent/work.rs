@@ -177,7 +177,7 @@ async fn an_exit_code_that_means_later_is_run_again_and_one_that_means_reboot_is
     let log = machine.scratch().join("log");
     let script = format!("echo run >> {0}; [ $(wc -l < {0}) -ge 2 ] && exit 10; exit 75", log.display());
     let mut package = Package::new("tool", "1.0", 1).file("x", "x").step("busy", Phase::Install, &script);
-    package.steps[0].exit_codes = [(75, ExitMeaning::Retry), (10, ExitMeaning::Reboot)].into();
+    package.steps[0].exit_codes = [(75, ExitMeaning::Retry), (10, ExitMeaning::RebootSoft)].into();
     let item = manager.publish(&package);
     manager.offer(&attempt(1), vec![item], 600);
     let waiting = manager.state(&attempt(1), ExecutionState::Waiting).await;

@@ -1,6 +1,7 @@
 //! Reads a TOML document key by key and collects everything that is wrong with it, with line and key.
 
 use std::{collections::BTreeMap, fmt, str::FromStr};
+use sutler_base::manifest::requirement::Scalar;
 use toml::{
     Spanned,
     de::{DeTable, DeValue},
@@ -248,6 +249,18 @@ impl<'a> Reader<'a> {
     /// Says that `value` is wrong.
     pub(super) fn refuse(&mut self, value: &Value<'a>, sentence: impl Into<String>) {
         self.wrong(value, sentence);
+    }
+}
+
+impl Value<'_> {
+    /// The value if it is a text, a whole number, true or false.
+    pub(super) fn scalar(&self) -> Option<Scalar> {
+        match self.value {
+            DeValue::String(text) => Some(Scalar::Text(text.to_string())),
+            DeValue::Boolean(truth) => Some(Scalar::Truth(*truth)),
+            DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix()).ok().map(Scalar::Number),
+            _ => None,
+        }
     }
 }
 

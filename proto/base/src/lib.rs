@@ -15,14 +15,16 @@ pub mod manifest;
 pub mod name;
 pub mod outcome;
 pub mod path;
+pub mod pattern;
 pub mod quantity;
 pub mod state;
 pub mod token;
+pub mod version;
 
 pub use digest::Digest;
 pub use id::{AttemptId, ClientId, JobId, TokenId, Uid};
 pub use jiff::Timestamp;
-pub use name::{GroupName, LabelKey, OperatorName, PackageName, PolicyName, Version};
+pub use name::{GroupName, LabelKey, OperatorName, PackageName, ParameterName, PolicyName, Version};
 
 /// Why a text is not a value of the type that it was read as: one sentence that names the rule and the text.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

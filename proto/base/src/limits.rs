@@ -18,16 +18,40 @@ pub const FILE_SIZE_MAX: u64 = 1 << 40;
 pub const STEPS_MAX: usize = 64;
 /// The most detection rules of a package.
 pub const DETECTION_MAX: usize = 16;
+/// The most nodes of a package's requirements, and how deep they may be nested.
+pub const REQUIREMENTS_MAX: usize = 512;
+/// See [`REQUIREMENTS_MAX`].
+pub const REQUIREMENTS_DEPTH_MAX: usize = 8;
+/// The longest regular expression (bytes).
+pub const PATTERN_MAX: usize = 512;
+/// The largest program that a regular expression may become (bytes).
+pub const PATTERN_PROGRAM_MAX: usize = 64 << 10;
+/// The most bounds of a range of versions.
+pub const RANGE_BOUNDS_MAX: usize = 8;
+/// The most parameters of a package, and the longest value of one (bytes).
+pub const PARAMETERS_MAX: usize = 32;
+/// See [`PARAMETERS_MAX`].
+pub const PARAMETER_VALUE_MAX: usize = 1024;
+/// The most packages that one depends on, or that one supersedes.
+pub const RELATIONS_MAX: usize = 32;
+/// The most log files that a package names.
+pub const LOGS_MAX: usize = 16;
+/// What is fetched of the logs of a package that failed, all together: their ends (bytes).
+pub const LOG_BYTES_MAX: usize = 1 << 20;
+/// How much of a file or of an output is looked at for a version (bytes).
+pub const VERSION_TEXT_MAX: usize = 1 << 20;
 /// The longest argument vector (bytes, all arguments together).
 pub const ARGV_MAX: usize = 64 << 10;
 /// The longest path inside a package (bytes).
 pub const PATH_MAX: usize = 1024;
+/// A detection command's time limit when the package names none (seconds).
+pub const DETECTION_SECONDS_DEFAULT: u32 = 60;
 /// The longest time limit of a step (seconds).
 pub const STEP_SECONDS_MAX: u32 = 24 * 3600;
 /// A step's time limit when the package names none (seconds).
 pub const STEP_SECONDS_DEFAULT: u32 = 3600;
-/// The most packages in one job.
-pub const JOB_PACKAGES_MAX: usize = 16;
+/// The most packages in one job, those that they depend on included.
+pub const JOB_PACKAGES_MAX: usize = 32;
 /// The most destinations of one job.
 pub const JOB_TARGETS_MAX: usize = 1000;
 /// The most groups in the scope of an operator's role.

@@ -16,7 +16,7 @@ fn version(text: &str) -> bool {
     let bytes = text.as_bytes();
     (1..=128).contains(&bytes.len())
         && bytes[0].is_ascii_alphanumeric()
-        && bytes.iter().all(|b| b.is_ascii_alphanumeric() || b".+~:_-".contains(b))
+        && bytes.iter().all(|b| b.is_ascii_alphanumeric() || b".+~:_^-".contains(b))
         && text != "latest"
 }
 
@@ -84,8 +84,12 @@ name!(
     LabelKey, "a label's key has 1 to 63 of a-z 0-9 . _ / and -, and starts and ends with a letter or digit", |t| label(t, 63, b"._/")
 );
 name!(
+    /// The name of a package's parameter.
+    ParameterName, "a parameter's name has 1 to 63 of a-z 0-9 and _, and starts and ends with a letter or digit", |t| label(t, 63, b"_") && !t.contains('-')
+);
+name!(
     /// The version of a package, as its publisher writes it; `latest` is not one. How two compare is the package's affair.
-    Version, "a version has 1 to 128 of A-Z a-z 0-9 . + ~ : _ and -, starts with a letter or digit, and is not \"latest\"", version
+    Version, "a version has 1 to 128 of A-Z a-z 0-9 . + ~ : ^ _ and -, starts with a letter or digit, and is not \"latest\"", version
 );
 
 #[cfg(test)]

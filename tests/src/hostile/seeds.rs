@@ -2,9 +2,15 @@
 
 use sutler_agent::journal;
 use sutler_agent::machine::{Course, Installing, Lease, Offer, OfferedItem, Plan, PlannedStep, Record, Replace, Stage};
-use sutler_base::manifest::{Detection, Entry, EntryKind, ExitMeaning, Manifest, Phase, Platform, Step};
 use sutler_base::token::TokenString;
 use sutler_base::{AttemptId, Digest, Timestamp, TokenId};
+use sutler_base::{
+    manifest::{
+        Dependency, Detection, Entry, EntryKind, ExitMeaning, Manager, Manifest, Parameter, Phase, Requirement, Step, Supersedes,
+        VersionRule, requirement::Scalar,
+    },
+    version::{Ordering, Range},
+};
 use sutler_certs::revocations::{Minimum, Revoked, Target};
 use sutler_certs::{Envelope, PrivateKey, PublisherKey, RevocationList, TrustDocument};
 
@@ -24,13 +30,36 @@ fn manifest() -> Manifest {
     let file = EntryKind::File { mode: 0o755, size: 1, blake3: Digest::of(b"x"), sha256: Digest::of(b"y"), chunks: Some(Digest::of(b"z")) };
     let entry = |path: &str, kind| Entry { path: path.parse().expect("it is a path"), kind };
     Manifest {
-        format: 1,
         critical: vec!["steps".into()],
-        name: "clamav".parse().expect("it is a name"),
-        version: "1.0".parse().expect("it is a version"),
-        release: 7,
         description: "finds viruses".into(),
-        platform: Platform::default(),
+        requirements: vec![
+            Requirement::Os { ids: vec!["debian".into()], versions: ">=11, <13".parse().expect("it is a range") },
+            Requirement::Any {
+                of: vec![
+                    Requirement::PackageManager { manager: Manager::Rpm },
+                    Requirement::Software {
+                        manager: Manager::Dpkg,
+                        name: "libc6".into(),
+                        versions: ">=2.36".parse().expect("it is a range"),
+                        absent: false,
+                    },
+                    Requirement::Fact {
+                        fact: "own.site".into(),
+                        one_of: vec![Scalar::Text("berlin".into())],
+                        at_least: None,
+                        at_most: Some(3),
+                        matches: Some("b.*".parse().expect("it is a pattern")),
+                    },
+                ],
+            },
+        ],
+        depends_on: vec![Dependency { package: "libclamav".parse().expect("it is a name"), versions: Range::any() }],
+        supersedes: vec![Supersedes { package: "scan".parse().expect("it is a name"), versions: Range::any(), uninstall: true }],
+        parameters: [(
+            "port".parse().expect("it is a name"),
+            Parameter { pattern: "[0-9]+".parse().expect("it is a pattern"), default: Some("80".into()), description: String::new() },
+        )]
+        .into(),
         directory: Some("/opt/clamav".parse().expect("it is a path")),
         files: vec![
             entry("bin", EntryKind::Directory { mode: 0o755 }),
@@ -38,27 +67,41 @@ fn manifest() -> Manifest {
             entry("link", EntryKind::Link { target: "bin/scan".into() }),
         ],
         detection: vec![
-            Detection::File { path: "bin/scan".into(), blake3: Some(Digest::of(b"x")) },
+            Detection::File {
+                path: "bin/scan".into(),
+                blake3: Some(Digest::of(b"x")),
+                sha256: Some(Digest::of(b"y")),
+                version: Some(VersionRule {
+                    pattern: r"version (\S+)".parse().expect("it is a pattern"),
+                    versions: ">=1".parse().expect("it is a range"),
+                    ordering: Ordering::Semver,
+                }),
+            },
+            Detection::Package { manager: Manager::Dpkg, name: "clamav".into(), versions: Range::any() },
+            Detection::Service { name: "clamav-daemon".into() },
             Detection::Command {
                 argv: vec!["bin/scan".into()],
                 environment: [("LANG".into(), "C".into())].into(),
                 exit_codes: vec![0],
                 output: Some("1.0".into()),
+                version: None,
                 time_limit: 60,
             },
         ],
         steps: vec![Step {
             name: "set up".into(),
             phase: Phase::After,
-            argv: vec!["bin/scan".into(), "--now".into()],
+            argv: vec!["bin/scan".into(), "--port=${port}".into()],
             environment: [("LANG".into(), "C".into())].into(),
+            user: Some("nobody".into()),
             directory: Some("bin".parse().expect("it is a path")),
             time_limit: 90,
             exit_codes: [(75, ExitMeaning::Retry)].into(),
             continue_on_failure: true,
         }],
+        logs: vec!["/var/log/clamav.log".into()],
         expires: Some(Timestamp::MAX),
-        not_before: None,
+        ..Manifest::new("clamav".parse().expect("it is a name"), "1.0".parse().expect("it is a version"), 7)
     }
 }
 

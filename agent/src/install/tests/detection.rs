@@ -6,7 +6,7 @@ use fs_err::{self as fs, os::unix::fs::OpenOptionsExt};
 use std::{io::Write, os::unix::fs::symlink};
 use sutler_base::{
     Digest,
-    manifest::{Detection, Manifest},
+    manifest::{Detection, Manifest, VersionRule},
 };
 
 fn detecting(rules: Vec<Detection>) -> Manifest {
@@ -21,6 +21,7 @@ fn asks(argv: &[&str], exit_codes: &[i32], output: Option<&str>, time_limit: u32
         environment: [("GIVEN".to_owned(), "yes".to_owned())].into(),
         exit_codes: exit_codes.to_vec(),
         output: output.map(str::to_owned),
+        version: None,
         time_limit,
     }
 }
@@ -33,7 +34,7 @@ fn detection_believes_the_machine() {
         Detected::No(said) => assert!(said.contains(why), "{said}"),
         other => panic!("{other:?}"),
     };
-    let file = |path: &str, blake3| Detection::File { path: path.into(), blake3 };
+    let file = |path: &str, blake3| Detection::File { path: path.into(), blake3, sha256: None, version: None };
     assert_eq!(detect(&machine.layout, &detecting(vec![])).unwrap(), Detected::NoRules);
     no(holds(file("version", None)), "is not there");
     no(holds(asks(&["bin/tool"], &[0], None, 60)), "is not there");
@@ -79,4 +80,38 @@ fn a_detection_command_that_hangs_ends_at_its_limit_with_all_its_children() {
         other => panic!("{other:?}"),
     }
     assert_eq!(reader.join().unwrap(), b"");
+}
+
+#[test]
+fn a_version_in_a_file_or_in_what_a_command_says_decides() {
+    let machine = machine();
+    std::fs::create_dir_all(machine.layout.root().join("etc")).unwrap();
+    std::fs::write(machine.layout.root().join("etc/tool"), "name=tool\nversion=1.10-2\n").unwrap();
+    let rule = |versions: &str| VersionRule {
+        pattern: r"version[= ](\S+)".parse().unwrap(),
+        versions: versions.parse().unwrap(),
+        ordering: Default::default(),
+    };
+    let sha256 = "3af2ab5f1a0c7d2a2ae3fa1d0b0c5c4d6e6f0e0a3d4b0fbbd4ad5b7c4c4e3b5f";
+    let file = |version, sha256| Detection::File { path: "/etc/tool".into(), blake3: None, sha256, version };
+    let detected = |rule| detect(&machine.layout, &detecting(vec![rule])).unwrap();
+    assert_eq!(detected(file(Some(rule(">=1.9, <2")), None)), Detected::Yes);
+    let Detected::No(why) = detected(file(Some(rule(">=1.11")), None)) else { panic!("it is older") };
+    assert!(why.contains("has version \"1.10-2\", not >=1.11"), "{why}");
+    let Detected::No(why) = detected(file(None, Some(sha256.parse().unwrap()))) else { panic!("it is another") };
+    assert!(why.contains("has other content"), "{why}");
+    let real = ring::digest::digest(&ring::digest::SHA256, b"name=tool\nversion=1.10-2\n");
+    assert_eq!(detected(file(Some(rule("any")), Some(Digest(real.as_ref().try_into().unwrap())))), Detected::Yes);
+
+    let says = |text: &str, versions: &str| match asks(&["/bin/echo", text], &[0], None, 10) {
+        Detection::Command { argv, environment, exit_codes, output, time_limit, .. } => {
+            Detection::Command { argv, environment, exit_codes, output, version: Some(rule(versions)), time_limit }
+        }
+        other => other,
+    };
+    assert_eq!(detected(says("tool version 3.0", "=3.0")), Detected::Yes);
+    let Detected::No(why) = detected(says("tool version 3.0", "<3")) else { panic!("it is newer") };
+    assert!(why.contains("says has version \"3.0\", not <3"), "{why}");
+    let Detected::No(why) = detected(says("tool", "<3")) else { panic!("it says none") };
+    assert!(why.contains("names no version"), "{why}");
 }

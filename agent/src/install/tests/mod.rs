@@ -14,7 +14,7 @@ use std::{
 use sutler_base::{
     AttemptId, Digest, Timestamp,
     chunks::{Chunk, ChunkList},
-    manifest::{Entry, EntryKind, Manifest, Platform},
+    manifest::{Entry, EntryKind, Manifest},
     path::InstallPath,
     state::ErrorKind,
 };
@@ -60,19 +60,9 @@ fn package(name: &str, version: &str, items: Vec<(&str, Item)>) -> Package {
         files.push(Entry { path: path.parse().unwrap(), kind });
     }
     let manifest = Manifest {
-        format: 1,
-        critical: vec![],
-        name: name.parse().unwrap(),
-        version: version.parse().unwrap(),
-        release: 1,
-        description: String::new(),
-        platform: Platform::default(),
         directory: Some("/opt/tool".parse().unwrap()),
         files,
-        detection: vec![],
-        steps: vec![],
-        expires: None,
-        not_before: None,
+        ..Manifest::new(name.parse().unwrap(), version.parse().unwrap(), 1)
     };
     manifest.check().unwrap();
     Package { manifest: manifest.into(), lists, chunks }

@@ -3,7 +3,7 @@
 use super::*;
 use crate::Collected;
 use std::{collections::BTreeMap, io::Write, time::Duration};
-use sutler_base::manifest::{Entry, EntryKind, Manifest, Platform};
+use sutler_base::manifest::{Entry, EntryKind, Manifest};
 
 fn folder() -> (tempfile::TempDir, Content) {
     let dir = tempfile::tempdir().unwrap();
@@ -57,19 +57,9 @@ async fn package(content: &Content, files: &BTreeMap<&str, Bytes>) -> Digest {
         entries.push(Entry { path: path.parse().unwrap(), kind });
     }
     let manifest = Manifest {
-        format: 1,
-        critical: vec![],
-        name: "p".parse().unwrap(),
-        version: "1".parse().unwrap(),
-        release: 1,
-        description: String::new(),
-        platform: Platform::default(),
         directory: Some("/opt/p".parse().unwrap()),
         files: entries,
-        detection: vec![],
-        steps: vec![],
-        expires: None,
-        not_before: None,
+        ..Manifest::new("p".parse().unwrap(), "1".parse().unwrap(), 1)
     };
     let bytes = Bytes::from(manifest.to_bytes());
     let digest = Digest::of(&bytes);

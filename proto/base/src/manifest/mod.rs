@@ -3,10 +3,21 @@
 //! JSON with `format: 1`. A reader ignores members that it does not know, unless `critical` names them: then it refuses
 //! the whole. It is parsed only after the publisher's signature over its exact bytes was found good.
 
+mod detection;
+pub mod relations;
+pub mod requirement;
+mod steps;
+
+pub use detection::{Detection, VersionRule};
+pub use relations::{Dependency, Parameter, Supersedes};
+pub use requirement::{Manager, Requirement};
+pub use steps::{ExitMeaning, Phase, Step};
+
 use crate::{
-    Digest, Invalid, PackageName, Timestamp, Version, limits,
+    Digest, Invalid, PackageName, ParameterName, Timestamp, Version, limits,
     path::{InstallPath, RelPath, link_stays_inside},
     quoted, told,
+    version::Ordering,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,12 +37,27 @@ pub struct Manifest {
     /// Grows with every release of the package: the time of signing in seconds unless the publisher gave one. Agents
     /// refuse to go back behind their mark.
     pub release: u64,
+    /// By whose rules versions of this package compare.
+    #[serde(default)]
+    pub ordering: Ordering,
     /// One sentence for people.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub description: String,
     /// On which machines it runs.
     #[serde(default)]
     pub platform: Platform,
+    /// What a machine must be and have besides: all of it, asked before the download and again before the installation.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub requirements: Vec<Requirement>,
+    /// Packages that have to be installed before.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub depends_on: Vec<Dependency>,
+    /// Packages whose place it takes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub supersedes: Vec<Supersedes>,
+    /// What whoever orders it may set.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub parameters: BTreeMap<ParameterName, Parameter>,
     /// Where the files go on the client; without one they are there only while the steps run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub directory: Option<InstallPath>,
@@ -43,6 +69,12 @@ pub struct Manifest {
     /// What is run, in this order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub steps: Vec<Step>,
+    /// Log files whose ends are fetched when it fails: absolute on the client's root, or relative to the package's directory.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub logs: Vec<String>,
+    /// It is a new agent: its program, below the directory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<RelPath>,
     /// From when on it may no longer be installed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires: Option<Timestamp>,
@@ -113,130 +145,57 @@ pub enum EntryKind {
     },
 }
 
-/// A question whose answer tells whether the package is installed.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "lowercase")]
-pub enum Detection {
-    /// A file is there, and has this content if a digest is given. A relative path is below the package's directory.
-    File {
-        /// Absolute on the client's root, or relative to the package's directory.
-        path: String,
-        /// The BLAKE3 digest that it must have.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        blake3: Option<Digest>,
-    },
-    /// A command ends with one of these exit codes and says this.
-    Command {
-        /// The program and its arguments; a relative program is below the package's directory. No shell is involved.
-        argv: Vec<String>,
-        /// Variables in addition to the few that every step gets.
-        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-        environment: BTreeMap<String, String>,
-        /// The exit codes that mean *installed*; 0 unless given.
-        #[serde(default = "zero")]
-        exit_codes: Vec<i32>,
-        /// What its output must contain.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        output: Option<String>,
-        /// How long it may take (seconds).
-        #[serde(default = "detection_seconds")]
-        time_limit: u32,
-    },
-}
-
-fn zero() -> Vec<i32> {
-    vec![0]
-}
-
-fn detection_seconds() -> u32 {
-    60
-}
-
-/// When a step is run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
-#[serde(rename_all = "lowercase")]
-pub enum Phase {
-    /// Before the new tree takes its place; its files are in the step's working directory.
-    Before,
-    /// The installation itself.
-    #[default]
-    Install,
-    /// After the installation, before detection.
-    After,
-    /// Only when something failed.
-    OnError,
-}
-
-/// One program that is run to install the package.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Step {
-    /// What people call it, unique in the package.
-    pub name: String,
-    /// When it is run.
-    #[serde(default)]
-    pub phase: Phase,
-    /// The program and its arguments, exactly as `execve` gets them; a relative program is below the package's directory.
-    pub argv: Vec<String>,
-    /// Variables in addition to the few that every step gets.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub environment: BTreeMap<String, String>,
-    /// The working directory below the package's directory; that directory itself unless given.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub directory: Option<RelPath>,
-    /// How long it may run (seconds); then its process group is killed and it has failed.
-    #[serde(default = "step_seconds")]
-    pub time_limit: u32,
-    /// What its exit codes mean; 0 is `SUCCESS` and any other `FAILURE` unless said otherwise.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub exit_codes: BTreeMap<i32, ExitMeaning>,
-    /// Go on with the next step although this one failed.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub continue_on_failure: bool,
-}
-
-fn step_seconds() -> u32 {
-    limits::STEP_SECONDS_DEFAULT
-}
-
-impl Step {
-    /// What an exit code of this step means.
-    pub fn meaning(&self, exit_code: i32) -> ExitMeaning {
-        self.exit_codes.get(&exit_code).copied().unwrap_or(if exit_code == 0 { ExitMeaning::Success } else { ExitMeaning::Failure })
-    }
-}
-
-/// What an exit code means.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
-pub enum ExitMeaning {
-    /// It did what it should.
-    Success,
-    /// It did, and the machine must be restarted some time.
-    Reboot,
-    /// It could not now; to be tried again later.
-    Retry,
-    /// It failed.
-    Failure,
-}
-
 /// Members that this version of the format knows; `critical` may name only these.
-const KNOWN: [&str; 13] = [
+const KNOWN: [&str; 20] = [
     "format",
     "critical",
     "name",
     "version",
     "release",
+    "ordering",
     "description",
     "platform",
+    "requirements",
+    "depends_on",
+    "supersedes",
+    "parameters",
     "directory",
     "files",
     "detection",
     "steps",
+    "logs",
+    "agent",
     "expires",
     "not_before",
 ];
 
 impl Manifest {
+    /// The manifest of this package that says nothing else.
+    pub fn new(name: PackageName, version: Version, release: u64) -> Manifest {
+        Manifest {
+            format: 1,
+            critical: Vec::new(),
+            name,
+            version,
+            release,
+            ordering: Ordering::default(),
+            description: String::new(),
+            platform: Platform::default(),
+            requirements: Vec::new(),
+            depends_on: Vec::new(),
+            supersedes: Vec::new(),
+            parameters: BTreeMap::new(),
+            directory: None,
+            files: Vec::new(),
+            detection: Vec::new(),
+            steps: Vec::new(),
+            logs: Vec::new(),
+            agent: None,
+            expires: None,
+            not_before: None,
+        }
+    }
+
     /// The manifest in `bytes`, with every rule of the format checked. Call it only after the signature was found good.
     pub fn parse(bytes: &[u8]) -> Result<Manifest, Invalid> {
         if bytes.len() as u64 > limits::MANIFEST_MAX {
@@ -271,43 +230,13 @@ impl Manifest {
             }
         }
         self.check_files()?;
-        if self.detection.len() > limits::DETECTION_MAX {
-            return fail(format!("a package has at most {} detection rules, not {}", limits::DETECTION_MAX, self.detection.len()));
-        }
-        for rule in &self.detection {
-            match rule {
-                Detection::File { path, .. } => {
-                    if path.strip_prefix('/').unwrap_or(path).parse::<RelPath>().is_err() {
-                        return fail(format!("the detection rule's path {} is not a normal path", quoted(path)));
-                    }
-                    if !path.starts_with('/') && self.directory.is_none() {
-                        return fail(format!("the detection rule's path {} is relative, but the package has no directory", quoted(path)));
-                    }
-                }
-                Detection::Command { argv, environment, time_limit, .. } => {
-                    check_command("the detection rule", argv, environment, *time_limit)?;
-                    if self.directory.is_none() && !argv[0].starts_with('/') {
-                        return fail(format!(
-                            "the detection rule's program {} is relative, but the package has no directory",
-                            quoted(&argv[0])
-                        ));
-                    }
-                }
-            }
-        }
-        if self.steps.len() > limits::STEPS_MAX {
-            return fail(format!("a package has at most {} steps, not {}", limits::STEPS_MAX, self.steps.len()));
-        }
-        let mut names = BTreeSet::new();
-        for step in &self.steps {
-            if step.name.is_empty() || step.name.len() > 63 || step.name.chars().any(char::is_control) {
-                return fail(format!("a step's name has 1 to 63 printable characters, {} does not", quoted(&step.name)));
-            }
-            if !names.insert(&step.name) {
-                return fail(format!("two steps are called {}", quoted(&step.name)));
-            }
-            check_command(&format!("step {}", quoted(&step.name)), &step.argv, &step.environment, step.time_limit)?;
-        }
+        detection::check(&self.detection, self.directory.is_some())?;
+        steps::check(&self.steps)?;
+        requirement::check(&self.requirements)?;
+        relations::check_parameters(&self.parameters, &self.steps)?;
+        relations::check_others(&self.name, &self.depends_on, &self.supersedes)?;
+        self.check_logs()?;
+        self.check_agent()?;
         if self.directory.is_none() && self.steps.is_empty() {
             return fail("a package without a directory and without steps would do nothing; give it one of them".into());
         }
@@ -371,6 +300,39 @@ impl Manifest {
         Ok(())
     }
 
+    fn check_logs(&self) -> Result<(), Invalid> {
+        if self.logs.len() > limits::LOGS_MAX {
+            return Err(Invalid(format!("a package names at most {} log files, not {}", limits::LOGS_MAX, self.logs.len())));
+        }
+        for path in &self.logs {
+            if path.strip_prefix('/').unwrap_or(path).parse::<RelPath>().is_err() {
+                return Err(Invalid(format!("the log file {} is not a normal path", quoted(path))));
+            }
+            if !path.starts_with('/') && self.directory.is_none() {
+                return Err(Invalid(format!("the log file {} is relative, but the package has no directory", quoted(path))));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_agent(&self) -> Result<(), Invalid> {
+        let Some(program) = &self.agent else { return Ok(()) };
+        if self.directory.is_none() {
+            return Err(Invalid("a package that is an agent needs a directory".into()));
+        }
+        let entry = self.files.iter().find(|e| e.path == *program);
+        // While only the definition is known, there are no files yet.
+        if !self.files.is_empty() && !entry.is_some_and(|e| matches!(e.kind, EntryKind::File { mode, .. } if mode & 0o100 != 0)) {
+            return Err(Invalid(format!("the agent's program {} is not an executable file of the package", quoted(program.as_str()))));
+        }
+        if let Some(step) = self.steps.iter().find(|s| !matches!(s.phase, Phase::Before | Phase::OnError)) {
+            // The old agent runs it and the new one would have to report it.
+            let sentence = "a package that is an agent has steps before and on an error only, since the agent itself is what starts them";
+            return Err(Invalid(format!("{sentence}; {} is none", quoted(&step.name))));
+        }
+        Ok(())
+    }
+
     /// How many bytes the files have together.
     pub fn total_bytes(&self) -> u64 {
         self.files.iter().map(|e| if let EntryKind::File { size, .. } = e.kind { size } else { 0 }).fold(0, u64::saturating_add)
@@ -385,6 +347,7 @@ impl Manifest {
     }
 }
 
+/// Every rule for a command that a package names.
 fn check_command(what: &str, argv: &[String], environment: &BTreeMap<String, String>, seconds: u32) -> Result<(), Invalid> {
     let fail = |sentence: String| Err(Invalid(sentence));
     if argv.is_empty() || argv[0].is_empty() {
@@ -418,21 +381,8 @@ mod tests {
     }
 
     fn manifest(files: Vec<Entry>) -> Manifest {
-        Manifest {
-            format: 1,
-            critical: vec![],
-            name: "clamav".parse().unwrap(),
-            version: "1.0".parse().unwrap(),
-            release: 1,
-            description: String::new(),
-            platform: Platform::default(),
-            directory: Some("/opt/clamav".parse().unwrap()),
-            files,
-            detection: vec![],
-            steps: vec![],
-            expires: None,
-            not_before: None,
-        }
+        let directory = Some("/opt/clamav".parse().unwrap());
+        Manifest { directory, files, ..Manifest::new("clamav".parse().unwrap(), "1.0".parse().unwrap(), 1) }
     }
 
     #[test]

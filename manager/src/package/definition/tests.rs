@@ -1,6 +1,7 @@
 //! What the reading of `package.toml` promises.
 
 use super::*;
+use sutler_base::manifest::ExitMeaning;
 
 fn parse(text: &str) -> Result<Definition, DefinitionError> {
     Definition::parse(Path::new("x/package.toml"), text)
@@ -23,7 +24,9 @@ fn the_examples_are_definitions_and_mean_what_they_say() {
         (step.time_limit, step.phase, step.meaning(75), step.meaning(9)),
         (120, Phase::Install, ExitMeaning::Retry, ExitMeaning::Failure)
     );
-    assert_eq!(step.environment["HELLO_GREETING"], "Hello");
+    assert_eq!(step.environment["HELLO_GREETING"], "${greeting}");
+    assert_eq!(example.parameters.values().next().unwrap().default.as_deref(), Some("Hello"));
+    assert_eq!((example.requirements.len(), example.logs.len(), example.restore), (3, 1, true));
     assert!(example.steps[2].continue_on_failure && example.steps[2].phase == Phase::After);
     assert!(matches!(&example.detection[1], Detection::Command { time_limit: 10, exit_codes, .. } if exit_codes == &[0]));
     assert_eq!(parse(MINIMAL).unwrap().steps[0].time_limit, limits::STEP_SECONDS_DEFAULT);
@@ -59,14 +62,14 @@ output = "b"
         "line 5: expires: must be a moment",
         "line 7: platform.arch: must be a text in quotes, not a whole number",
         "line 8: step 1: name: is missing",
-        "line 9: step 1: phase: must be one of \"before\", \"install\", \"after\", \"onerror\", not \"later\"",
+        "line 9: step 1: phase: must be one of \"before\", \"install\", \"after\", \"onerror\", \"uninstall\", \"restore\", not \"later\"",
         "line 8: step 1: argv: is missing",
         "line 10: step 1: time_limit: must be a length of time",
-        "line 11: step 1: exit_codes.\"0\": must be one of \"success\", \"reboot\", \"retry\", \"failure\", not \"fine\"",
+        "line 11: step 1: exit_codes.\"0\": must be one of \"success\", \"reboot_soft\", \"reboot_hard\", \"retry\", \"failure\", not \"fine\"",
         "line 11: step 1: exit_codes.\"x\": an exit code is a whole number",
         "line 14: step 2 (\"two\"): argv: must be a list of texts",
         "line 15: detection 1: needs one of file",
-        "line 18: detection 2: \"output\": is not a key here; allowed are file, command, blake3",
+        "line 18: detection 2: \"output\": is not a key here; allowed are file, command, package, service, blake3",
     ] {
         assert!(found.iter().any(|p| p.starts_with(wanted)), "{wanted:?} is not in {found:#?}");
     }
@@ -119,4 +122,59 @@ fn a_folder_without_a_definition_is_told_how_to_write_one() {
     let said = Definition::load(dir.path()).unwrap_err().to_string();
     assert!(said.contains("has no package.toml") && said.contains(MINIMAL), "{said}");
     assert!(matches!(Definition::load(&dir.path().join("no")), Err(DefinitionError::NoFolder(_))));
+}
+
+#[test]
+fn rules_relations_and_parameters_are_read_and_what_is_wrong_with_them_is_named() {
+    let head = "name = \"x\"\nversion = \"1\"\ndirectory = \"/opt/x\"\n";
+    let read = |tail: &str| parse(&format!("{head}{tail}")).unwrap();
+    let definition = read(
+        r#"
+[[requirement]]
+any = [{ software = "libc6", manager = "dpkg", versions = ">=2.36" }, { all = [{ memory = "2GiB" }, { fact = "own.site", one_of = ["a", 1, true] }] }]
+[[depends_on]]
+package = "y"
+versions = ">=1, <2"
+[[supersedes]]
+package = "z"
+uninstall = true
+[parameters.port]
+pattern = "[0-9]+"
+[[detection]]
+package = "x"
+manager = "dpkg"
+[[detection]]
+service = "x"
+[[step]]
+name = "run"
+argv = ["bin/x", "--port=${port}"]
+user = "nobody"
+phase = "uninstall"
+"#,
+    );
+    assert_eq!(definition.requirements[0].to_string(), "libc6 >=2.36 of dpkg or (2.0 GiB of memory and own.site \"a\" or 1 or true)");
+    assert_eq!(definition.depends_on[0].versions.to_string(), ">=1, <2");
+    assert!(definition.supersedes[0].uninstall && definition.steps[0].phase == Phase::Uninstall);
+    assert_eq!(definition.detection.len(), 2);
+    // An agent that knows none of these would install what is not to be: it must refuse the package.
+    assert_eq!(definition.manifest(1, Vec::new()).critical, ["requirements", "depends_on", "supersedes", "parameters"]);
+    for (tail, wanted) in [
+        ("[[requirement]]\nmemory = \"1GiB\"\narch = [\"x\"]\n", "requirement 1: needs one of os"),
+        ("[[requirement]]\nmemory = \"much\"\n", "requirement 1: memory: a size is a whole number"),
+        ("[[requirement]]\nsoftware = \"a\"\n", "requirement 1: manager: is missing; \"dpkg\", \"rpm\" or \"sutler\""),
+        ("[[depends_on]]\npackage = \"x\"\n", "the package: the package depends on itself"),
+        ("[[depends_on]]\npackage = \"y\"\nversions = \"2\"\n", "depends_on 1: versions: a range of versions is like"),
+        ("[parameters.Port]\npattern = \"x\"\n", "a parameter's name has"),
+        ("[parameters.port]\npattern = \"(\"\n", "is not a regular expression"),
+        ("[parameters.port]\npattern = \"[0-9]\"\ndefault = \"80\"\n", "does not match the publisher's pattern"),
+        ("[parameters.port]\npattern = \"x\"\n[[step]]\nname = \"a\"\nargv = [\"/bin/${port}\"]\n", "must not be a parameter's value"),
+        ("[[detection]]\nservice = \"../x\"\n", "a service's name has"),
+        ("agent = \"bin/agent\"\n[[step]]\nname = \"a\"\nargv = [\"/bin/true\"]\n", "steps before and on an error only"),
+    ] {
+        let found = problems(&format!("{head}{tail}"));
+        assert!(found.iter().any(|p| p.contains(wanted)), "{wanted:?} is not in {found:#?}");
+    }
+    let no_way_back = "name = \"x\"\nversion = \"1\"\nrestore = true\n[[step]]\nname = \"a\"\nargv = [\"/bin/true\"]\n";
+    assert!(problems(no_way_back)[0].contains("restore: nothing can be put back"));
+    assert!(parse(&format!("{no_way_back}[[step]]\nname = \"b\"\nphase = \"restore\"\nargv = [\"/bin/true\"]\n")).is_ok());
 }

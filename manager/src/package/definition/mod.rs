@@ -10,6 +10,10 @@
 //! assert_eq!(definition.detection.len(), 2);
 //! ```
 
+mod relations;
+mod rules;
+mod steps;
+
 pub use super::document::Problem;
 use super::{
     document::{Reader, Table},
@@ -21,9 +25,10 @@ use std::{
     path::{Path, PathBuf},
 };
 use sutler_base::{
-    Digest, PackageName, Timestamp, Version, limits,
-    manifest::{Detection, ExitMeaning, Manifest, Phase, Platform, Step},
+    PackageName, ParameterName, Timestamp, Version, limits,
+    manifest::{Dependency, Detection, Manifest, Parameter, Phase, Platform, Requirement, Step, Supersedes},
     path::{InstallPath, RelPath},
+    version::Ordering,
 };
 use toml::de::DeTable;
 
@@ -58,10 +63,20 @@ pub struct Definition {
     pub version: Version,
     /// Its release, if the publisher counts them.
     pub release: Option<u64>,
+    /// By whose rules its versions compare.
+    pub ordering: Ordering,
     /// One sentence for people.
     pub description: String,
     /// On which clients it runs.
     pub platform: Platform,
+    /// What a client must be and have besides.
+    pub requirements: Vec<Requirement>,
+    /// What has to be installed before it.
+    pub depends_on: Vec<Dependency>,
+    /// Whose place it takes.
+    pub supersedes: Vec<Supersedes>,
+    /// What whoever orders it may set.
+    pub parameters: BTreeMap<ParameterName, Parameter>,
     /// Where the files go on the client.
     pub directory: Option<InstallPath>,
     /// The folder that holds what is installed, if it is named.
@@ -72,6 +87,12 @@ pub struct Definition {
     pub steps: Vec<Step>,
     /// How to see that it is installed.
     pub detection: Vec<Detection>,
+    /// What is fetched when it fails.
+    pub logs: Vec<String>,
+    /// Its program, if it is a new agent.
+    pub agent: Option<RelPath>,
+    /// Whether the publisher relies on the old version being put back when an upgrade fails.
+    pub restore: bool,
     /// From when on it may no longer be installed.
     pub expires: Option<Timestamp>,
     /// Before when it may not yet be installed.
@@ -169,9 +190,15 @@ impl Definition {
         let mut list = reader.problems;
         list.sort_by_key(|problem| problem.line);
         if let (Some(definition), true) = (&definition, list.is_empty()) {
-            // The rules of the manifest that no single key can break.
+            // The rules that no single key can break.
             if let Err(why) = definition.manifest(1, Vec::new()).check() {
                 list.push(Problem { line: None, key: "the package".into(), sentence: why.0 });
+            }
+            if !definition.can_restore() {
+                let sentence = "nothing can be put back: the package has neither a directory, whose tree would be exchanged back, nor a \
+                                step with phase = \"restore\""
+                    .to_owned();
+                list.push(Problem { line: None, key: "restore".into(), sentence });
             }
         }
         match definition {
@@ -180,21 +207,45 @@ impl Definition {
         }
     }
 
+    /// Whether what it says about putting the old version back can be done.
+    fn can_restore(&self) -> bool {
+        !self.restore || self.directory.is_some() || self.steps.iter().any(|s| s.phase == Phase::Restore)
+    }
+
+    /// The members that an agent must know, or refuse the package: passing over one of them would install what is not to be.
+    fn critical(&self) -> Vec<String> {
+        let said = [
+            ("requirements", !self.requirements.is_empty()),
+            ("depends_on", !self.depends_on.is_empty()),
+            ("supersedes", !self.supersedes.is_empty()),
+            ("parameters", !self.parameters.is_empty()),
+            ("agent", self.agent.is_some()),
+            ("not_before", self.not_before.is_some()),
+        ];
+        said.iter().filter(|(_, said)| *said).map(|(name, _)| (*name).to_owned()).collect()
+    }
+
     /// The manifest of this definition with these files.
     pub(super) fn manifest(&self, release: u64, files: Vec<sutler_base::manifest::Entry>) -> Manifest {
         Manifest {
             format: 1,
-            // An agent that does not know it must refuse the package, not install it early.
-            critical: self.not_before.iter().map(|_| "not_before".to_owned()).collect(),
+            critical: self.critical(),
             name: self.name.clone(),
             version: self.version.clone(),
             release: self.release.unwrap_or(release),
+            ordering: self.ordering,
             description: self.description.clone(),
             platform: self.platform.clone(),
+            requirements: self.requirements.clone(),
+            depends_on: self.depends_on.clone(),
+            supersedes: self.supersedes.clone(),
+            parameters: self.parameters.clone(),
             directory: self.directory.clone(),
             files,
             detection: self.detection.clone(),
             steps: self.steps.clone(),
+            logs: self.logs.clone(),
+            agent: self.agent.clone(),
             expires: self.expires,
             not_before: self.not_before,
         }
@@ -223,6 +274,10 @@ fn read<'a>(reader: &mut Reader<'a>, mut root: Table<'a>) -> Option<Definition> 
         let list = r.list(&v, "a list of patterns, such as [\"*.swp\"]")?;
         Some(list.iter().filter_map(|v| r.parsed(v)).collect())
     });
+    let ordering = r.take(&mut root, "ordering").and_then(|v| r.word(&v, &Ordering::ALL));
+    let logs = r.take(&mut root, "logs").and_then(|v| r.texts(&v));
+    let agent = r.take(&mut root, "agent").and_then(|v| r.parsed(&v));
+    let restore = r.take(&mut root, "restore").and_then(|v| r.truth(&v));
     let expires = r.take(&mut root, "expires").and_then(|v| r.moment(&v));
     let not_before = r.take(&mut root, "not_before").and_then(|v| r.moment(&v));
     let platform = match r.take(&mut root, "platform").and_then(|v| r.table(&v, "a table: [platform]")) {
@@ -233,21 +288,33 @@ fn read<'a>(reader: &mut Reader<'a>, mut root: Table<'a>) -> Option<Definition> 
     if !has_directory && steps.is_empty() {
         r.problem(None, "directory", "is missing, and there is no [[step]] either; for example directory = \"/opt/hello\"");
     }
-    let steps = steps.into_iter().filter_map(|table| read_step(r, table)).collect();
+    let steps = steps.into_iter().filter_map(|table| steps::read(r, table)).collect();
     let detection = r.take(&mut root, "detection").map(|v| r.tables(&v)).unwrap_or_default();
-    let detection = detection.into_iter().filter_map(|table| read_detection(r, table)).collect();
+    let detection = detection.into_iter().filter_map(|table| rules::read_detection(r, table)).collect();
+    let requirements = rules::read_requirements(r, &mut root, "requirement");
+    let depends_on = relations::read_dependencies(r, &mut root);
+    let supersedes = relations::read_supersedes(r, &mut root);
+    let parameters = relations::read_parameters(r, &mut root);
     r.finish(root);
     Some(Definition {
         name: name?,
         version: version?,
         release,
         description: description.unwrap_or_default(),
+        ordering: ordering.unwrap_or_default(),
         platform,
+        requirements,
+        depends_on,
+        supersedes,
+        parameters,
         directory,
         files,
         exclude: exclude.unwrap_or_default(),
         steps,
         detection,
+        logs: logs.unwrap_or_default(),
+        agent,
+        restore: restore.unwrap_or_default(),
         expires,
         not_before,
     })
@@ -265,83 +332,5 @@ fn read_platform<'a>(r: &mut Reader<'a>, mut table: Table<'a>) -> Platform {
     platform
 }
 
-const MEANINGS: [(&str, ExitMeaning); 4] =
-    [("success", ExitMeaning::Success), ("reboot", ExitMeaning::Reboot), ("retry", ExitMeaning::Retry), ("failure", ExitMeaning::Failure)];
-
-const PHASES: [(&str, Phase); 4] =
-    [("before", Phase::Before), ("install", Phase::Install), ("after", Phase::After), ("onerror", Phase::OnError)];
-
-fn read_step<'a>(r: &mut Reader<'a>, mut table: Table<'a>) -> Option<Step> {
-    let name = r.need(&mut table, "name", "what people call the step").and_then(|v| r.text(&v));
-    let phase = r.take(&mut table, "phase").and_then(|v| r.word(&v, &PHASES));
-    let argv = r.need(&mut table, "argv", "the program and its arguments, such as [\"bin/setup\", \"--quiet\"]").and_then(|v| r.texts(&v));
-    let environment = read_environment(r, &mut table);
-    let directory = r.take(&mut table, "directory").and_then(|v| r.parsed::<RelPath>(&v));
-    let time_limit = r.take(&mut table, "time_limit").and_then(|v| r.seconds(&v));
-    let exit_codes = r.take(&mut table, "exit_codes").and_then(|v| {
-        let mut codes = BTreeMap::new();
-        for (code, meaning) in r.pairs(&v, "a table such as { 0 = \"success\", 75 = \"retry\" }")? {
-            match code.parse::<i32>() {
-                Ok(code) => {
-                    codes.extend(r.word(&meaning, &MEANINGS).map(|meaning| (code, meaning)));
-                }
-                Err(_) => r.refuse(&meaning, "an exit code is a whole number"),
-            }
-        }
-        Some(codes)
-    });
-    let continue_on_failure = r.take(&mut table, "continue_on_failure").and_then(|v| r.truth(&v));
-    r.finish(table);
-    Some(Step {
-        name: name?.to_owned(),
-        phase: phase.unwrap_or_default(),
-        argv: argv?,
-        environment,
-        directory,
-        time_limit: time_limit.unwrap_or(limits::STEP_SECONDS_DEFAULT),
-        exit_codes: exit_codes.unwrap_or_default(),
-        continue_on_failure: continue_on_failure.unwrap_or_default(),
-    })
-}
-
-fn read_environment<'a>(r: &mut Reader<'a>, table: &mut Table<'a>) -> BTreeMap<String, String> {
-    let Some(value) = r.take(table, "environment") else { return BTreeMap::new() };
-    let pairs = r.pairs(&value, "a table such as { LANG = \"C\" }").unwrap_or_default();
-    pairs.into_iter().filter_map(|(key, value)| Some((key.to_owned(), r.text(&value)?.to_owned()))).collect()
-}
-
-/// How long a detection's command may take unless the definition says so (seconds).
-const DETECTION_SECONDS: u32 = 60;
-
-fn read_detection<'a>(r: &mut Reader<'a>, mut table: Table<'a>) -> Option<Detection> {
-    let (line, place) = table.place();
-    let (file, command) = (r.take(&mut table, "file"), r.take(&mut table, "command"));
-    let rule = match (file, command) {
-        (Some(file), None) => {
-            let path = r.text(&file);
-            let blake3 = r.take(&mut table, "blake3").and_then(|v| r.parsed::<Digest>(&v));
-            path.map(|path| Detection::File { path: path.to_owned(), blake3 })
-        }
-        (None, Some(command)) => {
-            let argv = r.texts(&command);
-            let environment = read_environment(r, &mut table);
-            let exit_codes = r.take(&mut table, "exit_codes").and_then(|v| {
-                let list = r.list(&v, "a list of exit codes, such as [0]")?;
-                Some(list.iter().filter_map(|v| r.number(v, "an exit code")).collect())
-            });
-            let output = r.take(&mut table, "output").and_then(|v| r.text(&v)).map(String::from);
-            let time_limit = r.take(&mut table, "time_limit").and_then(|v| r.seconds(&v)).unwrap_or(DETECTION_SECONDS);
-            argv.map(|argv| Detection::Command { argv, environment, exit_codes: exit_codes.unwrap_or_else(|| vec![0]), output, time_limit })
-        }
-        _ => {
-            r.problem(line, place, "needs one of file = \"bin/hello\" and command = [\"bin/hello\", \"--version\"]");
-            return None;
-        }
-    };
-    r.finish(table);
-    rule
-}
-
 #[cfg(test)]
-#[path = "definition_tests.rs"]
 mod tests;
