@@ -69,6 +69,9 @@ use unit::{Access, Unit};
 /// How often a unit is run again after a deadlock.
 const RUNS: u32 = 10;
 
+/// What to do where a row has changed since the unit read it: what it decided was right for what is no longer so.
+const OUTRUN: Remedy = Remedy::Again;
+
 fn migrator() -> Migrator {
     let all: [(i64, &str, &'static str); 5] = [
         (1, "first", include_str!("../../migrations/postgres/0001_first.sql")),

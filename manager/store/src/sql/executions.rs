@@ -164,7 +164,7 @@ impl Unit<'_> {
         let changed = self.run(query!(sql, bind::json(&rows), number)).await?;
         // The counters go by what the unit read: where that is no longer true nothing may be kept.
         if changed != rows.len() as u64 {
-            return Err(self.refuse(format!(
+            return Err(self.outrun(format!(
                 "{} of {} executions were not in the state that they were changed from",
                 rows.len() as u64 - changed,
                 rows.len()

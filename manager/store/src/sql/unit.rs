@@ -83,6 +83,13 @@ impl<'c> Unit<'c> {
         error
     }
 
+    /// The same, because a row is not what the unit had read it as: where others write at the same time, the unit runs again.
+    pub(super) fn outrun(&mut self, why: String) -> StoreError {
+        let error = StoreError::Statement(why);
+        self.failure = Some(Failure { error: error.clone(), remedy: super::OUTRUN });
+        error
+    }
+
     /// The statement with the word that locks its rows, where the database has one and the unit may change rows.
     pub(super) fn lock(&self, sql: &'static str) -> SqlStr {
         match self.access {
