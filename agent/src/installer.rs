@@ -3,17 +3,22 @@
 //! Nothing here decides whether to do something: the journal holds that it was decided before it is called.
 
 use crate::install::{
-    self, ChunkLists, Detected, Ended, Exchange, ExchangeState, Layout, OldTree, Place, Reserve, Source, Staging, StepEnd, StepId,
-    StepSpec, Supervisor, TreeRecord,
+    self, ChunkLists, Detected, Ended, Exchange, ExchangeState, Host, Layout, OldTree, Own, Place, Reserve, Source, Staging, StepEnd,
+    StepId, StepSpec, Supervisor, TreeRecord,
 };
 use crate::limits::Limits;
+use crate::machine::Restored;
 use std::{future::Future, pin::Pin, sync::Arc};
 use sutler_base::{
     AttemptId, Digest,
     chunks::Chunk,
     facts::{Facts, Software},
     limits,
-    manifest::{Manifest, Phase},
+    manifest::{
+        Manifest, Phase,
+        relations::Values,
+        requirement::{Verdict, ask},
+    },
     outcome::Failure,
     state::ErrorKind,
 };
@@ -61,6 +66,8 @@ pub struct Item {
     pub manifest: Arc<Manifest>,
     /// The digest of its manifest.
     pub digest: Digest,
+    /// The values of its parameters, all of them.
+    pub values: Values,
 }
 
 /// A package that was installed before at the place of a new one.
@@ -88,6 +95,8 @@ pub trait Tree: Send {
 pub trait Installer: Send + Sync + 'static {
     /// The facts of the machine; `software` is what the agent installed.
     fn facts(&self, software: Vec<Software>) -> Doing<'_, Facts>;
+    /// Whether the package's requirements hold; `own` is what the agent installed.
+    fn requirements<'a>(&'a self, item: &'a Item, own: Vec<Own>) -> Doing<'a, Verdict>;
     /// Whether the package's detection rules hold.
     fn detect<'a>(&'a self, item: &'a Item) -> Doing<'a, Detected>;
     /// The manifest of what the agent installed at the package's directory; none if it did not, or if it has none.
@@ -98,8 +107,10 @@ pub trait Installer: Send + Sync + 'static {
     fn exchange<'a>(&'a self, item: &'a Item) -> Doing<'a, ()>;
     /// The package stays. Asked again it does nothing.
     fn commit<'a>(&'a self, item: &'a Item) -> Doing<'a, ()>;
-    /// What was there before is put back, what was staged goes. False if nothing had taken its place. Asked again it does nothing.
-    fn restore<'a>(&'a self, item: &'a Item) -> Doing<'a, bool>;
+    /// What was there before is put back, what was staged goes. Asked again it does nothing.
+    fn restore<'a>(&'a self, item: &'a Item) -> Doing<'a, Restored>;
+    /// The package's tree goes. Asked again it does nothing.
+    fn remove<'a>(&'a self, item: &'a Item) -> Doing<'a, ()>;
     /// What was staged for the attempt goes, and what is kept of its steps: it is over.
     fn forget<'a>(&'a self, attempt: &'a AttemptId, items: &'a [Item]) -> Doing<'a, ()>;
     /// Runs a step of the package and waits for its end. A run that was started before is refused.
@@ -154,6 +165,21 @@ fn exchange_of<'a>(layout: &'a Layout, item: &'a Item) -> Option<Exchange<'a>> {
     Some(Exchange::new(layout, directory, &item.manifest.name, &item.attempt, item.index))
 }
 
+/// Where a step of this phase finds the package's files at this moment.
+fn place(layout: &Layout, item: &Item, phase: Phase) -> Result<Place, install::Error> {
+    let installed = match (phase, exchange_of(layout, item), &item.manifest.directory) {
+        (Phase::Before, ..) | (_, None, _) | (_, _, None) => false,
+        (Phase::Install | Phase::After, ..) | (Phase::Restore, ..) => true,
+        // What runs on an error finds its files wherever they are by then.
+        (Phase::OnError, Some(exchange), _) => exchange.state()? == ExchangeState::Exchanged,
+        // What was never put there by the agent has been staged for this.
+        (Phase::Uninstall, _, Some(directory)) => {
+            TreeRecord::read(layout, directory)?.is_some_and(|record| record.package == item.manifest.name)
+        }
+    };
+    Ok(if installed { Place::Installed } else { Place::Staged })
+}
+
 struct RealTree {
     layout: Arc<Layout>,
     staging: Staging,
@@ -188,6 +214,17 @@ impl Installer for Machine {
         self.blocking(move |layout| crate::facts::collect(layout, software, fresh))
     }
 
+    fn requirements<'a>(&'a self, item: &'a Item, own: Vec<Own>) -> Doing<'a, Verdict> {
+        let (manifest, reserve, fresh) = (item.manifest.clone(), self.reserve, self.fresh);
+        self.blocking(move |layout| {
+            let software = own.iter().map(|own| Software { name: own.name.clone(), version: own.version.clone() });
+            let software: Vec<Software> = software.collect();
+            let measure = || crate::facts::collect(layout, software.clone(), fresh).map_err(|e| e.to_string());
+            let host = Host::new(layout, reserve, manifest.directory.as_ref(), &own, measure);
+            Ok(ask(&manifest.requirements, &host))
+        })
+    }
+
     fn detect<'a>(&'a self, item: &'a Item) -> Doing<'a, Detected> {
         let manifest = item.manifest.clone();
         self.blocking(move |layout| install::detect(layout, &manifest))
@@ -220,15 +257,26 @@ impl Installer for Machine {
         self.blocking(move |layout| exchange_of(layout, &item).map_or(Ok(()), |e| e.commit()))
     }
 
-    fn restore<'a>(&'a self, item: &'a Item) -> Doing<'a, bool> {
+    fn restore<'a>(&'a self, item: &'a Item) -> Doing<'a, Restored> {
         let item = item.clone();
         self.blocking(move |layout| {
-            let Some(exchange) = exchange_of(layout, &item) else { return Ok(false) };
+            let Some(exchange) = exchange_of(layout, &item) else { return Ok(Restored::Untouched) };
             match exchange.state()? {
-                ExchangeState::Before => exchange.discard().map(|()| false),
-                ExchangeState::Exchanged | ExchangeState::Restored => exchange.restore().map(|()| true),
-                ExchangeState::Committed => Ok(false),
+                ExchangeState::Before => exchange.discard().map(|()| Restored::Untouched),
+                ExchangeState::Exchanged | ExchangeState::Restored => {
+                    let old = exchange.had_old()?;
+                    exchange.restore().map(|()| if old { Restored::Old } else { Restored::Empty })
+                }
+                ExchangeState::Committed => Ok(Restored::Untouched),
             }
+        })
+    }
+
+    fn remove<'a>(&'a self, item: &'a Item) -> Doing<'a, ()> {
+        let item = item.clone();
+        self.blocking(move |layout| match &item.manifest.directory {
+            Some(directory) => install::remove_installed(layout, directory, &item.manifest.name),
+            None => Ok(()),
         })
     }
 
@@ -252,17 +300,9 @@ impl Installer for Machine {
             let running = self.blocking(move |layout| {
                 let planned = item.manifest.steps.get(step);
                 let planned = planned.ok_or_else(|| install::Error::Manifest(format!("it has no step with the number {step}")))?;
-                let exchanged = match exchange_of(layout, &item) {
-                    Some(exchange) => exchange.state()? == ExchangeState::Exchanged,
-                    None => false,
-                };
-                // What runs on an error finds its files wherever they are by then.
-                let place = match planned.phase {
-                    Phase::Before => Place::Staged,
-                    _ if exchanged => Place::Installed,
-                    _ => Place::Staged,
-                };
-                let spec = StepSpec::new(layout, Machine::step_id(&item, step, run), &item.manifest, planned, place)?.keeping(output_tail);
+                let planned = planned.filled(&item.values).map_err(|e| install::Error::Manifest(e.0))?;
+                let place = place(layout, &item, planned.phase)?;
+                let spec = StepSpec::new(layout, Machine::step_id(&item, step, run), &item.manifest, &planned, place)?.keeping(output_tail);
                 install::start(layout, &supervisor, &spec)
             });
             Ok(running.await?.wait().await?)

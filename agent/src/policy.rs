@@ -16,13 +16,15 @@ use sutler_certs::{KeyId, TrustDocument};
 const FILE_MAX: u64 = 64 << 10;
 
 /// The machine's own rules.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LocalPolicy {
     /// Take packages that nobody signed. Signed ones are verified all the same.
     pub allow_unsigned: bool,
     /// Start no installation; what is offered is fetched and waits.
     pub hold: bool,
+    /// Let jobs uninstall packages; without it only the machine's own administrator can.
+    pub allow_uninstall: bool,
     /// Refuse packages with more bytes than this.
     pub max_bytes: Option<u64>,
     /// Take only packages that one of these publishers' keys signed, besides what the trust document wants.
@@ -31,7 +33,21 @@ pub struct LocalPolicy {
     pub packages: Option<Vec<String>>,
 }
 
+impl Default for LocalPolicy {
+    fn default() -> Self {
+        LocalPolicy { allow_unsigned: false, hold: false, allow_uninstall: true, max_bytes: None, publishers: None, packages: None }
+    }
+}
+
 impl LocalPolicy {
+    /// Whether a package of this name may be uninstalled by a job; else the sentence that says why not.
+    pub fn allows_uninstalling(&self, package: &PackageName) -> Result<(), String> {
+        match self.allow_uninstall {
+            true => Ok(()),
+            false => Err(format!("this machine lets no job uninstall {package} (allow_uninstall in policy.toml)")),
+        }
+    }
+
     /// Whether a package of this name and size may be installed here; else the sentence that says why not.
     pub fn allows(&self, package: &PackageName, bytes: u64) -> Result<(), String> {
         if let Some(prefixes) = self.packages.as_ref().filter(|p| !p.iter().any(|p| package.as_str().starts_with(p.as_str()))) {

@@ -8,12 +8,12 @@ use crate::{
     agent::{Agent, AgentError, Deps, Handle},
     clock::{Clock, SystemClock},
     identity::{self, EnrollError, Enrolled},
-    install::{ChunkLists, Detected, Ended, StepEnd},
+    install::{ChunkLists, Detected, Ended, Own, StepEnd},
     installer::{Doing, Installer, Item, OldPackage, Tree, Trouble, failure},
     journal::{Answered, Journal, JournalError, Loaded},
     limits::Limits,
     link,
-    machine::{Now, Record},
+    machine::{Now, Record, Restored},
     vault::{Vault, VaultError},
 };
 use std::{
@@ -28,7 +28,7 @@ use sutler_base::{
     AttemptId, Digest, PackageName,
     chunks::Chunk,
     facts::{Facts, Software},
-    manifest::{EntryKind, Manifest},
+    manifest::{EntryKind, Manifest, requirement::Verdict},
     state::ErrorKind,
     token::TokenString,
 };
@@ -334,14 +334,24 @@ impl Installer for SimulatedMachine {
         now(())
     }
 
-    fn restore<'a>(&'a self, item: &'a Item) -> Doing<'a, bool> {
+    fn requirements<'a>(&'a self, _: &'a Item, _: Vec<Own>) -> Doing<'a, Verdict> {
+        now(Verdict::Met)
+    }
+
+    fn restore<'a>(&'a self, item: &'a Item) -> Doing<'a, Restored> {
         let mut inside = lock(&self.inside);
-        let Some(old) = inside.exchanged.remove(&(item.attempt.clone(), item.index)) else { return now(false) };
-        match old {
-            Some(digest) => inside.installed.insert(item.manifest.name.clone(), digest),
-            None => inside.installed.remove(&item.manifest.name),
+        let Some(old) = inside.exchanged.remove(&(item.attempt.clone(), item.index)) else { return now(Restored::Untouched) };
+        let Some(digest) = old else {
+            inside.installed.remove(&item.manifest.name);
+            return now(Restored::Empty);
         };
-        now(true)
+        inside.installed.insert(item.manifest.name.clone(), digest);
+        now(Restored::Old)
+    }
+
+    fn remove<'a>(&'a self, item: &'a Item) -> Doing<'a, ()> {
+        lock(&self.inside).installed.remove(&item.manifest.name);
+        now(())
     }
 
     fn forget<'a>(&'a self, _: &'a AttemptId, _: &'a [Item]) -> Doing<'a, ()> {

@@ -41,6 +41,7 @@ word!(state::AppliesTo, v1::AppliesTo, "APPLIES_TO");
 word!(state::OnMismatch, v1::OnMismatch, "ON_MISMATCH");
 word!(state::JobState, v1::JobState, "JOB_STATE");
 word!(state::ExecutionState, v1::ExecutionState, "EXECUTION_STATE");
+word!(state::Intent, v1::Intent, "INTENT");
 word!(state::RetryKind, v1::RetryKind, "RETRY_KIND");
 word!(state::Role, v1::Role, "ROLE");
 
@@ -189,6 +190,7 @@ mod tests {
         agree(state::OnMismatch::ALL);
         agree(state::JobState::ALL);
         agree(state::ExecutionState::ALL);
+        agree(state::Intent::ALL);
         agree(state::RetryKind::ALL);
         agree(state::Role::ALL);
     }

@@ -1,7 +1,11 @@
 //! Between the wire and the machine's types.
 
 use crate::machine::{Offer, OfferedItem, Progress, Record, Replace, Stage};
-use sutler_base::{AttemptId, Invalid, limits, outcome::Outcome, state::ExecutionState};
+use sutler_base::{
+    AttemptId, Invalid, limits,
+    outcome::Outcome,
+    state::{ExecutionState, Intent},
+};
 use sutler_proto::{
     convert::{Word, time},
     v1::{self, connect_request::Message},
@@ -12,16 +16,11 @@ pub(super) fn offer(wire: &v1::Offer) -> Result<(Offer, u32), Invalid> {
     if wire.items.is_empty() || wire.items.len() > limits::JOB_PACKAGES_MAX {
         return Err(Invalid::new(format!("an offer has 1 to {} packages, not {}", limits::JOB_PACKAGES_MAX, wire.items.len())));
     }
-    let item = |i: &v1::OfferItem| OfferedItem {
-        envelope: i.envelope.to_vec(),
-        replace: if i.replace == v1::Replace::Always as i32 { Replace::Always } else { Replace::IfMissing },
-        succeeded: i.succeeded,
-    };
     let offer = Offer {
         attempt: wire.attempt.parse()?,
         job: wire.job.chars().filter(|c| !c.is_control()).take(64).collect(),
         revision: wire.revision,
-        items: wire.items.iter().map(item).collect(),
+        items: wire.items.iter().map(item).collect::<Result<_, _>>()?,
         expire: wire.expire_time.as_ref().map(time).transpose()?,
         continue_on_failure: wire.continue_on_failure,
         priority: match wire.priority {
@@ -30,6 +29,25 @@ pub(super) fn offer(wire: &v1::Offer) -> Result<(Offer, u32), Invalid> {
         },
     };
     Ok((offer, wire.lease_seconds))
+}
+
+fn item(wire: &v1::OfferItem) -> Result<OfferedItem, Invalid> {
+    let value = |(name, value): (&String, &String)| Ok((name.parse()?, value.clone()));
+    if wire.values.len() > limits::PARAMETERS_MAX {
+        return Err(Invalid::new(format!(
+            "an offer has at most {} values for a package, not {}",
+            limits::PARAMETERS_MAX,
+            wire.values.len()
+        )));
+    }
+    let uninstall = !wire.uninstall.is_empty();
+    Ok(OfferedItem {
+        envelope: if uninstall { wire.uninstall.to_vec() } else { wire.envelope.to_vec() },
+        intent: if uninstall { Intent::Uninstall } else { Intent::Install },
+        replace: if wire.replace == v1::Replace::Always as i32 { Replace::Always } else { Replace::IfMissing },
+        values: wire.values.iter().map(value).collect::<Result<_, Invalid>>()?,
+        succeeded: wire.succeeded,
+    })
 }
 
 /// Ids of attempts; what is none is left out.

@@ -72,7 +72,7 @@ pub fn machine_id(layout: &Layout, random: [u8; 16]) -> Result<String, Error> {
 
 fn own_id(layout: &Layout, random: [u8; 16]) -> Result<String, Error> {
     let path = layout.state().join("machine-id");
-    let kept = || Ok(kept_line(&path)?.filter(|id| id.len() == 32));
+    let kept = || Ok::<_, Error>(kept_line(&path)?.filter(|id| id.len() == 32));
     if let Some(id) = kept()? {
         return Ok(id);
     }

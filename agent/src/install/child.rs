@@ -43,6 +43,9 @@ pub(crate) struct Program {
     pub(crate) environment: Vec<String>,
     /// Its working directory.
     pub(crate) directory: PathBuf,
+    /// Whose rights it has, by the numbers of the user and of its group; the agent's own unless given.
+    #[serde(default)]
+    pub(crate) user: Option<(u32, u32)>,
     /// How long it may run (milliseconds on `CLOCK_BOOTTIME`).
     pub(crate) limit_ms: u64,
     /// How long it has after `SIGTERM` (milliseconds); 0 kills it at once.
@@ -136,6 +139,10 @@ fn spawn(program: &Program, group: Option<&File>) -> io::Result<(Child, PipeRead
     let mut command = Command::new(&program.program);
     command.current_dir(&program.directory).env_clear().process_group(0);
     command.stdin(Stdio::null()).stdout(input.try_clone()?).stderr(input);
+    if let Some((user, group)) = program.user {
+        // Before what follows the fork: it goes with no other group, and into the folder with that user's rights.
+        command.uid(user).gid(group);
+    }
     exactly(&mut command, program, group.map(File::try_clone).transpose()?)?;
     // Another thread may have forked while the program's file was being written: its child holds the file open until it
     // calls exec, and so long this one can't be run.

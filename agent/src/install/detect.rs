@@ -3,10 +3,12 @@
 use super::{
     child::{self, End, Program},
     error::{Error, io},
+    host,
     layout::{DIRECTORY, Layout},
     steps,
     tree::digest_of,
 };
+use crate::platform;
 use rustix::{
     fs::{CWD, Mode, OFlags, ResolveFlags},
     io::Errno,
@@ -20,8 +22,9 @@ use std::{
 };
 use sutler_base::{
     Digest, limits,
-    manifest::{Detection, Manifest, VersionRule},
+    manifest::{Detection, Manager, Manifest, VersionRule},
     quoted,
+    version::Range,
 };
 
 /// Whether a package is there.
@@ -56,9 +59,11 @@ pub fn detect(layout: &Layout, manifest: &Manifest) -> Result<Detected, Error> {
                     Asked { argv, environment, exit_codes, output: output.as_deref(), version: version.as_ref(), time_limit: *time_limit };
                 command(layout, manifest, tree.as_deref(), &asked)
             }
-            Detection::Package { .. } | Detection::Service { .. } => {
-                return Err(Error::Manifest("it is detected by a rule that this agent does not know; a newer agent is needed".into()));
-            }
+            Detection::Package { manager, name, versions } => package(layout, *manager, name, versions)?,
+            Detection::Service { name } => match platform::service_running(layout.root(), name)? {
+                true => Ok(()),
+                false => Err(format!("the service {name} does not run")),
+            },
         };
         if let Err(why) = held {
             return Ok(Detected::No(why));
@@ -138,6 +143,23 @@ fn sha256_of(file: &mut File) -> std::io::Result<Digest> {
     Ok(Digest(digest))
 }
 
+fn package(layout: &Layout, manager: Manager, name: &str, versions: &Range) -> Result<Held, Error> {
+    let Some((manager, ordering)) = host::on_platform(manager) else {
+        return Err(Error::Manifest("Sutler's own record is no way to detect a package".into()));
+    };
+    let Some(installed) = platform::packages_of(layout.root(), manager)? else {
+        return Ok(Err(format!("{manager} is not on this machine")));
+    };
+    let found: Vec<&str> = installed.iter().filter(|p| p.name == name).map(|p| p.version.as_str()).collect();
+    Ok(if found.iter().any(|version| versions.holds(version, ordering)) {
+        Ok(())
+    } else if found.is_empty() {
+        Err(format!("{manager} has not installed {}", quoted(name)))
+    } else {
+        Err(format!("{manager} has installed {} {}, not {versions}", quoted(name), found.join(", ")))
+    })
+}
+
 /// Opens a path below `root`; links are followed as if that were the root of the machine.
 fn open_below(root: &Path, below: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
     let top = rustix::fs::openat(CWD, root, DIRECTORY, Mode::empty())?;
@@ -177,6 +199,7 @@ fn command(layout: &Layout, manifest: &Manifest, tree: Option<&Path>, asked: &As
             argv: argv.to_vec(),
             environment: steps::environment(layout, manifest, &directory, environment),
             directory,
+            user: None,
             limit_ms: u64::from(time_limit) * 1000,
             grace_ms: 0,
             output_max: limits::OUTPUT_TAIL_MAX,

@@ -116,6 +116,9 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
+    /// The machine can't be asked what it has.
+    #[error(transparent)]
+    Platform(#[from] crate::platform::PlatformError),
     /// An operation on a file failed.
     #[error("can't {doing} {path}: {source}")]
     Io {

@@ -137,6 +137,11 @@ impl<'a> Exchange<'a> {
         })
     }
 
+    /// Whether there was a tree before the exchange; false if there was no exchange.
+    pub fn had_old(&self) -> Result<bool, Error> {
+        Ok(self.phase()?.is_some_and(|phase| phase.old))
+    }
+
     /// Puts the finished tree in its place, durably. Asked again after it was done, it does nothing.
     ///
     /// [`Error::Occupied`] if the place holds what another package or somebody else put there.
@@ -263,6 +268,23 @@ impl<'a> Exchange<'a> {
     }
 }
 
+/// Removes the tree that `package` has at `directory`. Asked again it finishes what was cut off; what somebody else has put
+/// there stays.
+pub fn remove_installed(layout: &Layout, directory: &InstallPath, package: &PackageName) -> Result<(), Error> {
+    let Some(spot) = layout.spot(directory, Missing::Leave)? else { return Ok(()) };
+    if record_of(&spot, &spot.name)?.is_some_and(|record| record.package == *package) {
+        remove(&spot, &spot.name)?;
+    } else if record_of(&spot, &gone(&spot.name))?.is_some_and(|record| record.package == *package) {
+        remove_tree(&spot.parent_path.join(gone(&spot.name)))?;
+    }
+    spot.sync()
+}
+
+/// What a directory is called while it is being removed.
+fn gone(name: &str) -> String {
+    format!("{name}.gone")
+}
+
 /// Removes the staged tree of an item without a directory, once its steps have ended.
 pub(crate) fn discard_staging(layout: &Layout, attempt: &AttemptId, item: usize) -> Result<(), Error> {
     match layout.staging(None, attempt, item, Missing::Leave)? {
@@ -273,7 +295,7 @@ pub(crate) fn discard_staging(layout: &Layout, attempt: &AttemptId, item: usize)
 
 /// Removes a directory beside a spot, however an earlier removal was cut off.
 fn remove(spot: &Spot, name: &str) -> Result<(), Error> {
-    let going = format!("{name}.gone");
+    let going = gone(name);
     for _ in 0..2 {
         if spot.look(&going)?.is_some() {
             remove_tree(&spot.parent_path.join(&going))?;

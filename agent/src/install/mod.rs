@@ -6,6 +6,7 @@
 //! - [`Supervisor`], [`start`], [`pick_up`]: a step of the package, run at most once by a process that outlives the agent.
 //! - [`supervise`]: that process.
 //! - [`detect`]: whether the package is there, asked of the machine and not of a record.
+//! - [`Host`]: what the machine has and is, for a package's requirements.
 //!
 //! Everything here blocks, except [`Running::wait`]: call it on a blocking thread. Nothing here decides *whether* to do
 //! something; the journal above does, and is on disk before it calls.
@@ -20,6 +21,7 @@ mod detect;
 mod durable;
 mod error;
 mod exchange;
+mod host;
 mod layout;
 mod plan;
 mod steps;
@@ -31,7 +33,8 @@ mod tests;
 
 pub use detect::{Detected, detect};
 pub use error::Error;
-pub use exchange::{Exchange, ExchangeState, TreeRecord};
+pub use exchange::{Exchange, ExchangeState, TreeRecord, remove_installed};
+pub use host::{Host, Own};
 pub use layout::{Layout, room};
 pub use plan::ChunkLists;
 pub use steps::{Ended, Place, Running, StepEnd, StepId, StepSpec, Supervisor, forget, pick_up, start};

@@ -11,6 +11,7 @@ use super::{
     layout::{Layout, Missing},
     supervise::{EXIT, Exit, GROUP, Group, LOCK, OUTPUT, SPEC, STARTED, boot_id},
 };
+use crate::platform;
 use rustix::{fs::FlockOperation, io::Errno, process::Signal};
 use std::{
     collections::BTreeMap,
@@ -90,12 +91,28 @@ impl StepSpec {
         let program = resolve(&tree, &directory, &step.argv).map_err(|why| refuse(&why))?;
         let home = installed.unwrap_or_else(|| tree.clone());
         let mut environment = environment(layout, manifest, &home, &step.environment);
+        let user = match &step.user {
+            Some(name) => {
+                let user =
+                    platform::user(layout.root(), name)?.ok_or_else(|| refuse(&format!("there is no user {name} on this machine")))?;
+                for (variable, value) in [("USER", name.as_str()), ("LOGNAME", name.as_str()), ("HOME", &user.home.to_string_lossy())] {
+                    if !step.environment.contains_key(variable) {
+                        environment.retain(|set| !set.starts_with(&format!("{variable}=")));
+                        environment.push(format!("{variable}={value}"));
+                    }
+                }
+                // Nothing to change where it is the agent's own.
+                Some(user).filter(|user| user.uid != rustix::process::geteuid().as_raw())
+            }
+            None => None,
+        };
         environment.push(format!("SUTLER_ATTEMPT={}", id.attempt));
         let program = Program {
             program,
             argv: step.argv.clone(),
             environment,
             directory,
+            user: user.map(|user| (user.uid, user.gid)),
             limit_ms: u64::from(step.time_limit) * 1000,
             grace_ms: GRACE_MS,
             output_max: limits::OUTPUT_TAIL_MAX,
@@ -134,6 +151,8 @@ pub(crate) fn environment(layout: &Layout, manifest: &Manifest, directory: &Path
     let home = if root { "/root".into() } else { std::env::var("HOME").unwrap_or_else(|_| "/".into()) };
     let mut all = BTreeMap::from([("PATH", "/usr/sbin:/usr/bin:/sbin:/bin".to_owned()), ("HOME", home), ("LANG", "C.UTF-8".to_owned())]);
     all.extend(given.iter().filter(|(name, _)| !name.starts_with("SUTLER_")).map(|(name, value)| (name.as_str(), value.clone())));
+    // A root of its own has a database of packages of its own.
+    all.extend(platform::environment_below(layout.root()));
     all.insert("SUTLER_PACKAGE", manifest.name.to_string());
     all.insert("SUTLER_VERSION", manifest.version.to_string());
     all.insert("SUTLER_DIRECTORY", directory.display().to_string());

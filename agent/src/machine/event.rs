@@ -24,7 +24,9 @@ pub enum StepReport {
     /// It did what it should.
     Done,
     /// It did, and the machine must be restarted some time.
-    Reboot,
+    RebootSoft,
+    /// It did, and nothing of the package may go on before the machine was restarted.
+    RebootHard,
     /// Not now; why is in the failure that it becomes after too many runs.
     Later(Failure),
     /// It failed.
@@ -52,8 +54,19 @@ pub enum OpReport {
     Failed(Failure),
     /// Before anything of the package ran it was found that nothing of it may: on the way back nothing of it runs either.
     Refused(Failure),
-    /// What was there before is back (or was never touched: false).
-    Restored(bool),
+    /// What was there before is back.
+    Restored(Restored),
+}
+
+/// What putting back came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Restored {
+    /// Nothing had taken the place of what was there before.
+    Untouched,
+    /// What had taken a place is gone, and nothing was there before.
+    Empty,
+    /// The version that was there before is back.
+    Old,
 }
 
 /// What came of fetching a package.

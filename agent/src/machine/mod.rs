@@ -17,13 +17,14 @@ mod view;
 #[cfg(test)]
 mod tests;
 
-pub use event::{Effect, Event, Now, OpReport, Prepared, StepReport};
+pub use event::{Effect, Event, Now, OpReport, Prepared, Restored, StepReport};
 pub use record::{Course, Installing, Lease, Offer, OfferedItem, Op, Plan, PlannedStep, Record, Replace, Stage};
 pub use view::Progress;
 
 use std::{collections::BTreeMap, time::Duration};
 use sutler_base::{
     AttemptId, ClientId, PackageName, Timestamp, limits,
+    manifest::Phase,
     outcome::{Failure, ItemResult, Outcome},
     state::{ErrorKind, ExecutionState},
 };
@@ -358,7 +359,7 @@ impl State {
         }
         match prepared {
             Prepared::Ready(plan) => attempt.record.stage = Stage::Fetched(plan),
-            Prepared::Ended(result) if result.state == ExecutionState::AlreadyInstalled && attempt.doubted.contains(&result.package) => {
+            Prepared::Ended(result) if is_as_it_was(result.state) && attempt.doubted.contains(&result.package) => {
                 // Seen in the middle of another installation of it, which may yet be undone: asked again when that has ended.
                 attempt.activity = Activity::Idle;
                 return;
@@ -388,6 +389,7 @@ impl State {
                 installing.at += 1;
                 installing.run = 0;
             }
+            After::Over => installing.at = usize::MAX,
             After::Again(until) => {
                 installing.run += 1;
                 // Its end has to be on disk before the wait: a restart must not take it for one that was interrupted.
@@ -396,6 +398,7 @@ impl State {
                 return;
             }
             After::Back(failure, end) => {
+                installing.touched = installing.plan.first_after_exchange().is_some_and(|first| installing.at >= first);
                 installing.course = Course::Back { failure, end };
                 installing.at = 0;
                 installing.run = 0;
@@ -501,15 +504,7 @@ impl State {
                     }
                     let Some(attempt) = self.attempts.get_mut(&id) else { continue };
                     attempt.record.started = true;
-                    attempt.record.stage = Stage::Installing(Installing {
-                        plan,
-                        course: Course::Forward,
-                        at: 0,
-                        run: 0,
-                        begun: false,
-                        reboot: false,
-                        since: now.wall,
-                    });
+                    attempt.record.stage = Stage::Installing(Installing::new(plan, now.wall));
                     self.begin(&id, now, effects);
                 }
                 Stage::Installing(_) => {
@@ -526,6 +521,7 @@ impl State {
         let leased = attempt.record.leased(now);
         let Stage::Installing(installing) = &mut attempt.record.stage else { return false };
         match installing.op() {
+            Some(_) if installing.waits_for_reboot(now) => return false,
             Some(Op::Step(_)) if !leased && attempt.unwanted => installing.call_off(),
             Some(Op::Step(_)) if !leased => return false,
             Some(_) => {}
@@ -553,6 +549,8 @@ impl State {
 /// What follows the end of an op.
 enum After {
     Next,
+    /// Nothing of this way is left to do.
+    Over,
     Again(Duration),
     Back(Failure, ExecutionState),
     /// Back without a step.
@@ -569,11 +567,32 @@ fn step_forward(installing: &mut Installing, op: Op, report: OpReport, now: &Now
     };
     match &mut installing.course {
         Course::Back { failure, .. } => {
+            let phase = step.map(|s| s.phase);
             match report {
-                OpReport::Restored(back) if installing.plan.directory => failure.restored = Some(back),
+                OpReport::Restored(back) => {
+                    if installing.plan.directory {
+                        failure.restored = Some(back != Restored::Untouched);
+                    }
+                    if back != Restored::Old {
+                        // There is nothing that the steps could work on.
+                        return After::Over;
+                    }
+                }
                 OpReport::Failed(why) if op == Op::Restore => {
                     failure.restored = Some(false);
                     failure.message = format!("{}; and what was there before could not be put back: {}", failure.message, why.message);
+                    return After::Over;
+                }
+                OpReport::Step(StepReport::Later(_)) if installing.run + 1 < RUNS_MAX => {
+                    return After::Again(now.boot + RUN_PAUSE * (installing.run + 1));
+                }
+                OpReport::Step(StepReport::Later(why) | StepReport::Failed(why)) if phase == Some(Phase::Restore) => {
+                    failure.restored = Some(false);
+                    failure.message = format!("{}; and the version before could not be put back: {}", failure.message, why.message);
+                }
+                OpReport::Step(StepReport::Interrupted { .. }) if phase == Some(Phase::Restore) => failure.restored = Some(false),
+                OpReport::Step(_) if phase == Some(Phase::Restore) => {
+                    failure.restored.get_or_insert(true);
                 }
                 _ => {}
             }
@@ -582,8 +601,12 @@ fn step_forward(installing: &mut Installing, op: Op, report: OpReport, now: &Now
         }
         Course::Forward => match report {
             OpReport::Done | OpReport::Exchanged { .. } | OpReport::Restored(_) | OpReport::Step(StepReport::Done) => After::Next,
-            OpReport::Step(StepReport::Reboot) => {
+            OpReport::Step(StepReport::RebootSoft) => {
                 installing.reboot = true;
+                After::Next
+            }
+            OpReport::Step(StepReport::RebootHard) => {
+                installing.until_reboot = Some(now.boot_id.clone());
                 After::Next
             }
             OpReport::Step(StepReport::Later(_)) if installing.run + 1 < RUNS_MAX => {
@@ -636,6 +659,11 @@ fn result_of(installing: &Installing, now: &Now) -> ItemResult {
         total_bytes: plan.total_bytes,
         duration_ms: plan.prepared_ms + took,
     }
+}
+
+/// Whether nothing had to be done, since all was as it should be.
+fn is_as_it_was(state: ExecutionState) -> bool {
+    matches!(state, ExecutionState::AlreadyInstalled | ExecutionState::AlreadyAbsent)
 }
 
 fn lease(seconds: u32, now: &Now) -> Lease {

@@ -4,9 +4,9 @@ use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use sutler_base::{
     AttemptId, Digest, PackageName, Timestamp, Version,
-    manifest::Phase,
+    manifest::{Phase, relations::Values},
     outcome::{Failure, ItemResult},
-    state::{ErrorKind, ExecutionState},
+    state::{ErrorKind, ExecutionState, Intent},
 };
 
 /// What to do where the package is there already.
@@ -25,11 +25,28 @@ pub struct OfferedItem {
     /// The signed envelope's exact bytes.
     #[serde(with = "hex_bytes")]
     pub envelope: Vec<u8>,
+    /// What is done with it.
+    #[serde(default = "install")]
+    pub intent: Intent,
     /// What to do where it is there already.
     pub replace: Replace,
+    /// The values of its parameters that the job gives.
+    #[serde(default)]
+    pub values: Values,
     /// An earlier attempt of the same execution installed it: it is not done again.
     #[serde(default)]
     pub succeeded: bool,
+}
+
+fn install() -> Intent {
+    Intent::Install
+}
+
+impl OfferedItem {
+    /// The package of this envelope, to be installed where it is not there.
+    pub fn install(envelope: Vec<u8>) -> OfferedItem {
+        OfferedItem { envelope, intent: Intent::Install, replace: Replace::IfMissing, values: Values::new(), succeeded: false }
+    }
 }
 
 /// Permission to start steps, until a moment of the machine's own clock.
@@ -74,6 +91,9 @@ pub struct PlannedStep {
 /// One package that is fetched and staged: what is to be done with it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
+    /// Whether it is to be there, or to be gone.
+    #[serde(default = "install")]
+    pub intent: Intent,
     /// The package.
     pub package: PackageName,
     /// Its version.
@@ -111,22 +131,43 @@ pub enum Op {
     Commit,
     /// What was there before is put back, what was staged is removed.
     Restore,
+    /// The package's tree goes.
+    Remove,
+    /// The detection rules are asked, and must not hold any more.
+    VerifyGone,
+    /// The agent's record of installed software has it no longer.
+    Forget,
 }
 
 impl Plan {
     /// What is done, in this order, as long as nothing fails.
     pub fn forward(&self) -> Vec<Op> {
-        let mut ops = self.steps_of(Phase::Before);
-        if self.directory {
-            ops.push(Op::Exchange);
+        match self.intent {
+            Intent::Install => {
+                let mut ops = self.steps_of(Phase::Before);
+                if self.directory {
+                    ops.push(Op::Exchange);
+                }
+                ops.extend(self.steps_of(Phase::Install));
+                ops.extend(self.steps_of(Phase::After));
+                if self.detection {
+                    ops.push(Op::Verify);
+                }
+                ops.push(Op::Commit);
+                ops
+            }
+            Intent::Uninstall => {
+                let mut ops = self.steps_of(Phase::Uninstall);
+                if self.directory {
+                    ops.push(Op::Remove);
+                }
+                if self.detection {
+                    ops.push(Op::VerifyGone);
+                }
+                ops.push(Op::Forget);
+                ops
+            }
         }
-        ops.extend(self.steps_of(Phase::Install));
-        ops.extend(self.steps_of(Phase::After));
-        if self.detection {
-            ops.push(Op::Verify);
-        }
-        ops.push(Op::Commit);
-        ops
     }
 
     /// Which of what is done is the first step that runs where the package will be.
@@ -136,10 +177,13 @@ impl Plan {
         self.forward().iter().position(there)
     }
 
-    /// What is done, in this order, after something failed.
+    /// What is done, in this order, after something failed. The steps that restore come last: they work on what is back.
     pub fn backward(&self) -> Vec<Op> {
         let mut ops = self.steps_of(Phase::OnError);
         ops.push(Op::Restore);
+        if self.intent == Intent::Install {
+            ops.extend(self.steps_of(Phase::Restore));
+        }
         ops
     }
 
@@ -177,11 +221,36 @@ pub struct Installing {
     pub begun: bool,
     /// A step asked for a restart of the machine.
     pub reboot: bool,
+    /// The start of the machine in which nothing of it may go on any more: a step asked for another one at once.
+    #[serde(default)]
+    pub until_reboot: Option<String>,
+    /// It was put back without a step being run on the way.
+    #[serde(default)]
+    pub quiet: bool,
+    /// A step that installs had been begun when it turned back: what was there before may be damaged.
+    #[serde(default)]
+    pub touched: bool,
     /// When it began.
     pub since: Timestamp,
 }
 
 impl Installing {
+    /// One that begins now.
+    pub fn new(plan: Plan, since: Timestamp) -> Installing {
+        Installing {
+            plan,
+            course: Course::Forward,
+            at: 0,
+            run: 0,
+            begun: false,
+            reboot: false,
+            until_reboot: None,
+            quiet: false,
+            touched: false,
+            since,
+        }
+    }
+
     /// Called off while there was no contact, after it had begun: no further step is started, not on the way back either, but
     /// what was there before is put back, so that the machine is not left half-way and others get their turn.
     pub fn call_off(&mut self) {
@@ -200,8 +269,9 @@ impl Installing {
 
     /// What was there before is put back, and no step is run on the way.
     pub fn put_back(&mut self, failure: Failure, end: ExecutionState) {
-        self.at = self.plan.backward().len().saturating_sub(1);
+        self.at = 0;
         self.run = 0;
+        self.quiet = true;
         self.course = Course::Back { failure, end };
     }
 
@@ -209,9 +279,15 @@ impl Installing {
     pub fn op(&self) -> Option<Op> {
         let ops = match self.course {
             Course::Forward => self.plan.forward(),
+            Course::Back { .. } if self.quiet => vec![Op::Restore],
             Course::Back { .. } => self.plan.backward(),
         };
         ops.get(self.at).copied()
+    }
+
+    /// Whether it waits for the machine to be restarted.
+    pub fn waits_for_reboot(&self, now: &super::Now) -> bool {
+        self.until_reboot.as_ref().is_some_and(|boot| *boot == now.boot_id)
     }
 }
 
@@ -268,7 +344,7 @@ impl Record {
     /// The end that the attempt has come to; none while a package is left to do.
     pub fn verdict(&self) -> Option<ExecutionState> {
         use ExecutionState::*;
-        let bad = |r: &&ItemResult| !matches!(r.state, Succeeded | AlreadyInstalled);
+        let bad = |r: &&ItemResult| !r.state.is_good();
         let over = self.results.len() >= self.offer.items.len();
         let stopped = !self.offer.continue_on_failure && self.results.iter().any(|r| bad(&r));
         if !over && !stopped {
@@ -279,7 +355,14 @@ impl Record {
         {
             return Some(worst);
         }
-        Some(if self.results.iter().any(|r| r.state == Succeeded) { Succeeded } else { AlreadyInstalled })
+        let all = |state| self.results.iter().all(|r| r.state == state);
+        Some(if self.results.iter().any(|r| r.state == Succeeded) {
+            Succeeded
+        } else if all(AlreadyAbsent) {
+            AlreadyAbsent
+        } else {
+            AlreadyInstalled
+        })
     }
 }
 

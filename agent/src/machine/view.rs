@@ -59,6 +59,7 @@ impl State {
             Stage::Fetched(_) if self.held => wait(WaitReason::LocalHold),
             Stage::Fetched(_) if !record.leased(now) => wait(WaitReason::Lease),
             Stage::Fetched(_) => wait(WaitReason::Turn),
+            Stage::Installing(installing) if installing.waits_for_reboot(now) => wait(WaitReason::Reboot),
             Stage::Installing(installing) => installing_progress(installing, record.leased(now)),
         };
         Some(Progress { state, wait, item: record.results.len(), bytes: attempt.bytes, step })
@@ -75,7 +76,8 @@ fn installing_progress(installing: &Installing, leased: bool) -> (ExecutionState
         }
         Some(Op::Verify) => (ExecutionState::Verifying, None, String::new()),
         Some(Op::Restore) => (ExecutionState::Restoring, None, String::new()),
-        Some(Op::Exchange) => (ExecutionState::Installing, None, String::new()),
+        Some(Op::Exchange | Op::Remove) => (ExecutionState::Installing, None, String::new()),
+        Some(Op::VerifyGone | Op::Forget) => (ExecutionState::Verifying, None, String::new()),
         Some(Op::Commit) | None => (ExecutionState::Verifying, None, String::new()),
     }
 }

@@ -7,7 +7,7 @@
 
 mod linux;
 
-pub use linux::{PackageStamp, package_stamp, packages, packages_of, service_running};
+pub use linux::{PackageStamp, User, environment_below, package_stamp, packages, packages_of, service_running, user};
 
 use std::{fmt, io, path::PathBuf};
 

@@ -4,12 +4,13 @@ use super::{Installed, Shared, Told, prepare};
 use crate::{
     install::{Detected, Ended, StepEnd},
     installer::{Item, Trouble, failure},
-    machine::{Course, Op, OpReport, Record, Stage, StepReport},
+    machine::{Course, Op, OpReport, Record, Restored, Stage, StepReport},
 };
 use sutler_base::{
-    manifest::{ExitMeaning, Step},
+    Invalid,
+    manifest::{ExitMeaning, Step, relations},
     outcome::Failure,
-    state::ErrorKind,
+    state::{ErrorKind, Intent},
 };
 
 /// Does an op of the package with this number.
@@ -17,10 +18,11 @@ pub(super) async fn perform(shared: &Shared, record: &Record, index: usize, op: 
     let mut item = item(shared, record, index);
     if matches!(&record.stage, Stage::Installing(i) if i.course == Course::Forward && i.at == 0 && i.run == 0) {
         // Nothing of it has run yet.
-        item = item.and_then(|item| {
-            prepare::check_again(shared, &record.offer.items[index].envelope, &item).map_err(Trouble::Failed)?;
-            Ok(item)
-        });
+        if let Ok(found) = &item
+            && let Err(refused) = prepare::check_again(shared, &record.offer.items[index], found).await
+        {
+            item = Err(refused);
+        }
         if let Err(Trouble::Failed(failure)) = item {
             return Ok(OpReport::Refused(failure));
         }
@@ -51,20 +53,31 @@ pub(super) async fn perform(shared: &Shared, record: &Record, index: usize, op: 
         Op::Commit => {
             // Remembered before the old tree goes: an agent that is killed in between does both again.
             let manifest = &item.manifest;
-            let installed = Installed {
-                package: manifest.name.clone(),
-                version: manifest.version.clone(),
-                manifest: item.digest,
-                directory: manifest.directory.clone(),
-                release: manifest.release,
-            };
-            shared.installed.add(installed).map_err(|e| Shared::vault_trouble(&e))?;
+            shared.installed.add(Installed::of(&item)).map_err(|e| Shared::vault_trouble(&e))?;
             shared.identity.installed(&manifest.name, manifest.release).map_err(|e| Shared::vault_trouble(&e))?;
             shared.installer.commit(&item).await?;
             let _ = shared.told.send(Told::Installed);
             Ok(OpReport::Done)
         }
-        Op::Restore => shared.installer.restore(&item).await.map(OpReport::Restored),
+        Op::Restore => {
+            let restored = shared.installer.restore(&item).await?;
+            // Without a tree only the record tells whether there is a version to go back to.
+            let goes_back = item.manifest.directory.is_none() && touched(record) && shared.installed.of(&item.manifest.name).is_some();
+            Ok(OpReport::Restored(if goes_back { Restored::Old } else { restored }))
+        }
+        Op::Remove => shared.installer.remove(&item).await.map(|()| OpReport::Done),
+        Op::VerifyGone => match shared.installer.detect(&item).await? {
+            Detected::Yes => {
+                let message = "after the uninstallation the detection rules still find it";
+                Ok(OpReport::Failed(failure(ErrorKind::StillDetected, message)))
+            }
+            Detected::No(_) | Detected::NoRules => Ok(OpReport::Done),
+        },
+        Op::Forget => {
+            shared.installed.remove(&item.manifest.name).map_err(|e| Shared::vault_trouble(&e))?;
+            let _ = shared.told.send(Told::Installed);
+            Ok(OpReport::Done)
+        }
     }
 }
 
@@ -78,6 +91,11 @@ pub(super) async fn pick_up(shared: &Shared, record: &Record, index: usize, n: u
     };
     tracing::info!(attempt = %record.id(), step = step.name, ?report, "picked up a step that had been started before");
     Ok(OpReport::Step(report))
+}
+
+/// Whether a step that installs had been begun before it turned back.
+fn touched(record: &Record) -> bool {
+    matches!(&record.stage, Stage::Installing(installing) if installing.touched)
 }
 
 /// The packages of an attempt whose manifests are known here.
@@ -96,7 +114,15 @@ fn item(shared: &Shared, record: &Record, index: usize) -> Result<Item, Trouble>
     let digest = planned.or(offered).ok_or_else(none)?;
     let kept = shared.content.manifest(&digest).map_err(|e| Trouble::Failed(prepare::not_kept(&digest, Some(e))))?;
     let manifest = kept.ok_or_else(|| Trouble::Failed(prepare::not_kept(&digest, None)))?;
-    Ok(Item { attempt: record.id().clone(), index, manifest, digest })
+    let invalid = |e: Invalid| Trouble::Failed(failure(ErrorKind::ParameterInvalid, e.0));
+    let offered = &record.offer.items[index];
+    let mut given = offered.values.clone();
+    if offered.intent == Intent::Uninstall {
+        // The version that is there may have other parameters than the one that the job names.
+        given.retain(|name, _| manifest.parameters.contains_key(name));
+    }
+    let values = relations::fill(&manifest.parameters, &given).map_err(invalid)?;
+    Ok(Item { attempt: record.id().clone(), index, manifest, digest, values })
 }
 
 fn step(item: &Item, n: usize) -> Result<&Step, Trouble> {
@@ -120,7 +146,8 @@ async fn judge(shared: &Shared, item: &Item, step: &Step, ended: Ended) -> Resul
     Ok(match &ended.end {
         StepEnd::Exited { code } => match step.meaning(*code) {
             ExitMeaning::Success => StepReport::Done,
-            ExitMeaning::RebootSoft | ExitMeaning::RebootHard => StepReport::Reboot,
+            ExitMeaning::RebootSoft => StepReport::RebootSoft,
+            ExitMeaning::RebootHard => StepReport::RebootHard,
             ExitMeaning::Retry => {
                 let message = format!("step {} ended with exit code {code}, which means \"later\", at every try", step.name);
                 StepReport::Later(fail(ErrorKind::StepFailed, message, Some(*code), None))

@@ -1,6 +1,6 @@
 //! From a signed envelope to a staged package, or to the reason why not: every rule is asked before a byte of it is fetched.
 
-use super::{Shared, content::Content};
+use super::{Shared, content::Content, record::as_own};
 use crate::{
     fetch::{self, FetchError, Wanted},
     install::{ChunkLists, Detected},
@@ -18,9 +18,9 @@ use sutler_base::{
     AttemptId, Digest, PackageName, Version,
     chunks::ChunkList,
     limits,
-    manifest::Manifest,
+    manifest::{Manifest, Phase, relations, requirement::Verdict},
     outcome::{Failure, ItemResult},
-    state::{ErrorKind, ExecutionState},
+    state::{ErrorKind, ExecutionState, Intent},
 };
 use sutler_certs::{
     Envelope, KeyId,
@@ -119,23 +119,69 @@ async fn stage(shared: &Shared, attempt: &AttemptId, index: usize, offered: &Off
     let (manifest, signed) = verified_manifest(shared, attempt, &envelope, known).await?;
     (known.package, known.version) = (manifest.name.clone(), manifest.version.clone());
     known.total_bytes = manifest.total_bytes();
-    let item = Item { attempt: attempt.clone(), index, manifest: manifest.clone(), digest: envelope.digest };
     if offered.succeeded {
         return Err(Stop::End(ExecutionState::Succeeded, None));
     }
-    check_rules(shared, &policy(shared)?, &envelope, &manifest, &signed).map_err(failed)?;
-    let detected_before = match already_there(shared, &item).await? {
-        (true, _) if offered.replace == Replace::IfMissing => return Err(Stop::End(ExecutionState::AlreadyInstalled, None)),
-        (_, detected) => detected,
+    let values = relations::fill(&manifest.parameters, &offered.values).map_err(|e| stop(ErrorKind::ParameterInvalid, e.0))?;
+    let item = Item { attempt: attempt.clone(), index, manifest, digest: envelope.digest, values };
+    match offered.intent {
+        Intent::Install => {
+            check_rules(shared, &policy(shared)?, &envelope, &item.manifest, &signed).map_err(failed)?;
+            let detected_before = match already_there(shared, &item).await? {
+                (true, _) if offered.replace == Replace::IfMissing => return Err(Stop::End(ExecutionState::AlreadyInstalled, None)),
+                (_, detected) => detected,
+            };
+            check_requirements(shared, &item).await?;
+            let lists = chunk_lists(shared, attempt, &item.manifest, known).await?;
+            fill(shared, &item, &lists, known).await?;
+            Ok(plan(&item, Intent::Install, detected_before, known))
+        }
+        Intent::Uninstall => uninstall(shared, item, known).await,
+    }
+}
+
+/// What has to be done to uninstall a package: by the steps of the version that is there, where that is known.
+async fn uninstall(shared: &Shared, offered: Item, known: &mut Known) -> Result<Plan, Stop> {
+    check_uninstall(shared, &offered.manifest.name).map_err(failed)?;
+    let recorded = shared.installed.of(&offered.manifest.name);
+    let detected = shared.installer.detect(&offered).await? == Detected::Yes;
+    if recorded.is_none() && !detected {
+        return Err(Stop::End(ExecutionState::AlreadyAbsent, None));
+    }
+    let there = match &recorded {
+        Some(there) if there.manifest != offered.digest => shared.content.manifest(&there.manifest).ok().flatten(),
+        _ => None,
     };
-    let lists = chunk_lists(shared, attempt, &manifest, known).await?;
-    fill(shared, &item, &lists, known).await?;
+    let item = match (there, recorded) {
+        (Some(manifest), Some(there)) => {
+            (known.version, known.manifest, known.total_bytes) = (manifest.version.clone(), there.manifest, manifest.total_bytes());
+            // What the job says is about the version that it names; this one may have other parameters.
+            let own = offered.values.into_iter().filter(|(name, _)| manifest.parameters.contains_key(name)).collect();
+            let values = relations::fill(&manifest.parameters, &own).map_err(|e| stop(ErrorKind::ParameterInvalid, e.0))?;
+            Item { manifest, digest: there.manifest, values, ..offered }
+        }
+        _ => {
+            check_taken_back(shared, &offered.manifest, &offered.digest).map_err(failed)?;
+            offered
+        }
+    };
+    // A package without a tree on this machine brings what its steps need.
+    if shared.installer.installed(&item).await?.is_none() && item.manifest.steps.iter().any(|s| s.phase == Phase::Uninstall) {
+        let lists = chunk_lists(shared, &item.attempt, &item.manifest, known).await?;
+        fill(shared, &item, &lists, known).await?;
+    }
+    Ok(plan(&item, Intent::Uninstall, detected, known))
+}
+
+fn plan(item: &Item, intent: Intent, detected_before: bool, known: &Known) -> Plan {
+    let manifest = &item.manifest;
     let step =
         |s: &sutler_base::manifest::Step| PlannedStep { name: s.name.clone(), phase: s.phase, continue_on_failure: s.continue_on_failure };
-    Ok(Plan {
+    Plan {
+        intent,
         package: manifest.name.clone(),
         version: manifest.version.clone(),
-        manifest: envelope.digest,
+        manifest: item.digest,
         release: manifest.release,
         steps: manifest.steps.iter().map(step).collect(),
         directory: manifest.directory.is_some(),
@@ -144,7 +190,7 @@ async fn stage(shared: &Shared, attempt: &AttemptId, index: usize, offered: &Off
         total_bytes: known.total_bytes,
         fetched_bytes: known.fetched_bytes,
         prepared_ms: 0,
-    })
+    }
 }
 
 async fn connection(shared: &Shared) -> Result<Connection, Stop> {
@@ -242,13 +288,43 @@ pub(super) fn not_kept(digest: &Digest, error: Option<VaultError>) -> Failure {
 
 /// Whether what was found good when it was fetched still is. It may have waited for long: by now it may be taken back, over, or
 /// older than what was installed meanwhile, its publishers may be others, and the machine's own rules too.
-pub(super) fn check_again(shared: &Shared, envelope: &[u8], item: &Item) -> Result<(), Failure> {
+pub(super) async fn check_again(shared: &Shared, offered: &OfferedItem, item: &Item) -> Result<(), Trouble> {
+    if offered.intent == Intent::Uninstall {
+        return check_uninstall(shared, &item.manifest.name).map_err(Trouble::Failed);
+    }
+    check_signed_again(shared, &offered.envelope, item).map_err(Trouble::Failed)?;
+    check_requirements(shared, item).await
+}
+
+fn check_signed_again(shared: &Shared, envelope: &[u8], item: &Item) -> Result<(), Failure> {
     let policy = shared.policy.read().map_err(|why| failure(ErrorKind::ClientIo, why))?;
     let envelope = Envelope::from_json(envelope).map_err(|e| failure(ErrorKind::SignatureInvalid, e.to_string()))?;
     let kept = shared.content.get(&item.digest).map_err(|e| not_kept(&item.digest, Some(e)))?;
     let signed = kept.ok_or_else(|| not_kept(&item.digest, None))?;
     check_signature(shared, &policy, &envelope, &signed)?;
     check_rules(shared, &policy, &envelope, &item.manifest, &signed)
+}
+
+/// Whether the machine's own rules let a package go.
+fn check_uninstall(shared: &Shared, package: &PackageName) -> Result<(), Failure> {
+    let policy = shared.policy.read().map_err(|why| failure(ErrorKind::ClientIo, why))?;
+    policy.allows_uninstalling(package).map_err(|why| failure(ErrorKind::LocalPolicy, why))
+}
+
+/// Whether the machine is and has what the package requires, at this moment.
+async fn check_requirements(shared: &Shared, item: &Item) -> Result<(), Trouble> {
+    if item.manifest.requirements.is_empty() {
+        return Ok(());
+    }
+    match shared.installer.requirements(item, as_own(&shared.installed.all())).await? {
+        Verdict::Met => Ok(()),
+        Verdict::NotMet { wanted, found } => {
+            Err(Trouble::Failed(failure(ErrorKind::RequirementNotMet, format!("it requires {wanted}; found: {found}"))))
+        }
+        Verdict::Unknown(why) => {
+            Err(Trouble::Failed(failure(ErrorKind::ClientIo, format!("whether this machine has what it requires can't be told: {why}"))))
+        }
+    }
 }
 
 fn check_rules(shared: &Shared, policy: &LocalPolicy, envelope: &Envelope, manifest: &Manifest, signed: &[u8]) -> Result<(), Failure> {

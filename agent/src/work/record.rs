@@ -1,12 +1,16 @@
 //! What the agent has installed, as it remembers it: the source of `facts.software`.
 
-use crate::vault::{Vault, VaultError};
+use crate::{
+    install::Own,
+    installer::Item,
+    vault::{Vault, VaultError},
+};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
 };
-use sutler_base::{Digest, PackageName, Version, facts::Software, path::InstallPath};
+use sutler_base::{Digest, PackageName, Version, facts::Software, path::InstallPath, version::Ordering};
 
 const FILE: &str = "installed.json";
 
@@ -23,6 +27,24 @@ pub struct Installed {
     pub directory: Option<InstallPath>,
     /// Its release.
     pub release: u64,
+    /// By whose rules its versions compare.
+    #[serde(default)]
+    pub ordering: Ordering,
+}
+
+impl Installed {
+    /// What is remembered of this package once it is installed.
+    pub fn of(item: &Item) -> Installed {
+        let manifest = &item.manifest;
+        Installed {
+            package: manifest.name.clone(),
+            version: manifest.version.clone(),
+            manifest: item.digest,
+            directory: manifest.directory.clone(),
+            release: manifest.release,
+            ordering: manifest.ordering,
+        }
+    }
 }
 
 /// All of them, durable.
@@ -54,11 +76,31 @@ impl InstalledRecord {
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         let mut new = all.clone();
         new.insert(installed.package.clone(), installed);
+        self.replace(&mut all, new)
+    }
+
+    /// Forgets a package that was uninstalled.
+    pub fn remove(&self, package: &PackageName) -> Result<(), VaultError> {
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut new = all.clone();
+        match new.remove(package) {
+            Some(_) => self.replace(&mut all, new),
+            None => Ok(()),
+        }
+    }
+
+    fn replace(&self, all: &mut BTreeMap<PackageName, Installed>, new: BTreeMap<PackageName, Installed>) -> Result<(), VaultError> {
         let json = serde_json::to_vec(&new.values().collect::<Vec<_>>()).expect("plain data");
         self.vault.write(FILE, &json)?;
         *all = new;
         Ok(())
     }
+}
+
+/// Installed packages, as requirements ask for them.
+pub(crate) fn as_own(all: &[Installed]) -> Vec<Own> {
+    let own = |i: &Installed| Own { name: i.package.to_string(), version: i.version.to_string(), ordering: i.ordering };
+    all.iter().map(own).collect()
 }
 
 /// Installed packages as facts.

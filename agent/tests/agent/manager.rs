@@ -282,7 +282,7 @@ impl Manager {
         let mut store = self.0.objects.lock().unwrap();
         store.extend(objects.into_iter().map(|o| (Digest::of(&o), Bytes::from(o))));
         store.insert(envelope.digest, bytes.into());
-        v1::OfferItem { envelope: envelope.to_json().into(), replace: v1::Replace::IfMissing as i32, succeeded: false }
+        v1::OfferItem { envelope: envelope.to_json().into(), replace: v1::Replace::IfMissing as i32, ..Default::default() }
     }
 
     pub(crate) fn offer(&self, attempt: &AttemptId, items: Vec<v1::OfferItem>, lease_seconds: u32) {

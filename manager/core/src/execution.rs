@@ -101,7 +101,7 @@ pub fn sentence(failure: &Failure) -> String {
 pub fn progress(execution: &Execution) -> i32 {
     use ExecutionState::*;
     match execution.state {
-        Succeeded | AlreadyInstalled => 100,
+        Succeeded | AlreadyInstalled | AlreadyAbsent => 100,
         Downloading if execution.bytes_total > 0 => {
             (execution.bytes_done.min(execution.bytes_total) as u128 * 80 / execution.bytes_total as u128) as i32
         }

@@ -1,9 +1,15 @@
 //! The nouns as the manager keeps them: plain data, one type per row of the store.
 
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use sutler_base::{
-    AttemptId, ClientId, Digest, GroupName, JobId, LabelKey, OperatorName, PackageName, PolicyName, Timestamp, TokenId, Uid, Version,
-    state::{AppliesTo, CancelReason, ClientKind, ClientState, ExecutionState, JobState, JoinMode, OnMismatch, Role, Source, Trigger},
+    AttemptId, ClientId, Digest, GroupName, JobId, LabelKey, OperatorName, PackageName, ParameterName, PolicyName, Timestamp, TokenId, Uid,
+    Version,
+    manifest::{Dependency, Manifest, Parameter, Requirement, Supersedes, relations::Values},
+    state::{
+        AppliesTo, CancelReason, ClientKind, ClientState, ExecutionState, Intent, JobState, JoinMode, OnMismatch, Role, Source, Trigger,
+    },
+    version::Ordering,
 };
 
 /// A managed machine.
@@ -257,6 +263,35 @@ pub struct Package {
     pub created: Timestamp,
 }
 
+/// What of a manifest the manager's decisions go by, as it was when the version was pushed. The agent goes by what is signed.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Terms {
+    /// By whose rules its versions compare.
+    pub ordering: Ordering,
+    /// What a client must be and have.
+    pub requirements: Vec<Requirement>,
+    /// What has to be installed before it.
+    pub depends_on: Vec<Dependency>,
+    /// Whose place it takes.
+    pub supersedes: Vec<Supersedes>,
+    /// What whoever orders it may set.
+    pub parameters: BTreeMap<ParameterName, Parameter>,
+}
+
+impl Terms {
+    /// The terms of this manifest.
+    pub fn of(manifest: &Manifest) -> Terms {
+        Terms {
+            ordering: manifest.ordering,
+            requirements: manifest.requirements.clone(),
+            depends_on: manifest.depends_on.clone(),
+            supersedes: manifest.supersedes.clone(),
+            parameters: manifest.parameters.clone(),
+        }
+    }
+}
+
 /// One immutable version of a package.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PackageVersion {
@@ -284,6 +319,8 @@ pub struct PackageVersion {
     pub files: u32,
     /// From when on it may no longer be installed.
     pub expires: Option<Timestamp>,
+    /// What of its manifest the manager's own decisions go by.
+    pub terms: Terms,
     /// When it was pushed.
     pub created: Timestamp,
     /// Who pushed it.
@@ -336,6 +373,10 @@ pub struct JobPackage {
     pub follow: bool,
     /// Install also where it is there already.
     pub replace_always: bool,
+    /// What is done with it.
+    pub intent: Intent,
+    /// The values of its parameters that the job gives.
+    pub values: Values,
 }
 
 /// A destination of a job.

@@ -4,7 +4,8 @@ use super::{AppError, Env, Result, executions, trust};
 use std::collections::{BTreeMap, BTreeSet};
 use sutler_base::{
     AttemptId, ClientId, JobId, Timestamp, Uid,
-    state::{CancelReason, ClientState, ErrorKind, ExecutionState},
+    manifest::relations::Values,
+    state::{CancelReason, ClientState, ErrorKind, ExecutionState, Intent},
 };
 use sutler_certs::RevocationList;
 use sutler_core::model::{Attempt, Client, Job, JobPackage, PackageVersion};
@@ -15,6 +16,10 @@ use sutler_store::{ExecutionChange, StoreError, Tx};
 pub struct Item {
     /// The signed envelope.
     pub envelope: Vec<u8>,
+    /// What is done with it.
+    pub intent: Intent,
+    /// The values of its parameters that the job gives.
+    pub values: Values,
     /// Install also where it is there already.
     pub replace_always: bool,
     /// An earlier attempt of this execution installed it.
@@ -191,8 +196,7 @@ impl Catalogue {
         let earlier = if attempt.number > 1 { tx.attempts_of(&job.id, &attempt.client).await? } else { vec![] };
         for earlier in earlier.into_iter().filter(|e| replaced.is_none_or(|at| e.created >= *at)) {
             if let Ok(outcome) = sutler_base::outcome::Outcome::parse(&earlier.outcome) {
-                let good = |s: ExecutionState| matches!(s, ExecutionState::Succeeded | ExecutionState::AlreadyInstalled);
-                done.extend(outcome.items.into_iter().filter(|i| good(i.state)).map(|i| i.manifest));
+                done.extend(outcome.items.into_iter().filter(|i| i.state.is_good()).map(|i| (i.package, i.manifest)));
             }
         }
         let mut items = Vec::new();
@@ -202,8 +206,14 @@ impl Catalogue {
             let Some(version) = version.filter(|v| trust::deliverable(v, taken_back, env.now).is_ok()) else { return Ok(None) };
             items.push(Item {
                 envelope: version.envelope.clone(),
+                intent: package.intent,
+                values: package.values.clone(),
                 replace_always: package.replace_always,
-                succeeded: done.contains(&version.manifest),
+                // What was uninstalled is named by the version that was there.
+                succeeded: done.iter().any(|(name, manifest)| match package.intent {
+                    Intent::Install => *manifest == version.manifest,
+                    Intent::Uninstall => *name == version.name,
+                }),
             });
         }
         Ok(Some(Offer {

@@ -4,7 +4,8 @@ use super::{AppError, Env, Result, clients, executions, groups, packages, trust}
 use std::collections::BTreeSet;
 use sutler_base::{
     ClientId, GroupName, JobId, PackageName, Timestamp, Version, limits,
-    state::{CancelReason, ClientState, ErrorKind, ExecutionState, JobState, RetryKind},
+    manifest::relations::{self, Values},
+    state::{CancelReason, ClientState, ErrorKind, ExecutionState, Intent, JobState, RetryKind},
 };
 use sutler_core::{
     execution::{self, Again},
@@ -26,6 +27,10 @@ pub struct Wanted {
     pub version: VersionChoice,
     /// Install also where it is there already.
     pub replace_always: bool,
+    /// What is done with it.
+    pub intent: Intent,
+    /// The values of its parameters.
+    pub values: Values,
 }
 
 /// A destination, as it is asked for.
@@ -148,15 +153,18 @@ async fn unavailable(tx: &mut dyn Tx, env: &Env, wanted: &[JobPackage]) -> Resul
 /// Makes a draft. Packages, versions, groups and clients must exist.
 pub async fn create(tx: &mut dyn Tx, env: &Env, input: &Create) -> Result<Shown> {
     let mut wanted = Vec::new();
-    for package in &input.packages {
+    for (n, package) in input.packages.iter().enumerate() {
         let exact = if let VersionChoice::Exact(version) = &package.version { Some(version) } else { None };
         let found = packages::version(tx, &package.package, exact).await?;
+        check_values(n, package.intent, &package.values, &found)?;
         wanted.push(JobPackage {
             package: package.package.clone(),
             version: exact.map(|_| found.uid.clone()),
             version_text: exact.map(Version::to_string).unwrap_or_default(),
             follow: package.version == VersionChoice::Latest,
             replace_always: package.replace_always,
+            intent: package.intent,
+            values: package.values.clone(),
         });
     }
     let mut targets = BTreeSet::new();
@@ -204,8 +212,22 @@ pub async fn create(tx: &mut dyn Tx, env: &Env, input: &Create) -> Result<Shown>
     get(tx, env, &job.id).await
 }
 
+/// Whether these values can be given to the parameters of this version. The agent asks the same of what is signed.
+fn check_values(n: usize, intent: Intent, values: &Values, version: &PackageVersion) -> Result<()> {
+    match relations::fill(&version.terms.parameters, values) {
+        Ok(_) => Ok(()),
+        // To uninstall it goes by the version that is there, which may have had other parameters.
+        Err(_) if intent == Intent::Uninstall && values.is_empty() => Ok(()),
+        Err(why) => Err(AppError::invalid(format!("packages[{n}].values"), format!("{}@{}: {why}", version.name, version.version))),
+    }
+}
+
 fn describe(wanted: &[JobPackage]) -> String {
-    wanted.iter().map(|p| format!("{}@{}", p.package, if p.follow { "latest" } else { &p.version_text })).collect::<Vec<_>>().join(", ")
+    let one = |p: &JobPackage| {
+        let word = if p.intent == Intent::Uninstall { "uninstall " } else { "" };
+        format!("{word}{}@{}", p.package, if p.follow { "latest" } else { &p.version_text })
+    };
+    wanted.iter().map(one).collect::<Vec<_>>().join(", ")
 }
 
 /// Makes a job and starts it, in one commit.
@@ -232,9 +254,10 @@ pub async fn start(tx: &mut dyn Tx, env: &Env, id: &JobId) -> Result<Shown> {
         ));
     }
     let mut wanted = tx.job_packages(id, job.revision).await?;
-    for package in &mut wanted {
+    for (n, package) in wanted.iter_mut().enumerate() {
         let exact = package.version_text.parse().ok();
         let version = packages::version(tx, &package.package, exact.as_ref()).await?;
+        check_values(n, package.intent, &package.values, &version)?;
         package.version_text = version.version.to_string();
         package.version = Some(version.uid);
     }

@@ -2,7 +2,7 @@
 
 use super::{AppError, Env, Result, jobs};
 use sutler_base::{Digest, PackageName, Version, manifest::Manifest};
-use sutler_core::model::{Package, PackageVersion};
+use sutler_core::model::{Package, PackageVersion, Terms};
 use sutler_store::{Page, StoreError, Tx};
 
 /// A version whose bytes are all stored and whose signature holds.
@@ -54,6 +54,7 @@ pub async fn push(tx: &mut dyn Tx, env: &Env, input: &Push) -> Result<PackageVer
         total_bytes: manifest.total_bytes(),
         files: manifest.files.len() as u32,
         expires: manifest.expires,
+        terms: Terms::of(manifest),
         created: env.now,
         creator: env.actor_name().to_owned(),
     };

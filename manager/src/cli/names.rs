@@ -1,6 +1,8 @@
 //! Reads names on the command line: `new-clients` or `groups/new-clients`, as people type or paste them.
 
-use sutler_base::{ClientId, GroupName, Invalid, JobId, LabelKey, OperatorName, PackageName, PolicyName, TokenId, Version, limits, quoted};
+use sutler_base::{
+    ClientId, GroupName, Invalid, JobId, LabelKey, OperatorName, PackageName, ParameterName, PolicyName, TokenId, Version, limits, quoted,
+};
 
 /// The resource name for a text with or without its collection.
 fn resource<T: std::str::FromStr<Err = Invalid>>(collection: &str, text: &str) -> Result<String, String> {
@@ -79,6 +81,28 @@ pub fn label_key(text: &str) -> Result<String, String> {
     text.parse::<LabelKey>().map(|key| key.as_str().to_owned()).map_err(|e| e.0)
 }
 
+/// A value for a parameter of a package.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Setting {
+    /// Which package's; the only one of the order unless named.
+    pub package: Option<String>,
+    /// The parameter.
+    pub name: String,
+    /// Its value.
+    pub value: String,
+}
+
+/// A parameter to set: `NAME=VALUE` or `PACKAGE:NAME=VALUE`.
+pub fn setting(text: &str) -> Result<Setting, String> {
+    let (key, value) = text.split_once('=').ok_or_else(|| format!("a value is given as NAME=VALUE, not {}", quoted(text)))?;
+    let (package, name) = key.rsplit_once(':').map_or((None, key), |(package, name)| (Some(package), name));
+    if let Some(package) = package {
+        package.parse::<PackageName>().map_err(|e| e.0)?;
+    }
+    name.parse::<ParameterName>().map_err(|e| e.0)?;
+    Ok(Setting { package: package.map(String::from), name: name.into(), value: value.into() })
+}
+
 /// What people call it: the name without its collection.
 pub fn short(name: &str) -> &str {
     name.split_once('/').map_or(name, |(_, id)| id)
@@ -111,6 +135,16 @@ mod tests {
         assert_eq!(package_word("packages/clamav/versions/1"), "clamav@1");
         assert!(package_alone("clamav@1").is_err());
         assert!(package("clamav@../..").is_err());
+    }
+
+    #[test]
+    fn a_setting_names_its_package_where_it_must() {
+        let read = |text: &str| setting(text).map(|s| (s.package, s.name, s.value));
+        assert_eq!(read("port=80=x").unwrap(), (None, "port".into(), "80=x".into()));
+        assert_eq!(read("web.server:port=").unwrap(), (Some("web.server".into()), "port".into(), String::new()));
+        for bad in ["port", "Port=1", ":port=1", "a b:port=1", "-x=1"] {
+            assert!(setting(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

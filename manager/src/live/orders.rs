@@ -1,8 +1,12 @@
 //! Telling connected clients what there is to do.
 
 use crate::app::{App, AppError, dispatch};
+use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
-use sutler_base::{AttemptId, ClientId, state::ClientState};
+use sutler_base::{
+    AttemptId, ClientId,
+    state::{ClientState, Intent},
+};
 use sutler_core::model::CertificateState;
 use sutler_proto::{
     convert::{Word, wire_time},
@@ -47,7 +51,9 @@ fn wire_offer(offer: dispatch::Offer, lease_seconds: u32) -> v1::Offer {
             .items
             .into_iter()
             .map(|item| v1::OfferItem {
-                envelope: item.envelope.into(),
+                envelope: if item.intent == Intent::Install { item.envelope.clone().into() } else { Bytes::new() },
+                uninstall: if item.intent == Intent::Uninstall { item.envelope.into() } else { Bytes::new() },
+                values: item.values.into_iter().map(|(name, value)| (name.to_string(), value)).collect(),
                 replace: if item.replace_always { v1::Replace::Always } else { v1::Replace::IfMissing }.into(),
                 succeeded: item.succeeded,
             })

@@ -3,10 +3,11 @@
 use super::{Operator, Services, caller, page, parsed, shown, status};
 use crate::app::{AppError, Violations, jobs};
 use futures_util::Stream;
-use std::{pin::Pin, time::Duration};
+use std::{collections::HashMap, pin::Pin, time::Duration};
 use sutler_base::{
-    ClientId, JobId, Timestamp, limits,
-    state::{ErrorKind, ExecutionState, JobState, RetryKind},
+    ClientId, JobId, ParameterName, Timestamp, limits,
+    manifest::relations::Values,
+    state::{ErrorKind, ExecutionState, Intent, JobState, RetryKind},
 };
 use sutler_proto::{
     convert::{Word, client_id, execution_name, group_name, job_id, package_choice, time},
@@ -42,6 +43,27 @@ fn priority(v: &mut Violations, value: i32, unset: u8) -> u8 {
     }
 }
 
+/// Values of parameters, as they are given: whether the package takes them is asked where its version is known.
+fn values(v: &mut Violations, field: &str, wire: &HashMap<String, String>) -> Values {
+    if wire.len() > limits::PARAMETERS_MAX {
+        v.add(field, format!("has at most {} entries, not {}", limits::PARAMETERS_MAX, wire.len()));
+        return Values::new();
+    }
+    let mut values = Values::new();
+    for (name, value) in wire {
+        let Some(name) = v.take(field, name.parse::<ParameterName>()) else { continue };
+        if value.len() > limits::PARAMETER_VALUE_MAX || value.chars().any(char::is_control) {
+            v.add(
+                field,
+                format!("a value has at most {} bytes and no control characters, that of {name} does not", limits::PARAMETER_VALUE_MAX),
+            );
+            continue;
+        }
+        values.insert(name, value.clone());
+    }
+    values
+}
+
 /// What `CreateJob` and `RunJob` have in common: they have the same fields.
 fn create(r: &v1::CreateJobRequest) -> Result<jobs::Create, Status> {
     let mut v = Violations::default();
@@ -62,11 +84,13 @@ fn create(r: &v1::CreateJobRequest) -> Result<jobs::Create, Status> {
                 false
             }
         };
+        let intent = v.take(&format!("packages[{n}].intent"), Intent::from_wire(p.intent)).flatten().unwrap_or(Intent::Install);
+        let values = values(&mut v, &format!("packages[{n}].values"), &p.values);
         if let Some((package, version)) = v.take(&format!("packages[{n}].package"), package_choice(&p.package)) {
             if packages.iter().any(|w| w.package == package) {
                 v.add(&format!("packages[{n}].package"), format!("{package} stands in the job twice"));
             }
-            packages.push(jobs::Wanted { package, version, replace_always });
+            packages.push(jobs::Wanted { package, version, replace_always, intent, values });
         }
     }
     let mut destinations = Vec::new();

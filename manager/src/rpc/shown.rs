@@ -186,6 +186,7 @@ fn counters(counts: &Counts) -> v1::Counters {
         waiting: of(Counter::Waiting),
         running: of(Counter::Running),
         already_installed: counts.0.get(&ExecutionState::AlreadyInstalled).copied().unwrap_or_default(),
+        already_absent: counts.0.get(&ExecutionState::AlreadyAbsent).copied().unwrap_or_default(),
     }
 }
 
@@ -201,6 +202,8 @@ pub(super) fn job(j: jobs::Shown) -> v1::Job {
             },
             replace: if p.replace_always { v1::Replace::Always } else { v1::Replace::IfMissing }.into(),
             version: p.version_text,
+            intent: p.intent.to_wire(),
+            values: p.values.into_iter().map(|(name, value)| (name.to_string(), value)).collect(),
         })
         .collect();
     v1::Job {
@@ -236,7 +239,7 @@ fn item(i: ItemResult) -> v1::ItemResult {
         output_cut: 0,
         restored: None,
     });
-    let failed = !matches!(i.state, ExecutionState::Succeeded | ExecutionState::AlreadyInstalled);
+    let failed = !i.state.is_good();
     v1::ItemResult {
         package: format!("packages/{}/versions/{}", i.package, i.version),
         state: i.state.to_wire(),

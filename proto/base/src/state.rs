@@ -191,6 +191,8 @@ words! {
         Succeeded = "SUCCEEDED",
         /// Was there already.
         AlreadyInstalled = "ALREADY_INSTALLED",
+        /// Was to be uninstalled, and was not there.
+        AlreadyAbsent = "ALREADY_ABSENT",
         /// Did not work.
         Failed = "FAILED",
         /// A rule said no.
@@ -204,7 +206,22 @@ words! {
     }
 }
 
+words! {
+    /// What a job does with a package.
+    Intent: "what is done with a package" {
+        /// It is to be there.
+        Install = "INSTALL",
+        /// It is to be gone.
+        Uninstall = "UNINSTALL",
+    }
+}
+
 impl ExecutionState {
+    /// Whether what was wanted is so: done, or so already.
+    pub fn is_good(self) -> bool {
+        matches!(self, ExecutionState::Succeeded | ExecutionState::AlreadyInstalled | ExecutionState::AlreadyAbsent)
+    }
+
     /// Only a new attempt leaves it.
     pub fn is_end(self) -> bool {
         self >= ExecutionState::Succeeded
@@ -214,7 +231,7 @@ impl ExecutionState {
     pub fn counter(self) -> Counter {
         use ExecutionState::*;
         match self {
-            Succeeded | AlreadyInstalled => Counter::Finished,
+            Succeeded | AlreadyInstalled | AlreadyAbsent => Counter::Finished,
             Failed | Interrupted | Expired => Counter::Error,
             Rejected => Counter::Rejected,
             Canceled => Counter::Canceled,
@@ -227,7 +244,7 @@ impl ExecutionState {
 words! {
     /// The counters of a job; they add up to the number of its executions.
     Counter: "a counter" {
-        /// Succeeded or installed already.
+        /// Succeeded, or was so already.
         Finished = "FINISHED",
         /// Failed, interrupted or expired.
         Error = "ERROR",
@@ -305,6 +322,8 @@ words! {
         TrustExpired = "TRUST_EXPIRED",
         /// Made for other machines.
         PlatformMismatch = "PLATFORM_MISMATCH",
+        /// The machine is not or has not what the package, or the job, requires.
+        RequirementNotMet = "REQUIREMENT_NOT_MET",
         /// The machine's own policy forbids it.
         LocalPolicy = "LOCAL_POLICY",
         /// The user refused.
@@ -317,10 +336,14 @@ words! {
         StepTimeout = "STEP_TIMEOUT",
         /// After the installation the detection rules do not find it.
         NotDetected = "NOT_DETECTED",
+        /// After the uninstallation the detection rules still find it.
+        StillDetected = "STILL_DETECTED",
         /// A step had started, and nothing can tell how it ended.
         Interrupted = "INTERRUPTED",
         /// The agent's journal was lost after the attempt had been accepted.
         JournalLost = "JOURNAL_LOST",
+        /// A value of a parameter is none that the publisher allows.
+        ParameterInvalid = "PARAMETER_INVALID",
         /// The package's bytes can't be had any more.
         PackageUnavailable = "PACKAGE_UNAVAILABLE",
     }
@@ -334,7 +357,7 @@ impl ErrorKind {
 
     /// Whether a rule said no, rather than something failing.
     pub fn is_rejection(self) -> bool {
-        matches!(self, ErrorKind::PlatformMismatch | ErrorKind::LocalPolicy | ErrorKind::User)
+        matches!(self, ErrorKind::PlatformMismatch | ErrorKind::RequirementNotMet | ErrorKind::LocalPolicy | ErrorKind::User)
     }
 }
 

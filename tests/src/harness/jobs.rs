@@ -70,7 +70,8 @@ impl JobView {
 
     /// Waits until the row of `client` is at an end, whichever.
     pub fn wait_for_end(cli: &Cli, job: &str, client: &str) -> Row {
-        const ENDS: [&str; 7] = ["SUCCEEDED", "ALREADY_INSTALLED", "FAILED", "REJECTED", "CANCELED", "EXPIRED", "INTERRUPTED"];
+        const ENDS: [&str; 8] =
+            ["SUCCEEDED", "ALREADY_INSTALLED", "ALREADY_ABSENT", "FAILED", "REJECTED", "CANCELED", "EXPIRED", "INTERRUPTED"];
         let ended = |view: &JobView| view.row(client).is_some_and(|row| ENDS.contains(&row.state.as_str()));
         let view = JobView::wait(cli, job, &format!("{client} to be done with job {job}"), PATIENCE, ended);
         view.row(client).cloned().expect("it is there")

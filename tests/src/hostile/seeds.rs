@@ -1,7 +1,7 @@
 //! The good ones of each corpus: what our own programs write. The rest of a corpus was found by the fuzzer.
 
 use sutler_agent::journal;
-use sutler_agent::machine::{Course, Installing, Lease, Offer, OfferedItem, Plan, PlannedStep, Record, Replace, Stage};
+use sutler_agent::machine::{Installing, Lease, Offer, OfferedItem, Plan, PlannedStep, Record, Stage};
 use sutler_base::token::TokenString;
 use sutler_base::{AttemptId, Digest, Timestamp, TokenId};
 use sutler_base::{
@@ -110,7 +110,7 @@ fn record(stage: Stage) -> Record {
         attempt: AttemptId::new(Timestamp::UNIX_EPOCH, [1; 16]),
         job: "jobs/0123456789abcdef".into(),
         revision: 1,
-        items: vec![OfferedItem { envelope: b"{}".to_vec(), replace: Replace::IfMissing, succeeded: false }],
+        items: vec![OfferedItem::install(b"{}".to_vec())],
         expire: Some(Timestamp::MAX),
         continue_on_failure: true,
         priority: 5,
@@ -122,6 +122,7 @@ fn record(stage: Stage) -> Record {
 fn records() -> [(&'static str, Record); 4] {
     let step = |name: &str, phase| PlannedStep { name: name.into(), phase, continue_on_failure: false };
     let plan = Plan {
+        intent: sutler_base::state::Intent::Install,
         package: "clamav".parse().expect("it is a name"),
         version: "1.0".parse().expect("it is a version"),
         manifest: Digest::of(b"m"),
@@ -134,8 +135,7 @@ fn records() -> [(&'static str, Record); 4] {
         fetched_bytes: 5,
         prepared_ms: 3,
     };
-    let installing =
-        Installing { plan: plan.clone(), course: Course::Forward, at: 0, run: 0, begun: true, reboot: false, since: Timestamp::UNIX_EPOCH };
+    let installing = Installing { begun: true, ..Installing::new(plan.clone(), Timestamp::UNIX_EPOCH) };
     [
         ("offered", record(Stage::Offered)),
         ("fetched", record(Stage::Fetched(plan))),

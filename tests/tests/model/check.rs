@@ -31,7 +31,7 @@ fn seen(row: &v1::Execution) -> Seen {
         S::Queued => Seen::Queued,
         S::Offered | S::Downloading | S::Waiting => Seen::Taken,
         S::Installing | S::Verifying | S::Restoring => Seen::Installing,
-        S::Succeeded | S::AlreadyInstalled => Seen::Ended(End::Good),
+        S::Succeeded | S::AlreadyInstalled | S::AlreadyAbsent => Seen::Ended(End::Good),
         S::Failed if row.reason == "STEP_FAILED" => Seen::Ended(End::Failed),
         S::Interrupted => Seen::Ended(End::Interrupted),
         S::Canceled => Seen::Canceled(match row.reason.as_str() {
@@ -192,13 +192,14 @@ fn add_up(job: &v1::Job, rows: &[v1::Execution]) {
     let count = |states: &[S]| rows.iter().filter(|r| states.contains(&r.state())).count() as i64;
     let expected = v1::Counters {
         total: rows.len() as i64,
-        finished: count(&[S::Succeeded, S::AlreadyInstalled]),
+        finished: count(&[S::Succeeded, S::AlreadyInstalled, S::AlreadyAbsent]),
         error: count(&[S::Failed, S::Interrupted, S::Expired]),
         rejected: count(&[S::Rejected]),
         canceled: count(&[S::Canceled]),
         waiting: count(&[S::Queued, S::Offered, S::Waiting]),
         running: count(&[S::Downloading, S::Installing, S::Verifying, S::Restoring]),
         already_installed: count(&[S::AlreadyInstalled]),
+        already_absent: count(&[S::AlreadyAbsent]),
     };
     let shown = job.counters.expect("a job has counters");
     assert_eq!(shown, expected, "the counters of {} beside its rows {rows:#?}", job.name);

@@ -280,6 +280,7 @@ pub(crate) fn version(n: u64, package: &Package, version: &str, release: u64) ->
         total_bytes: 1 << 40,
         files: 3,
         expires: Some(at(99)),
+        terms: Terms::default(),
         created: at(4),
         creator: "eve".into(),
     }

@@ -2,6 +2,7 @@
 
 use crate::*;
 use std::collections::BTreeSet;
+use sutler_base::state::Intent;
 use sutler_store::{Page, unit};
 
 fn page(after: Option<String>, limit: u32) -> Page {
@@ -60,8 +61,18 @@ pub(crate) async fn every_row_reads_back_as_it_was_written(db: Database) {
             version_text: "1.0+2".into(),
             follow: true,
             replace_always: false,
+            intent: Intent::Install,
+            values: [("port".parse().unwrap(), "80 \"x\" ü".to_owned())].into(),
         },
-        JobPackage { package: "other".parse().unwrap(), version: None, version_text: String::new(), follow: false, replace_always: true },
+        JobPackage {
+            package: "other".parse().unwrap(),
+            version: None,
+            version_text: String::new(),
+            follow: false,
+            replace_always: true,
+            intent: Intent::Uninstall,
+            values: Default::default(),
+        },
     ];
     let targets = [Target::Group(uid(1)), Target::Client(one.id.clone())];
     let grants = vec![Grant { role: Role::Deployer, groups: Some([uid(7)].into()) }, Grant { role: Role::Viewer, groups: None }];
@@ -510,8 +521,15 @@ pub(crate) async fn the_last_contact_never_goes_back(db: Database) {
 
 pub(crate) async fn a_version_in_use_is_found(db: Database) {
     let clam = package(1, "clamav");
-    let used =
-        JobPackage { package: clam.name.clone(), version: Some(uid(2)), version_text: "1".into(), follow: false, replace_always: false };
+    let used = JobPackage {
+        package: clam.name.clone(),
+        version: Some(uid(2)),
+        version_text: "1".into(),
+        follow: false,
+        replace_always: false,
+        intent: Intent::Install,
+        values: Default::default(),
+    };
     add_clients(&db.store, 0..1).await;
     write(
         &db.store,

@@ -11,8 +11,13 @@ use std::{
 /// The longest line (bytes). The longest that Debian has are some kilobytes of dependencies.
 const LINE_MAX: u64 = 1 << 20;
 
+/// Where dpkg keeps what it knows.
+pub(super) fn folder(root: &Path) -> PathBuf {
+    root.join("var/lib/dpkg")
+}
+
 pub(super) fn status_file(root: &Path) -> PathBuf {
-    root.join("var/lib/dpkg/status")
+    folder(root).join("status")
 }
 
 /// What dpkg has installed below the root; none if it has no list there.

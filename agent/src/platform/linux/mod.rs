@@ -4,8 +4,10 @@ mod dpkg;
 mod question;
 mod rpm;
 mod service;
+mod user;
 
 pub use service::service_running;
+pub use user::{User, user};
 
 use super::{InstalledPackage, Manager, Packages, PlatformError};
 use std::{
@@ -47,6 +49,17 @@ pub fn packages_of(root: &Path, manager: Manager) -> Result<Option<Vec<Installed
         installed.sort_unstable();
     }
     Ok(installed)
+}
+
+/// What programs are told so that they work below `root` and not on the machine that they run on: nothing where that is `/`.
+///
+/// dpkg goes by these since its version 1.21 (dpkg(1), *ENVIRONMENT*); rpm knows no such variable.
+pub fn environment_below(root: &Path) -> Vec<(&'static str, String)> {
+    if root == Path::new("/") {
+        return Vec::new();
+    }
+    let admin = dpkg::folder(root);
+    vec![("DPKG_ROOT", root.display().to_string()), ("DPKG_ADMINDIR", admin.display().to_string())]
 }
 
 /// Tells whether a manager's list may have changed, without reading it.

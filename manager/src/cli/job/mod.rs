@@ -83,7 +83,9 @@ pub enum JobCommand {
     #[command(after_help = "Examples:
   sutler job run --package clamav --group new-clients
   sutler job run --package clamav@1.0.7 --client CLIENT
-  sutler job run --package clamav --group new-clients --expires 30d --replaces JOB")]
+  sutler job run --package clamav --group new-clients --expires 30d --replaces JOB
+  sutler job run --package web --set port=8080 --group web-servers
+  sutler job run --uninstall clamav --group retired")]
     Run(OrderArgs),
     /// List jobs, the newest first
     #[command(after_help = "Examples:

@@ -23,12 +23,20 @@ pub(super) enum Replace {
 
 /// What is to be installed where.
 #[derive(Debug, Args)]
-#[command(group = clap::ArgGroup::new("destination").required(true).multiple(true).args(["group", "client"]))]
+#[command(group = clap::ArgGroup::new("destination").required(true).multiple(true).args(["group", "client"]),
+    group = clap::ArgGroup::new("what").required(true).multiple(true).args(["package", "uninstall"]))]
 pub struct OrderArgs {
     /// A package: NAME pins the newest version, NAME@VERSION that one, NAME@latest follows the newest. Several are installed
     /// in their order
-    #[arg(long, value_name = "NAME[@VERSION]", required = true, value_parser = names::package)]
+    #[arg(long, value_name = "NAME[@VERSION]", value_parser = names::package)]
     package: Vec<String>,
+    /// A package that is to be gone: by the steps of the version that is on the client, else by those of the one named here.
+    /// Packages are uninstalled before others are installed
+    #[arg(long, value_name = "NAME[@VERSION]", value_parser = names::package)]
+    uninstall: Vec<String>,
+    /// A value for a parameter of a package; with several packages say which
+    #[arg(long, value_name = "[PACKAGE:]NAME=VALUE", value_parser = names::setting)]
+    set: Vec<names::Setting>,
     /// A group: its members, and those that join later
     #[arg(long, value_parser = names::group)]
     group: Vec<String>,
@@ -61,9 +69,15 @@ impl OrderArgs {
             Replace::Always => v1::Replace::Always,
             Replace::IfMissing => v1::Replace::IfMissing,
         };
-        let package = |package| v1::JobPackage { package, replace: replace.into(), version: String::new() };
+        let package =
+            |package, intent: v1::Intent| v1::JobPackage { package, replace: replace.into(), intent: intent.into(), ..Default::default() };
+        let uninstalled = self.uninstall.into_iter().map(|name| package(name, v1::Intent::Uninstall));
+        let mut packages: Vec<_> = uninstalled.chain(self.package.into_iter().map(|name| package(name, v1::Intent::Install))).collect();
+        for setting in self.set {
+            set(&mut packages, setting)?;
+        }
         Ok(v1::RunJobRequest {
-            packages: self.package.into_iter().map(package).collect(),
+            packages,
             destinations: self.group.into_iter().chain(self.client).collect(),
             description: self.description,
             priority: self.priority,
@@ -72,6 +86,26 @@ impl OrderArgs {
             request_id: request_id()?,
             replaces: self.replaces.unwrap_or_default(),
         })
+    }
+}
+
+/// Gives a package of the order a value.
+fn set(packages: &mut [v1::JobPackage], setting: names::Setting) -> Result<(), CliError> {
+    let tried = format!("set {}", setting.name);
+    let refused =
+        |why: String| CliError::Local { tried: tried.clone(), why, hint: Some("say which package with PACKAGE:NAME=VALUE".into()) };
+    let fits = |p: &v1::JobPackage| match &setting.package {
+        Some(name) => names::package_word(&p.package).split('@').next() == Some(name),
+        None => true,
+    };
+    let mut found = packages.iter_mut().filter(|p| fits(p));
+    match (found.next(), found.next()) {
+        (Some(package), None) => {
+            package.values.insert(setting.name, setting.value);
+            Ok(())
+        }
+        (None, _) => Err(refused(format!("the order names no package {}", setting.package.unwrap_or_default()))),
+        (Some(_), Some(_)) => Err(refused("the order names several packages".into())),
     }
 }
 

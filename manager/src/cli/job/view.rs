@@ -11,6 +11,7 @@ use sutler_proto::v1;
 pub(super) fn packages(job: &v1::Job) -> String {
     let one = |p: &v1::JobPackage| {
         let word = names::package_word(&p.package);
+        let word = if p.intent() == v1::Intent::Uninstall { format!("-{word}") } else { word };
         // A version comes as itself or as the resource's name.
         let version = p.version.rsplit('/').next().unwrap_or_default();
         match (version, word.split_once('@')) {
@@ -36,7 +37,10 @@ pub(super) fn percent(c: &v1::Counters) -> i64 {
 
 /// The counters as a sentence, in the words of the domain.
 pub(super) fn counters_line(c: &v1::Counters) -> String {
-    let already = if c.already_installed > 0 { format!(" ({} were there already)", c.already_installed) } else { String::new() };
+    let mut so: Vec<String> = Vec::new();
+    so.extend((c.already_installed > 0).then(|| format!("{} were there already", c.already_installed)));
+    so.extend((c.already_absent > 0).then(|| format!("{} had nothing to uninstall", c.already_absent)));
+    let already = if so.is_empty() { String::new() } else { format!(" ({})", so.join(", ")) };
     format!(
         "Finished {}{already}, Error {}, Rejected {}, Canceled {}, Waiting {}, Running {}; Total {}, {} % at an end",
         c.finished,
@@ -247,7 +251,9 @@ mod tests {
 
     #[test]
     fn a_job_shows_the_version_that_it_pinned() {
-        let package = |package: &str, version: &str| v1::JobPackage { package: package.into(), version: version.into(), replace: 0 };
+        let package =
+            |package: &str, version: &str| v1::JobPackage { package: package.into(), version: version.into(), ..Default::default() };
+        let gone = v1::JobPackage { intent: v1::Intent::Uninstall.into(), ..package("packages/f", "6") };
         let job = v1::Job {
             packages: vec![
                 package("packages/a", "1.0"),
@@ -255,10 +261,11 @@ mod tests {
                 package("packages/c/versions/latest", "3"),
                 package("packages/d", ""),
                 package("packages/e", "packages/e/versions/5"),
+                gone,
             ],
             ..Default::default()
         };
-        assert_eq!(packages(&job), "a@1.0 b@2 c@latest (3) d e@5");
+        assert_eq!(packages(&job), "a@1.0 b@2 c@latest (3) d e@5 -f@6");
     }
 
     #[test]
@@ -280,7 +287,17 @@ mod tests {
 
     #[test]
     fn counters_say_how_much_is_at_an_end() {
-        let c = v1::Counters { total: 8, finished: 3, error: 1, rejected: 1, canceled: 1, waiting: 1, running: 1, already_installed: 2 };
+        let c = v1::Counters {
+            total: 8,
+            finished: 3,
+            error: 1,
+            rejected: 1,
+            canceled: 1,
+            waiting: 1,
+            running: 1,
+            already_installed: 2,
+            already_absent: 0,
+        };
         assert_eq!(
             counters_line(&c),
             "Finished 3 (2 were there already), Error 1, Rejected 1, Canceled 1, Waiting 1, Running 1; Total 8, 75 % at an end"

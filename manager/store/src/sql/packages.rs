@@ -9,7 +9,7 @@ use sutler_core::model::{Package, PackageVersion};
 macro_rules! version_columns {
     () => {
         "v.uid, v.package, p.name, v.version, v.release, v.description, v.envelope, v.manifest, v.manifest_length, v.total_bytes, v.files, \
-         v.expires_ms, v.created_ms, v.creator"
+         v.expires_ms, v.terms, v.created_ms, v.creator"
     };
 }
 /// Versions that exist, of packages that exist.
@@ -37,6 +37,7 @@ fn version(row: &mut Columns<'_>) -> Result<PackageVersion> {
         total_bytes: row.number()?,
         files: row.number()?,
         expires: row.opt_time()?,
+        terms: row.json()?,
         created: row.time()?,
         creator: row.text()?,
     })
@@ -80,8 +81,8 @@ impl Packages for Unit<'_> {
             "version",
             query!(
                 "INSERT INTO package_version (uid, package, version, release, description, envelope, manifest, manifest_length, total_bytes, \
-                 files, expires_ms, created_ms, creator, change) \
-                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) ON CONFLICT DO NOTHING",
+                 files, expires_ms, terms, created_ms, creator, change) \
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15) ON CONFLICT DO NOTHING",
                 version.uid.to_string(),
                 version.package.to_string(),
                 version.version.to_string(),
@@ -93,6 +94,7 @@ impl Packages for Unit<'_> {
                 bind::int(version.total_bytes)?,
                 i64::from(version.files),
                 bind::opt_ms(version.expires),
+                bind::json(&version.terms),
                 bind::ms(version.created),
                 bind::text(&version.creator),
                 change

@@ -231,7 +231,7 @@ impl Manifest {
         }
         self.check_files()?;
         detection::check(&self.detection, self.directory.is_some())?;
-        steps::check(&self.steps)?;
+        steps::check(&self.steps, self.directory.is_some())?;
         requirement::check(&self.requirements)?;
         relations::check_parameters(&self.parameters, &self.steps)?;
         relations::check_others(&self.name, &self.depends_on, &self.supersedes)?;

@@ -121,7 +121,7 @@ impl ExitMeaning {
 }
 
 /// Every rule for the steps of a package; the sentence of the first one that is broken.
-pub(super) fn check(steps: &[Step]) -> Result<(), Invalid> {
+pub(super) fn check(steps: &[Step], has_directory: bool) -> Result<(), Invalid> {
     let fail = |sentence: String| Err(Invalid(sentence));
     if steps.len() > limits::STEPS_MAX {
         return fail(format!("a package has at most {} steps, not {}", limits::STEPS_MAX, steps.len()));
@@ -141,6 +141,10 @@ pub(super) fn check(steps: &[Step]) -> Result<(), Invalid> {
             let first = |b: u8| b.is_ascii_lowercase() || b == b'_';
             let rest = |b: u8| first(b) || b.is_ascii_digit() || b == b'-';
             let named = user.bytes().next().is_some_and(first) && user.len() <= 32 && user.bytes().all(rest);
+            // What is staged is nobody's but the agent's to read.
+            if !has_directory || step.phase == Phase::Before {
+                return fail(format!("{what} runs as another user, who can't read the files before they are in the package's directory"));
+            }
             if !named {
                 return fail(format!(
                     "the user of {what} has 1 to 32 of a-z 0-9 _ and -, and starts with no digit; {} is none",

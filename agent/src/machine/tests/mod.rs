@@ -1,9 +1,15 @@
 //! What the machine promises, by table and under random sequences of events, crashes included.
 
+mod ways;
+
 use super::*;
 use proptest::prelude::*;
 use std::collections::{BTreeSet, HashMap};
-use sutler_base::{Digest, manifest::Phase, state::WaitReason};
+use sutler_base::{
+    Digest,
+    manifest::Phase,
+    state::{Intent, WaitReason},
+};
 
 fn now(seconds: u64) -> Now {
     Now { wall: Timestamp::from_second(1_000_000 + seconds as i64).unwrap(), boot: Duration::from_secs(seconds), boot_id: "boot".into() }
@@ -22,7 +28,7 @@ fn offer(n: u8, items: usize) -> Offer {
         attempt: id(n),
         job: "jobs/1".into(),
         revision: 1,
-        items: vec![OfferedItem { envelope: vec![n], replace: Replace::IfMissing, succeeded: false }; items],
+        items: vec![OfferedItem::install(vec![n]); items],
         expire: None,
         continue_on_failure: false,
         priority: 5,
@@ -32,6 +38,7 @@ fn offer(n: u8, items: usize) -> Offer {
 fn plan(phases: &[Phase], detected_before: bool) -> Plan {
     let step = |(n, phase): (usize, &Phase)| PlannedStep { name: format!("step {n}"), phase: *phase, continue_on_failure: false };
     Plan {
+        intent: Intent::Install,
         package: "tool".parse().unwrap(),
         version: "1".parse().unwrap(),
         manifest: Digest::of(b"m"),
@@ -66,6 +73,8 @@ type Work = (AttemptId, Option<(usize, Op, u32)>);
 struct World {
     state: State,
     at: u64,
+    /// How often the machine was restarted.
+    restarts: u32,
     disk: HashMap<AttemptId, Record>,
     unwritten: Vec<(AttemptId, u64, Record)>,
     performing: BTreeSet<Work>,
@@ -82,6 +91,7 @@ impl World {
         World {
             state,
             at: 0,
+            restarts: 0,
             disk: HashMap::new(),
             unwritten: vec![],
             performing: BTreeSet::new(),
@@ -94,11 +104,12 @@ impl World {
     }
 
     fn now(&self) -> Now {
-        now(self.at)
+        let boot_id = if self.restarts == 0 { "boot".into() } else { format!("boot {}", self.restarts) };
+        Now { boot_id, ..now(self.at) }
     }
 
     fn event(&mut self, event: Event) {
-        let effects = self.state.handle(event, &now(self.at));
+        let effects = self.state.handle(event, &self.now());
         self.take(effects);
     }
 
@@ -185,27 +196,33 @@ impl World {
                         total_bytes: 0,
                         duration_ms: 0,
                     }),
-                    _ => Prepared::Ready(plan(&[Phase::Before, Phase::Install, Phase::OnError], false)),
+                    _ => Prepared::Ready(plan(&[Phase::Before, Phase::Install, Phase::OnError, Phase::Restore], false)),
                 };
                 self.event(Event::Prepared(id, prepared));
             }
             (id, Some((item, op, _))) => {
                 let report = match (op, way % 6) {
-                    (Op::Step(_) | Op::Exchange, 4) => {
+                    // Only on the way there is asked whether anything may run.
+                    (Op::Step(_) | Op::Exchange, 4) if self.goes_forward(&id) => {
                         self.refused.insert((id.clone(), item));
                         OpReport::Refused(failed())
                     }
                     (Op::Step(_), 0) => OpReport::Step(StepReport::Failed(failed())),
                     (Op::Step(_), 1) => OpReport::Step(StepReport::Later(failed())),
                     (Op::Step(_), 2) => OpReport::Step(StepReport::Interrupted { detected: way > 128 }),
+                    (Op::Step(_), 5) if way > 128 => OpReport::Step(StepReport::RebootHard),
                     (Op::Step(_), _) => OpReport::Step(StepReport::Done),
-                    (Op::Restore, _) => OpReport::Restored(true),
+                    (Op::Restore, _) => OpReport::Restored(Restored::Old),
                     (Op::Verify, 0) => OpReport::Failed(failed()),
                     _ => OpReport::Done,
                 };
                 self.event(Event::OpEnded(id, report));
             }
         }
+    }
+
+    fn goes_forward(&self, id: &AttemptId) -> bool {
+        matches!(self.state.record(id).map(|r| &r.stage), Some(Stage::Installing(Installing { course: Course::Forward, .. })))
     }
 
     /// As SIGKILL, with so many of the writes that were under way on the disk.
@@ -220,7 +237,7 @@ impl World {
         self.refused.clear();
         let mut records: Vec<Record> = self.disk.values().cloned().collect();
         records.sort_by(|a, b| a.id().cmp(b.id()));
-        let (state, effects) = State::recover(client(), records, false, 1, &now(self.at));
+        let (state, effects) = State::recover(client(), records, false, 1, &self.now());
         self.state = state;
         self.take(effects);
     }
@@ -228,7 +245,13 @@ impl World {
     /// Lets everything go well from here on.
     fn settle(&mut self) {
         self.event(Event::Connected(vec![]));
-        for _ in 0..2000 {
+        for n in 0..4000 {
+            if n == 2000 {
+                // What waits for a restart of the machine gets one.
+                self.restarts += 1;
+                self.crash(0);
+                self.event(Event::Connected(vec![]));
+            }
             let ids: Vec<AttemptId> = self.state.records().map(|r| r.id().clone()).collect();
             self.at += 1;
             if self.at.is_multiple_of(7) {
@@ -371,7 +394,7 @@ fn what_fails_goes_back_through_its_error_steps() {
     succeed(&mut world);
     assert_eq!(performing(&mut world), Op::Restore);
     world.performing.clear();
-    world.event(Event::OpEnded(id(1), OpReport::Restored(true)));
+    world.event(Event::OpEnded(id(1), OpReport::Restored(Restored::Old)));
     world.write();
     let result = &world.state.record(&id(1)).unwrap().results[0];
     assert_eq!((result.state, result.failure.as_ref().unwrap().restored), (ExecutionState::Failed, Some(true)));
@@ -522,7 +545,7 @@ fn what_is_seen_in_the_middle_of_another_installation_is_not_taken_for_installed
         if let Some(work) = world.performing.iter().find(|(attempt, op)| *attempt == id(1) && op.is_some()).cloned() {
             world.performing.remove(&work);
             let restored = matches!(work.1, Some((_, Op::Restore, _)));
-            let report = if restored { OpReport::Restored(true) } else { OpReport::Step(StepReport::Failed(failed())) };
+            let report = if restored { OpReport::Restored(Restored::Old) } else { OpReport::Step(StepReport::Failed(failed())) };
             world.event(Event::OpEnded(id(1), report));
         }
         world.write();
@@ -557,7 +580,7 @@ fn what_was_called_off_between_two_steps_starts_no_other_and_holds_nobody_up() {
         world.write();
     }
     assert!(world.performing.remove(&(id(1), Some((0, Op::Restore, 0)))), "{:?}", world.performing);
-    world.event(Event::OpEnded(id(1), OpReport::Restored(true)));
+    world.event(Event::OpEnded(id(1), OpReport::Restored(Restored::Old)));
     for _ in 0..4 {
         world.write();
         world.sign();
