@@ -52,7 +52,8 @@ pub fn lint(path: &Path, wanted: &Wanted, now: Timestamp) -> Vec<Finding> {
         Err(e) => sentences(&e).into_iter().map(|sentence| Finding { severity: Severity::Error, sentence }).collect(),
         Ok((source, built)) => {
             let m = &built.manifest;
-            let fine = format!("{}@{} for {} {}: {} files", m.name, m.version, m.platform.os, m.platform.arch, m.files.len());
+            let files = if m.files.len() == 1 { "1 path".to_owned() } else { format!("{} paths", m.files.len()) };
+            let fine = format!("{}@{} for {} {}: {files}", m.name, m.version, m.platform.os, m.platform.arch);
             let warnings = source.notes.iter().cloned().chain(advice(m, now));
             let warnings = warnings.map(|sentence| Finding { severity: Severity::Warning, sentence });
             warnings.chain([Finding { severity: Severity::Fine, sentence: fine }]).collect()

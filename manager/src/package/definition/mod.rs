@@ -132,7 +132,7 @@ pub enum DefinitionError {
     #[error("{} is not a folder; give the folder that holds the package's {FILE} and its files", .0.display())]
     NoFolder(PathBuf),
     /// The folder has no `package.toml`.
-    #[error("{} has no {FILE}; write one beside the package's files, for example:\n\n{MINIMAL}", .0.display())]
+    #[error("{} has no {FILE}; write one beside the package's files (`sutler package init` begins one), for example:\n\n{MINIMAL}", .0.display())]
     NoFile(PathBuf),
     /// It can't be read.
     #[error("can't read {}: {source}", path.display())]

@@ -5,7 +5,7 @@ use std::fmt::{Display, Write};
 use sutler_base::{
     limits,
     manifest::{Detection, ExitMeaning, Phase, Requirement, Step, VersionRule, requirement::Scalar},
-    version::Ordering,
+    version::{Ordering, Range},
 };
 use toml::Value;
 
@@ -16,6 +16,13 @@ fn text(text: &str) -> String {
 
 fn texts(list: &[String]) -> String {
     format!("[{}]", list.iter().map(|one| text(one)).collect::<Vec<_>>().join(", "))
+}
+
+/// A size in the largest unit of which it is a whole number.
+fn size(bytes: u64) -> String {
+    let units = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+    let whole = units.into_iter().find(|(_, unit)| bytes > 0 && bytes.is_multiple_of(*unit));
+    whole.map_or_else(|| bytes.to_string(), |(name, unit)| format!("{}{name}", bytes / unit))
 }
 
 fn word<T: PartialEq>(words: &[(&'static str, T)], wanted: &T) -> String {
@@ -34,6 +41,11 @@ impl Keys {
 
     fn text(&mut self, key: &str, value: impl Display) -> &mut Self {
         self.add(key, text(&value.to_string()))
+    }
+
+    /// Which versions are meant, if not all are.
+    fn versions(&mut self, versions: &Range) -> &mut Self {
+        if versions.is_any() { self } else { self.text("versions", versions) }
     }
 
     fn lines(&self) -> String {
@@ -91,9 +103,9 @@ impl Definition {
             }
         };
         section("What a client must be and have besides.", "requirement", self.requirements.iter().map(requirement).collect());
-        let related = |package: &dyn Display, versions: &sutler_base::version::Range| {
+        let related = |package: &dyn Display, versions: &Range| {
             let mut keys = Keys::default();
-            keys.text("package", package).text("versions", versions);
+            keys.text("package", package).versions(versions);
             keys
         };
         let depends_on = self.depends_on.iter().map(|other| related(&other.package, &other.versions)).collect();
@@ -129,7 +141,8 @@ fn step(step: &Step) -> Keys {
     if let Some(directory) = &step.directory {
         keys.text("directory", directory);
     }
-    keys.text("time_limit", format!("{}s", step.time_limit));
+    let limit = step.time_limit;
+    keys.text("time_limit", if limit.is_multiple_of(60) { format!("{}m", limit / 60) } else { format!("{limit}s") });
     if !step.exit_codes.is_empty() {
         let mut codes = Keys::default();
         for (code, meaning) in &step.exit_codes {
@@ -186,7 +199,7 @@ fn detection(rule: &Detection) -> Keys {
             }
         }
         Detection::Package { manager, name, versions } => {
-            keys.text("package", name).text("manager", manager).text("versions", versions);
+            keys.text("package", name).text("manager", manager).versions(versions);
         }
         Detection::Service { name } => {
             keys.text("service", name);
@@ -206,16 +219,16 @@ fn requirement(rule: &Requirement) -> Keys {
             keys.add("any", all(of));
         }
         Requirement::Os { ids, versions } => {
-            keys.add("os", texts(ids)).text("versions", versions);
+            keys.add("os", texts(ids)).versions(versions);
         }
         Requirement::Arch { any_of } => {
             keys.add("arch", texts(any_of));
         }
         Requirement::Memory { at_least } => {
-            keys.text("memory", at_least);
+            keys.text("memory", size(*at_least));
         }
         Requirement::FreeDisk { at_least, path } => {
-            keys.text("free_disk", at_least);
+            keys.text("free_disk", size(*at_least));
             if let Some(path) = path {
                 keys.text("path", path);
             }
@@ -224,7 +237,7 @@ fn requirement(rule: &Requirement) -> Keys {
             keys.text("package_manager", manager);
         }
         Requirement::Software { manager, name, versions, absent } => {
-            keys.text("software", name).text("manager", manager).text("versions", versions);
+            keys.text("software", name).text("manager", manager).versions(versions);
             if *absent {
                 keys.add("absent", "true");
             }
