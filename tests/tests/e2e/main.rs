@@ -24,5 +24,6 @@ mod publishers;
 mod recovery;
 mod refusals;
 mod requests;
+mod sources;
 mod story;
 mod takeover;
