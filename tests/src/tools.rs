@@ -78,6 +78,7 @@ fn how_to_get(tool: &str) -> &'static str {
     match tool {
         "grpcurl" | "buf" | "clamav" => "run `.ci/run --tools`",
         "ip" | "tc" | "ss" => "`apt-get install iproute2`",
+        "rpm" | "rpmbuild" => "`apt-get install rpm`",
         "nft" => "`apt-get install nftables`",
         "initdb" | "postgres" => "run `.ci/run --tools`, or `apt-get install postgresql`",
         _ => "install it and have it on PATH",

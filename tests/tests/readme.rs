@@ -171,6 +171,38 @@ fn the_lines_of_the_story_with_grpcurl_work_as_they_stand() {
     assert!(out.contains("EXECUTION_STATE_SUCCEEDED"), "{out}");
 }
 
+#[test]
+fn the_lines_about_packaging_work_as_they_stand() {
+    if skip() || tools::skip_without("dpkg-deb") || tools::skip_without("gcc") {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let at = |path: &str| sandbox.place.path().join(path);
+    let write = |path: &str, text: &str| {
+        fs_err::create_dir_all(at(path).parent().unwrap()).unwrap();
+        fs_err::write(at(path), text).unwrap();
+        fs_err::set_permissions(at(path), PermissionsExt::from_mode(0o755)).unwrap();
+    };
+    write(
+        "deb/DEBIAN/control",
+        "Package: vendor\nVersion: 1.2-1\nArchitecture: all\nMaintainer: V <v@example.org>\nDescription: Theirs.\n",
+    );
+    write("deb/usr/bin/vendor", "#!/bin/sh\n");
+    write("suite/install.sh", "#!/bin/sh\n");
+    write("suite/uninstall.sh", "#!/bin/sh\n");
+    write("tool.c", "int main(void) { return 0; }\n");
+    for line in ["dpkg-deb --root-owner-group --build deb vendor_1.2-1_all.deb", "gcc -static -o tool tool.c"] {
+        let mut command = Command::new("sh");
+        command.args(["-c", line]).current_dir(sandbox.place.path());
+        run(command, b"").ok();
+    }
+    let manager: Vec<Block> = blocks("story").into_iter().take_while(|block| !block.text.contains("group create")).collect();
+    let out = sandbox.run(&manager.into_iter().chain(blocks("packaging")).collect::<Vec<_>>());
+    for wanted in ["fine", "vendor@1.2-1", "/usr/bin/dpkg --force-confdef", "0 B of", "has no detection rule", "tool@1.2.3"] {
+        assert!(out.contains(wanted), "{wanted:?} is not in {out}");
+    }
+}
+
 /// The words between back-quotes.
 fn quoted(text: &str) -> Vec<String> {
     text.split('`').skip(1).step_by(2).map(str::to_owned).collect()

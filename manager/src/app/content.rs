@@ -3,11 +3,15 @@
 use super::{App, AppError, Env, Result};
 use serde::{Deserialize, Serialize};
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::{Mutex, MutexGuard, PoisonError},
 };
-use sutler_base::{Digest, Timestamp};
-use sutler_content::Error;
+use sutler_base::{
+    Digest, Invalid, Timestamp,
+    chunks::{Chunk, ChunkList},
+    manifest::{EntryKind, Manifest},
+};
+use sutler_content::{Error, Kind};
 use sutler_core::model::PackageVersion;
 use sutler_store::{Page, Tx};
 use tokio::sync::Notify;
@@ -16,6 +20,8 @@ use tokio::sync::Notify;
 const SETTING: &str = "scrub";
 /// Objects are looked at by the first byte of their digest, and after each of these the scrub notes how far it is.
 pub const FANS: u16 = 256;
+/// The most chunks of a package in one answer: with their digests some 2 MiB.
+pub const CHUNKS_MAX: usize = 32_768;
 
 /// How far the scrub is. Kept in the database, so that a manager that is started again goes on where it was.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -117,6 +123,30 @@ impl App {
             Err(Error::Damaged { .. } | Error::Missing(_)) => 1,
             Err(_) => 0,
         }
+    }
+
+    /// Of what the files of a stored package consist, each chunk once; none if they are more than [`CHUNKS_MAX`].
+    pub async fn chunks_of(&self, manifest: &[u8]) -> Result<Option<Vec<Chunk>>> {
+        let unreadable = |e: Invalid| AppError::DataLoss(format!("a stored package can't be read: {e}"));
+        let manifest = Manifest::parse(manifest).map_err(unreadable)?;
+        let mut chunks = BTreeMap::new();
+        for entry in &manifest.files {
+            let EntryKind::File { size, blake3, chunks: list, .. } = &entry.kind else { continue };
+            match list {
+                Some(list) => {
+                    let bytes = self.content.get(*list, Kind::Document).await?;
+                    chunks.extend(ChunkList::decode(&bytes, *size).map_err(unreadable)?.0.into_iter().map(|chunk| (chunk.digest, chunk)));
+                }
+                None if *size > 0 => {
+                    chunks.insert(*blake3, Chunk { digest: *blake3, length: *size as u32 });
+                }
+                None => {}
+            }
+            if chunks.len() > CHUNKS_MAX {
+                return Ok(None);
+            }
+        }
+        Ok(Some(chunks.into_values().collect()))
     }
 
     /// The versions that can't be delivered as long as what is damaged is not sent again.

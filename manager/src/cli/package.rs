@@ -1,11 +1,13 @@
 //! `sutler package`: software.
 
 use super::{
+    describe, diff,
     error::CliError,
     names,
     output::{self, Column, Format, OutputArg, Record},
     push,
     session::{Session, call, pages, request_id},
+    source::{self, SourceArgs},
     when::{bytes, moment},
 };
 use clap::Subcommand;
@@ -15,26 +17,76 @@ use sutler_proto::{convert::json_struct, v1};
 /// Examples of the noun.
 pub const EXAMPLES: &str = "Examples:
   sutler package push ./clamav
+  sutler package lint ./vendor_1.2_amd64.deb
   sutler package list
   sutler package show clamav";
 
 /// What can be done with packages.
 #[derive(Debug, Subcommand)]
 pub enum PackageCommand {
-    /// Sign the package in a folder and send what the manager lacks of it
+    /// Sign a package and send what the manager lacks of it
     ///
-    /// The folder has a package.toml: name, version, files, installation directory, steps, detection rules. It is signed here,
-    /// with the publisher's key of your profile; the key stays here.
-    #[command(after_help = "Examples:
+    /// It is made of a folder with a package.toml (name, version, files, installation directory, steps, detection rules), of a
+    /// .deb, a .rpm, a program for Linux (static or an AppImage), or a tar archive (plain, .gz, .xz, .zst). What such a file says of
+    /// itself is filled in; `package init` writes that to a folder, `package lint` says what is wrong. It is signed here, with the
+    /// publisher's key of your profile; the key stays here.
+    #[command(
+        disable_version_flag = true,
+        after_help = "Examples:
   sutler package push ./clamav
   sutler package push ./clamav --publisher-key /media/key/publisher.key
-  sutler package push ./clamav --release 1767225600")]
+  sutler package push ./clamav --release 1767225600
+  sutler package push ./vendor_1.2_amd64.deb
+  sutler package push ./tool --name tool --version 1.2.3
+  sutler package push ./tool-1.2.3.tar.gz --name tool --version 1.2.3 --with more.toml"
+    )]
     Push {
-        /// The folder with package.toml
-        folder: PathBuf,
+        /// What it is made of
+        path: PathBuf,
+        /// What is said besides
+        #[command(flatten)]
+        source: SourceArgs,
         /// With what and as what it is signed
         #[command(flatten)]
         sign: push::SignArgs,
+    },
+    /// Write a package.toml to start from
+    ///
+    /// A folder that is new or empty gets an example with every key; one with files a package.toml that fits them. Of a .deb, a .rpm, a
+    /// program or an archive a folder is made that says and holds the same, to be changed and then pushed.
+    #[command(
+        disable_version_flag = true,
+        after_help = "Examples:
+  sutler package init ./hello
+  sutler package init ./vendor_1.2_amd64.deb ./vendor
+  sutler package init ./tool --name tool --version 1.2.3"
+    )]
+    Init {
+        /// The folder, or the file to make one of
+        path: PathBuf,
+        /// The folder to make of a file [default: ./NAME]
+        folder: Option<PathBuf>,
+        /// What is said besides
+        #[command(flatten)]
+        source: SourceArgs,
+    },
+    /// Say what is wrong with packages, before anything is sent; exit code 1 if one can't be pushed
+    #[command(
+        disable_version_flag = true,
+        after_help = "Examples:
+  sutler package lint ./clamav ./vendor_1.2_amd64.deb
+  sutler package lint ./tool --name tool --version 1.2.3 -o json"
+    )]
+    Lint {
+        /// What they are made of
+        #[arg(required = true)]
+        paths: Vec<PathBuf>,
+        /// What is said besides
+        #[command(flatten)]
+        source: SourceArgs,
+        /// How to show it
+        #[command(flatten)]
+        output: OutputArg,
     },
     /// List packages
     #[command(after_help = "Examples:
@@ -52,6 +104,28 @@ pub enum PackageCommand {
         /// NAME or NAME@VERSION
         #[arg(value_name = "NAME[@VERSION]", value_parser = names::package)]
         package: String,
+        /// How to show it
+        #[command(flatten)]
+        output: OutputArg,
+    },
+    /// Compare two packages: files, conditions, steps, and what a client that has A is sent for B
+    ///
+    /// Each is a version on the manager, or what push would take. The options are about what is on this machine.
+    #[command(
+        disable_version_flag = true,
+        after_help = "Examples:
+  sutler package diff clamav@1.0.6 clamav@1.0.7
+  sutler package diff clamav ./clamav
+  sutler package diff ./vendor_1.1_amd64.deb ./vendor_1.2_amd64.deb -o json"
+    )]
+    Diff {
+        /// NAME, NAME@VERSION, or a path
+        a: String,
+        /// The same of what may take its place
+        b: String,
+        /// What is said besides
+        #[command(flatten)]
+        source: SourceArgs,
         /// How to show it
         #[command(flatten)]
         output: OutputArg,
@@ -113,14 +187,17 @@ impl Record for v1::PackageVersion {
 /// Runs a command of this noun.
 pub async fn run(command: PackageCommand, session: &Session) -> Result<u8, CliError> {
     match command {
-        PackageCommand::Push { folder, sign } => push::push(session, &folder, &sign).await?,
+        PackageCommand::Push { path, source, sign } => push::push(session, &path, &source.into(), &sign).await?,
+        PackageCommand::Init { path, folder, source } => source::init(session, &path, folder.as_deref(), &source.into())?,
+        PackageCommand::Diff { a, b, source, output } => diff::diff(session, &a, &b, &source.into(), output.format).await?,
+        PackageCommand::Lint { paths, source, output } => return source::lint(session, &paths, &source.into(), output.format),
         PackageCommand::List { output } => {
             let packages = pages!(session, packages.list_packages(v1::ListPackagesRequest::default()) -> packages, "list the packages");
             output::list(&packages, output.format)?;
         }
         PackageCommand::Show { package, output } => {
             let name = if package.contains("/versions/") { package } else { format!("{package}/versions/latest") };
-            let request = v1::GetPackageVersionRequest { name: name.clone() };
+            let request = v1::GetPackageVersionRequest { name: name.clone(), ..Default::default() };
             let answer = call!(session, packages.get_package_version(request), "show the package {}", names::package_word(&name))?;
             show(&answer.version.unwrap_or_default(), output.format)?;
         }
@@ -149,53 +226,9 @@ fn show(version: &v1::PackageVersion, format: Format) -> Result<(), CliError> {
     let mut text = output::show_text(version, format);
     if format == Format::Table
         && let Some(manifest) = &version.manifest
+        && let Ok(manifest) = serde_json::from_value(json_struct(manifest))
     {
-        text.push_str(&actions(&json_struct(manifest)));
+        text.push_str(&output::aligned(&describe::lines(&manifest)));
     }
     output::print(&text)
-}
-
-/// Where the files go, the steps with their command lines, the detection rules.
-fn actions(manifest: &serde_json::Value) -> String {
-    let mut pairs = Vec::new();
-    let mut add = |name: &'static str, value: String| pairs.push((name, value));
-    let platform = &manifest["platform"];
-    if let (Some(os), Some(arch)) = (platform["os"].as_str(), platform["arch"].as_str()) {
-        add("platform", format!("{os} {arch}"));
-    }
-    add("directory", manifest["directory"].as_str().unwrap_or_default().to_owned());
-    for step in manifest["steps"].as_array().into_iter().flatten() {
-        let phase = step["phase"].as_str().unwrap_or("install");
-        let limit = step["time_limit"].as_u64().unwrap_or_default();
-        add("step", format!("{} ({phase}, at most {limit} s): {}", step["name"].as_str().unwrap_or_default(), words(&step["argv"])));
-    }
-    for rule in manifest["detection"].as_array().into_iter().flatten() {
-        let what = if rule["argv"].is_array() { words(&rule["argv"]) } else { rule["path"].as_str().unwrap_or_default().to_owned() };
-        add("detected by", what);
-    }
-    output::aligned(&pairs)
-}
-
-/// An argument vector with a quotation mark around every argument that has more than plain characters.
-fn words(argv: &serde_json::Value) -> String {
-    let plain = |a: &str| !a.is_empty() && a.bytes().all(|b| b.is_ascii_alphanumeric() || b"/._-=+:,@%".contains(&b));
-    let argv = argv.as_array().into_iter().flatten().filter_map(serde_json::Value::as_str);
-    argv.map(|a| if plain(a) { a.to_owned() } else { format!("{a:?}") }).collect::<Vec<_>>().join(" ")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_command_lines_of_a_package_are_shown_word_by_word() {
-        let manifest = serde_json::json!({
-            "directory": "/opt/x",
-            "steps": [{"name": "set up", "phase": "install", "argv": ["bin/x", "--name=a b", ""], "time_limit": 60}],
-            "detection": [{"kind": "file", "path": "bin/x"}],
-        });
-        let text = actions(&manifest);
-        assert!(text.contains("set up (install, at most 60 s): bin/x \"--name=a b\" \"\""), "{text}");
-        assert!(text.contains("detected by:  bin/x"), "{text}");
-    }
 }

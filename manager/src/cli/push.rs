@@ -5,11 +5,12 @@
 
 use super::{
     error::CliError,
+    output::printable,
     passphrase,
     session::{Session, call, service},
     when::bytes,
 };
-use crate::package::{self, BuildError, Built, Progress, SignedPackage, bundle};
+use crate::package::{self, BuildError, Built, Progress, SignedPackage, Source, SourceError, Wanted, bundle};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::{
@@ -56,16 +57,26 @@ pub fn publisher_key(session: &Session, file: Option<&Path>) -> Result<(Publishe
     Ok((key, path))
 }
 
-/// The package in `folder`, signed.
-pub fn build_and_sign(session: &Session, folder: &Path, args: &SignArgs, now: Timestamp) -> Result<SignedPackage, CliError> {
-    let (key, _) = publisher_key(session, args.publisher_key.as_deref())?;
+/// The package that is made of what is at `path`. What people should know about it is said.
+pub fn read(session: &Session, path: &Path, wanted: &Wanted, now: Timestamp) -> Result<Built, CliError> {
+    let failed = |e: SourceError| CliError::local(format!("make a package of {}", path.display()), &e);
+    let source = Source::open(path, wanted).map_err(failed)?;
+    if !session.quiet() {
+        source.notes.iter().for_each(|note| eprintln!("note: {} {}", printable(&path.display().to_string()), printable(note)));
+    }
     let bar = bar(session, "reading", 0);
-    let built = package::build(folder, now, &mut |progress: Progress| {
+    let built = source.build(now, &mut |progress: Progress| {
         bar.set_length(progress.total);
         bar.set_position(progress.done);
     });
     bar.finish_and_clear();
-    let mut built = built.map_err(|e| local(format!("make a package of {}", folder.display()), &e))?;
+    built.map_err(failed)
+}
+
+/// The package in `folder`, signed.
+pub fn build_and_sign(session: &Session, folder: &Path, args: &SignArgs, now: Timestamp) -> Result<SignedPackage, CliError> {
+    let (key, _) = publisher_key(session, args.publisher_key.as_deref())?;
+    let mut built = read(session, folder, &Wanted::default(), now)?;
     if let Some(release) = args.release {
         set_release(&mut built, release);
     }
@@ -78,19 +89,15 @@ fn set_release(built: &mut Built, release: u64) {
     built.manifest_digest = Digest::of(&built.manifest_bytes);
 }
 
-fn local(tried: String, e: &BuildError) -> CliError {
-    CliError::local(tried, e)
-}
-
 /// `sutler package push`
-pub async fn push(session: &Session, folder: &Path, args: &SignArgs) -> Result<(), CliError> {
-    let mut package = build_and_sign(session, folder, args, session.now())?;
-    if args.release.is_none()
-        && let Some(same) = as_it_is_there(session, folder, args, &package).await?
-    {
-        package = same;
+pub async fn push(session: &Session, path: &Path, wanted: &Wanted, args: &SignArgs) -> Result<(), CliError> {
+    let (key, _) = publisher_key(session, args.publisher_key.as_deref())?;
+    let mut built = read(session, path, wanted, session.now())?;
+    match args.release {
+        Some(release) => set_release(&mut built, release),
+        None => as_it_is_there(session, &mut built).await?,
     }
-    let package = Arc::new(package);
+    let package = Arc::new(package::sign(built, &key));
     let manifest = &package.built.manifest;
     let tried = format!("push the package {}@{}", manifest.name, manifest.version);
     let digests: Vec<String> = package.built.digests().map(|d| d.to_string()).collect();
@@ -122,7 +129,7 @@ pub async fn push(session: &Session, folder: &Path, args: &SignArgs) -> Result<(
         .await;
     bar.finish_and_clear();
     if let Some(e) = broken.lock().ok().and_then(|mut broken| broken.take()) {
-        return Err(local(tried, &e));
+        return Err(CliError::local(tried, &e));
     }
     let name = match answer {
         Ok(answer) => answer.version.unwrap_or_default().name,
@@ -137,15 +144,10 @@ pub async fn push(session: &Session, folder: &Path, args: &SignArgs) -> Result<(
     session.done(&name, &format!("pushed: {} of {} chunks sent, {} of {}", sent.len(), chunks.len(), bytes(sent_bytes), bytes(all_bytes)))
 }
 
-/// The same package, signed for the release that the manager has it with, if that is exactly what the manager has. So what is
-/// damaged there can be sent again, without a new version.
-async fn as_it_is_there(
-    session: &Session,
-    folder: &Path,
-    args: &SignArgs,
-    package: &SignedPackage,
-) -> Result<Option<SignedPackage>, CliError> {
-    let manifest = &package.built.manifest;
+/// Gives the package the release that the manager has it with, if that is exactly what the manager has. So what is damaged there
+/// can be sent again, without a new version.
+async fn as_it_is_there(session: &Session, built: &mut Built) -> Result<(), CliError> {
+    let manifest = &built.manifest;
     let mut request = v1::ListPackageVersionsRequest {
         parent: format!("packages/{}", manifest.name),
         page_size: limits::PAGE_MAX as i32,
@@ -157,18 +159,22 @@ async fn as_it_is_there(
         let page: Result<v1::ListPackageVersionsResponse, CliError> =
             async { call!(session, packages.list_package_versions(request.clone()), "{tried}") }.await;
         // A package that isn't there, or may not be seen: the push itself will say so.
-        let Ok(page) = page else { return Ok(None) };
+        let Ok(page) = page else { return Ok(()) };
         if let Some(version) = page.versions.into_iter().find(|v| v.name == name) {
             break version;
         }
         if page.next_page_token.is_empty() {
-            return Ok(None);
+            return Ok(());
         }
         request.page_token = page.next_page_token;
     };
-    let Ok(release) = u64::try_from(there.release) else { return Ok(None) };
-    let again = build_and_sign(session, folder, &SignArgs { release: Some(release), ..args.clone() }, session.now())?;
-    Ok((again.built.manifest_digest.to_string() == there.manifest_digest).then_some(again))
+    let Ok(release) = u64::try_from(there.release) else { return Ok(()) };
+    let own = built.manifest.release;
+    set_release(built, release);
+    if built.manifest_digest.to_string() != there.manifest_digest {
+        set_release(built, own);
+    }
+    Ok(())
 }
 
 /// Whether a push was refused only because an earlier try of it had come through.
@@ -179,8 +185,14 @@ async fn is_there(session: &Session, package: &SignedPackage, error: &CliError) 
     }
     let manifest = &package.built.manifest;
     let name = format!("packages/{}/versions/{}", manifest.name, manifest.version);
-    let there: Result<v1::GetPackageVersionResponse, CliError> =
-        async { call!(session, packages.get_package_version(v1::GetPackageVersionRequest { name: name.clone() }), "look at {name}") }.await;
+    let there: Result<v1::GetPackageVersionResponse, CliError> = async {
+        call!(
+            session,
+            packages.get_package_version(v1::GetPackageVersionRequest { name: name.clone(), ..Default::default() }),
+            "look at {name}"
+        )
+    }
+    .await;
     there.is_ok_and(|t| t.version.is_some_and(|v| v.manifest_digest == package.built.manifest_digest.to_string()))
 }
 

@@ -1,26 +1,28 @@
 //! Turns a package's folder into a manifest and the chunks that it names, reading each file once.
 //!
-//! Nothing is followed out of the folder: links are described, not followed, and one that would leave the package is
-//! refused, as is whatever isn't a file, a folder or a link. A file that changes while it is read, or between then and its
-//! sending, is refused: what is signed is what is sent.
+//! A file that changes while it is read, or between then and its sending, is refused: what is signed is what is sent. What is
+//! read, and that nothing is followed out of the folder, is the affair of [`super::found`].
 
-use super::definition::{Definition, DefinitionError, FILE, FILES};
+use super::{
+    definition::{Definition, DefinitionError, FILE},
+    found::{self, Files, Found, What},
+};
 use rustix::fs::OFlags;
 use std::{
     collections::{BTreeSet, HashMap, hash_map},
-    fs::{self, File, Metadata},
+    fs::{File, Metadata},
     io,
-    os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt},
+    os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::Arc,
 };
 use sutler_base::{
     Digest, Invalid, Timestamp, limits,
     manifest::{Entry, EntryKind, Manifest},
-    path::{RelPath, link_stays_inside},
     quoted,
 };
 use sutler_content::chunker::describe;
+use tempfile::TempDir;
 
 /// How far reading or sending has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,6 +60,8 @@ pub struct Built {
     /// Where each chunk is, each once, in the order of the files.
     pub chunks: Vec<ChunkSource>,
     by_digest: HashMap<Digest, usize>,
+    /// The folder that an archive was unpacked into: there for as long as its chunks may be asked for.
+    pub(super) work: Option<Arc<TempDir>>,
 }
 
 /// Why a folder is no package.
@@ -139,16 +143,26 @@ pub enum BuildError {
 /// The manifest depends on the folder and the release alone: names, contents, permission bits and links, not on times,
 /// owners or the order in which the disk lists them. Memory: two chunks of content, and some 200 bytes per chunk.
 pub fn build(folder: &Path, now: Timestamp, progress: &mut dyn FnMut(Progress)) -> Result<Built, BuildError> {
-    let definition = Definition::load(folder)?;
-    let found = walk(folder, &definition)?;
-    let mut state = Progress { done: 0, total: found.iter().map(|f| if let What::File(meta) = &f.what { meta.len() } else { 0 }).sum() };
+    build_of(&Definition::load(folder)?, &Files::Folder(folder.into()), now, progress)
+}
+
+/// The same of a definition and files that are known.
+pub(super) fn build_of(
+    definition: &Definition,
+    files: &Files,
+    now: Timestamp,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Built, BuildError> {
+    let found = found::find(definition, files)?;
+    let mut state =
+        Progress { done: 0, total: found.iter().map(|f| if let What::File { before, .. } = &f.what { before.len() } else { 0 }).sum() };
     let mut entries = Vec::with_capacity(found.len());
     let mut gathered = Gathered::default();
     for Found { at, path, what } in found {
         let kind = match what {
             What::Directory(mode) => EntryKind::Directory { mode },
             What::Link(target) => EntryKind::Link { target },
-            What::File(before) => gathered.file(&path, &before, &mut |bytes| {
+            What::File { before, mode } => gathered.file(&path, &before, mode, &mut |bytes| {
                 state.done += bytes;
                 progress(state);
             })?,
@@ -166,7 +180,7 @@ pub fn build(folder: &Path, now: Timestamp, progress: &mut dyn FnMut(Progress)) 
     }
     let manifest_digest = Digest::of(&manifest_bytes);
     let Gathered { chunk_lists, chunks, by_digest, .. } = gathered;
-    Ok(Built { manifest, manifest_bytes, manifest_digest, chunk_lists, chunks, by_digest })
+    Ok(Built { manifest, manifest_bytes, manifest_digest, chunk_lists, chunks, by_digest, work: None })
 }
 
 impl Built {
@@ -196,106 +210,8 @@ impl ChunkSource {
     }
 }
 
-/// What lies at a path of the folder.
-enum What {
-    Directory(u32),
-    Link(String),
-    File(Metadata),
-}
-
-struct Found {
-    at: RelPath,
-    path: PathBuf,
-    what: What,
-}
-
-/// Everything that is installed, sorted by its path in the package.
-fn walk(folder: &Path, definition: &Definition) -> Result<Vec<Found>, BuildError> {
-    let root = match &definition.files {
-        Some(files) => folder.join(files.as_str()),
-        None if is_folder(&folder.join(FILES)) => folder.join(FILES),
-        None => folder.to_path_buf(),
-    };
-    // The package's folder itself may be reached through a link; what is below it may not.
-    if root != folder && !is_folder(&root) {
-        return Err(BuildError::NoFiles(root));
-    }
-    let mut found: Vec<Found> = Vec::new();
-    let mut folders = vec![(root.clone(), String::new())];
-    while let Some((here, prefix)) = folders.pop() {
-        let failed = |source| BuildError::Read { path: here.clone(), source };
-        for entry in fs::read_dir(&here).map_err(failed)? {
-            let path = entry.map_err(failed)?.path();
-            let name = path.file_name().unwrap_or_default();
-            if here == folder && name == FILE {
-                continue;
-            }
-            let at = format!("{prefix}{}", name.to_string_lossy());
-            if definition.exclude.iter().any(|pattern| pattern.fits(&at)) {
-                continue;
-            }
-            if name.to_str().is_none() {
-                return Err(BuildError::Name { path, why: Invalid::new("its name is not UTF-8") });
-            }
-            let at: RelPath = match at.parse() {
-                Ok(at) => at,
-                Err(why) => return Err(BuildError::Name { path, why }),
-            };
-            let what = look(&root, &at, &path)?;
-            if matches!(what, What::Directory(_)) {
-                folders.push((path.clone(), format!("{at}/")));
-            }
-            if found.len() == limits::FILES_MAX {
-                return Err(BuildError::TooMany(root));
-            }
-            found.push(Found { at, path, what });
-        }
-    }
-    found.sort_unstable_by(|a, b| a.at.cmp(&b.at));
-    Ok(found)
-}
-
-/// Whether this is a folder, and not a link to one.
-fn is_folder(path: &Path) -> bool {
-    path.symlink_metadata().is_ok_and(|meta| meta.is_dir())
-}
-
-/// What lies at `path`, which is `at` in the package.
-fn look(root: &Path, at: &RelPath, path: &Path) -> Result<What, BuildError> {
-    let failed = |source| BuildError::Read { path: path.into(), source };
-    let meta = path.symlink_metadata().map_err(failed)?;
-    let kind = meta.file_type();
-    if kind.is_dir() {
-        // Without these bits nobody could write below it on the client.
-        Ok(What::Directory(meta.mode() & 0o777 | 0o700))
-    } else if kind.is_symlink() {
-        let target = fs::read_link(path).map_err(failed)?;
-        let target = target.to_str().ok_or_else(|| BuildError::LinkTarget(path.into()))?.to_owned();
-        if link_stays_inside(at, &target) {
-            Ok(What::Link(target))
-        } else {
-            Err(BuildError::LinkLeaves { path: path.into(), target, root: root.into() })
-        }
-    } else if kind.is_file() {
-        if meta.len() > limits::FILE_SIZE_MAX {
-            let why = format!("a file has at most {}", limits::FILE_SIZE_MAX);
-            return Err(BuildError::TooLong { path: path.into(), size: meta.len(), why });
-        }
-        Ok(What::File(meta))
-    } else {
-        let what = if kind.is_socket() {
-            "a socket"
-        } else if kind.is_fifo() {
-            "a named pipe"
-        } else {
-            "a device"
-        };
-        Err(BuildError::NotAFile { path: path.into(), what })
-    }
-}
-
 /// Opens a file, but neither follows a link that took its place nor waits for a pipe that did.
-fn open(path: &Path) -> io::Result<File> {
+pub(super) fn open(path: &Path) -> io::Result<File> {
     let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC).bits();
     File::options().read(true).custom_flags(flags as i32).open(path)
 }
@@ -315,8 +231,8 @@ struct Gathered {
 }
 
 impl Gathered {
-    /// Reads one file; `before` is what it was when the folder was listed, `read` is told how many bytes came.
-    fn file(&mut self, path: &Path, before: &Metadata, read: &mut dyn FnMut(u64)) -> Result<EntryKind, BuildError> {
+    /// Reads one file; `before` is what it was when it was found, `read` is told how many bytes came.
+    fn file(&mut self, path: &Path, before: &Metadata, mode: u32, read: &mut dyn FnMut(u64)) -> Result<EntryKind, BuildError> {
         let failed = |source| BuildError::Read { path: path.into(), source };
         let changed = || BuildError::ChangedWhileRead(path.into());
         let file = match open(path) {
@@ -353,7 +269,6 @@ impl Gathered {
             }
             digest
         });
-        let mode = before.mode() & 0o777;
         Ok(EntryKind::File { mode, size: content.size, blake3: content.blake3, sha256: content.sha256, chunks })
     }
 }

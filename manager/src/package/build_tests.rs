@@ -1,6 +1,7 @@
 //! What making a package promises, on real folders.
 
 use super::*;
+use std::fs;
 use std::os::unix::{ffi::OsStrExt, fs::PermissionsExt, fs::symlink, net::UnixListener};
 
 const MINIMAL: &str = "name = \"p\"\nversion = \"1\"\ndirectory = \"/opt/p\"\n";

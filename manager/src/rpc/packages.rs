@@ -274,6 +274,7 @@ impl v1::package_service_server::PackageService for Services {
         request: Request<v1::GetPackageVersionRequest>,
     ) -> Result<Response<v1::GetPackageVersionResponse>, Status> {
         let operator = self.operator(&request)?;
+        let with_chunks = request.get_ref().with_chunks;
         let (name, choice) = package_choice(&request.get_ref().name).map_err(|e| invalid("name", e))?;
         let exact = match choice {
             VersionChoice::Exact(version) => Some(version),
@@ -289,7 +290,11 @@ impl v1::package_service_server::PackageService for Services {
         let json: serde_json::Value = serde_json::from_slice(&manifest).unwrap_or_default();
         let damaged_objects = self.app.damaged_of(&version).await as i32;
         let shown = v1::PackageVersion { manifest: Some(wire_struct(&json)), damaged_objects, ..shown::version(version) };
-        Ok(Response::new(v1::GetPackageVersionResponse { version: Some(shown) }))
+        let chunks = if with_chunks { self.app.chunks_of(&manifest).await.map_err(status)? } else { Some(Vec::new()) };
+        let chunks_left_out = chunks.is_none();
+        let chunks = chunks.unwrap_or_default().into_iter();
+        let chunks = chunks.map(|c| v1::Chunk { digest: c.digest.to_string(), length: c.length as i32 }).collect();
+        Ok(Response::new(v1::GetPackageVersionResponse { version: Some(shown), chunks, chunks_left_out }))
     }
 
     async fn delete_package_version(

@@ -25,5 +25,6 @@ mod recovery;
 mod refusals;
 mod requests;
 mod rules;
+mod sources;
 mod story;
 mod takeover;

@@ -13,6 +13,7 @@
 mod relations;
 mod rules;
 mod steps;
+mod write;
 
 pub use super::document::Problem;
 use super::{
@@ -30,7 +31,7 @@ use sutler_base::{
     path::{InstallPath, RelPath},
     version::Ordering,
 };
-use toml::de::DeTable;
+use toml::{Spanned, de::DeTable};
 
 /// The name of the file in a package's folder.
 pub const FILE: &str = "package.toml";
@@ -131,7 +132,7 @@ pub enum DefinitionError {
     #[error("{} is not a folder; give the folder that holds the package's {FILE} and its files", .0.display())]
     NoFolder(PathBuf),
     /// The folder has no `package.toml`.
-    #[error("{} has no {FILE}; write one beside the package's files, for example:\n\n{MINIMAL}", .0.display())]
+    #[error("{} has no {FILE}; write one beside the package's files (`sutler package init` begins one), for example:\n\n{MINIMAL}", .0.display())]
     NoFile(PathBuf),
     /// It can't be read.
     #[error("can't read {}: {source}", path.display())]
@@ -163,48 +164,66 @@ impl Definition {
             return Err(DefinitionError::NoFolder(folder.into()));
         }
         let path = folder.join(FILE);
-        let read = || {
-            let length = std::fs::metadata(&path)?.len();
-            if length > LENGTH_MAX {
-                return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it has {length} bytes; at most {LENGTH_MAX} are read")));
-            }
-            std::fs::read_to_string(&path)
-        };
-        match read() {
+        match read_text(&path) {
             Ok(text) => Definition::parse(&path, &text),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Err(DefinitionError::NoFile(folder.into())),
-            Err(source) => Err(DefinitionError::Read { path, source }),
+            Err(DefinitionError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                Err(DefinitionError::NoFile(folder.into()))
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    /// The definition that says nothing but this; it is none yet, since it would do nothing.
+    pub(super) fn new(name: PackageName, version: Version) -> Definition {
+        Definition {
+            name,
+            version,
+            release: None,
+            ordering: Ordering::default(),
+            description: String::new(),
+            platform: Platform::default(),
+            requirements: Vec::new(),
+            depends_on: Vec::new(),
+            supersedes: Vec::new(),
+            parameters: BTreeMap::new(),
+            directory: None,
+            files: None,
+            exclude: Vec::new(),
+            steps: Vec::new(),
+            detection: Vec::new(),
+            logs: Vec::new(),
+            agent: None,
+            restore: false,
+            expires: None,
+            not_before: None,
         }
     }
 
     /// The definition that `text` is; `path` is only named in errors.
     pub fn parse(path: &Path, text: &str) -> Result<Definition, DefinitionError> {
-        let document = DeTable::parse(text).map_err(|e| DefinitionError::Syntax {
-            path: path.into(),
-            line: Reader::line(text, e.span().map_or(0, |span| span.start)),
-            message: sutler_base::told(e.message()),
-        })?;
-        let mut reader = Reader::new(text);
-        let root = reader.root(document.get_ref());
-        let definition = read(&mut reader, root);
-        let mut list = reader.problems;
-        list.sort_by_key(|problem| problem.line);
-        if let (Some(definition), true) = (&definition, list.is_empty()) {
-            // The rules that no single key can break.
-            if let Err(why) = definition.manifest(1, Vec::new()).check() {
-                list.push(Problem { line: None, key: "the package".into(), sentence: why.0 });
-            }
-            if !definition.can_restore() {
-                let sentence = "nothing can be put back: the package has neither a directory, whose tree would be exchanged back, nor a \
-                                step with phase = \"restore\""
-                    .to_owned();
-                list.push(Problem { line: None, key: "restore".into(), sentence });
-            }
+        let definition = parse_over(path, text, None)?;
+        definition.check(path)?;
+        Ok(definition)
+    }
+
+    /// This definition, with each key of `text` in the place of what it has there. Not checked as a whole.
+    pub(super) fn with(self, path: &Path, text: &str) -> Result<Definition, DefinitionError> {
+        parse_over(path, text, Some(self))
+    }
+
+    /// The rules that no single key can break; `path` is named in the error.
+    pub(super) fn check(&self, path: &Path) -> Result<(), DefinitionError> {
+        let mut list = Vec::new();
+        if let Err(why) = self.manifest(1, Vec::new()).check() {
+            list.push(Problem { line: None, key: "the package".into(), sentence: why.0 });
         }
-        match definition {
-            Some(definition) if list.is_empty() => Ok(definition),
-            _ => Err(DefinitionError::Problems(Problems { file: path.into(), list })),
+        if !self.can_restore() {
+            let sentence = "nothing can be put back: the package has neither a directory, whose tree would be exchanged back, nor a \
+                            step with phase = \"restore\""
+                .to_owned();
+            list.push(Problem { line: None, key: "restore".into(), sentence });
         }
+        if list.is_empty() { Ok(()) } else { Err(DefinitionError::Problems(Problems { file: path.into(), list })) }
     }
 
     /// Whether what it says about putting the old version back can be done.
@@ -252,12 +271,55 @@ impl Definition {
     }
 }
 
-/// Reads the whole document; none if something without which there is no definition is missing or wrong. Problems are in
-/// the reader.
-fn read<'a>(reader: &mut Reader<'a>, mut root: Table<'a>) -> Option<Definition> {
-    let r = reader;
-    let name = r.need(&mut root, "name", "for example name = \"hello\"").and_then(|v| r.parsed(&v));
-    let version = r.need(&mut root, "version", "for example version = \"1.0\"").and_then(|v| r.parsed(&v));
+/// The text of a `package.toml`, or of a part of one.
+pub(super) fn read_text(path: &Path) -> Result<String, DefinitionError> {
+    let read = || {
+        let length = std::fs::metadata(path)?.len();
+        if length > LENGTH_MAX {
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it has {length} bytes; at most {LENGTH_MAX} are read")));
+        }
+        std::fs::read_to_string(path)
+    };
+    read().map_err(|source| DefinitionError::Read { path: path.into(), source })
+}
+
+fn document<'a>(path: &Path, text: &'a str) -> Result<Spanned<DeTable<'a>>, DefinitionError> {
+    DeTable::parse(text).map_err(|e| DefinitionError::Syntax {
+        path: path.into(),
+        line: Reader::line(text, e.span().map_or(0, |span| span.start)),
+        message: sutler_base::told(e.message()),
+    })
+}
+
+/// The name and the version that a text gives, which may be a part of a definition only.
+pub(super) fn identity(path: &Path, text: &str) -> Result<(Option<PackageName>, Option<Version>), DefinitionError> {
+    let document = document(path, text)?;
+    let said = |key: &str| document.get_ref().get(key).and_then(|value| value.get_ref().as_str());
+    // What is wrong with them is said with everything else.
+    Ok((said("name").and_then(|name| name.parse().ok()), said("version").and_then(|version| version.parse().ok())))
+}
+
+/// What `text` says; where it says nothing, what `base` does.
+fn parse_over(path: &Path, text: &str, base: Option<Definition>) -> Result<Definition, DefinitionError> {
+    let document = document(path, text)?;
+    let mut reader = Reader::new(text);
+    let root = reader.root(document.get_ref());
+    let definition = read(&mut reader, root, base);
+    let mut list = reader.problems;
+    list.sort_by_key(|problem| problem.line);
+    match definition {
+        Some(definition) if list.is_empty() => Ok(definition),
+        _ => Err(DefinitionError::Problems(Problems { file: path.into(), list })),
+    }
+}
+
+/// Reads the whole document, over `base` if it is only a part; none if something without which there is no definition is
+/// missing or wrong. Problems are in the reader.
+fn read<'a>(r: &mut Reader<'a>, mut root: Table<'a>, base: Option<Definition>) -> Option<Definition> {
+    let is_part = base.is_some();
+    let mut identity = |key, hint| if is_part { r.take(&mut root, key) } else { r.need(&mut root, key, hint) };
+    let (name, version) = (identity("name", "for example name = \"hello\""), identity("version", "for example version = \"1.0\""));
+    let (name, version) = (name.and_then(|v| r.parsed(&v)), version.and_then(|v| r.parsed(&v)));
     let release = r.take(&mut root, "release").and_then(|v| r.number(&v, "a whole number, 0 or more"));
     let description = r.take(&mut root, "description").and_then(|v| {
         let text = r.text(&v)?;
@@ -280,43 +342,44 @@ fn read<'a>(reader: &mut Reader<'a>, mut root: Table<'a>) -> Option<Definition> 
     let restore = r.take(&mut root, "restore").and_then(|v| r.truth(&v));
     let expires = r.take(&mut root, "expires").and_then(|v| r.moment(&v));
     let not_before = r.take(&mut root, "not_before").and_then(|v| r.moment(&v));
-    let platform = match r.take(&mut root, "platform").and_then(|v| r.table(&v, "a table: [platform]")) {
-        Some(table) => read_platform(r, table),
-        None => Platform::default(),
-    };
-    let steps = r.take(&mut root, "step").map(|v| r.tables(&v)).unwrap_or_default();
-    if !has_directory && steps.is_empty() {
+    let platform = r.take(&mut root, "platform").and_then(|v| r.table(&v, "a table: [platform]")).map(|table| read_platform(r, table));
+    let steps = r.take(&mut root, "step").map(|v| r.tables(&v));
+    if !is_part && !has_directory && steps.as_ref().is_none_or(Vec::is_empty) {
         r.problem(None, "directory", "is missing, and there is no [[step]] either; for example directory = \"/opt/hello\"");
     }
-    let steps = steps.into_iter().filter_map(|table| steps::read(r, table)).collect();
-    let detection = r.take(&mut root, "detection").map(|v| r.tables(&v)).unwrap_or_default();
-    let detection = detection.into_iter().filter_map(|table| rules::read_detection(r, table)).collect();
+    let steps = steps.map(|tables| tables.into_iter().filter_map(|table| steps::read(r, table)).collect());
+    let detection = r.take(&mut root, "detection").map(|v| r.tables(&v));
+    let detection = detection.map(|tables| tables.into_iter().filter_map(|table| rules::read_detection(r, table)).collect());
     let requirements = rules::read_requirements(r, &mut root, "requirement");
     let depends_on = relations::read_dependencies(r, &mut root);
     let supersedes = relations::read_supersedes(r, &mut root);
     let parameters = relations::read_parameters(r, &mut root);
     r.finish(root);
+    let base = match base {
+        Some(base) => base,
+        None => Definition::new(name.clone()?, version.clone()?),
+    };
     Some(Definition {
-        name: name?,
-        version: version?,
-        release,
-        description: description.unwrap_or_default(),
-        ordering: ordering.unwrap_or_default(),
-        platform,
-        requirements,
-        depends_on,
-        supersedes,
-        parameters,
-        directory,
-        files,
-        exclude: exclude.unwrap_or_default(),
-        steps,
-        detection,
-        logs: logs.unwrap_or_default(),
-        agent,
-        restore: restore.unwrap_or_default(),
-        expires,
-        not_before,
+        name: name.unwrap_or(base.name),
+        version: version.unwrap_or(base.version),
+        release: release.or(base.release),
+        description: description.unwrap_or(base.description),
+        ordering: ordering.unwrap_or(base.ordering),
+        platform: platform.unwrap_or(base.platform),
+        requirements: requirements.unwrap_or(base.requirements),
+        depends_on: depends_on.unwrap_or(base.depends_on),
+        supersedes: supersedes.unwrap_or(base.supersedes),
+        parameters: parameters.unwrap_or(base.parameters),
+        directory: directory.or(base.directory),
+        files: files.or(base.files),
+        exclude: exclude.unwrap_or(base.exclude),
+        steps: steps.unwrap_or(base.steps),
+        detection: detection.unwrap_or(base.detection),
+        logs: logs.unwrap_or(base.logs),
+        agent: agent.or(base.agent),
+        restore: restore.unwrap_or(base.restore),
+        expires: expires.or(base.expires),
+        not_before: not_before.or(base.not_before),
     })
 }
 

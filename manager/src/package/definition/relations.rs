@@ -10,8 +10,8 @@ use sutler_base::{
     manifest::{Dependency, Parameter, Supersedes},
 };
 
-pub(super) fn read_dependencies<'a>(r: &mut Reader<'a>, root: &mut Table<'a>) -> Vec<Dependency> {
-    let tables = r.take(root, "depends_on").map(|v| r.tables(&v)).unwrap_or_default();
+pub(super) fn read_dependencies<'a>(r: &mut Reader<'a>, root: &mut Table<'a>) -> Option<Vec<Dependency>> {
+    let tables = r.take(root, "depends_on").map(|v| r.tables(&v))?;
     let mut all = Vec::new();
     for mut table in tables {
         let package = r.need(&mut table, "package", "which has to be there before").and_then(|v| r.parsed(&v));
@@ -19,11 +19,11 @@ pub(super) fn read_dependencies<'a>(r: &mut Reader<'a>, root: &mut Table<'a>) ->
         r.finish(table);
         all.extend(package.map(|package| Dependency { package, versions }));
     }
-    all
+    Some(all)
 }
 
-pub(super) fn read_supersedes<'a>(r: &mut Reader<'a>, root: &mut Table<'a>) -> Vec<Supersedes> {
-    let tables = r.take(root, "supersedes").map(|v| r.tables(&v)).unwrap_or_default();
+pub(super) fn read_supersedes<'a>(r: &mut Reader<'a>, root: &mut Table<'a>) -> Option<Vec<Supersedes>> {
+    let tables = r.take(root, "supersedes").map(|v| r.tables(&v))?;
     let mut all = Vec::new();
     for mut table in tables {
         let package = r.need(&mut table, "package", "whose place this one takes").and_then(|v| r.parsed(&v));
@@ -32,11 +32,11 @@ pub(super) fn read_supersedes<'a>(r: &mut Reader<'a>, root: &mut Table<'a>) -> V
         r.finish(table);
         all.extend(package.map(|package| Supersedes { package, versions, uninstall }));
     }
-    all
+    Some(all)
 }
 
-pub(super) fn read_parameters<'a>(r: &mut Reader<'a>, root: &mut Table<'a>) -> BTreeMap<ParameterName, Parameter> {
-    let Some(value) = r.take(root, "parameters") else { return BTreeMap::new() };
+pub(super) fn read_parameters<'a>(r: &mut Reader<'a>, root: &mut Table<'a>) -> Option<BTreeMap<ParameterName, Parameter>> {
+    let value = r.take(root, "parameters")?;
     let mut all = BTreeMap::new();
     for (name, value) in r.pairs(&value, "tables, each under [parameters.NAME]").unwrap_or_default() {
         let name = match name.parse::<ParameterName>() {
@@ -53,5 +53,5 @@ pub(super) fn read_parameters<'a>(r: &mut Reader<'a>, root: &mut Table<'a>) -> B
         r.finish(table);
         all.extend(name.zip(pattern).map(|(name, pattern)| (name, Parameter { pattern, default, description })));
     }
-    all
+    Some(all)
 }

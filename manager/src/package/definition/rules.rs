@@ -70,10 +70,10 @@ pub(super) fn read_versions<'a>(r: &mut Reader<'a>, table: &mut Table<'a>) -> Ra
     r.take(table, "versions").and_then(|v| r.parsed(&v)).unwrap_or_default()
 }
 
-/// The requirements under `key`; all of them must hold.
-pub(super) fn read_requirements<'a>(r: &mut Reader<'a>, table: &mut Table<'a>, key: &'static str) -> Vec<Requirement> {
-    let Some(value) = r.take(table, key) else { return Vec::new() };
-    read_all(r, &value, 0)
+/// The requirements under `key`, if it is there; all of them must hold.
+pub(super) fn read_requirements<'a>(r: &mut Reader<'a>, table: &mut Table<'a>, key: &'static str) -> Option<Vec<Requirement>> {
+    let value = r.take(table, key)?;
+    Some(read_all(r, &value, 0))
 }
 
 fn read_all<'a>(r: &mut Reader<'a>, value: &Value<'a>, depth: usize) -> Vec<Requirement> {

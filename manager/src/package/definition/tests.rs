@@ -178,3 +178,56 @@ phase = "uninstall"
     assert!(problems(no_way_back)[0].contains("restore: nothing can be put back"));
     assert!(parse(&format!("{no_way_back}[[step]]\nname = \"b\"\nphase = \"restore\"\nargv = [\"/bin/true\"]\n")).is_ok());
 }
+
+#[test]
+fn what_is_written_reads_back_as_itself() {
+    let more = r#"
+release = 7
+agent = "bin/agent"
+expires = 2099-12-31T00:00:00Z
+exclude = ["**/x", "*.o"]
+[[depends_on]]
+package = "y"
+versions = ">=1, <2"
+[[supersedes]]
+package = "z"
+uninstall = true
+[[requirement]]
+fact = "own.site"
+one_of = ["a\"b", 1, true]
+at_least = -3
+at_most = 9
+matches = '\d+'
+[[requirement]]
+all = [{ arch = ["x86_64"] }, { os = ["debian"], versions = ">=12" }]
+[[requirement]]
+free_disk = "1GiB"
+path = "/srv/x"
+[[step]]
+name = "quote \" and \\ and é"
+phase = "onerror"
+argv = ["/bin/echo", "", "a\tb\u0007"]
+environment = { LANG = "C" }
+user = "nobody"
+exit_codes = { 0 = "success", 3 = "reboot_hard" }
+[[detection]]
+file = "/etc/x"
+sha256 = "0000000000000000000000000000000000000000000000000000000000000001"
+version = { pattern = "v(.+)", versions = ">1", ordering = "semver" }
+[[detection]]
+service = "x"
+[[detection]]
+command = ["/bin/x"]
+exit_codes = [0, 3]
+time_limit = "10s"
+[[detection]]
+package = "x"
+manager = "rpm"
+"#;
+    let head = "name = \"x\"\nversion = \"1\"\ndirectory = \"/opt/x\"\n";
+    for text in [crate::package::EXAMPLE.to_owned(), format!("{head}{more}")] {
+        let definition = parse(&text).unwrap();
+        let written = definition.to_toml();
+        assert_eq!(parse(&written).unwrap(), definition, "{written}");
+    }
+}
