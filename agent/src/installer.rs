@@ -6,8 +6,12 @@ use crate::install::{
     self, ChunkLists, Detected, Ended, Exchange, ExchangeState, Layout, OldTree, Place, Reserve, Source, Staging, StepEnd, StepId,
     StepSpec, Supervisor, TreeRecord,
 };
-use crate::limits::Limits;
-use std::{future::Future, pin::Pin, sync::Arc};
+use crate::{facts::Collector, limits::Limits};
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+};
 use sutler_base::{
     AttemptId, Digest,
     chunks::Chunk,
@@ -117,13 +121,14 @@ pub struct Machine {
     output_tail: usize,
     /// Becomes the machine's id if nothing else tells it apart.
     fresh: [u8; 16],
+    collector: Arc<Mutex<Collector>>,
 }
 
 impl Machine {
     /// The machine whose places are in `layout`; steps are run under `supervisor`.
     pub fn new(layout: Layout, supervisor: Supervisor, fresh: [u8; 16]) -> Machine {
         let (reserve, output_tail) = (Reserve::default(), limits::OUTPUT_TAIL_MAX);
-        Machine { layout: Arc::new(layout), supervisor, reserve, output_tail, fresh }
+        Machine { layout: Arc::new(layout), supervisor, reserve, output_tail, fresh, collector: Arc::default() }
     }
 
     /// The same, taking of the disk and keeping of outputs what these limits say.
@@ -184,8 +189,8 @@ impl Tree for RealTree {
 
 impl Installer for Machine {
     fn facts(&self, software: Vec<Software>) -> Doing<'_, Facts> {
-        let fresh = self.fresh;
-        self.blocking(move |layout| crate::facts::collect(layout, software, fresh))
+        let (fresh, collector) = (self.fresh, self.collector.clone());
+        self.blocking(move |layout| collector.lock().unwrap_or_else(PoisonError::into_inner).collect(layout, software, fresh))
     }
 
     fn detect<'a>(&'a self, item: &'a Item) -> Doing<'a, Detected> {

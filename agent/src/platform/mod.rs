@@ -7,7 +7,11 @@
 
 mod linux;
 
-pub use linux::{PackageStamp, package_stamp, packages, packages_of, service_running};
+pub use linux::{
+    PackageStamp, addresses, boot_time, cpu, drives, firmware_id, interfaces, memory, mounts, package_stamp, packages, packages_of,
+    release, service_running, services, time_zone, users, virtualisation,
+};
+pub(crate) use linux::{ask, first_line};
 
 use std::{fmt, io, path::PathBuf};
 
