@@ -54,6 +54,8 @@ mod clients;
 mod executions;
 #[path = "../sql/groups.rs"]
 mod groups;
+#[path = "../sql/inventory.rs"]
+mod inventory;
 #[path = "../sql/jobs.rs"]
 mod jobs;
 #[path = "../sql/operators.rs"]
@@ -72,12 +74,13 @@ mod unit;
 use unit::{Access, Unit};
 
 fn migrator() -> Migrator {
-    let all: [(i64, &str, &'static str); 5] = [
+    let all: [(i64, &str, &'static str); 6] = [
         (1, "first", include_str!("../../migrations/sqlite/0001_first.sql")),
         (2, "operators", include_str!("../../migrations/sqlite/0002_operators.sql")),
         (3, "audit", include_str!("../../migrations/sqlite/0003_audit.sql")),
         (4, "identity", include_str!("../../migrations/sqlite/0004_identity.sql")),
         (5, "trust", include_str!("../../migrations/sqlite/0005_trust.sql")),
+        (7, "inventory", include_str!("../../migrations/sqlite/0007_inventory.sql")),
     ];
     let made = |(n, name, sql): (i64, &'static str, &'static str)| {
         Migration::new(n, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
