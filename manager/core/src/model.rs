@@ -69,6 +69,8 @@ pub struct Client {
 /// A piece of software as it is installed somewhere.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Title {
+    /// Given by the database, for as long as somebody has it.
+    pub id: i64,
     /// What, and who installed it.
     pub package: InstalledPackage,
     /// On how many clients.

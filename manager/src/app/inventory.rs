@@ -1,19 +1,19 @@
 //! What clients say of themselves: facts come whole or as what changed, and what is installed is kept apart from them, so that a
 //! change costs what it changes.
 
-use super::{AppError, Env, Result, clients, policies};
+use super::{AppError, Env, Result, clients, groups, policies};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use sutler_base::{
-    ClientId, Digest,
+    ClientId, Digest, GroupName,
     facts::{Facts, Package, entries},
     patch, told,
 };
 use sutler_core::{
-    model::Client,
+    model::{Client, Title},
     policy::{Event, Subject},
 };
-use sutler_store::Tx;
+use sutler_store::{Page, Titles, Tx};
 
 /// The name under which stands what agents installed, beside the machines' own managers.
 pub const SUTLER: &str = "sutler";
@@ -149,6 +149,65 @@ fn installed(facts: &Facts) -> BTreeSet<Package> {
     };
     // A space would part what belongs together in the key of a page.
     facts.software.iter().filter(|s| !s.name.contains(' ') && !s.version.contains(' ')).map(package).collect()
+}
+
+/// How many titles a page of a group looks at, at the most.
+const SCAN: usize = 1000;
+
+/// Which software a list has.
+#[derive(Debug, Clone, Default)]
+pub struct List {
+    /// From here on.
+    pub page: Page,
+    /// Of which name and manager.
+    pub titles: Titles,
+    /// Only what members of this group have.
+    pub group: Option<GroupName>,
+}
+
+/// A page of software, with how many clients have it, and the key of the next page.
+///
+/// Without a group the count is one that is kept. With one it is the members that are looked at, for each piece of software.
+pub async fn list(tx: &mut dyn Tx, list: &List) -> Result<(Vec<Title>, Option<String>)> {
+    let Some(group) = &list.group else {
+        let titles = tx.list_titles(&list.page, &list.titles).await?;
+        let next = if titles.len() as u32 == list.page.limit { titles.last().map(|t| t.id.to_string()) } else { None };
+        return Ok((titles, next));
+    };
+    let group = groups::load(tx, group).await?.uid;
+    let mut page = Page { limit: list.page.limit.min(100), ..list.page.clone() };
+    let (mut found, mut scanned) = (Vec::new(), 0);
+    loop {
+        page.limit = page.limit.min(list.page.limit - found.len() as u32);
+        let titles = tx.list_titles(&page, &list.titles).await?;
+        let (full, last) = (titles.len() as u32 == page.limit, titles.last().map(|t| t.id.to_string()));
+        scanned += titles.len();
+        found.extend(tx.count_titles_in(&group, &titles.iter().map(|t| t.id).collect::<Vec<_>>()).await?);
+        match (full, last) {
+            (true, Some(last)) if (found.len() as u32) < list.page.limit && scanned < SCAN => page.after = Some(last),
+            (true, last) => return Ok((found, last)),
+            (false, _) => return Ok((found, None)),
+        }
+    }
+}
+
+/// A page of the clients that have a piece of software, with their host names, and the key of the next page.
+pub async fn installations(
+    tx: &mut dyn Tx,
+    title: i64,
+    page: &Page,
+    group: Option<&GroupName>,
+) -> Result<(Vec<(ClientId, String)>, Option<String>)> {
+    let group = match group {
+        Some(name) => Some(groups::load(tx, name).await?.uid),
+        None => None,
+    };
+    if tx.title(title).await?.is_none() {
+        return Err(AppError::not_found("software", title));
+    }
+    let clients = tx.clients_with(title, page, group.as_ref()).await?;
+    let next = if clients.len() as u32 == page.limit { clients.last().map(|(id, _)| id.to_string()) } else { None };
+    Ok((clients, next))
 }
 
 /// Clients as conditions see them; with the packages of their machines, for a condition that names them. Of those at most

@@ -88,7 +88,8 @@ async fn every_statement_walks_along_an_index() {
                     tx.count_software(&client).await?;
                     tx.list_titles(&page, &Titles::default()).await?;
                     tx.count_titles_in(&uid, &[]).await?;
-                    tx.clients_with(&Default::default(), &page, None).await?;
+                    tx.clients_with(1, &page, None).await?;
+                    tx.title(1).await?;
                     tx.certificate("a").await?;
                     tx.certificates_of(&subject).await?;
                     tx.certificates_since(&subject, now, 5).await?;

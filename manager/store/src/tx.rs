@@ -108,12 +108,15 @@ pub trait Inventory {
     /// Notes what is gone from a client and what has come, and keeps the titles' counts. What was not there does not go, and what is
     /// there does not come, so that a client that says anything else changes nothing.
     async fn change_software(&mut self, client: &ClientId, gone: &[InstalledPackage], come: &[InstalledPackage]) -> Result<()>;
-    /// Titles that some client has, by name, manager, version and architecture (`after` = those, with a space between them).
+    /// Titles that some client has, by name, manager, version and architecture (`after` = id). After one that is
+    /// gone there is no page.
     async fn list_titles(&mut self, page: &Page, titles: &Titles) -> Result<Vec<Title>>;
     /// How many members of the group have each of these: the titles that any has.
-    async fn count_titles_in(&mut self, group: &Uid, titles: &[InstalledPackage]) -> Result<Vec<Title>>;
-    /// Clients that have exactly this, by id (`after` = id); only members of the group, if one is given.
-    async fn clients_with(&mut self, title: &InstalledPackage, page: &Page, group: Option<&Uid>) -> Result<Vec<ClientId>>;
+    async fn count_titles_in(&mut self, group: &Uid, titles: &[i64]) -> Result<Vec<Title>>;
+    /// The title of this id.
+    async fn title(&mut self, id: i64) -> Result<Option<Title>>;
+    /// Clients that have this title, with their host names, by id (`after` = id); only members of the group, if one is given.
+    async fn clients_with(&mut self, title: i64, page: &Page, group: Option<&Uid>) -> Result<Vec<(ClientId, String)>>;
     /// Forgets titles that no client has any more.
     async fn drop_titles(&mut self) -> Result<u64>;
 }

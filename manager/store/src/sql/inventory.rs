@@ -32,7 +32,12 @@ fn package(row: &mut Columns<'_>) -> Result<Package> {
 }
 
 fn title(row: &mut Columns<'_>) -> Result<Title> {
-    Ok(Title { package: package(row)?, clients: row.number()? })
+    Ok(Title { id: row.int()?, package: package(row)?, clients: row.number()? })
+}
+
+/// In which order titles are listed.
+fn order(p: &Package) -> [&str; 4] {
+    [&p.name, &p.manager, &p.version, &p.architecture]
 }
 
 #[async_trait]
@@ -103,24 +108,24 @@ impl Inventory for Unit<'_> {
     }
 
     async fn list_titles(&mut self, page: &Page, titles: &Titles) -> Result<Vec<Title>> {
-        let after = page.after.as_deref().map(|after| after.split(' ').collect::<Vec<_>>());
-        let [name, manager, version, architecture] = match after.as_deref() {
-            None => [""; 4],
-            Some([name, manager, version, architecture]) => [*name, *manager, *version, *architecture],
-            Some(_) => return Err(StoreError::NoPage),
+        let after = match page.after.as_deref().map(str::parse) {
+            None => None,
+            Some(Ok(id)) => Some(self.title(id).await?.ok_or(StoreError::NoPage)?.package),
+            Some(Err(_)) => return Err(StoreError::NoPage),
         };
+        let Package { manager, name, version, architecture } = after.unwrap_or_default();
         // What comes after every text that begins with it; after every text, for the empty one.
         let end = if titles.is_prefix || titles.name.is_empty() { titles.name.clone() + "\u{10ffff}" } else { titles.name.clone() };
         self.list(
             "software",
             query!(
-                "SELECT s.name, s.manager, s.version, s.architecture, s.clients FROM software s \
+                "SELECT s.id, s.name, s.manager, s.version, s.architecture, s.clients FROM software s \
                  WHERE (s.name, s.manager, s.version, s.architecture) > ($1, $2, $3, $4) AND s.name >= $5 AND s.name <= $6 \
                  AND ($7 = '' OR s.manager = $7) AND s.clients > 0 ORDER BY s.name, s.manager, s.version, s.architecture LIMIT $8",
-                bind::text(name),
-                bind::text(manager),
-                bind::text(version),
-                bind::text(architecture),
+                bind::text(&name),
+                bind::text(&manager),
+                bind::text(&version),
+                bind::text(&architecture),
                 bind::text(&titles.name),
                 bind::text(&end),
                 bind::text(&titles.manager),
@@ -131,32 +136,36 @@ impl Inventory for Unit<'_> {
         .await
     }
 
-    async fn count_titles_in(&mut self, group: &Uid, titles: &[Package]) -> Result<Vec<Title>> {
+    async fn count_titles_in(&mut self, group: &Uid, titles: &[i64]) -> Result<Vec<Title>> {
         let sql = concat!(
-            "SELECT s.name, s.manager, s.version, s.architecture, \
+            "SELECT s.id, s.name, s.manager, s.version, s.architecture, \
              (SELECT COUNT(*) FROM membership m JOIN client_software c ON c.client = m.client AND c.software = s.id \
               WHERE m.group_uid = $2) FROM",
-            titles!()
+            each!(1),
+            "CROSS JOIN software s WHERE s.id = CAST(v.value AS BIGINT)"
         );
-        let mut counted = self.list("software", query!(sql, rows(titles), group.to_string()), title).await?;
+        let mut counted = self.list("software", query!(sql, bind::json(titles), group.to_string()), title).await?;
         counted.retain(|title| title.clients > 0);
+        counted.sort_by(|a, b| order(&a.package).cmp(&order(&b.package)));
         Ok(counted)
     }
 
-    async fn clients_with(&mut self, title: &Package, page: &Page, group: Option<&Uid>) -> Result<Vec<ClientId>> {
+    async fn title(&mut self, id: i64) -> Result<Option<Title>> {
+        let sql = "SELECT s.id, s.name, s.manager, s.version, s.architecture, s.clients FROM software s WHERE s.id = $1";
+        self.one("software", query!(sql, id), title).await
+    }
+
+    async fn clients_with(&mut self, title: i64, page: &Page, group: Option<&Uid>) -> Result<Vec<(ClientId, String)>> {
         let query = query!(
-            "SELECT c.client FROM software s CROSS JOIN client_software c WHERE s.name = $1 AND s.manager = $2 AND s.version = $3 \
-             AND s.architecture = $4 AND c.software = s.id AND c.client > $5 AND ($7 = '' OR EXISTS (SELECT 1 FROM membership m \
-             WHERE m.group_uid = $7 AND m.client = c.client)) ORDER BY c.client LIMIT $6",
-            bind::text(&title.name),
-            bind::text(&title.manager),
-            bind::text(&title.version),
-            bind::text(&title.architecture),
+            "SELECT s.client, c.hostname FROM client_software s CROSS JOIN client c WHERE s.software = $1 AND s.client > $2 \
+             AND c.id = s.client AND ($4 = '' OR EXISTS (SELECT 1 FROM membership m WHERE m.group_uid = $4 AND m.client = s.client)) \
+             ORDER BY s.client LIMIT $3",
+            title,
             bind::after(page),
             i64::from(page.limit),
             group.map(|g| g.to_string()).unwrap_or_default()
         );
-        self.list("client_software", query, |row| row.parse()).await
+        self.list("client_software", query, |row| Ok((row.parse()?, row.text()?))).await
     }
 
     async fn drop_titles(&mut self) -> Result<u64> {
