@@ -123,6 +123,8 @@ fn look(path: &Path, inside: Inside, found: &mut Vec<Exposed>) {
             return;
         }
         let below = match (inside, entry.file_name().to_str()) {
+            // The administrator's own facts may be read by anybody; what may be changed is asked when they are used.
+            (Inside::Private, Some(crate::facts::own::FOLDER)) => continue,
             (Inside::Private, Some("steps")) => Inside::Steps,
             (Inside::Private, Some("staging")) => Inside::Trees,
             (Inside::Trees, _) => {

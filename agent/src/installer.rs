@@ -6,9 +6,12 @@ use crate::install::{
     self, ChunkLists, Detected, Ended, Exchange, ExchangeState, Host, Layout, OldTree, Own, Place, Reserve, Source, Staging, StepEnd,
     StepId, StepSpec, Supervisor, TreeRecord,
 };
-use crate::limits::Limits;
-use crate::machine::Restored;
-use std::{future::Future, pin::Pin, sync::Arc};
+use crate::{facts::Collector, limits::Limits, machine::Restored};
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+};
 use sutler_base::{
     AttemptId, Digest,
     chunks::Chunk,
@@ -128,13 +131,14 @@ pub struct Machine {
     output_tail: usize,
     /// Becomes the machine's id if nothing else tells it apart.
     fresh: [u8; 16],
+    collector: Arc<Mutex<Collector>>,
 }
 
 impl Machine {
     /// The machine whose places are in `layout`; steps are run under `supervisor`.
     pub fn new(layout: Layout, supervisor: Supervisor, fresh: [u8; 16]) -> Machine {
         let (reserve, output_tail) = (Reserve::default(), limits::OUTPUT_TAIL_MAX);
-        Machine { layout: Arc::new(layout), supervisor, reserve, output_tail, fresh }
+        Machine { layout: Arc::new(layout), supervisor, reserve, output_tail, fresh, collector: Arc::default() }
     }
 
     /// The same, taking of the disk and keeping of outputs what these limits say.
@@ -210,16 +214,19 @@ impl Tree for RealTree {
 
 impl Installer for Machine {
     fn facts(&self, software: Vec<Software>) -> Doing<'_, Facts> {
-        let fresh = self.fresh;
-        self.blocking(move |layout| crate::facts::collect(layout, software, fresh))
+        let (fresh, collector) = (self.fresh, self.collector.clone());
+        self.blocking(move |layout| collector.lock().unwrap_or_else(PoisonError::into_inner).collect(layout, software, fresh))
     }
 
     fn requirements<'a>(&'a self, item: &'a Item, own: Vec<Own>) -> Doing<'a, Verdict> {
-        let (manifest, reserve, fresh) = (item.manifest.clone(), self.reserve, self.fresh);
+        let (manifest, reserve, fresh, collector) = (item.manifest.clone(), self.reserve, self.fresh, self.collector.clone());
         self.blocking(move |layout| {
             let software = own.iter().map(|own| Software { name: own.name.clone(), version: own.version.clone() });
             let software: Vec<Software> = software.collect();
-            let measure = || crate::facts::collect(layout, software.clone(), fresh).map_err(|e| e.to_string());
+            let measure = || {
+                let mut collector = collector.lock().unwrap_or_else(PoisonError::into_inner);
+                collector.collect(layout, software.clone(), fresh).map_err(|e| e.to_string())
+            };
             let host = Host::new(layout, reserve, manifest.directory.as_ref(), &own, measure);
             Ok(ask(&manifest.requirements, &host))
         })

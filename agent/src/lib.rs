@@ -15,7 +15,6 @@ pub mod journal;
 pub mod limits;
 pub mod link;
 pub mod machine;
-
 pub mod platform;
 pub mod policy;
 pub mod service;

@@ -36,6 +36,9 @@ pub struct Limits {
     /// A transfer that brings next to nothing for this long is given up, and asked for again later.
     #[serde(deserialize_with = "span")]
     pub stall: Duration,
+    /// About how often the machine is measured. Only what changed is sent, and nothing if that is nothing.
+    #[serde(deserialize_with = "span")]
+    pub facts_interval: Duration,
     /// Bytes that stay free on the disk when a package is fetched.
     #[serde(deserialize_with = "size")]
     pub disk_reserve: u64,
@@ -62,6 +65,7 @@ impl Default for Limits {
             keep_alive_timeout: seconds(15),
             unary_call: seconds(30),
             stall: seconds(30),
+            facts_interval: seconds(600),
             disk_reserve: 16 << 20,
             disk_reserve_percent: 5,
             journal_reserve: 4 << 20,
@@ -83,6 +87,7 @@ impl Limits {
             keep_alive_timeout,
             unary_call,
             stall,
+            facts_interval,
             disk_reserve,
             disk_reserve_percent,
             journal_reserve,
@@ -99,6 +104,8 @@ impl Limits {
             ("unary_call", unary_call, least, hour),
             // Shorter, and a line with a long way to go would count as one that stands still.
             ("stall", stall, Duration::from_millis(100), hour),
+            // Shorter, and own programs would run all the time.
+            ("facts_interval", facts_interval, Duration::from_secs(1), hour * 24),
         ];
         if let Some((name, value, low, high)) = spans.iter().find(|(_, v, low, high)| v < low || v > high) {
             return Some(format!("limits.{name} is {value:?}; give {low:?} to {high:?}"));
@@ -112,6 +119,13 @@ impl Limits {
         ];
         let broken = numbers.iter().find(|(_, v, low, high)| v < low || v > high);
         broken.map(|(name, value, low, high)| format!("limits.{name} is {value}; give {low} to {high}"))
+    }
+
+    /// How long to wait until the machine is measured next: a quarter more or less than the interval, so that a fleet that was started
+    /// in one moment does not report in one.
+    pub fn next_facts(&self, random: u64) -> Duration {
+        let interval = self.facts_interval.as_millis() as u64;
+        Duration::from_millis(interval * 3 / 4 + random % (interval / 2).max(1))
     }
 
     /// How long to wait after so many failures in a row: anything up to twice as long with every one, and next to nothing the

@@ -424,6 +424,7 @@ impl Simulated {
                 name: "Debian".into(),
                 version: "12".into(),
                 kernel: "6.1".into(),
+                ..Default::default()
             },
             arch: std::env::consts::ARCH.into(),
             hostname: name.into(),

@@ -32,7 +32,7 @@ impl Loop {
                 let _ = reply.send(self.status());
             }
             Ask::Facts(reply) => {
-                let _ = reply.send(self.facts.clone());
+                let _ = reply.send(self.report.json().to_owned());
             }
             Ask::RunNow(reply) => {
                 let _ = reply.send(());

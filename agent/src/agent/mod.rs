@@ -5,11 +5,13 @@
 mod asked;
 mod handle;
 mod heard;
+mod report;
 mod requests;
 mod run;
 mod wire;
 
 pub use handle::{Answer, AttemptStatus, Gone, Handle, InstalledStatus, Status};
+
 pub(crate) use requests::FILE as REQUESTS;
 pub use requests::{Asked, REQUESTS_MAX, Request};
 
@@ -26,6 +28,7 @@ use crate::{
     work::{Parts, Worker, as_facts},
 };
 use heard::Heard;
+use report::Report;
 use requests::Requests;
 use run::Loop;
 use std::sync::{Arc, Mutex};
@@ -124,7 +127,10 @@ impl Agent {
         let (commands, commands_receiver) = watch::channel(LinkCommand::Stay);
         let random_for_link = random.clone();
         let manager_time = ManagerTime::new(clock.clone());
-        let link = link::keep(identity.clone(), manager_time.clone(), limits, move || random_for_link(), events_sender, commands_receiver);
+        let link =
+            link::keep(identity.clone(), manager_time.clone(), limits.clone(), move || random_for_link(), events_sender, commands_receiver);
+        let report = Report::new(vault.clone(), &facts)?;
+        let facts_due = now.boot + limits.next_facts(random());
         let inner = Loop {
             state,
             first: effects,
@@ -151,9 +157,12 @@ impl Agent {
             connection: connection_sender,
             up: None,
             sent: Default::default(),
-            facts: facts.to_json(),
+            report,
             facts_of: (facts.machine_id, facts.boot_id),
-            facts_at: now.boot,
+            facts_due,
+            limits,
+            measuring: None,
+            measure_again: false,
             looked_at: now.boot,
             waiters: Default::default(),
             groups: None,

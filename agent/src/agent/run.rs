@@ -1,11 +1,12 @@
 //! The loop: what happens, what follows from it, what is done about it.
 
-use super::{AgentError, Answer, Asked, Ended, handle::Ask, heard::Heard, requests::Requests, wire};
+use super::{AgentError, Answer, Asked, Ended, handle::Ask, heard::Heard, report::Report, requests::Requests, wire};
 use crate::{
     clock::Clock,
     identity::{Identity, TrustRefused},
-    installer::{Installer, Trouble},
+    installer::{Installer, Trouble, failure},
     journal::{Answered, Journal, JournalError},
+    limits::Limits,
     link::{self, Connection, LinkCommand, LinkError, LinkEvent, ManagerTime},
     machine::{Effect, Event, Progress, Record, Stage, State},
     policy::Policy,
@@ -18,7 +19,11 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
-use sutler_base::{AttemptId, Digest, Timestamp, facts::Facts, state::ClientState};
+use sutler_base::{
+    AttemptId, Digest, Timestamp,
+    facts::Facts,
+    state::{ClientState, ErrorKind},
+};
 use sutler_proto::{
     PROTOCOL_VERSION, REPORT_AGAIN,
     convert::{Word, time, wire_time},
@@ -38,8 +43,6 @@ const FULL_LOOK: Duration = Duration::from_secs(5);
 const HELD_LOOK: Duration = Duration::from_secs(2);
 /// How often bytes of a download are told to the manager.
 const PROGRESS_EVERY: Duration = Duration::from_secs(1);
-/// How often the facts are collected without a reason.
-const FACTS_EVERY: Duration = Duration::from_secs(600);
 
 /// The manager's word for a client that was removed.
 const REMOVED: &str = "CLIENT_REMOVED";
@@ -84,10 +87,17 @@ pub(super) struct Loop {
     pub(super) up: Option<Link>,
     /// What the manager was told of each attempt, and when (on `CLOCK_BOOTTIME`).
     pub(super) sent: HashMap<AttemptId, (Progress, Duration)>,
-    pub(super) facts: String,
+    /// The facts, and what the manager was told of them.
+    pub(super) report: Report,
     /// Machine id and boot id, as the facts say.
     pub(super) facts_of: (String, String),
-    pub(super) facts_at: Duration,
+    /// When they are measured next without a reason (on `CLOCK_BOOTTIME`).
+    pub(super) facts_due: Duration,
+    /// They are measured just now, beside the loop: programs may be asked.
+    pub(super) measuring: Option<JoinHandle<Result<Facts, Trouble>>>,
+    /// Something happened since that began.
+    pub(super) measure_again: bool,
+    pub(super) limits: Limits,
     /// When it last looked around (on `CLOCK_BOOTTIME`).
     pub(super) looked_at: Duration,
     /// Who waits for the manager's answer to a request.
@@ -111,6 +121,7 @@ enum Cause {
     Ask(Ask),
     Link(LinkEvent),
     Renewed(Result<(), String>),
+    Measured(Box<Result<Facts, Trouble>>),
     Time,
 }
 
@@ -131,6 +142,7 @@ impl Loop {
                 Some(self.looked_at.saturating_add(every)),
                 self.state.wake_at(&now),
                 self.renew_at.filter(|_| self.renewing.is_none() && self.up.is_some()),
+                Some(self.facts_due).filter(|_| self.measuring.is_none()),
             ];
             let wait = due.into_iter().flatten().min().map_or(every, |at| at.saturating_sub(now.boot).min(every));
             let cause = tokio::select! {
@@ -140,11 +152,18 @@ impl Loop {
                 renewed = async { match &mut self.renewing { Some(task) => task.await, None => std::future::pending().await } } => {
                     Cause::Renewed(renewed.unwrap_or_else(|e| Err(e.to_string())))
                 }
+                measured = async { match &mut self.measuring { Some(task) => task.await, None => std::future::pending().await } } => {
+                    let failed = |e: tokio::task::JoinError| Trouble::Failed(failure(ErrorKind::ClientIo, e.to_string()));
+                    Cause::Measured(Box::new(measured.unwrap_or_else(|e| Err(failed(e)))))
+                }
                 () = tokio::time::sleep(wait.max(Duration::from_millis(1))) => Cause::Time,
             };
             let ended = match cause {
                 Cause::Told(Told::Event(event)) => self.happened(event).await.map(|()| None)?,
-                Cause::Told(Told::Installed) => self.collect_facts().await.map(|()| None)?,
+                Cause::Told(Told::Installed) => {
+                    self.measure();
+                    None
+                }
                 Cause::Told(Told::Forgotten(attempt)) => {
                     self.garbage = true;
                     self.with_journal(move |journal| journal.discard(&attempt)).await.map(|()| None)?
@@ -157,6 +176,7 @@ impl Loop {
                     self.renewed(result);
                     None
                 }
+                Cause::Measured(facts) => self.measured(*facts).map(|()| None)?,
                 Cause::Time => self.look_around().await.map(|()| None)?,
             };
             if let Some(ended) = ended {
@@ -382,7 +402,7 @@ impl Loop {
             boot_id: self.facts_of.1.clone(),
             open_attempts: open.collect(),
             session_counter,
-            facts_digest: bytes::Bytes::copy_from_slice(Digest::of(self.facts.as_bytes()).as_bytes()),
+            facts_digest: bytes::Bytes::copy_from_slice(self.report.digest().as_bytes()),
             journal_lost: self.journal_lost,
             agent_time: Some(wire_time(self.clock.now().wall)),
         }))
@@ -418,8 +438,10 @@ impl Loop {
                 Err(e) => return Err(e.into()),
             }
         }
-        if welcome.send_facts {
-            self.send(Up::Facts(v1::FactsReport { json: self.facts.clone() }));
+        // It may have changed since the hello, which the manager compared.
+        let theirs = Digest::try_from(welcome.facts_digest.as_ref()).ok();
+        if welcome.send_facts || theirs.is_some() {
+            self.tell_facts(theirs)?;
         }
         for request in self.requests.all().to_vec() {
             if let Some(message) = request.to_wire().message {
@@ -481,6 +503,7 @@ impl Loop {
                     self.happened(Event::RunNow(vec![])).await?;
                 }
             }
+            Down::SendFacts(_) => self.tell_facts(None)?,
             Down::Trust(update) => self.trust_update(update)?,
             Down::RunNow(run) => self.happened(Event::RunNow(wire::attempts(&run.attempts))).await?,
             Down::Redirect(redirect) => {
@@ -588,8 +611,8 @@ impl Loop {
             self.garbage = false;
             self.worker.collect_garbage(self.state.records());
         }
-        if now.boot.saturating_sub(self.facts_at) >= FACTS_EVERY {
-            self.collect_facts().await?;
+        if now.boot >= self.facts_due {
+            self.measure();
         }
         if let (Some(at), Some(up), None) = (self.renew_at, &self.up, &self.renewing)
             && at <= now.boot
@@ -632,22 +655,41 @@ impl Loop {
         Ok(())
     }
 
-    async fn collect_facts(&mut self) -> Result<(), AgentError> {
-        self.facts_at = self.clock.now().boot;
-        let facts: Facts = match self.installer.facts(as_facts(&self.worker.installed())).await {
-            Ok(facts) => facts,
+    /// Measures the machine anew, beside the loop.
+    fn measure(&mut self) {
+        if self.measuring.is_some() {
+            self.measure_again = true;
+            return;
+        }
+        let (installer, software) = (self.installer.clone(), as_facts(&self.worker.installed()));
+        self.measuring = Some(tokio::spawn(async move { installer.facts(software).await }));
+    }
+
+    fn measured(&mut self, facts: Result<Facts, Trouble>) -> Result<(), AgentError> {
+        self.measuring = None;
+        self.facts_due = self.clock.now().boot + self.limits.next_facts((self.random)());
+        if std::mem::take(&mut self.measure_again) {
+            self.measure();
+        }
+        match facts {
+            Ok(facts) if self.report.measured(&facts) && self.up.is_some() => self.tell_facts(self.report.told()),
+            Ok(_) => Ok(()),
             Err(Trouble::Failed(failure)) => {
                 warn!("the facts can't be collected: {}", failure.message);
-                return Ok(());
+                Ok(())
             }
-            Err(Trouble::Fatal(why)) => return Err(AgentError::Fatal(why)),
-        };
-        let json = facts.to_json();
-        if json != self.facts {
-            self.facts = json;
-            self.send(Up::Facts(v1::FactsReport { json: self.facts.clone() }));
+            Err(Trouble::Fatal(why)) => Err(AgentError::Fatal(why)),
         }
-        Ok(())
+    }
+
+    /// Tells a manager that has the facts with this digest what changed since, or everything.
+    fn tell_facts(&mut self, theirs: Option<Digest>) -> Result<(), AgentError> {
+        if let Some(report) = self.report.to(theirs) {
+            debug!(bytes = report.json.len(), all = report.base.is_empty(), "the facts are reported");
+            self.send(Up::Facts(report));
+        }
+        let kept = self.report.is_told();
+        self.unless_full(kept).map(|_| ())
     }
 
     /// When to renew, counted from the manager's time.

@@ -54,9 +54,9 @@ pub(super) async fn enroll(config: &Config, enroll: Enroll) -> Result<(), String
     let _lock = Lock::take(&config.dir)?;
     guard::refuse_exposed(&config.dir).map_err(|e| e.to_string())?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-    let measured = facts::collect(&layout, vec![], random_bytes()?).map_err(|e| e.to_string())?;
+    let machine_id = facts::machine_id(&layout, random_bytes()?).map_err(|e| e.to_string())?;
     let time = link::ManagerTime::new(clock.clone());
-    let enrolled = identity::enroll(&vault, &token, &measured.hostname, &measured.machine_id, enroll.force, link::tls_clock(&time))
+    let enrolled = identity::enroll(&vault, &token, &facts::hostname(), &machine_id, enroll.force, link::tls_clock(&time))
         .await
         .map_err(|e| e.to_string())?;
     if let Some(path) = enroll.token_file.filter(|_| enroll.remove_token_file) {

@@ -1,72 +1,178 @@
 //! What the agent measures about its machine.
 //!
 //! Takes a few milliseconds and asks nobody: no name is looked up, since a resolver that can't answer holds a machine up
-//! for seconds, in a burst of new ones of all times.
+//! for seconds, in a burst of new ones of all times. Only the program `rpm`, where its database has changed, and the
+//! administrator's own programs ([`own`]) take longer, within limits.
 
-use crate::install::{Error, Layout, room};
+pub mod own;
+
+use crate::{
+    install::{Error, Layout, room},
+    platform::{self, Manager, PackageStamp},
+};
 use fs_err as fs;
 use fs_err::os::unix::fs::OpenOptionsExt;
 use std::{
+    collections::BTreeMap,
     io::{ErrorKind, Write},
     net::IpAddr,
     path::Path,
 };
-use sutler_base::facts::{AgentFacts, Cpu, Disk, Facts, Memory, Os, Software};
-use sysinfo::{MemoryRefreshKind, Networks, RefreshKind, System};
+use sutler_base::{
+    facts::{AgentFacts, Disk, Facts, Os, Package, Software},
+    limits,
+};
+use sysinfo::System;
+use tracing::warn;
 
 const GIB: u64 = 1 << 30;
+/// The start of the machine is counted back from now, and so differs a little each time.
+const SAME_START: i64 = 60;
+/// Into how many steps the free room of a file system is rounded.
+const STEPS: u64 = 20;
 
-/// The facts of this machine now. `software` is what the agent installed; `random` becomes the machine's id if nothing
-/// else tells it apart, and is then kept in the agent's folder.
-///
-/// What can't be measured is left empty: a machine without a readable `/etc/os-release` still gets its software. But for the
-/// machine's id: with another one than before it would be taken for a copy.
-pub fn collect(layout: &Layout, software: Vec<Software>, random: [u8; 16]) -> Result<Facts, Error> {
-    let mut facts = Facts {
-        os: Os {
-            family: std::env::consts::OS.into(),
-            id: System::distribution_id(),
-            name: text(System::name()),
-            version: text(System::os_version()),
-            kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
-        },
-        arch: std::env::consts::ARCH.into(),
-        hostname: rustix::system::uname().nodename().to_string_lossy().into_owned(),
-        memory: Memory { total_bytes: memory() },
-        disk: disk(layout.root()),
-        cpu: Cpu { count: std::thread::available_parallelism().map_or(0, |n| n.get() as u32) },
-        addresses: addresses(),
-        machine_id: machine_id(layout, random)?,
-        boot_id: boot_id(),
-        agent: AgentFacts { version: env!("CARGO_PKG_VERSION").into() },
-        software,
-    };
-    // Equal facts have equal bytes, so that a report is only sent when something changed.
-    facts.software.sort_by(|a, b| (&a.name, &a.version).cmp(&(&b.name, &b.version)));
-    Ok(facts)
+/// Measures a machine again and again: what is read only if it changed, and what has to differ by more than a little to be new.
+#[derive(Debug, Default)]
+pub struct Collector {
+    /// Each manager's packages, with the stamp of the list that they were read from.
+    packages: BTreeMap<Manager, (PackageStamp, Vec<Package>)>,
+    /// Free room of file systems by path, as it was said last.
+    free: BTreeMap<String, u64>,
+    /// The start of the machine as it was said last (seconds).
+    started: Option<i64>,
+    /// What was warned of last, by what it is about: said once, not with every measurement.
+    troubles: BTreeMap<String, String>,
+}
+
+impl Collector {
+    /// The facts of this machine now. `software` is what the agent installed; `random` becomes the machine's id if nothing
+    /// else tells it apart, and is then kept in the agent's folder.
+    ///
+    /// What can't be measured is left empty: a machine without a readable `/etc/os-release` still gets its software. But for the
+    /// machine's id: with another one than before it would be taken for a copy. Blocks for as long as programs take that are asked.
+    pub fn collect(&mut self, layout: &Layout, software: Vec<Software>, random: [u8; 16]) -> Result<Facts, Error> {
+        let root = layout.root();
+        let (pretty_name, codename) = platform::release();
+        let by_interface = platform::addresses();
+        let own = own::collect(&layout.state().join(own::FOLDER));
+        let mut troubles: BTreeMap<String, String> = own.troubles.into_iter().collect();
+        let mut facts = Facts {
+            os: Os {
+                family: std::env::consts::OS.into(),
+                id: System::distribution_id(),
+                name: text(System::name()),
+                version: text(System::os_version()),
+                kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
+                pretty_name,
+                codename,
+            },
+            arch: std::env::consts::ARCH.into(),
+            hostname: hostname(),
+            memory: platform::memory(),
+            disk: disk(root),
+            cpu: platform::cpu(),
+            disks: platform::drives(),
+            mounts: platform::mounts(),
+            interfaces: platform::interfaces(root, &by_interface),
+            addresses: addresses(&by_interface),
+            virtualisation: platform::virtualisation(),
+            machine_id: machine_id(layout, random)?,
+            firmware_id: platform::firmware_id(root).unwrap_or_default(),
+            boot_id: boot_id(),
+            boot_time: self.boot_time(),
+            time_zone: platform::time_zone(root),
+            agent: AgentFacts { version: env!("CARGO_PKG_VERSION").into() },
+            software,
+            packages: Default::default(),
+            services: platform::services(root),
+            users: platform::users(root),
+            own: own.facts,
+            truncated: if own.is_cut { vec!["own".into()] } else { vec![] },
+        };
+        for mount in &mut facts.mounts {
+            mount.free_bytes = self.free_room(&mount.path, mount.total_bytes, mount.free_bytes);
+        }
+        for manager in Manager::ALL {
+            match self.packages(root, manager) {
+                Ok(packages) => facts.packages.extend(packages.iter().cloned()),
+                Err(why) => {
+                    facts.truncated.push("packages".into());
+                    troubles.insert(format!("the packages of {manager}"), why);
+                }
+            }
+        }
+        for (what, why) in &troubles {
+            if self.troubles.get(what) != Some(why) {
+                warn!("{what} can't be told: {why}");
+            }
+        }
+        self.troubles = troubles;
+        // Equal facts have equal bytes, so that a report is only sent when something changed.
+        facts.software.sort_by(|a, b| (&a.name, &a.version).cmp(&(&b.name, &b.version)));
+        Ok(facts.within(limits::FACTS_MAX))
+    }
+
+    /// A manager's packages; its list is read only if it changed.
+    fn packages(&mut self, root: &Path, manager: Manager) -> Result<&[Package], String> {
+        let Some(stamp) = platform::package_stamp(root, manager) else {
+            self.packages.remove(&manager);
+            return Ok(&[]);
+        };
+        if self.packages.get(&manager).is_none_or(|(known, _)| *known != stamp) {
+            self.packages.remove(&manager);
+            let installed = platform::packages_of(root, manager).map_err(|e| e.to_string())?;
+            let package = |p: platform::InstalledPackage| Package {
+                manager: manager.as_str().into(),
+                name: p.name,
+                version: p.version,
+                architecture: p.architecture,
+            };
+            // What a report could not hold as it is would be left out at the manager.
+            let proper = |p: &Package| Package::parse(&p.key()).as_ref() == Some(p);
+            let packages = installed.into_iter().flatten().map(package).filter(proper).collect();
+            // A list that changed while it was read has another stamp than this one, and is read again.
+            self.packages.insert(manager, (stamp, packages));
+        }
+        Ok(self.packages.get(&manager).map_or(&[], |(_, packages)| packages))
+    }
+
+    /// In steps, and another than before only if it differs by a whole one: a busy disk is no new fact every minute.
+    fn free_room(&mut self, path: &str, total: u64, free: u64) -> u64 {
+        let step = (total / STEPS).max(1);
+        let said = self.free.get(path).copied().filter(|said| said.abs_diff(free) < step);
+        let rounded = said.unwrap_or(free / step * step);
+        self.free.insert(path.to_owned(), rounded);
+        rounded
+    }
+
+    fn boot_time(&mut self) -> String {
+        let Some(now) = platform::boot_time() else { return String::new() };
+        let said = self.started.filter(|said| (said - now.as_second()).abs() < SAME_START).unwrap_or(now.as_second());
+        self.started = Some(said);
+        sutler_base::Timestamp::from_second(said).map_or_else(|_| String::new(), |t| t.to_string())
+    }
+}
+
+/// What the machine calls itself.
+pub fn hostname() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
 /// Changes with every start of the machine; empty where the kernel doesn't say.
 pub fn boot_id() -> String {
-    first_line(Path::new("/proc/sys/kernel/random/boot_id")).unwrap_or_default()
+    platform::first_line(Path::new("/proc/sys/kernel/random/boot_id")).unwrap_or_default()
 }
 
 /// What tells this machine apart, also from others that were made from the same image and then started.
 ///
-/// `etc/machine-id` below the root; on a real root the id that the firmware gives (root alone may read it); else `random`,
-/// kept in the agent's folder from then on. An agent with a root of its own is a machine of its own: the firmware's id
-/// would make all of them one.
+/// `etc/machine-id` below the root; else the id that the firmware gives (root alone may read it, and an agent with a root of
+/// its own is a machine of its own); else `random`, kept in the agent's folder from then on.
 ///
 /// An id that is there and can't be read at this moment is an error, and not a reason to take another.
 pub fn machine_id(layout: &Layout, random: [u8; 16]) -> Result<String, Error> {
     let named = kept_line(&layout.root().join("etc/machine-id"))?;
     let named = named.filter(|id| id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit()));
-    let firmware = || {
-        let id = first_line(Path::new("/sys/class/dmi/id/product_uuid")).filter(|_| layout.root() == Path::new("/"))?;
-        // Boards whose maker did not care all have one of these.
-        let digits: Vec<u8> = id.bytes().filter(u8::is_ascii_hexdigit).collect();
-        (digits.len() == 32 && !digits.iter().all(|b| *b == digits[0])).then(|| id.to_ascii_lowercase())
-    };
+    let firmware = || platform::firmware_id(layout.root());
     named.or_else(firmware).map_or_else(|| own_id(layout, random), Ok)
 }
 
@@ -104,27 +210,13 @@ fn text<E>(of: Result<String, E>) -> String {
     of.unwrap_or_default()
 }
 
-fn first_line(path: &Path) -> Option<String> {
-    let text = std::fs::read_to_string(path).ok()?;
-    text.lines().next().map(|line| line.trim().to_owned()).filter(|line| !line.is_empty())
-}
-
-fn memory() -> u64 {
-    let only = RefreshKind::nothing().with_memory(MemoryRefreshKind::nothing().with_ram());
-    System::new_with_specifics(only).map_or(0, |system| system.total_memory())
-}
-
 fn disk(path: &Path) -> Disk {
     let total_bytes = rustix::fs::statvfs(path).map_or(0, |stat| stat.f_blocks.saturating_mul(stat.f_frsize));
     Disk { total_bytes, free_bytes: room(path).unwrap_or(0) / GIB * GIB }
 }
 
-fn addresses() -> Vec<String> {
-    let Ok(networks) = Networks::new_with_refreshed_list() else { return vec![] };
-    let all = networks.values().flat_map(|interface| interface.ip_networks().iter().map(|network| network.addr));
-    // A link-local IPv6 address means nothing elsewhere.
-    let local = |ip: &IpAddr| matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local());
-    let mut found: Vec<IpAddr> = all.filter(|ip| !ip.is_loopback() && !local(ip)).collect();
+fn addresses(by_interface: &BTreeMap<String, Vec<IpAddr>>) -> Vec<String> {
+    let mut found: Vec<IpAddr> = by_interface.values().flatten().copied().collect();
     found.sort_unstable();
     found.dedup();
     found.iter().map(IpAddr::to_string).collect()
@@ -139,19 +231,52 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let layout = Layout::new(folder.path().join("root"), folder.path().join("state")).unwrap();
         let software = |name: &str| Software { name: name.into(), version: "1".into() };
-        let facts = collect(&layout, vec![software("b"), software("a")], [7; 16]).unwrap();
+        let mut collector = Collector::default();
+        let facts = collector.collect(&layout, vec![software("b"), software("a")], [7; 16]).unwrap();
         assert_eq!(facts.os.family, "linux");
         assert_eq!(facts.arch, std::env::consts::ARCH);
         assert!(!facts.os.kernel.is_empty() && !facts.hostname.is_empty() && !facts.boot_id.is_empty());
         assert!(facts.memory.total_bytes > 1 << 20 && facts.cpu.count > 0 && facts.disk.total_bytes > 0);
+        assert!(!facts.cpu.model.is_empty() && !facts.virtualisation.is_empty() && !facts.mounts.is_empty());
+        assert!(facts.boot_time.parse::<sutler_base::Timestamp>().is_ok());
         assert_eq!(facts.disk.free_bytes % GIB, 0);
         assert!(facts.addresses.iter().all(|a| a.parse::<IpAddr>().is_ok_and(|ip| !ip.is_loopback())));
         assert_eq!(facts.software[0].name, "a");
         assert_eq!(Facts::parse(&facts.to_json()).unwrap(), facts);
-        let mut again = collect(&layout, vec![software("a"), software("b")], [8; 16]).unwrap();
+        let mut again = collector.collect(&layout, vec![software("a"), software("b")], [8; 16]).unwrap();
         // Other tests write to this disk meanwhile.
         again.disk.free_bytes = facts.disk.free_bytes;
         assert_eq!(again, facts);
+    }
+
+    #[test]
+    fn packages_are_read_again_only_when_their_list_changed() {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = Layout::new(folder.path().join("root"), folder.path().join("state")).unwrap();
+        let status = layout.root().join("var/lib/dpkg/status");
+        fs::create_dir_all(status.parent().unwrap()).unwrap();
+        let stanza = |name: &str| format!("Package: {name}\nStatus: install ok installed\nVersion: 1\nArchitecture: all\n\n");
+        let mut collector = Collector::default();
+        let mut keys = |text: Option<String>| {
+            if let Some(text) = text {
+                fs::write(status.with_extension("new"), text).unwrap();
+                fs::rename(status.with_extension("new"), &status).unwrap();
+            }
+            let facts = collector.collect(&layout, vec![], [7; 16]).unwrap();
+            (facts.packages.iter().map(Package::key).collect::<Vec<_>>(), facts.truncated)
+        };
+        assert_eq!(keys(None), (vec![], vec![]));
+        assert_eq!(keys(Some(stanza("a"))).0, ["dpkg a 1 all"]);
+        assert_eq!(keys(None).0, ["dpkg a 1 all"]);
+        assert_eq!(keys(Some(stanza("a") + &stanza("b"))).0, ["dpkg a 1 all", "dpkg b 1 all"]);
+        assert_eq!(keys(Some("x".repeat(2 << 20))), (vec![], vec!["packages".to_owned()]), "a list that can't be used is told");
+    }
+
+    #[test]
+    fn free_room_is_new_only_when_it_differs_by_a_step() {
+        let mut collector = Collector::default();
+        let mut said = |free| collector.free_room("/", 1000, free);
+        assert_eq!([said(512), said(499), said(549), said(451), said(449), said(440), said(300)], [500, 500, 500, 500, 400, 400, 300]);
     }
 
     #[test]

@@ -7,7 +7,11 @@
 
 mod linux;
 
-pub use linux::{PackageStamp, User, environment_below, package_stamp, packages, packages_of, service_running, user};
+pub use linux::{
+    PackageStamp, User, addresses, boot_time, cpu, drives, environment_below, firmware_id, interfaces, memory, mounts, package_stamp,
+    packages, packages_of, release, service_running, services, time_zone, user, users, virtualisation,
+};
+pub(crate) use linux::{ask, first_line};
 
 use std::{fmt, io, path::PathBuf};
 

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use sutler_base::{
     AttemptId, ClientId, Digest, GroupName, JobId, LabelKey, OperatorName, PackageName, ParameterName, PolicyName, Timestamp, TokenId, Uid,
     Version,
+    facts::Package as InstalledPackage,
     manifest::{Dependency, Manifest, Parameter, Requirement, Supersedes, relations::Values},
     state::{
         AppliesTo, CancelReason, ClientKind, ClientState, ExecutionState, Intent, JobState, JoinMode, OnMismatch, Role, Source, Trigger,
@@ -37,9 +38,9 @@ pub struct Client {
     pub session_counter: u64,
     /// The agent's version.
     pub agent_version: String,
-    /// The facts as JSON; empty until they came.
+    /// The facts as JSON, without the packages of the machine, which are in the inventory; empty until they came.
     pub facts: String,
-    /// The digest of `facts`, by which agent and manager compare them.
+    /// The digest of the facts as the agent has them, by which agent and manager compare them.
     pub facts_digest: Option<Digest>,
     /// When the facts came.
     pub facts_time: Option<Timestamp>,
@@ -69,6 +70,17 @@ pub struct Client {
     pub skew: Option<i64>,
     /// Grows with every change of the row but `last_seen`; from the one sequence of the manager.
     pub change: i64,
+}
+
+/// A piece of software as it is installed somewhere.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Title {
+    /// Given by the database, for as long as somebody has it.
+    pub id: i64,
+    /// What, and who installed it.
+    pub package: InstalledPackage,
+    /// On how many clients.
+    pub clients: u64,
 }
 
 /// A machine that showed a client's key while nobody can say which machine is the client.

@@ -5,6 +5,7 @@ use crate::{
     model::{Client, Policy},
 };
 use std::collections::BTreeMap;
+use sutler_base::facts::Package;
 use sutler_base::state::{AppliesTo, ClientKind, OnMismatch, Trigger};
 
 /// A client as conditions see it.
@@ -18,6 +19,16 @@ impl Subject {
     pub fn of(client: &Client) -> Subject {
         let facts = serde_json::from_str(&client.facts).unwrap_or(serde_json::Value::Object(Default::default()));
         Subject { facts, labels: client.labels.iter().map(|(k, v)| (k.to_string(), v.clone())).collect() }
+    }
+
+    /// The same with the packages of its machine, for conditions that name them.
+    pub fn with_packages(mut self, packages: &[Package]) -> Subject {
+        if let serde_json::Value::Object(facts) = &mut self.facts
+            && !facts.is_empty()
+        {
+            facts.insert("packages".into(), packages.iter().map(Package::to_value).collect());
+        }
+        self
     }
 
     /// The input of a condition.

@@ -1,15 +1,14 @@
 //! Clients: let in, quarantined, released, removed; their labels, and what follows for groups and jobs.
 
-use super::{AppError, Env, Result, executions, membership, policies};
+use super::{AppError, Env, Result, executions, inventory, membership, policies};
 use std::collections::BTreeMap;
 use sutler_base::{
     ClientId, LabelKey, Uid, limits, quoted,
     state::{CancelReason, ClientState, ExecutionState, Source},
 };
 use sutler_core::{
-    condition::Condition,
     model::{CertificateState, Client, Machine, Membership, Subject},
-    policy::{Event, Subject as Seen},
+    policy::Event,
     session,
 };
 use sutler_store::{Page, Tx};
@@ -90,14 +89,22 @@ pub async fn list(tx: &mut dyn Tx, env: &Env, list: &List) -> Result<(Vec<Shown>
     let mut page = list.page.clone();
     let (mut found, mut scanned) = (Vec::new(), 0);
     let next = loop {
-        let want = if condition.is_some() { 500 } else { list.page.limit };
+        let want = match &condition {
+            Some(condition) if condition.uses_packages() => inventory::TOGETHER,
+            Some(_) => 500,
+            None => list.page.limit,
+        };
         page.limit = want;
         let rows = tx.list_clients(&page, list.removed, group.as_ref()).await?;
         let (full, last) = (rows.len() as u32 == want, rows.last().map(|c| c.id.to_string()));
         scanned += rows.len() as u32;
         let mut cut = None;
-        for client in rows {
-            if condition.as_ref().is_none_or(|c| matches(c, &client)) {
+        let subjects = match &condition {
+            Some(condition) => inventory::subjects(tx, &rows, condition.uses_packages()).await?,
+            None => vec![],
+        };
+        for (n, client) in rows.into_iter().enumerate() {
+            if condition.as_ref().is_none_or(|c| c.evaluate(&subjects[n].input(&client)).matched()) {
                 if found.len() as u32 == list.page.limit {
                     // The page is full: the next one begins behind the last client that is on it.
                     cut = found.last().map(|c: &Client| c.id.to_string());
@@ -113,17 +120,13 @@ pub async fn list(tx: &mut dyn Tx, env: &Env, list: &List) -> Result<(Vec<Shown>
             break None;
         }
         page.after = last.clone();
-        if condition.is_none() || scanned >= SCAN {
+        // Each of them costs as much as some dozen others.
+        let most = if want == inventory::TOGETHER { SCAN / 10 } else { SCAN };
+        if condition.is_none() || scanned >= most {
             break last;
         }
     };
     Ok((show(tx, found).await?, next))
-}
-
-/// Whether a condition holds for a client.
-pub fn matches(condition: &Condition, client: &Client) -> bool {
-    let seen = Seen::of(client);
-    condition.evaluate(&seen.input(client)).matched()
 }
 
 /// Which clients are to be let in.
@@ -163,7 +166,9 @@ pub async fn approve(tx: &mut dyn Tx, env: &Env, approve: &Approve) -> Result<Ve
                 let rows = tx.list_clients_in(&page, ClientState::Pending).await?;
                 let full = rows.len() == 500;
                 page.after = rows.last().map(|c| c.id.to_string());
-                let_in.extend(rows.into_iter().filter(|c| matches(&condition, c)));
+                let subjects = inventory::subjects(tx, &rows, condition.uses_packages()).await?;
+                let matching = rows.into_iter().zip(subjects).filter(|(c, subject)| condition.evaluate(&subject.input(c)).matched());
+                let_in.extend(matching.map(|(client, _)| client));
                 if !full {
                     break;
                 }
@@ -320,6 +325,8 @@ pub async fn remove(tx: &mut dyn Tx, env: &Env, id: &ClientId) -> Result<Shown> 
     }
     tx.revoke_certificates(&Subject::Client(id.clone())).await?;
     tx.delete_machines(id).await?;
+    let software = tx.software_of(std::slice::from_ref(id)).await?;
+    tx.change_software(id, &software.into_iter().map(|(_, package)| package).collect::<Vec<_>>(), &[]).await?;
     client.state = ClientState::Removed;
     client.notice = format!("removed by {}", env.actor);
     tx.save_client(&client).await?;

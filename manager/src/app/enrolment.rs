@@ -195,6 +195,7 @@ async fn replace(
     client.replaced = Some(env.now);
     client.skew = None;
     tx.save_client(&client).await?;
+    tx.save_facts(&id, None, None, client.facts_time).await?;
     tx.use_token(&token.id, &client.key, &id, env.now).await?;
     executions::start_over(tx, env, &client).await?;
     let certificates = issue(tx, env, ca, &id, &application.key).await?;

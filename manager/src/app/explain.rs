@@ -1,6 +1,6 @@
 //! Why a client is in its groups, and what each of its jobs waits for, in sentences.
 
-use super::{Env, Result, clients, executions, jobs};
+use super::{Env, Result, clients, executions, inventory, jobs};
 use sutler_base::{
     ClientId, Timestamp, Uid,
     state::{AppliesTo, CancelReason, ClientState, ExecutionState, JobState, Source, Trigger, WaitReason},
@@ -8,7 +8,6 @@ use sutler_base::{
 use sutler_core::{
     condition::Outcome,
     model::{Client, Execution, Job, Membership, Target},
-    policy::Subject,
 };
 use sutler_store::Tx;
 
@@ -74,7 +73,14 @@ pub async fn explain(tx: &mut dyn Tx, env: &Env, id: &ClientId, online: bool) ->
         memberships.push((membership.clone(), name));
     }
     let groups = tx.groups_by_uid(&all.iter().map(|p| p.group.clone()).collect::<Vec<_>>()).await?;
-    let subject = Subject::of(client);
+    let packages = {
+        let mut uses = false;
+        for policy in &all {
+            uses |= env.conditions.compile("condition", &policy.condition)?.uses_packages();
+        }
+        uses
+    };
+    let subject = inventory::subjects(tx, std::slice::from_ref(client), packages).await?.remove(0);
     let mut policies = Vec::new();
     for policy in all {
         let Some(group) = groups.iter().find(|g| g.uid == policy.group) else { continue };

@@ -14,6 +14,7 @@ mod error;
 pub mod executions;
 pub mod explain;
 pub mod groups;
+pub mod inventory;
 pub mod jobs;
 pub mod membership;
 pub mod operators;

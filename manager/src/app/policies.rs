@@ -1,6 +1,6 @@
 //! Policies: made, changed, previewed, applied; and what they do when a client is new or its inventory changes.
 
-use super::{AppError, Env, Result, groups, membership};
+use super::{AppError, Env, Result, groups, inventory, membership};
 use sutler_base::{
     ClientId, GroupName, PolicyName,
     state::{AppliesTo, ClientState, JoinMode, OnMismatch, Source, Trigger},
@@ -8,7 +8,7 @@ use sutler_base::{
 use sutler_core::{
     condition::{Condition, Outcome, Variable},
     model::{Client, Group, Policy},
-    policy::{Event, Subject, Verdict, decide},
+    policy::{Event, Verdict, decide},
 };
 use sutler_store::{Page, StoreError, Tx};
 
@@ -203,8 +203,8 @@ pub async fn preview(tx: &mut dyn Tx, env: &Env, what: &Preview, page: &Page) ->
     let held = tx.held_out(&group.uid, &ids).await?;
     let members = tx.memberships_of_all(&ids).await?;
     let mut out = Vec::new();
-    for client in rows {
-        let subject = Subject::of(&client);
+    let subjects = inventory::subjects(tx, &rows, condition.uses_packages()).await?;
+    for (client, subject) in rows.into_iter().zip(subjects) {
         let explanation = condition.explain(&subject.input(&client));
         let matches = explanation.outcome == Outcome::Matched;
         let mut why: Vec<String> = explanation.to_string().lines().map(str::to_owned).collect();
@@ -234,9 +234,14 @@ pub async fn apply(tx: &mut dyn Tx, env: &Env, name: &PolicyName) -> Result<(i32
     loop {
         let rows = tx.list_clients_in(&page, ClientState::Active).await?;
         let full = rows.len() == 500;
+        let subjects = inventory::subjects(tx, &rows, condition.uses_packages()).await?;
         page.after = rows.last().map(|c| c.id.to_string());
-        let meant: Vec<Client> =
-            rows.into_iter().filter(|c| decide(&policy, &condition, c, &Subject::of(c), Event::Apply) == Verdict::Join).collect();
+        let meant: Vec<Client> = rows
+            .into_iter()
+            .zip(subjects)
+            .filter(|(c, subject)| decide(&policy, &condition, c, subject, Event::Apply) == Verdict::Join)
+            .map(|(client, _)| client)
+            .collect();
         matched += meant.len() as i32;
         added += register(tx, env, &policy, &group, &meant).await? as i32;
         if !full {
@@ -265,9 +270,11 @@ pub async fn look(tx: &mut dyn Tx, env: &Env, client: &Client, event: Event) -> 
     if policies.is_empty() {
         return Ok(());
     }
-    let subject = Subject::of(client);
-    for policy in policies {
-        let condition = env.conditions.compile("condition", &policy.condition)?;
+    let conditions =
+        policies.iter().map(|policy| env.conditions.compile("condition", &policy.condition)).collect::<std::result::Result<Vec<_>, _>>()?;
+    let packages = conditions.iter().any(|condition| condition.uses_packages());
+    let Some(subject) = inventory::subjects(tx, std::slice::from_ref(client), packages).await?.pop() else { return Ok(()) };
+    for (policy, condition) in policies.into_iter().zip(conditions) {
         match decide(&policy, &condition, client, &subject, event) {
             Verdict::Join => {
                 if let Some(group) = tx.groups_by_uid(std::slice::from_ref(&policy.group)).await?.pop() {

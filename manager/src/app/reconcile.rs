@@ -106,9 +106,10 @@ pub async fn completable(tx: &mut dyn Tx, after: Option<String>) -> Result<(Vec<
     Ok((complete, next))
 }
 
-/// Forgets answers that are kept for repeated requests, after their time.
+/// Forgets answers that are kept for repeated requests, after their time, and software that no client has any more.
 pub async fn forget_requests(tx: &mut dyn Tx, env: &Env) -> Result<()> {
     let before = env.now.checked_sub(env.settings.limits.request_memory).unwrap_or(env.now);
     tx.drop_requests(before).await?;
+    tx.drop_titles().await?;
     Ok(())
 }

@@ -1,13 +1,12 @@
 //! Sessions of agents: who connected, what it has, what it reports.
 
 use super::{
-    AppError, Env, Result, clients, enrolment, executions, policies,
+    AppError, Env, Result, clients, enrolment, executions,
     restored::{self, Unknown},
 };
 use std::collections::BTreeMap;
 use sutler_base::{
     AttemptId, ClientId, Digest, JobId, Timestamp,
-    facts::Facts,
     outcome::{Outcome, SIGNING_CONTEXT},
     state::{ClientState, ErrorKind, ExecutionState},
 };
@@ -15,7 +14,6 @@ use sutler_certs::keys::PublicKey;
 use sutler_core::{
     execution,
     model::{Attempt, CertificateState, Client, Machine, Subject},
-    policy::Event,
     session::{self, Identified, Presented, identify},
 };
 use sutler_proto::REPORT_AGAIN;
@@ -66,6 +64,8 @@ pub struct Welcome {
     pub client: Client,
     /// Whether its facts are wanted.
     pub send_facts: bool,
+    /// The digest of the facts that are here, if any are.
+    pub facts: Option<Digest>,
     /// Attempts that the manager does not want any more.
     pub unknown: Vec<AttemptId>,
     /// The manager was restored, and wants to hear again of attempts from this one on before it offers anything.
@@ -107,7 +107,7 @@ pub async fn open(tx: &mut dyn Tx, env: &Env, hello: &Hello) -> Result<Welcome> 
             env.audit(tx, "copy_noticed", format!("clients/{}", client.id), &what).await?;
             env.wakes().access.insert(client.id.clone());
         }
-        return Ok(Welcome { client, send_facts: false, unknown: vec![], report_from: None, renew: false, superseded });
+        return Ok(Welcome { client, send_facts: false, facts: None, unknown: vec![], report_from: None, renew: false, superseded });
     }
     let decided = session::is_decided(&machines);
     if !machines.is_empty() && !decided {
@@ -141,7 +141,8 @@ pub async fn open(tx: &mut dyn Tx, env: &Env, hello: &Hello) -> Result<Welcome> 
     if report_from.is_some() {
         unknown.retain(|id| hello.open.get(id).is_none_or(|open| !open.state.is_end()));
     }
-    Ok(Welcome { client, send_facts, unknown, report_from, renew: decided, superseded })
+    let facts = client.facts_digest;
+    Ok(Welcome { client, send_facts, facts, unknown, report_from, renew: decided, superseded })
 }
 
 /// Notes the machine that says hello among those that have the client's key; with the first of them also the one that was
@@ -221,26 +222,6 @@ async fn unknown_here(tx: &mut dyn Tx, hello: &Hello) -> Result<Vec<AttemptId>> 
             Some(attempt) => attempt.state.is_end() && attempt.outcome.is_empty(),
         })
         .collect())
-}
-
-/// Takes in the facts of a client, and lets the policies look at it.
-pub async fn facts(tx: &mut dyn Tx, env: &Env, client: &ClientId, json: &str) -> Result<()> {
-    if json.len() > env.settings.limits.facts {
-        return Err(AppError::invalid("facts.json", format!("has at most {} bytes, not {}", env.settings.limits.facts, json.len())));
-    }
-    let facts = Facts::parse(json).map_err(|e| AppError::invalid("facts.json", e))?;
-    let mut client = clients::load(tx, client).await?;
-    // The digest is of what the agent sent, so that both sides compare the same thing.
-    let digest = Digest::of(json.as_bytes());
-    if client.facts_digest == Some(digest) {
-        return Ok(());
-    }
-    client.hostname = facts.hostname.clone();
-    client.facts = facts.to_json();
-    client.facts_digest = Some(digest);
-    client.facts_time = Some(env.now);
-    tx.save_client(&client).await?;
-    if client.greeted { policies::look(tx, env, &client, Event::Inventory).await } else { clients::greet(tx, env, &client).await }
 }
 
 /// Where an attempt is, as its agent says.

@@ -33,6 +33,7 @@ pub mod publisher;
 pub mod push;
 pub mod renew;
 pub mod session;
+pub mod software;
 pub mod source;
 pub mod token;
 pub mod trust;
@@ -105,6 +106,9 @@ enum Command {
     /// Orders to install packages on groups and clients
     #[command(subcommand, after_help = job::EXAMPLES)]
     Job(job::JobCommand),
+    /// What is installed across the fleet: which versions, and where
+    #[command(subcommand, after_help = software::EXAMPLES)]
+    Software(software::SoftwareCommand),
     /// Enrolment tokens: what lets machines in
     #[command(subcommand, after_help = token::EXAMPLES)]
     Token(token::TokenCommand),
@@ -188,6 +192,7 @@ fn dispatch(cli: Cli) -> Result<u8, CliError> {
             Command::Package(command) => package::run(command, &session).await,
             Command::Content(command) => content::run(command, &session).await,
             Command::Job(command) => job::run(command, &session).await,
+            Command::Software(command) => software::run(command, &session).await,
             Command::Token(command) => token::run(command, &session).await,
             Command::Publisher(command) => publisher::run(command, &session).await,
             Command::Profile(command) => profiles::run(command, &session).await,

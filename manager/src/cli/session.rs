@@ -214,6 +214,8 @@ services! {
     jobs: job_service_client::JobServiceClient;
     /// What lets machines in.
     tokens: enrollment_token_service_client::EnrollmentTokenServiceClient;
+    /// What is installed.
+    software: software_service_client::SoftwareServiceClient;
     /// People and programs.
     operators: operator_service_client::OperatorServiceClient;
     /// Who did what.

@@ -5,7 +5,7 @@ use crate::{
     app::{
         AppError, Violations, clients, dispatch,
         enrolment::{self, Renewal, renew_client},
-        groups, restored, sessions, trust,
+        groups, inventory, restored, sessions, trust,
     },
     live::{OUTBOX, ToAgent, orders},
 };
@@ -83,6 +83,7 @@ impl v1::agent_service_server::AgentService for Services {
             addresses: self.app.settings.addresses.clone(),
             site: self.app.settings.site.to_string(),
             send_facts: welcome.send_facts,
+            facts_digest: welcome.facts.map(|d| Bytes::copy_from_slice(d.as_bytes())).unwrap_or_default(),
             server_time: Some(wire_time(self.app.world.now())),
             unknown_attempts: welcome.unknown.iter().map(AttemptId::to_string).collect(),
             report_from: welcome.report_from.as_ref().map(AttemptId::to_string).unwrap_or_default(),
@@ -418,10 +419,24 @@ impl Session {
         match message {
             FromAgent::Hello(_) => Err(invalid("hello", "is the first message, and no other is one")),
             FromAgent::Facts(facts) => {
-                let input = (self.client.clone(), facts.json);
-                app.change(&actor, "facts", input, |tx, env, (client, json)| Box::pin(sessions::facts(tx, env, client, json)))
+                let mut v = Violations::default();
+                let mut digest = |field: &str, bytes: &Bytes| {
+                    if bytes.is_empty() { None } else { v.take(field, Digest::try_from(bytes.as_ref())) }
+                };
+                let (base, digest) = (digest("facts.base", &facts.base), digest("facts.digest", &facts.digest));
+                v.done()?;
+                let bytes = facts.json.len() as u64;
+                let input = (self.client.clone(), inventory::Report { json: facts.json, base, digest });
+                let taken = app
+                    .change(&actor, "facts", input, |tx, env, (client, report)| Box::pin(inventory::facts(tx, env, client, report)))
                     .await
-                    .map_err(status)
+                    .map_err(status)?;
+                app.metrics.facts_reports.inc();
+                app.metrics.facts_bytes.inc_by(bytes);
+                if taken == inventory::Taken::AllWanted {
+                    app.live.send(&self.client, Message::SendFacts(v1::SendFacts {}));
+                }
+                Ok(())
             }
             FromAgent::Accepted(m) => {
                 let attempt = attempt(&m.attempt)?;

@@ -12,6 +12,7 @@ mod operators;
 mod packages;
 mod policies;
 mod shown;
+mod software;
 mod status;
 mod tokens;
 
@@ -82,6 +83,7 @@ impl Services {
             .add_service(
                 v1::enrollment_token_service_server::EnrollmentTokenServiceServer::new(self.clone()).max_decoding_message_size(max),
             )
+            .add_service(v1::software_service_server::SoftwareServiceServer::new(self.clone()).max_decoding_message_size(max))
             .add_service(v1::operator_service_server::OperatorServiceServer::new(self.clone()).max_decoding_message_size(max))
             .add_service(v1::audit_service_server::AuditServiceServer::new(self.clone()).max_decoding_message_size(max))
             .add_service(health)

@@ -118,6 +118,10 @@ pub struct Metrics {
     pub enrollments: Family<Outcome, Counter>,
     /// Certificates that were renewed.
     pub renewals: Counter,
+    /// Reports of facts that came, whole or what changed.
+    pub facts_reports: Counter,
+    /// Their bytes.
+    pub facts_bytes: Counter,
     /// Attempts that were offered.
     pub offers: Counter,
     /// Outcomes that were recorded, by the state they led to; count with [`Metrics::outcome`].
@@ -162,6 +166,8 @@ impl Default for Metrics {
             sessions: Gauge::default(),
             enrollments: Family::default(),
             renewals: Counter::default(),
+            facts_reports: Counter::default(),
+            facts_bytes: Counter::default(),
             offers: Counter::default(),
             outcomes: Family::default(),
             chunk_bytes: Counter::default(),
@@ -185,6 +191,8 @@ impl Default for Metrics {
         r.register("sessions", "Agents that are connected", metrics.sessions.clone());
         r.register("enrollments", "Enrolments", metrics.enrollments.clone());
         r.register("renewals", "Certificates that were renewed", metrics.renewals.clone());
+        r.register("facts_reports", "Reports of facts, whole or what changed", metrics.facts_reports.clone());
+        r.register_with_unit("facts", "Bytes of those reports", Unit::Bytes, metrics.facts_bytes.clone());
         r.register("offers", "Attempts that were offered", metrics.offers.clone());
         r.register("outcomes", "Outcomes that were recorded", metrics.outcomes.clone());
         r.register_with_unit("chunks", "Bytes of chunks sent to agents", Unit::Bytes, metrics.chunk_bytes.clone());

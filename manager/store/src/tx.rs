@@ -7,6 +7,7 @@ use crate::StoreError;
 use async_trait::async_trait;
 use sutler_base::{
     AttemptId, ClientId, Digest, GroupName, JobId, OperatorName, PackageName, PolicyName, Timestamp, TokenId, Uid, Version,
+    facts::Package as InstalledPackage,
     state::{ClientState, ExecutionState, JobState, Trigger},
 };
 use sutler_core::{
@@ -17,7 +18,10 @@ use sutler_core::{
 type Result<T> = std::result::Result<T, StoreError>;
 
 /// Everything that a unit of work can ask.
-pub trait Tx: Clients + Tokens + Groups + Policies + Packages + Jobs + Executions + Trust + Operators + Admin + Audit + Send {}
+pub trait Tx:
+    Clients + Inventory + Tokens + Groups + Policies + Packages + Jobs + Executions + Trust + Operators + Admin + Audit + Send
+{
+}
 
 /// A page of a list: at most `limit` rows that come after `after` in the list's order.
 #[derive(Debug, Clone, Default)]
@@ -37,7 +41,7 @@ pub trait Clients {
     async fn client(&mut self, id: &ClientId) -> Result<Option<Client>>;
     /// The clients of these ids, unknown ones left out, by id.
     async fn clients(&mut self, ids: &[ClientId]) -> Result<Vec<Client>>;
-    /// Writes every column of a client but `last_seen`; `change` is set by the store. A client that isn't there fails the unit,
+    /// Writes every column of a client but `last_seen` and its facts; `change` is set by the store. A client that isn't there fails the unit,
     /// as do all `save_…`, `delete_…` and `revoke_token` of what isn't there.
     async fn save_client(&mut self, client: &Client) -> Result<()>;
     /// Notes when clients were heard of; a time that is earlier than what is there changes nothing.
@@ -79,6 +83,42 @@ pub trait Clients {
     async fn save_machine(&mut self, machine: &Machine) -> Result<()>;
     /// Forgets the machines that are noted for a client.
     async fn delete_machines(&mut self, client: &ClientId) -> Result<()>;
+}
+
+/// Which titles a list has.
+#[derive(Debug, Clone, Default)]
+pub struct Titles {
+    /// Only of this name, or beginning with it.
+    pub name: String,
+    /// Whether the name is only the beginning.
+    pub is_prefix: bool,
+    /// Only of this manager; empty for all.
+    pub manager: String,
+}
+
+/// What clients say of themselves: their facts, and what is installed on them.
+#[async_trait]
+pub trait Inventory {
+    /// Writes the facts of a client, with their digest and time. Without `json` only those two: what changed is elsewhere.
+    async fn save_facts(&mut self, client: &ClientId, json: Option<&str>, digest: Option<Digest>, time: Option<Timestamp>) -> Result<()>;
+    /// What is installed on these clients, by client.
+    async fn software_of(&mut self, clients: &[ClientId]) -> Result<Vec<(ClientId, InstalledPackage)>>;
+    /// How many titles a client has.
+    async fn count_software(&mut self, client: &ClientId) -> Result<u64>;
+    /// Notes what is gone from a client and what has come, and keeps the titles' counts. What was not there does not go, and what is
+    /// there does not come, so that a client that says anything else changes nothing.
+    async fn change_software(&mut self, client: &ClientId, gone: &[InstalledPackage], come: &[InstalledPackage]) -> Result<()>;
+    /// Titles that some client has, by name, manager, version and architecture (`after` = id). After one that is
+    /// gone there is no page.
+    async fn list_titles(&mut self, page: &Page, titles: &Titles) -> Result<Vec<Title>>;
+    /// How many members of the group have each of these: the titles that any has.
+    async fn count_titles_in(&mut self, group: &Uid, titles: &[i64]) -> Result<Vec<Title>>;
+    /// The title of this id.
+    async fn title(&mut self, id: i64) -> Result<Option<Title>>;
+    /// Clients that have this title, with their host names, by id (`after` = id); only members of the group, if one is given.
+    async fn clients_with(&mut self, title: i64, page: &Page, group: Option<&Uid>) -> Result<Vec<(ClientId, String)>>;
+    /// Forgets titles that no client has any more.
+    async fn drop_titles(&mut self) -> Result<u64>;
 }
 
 /// Enrolment tokens.

@@ -14,6 +14,7 @@ pub mod limits;
 pub mod manifest;
 pub mod name;
 pub mod outcome;
+pub mod patch;
 pub mod path;
 pub mod pattern;
 pub mod quantity;

@@ -82,6 +82,7 @@ impl Operator {
         packages: package_service_client::PackageServiceClient,
         jobs: job_service_client::JobServiceClient,
         tokens: enrollment_token_service_client::EnrollmentTokenServiceClient,
+        software: software_service_client::SoftwareServiceClient,
         operators: operator_service_client::OperatorServiceClient,
         audit: audit_service_client::AuditServiceClient,
     }

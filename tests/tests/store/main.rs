@@ -112,6 +112,7 @@ cases! {
         kept::a_committed_unit_survives_the_death_of_the_process,
         kept::a_newer_database_is_refused,
         rows::every_row_reads_back_as_it_was_written,
+        rows::titles_are_counted_by_what_changed_and_what_is_not_true_changes_nothing,
         rows::what_publishers_signed_reads_back_in_its_order_and_never_changes,
         rows::a_name_is_free_after_a_deletion_and_a_uid_never,
         rows::the_same_rule_twice_is_refused,

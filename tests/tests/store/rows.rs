@@ -625,3 +625,57 @@ pub(crate) async fn what_publishers_signed_reads_back_in_its_order_and_never_cha
     assert_eq!(documents, (vec![vec![1], vec![2], vec![3]], vec![vec![2]], vec![]));
     assert_eq!((newest, list), (Some(vec![3]), Some(vec![2, 1])));
 }
+
+pub(crate) async fn titles_are_counted_by_what_changed_and_what_is_not_true_changes_nothing(db: Database) {
+    use sutler_base::facts::Package;
+    use sutler_store::Titles;
+    let package = |key: &str| Package::parse(key).unwrap();
+    let (bash, zsh, old) = (package("dpkg bash 5.2 amd64"), package("rpm zsh 5.9 x86_64"), package("dpkg bash 5.1 amd64"));
+    let installed = {
+        let [bash, zsh, old] = [bash.clone(), zsh.clone(), old.clone()];
+        unit!(
+            [bash, zsh, old] | tx | {
+                let (first, second) = (client(1), client(2));
+                tx.insert_client(&first).await?;
+                tx.insert_client(&second).await?;
+                tx.change_software(&first.id, &[], &[old.clone(), zsh.clone()]).await?;
+                tx.change_software(&second.id, std::slice::from_ref(&zsh), &[old.clone(), old.clone()]).await?;
+                // Once more the same, and something that is not there.
+                tx.change_software(&first.id, std::slice::from_ref(&bash), std::slice::from_ref(&zsh)).await?;
+                tx.change_software(&first.id, std::slice::from_ref(&old), std::slice::from_ref(&bash)).await
+            }
+        )
+    };
+    write(&db.store, installed).await.unwrap();
+    let titles = |name: &str, is_prefix: bool, manager: &str| Titles { name: name.into(), is_prefix, manager: manager.into() };
+    let all = read(&db.store, unit!([] | tx | { tx.list_titles(&page(None, 9), &Titles::default()).await })).await;
+    let (first, id_of_first) = (all[0].id.to_string(), all[0].id);
+    for (wanted, after, expected) in [
+        (titles("", false, ""), Some(first.as_str()), vec![(&bash, 1), (&zsh, 1)]),
+        (titles("", false, ""), None, vec![(&old, 1), (&bash, 1), (&zsh, 1)]),
+        (titles("ba", true, ""), None, vec![(&old, 1), (&bash, 1)]),
+        (titles("ba", false, ""), None, vec![]),
+        (titles("bash", false, "dpkg"), None, vec![(&old, 1), (&bash, 1)]),
+        (titles("", false, "rpm"), None, vec![(&zsh, 1)]),
+    ] {
+        let page = page(after.map(str::to_owned), 9);
+        let found = read(&db.store, unit!([page, wanted] | tx | { tx.list_titles(&page, &wanted).await })).await;
+        let found: Vec<_> = found.iter().map(|t| (&t.package, t.clients)).collect();
+        assert_eq!(found, expected, "{wanted:?}");
+    }
+    let having = read(&db.store, unit!([id_of_first] | tx | { tx.clients_with(id_of_first, &page(None, 9), None).await })).await;
+    assert_eq!(having, [(client_id(2), "host-2".to_owned())]);
+    let of_one = read(&db.store, unit!([] | tx | { tx.software_of(&[client_id(1)]).await })).await;
+    let of_one: BTreeSet<_> = of_one.into_iter().map(|(_, package)| package).collect();
+    assert_eq!(of_one, [bash, zsh].into());
+    let (all, gone) = (of_one.into_iter().collect::<Vec<_>>(), old);
+    let left = unit!(
+        [all, gone] | tx | {
+            tx.change_software(&client_id(1), &all, &[]).await?;
+            tx.change_software(&client_id(2), std::slice::from_ref(&gone), &[]).await?;
+            let listed = tx.list_titles(&page(None, 9), &Titles::default()).await?.len();
+            Ok((listed, tx.drop_titles().await?))
+        }
+    );
+    assert_eq!(write(&db.store, left).await.unwrap(), (0, 3));
+}

@@ -1,12 +1,17 @@
 //! Linux: dpkg and rpm, systemd and the scripts from before it.
 
 mod dpkg;
+mod hardware;
 mod question;
 mod rpm;
 mod service;
+mod system;
 mod user;
 
+pub use hardware::{boot_time, cpu, drives, firmware_id, memory, mounts, virtualisation};
+pub(crate) use question::ask;
 pub use service::service_running;
+pub use system::{addresses, interfaces, release, services, time_zone, users};
 pub use user::{User, user};
 
 use super::{InstalledPackage, Manager, Packages, PlatformError};
@@ -80,6 +85,23 @@ pub fn package_stamp(root: &Path, manager: Manager) -> Option<PackageStamp> {
         })
         .collect();
     (!stamp.is_empty()).then_some(PackageStamp(stamp))
+}
+
+/// The most entries of a folder that are looked at.
+const NAMES_MAX: usize = 4096;
+
+/// The names in a folder, in order; those that are no text are left out.
+fn names(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().take(NAMES_MAX);
+    let mut all: Vec<String> = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
+    all.sort_unstable();
+    all
+}
+
+/// The first line of a small file; none if it can't be read or is empty.
+pub(crate) fn first_line(path: &Path) -> Option<String> {
+    let text = std::fs::read_to_string(path).ok()?;
+    text.lines().next().map(|line| line.trim().to_owned()).filter(|line| !line.is_empty())
 }
 
 #[cfg(test)]

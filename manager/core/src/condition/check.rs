@@ -9,6 +9,9 @@ use cel::common::ast::{CallExpr, Expr, LiteralValue, SelectExpr, operators};
 use std::sync::Arc;
 use sutler_base::quoted;
 
+/// The fact that is kept apart from the others.
+const PACKAGES: &str = "facts.packages";
+
 /// A checked expression.
 #[derive(Debug, Clone)]
 pub(super) enum Node {
@@ -135,6 +138,13 @@ pub(super) struct Pattern {
 pub(super) struct Uses(u8);
 
 impl Uses {
+    /// Behind the bits of the variables: whether the machine's packages are named, which are kept apart from other facts.
+    const PACKAGES: u8 = 1 << 7;
+
+    pub(super) fn packages(self) -> bool {
+        self.0 & Uses::PACKAGES != 0
+    }
+
     fn add(&mut self, variable: Variable) {
         self.0 |= 1 << variable as u8;
     }
@@ -278,6 +288,9 @@ impl Checker<'_> {
             }
             Type::Object(members) => match members.get(name) {
                 Some(ty) => {
+                    if path == PACKAGES {
+                        self.uses.0 |= Uses::PACKAGES;
+                    }
                     let member = Member { of, name: name.to_owned(), ty: ty.clone(), path, measured: true };
                     Ok((Node::Member(Box::new(member)), ty.clone()))
                 }

@@ -116,6 +116,10 @@ impl<'a> Run<'a> {
                         Some(value) => Value::String(Cow::Borrowed(value)),
                         None => return unknown(format!("{} is not set", sutler_base::quoted(&key))),
                     },
+                    Value::Object(members) => match members.get(key.as_ref()) {
+                        Some(Json::String(value)) => Value::String(Cow::Borrowed(value)),
+                        _ => return unknown(format!("{} is not set", sutler_base::quoted(&key))),
+                    },
                     _ => return unknown("this is no map"),
                 }
             }
@@ -284,6 +288,10 @@ impl<'a> Run<'a> {
                 Value::String(name) => Ok(map.contains_key(name.as_ref())),
                 _ => unknown("this is no name"),
             },
+            Value::Object(members) => match item {
+                Value::String(name) => Ok(members.contains_key(name.as_ref())),
+                _ => unknown("this is no name"),
+            },
             list => {
                 let mut missing = None;
                 for place in 0..len(list) {
@@ -309,6 +317,7 @@ impl<'a> Run<'a> {
         Ok(match (function, of) {
             (Function::Size, Value::String(text)) => Value::Int(text.chars().count() as i64),
             (Function::Size, Value::Map(map)) => Value::Int(map.len() as i64),
+            (Function::Size, Value::Object(members)) => Value::Int(members.len() as i64),
             (Function::Size, list) => Value::Int(len(&list) as i64),
             (Function::Int, Value::Int(value)) => Value::Int(value),
             (Function::Int, Value::Double(value)) if value.abs() < 9.0e18 => Value::Int(value as i64),
@@ -342,6 +351,7 @@ impl<'a> Run<'a> {
     fn each(&mut self, each: Each, range: &'a Node, body: &'a Node) -> Result<Value<'a>, Stop> {
         let range = match self.value(range)? {
             Value::Map(map) => Value::List(Rc::new(map.keys().map(|key| Value::String(Cow::Borrowed(key.as_str()))).collect())),
+            Value::Object(members) => Value::List(Rc::new(members.keys().map(|key| Value::String(Cow::Borrowed(key.as_str()))).collect())),
             list => list,
         };
         let mut kept = Vec::new();
@@ -436,7 +446,8 @@ fn typed<'a>(json: &'a Json, ty: &'a Type) -> Option<Value<'a>> {
         (Type::String, Json::String(value)) => Value::String(Cow::Borrowed(value)),
         (Type::Timestamp, Json::String(value)) => Value::Timestamp(value.parse().ok()?),
         (Type::List(item), Json::Array(values)) => Value::Facts(values, item),
-        (Type::Object(_), Json::Object(value)) => Value::Object(value),
+        // Texts by name that a client reported are looked up like the members of an object.
+        (Type::Object(_) | Type::Map, Json::Object(value)) => Value::Object(value),
         _ => return None,
     })
 }

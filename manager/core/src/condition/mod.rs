@@ -185,6 +185,11 @@ impl Condition {
         self.uses.contains(variable)
     }
 
+    /// Whether it names `facts.packages`: they are many, kept apart, and loaded only for such a condition.
+    pub fn uses_packages(&self) -> bool {
+        self.uses.packages()
+    }
+
     /// Decides it for one client. The same input always gives the same outcome.
     pub fn evaluate(&self, input: &Input<'_>) -> Outcome {
         match &self.root {

@@ -67,15 +67,7 @@ pub struct Schema {
 impl Schema {
     /// The facts that agents of this version measure.
     pub fn standard() -> Schema {
-        Schema::new(facts::SCHEMA.iter().map(|(path, kind)| {
-            let ty = match kind {
-                FactKind::Text => Type::String,
-                FactKind::Number => Type::Int,
-                FactKind::Texts => Type::list(Type::String),
-                FactKind::Objects(members) => Type::list(Type::object(members.iter().map(|m| (*m, Type::String)))),
-            };
-            (*path, ty)
-        }))
+        Schema::new(facts::SCHEMA.iter().map(|(path, kind)| (*path, of(kind))))
     }
 
     /// The facts at these paths below `facts`, with a `.` between the parts: `("os.family", Type::String)`. Of two that
@@ -91,6 +83,17 @@ impl Schema {
     /// The type of `facts` itself.
     pub(super) fn facts(&self) -> &Type {
         &self.facts
+    }
+}
+
+fn of(kind: &FactKind) -> Type {
+    match kind {
+        FactKind::Text => Type::String,
+        FactKind::Number => Type::Int,
+        FactKind::Flag => Type::Bool,
+        FactKind::Texts => Type::list(Type::String),
+        FactKind::Named => Type::Map,
+        FactKind::Objects(members) => Type::list(Type::object(members.iter().map(|(name, kind)| (*name, of(kind))))),
     }
 }
 

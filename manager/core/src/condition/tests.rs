@@ -63,6 +63,29 @@ fn an_empty_condition_is_met_by_every_client() {
 }
 
 #[test]
+fn what_a_machine_says_of_itself_is_asked_by_name_and_packages_are_noticed() {
+    let client = Client::new(json!({
+        "own": {"rack": "B7", "slots": "4", "raid.state": "ok"},
+        "interfaces": [{"name": "eth0", "mac": "02:aa", "addresses": ["10.0.0.7"], "up": true}],
+        "packages": [{"manager": "dpkg", "name": "bash", "version": "5.2", "architecture": "amd64"}],
+    }));
+    for text in [
+        "facts.own.rack == \"B7\" && int(facts.own.slots) == 4 && facts.own[\"raid.state\"] == \"ok\"",
+        "facts.own[\"ra\" + \"ck\"] == \"B7\" && \"rack\" in facts.own && !(\"row\" in facts.own) && size(facts.own) == 3",
+        "facts.own.exists(name, name.startsWith(\"raid\")) && !has(facts.own.row) && has(facts.own.rack)",
+        "facts.interfaces.exists(i, i.up && \"10.0.0.7\" in i.addresses)",
+        "facts.packages.exists(p, p.name == \"bash\")",
+    ] {
+        assert_eq!(client.decide(text), Outcome::Matched, "{text}");
+    }
+    assert!(is_unknown(&client.decide("facts.own.row == \"1\"")));
+    assert_eq!(refused("facts.own.rack == 7").kind, ConditionErrorKind::Type);
+    let uses = |text| Condition::compile(text, &Schema::standard()).unwrap().uses_packages();
+    assert!(uses("size(facts.packages) > 0") && uses("facts[\"packages\"].exists(p, true)") && uses("has(facts.packages)"));
+    assert!(!uses("facts.own.packages == \"1\"") && !uses("size(facts.software) > 0") && !uses(""));
+}
+
+#[test]
 fn a_condition_is_decided_over_everything_that_is_known() {
     let client = Client::debian();
     for text in [

@@ -1,17 +1,17 @@
 //! Clients and certificates.
 
 use super::unit::{Columns, Result, Unit};
-use crate::{Clients, Page, bind};
+use crate::{Clients, Inventory, Page, bind};
 use async_trait::async_trait;
 use std::collections::BTreeMap;
 use sutler_base::{ClientId, Timestamp, state::ClientState};
 use sutler_core::model::{Certificate, CertificateState, Client, Machine, Subject};
 
-/// What makes a [`Client`], from `client c`.
+/// What makes a [`Client`], from `client c` and its facts `f`.
 macro_rules! client_columns {
     () => {
         "c.id, c.kind, c.site, c.site_since_ms, c.state, c.hostname, c.address, c.machine_id, c.boot_id, c.session_counter, \
-         c.agent_version, c.facts, c.facts_digest, c.facts_ms, c.labels, c.answers, c.token, c.key, c.enrolled_ms, c.activated_ms, \
+         c.agent_version, COALESCE(f.facts, ''), f.digest, f.taken_ms, c.labels, c.answers, c.token, c.key, c.enrolled_ms, c.activated_ms, \
          COALESCE((SELECT s.seen_ms FROM client_seen s WHERE s.client = c.id), c.enrolled_ms), c.greeted, c.duplicate_of, c.notice, \
          c.replaced_ms, c.skew_ms, c.change"
     };
@@ -104,9 +104,9 @@ impl Clients for Unit<'_> {
             "client",
             query!(
                 "INSERT INTO client (id, kind, site, site_since_ms, state, hostname, address, machine_id, boot_id, session_counter, \
-                 agent_version, facts, facts_digest, facts_ms, labels, answers, token, key, enrolled_ms, activated_ms, greeted, duplicate_of, \
-                 notice, replaced_ms, skew_ms, change) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, \
-                 $18, $19, $20, $21, $22, $23, $24, $25, $26) ON CONFLICT DO NOTHING",
+                 agent_version, labels, answers, token, key, enrolled_ms, activated_ms, greeted, duplicate_of, notice, replaced_ms, \
+                 skew_ms, change) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, \
+                 $21, $22, $23) ON CONFLICT DO NOTHING",
                 id.clone(),
                 client.kind.as_str(),
                 client.site.as_str().to_owned(),
@@ -118,9 +118,6 @@ impl Clients for Unit<'_> {
                 bind::text(&client.boot_id),
                 bind::int(client.session_counter)?,
                 bind::text(&client.agent_version),
-                bind::text(&client.facts),
-                client.facts_digest.map(|d| d.0.to_vec()),
-                bind::opt_ms(client.facts_time),
                 bind::json(&client.labels),
                 bind::json(&client.answers),
                 client.token.as_ref().map(|t| t.to_string()),
@@ -138,16 +135,26 @@ impl Clients for Unit<'_> {
         .await?;
         self.put_labels(client).await?;
         self.run(query!("INSERT INTO client_seen (client, seen_ms) VALUES ($1, $2)", id, bind::ms(client.last_seen))).await?;
-        Ok(())
+        self.save_facts(&client.id, Some(&client.facts), client.facts_digest, client.facts_time).await
     }
 
     async fn client(&mut self, id: &ClientId) -> Result<Option<Client>> {
-        let sql = self.lock(concat!("SELECT ", client_columns!(), " FROM client c WHERE c.id = $1"));
+        let sql = self.lock(concat!(
+            "SELECT ",
+            client_columns!(),
+            " FROM client c LEFT JOIN client_facts f ON f.client = c.id WHERE c.id = $1 /* OF c */"
+        ));
         self.one("client", query!(sql, id.to_string()), client).await
     }
 
     async fn clients(&mut self, ids: &[ClientId]) -> Result<Vec<Client>> {
-        let sql = concat!("SELECT ", client_columns!(), " FROM client c WHERE c.id", any!(1), " ORDER BY c.id");
+        let sql = concat!(
+            "SELECT ",
+            client_columns!(),
+            " FROM client c LEFT JOIN client_facts f ON f.client = c.id WHERE c.id",
+            any!(1),
+            " ORDER BY c.id"
+        );
         self.list("client", query!(sql, bind::list(ids)), client).await
     }
 
@@ -161,9 +168,9 @@ impl Clients for Unit<'_> {
             client.id.as_str(),
             query!(
                 "UPDATE client SET kind = $2, site = $3, site_since_ms = $4, state = $5, hostname = $6, address = $7, machine_id = $8, \
-                 boot_id = $9, session_counter = $10, agent_version = $11, facts = $12, facts_digest = $13, facts_ms = $14, labels = $15, \
-                 answers = $16, token = $17, key = $18, enrolled_ms = $19, activated_ms = $20, greeted = $21, duplicate_of = $22, notice = $23, \
-                 replaced_ms = $24, skew_ms = $25, change = $26 WHERE id = $1",
+                 boot_id = $9, session_counter = $10, agent_version = $11, labels = $12, answers = $13, token = $14, key = $15, \
+                 enrolled_ms = $16, activated_ms = $17, greeted = $18, duplicate_of = $19, notice = $20, replaced_ms = $21, \
+                 skew_ms = $22, change = $23 WHERE id = $1",
                 id.clone(),
                 client.kind.as_str(),
                 client.site.as_str().to_owned(),
@@ -175,9 +182,6 @@ impl Clients for Unit<'_> {
                 bind::text(&client.boot_id),
                 bind::int(client.session_counter)?,
                 bind::text(&client.agent_version),
-                bind::text(&client.facts),
-                client.facts_digest.map(|d| d.0.to_vec()),
-                bind::opt_ms(client.facts_time),
                 labels.clone(),
                 bind::json(&client.answers),
                 client.token.as_ref().map(|t| t.to_string()),
@@ -228,7 +232,7 @@ impl Clients for Unit<'_> {
                 concat!(
                     "SELECT ",
                     client_columns!(),
-                    " FROM membership m CROSS JOIN client c WHERE m.group_uid = $4 AND m.client > $1 AND c.id = m.client \
+                    " FROM membership m CROSS JOIN client c LEFT JOIN client_facts f ON f.client = c.id WHERE m.group_uid = $4 AND m.client > $1 AND c.id = m.client \
                      AND ($3 OR c.state <> 'REMOVED') ORDER BY m.client LIMIT $2"
                 ),
                 after,
@@ -237,10 +241,22 @@ impl Clients for Unit<'_> {
                 group.to_string()
             ),
             (None, true) => {
-                query!(concat!("SELECT ", client_columns!(), " FROM client c WHERE c.id > $1 ORDER BY c.id LIMIT $2"), after, limit)
+                query!(
+                    concat!(
+                        "SELECT ",
+                        client_columns!(),
+                        " FROM client c LEFT JOIN client_facts f ON f.client = c.id WHERE c.id > $1 ORDER BY c.id LIMIT $2"
+                    ),
+                    after,
+                    limit
+                )
             }
             (None, false) => query!(
-                concat!("SELECT ", client_columns!(), " FROM client c WHERE c.id > $1 AND c.state <> 'REMOVED' ORDER BY c.id LIMIT $2"),
+                concat!(
+                    "SELECT ",
+                    client_columns!(),
+                    " FROM client c LEFT JOIN client_facts f ON f.client = c.id WHERE c.id > $1 AND c.state <> 'REMOVED' ORDER BY c.id LIMIT $2"
+                ),
                 after,
                 limit
             ),
@@ -249,7 +265,11 @@ impl Clients for Unit<'_> {
     }
 
     async fn list_clients_in(&mut self, page: &Page, state: ClientState) -> Result<Vec<Client>> {
-        let sql = concat!("SELECT ", client_columns!(), " FROM client c WHERE c.state = $1 AND c.id > $2 ORDER BY c.id LIMIT $3");
+        let sql = concat!(
+            "SELECT ",
+            client_columns!(),
+            " FROM client c LEFT JOIN client_facts f ON f.client = c.id WHERE c.state = $1 AND c.id > $2 ORDER BY c.id LIMIT $3"
+        );
         self.list("client", query!(sql, state.as_str(), bind::after(page), i64::from(page.limit)), client).await
     }
 

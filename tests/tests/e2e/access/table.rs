@@ -32,6 +32,8 @@ const TABLE: &[Row] = &[
     ("ClientService/RemoveClient", Kind::Operator, &[], Scope::Unscoped, Invalid),
     ("ClientService/SetLabels", Kind::Operator, &[Deployer], Scope::Unscoped, Invalid),
     ("ClientService/ExplainClient", Kind::Operator, READERS, Scope::Within, Invalid),
+    ("SoftwareService/ListSoftware", Kind::Operator, LISTERS, Scope::Any, Fine),
+    ("SoftwareService/ListInstallations", Kind::Operator, LISTERS, Scope::Any, Invalid),
     ("GroupService/CreateGroup", Kind::Operator, &[Deployer], Scope::Unscoped, Invalid),
     ("GroupService/GetGroup", Kind::Operator, LISTERS, Scope::Any, Invalid),
     ("GroupService/ListGroups", Kind::Operator, LISTERS, Scope::Any, Fine),

@@ -113,7 +113,7 @@ fn what_a_machine_says_of_itself_is_shown_without_harm() {
                 "os": {"family": text, "id": text, "name": text, "version": text, "kernel": text},
                 "agent": {"version": text}, "software": [{"name": text, "version": text}], (*text): {(*text): text},
             });
-            stream.send(Up::Facts(v1::FactsReport { json: facts.to_string() }));
+            stream.send(Up::Facts(v1::FactsReport { json: facts.to_string(), ..Default::default() }));
             // Hostile words where a group's name is wanted are refused in words that are harmless.
             for action in [
                 v1::group_request::Action::Join(v1::JoinGroup { group: (*text).into(), password: (*text).into() }),
@@ -210,10 +210,37 @@ fn what_an_agent_sends_that_is_none_ends_its_stream_with_the_reason() {
     let progress = |attempt: &str, state| v1::AttemptProgress { attempt: attempt.into(), state, ..Default::default() };
     let later: Vec<(&str, Up, Code, &str)> = vec![
         ("a second hello", Up::Hello(hello("machine-2", 9)), Code::InvalidArgument, "hello"),
-        ("facts that are none", Up::Facts(v1::FactsReport { json: "\u{1b}[31m".into() }), Code::InvalidArgument, "facts.json"),
-        ("facts of another type", Up::Facts(v1::FactsReport { json: "[1]".into() }), Code::InvalidArgument, "facts.json"),
-        ("too many facts", Up::Facts(v1::FactsReport { json: "x".repeat(600 << 10) }), Code::InvalidArgument, "facts.json"),
-        ("deep facts", Up::Facts(v1::FactsReport { json: "[".repeat(500_000) }), Code::InvalidArgument, "facts.json"),
+        (
+            "facts that are none",
+            Up::Facts(v1::FactsReport { json: "\u{1b}[31m".into(), ..Default::default() }),
+            Code::InvalidArgument,
+            "facts.json",
+        ),
+        (
+            "facts of another type",
+            Up::Facts(v1::FactsReport { json: "[1]".into(), ..Default::default() }),
+            Code::InvalidArgument,
+            "facts.json",
+        ),
+        (
+            "too many facts",
+            Up::Facts(v1::FactsReport { json: "x".repeat(600 << 10), ..Default::default() }),
+            Code::InvalidArgument,
+            "facts.json",
+        ),
+        (
+            "a patch without what comes out",
+            Up::Facts(v1::FactsReport { json: "{}".into(), base: vec![1; 32].into(), ..Default::default() }),
+            Code::InvalidArgument,
+            "facts.digest",
+        ),
+        (
+            "a patch of a short digest",
+            Up::Facts(v1::FactsReport { json: "{}".into(), base: vec![1; 3].into(), ..Default::default() }),
+            Code::InvalidArgument,
+            "facts.base",
+        ),
+        ("deep facts", Up::Facts(v1::FactsReport { json: "[".repeat(500_000), ..Default::default() }), Code::InvalidArgument, "facts.json"),
         ("a path for an attempt", Up::Progress(progress("../x", 4)), Code::InvalidArgument, "attempt"),
         ("an unknown state", Up::Progress(progress(&id, 99)), Code::InvalidArgument, "progress.state"),
         (
