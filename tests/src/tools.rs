@@ -43,8 +43,18 @@ pub fn debian_packages() -> Option<Vec<PathBuf>> {
     (!debs.is_empty()).then_some(debs)
 }
 
+/// Two neighbouring versions of one Debian package that `.ci/run` downloaded, the older first; nothing if it didn't.
+pub fn two_versions() -> Option<[PathBuf; 2]> {
+    let folder = folder().join("upgrade");
+    if !folder.join("complete").exists() {
+        return None;
+    }
+    let only = |name: &str| Some(fs_err::read_dir(folder.join(name)).ok()?.next()?.ok()?.path());
+    Some([only("old")?, only("new")?])
+}
+
 /// Whether a test has to be skipped because `tool` isn't there: `if skip_without("grpcurl") { return; }`. Says so, with how
-/// to get it. `clamav` stands for [`debian_packages`].
+/// to get it. `clamav` stands for [`debian_packages`], `upgrade` for [`two_versions`].
 ///
 /// # Panics
 ///
@@ -52,6 +62,7 @@ pub fn debian_packages() -> Option<Vec<PathBuf>> {
 pub fn skip_without(tool: &str) -> bool {
     let found = match tool {
         "clamav" => debian_packages().is_some() && self::tool("dpkg-deb").is_some(),
+        "upgrade" => two_versions().is_some() && self::tool("dpkg").is_some() && self::tool("dpkg-deb").is_some(),
         "postgres" => self::tool("initdb").is_some() && self::tool("postgres").is_some(),
         name => self::tool(name).is_some(),
     };
@@ -76,7 +87,7 @@ pub fn skip(reason: &str) -> bool {
 
 fn how_to_get(tool: &str) -> &'static str {
     match tool {
-        "grpcurl" | "buf" | "clamav" => "run `.ci/run --tools`",
+        "grpcurl" | "buf" | "clamav" | "upgrade" => "run `.ci/run --tools`",
         "ip" | "tc" | "ss" => "`apt-get install iproute2`",
         "rpm" | "rpmbuild" => "`apt-get install rpm`",
         "nft" => "`apt-get install nftables`",

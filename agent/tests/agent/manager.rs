@@ -12,10 +12,10 @@ use std::{
     time::Duration,
 };
 use sutler_base::{
-    AttemptId, ClientId, Digest, Timestamp, TokenId,
+    AttemptId, ClientId, Digest, ParameterName, Timestamp, TokenId,
     chunks::{Chunk, ChunkList},
     limits,
-    manifest::{Detection, Entry, EntryKind, Manifest, Phase, Platform, Step},
+    manifest::{Detection, Entry, EntryKind, Manifest, Parameter, Phase, Platform, Requirement, Step},
     outcome::Outcome,
     state::ExecutionState,
     token::TokenString,
@@ -323,6 +323,8 @@ pub(crate) struct Package {
     pub(crate) platform: Platform,
     pub(crate) not_before: Option<Timestamp>,
     pub(crate) expires: Option<Timestamp>,
+    pub(crate) parameters: BTreeMap<ParameterName, Parameter>,
+    pub(crate) requirements: Vec<Requirement>,
 }
 
 impl Package {
@@ -338,6 +340,8 @@ impl Package {
             platform: Platform { os: "any".into(), arch: "any".into() },
             not_before: None,
             expires: None,
+            parameters: BTreeMap::new(),
+            requirements: vec![],
         }
     }
 
@@ -384,6 +388,8 @@ impl Package {
             steps: self.steps.clone(),
             expires: self.expires,
             not_before: self.not_before,
+            parameters: self.parameters.clone(),
+            requirements: self.requirements.clone(),
             ..Manifest::new(self.name.parse().unwrap(), self.version.parse().unwrap(), self.release)
         };
         manifest.check().unwrap();

@@ -1,5 +1,6 @@
 //! What people have, as packages: real files of real tools are linted, pushed, shown, compared; hostile ones are refused.
 
+mod debian;
 mod hostile;
 mod versions;
 
