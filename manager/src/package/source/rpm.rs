@@ -18,6 +18,7 @@ use std::{
 };
 use sutler_base::{
     Invalid, PackageName, Version,
+    limits::PATH_MAX,
     manifest::{Detection, Manager, Phase, Requirement, Step, requirement},
     quoted, told,
     version::{Ordering, Range, Relation},
@@ -97,7 +98,11 @@ fn listed(header: &Header) -> Result<BTreeMap<String, bool>, Refused> {
     let mut all = BTreeMap::new();
     for (n, (name, folder)) in names.iter().zip(of_file).enumerate() {
         let folder = usize::try_from(folder).ok().and_then(|folder| folders.get(folder));
-        let path = folder.ok_or_else(|| in_header("files", format!("{} is in a folder that is not listed", quoted(name))))?.clone() + name;
+        let folder = folder.ok_or_else(|| in_header("files", format!("{} is in a folder that is not listed", quoted(name))))?;
+        if folder.len() + name.len() > PATH_MAX {
+            return Err(in_header("files", format!("{} has a longer path than one can be", quoted(name))));
+        }
+        let path = format!("{folder}{name}");
         let Some(path) = path.strip_prefix('/') else { return Err(in_header("files", format!("{} is not absolute", quoted(&path)))) };
         all.insert(path.trim_end_matches('/').to_owned(), flags.get(n).is_some_and(|flags| flags & GHOST != 0));
     }

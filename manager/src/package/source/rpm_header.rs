@@ -5,13 +5,16 @@
 
 use super::{Refused, packed::fill};
 use std::{collections::BTreeMap, io::Read};
-use sutler_base::told;
+use sutler_base::{limits::FILES_MAX, told};
 
 pub(super) const MAGIC: [u8; 4] = [0xed, 0xab, 0xee, 0xdb];
 const LEAD: usize = 96;
 /// The most tags and the longest store that are read: of the largest packages, kernels, some 5000 files and 2 MiB.
 const TAGS_MAX: u32 = 4096;
 const STORE_MAX: u32 = 64 << 20;
+
+/// A tag's type, the bytes that begin where its values do, and how many they are.
+type Place<'a> = (u32, &'a [u8], usize);
 
 /// A header that was read.
 pub(super) struct Header {
@@ -76,12 +79,13 @@ fn header(reader: &mut impl Read) -> Result<Header, Refused> {
 }
 
 impl Header {
-    /// The bytes that begin where a tag's do, and how many values there are, if it has one of these types.
-    fn place(&self, tag: u32, types: &[u32]) -> Result<Option<(u32, &[u8], usize)>, Refused> {
+    /// Where a tag's values are; it must have one of these types.
+    fn place(&self, tag: u32, types: &[u32]) -> Result<Option<Place<'_>>, Refused> {
         let Some((kind, offset, count)) = self.tags.get(&tag).copied() else { return Ok(None) };
         let store = self.store.get(offset as usize..).filter(|_| types.contains(&kind));
         match store {
-            Some(store) if count as usize <= store.len() => Ok(Some((kind, store, count as usize))),
+            // As many as a package has files, of which each has one.
+            Some(store) if count as usize <= store.len().min(FILES_MAX) => Ok(Some((kind, store, count as usize))),
             _ => Err(broken(&format!("the tag {tag} of its header is not what it says"))),
         }
     }

@@ -5,6 +5,7 @@ use sutler_base::{
     Invalid, PackageName, limits,
     manifest::{Platform, Requirement},
     path::InstallPath,
+    quoted,
 };
 
 /// Where the machine's own packages are kept, each in a folder of its own, as long as they are installed.
@@ -119,7 +120,7 @@ pub(super) fn bounded(requirements: Vec<Requirement>, notes: &mut Vec<String>) -
 
 /// Tells of programs that run as their owner, whoever starts them.
 pub(super) fn privileged(payload: &Tree) -> Option<String> {
-    let shown: Vec<_> = payload.privileged.iter().take(5).map(String::as_str).collect();
+    let shown: Vec<_> = payload.privileged.iter().take(5).map(|path| quoted(path)).collect();
     let more = payload.privileged.len() - shown.len();
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
     (!shown.is_empty()).then(|| format!("runs with its owner's rights, whoever starts it (setuid or setgid): {}{more}", shown.join(", ")))

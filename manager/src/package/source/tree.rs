@@ -57,6 +57,7 @@ pub(super) struct Tree {
     root: Root,
     limits: SourceLimits,
     nodes: HashMap<String, Node>,
+    /// What was read, and the folders that it only implies.
     entries: usize,
     /// Bytes of its files below each of the top folders.
     pub(super) bytes: BTreeMap<String, u64>,
@@ -84,6 +85,7 @@ impl Tree {
             match self.nodes.get(parent) {
                 Some(Node::Folder { .. }) => {}
                 None => {
+                    self.entries += 1;
                     self.nodes.insert(parent.to_owned(), Node::Folder { said: false });
                 }
                 Some(Node::Link) => {

@@ -25,7 +25,7 @@ fn refused(name: &str, bytes: &[u8]) -> String {
     match open(name, bytes, &tool()) {
         Err(SourceError::Refused { entry, why, path }) => {
             assert!(path.ends_with(name), "{path:?}");
-            assert!(!why.chars().any(|c| sutler_base::is_harmful(c)), "{why:?}");
+            assert!(!why.chars().any(sutler_base::is_harmful), "{why:?}");
             format!("{}{why}", entry.map(|entry| format!("{entry} ")).unwrap_or_default())
         }
         other => panic!("{name}: {other:?}"),
@@ -69,6 +69,10 @@ fn a_hostile_archive_is_refused_with_its_entry_named_and_leaves_nothing_behind()
     let many: Vec<String> = (0..60).map(|n| format!("f{n}")).collect();
     let many: Vec<Entry<'_>> = many.iter().map(|name| file(name, b"")).collect();
     assert!(refused("x.tar", &tar(&many)).contains("\"f50\" is one entry too many; at most 50 are read"));
+    // Folders that are only implied count, too.
+    let deep: Vec<String> = (0..20).map(|n| format!("d{n}/e/f")).collect();
+    let deep: Vec<Entry<'_>> = deep.iter().map(|name| file(name, b"")).collect();
+    assert!(refused("x.tar", &tar(&deep)).contains("\"d17/e/f\" is one entry too many"));
 }
 
 #[test]
