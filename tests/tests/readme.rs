@@ -198,7 +198,9 @@ fn the_lines_about_packaging_work_as_they_stand() {
     }
     let manager: Vec<Block> = blocks("story").into_iter().take_while(|block| !block.text.contains("group create")).collect();
     let out = sandbox.run(&manager.into_iter().chain(blocks("packaging")).collect::<Vec<_>>());
-    for wanted in ["fine", "vendor@1.2-1", "/usr/bin/dpkg --force-confdef", "0 B of", "has no detection rule", "tool@1.2.3"] {
+    for wanted in
+        ["fine", "vendor@1.2-1", "/usr/bin/dpkg --force-confdef", "0 B of", "has no detection rule", "packages/tool/versions/1.2.3"]
+    {
         assert!(out.contains(wanted), "{wanted:?} is not in {out}");
     }
 }

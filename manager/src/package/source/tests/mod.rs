@@ -1,5 +1,6 @@
 //! What the reading of sources promises, with files that no tool would write. Those of real tools are in the end-to-end tests.
 
+mod changed;
 mod made;
 
 use super::*;
