@@ -245,6 +245,9 @@ fn a_step_gets_its_own_arguments_and_clean_surroundings() {
     let environment: Vec<&str> = lines.collect();
     let tree = machine.tree();
     let expected = [
+        // The machine's root is one of its own here.
+        format!("DPKG_ADMINDIR={}/var/lib/dpkg", machine.layout.root().display()),
+        format!("DPKG_ROOT={}", machine.layout.root().display()),
         "GIVEN=a b".to_owned(),
         "LANG=C.UTF-8".to_owned(),
         "PATH=/usr/sbin:/usr/bin:/sbin:/bin".to_owned(),
