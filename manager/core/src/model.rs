@@ -333,6 +333,8 @@ pub struct PackageVersion {
     pub expires: Option<Timestamp>,
     /// What of its manifest the manager's own decisions go by.
     pub terms: Terms,
+    /// When it was withdrawn, and why.
+    pub withdrawn: Option<(Timestamp, String)>,
     /// When it was pushed.
     pub created: Timestamp,
     /// Who pushed it.

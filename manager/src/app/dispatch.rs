@@ -203,7 +203,9 @@ impl Catalogue {
         for package in &self.packages[&key] {
             let version = package.version.as_ref().and_then(|uid| self.versions.get(uid)?.as_ref());
             let taken_back = self.taken_back.as_ref().and_then(Option::as_ref);
-            let Some(version) = version.filter(|v| trust::deliverable(v, taken_back, env.now).is_ok()) else { return Ok(None) };
+            // What is taken back may well be taken off.
+            let offered = |v: &&PackageVersion| package.intent == Intent::Uninstall || trust::deliverable(v, taken_back, env.now).is_ok();
+            let Some(version) = version.filter(offered) else { return Ok(None) };
             items.push(Item {
                 envelope: version.envelope.clone(),
                 intent: package.intent,

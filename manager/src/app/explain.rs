@@ -201,6 +201,7 @@ fn canceled(reason: &str) -> String {
         Ok(CancelReason::LeftGroup) => "the client left the group before it started; it is queued again if the client comes back".into(),
         Ok(CancelReason::ClientRemoved) => "the client was removed".into(),
         Ok(CancelReason::DestinationDeleted) => "the group was deleted before it started here".into(),
+        Ok(CancelReason::Withdrawn) => "the version was withdrawn before it started here".into(),
         Ok(CancelReason::Replaced) => "another job took its place before it started here".into(),
         Err(_) => "was canceled".into(),
     }

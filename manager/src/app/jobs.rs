@@ -1,6 +1,7 @@
 //! Jobs: made, started, changed, canceled, archived, run again.
 
 use super::{AppError, Env, Result, clients, executions, groups, packages, trust};
+use jiff::SignedDuration;
 use std::collections::BTreeSet;
 use sutler_base::{
     ClientId, GroupName, JobId, PackageName, Timestamp, Version, limits,
@@ -76,7 +77,12 @@ pub struct Shown {
     pub canceling: i64,
     /// Why no client can start; empty if they can.
     pub unavailable: String,
+    /// Why no client will be able to start in a while, as far as is known now; empty if they will.
+    pub unavailable_soon: String,
 }
+
+/// How long before nobody can start a job any more that is said.
+const SOON: SignedDuration = SignedDuration::from_hours(14 * 24);
 
 /// The job, or that there is none: also where whoever asks does not reach it.
 pub async fn load(tx: &mut dyn Tx, env: &Env, id: &JobId) -> Result<Job> {
@@ -127,21 +133,27 @@ pub async fn show(tx: &mut dyn Tx, env: &Env, job: Job) -> Result<Shown> {
         .collect();
     let counts = tx.counts(&job.id).await?;
     let canceling = tx.canceling(&job.id).await?;
-    let unavailable = if job.state == JobState::Active { unavailable(tx, env, &packages).await? } else { String::new() };
-    Ok(Shown { job, packages, destinations, counts, canceling, unavailable })
+    let (mut now, mut soon) = (String::new(), String::new());
+    if job.state == JobState::Active {
+        now = unavailable(tx, &packages, env.now).await?;
+        if now.is_empty() {
+            soon = unavailable(tx, &packages, env.now.saturating_add(SOON).unwrap_or(Timestamp::MAX)).await?;
+        }
+    }
+    Ok(Shown { job, packages, destinations, counts, canceling, unavailable: now, unavailable_soon: soon })
 }
 
-/// Why a version of these can't be delivered any more; empty if all can.
-async fn unavailable(tx: &mut dyn Tx, env: &Env, wanted: &[JobPackage]) -> Result<String> {
+/// Why a version of these can't be delivered any more at this moment; empty if all can.
+async fn unavailable(tx: &mut dyn Tx, wanted: &[JobPackage], at: Timestamp) -> Result<String> {
     let uids: Vec<_> = wanted.iter().filter_map(|p| p.version.clone()).collect();
     let versions = tx.versions_by_uid(&uids).await?;
     let taken_back = trust::revocations(tx).await?.map(|(_, list)| list);
-    for package in wanted {
+    for package in wanted.iter().filter(|p| p.intent == Intent::Install) {
         let Some(uid) = &package.version else { continue };
         match versions.iter().find(|v| v.uid == *uid) {
             None => return Ok(format!("{}@{} was deleted", package.package, package.version_text)),
             Some(v) => {
-                if let Err(why) = trust::deliverable(v, taken_back.as_ref(), env.now) {
+                if let Err(why) = trust::deliverable(v, taken_back.as_ref(), at) {
                     return Ok(format!("{}@{}: {why}", v.name, v.version));
                 }
             }
@@ -157,6 +169,7 @@ pub async fn create(tx: &mut dyn Tx, env: &Env, input: &Create) -> Result<Shown>
         let exact = if let VersionChoice::Exact(version) = &package.version { Some(version) } else { None };
         let found = packages::version(tx, &package.package, exact).await?;
         check_values(n, package.intent, &package.values, &found)?;
+        refuse_withdrawn(package.intent, &found)?;
         wanted.push(JobPackage {
             package: package.package.clone(),
             version: exact.map(|_| found.uid.clone()),
@@ -212,6 +225,19 @@ pub async fn create(tx: &mut dyn Tx, env: &Env, input: &Create) -> Result<Shown>
     get(tx, env, &job.id).await
 }
 
+/// A version that was withdrawn reaches nobody: an order for it would only wait.
+fn refuse_withdrawn(intent: Intent, version: &PackageVersion) -> Result<()> {
+    match &version.withdrawn {
+        Some((_, reason)) if intent == Intent::Install => {
+            let name = packages::name_of(version);
+            let why = if reason.is_empty() { String::new() } else { format!(" ({reason})") };
+            let message = format!("{name} was withdrawn{why}; order another version, or reinstate it with `package reinstate`");
+            Err(AppError::state(name, "WITHDRAWN", message))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Whether these values can be given to the parameters of this version. The agent asks the same of what is signed.
 fn check_values(n: usize, intent: Intent, values: &Values, version: &PackageVersion) -> Result<()> {
     match relations::fill(&version.terms.parameters, values) {
@@ -258,6 +284,7 @@ pub async fn start(tx: &mut dyn Tx, env: &Env, id: &JobId) -> Result<Shown> {
         let exact = package.version_text.parse().ok();
         let version = packages::version(tx, &package.package, exact.as_ref()).await?;
         check_values(n, package.intent, &package.values, &version)?;
+        refuse_withdrawn(package.intent, &version)?;
         package.version_text = version.version.to_string();
         package.version = Some(version.uid);
     }
@@ -297,7 +324,7 @@ pub async fn start(tx: &mut dyn Tx, env: &Env, id: &JobId) -> Result<Shown> {
 }
 
 /// Wakes every client that has a queued row of this job.
-async fn wake_queued(tx: &mut dyn Tx, env: &Env, id: &JobId) -> Result<()> {
+pub async fn wake_queued(tx: &mut dyn Tx, env: &Env, id: &JobId) -> Result<()> {
     let mut after: Option<ClientId> = None;
     loop {
         let queued = tx.queued_clients_of(id, after.as_ref(), BATCH).await?;
@@ -361,7 +388,7 @@ async fn end(tx: &mut dyn Tx, env: &Env, job: &mut Job, state: JobState) -> Resu
 }
 
 /// Cancels every row that has not started.
-async fn cancel_open(tx: &mut dyn Tx, env: &Env, id: &JobId, reason: CancelReason) -> Result<()> {
+pub async fn cancel_open(tx: &mut dyn Tx, env: &Env, id: &JobId, reason: CancelReason) -> Result<()> {
     use ExecutionState::*;
     let mut page = Page { after: None, limit: BATCH };
     loop {
@@ -621,7 +648,11 @@ pub async fn follow(tx: &mut dyn Tx, env: &Env, version: &PackageVersion) -> Res
     }
     for mut job in tx.jobs_following(&version.name).await? {
         let mut wanted = tx.job_packages(&job.id, job.revision).await?;
-        for package in wanted.iter_mut().filter(|p| p.follow && p.package == version.name) {
+        let behind = |p: &JobPackage| p.follow && p.package == version.name && p.version.as_ref() != Some(&version.uid);
+        if !wanted.iter().any(behind) {
+            continue;
+        }
+        for package in wanted.iter_mut().filter(|p| behind(p)) {
             package.version = Some(version.uid.clone());
             package.version_text = version.version.to_string();
         }

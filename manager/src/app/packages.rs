@@ -1,7 +1,7 @@
 //! Packages and their versions: noted once all their bytes are there and their signature holds.
 
 use super::{AppError, Env, Result, jobs};
-use sutler_base::{Digest, PackageName, Version, manifest::Manifest};
+use sutler_base::{Digest, PackageName, Version, manifest::Manifest, state::CancelReason};
 use sutler_core::model::{Package, PackageVersion, Terms};
 use sutler_store::{Page, StoreError, Tx};
 
@@ -55,6 +55,7 @@ pub async fn push(tx: &mut dyn Tx, env: &Env, input: &Push) -> Result<PackageVer
         files: manifest.files.len() as u32,
         expires: manifest.expires,
         terms: Terms::of(manifest),
+        withdrawn: None,
         created: env.now,
         creator: env.actor_name().to_owned(),
     };
@@ -133,6 +134,57 @@ pub async fn versions(tx: &mut dyn Tx, name: &PackageName, page: &Page) -> Resul
     let rows = tx.list_versions(&package.uid, page).await?;
     let next = (rows.len() as u32 == page.limit).then(|| rows.last().map(|v| format!("{}/{}", v.release, v.uid))).flatten();
     Ok((rows, next))
+}
+
+/// What is to be withdrawn.
+#[derive(Debug, Clone)]
+pub struct Withdraw {
+    /// The package.
+    pub package: PackageName,
+    /// The version.
+    pub version: Version,
+    /// Why.
+    pub reason: String,
+    /// Cancel what has not started, too.
+    pub cancel: bool,
+}
+
+/// Stops new offers of a version. Jobs that follow the newest one go on with the newest that is left. Again it does nothing but
+/// what is asked besides.
+pub async fn withdraw(tx: &mut dyn Tx, env: &Env, input: &Withdraw) -> Result<PackageVersion> {
+    let mut found = version(tx, &input.package, Some(&input.version)).await?;
+    let jobs = tx.jobs_with_version(&found.uid).await?;
+    if found.withdrawn.is_none() {
+        found.withdrawn = Some((env.now, input.reason.clone()));
+        tx.set_withdrawn(&found.uid, found.withdrawn.as_ref()).await?;
+        env.audit(tx, "withdraw_package_version", name_of(&found), &input.reason).await?;
+        if let Some(newest) = tx.newest_version(&found.name).await? {
+            jobs::follow(tx, env, &newest).await?;
+        }
+    }
+    for job in jobs {
+        // One that follows the newest version goes on with another.
+        let still = tx.job(&job.id).await?.is_some_and(|now| now.revision == job.revision);
+        if input.cancel && still {
+            jobs::cancel_open(tx, env, &job.id, CancelReason::Withdrawn).await?;
+        }
+        env.wakes().jobs.insert(job.id);
+    }
+    Ok(found)
+}
+
+/// Takes a withdrawal back: what waits goes on, and jobs that follow the newest version may have it again.
+pub async fn reinstate(tx: &mut dyn Tx, env: &Env, name: &PackageName, text: &Version) -> Result<PackageVersion> {
+    let mut found = version(tx, name, Some(text)).await?;
+    if found.withdrawn.take().is_some() {
+        tx.set_withdrawn(&found.uid, None).await?;
+        env.audit(tx, "reinstate_package_version", name_of(&found), "").await?;
+        jobs::follow(tx, env, &found).await?;
+        for job in tx.jobs_with_version(&found.uid).await? {
+            jobs::wake_queued(tx, env, &job.id).await?;
+        }
+    }
+    Ok(found)
 }
 
 /// Deletes a version that no job refers to. Its bytes go with the next garbage collection.

@@ -45,8 +45,11 @@ pub async fn revocations(tx: &mut dyn Tx) -> Result<Option<(SignedRevocations, R
     Ok(Some((signed, list)))
 }
 
-/// Whether agents would take this version still; else the sentence that says why not.
+/// Whether this version is offered, and agents would take it still; else the sentence that says why not.
 pub fn deliverable(version: &PackageVersion, list: Option<&RevocationList>, now: Timestamp) -> std::result::Result<(), String> {
+    if let Some((at, reason)) = &version.withdrawn {
+        return Err(format!("it was withdrawn at {at}{}{reason}", if reason.is_empty() { "" } else { ": " }));
+    }
     if let Some(expires) = version.expires.filter(|e| *e <= now) {
         return Err(format!("its publisher said that it may not be installed after {expires}"));
     }

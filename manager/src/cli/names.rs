@@ -60,6 +60,15 @@ pub fn package(text: &str) -> Result<String, String> {
     }
 }
 
+/// `packages/NAME/versions/VERSION`: one version, and not whichever is the newest.
+pub fn package_version(text: &str) -> Result<String, String> {
+    let name = package(text)?;
+    match name.rsplit_once("/versions/") {
+        Some((_, version)) if version != "latest" => Ok(name),
+        _ => Err("name one version: NAME@VERSION".to_owned()),
+    }
+}
+
 /// `packages/NAME` and nothing more.
 pub fn package_alone(text: &str) -> Result<String, String> {
     let name = package(text)?;
@@ -134,6 +143,8 @@ mod tests {
         assert_eq!(package("packages/clamav/versions/1").unwrap(), "packages/clamav/versions/1");
         assert_eq!(package_word("packages/clamav/versions/1"), "clamav@1");
         assert!(package_alone("clamav@1").is_err());
+        assert_eq!(package_version("clamav@1").unwrap(), "packages/clamav/versions/1");
+        assert!(package_version("clamav").is_err() && package_version("clamav@latest").is_err());
         assert!(package("clamav@../..").is_err());
     }
 

@@ -141,6 +141,29 @@ pub enum PackageCommand {
         #[command(flatten)]
         output: OutputArg,
     },
+    /// Offer a version to nobody any more; what runs goes on, what has not started waits
+    #[command(after_help = "Examples:
+  sutler package withdraw clamav@1.0.7 --reason 'crashes on start'
+  sutler package withdraw clamav@1.0.7 --cancel")]
+    Withdraw {
+        /// NAME@VERSION
+        #[arg(value_name = "NAME@VERSION", value_parser = names::package_version)]
+        package: String,
+        /// For people: why
+        #[arg(long, default_value = "", hide_default_value = true)]
+        reason: String,
+        /// Cancel what has not started of jobs with this version, too
+        #[arg(long)]
+        cancel: bool,
+    },
+    /// Take a withdrawal back; what waits goes on
+    #[command(after_help = "Examples:
+  sutler package reinstate clamav@1.0.7")]
+    Reinstate {
+        /// NAME@VERSION
+        #[arg(value_name = "NAME@VERSION", value_parser = names::package_version)]
+        package: String,
+    },
     /// Delete a version, or a package with all its versions; refused while a job refers to one
     #[command(after_help = "Examples:
   sutler package delete clamav@1.0.7
@@ -175,6 +198,8 @@ impl Record for v1::PackageVersion {
         Column::new("description", |v| v.description.clone()),
         Column::wide("bytes", |v| v.total_bytes.to_string()),
         Column::wide("expires", |v| moment(&v.expire_time)),
+        Column::new("withdrawn", |v| moment(&v.withdraw_time)),
+        Column::wide("withdrawn because", |v| v.withdraw_reason.clone()),
         Column::wide("manifest_digest", |v| v.manifest_digest.clone()),
         Column::wide("damaged", |v| match v.damaged_objects {
             0 => String::new(),
@@ -206,6 +231,18 @@ pub async fn run(command: PackageCommand, session: &Session) -> Result<u8, CliEr
             let tried = format!("list the versions of {}", names::short(&name));
             let versions = pages!(session, packages.list_package_versions(request) -> versions, "{tried}");
             output::list(&versions, output.format)?;
+        }
+        PackageCommand::Withdraw { package, reason, cancel } => {
+            let tried = format!("withdraw the package {}", names::package_word(&package));
+            let request = v1::WithdrawPackageVersionRequest { name: package.clone(), reason, cancel, request_id: request_id()? };
+            call!(session, packages.withdraw_package_version(request), "{tried}")?;
+            session.done(&package, "withdrawn: it is offered to nobody any more")?;
+        }
+        PackageCommand::Reinstate { package } => {
+            let tried = format!("reinstate the package {}", names::package_word(&package));
+            let request = v1::ReinstatePackageVersionRequest { name: package.clone(), request_id: request_id()? };
+            call!(session, packages.reinstate_package_version(request), "{tried}")?;
+            session.done(&package, "reinstated")?;
         }
         PackageCommand::Delete { package } => {
             let tried = format!("delete the package {}", names::package_word(&package));

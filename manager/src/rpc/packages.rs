@@ -9,7 +9,7 @@ use crate::app::{
 use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use std::collections::BTreeSet;
-use sutler_base::{Digest, limits, manifest::Manifest};
+use sutler_base::{Digest, PackageName, Version, limits, manifest::Manifest};
 use sutler_certs::{Envelope, RevocationList, SignedRevocations, SignedTrustDocument, TrustDocument, verify_manifest};
 use sutler_content::{Content, Encoding, Kind};
 use sutler_proto::{
@@ -195,6 +195,14 @@ fn invalid(field: &str, why: impl ToString) -> Status {
     status(AppError::invalid(field, why))
 }
 
+/// The version that a name means, which must be one.
+fn exact(name: &str) -> Result<(PackageName, Version), Status> {
+    match package_choice(name).map_err(|e| invalid("name", e))? {
+        (name, VersionChoice::Exact(version)) => Ok((name, version)),
+        _ => Err(invalid("name", "names a version: packages/NAME/versions/VERSION")),
+    }
+}
+
 #[async_trait]
 impl v1::package_service_server::PackageService for Services {
     async fn find_missing_content(
@@ -297,6 +305,47 @@ impl v1::package_service_server::PackageService for Services {
         Ok(Response::new(v1::GetPackageVersionResponse { version: Some(shown), chunks, chunks_left_out }))
     }
 
+    async fn withdraw_package_version(
+        &self,
+        request: Request<v1::WithdrawPackageVersionRequest>,
+    ) -> Result<Response<v1::WithdrawPackageVersionResponse>, Status> {
+        let operator = self.operator(&request)?;
+        let r = request.into_inner();
+        let (caller, body) = caller(&operator, &r.request_id, "WithdrawPackageVersion", &r)?;
+        let mut v = Violations::default();
+        v.text("reason", &r.reason, limits::DESCRIPTION_MAX);
+        v.done()?;
+        let (package, version) = exact(&r.name)?;
+        let input = packages::Withdraw { package, version, reason: r.reason, cancel: r.cancel };
+        let answer = self.app.mutate(
+            &caller,
+            "withdraw_version",
+            body,
+            input,
+            |tx, env, i| Box::pin(packages::withdraw(tx, env, i)),
+            |version| v1::WithdrawPackageVersionResponse { version: Some(shown::version(version)) },
+        );
+        answer.await.map(Response::new).map_err(status)
+    }
+
+    async fn reinstate_package_version(
+        &self,
+        request: Request<v1::ReinstatePackageVersionRequest>,
+    ) -> Result<Response<v1::ReinstatePackageVersionResponse>, Status> {
+        let operator = self.operator(&request)?;
+        let r = request.into_inner();
+        let (caller, body) = caller(&operator, &r.request_id, "ReinstatePackageVersion", &r)?;
+        let answer = self.app.mutate(
+            &caller,
+            "reinstate_version",
+            body,
+            exact(&r.name)?,
+            |tx, env, (name, version)| Box::pin(packages::reinstate(tx, env, name, version)),
+            |version| v1::ReinstatePackageVersionResponse { version: Some(shown::version(version)) },
+        );
+        answer.await.map(Response::new).map_err(status)
+    }
+
     async fn delete_package_version(
         &self,
         request: Request<v1::DeletePackageVersionRequest>,
@@ -304,14 +353,11 @@ impl v1::package_service_server::PackageService for Services {
         let operator = self.operator(&request)?;
         let r = request.into_inner();
         let (caller, body) = caller(&operator, &r.request_id, "DeletePackageVersion", &r)?;
-        let (name, VersionChoice::Exact(version)) = package_choice(&r.name).map_err(|e| invalid("name", e))? else {
-            return Err(invalid("name", "names a version: packages/NAME/versions/VERSION"));
-        };
         let answer = self.app.mutate(
             &caller,
             "delete_version",
             body,
-            (name, version),
+            exact(&r.name)?,
             |tx, env, (name, version)| Box::pin(packages::delete_version(tx, env, name, version)),
             |()| v1::DeletePackageVersionResponse {},
         );

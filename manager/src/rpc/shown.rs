@@ -136,6 +136,8 @@ pub(super) fn version(v: sutler_core::model::PackageVersion) -> v1::PackageVersi
         expire_time: v.expires.map(wire_time),
         manifest: None,
         damaged_objects: 0,
+        withdraw_time: v.withdrawn.as_ref().map(|(at, _)| wire_time(*at)),
+        withdraw_reason: v.withdrawn.map(|(_, reason)| reason).unwrap_or_default(),
     }
 }
 
@@ -223,6 +225,7 @@ pub(super) fn job(j: jobs::Shown) -> v1::Job {
         revision: j.job.revision,
         archived: j.job.archived,
         unavailable: j.unavailable,
+        unavailable_soon: j.unavailable_soon,
         canceling: j.canceling,
         etag: j.job.change.to_string(),
     }

@@ -127,6 +127,7 @@ async fn every_statement_walks_along_an_index() {
                     tx.job_targets(&job).await?;
                     tx.jobs_with_target(&target, &[JobState::Active]).await?;
                     tx.jobs_following(&package).await?;
+                    tx.jobs_with_version(&uid).await?;
                     tx.jobs_expired(now, &[JobState::Active], 5).await?;
                     tx.jobs_in(&page, JobState::Active).await?;
                     tx.counts(&job).await?;

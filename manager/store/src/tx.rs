@@ -213,6 +213,8 @@ pub trait Packages {
     async fn count_versions(&mut self, package: &Uid) -> Result<u32>;
     /// Deletes a version; its uid stays as a tombstone.
     async fn delete_version(&mut self, uid: &Uid, now: Timestamp) -> Result<()>;
+    /// Withdraws a version, or takes that back.
+    async fn set_withdrawn(&mut self, uid: &Uid, withdrawn: Option<&(Timestamp, String)>) -> Result<()>;
     /// A job (any that is not archived, or has open executions) that refers to one of these versions in any revision, or to the package by name.
     async fn job_referring_to(&mut self, versions: &[Uid], package: Option<&PackageName>) -> Result<Option<JobId>>;
     /// The manifests of all versions that exist: what garbage collection must keep.
@@ -240,6 +242,8 @@ pub trait Jobs {
     async fn drop_target(&mut self, target: &Target) -> Result<Vec<JobId>>;
     /// Jobs in these states that have this destination, by id.
     async fn jobs_with_target(&mut self, target: &Target, states: &[JobState]) -> Result<Vec<Job>>;
+    /// ACTIVE and PAUSED jobs whose newest revision has this version, by id.
+    async fn jobs_with_version(&mut self, version: &Uid) -> Result<Vec<Job>>;
     /// ACTIVE jobs whose newest revision follows the newest version of this package.
     async fn jobs_following(&mut self, package: &PackageName) -> Result<Vec<Job>>;
     /// Jobs in one of these states whose expire time is not after `now`.

@@ -272,6 +272,8 @@ words! {
         DestinationDeleted = "DESTINATION_DELETED",
         /// Another job for the same package on the same group took its place.
         Replaced = "REPLACED",
+        /// The version was withdrawn before anything started.
+        Withdrawn = "WITHDRAWN",
     }
 }
 

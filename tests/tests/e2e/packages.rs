@@ -140,3 +140,63 @@ fn a_package_for_other_machines_is_rejected_and_not_counted_as_an_error() {
     cli.fails(0, &format!("job status {job}"));
     assert!(!agent.root().join("opt/foreign").exists());
 }
+
+#[test]
+fn a_withdrawn_version_is_offered_to_nobody_until_it_is_reinstated_and_a_job_says_so() {
+    let manager = Manager::start();
+    let cli = manager.cli();
+    let package = PackageFolder::counting("hello", "1.0");
+    cli.ok(&format!("package push {} --release 1", package.path().display()));
+    package.replace("\"1.0\"", "\"2.0\"");
+    cli.ok(&format!("package push {} --release 2", package.path().display()));
+    cli.ok("group create pinned");
+    cli.ok("group create following");
+    let pinned = cli.id("job run --package hello@2.0 --group pinned");
+    let following = cli.id("job run --package hello@latest --group following");
+    let [one, other, third] = ["one", "other", "third"].map(|name| Agent::enrolled(name, &manager));
+    cli.ok("package withdraw hello@2.0 --reason 'crashes on start'");
+    cli.ok(&format!("group add pinned {}", one.id()));
+    cli.ok(&format!("group add following {}", other.id()));
+    // Who follows the newest version gets the newest that is left.
+    let row = JobView::wait_for_row(&cli, &following, &other.id(), "SUCCEEDED");
+    assert_eq!(row.json["items"][0]["package"], "packages/hello/versions/1.0");
+    let view = JobView::wait(&cli, &pinned, "the job to say why it waits", PATIENCE, |view| {
+        view.row(&one.id()).is_some_and(|row| row.state == "QUEUED" && row.reason == "PACKAGE_UNAVAILABLE")
+    });
+    assert!(view.json["unavailable"].as_str().unwrap().contains("crashes on start"), "{:#}", view.json);
+    cli.fails(1, &format!("job run --package hello@2.0 --client {}", third.id())).says(&["was withdrawn (crashes on start)"]);
+    let newest = cli.id(&format!("job run --package hello --client {}", third.id()));
+    let row = JobView::wait_for_row(&cli, &newest, &third.id(), "SUCCEEDED");
+    assert_eq!(row.json["items"][0]["package"], "packages/hello/versions/1.0");
+
+    cli.ok("package reinstate hello@2.0");
+    let row = JobView::wait_for_row(&cli, &pinned, &one.id(), "SUCCEEDED");
+    assert_eq!(row.json["items"][0]["package"], "packages/hello/versions/2.0");
+    // Where that is asked for, what has not started is canceled.
+    let off = Agent::new("off");
+    off.enroll(cli.ok("token create").trim());
+    cli.ok(&format!("group add pinned {}", off.id()));
+    cli.ok("package withdraw hello@2.0 --cancel");
+    let row = JobView::wait_for_row(&cli, &pinned, &off.id(), "CANCELED");
+    assert_eq!(row.reason, "WITHDRAWN");
+}
+
+#[test]
+fn that_a_version_can_soon_not_be_delivered_any_more_is_said_two_weeks_ahead() {
+    let manager = Manager::start();
+    let cli = manager.cli();
+    let now = jiff::Timestamp::now();
+    let in_days = |days: i64| now.checked_add(jiff::SignedDuration::from_hours(24 * days)).unwrap();
+    let job = |name: &str, expires: jiff::Timestamp| {
+        let package = PackageFolder::with(name, "1.0", &format!("expires = \"{expires}\"\n"));
+        package.file("data", "x");
+        // A key after the head of the file would belong to a table.
+        cli.ok(&format!("package push {}", package.path().display()));
+        cli.ok(&format!("group create {name}s"));
+        JobView::of(&cli, &cli.id(&format!("job run --package {name} --group {name}s"))).json
+    };
+    let soon = job("short", in_days(10));
+    assert!(soon["unavailableSoon"].as_str().unwrap().contains("may not be installed after"), "{soon:#}");
+    assert!(soon["unavailable"].as_str().unwrap_or_default().is_empty());
+    assert!(job("long", in_days(20))["unavailableSoon"].as_str().unwrap_or_default().is_empty());
+}

@@ -134,6 +134,14 @@ fn every_mutation_may_be_sent_twice_also_across_a_restart() {
     t.methods.insert("ScrubContent".into());
     let first = api_call!(t.api, package_service_client::PackageServiceClient, scrub_content(scrub.clone())).unwrap();
     assert_eq!(first, api_call!(t.api, package_service_client::PackageServiceClient, scrub_content(scrub)).unwrap());
+    let withdraw = v1::WithdrawPackageVersionRequest { name: name("packages/hello/versions/1.0"), ..Default::default() };
+    twice!(t, package_service_client::PackageServiceClient, withdraw_package_version, "WithdrawPackageVersion", withdraw, |r| {
+        r.cancel = true;
+    });
+    let reinstate = v1::ReinstatePackageVersionRequest { name: name("packages/hello/versions/1.0"), ..Default::default() };
+    twice!(t, package_service_client::PackageServiceClient, reinstate_package_version, "ReinstatePackageVersion", reinstate, |r| {
+        r.name = "packages/hello/versions/2.0".into();
+    });
     let delete = v1::DeletePackageVersionRequest { name: name("packages/hello/versions/1.0"), ..Default::default() };
     twice!(t, package_service_client::PackageServiceClient, delete_package_version, "DeletePackageVersion", delete, |r| {
         r.name = "packages/hello/versions/2.0".into();

@@ -282,6 +282,7 @@ pub(crate) fn version(n: u64, package: &Package, version: &str, release: u64) ->
         files: 3,
         expires: Some(at(99)),
         terms: Terms::default(),
+        withdrawn: None,
         created: at(4),
         creator: "eve".into(),
     }

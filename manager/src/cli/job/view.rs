@@ -64,6 +64,8 @@ pub(super) fn heading(job: &v1::Job) -> String {
     }
     if !job.unavailable.is_empty() {
         lines.push(format!("no client can start it: {}", job.unavailable));
+    } else if !job.unavailable_soon.is_empty() {
+        lines.push(format!("in 14 days no client can start it any more: {}", job.unavailable_soon));
     }
     lines.iter().map(|line| printable(line) + "\n").collect()
 }
@@ -94,6 +96,7 @@ impl Record for v1::Job {
         Column::wide("revision", |j| j.revision.to_string()),
         Column::wide("archived", |j| if j.archived { "yes" } else { "no" }.to_owned()),
         Column::wide("unavailable", |j| j.unavailable.clone()),
+        Column::wide("unavailable soon", |j| j.unavailable_soon.clone()),
         Column::wide("canceling", |j| j.canceling.to_string()),
         Column::wide("etag", |j| j.etag.clone()),
     ];

@@ -4,7 +4,7 @@ use super::unit::{Columns, Result, Unit};
 use crate::{Jobs, Page, bind};
 use async_trait::async_trait;
 use std::collections::BTreeSet;
-use sutler_base::{JobId, PackageName, Timestamp, state::JobState};
+use sutler_base::{JobId, PackageName, Timestamp, Uid, state::JobState};
 use sutler_core::model::{Counts, Job, JobPackage, Target};
 
 /// What makes a [`Job`], from `job j`.
@@ -213,6 +213,16 @@ impl Jobs for Unit<'_> {
              AND p.package = $1 AND p.follow) ORDER BY j.id"
         );
         self.list("job", query!(sql, package.to_string()), job).await
+    }
+
+    async fn jobs_with_version(&mut self, version: &Uid) -> Result<Vec<Job>> {
+        let sql = concat!(
+            "SELECT ",
+            job_columns!(),
+            " FROM job_package p JOIN job j ON j.id = p.job AND j.revision = p.revision WHERE p.version = $1 \
+             AND j.state IN ('ACTIVE', 'PAUSED') ORDER BY j.id"
+        );
+        self.list("job", query!(sql, version.to_string()), job).await
     }
 
     async fn jobs_expired(&mut self, now: Timestamp, states: &[JobState], limit: u32) -> Result<Vec<Job>> {

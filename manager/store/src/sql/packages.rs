@@ -9,7 +9,7 @@ use sutler_core::model::{Package, PackageVersion};
 macro_rules! version_columns {
     () => {
         "v.uid, v.package, p.name, v.version, v.release, v.description, v.envelope, v.manifest, v.manifest_length, v.total_bytes, v.files, \
-         v.expires_ms, v.terms, v.created_ms, v.creator"
+         v.expires_ms, v.terms, v.withdrawn_ms, v.withdraw_reason, v.created_ms, v.creator"
     };
 }
 /// Versions that exist, of packages that exist.
@@ -38,6 +38,10 @@ fn version(row: &mut Columns<'_>) -> Result<PackageVersion> {
         files: row.number()?,
         expires: row.opt_time()?,
         terms: row.json()?,
+        withdrawn: {
+            let (at, reason) = (row.opt_time()?, row.text()?);
+            at.map(|at| (at, reason))
+        },
         created: row.time()?,
         creator: row.text()?,
     })
@@ -118,7 +122,7 @@ impl Packages for Unit<'_> {
             "SELECT ",
             version_columns!(),
             versions!(),
-            "WHERE p.name = $1 AND p.deleted_ms IS NULL ORDER BY v.release DESC, v.uid DESC LIMIT 1"
+            "WHERE p.name = $1 AND p.deleted_ms IS NULL AND v.withdrawn_ms IS NULL ORDER BY v.release DESC, v.uid DESC LIMIT 1"
         );
         self.one("package_version", query!(sql, package.to_string()), version).await
     }
@@ -145,6 +149,13 @@ impl Packages for Unit<'_> {
         let change = self.change(1).await?;
         let sql = "UPDATE package_version SET deleted_ms = $2, change = $3 WHERE uid = $1 AND deleted_ms IS NULL";
         self.save("version", uid.as_str(), query!(sql, uid.to_string(), bind::ms(now), change)).await
+    }
+
+    async fn set_withdrawn(&mut self, uid: &Uid, withdrawn: Option<&(Timestamp, String)>) -> Result<()> {
+        let change = self.change(1).await?;
+        let (at, reason) = (withdrawn.map(|(at, _)| bind::ms(*at)), bind::text(withdrawn.map_or("", |(_, reason)| reason)));
+        let sql = "UPDATE package_version SET withdrawn_ms = $2, withdraw_reason = $3, change = $4 WHERE uid = $1 AND deleted_ms IS NULL";
+        self.save("version", uid.as_str(), query!(sql, uid.to_string(), at, reason, change)).await
     }
 
     async fn job_referring_to(&mut self, versions: &[Uid], package: Option<&PackageName>) -> Result<Option<JobId>> {

@@ -56,6 +56,8 @@ const TABLE: &[Row] = &[
     ("PackageService/GetPackage", Kind::Operator, PACKAGES, Scope::Any, Invalid),
     ("PackageService/ListPackageVersions", Kind::Operator, PACKAGES, Scope::Any, Invalid),
     ("PackageService/GetPackageVersion", Kind::Operator, PACKAGES, Scope::Any, Invalid),
+    ("PackageService/WithdrawPackageVersion", Kind::Operator, &[Uploader], Scope::Unscoped, Invalid),
+    ("PackageService/ReinstatePackageVersion", Kind::Operator, &[Uploader], Scope::Unscoped, Invalid),
     ("PackageService/DeletePackageVersion", Kind::Operator, &[Uploader], Scope::Any, Invalid),
     ("PackageService/DeletePackage", Kind::Operator, &[Uploader], Scope::Any, Invalid),
     ("PackageService/GetTrustDocument", Kind::Operator, PACKAGES, Scope::Any, Fine),
