@@ -135,7 +135,7 @@ fn rpm(folder: &Path, compression: &str) -> PathBuf {
 }
 
 #[test]
-fn a_real_rpm_is_read_linted_and_pushed_as_what_rpm_says_of_it() {
+fn a_real_rpm_is_pushed_as_what_rpm_says_of_it_and_rejected_on_a_machine_without_rpm() {
     if tools::skip_without("rpmbuild") {
         return;
     }
@@ -162,6 +162,12 @@ fn a_real_rpm_is_read_linted_and_pushed_as_what_rpm_says_of_it() {
     ] {
         assert!(text.contains(line), "{line:?} is not in {text}");
     }
+    // A machine without rpm says so, and nothing of it is run there.
+    let agent = Agent::enrolled("debian", &manager);
+    let job = cli.id(&format!("job run --package hello-world --client {}", agent.id()));
+    let row = JobView::wait_for_row(&cli, &job, &agent.id(), "REJECTED");
+    assert_eq!(row.reason, "REQUIREMENT_NOT_MET");
+    assert!(row.detail.contains("requires rpm; found: no rpm on this machine"), "{}", row.detail);
 }
 
 #[test]
