@@ -228,7 +228,7 @@ impl Installer for Machine {
                 collector.collect(layout, software.clone(), fresh).map_err(|e| e.to_string())
             };
             let host = Host::new(layout, reserve, manifest.directory.as_ref(), &own, measure);
-            Ok(ask(&manifest.requirements, &host))
+            Ok(ask(&manifest.conditions(), &host))
         })
     }
 

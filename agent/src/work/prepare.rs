@@ -313,7 +313,7 @@ fn check_uninstall(shared: &Shared, package: &PackageName) -> Result<(), Failure
 
 /// Whether the machine is and has what the package requires, at this moment.
 async fn check_requirements(shared: &Shared, item: &Item) -> Result<(), Trouble> {
-    if item.manifest.requirements.is_empty() {
+    if item.manifest.requirements.is_empty() && item.manifest.depends_on.is_empty() {
         return Ok(());
     }
     match shared.installer.requirements(item, as_own(&shared.installed.all())).await? {

@@ -31,10 +31,15 @@ fn a_client_that_lacks_what_a_package_requires_rejects_it_with_what_was_wanted_a
         let row = JobView::wait_for_row(&cli, &run(&format!("--package {package}")), &agent.id(), "REJECTED");
         assert!(row.detail.contains(found), "{}", row.detail);
     }
+    // What it depends on is required, too, of what Sutler itself has installed.
+    pushed(&cli, "plugin", "1.0", "[[depends_on]]\npackage = \"tool\"\nversions = \">=1\"\n");
+    let row = JobView::wait_for_row(&cli, &run("--package plugin"), &agent.id(), "REJECTED");
+    assert!(row.detail.contains("requires tool >=1 of sutler; found: not installed"), "{}", row.detail);
     // What was rejected is tried again when somebody asks for it, and now it fits.
     JobView::wait_for_row(&cli, &run("--package base"), &agent.id(), "SUCCEEDED");
     cli.ok(&format!("job retry {tool} --kind rejected"));
     JobView::wait_for_row(&cli, &tool, &agent.id(), "SUCCEEDED");
+    JobView::wait_for_row(&cli, &run("--package plugin"), &agent.id(), "SUCCEEDED");
 }
 
 #[test]

@@ -145,8 +145,9 @@ pub enum EntryKind {
     },
 }
 
-/// Members that this version of the format knows; `critical` may name only these.
-const KNOWN: [&str; 20] = [
+/// Members that this program goes by; `critical` may name only these. What is superseded and what is an agent is read, and nothing
+/// goes by it yet: whoever says it is critical is told that a newer program is needed.
+const KNOWN: [&str; 18] = [
     "format",
     "critical",
     "name",
@@ -157,14 +158,12 @@ const KNOWN: [&str; 20] = [
     "platform",
     "requirements",
     "depends_on",
-    "supersedes",
     "parameters",
     "directory",
     "files",
     "detection",
     "steps",
     "logs",
-    "agent",
     "expires",
     "not_before",
 ];
@@ -331,6 +330,17 @@ impl Manifest {
             return Err(Invalid(format!("{sentence}; {} is none", quoted(&step.name))));
         }
         Ok(())
+    }
+
+    /// Everything that must hold on a machine: what it requires, and that what it depends on is installed there.
+    pub fn conditions(&self) -> Vec<Requirement> {
+        let dependency = |d: &Dependency| Requirement::Software {
+            manager: Manager::Sutler,
+            name: d.package.to_string(),
+            versions: d.versions.clone(),
+            absent: false,
+        };
+        self.requirements.iter().cloned().chain(self.depends_on.iter().map(dependency)).collect()
     }
 
     /// How many bytes the files have together.
