@@ -115,7 +115,33 @@ impl Machine for Host<'_> {
     }
 
     fn fact(&self, path: &str) -> Result<Option<serde_json::Value>, String> {
+        // The names of own facts have dots in them.
+        if let Some(own) = path.strip_prefix("own.") {
+            return Ok(self.facts()?.own.get(own).cloned().map(Into::into));
+        }
         let facts = serde_json::to_value(self.facts()?).map_err(|e| e.to_string())?;
         Ok(path.split('.').try_fold(facts, |mut at, part| at.get_mut(part).map(serde_json::Value::take)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fact_is_found_by_its_path_and_an_own_one_by_its_whole_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = Layout::new(folder.path().join("root"), folder.path().join("state")).unwrap();
+        let measure = || {
+            let mut facts = Facts { arch: "x86_64".into(), ..Facts::default() };
+            facts.cpu.count = 4;
+            facts.own.insert("raid.state".into(), "ok".into());
+            Ok(facts)
+        };
+        let host = Host::new(&layout, Reserve::default(), None, &[], measure);
+        let fact = |path: &str| host.fact(path).unwrap();
+        assert_eq!(fact("cpu.count"), Some(4.into()));
+        assert_eq!(fact("own.raid.state"), Some("ok".into()));
+        assert_eq!([fact("own.raid"), fact("own.none"), fact("cpu.none"), fact("none")], [None, None, None, None]);
     }
 }

@@ -135,6 +135,17 @@ pub enum Scalar {
     Text(String),
 }
 
+impl Scalar {
+    /// Whether a fact has this value, as itself or written as a text.
+    fn is(&self, value: &serde_json::Value) -> bool {
+        match self {
+            Scalar::Truth(truth) => value.as_bool() == Some(*truth) || value.as_str() == Some(if *truth { "true" } else { "false" }),
+            Scalar::Number(number) => value.as_i64() == Some(*number) || value.as_str() == Some(&number.to_string()),
+            Scalar::Text(text) => value.as_str() == Some(text),
+        }
+    }
+}
+
 impl fmt::Display for Scalar {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -220,8 +231,9 @@ impl Requirement {
             }),
             Requirement::Fact { fact, one_of, at_least, at_most, matches } => machine.fact(fact).map(|value| {
                 let Some(value) = value else { return (false, "no such fact".to_owned()) };
-                let number = value.as_i64();
-                let one = one_of.is_empty() || one_of.iter().any(|s| serde_json::to_value(s).is_ok_and(|s| s == value));
+                // A machine's own facts are texts, also those that are numbers or flags.
+                let number = value.as_i64().or_else(|| value.as_str()?.parse().ok());
+                let one = one_of.is_empty() || one_of.iter().any(|scalar| scalar.is(&value));
                 let least = at_least.is_none_or(|least| number.is_some_and(|n| n >= least));
                 let most = at_most.is_none_or(|most| number.is_some_and(|n| n <= most));
                 let text = matches.as_ref().is_none_or(|pattern| value.as_str().is_some_and(|text| pattern.fits(text)));
@@ -395,7 +407,7 @@ mod tests {
             })
         }
         fn fact(&self, path: &str) -> Result<Option<serde_json::Value>, String> {
-            Ok(json!({"cpu.count": 4, "own.site": "berlin"}).get(path).cloned())
+            Ok(json!({"cpu.count": 4, "own.site": "berlin", "own.slots": "4", "own.leased": "true"}).get(path).cloned())
         }
     }
 
@@ -446,6 +458,8 @@ mod tests {
             json!({"type": "software", "manager": "dpkg", "name": "libc6", "versions": ">=3", "absent": true}),
             json!({"type": "fact", "fact": "cpu.count", "one_of": [4, 8], "at_most": 4}),
             json!({"type": "fact", "fact": "own.site", "matches": "ber.*"}),
+            json!({"type": "fact", "fact": "own.slots", "at_least": 3, "at_most": 4, "one_of": [4]}),
+            json!({"type": "fact", "fact": "own.leased", "one_of": [true]}),
             json!({"type": "any", "of": [{"type": "free_disk", "at_least": 1}, {"type": "package_manager", "manager": "dpkg"}]}),
         ] {
             assert_eq!(ask_json(json), Verdict::Met);
