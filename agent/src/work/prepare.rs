@@ -152,6 +152,14 @@ async fn uninstall(shared: &Shared, offered: Item, known: &mut Known) -> Result<
         Some(there) if there.manifest != offered.digest => shared.content.manifest(&there.manifest).ok().flatten(),
         _ => None,
     };
+    // Its files can't be had for this attempt: they are where it put them, or it needs none.
+    let there = match there {
+        Some(manifest) if !manifest.files.is_empty() && shared.installer.installed(&offered).await?.is_none() => {
+            tracing::info!(version = %manifest.version, "nothing of it is left to uninstall it with: it goes by the version that is named");
+            None
+        }
+        there => there,
+    };
     let item = match (there, recorded) {
         (Some(manifest), Some(there)) => {
             (known.version, known.manifest, known.total_bytes) = (manifest.version.clone(), there.manifest, manifest.total_bytes());

@@ -97,3 +97,24 @@ async fn what_a_package_requires_is_asked_again_at_the_moment_at_which_it_may_st
     manager.offer(&attempt(3), vec![item], 600);
     assert_eq!(manager.outcome(&attempt(3)).await.state, ExecutionState::Succeeded);
 }
+
+#[tokio::test]
+async fn what_has_no_tree_is_uninstalled_by_the_version_that_is_named() {
+    let manager = Manager::start().await;
+    let (machine, _handle) = Machine::connected(&manager).await;
+    let log = machine.scratch().join("log");
+    let version = |version: &'static str, release: u64| {
+        let leave = format!("cat data >>{}", log.display());
+        let package = Package::new("tool", version, release).file("data", format!("{version}\n")).step("put", Phase::Install, "true");
+        Package { directory: None, ..package.step("leave", Phase::Uninstall, &leave) }
+    };
+    manager.offer(&attempt(1), vec![manager.publish(&version("1.0", 1))], 600);
+    assert_eq!(manager.outcome(&attempt(1)).await.state, ExecutionState::Succeeded);
+    let named = manager.publish(&version("2.0", 2));
+    let uninstall = v1::OfferItem { uninstall: named.envelope, envelope: Default::default(), ..Default::default() };
+    manager.offer(&attempt(2), vec![uninstall.clone()], 600);
+    assert_eq!(manager.outcome(&attempt(2)).await.state, ExecutionState::Succeeded);
+    assert_eq!(std::fs::read_to_string(&log).unwrap(), "2.0\n");
+    manager.offer(&attempt(3), vec![uninstall], 600);
+    assert_eq!(manager.outcome(&attempt(3)).await.state, ExecutionState::AlreadyAbsent);
+}
