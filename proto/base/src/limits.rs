@@ -22,6 +22,9 @@ pub const DETECTION_MAX: usize = 16;
 pub const REQUIREMENTS_MAX: usize = 512;
 /// See [`REQUIREMENTS_MAX`].
 pub const REQUIREMENTS_DEPTH_MAX: usize = 8;
+/// What a package says about machines, other packages and values, all together as JSON (bytes): the manager keeps it beside each
+/// version.
+pub const TERMS_MAX: usize = 64 << 10;
 /// The longest regular expression (bytes).
 pub const PATTERN_MAX: usize = 512;
 /// The largest program that a regular expression may become (bytes).

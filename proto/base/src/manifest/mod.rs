@@ -234,6 +234,14 @@ impl Manifest {
         requirement::check(&self.requirements)?;
         relations::check_parameters(&self.parameters, &self.steps)?;
         relations::check_others(&self.name, &self.depends_on, &self.supersedes)?;
+        let terms = serde_json::to_vec(&(&self.requirements, &self.depends_on, &self.supersedes, &self.parameters)).unwrap_or_default();
+        if terms.len() > limits::TERMS_MAX {
+            return fail(format!(
+                "what it requires, depends on, supersedes and lets be set has at most {} bytes together, not {}",
+                limits::TERMS_MAX,
+                terms.len()
+            ));
+        }
         self.check_logs()?;
         self.check_agent()?;
         if self.directory.is_none() && self.steps.is_empty() {
@@ -409,6 +417,16 @@ mod tests {
         assert!(manifest(vec![link("a", "b"), file("a/x")]).check().unwrap_err().0.contains("not a directory"));
         assert!(manifest(vec![file("b"), file("a")]).check().is_err());
         assert!(manifest(vec![file("a"), file("a")]).check().is_err());
+    }
+
+    #[test]
+    fn what_the_manager_keeps_beside_each_version_is_bounded() {
+        let mut m = manifest(vec![]);
+        let words = |n: usize| (0..n).map(|n| format!("{n:064}")).collect();
+        m.requirements = vec![Requirement::Arch { any_of: words(64) }; 10];
+        m.check().unwrap();
+        m.requirements = vec![Requirement::Arch { any_of: words(64) }; 20];
+        assert!(m.check().unwrap_err().0.contains("together"));
     }
 
     #[test]
