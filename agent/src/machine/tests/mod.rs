@@ -53,6 +53,21 @@ fn plan(phases: &[Phase], detected_before: bool) -> Plan {
     }
 }
 
+/// Fetching found that the package is there already.
+fn there(package: &str) -> Prepared {
+    Prepared::Ended(ItemResult {
+        package: package.parse().unwrap(),
+        version: "1".parse().unwrap(),
+        manifest: Digest::of(b"m"),
+        state: ExecutionState::AlreadyInstalled,
+        failure: None,
+        reboot: false,
+        fetched_bytes: 0,
+        total_bytes: 0,
+        duration_ms: 0,
+    })
+}
+
 fn failed() -> Failure {
     Failure {
         kind: ErrorKind::StepFailed,
@@ -185,17 +200,7 @@ impl World {
             (id, None) => {
                 let prepared = match way % 5 {
                     0 => Prepared::Later("gone".into()),
-                    1 => Prepared::Ended(ItemResult {
-                        package: "tool".parse().unwrap(),
-                        version: "1".parse().unwrap(),
-                        manifest: Digest::of(b"m"),
-                        state: ExecutionState::AlreadyInstalled,
-                        failure: None,
-                        reboot: false,
-                        fetched_bytes: 0,
-                        total_bytes: 0,
-                        duration_ms: 0,
-                    }),
+                    1 => there("tool"),
                     _ => Prepared::Ready(plan(&[Phase::Before, Phase::Install, Phase::OnError, Phase::Restore], false)),
                 };
                 self.event(Event::Prepared(id, prepared));
@@ -521,19 +526,6 @@ fn what_is_seen_in_the_middle_of_another_installation_is_not_taken_for_installed
     performing(&mut world);
     world.event(Event::Offered(offer(2, 1), 600));
     world.write();
-    let there = |package: &str| {
-        Prepared::Ended(ItemResult {
-            package: package.parse().unwrap(),
-            version: "1".parse().unwrap(),
-            manifest: Digest::of(b"m"),
-            state: ExecutionState::AlreadyInstalled,
-            failure: None,
-            reboot: false,
-            fetched_bytes: 0,
-            total_bytes: 0,
-            duration_ms: 0,
-        })
-    };
     assert!(world.performing.remove(&(id(2), None)), "it is looked for while the first is installed");
     world.event(Event::Prepared(id(2), there("tool")));
     assert!(world.state.record(&id(2)).unwrap().results.is_empty(), "the first may yet put back what was there before");
