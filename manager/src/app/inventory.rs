@@ -66,11 +66,11 @@ pub async fn facts(tx: &mut dyn Tx, env: &Env, id: &ClientId, report: &Report) -
         None => whole(tx, id, value).await?,
         Some(_) => changed(tx, &client, value).await?,
     };
-    let room = entries::PACKAGES.saturating_sub(tx.count_software(id).await?).saturating_add(change.gone.len() as u64);
-    if change.come.len() as u64 > room {
+    tx.change_software(id, &change.gone, &change.come).await?;
+    // Counted afterwards: what a report says is gone may never have been there.
+    if tx.count_software(id).await? > entries::PACKAGES {
         return Err(AppError::invalid("facts.packages", format!("has at most {} entries", entries::PACKAGES)));
     }
-    tx.change_software(id, &change.gone, &change.come).await?;
     let json = change.facts.to_json();
     let new = json != client.facts;
     if client.hostname != change.facts.hostname {
