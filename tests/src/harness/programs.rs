@@ -22,8 +22,18 @@ pub fn sutler_agent() -> PathBuf {
     folder().join("sutler-agent")
 }
 
+/// The command that runs what is appended to it by a clock that is `offset` away: `+3d`, `-60s`; for [`within`]. Time that
+/// is measured goes on as it does.
+///
+/// faketime names what it shares by its process id, and leaves it when it is killed: without the removal it would fail for
+/// whoever gets that id next.
+pub fn by_clock(offset: &str) -> [&str; 7] {
+    let script = "rm -f /dev/shm/sem.faketime_sem_$$ /dev/shm/faketime_shm_$$; exec faketime -f \"$@\"";
+    ["env", "DONT_FAKE_MONOTONIC=1", "sh", "-c", script, "sh", offset]
+}
+
 /// A command that is run through another one, to which it is appended; none leaves it as it is.
-pub fn within(wrapper: &[String], plain: Command) -> Command {
+pub fn within(wrapper: &[impl AsRef<OsStr>], plain: Command) -> Command {
     let Some((program, arguments)) = wrapper.split_first() else { return plain };
     let mut command = Command::new(program);
     command.args(arguments).arg(plain.get_program()).args(plain.get_args());

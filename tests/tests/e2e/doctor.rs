@@ -208,15 +208,12 @@ fn the_operators_doctor_names_one_fault_at_a_time_and_nothing_else() {
     content(&doctor());
 
     if !tools::skip_without("faketime") {
-        let ahead = |later: &str| {
-            let wrapper = ["env", "DONT_FAKE_MONOTONIC=1", "faketime", "-f", later].map(String::from);
-            run(programs::within(&wrapper, cli.command(&words("doctor -o json"))), b"")
-        };
+        let ahead = |later: &str| run(programs::within(&programs::by_clock(later), cli.command(&words("doctor -o json"))), b"");
         // The certificate is not over: it is the clock that says so.
         names(&ahead("+13h"), "clock", "ahead of the manager");
         // The manager goes along: then it is the certificate that is over.
         manager.stop();
-        manager.within(&["env", "DONT_FAKE_MONOTONIC=1", "faketime", "-f", "+13h"]);
+        manager.within(&programs::by_clock("+13h"));
         manager.serve();
         names(&ahead("+13h"), "certificate", "it ended at");
         manager.kill();

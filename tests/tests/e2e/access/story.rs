@@ -177,9 +177,9 @@ fn an_operators_certificate_renews_itself_up_to_thirty_days_after_it_ended() {
     }
     // It lasts 12 hours, so that the thirty days after that are over half a day later.
     for (later, renews) in [("+30d", true), ("+31d", false)] {
-        let wrapper: Vec<String> = ["env", "DONT_FAKE_MONOTONIC=1", "faketime", "-f", later].map(String::from).into();
+        let wrapper = programs::by_clock(later);
         let mut manager = Manager::init(Setup::default());
-        manager.within(&["env", "DONT_FAKE_MONOTONIC=1", "faketime", "-f", later]);
+        manager.within(&wrapper);
         manager.serve();
         let cli = manager.cli();
         let then = |line: &str| run(programs::within(&wrapper, cli.command(&words(line))), b"");

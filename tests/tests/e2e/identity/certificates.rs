@@ -1,6 +1,7 @@
 //! Certificates that are renewed or have ended, and CAs that are exchanged while everything runs.
 
 use super::*;
+use sutler_tests::harness::programs;
 
 #[test]
 fn certificates_are_renewed_again_and_again_and_nobody_is_locked_out() {
@@ -94,7 +95,7 @@ fn a_machine_whose_clock_is_off_by_days_works_and_its_skew_is_shown() {
         let mut agent = Agent::new("skewed");
         agent.enroll(cli.ok("token create --group machines").trim());
         let first = credential(&agent);
-        agent.within(&["env", "DONT_FAKE_MONOTONIC=1", "faketime", "-f", offset]);
+        agent.within(&programs::by_clock(offset));
         agent.start();
         (agent, days, first)
     });

@@ -1,6 +1,7 @@
 //! Several managers on one database: who was cut off by one is cut off by all, and work is given once.
 
 use super::*;
+use sutler_tests::harness::programs;
 
 #[test]
 fn a_revocation_on_one_manager_ends_the_open_stream_on_another() {
@@ -177,7 +178,7 @@ fn a_cancellation_is_not_final_early_because_the_manager_that_was_asked_for_it_i
     // A minute behind is more than a lease.
     let mut second = Manager::joining(&first, setup());
     second.stop();
-    second.within(&["env", "DONT_FAKE_MONOTONIC=1", "faketime", "-f", "-60s"]);
+    second.within(&programs::by_clock("-60s"));
     second.serve();
     let here = first.cli();
     let there = here.at(second.addresses().operators.to_string());
