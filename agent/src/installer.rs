@@ -9,6 +9,7 @@ use crate::install::{
 use crate::{facts::Collector, limits::Limits, machine::Restored};
 use std::{
     future::Future,
+    path::{Path, PathBuf},
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -106,6 +107,8 @@ pub trait Installer: Send + Sync + 'static {
     fn installed<'a>(&'a self, item: &'a Item) -> Doing<'a, Option<Digest>>;
     /// Makes room for the package, or opens what an earlier try left.
     fn stage<'a>(&'a self, item: &'a Item, lists: &'a ChunkLists) -> Doing<'a, Box<dyn Tree>>;
+    /// The program of the staged package, which is a new agent.
+    fn staged_agent<'a>(&'a self, item: &'a Item) -> Doing<'a, PathBuf>;
     /// The staged tree takes its place. Asked again it does nothing.
     fn exchange<'a>(&'a self, item: &'a Item) -> Doing<'a, ()>;
     /// The package stays. Asked again it does nothing.
@@ -131,6 +134,8 @@ pub struct Machine {
     output_tail: usize,
     /// Becomes the machine's id if nothing else tells it apart.
     fresh: [u8; 16],
+    /// The program that this agent was started from; none if it can't be exchanged.
+    program: Option<PathBuf>,
     collector: Arc<Mutex<Collector>>,
 }
 
@@ -138,7 +143,13 @@ impl Machine {
     /// The machine whose places are in `layout`; steps are run under `supervisor`.
     pub fn new(layout: Layout, supervisor: Supervisor, fresh: [u8; 16]) -> Machine {
         let (reserve, output_tail) = (Reserve::default(), limits::OUTPUT_TAIL_MAX);
-        Machine { layout: Arc::new(layout), supervisor, reserve, output_tail, fresh, collector: Arc::default() }
+        Machine { layout: Arc::new(layout), supervisor, reserve, output_tail, fresh, program: None, collector: Arc::default() }
+    }
+
+    /// The same with an agent that runs from this file, without links in its path: a package that is an agent may take its
+    /// place.
+    pub fn running(self, program: PathBuf) -> Machine {
+        Machine { program: Some(program), ..self }
     }
 
     /// The same, taking of the disk and keeping of outputs what these limits say.
@@ -166,7 +177,22 @@ impl Machine {
 
 fn exchange_of<'a>(layout: &'a Layout, item: &'a Item) -> Option<Exchange<'a>> {
     let directory = item.manifest.directory.as_ref()?;
-    Some(Exchange::new(layout, directory, &item.manifest.name, &item.attempt, item.index))
+    let exchange = Exchange::new(layout, directory, &item.manifest.name, &item.attempt, item.index);
+    Some(exchange.over_agent(item.manifest.agent.as_ref()))
+}
+
+/// A new agent takes the place of the one that runs and of no other: there is one on a machine.
+fn takes_our_place(layout: &Layout, manifest: &Manifest, running: Option<&Path>) -> Result<Verdict, install::Error> {
+    let (Some(program), Some(directory)) = (&manifest.agent, &manifest.directory) else { return Ok(Verdict::Met) };
+    let installed = layout.installed(directory)?.map(|there| there.join(program.as_str()));
+    if installed.is_some() && installed.as_deref() == running {
+        return Ok(Verdict::Met);
+    }
+    let place = layout.root().join(directory.below_root()).join(program.as_str());
+    Ok(Verdict::NotMet {
+        wanted: format!("an agent that runs from {}, whose place it takes", place.display()),
+        found: running.map_or("one that can't be exchanged".into(), |path| path.display().to_string()),
+    })
 }
 
 /// Where a step of this phase finds the package's files at this moment.
@@ -220,7 +246,12 @@ impl Installer for Machine {
 
     fn requirements<'a>(&'a self, item: &'a Item, own: Vec<Own>) -> Doing<'a, Verdict> {
         let (manifest, reserve, fresh, collector) = (item.manifest.clone(), self.reserve, self.fresh, self.collector.clone());
+        let program = self.program.clone();
         self.blocking(move |layout| {
+            match takes_our_place(layout, &manifest, program.as_deref())? {
+                Verdict::Met => {}
+                not_met => return Ok(not_met),
+            }
             let software = own.iter().map(|own| Software { name: own.name.clone(), version: own.version.clone() });
             let software: Vec<Software> = software.collect();
             let measure = || {
@@ -251,6 +282,15 @@ impl Installer for Machine {
             let source = Source { manifest: item.manifest.clone(), digest: item.digest };
             let staging = Staging::open(&layout, source, &lists, &item.attempt, item.index, reserve)?;
             Ok(Box::new(RealTree { layout, staging, item }) as Box<dyn Tree>)
+        })
+    }
+
+    fn staged_agent<'a>(&'a self, item: &'a Item) -> Doing<'a, PathBuf> {
+        let item = item.clone();
+        self.blocking(move |layout| {
+            let none = || install::Error::Manifest("it is no agent".into());
+            let (program, exchange) = item.manifest.agent.as_ref().zip(exchange_of(layout, &item)).ok_or_else(none)?;
+            Ok(exchange.staged()?.join(program.as_str()))
         })
     }
 

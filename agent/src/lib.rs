@@ -23,4 +23,4 @@ pub mod simulation;
 pub mod vault;
 pub mod work;
 
-pub use agent::{Agent, AgentError, Deps, Ended, Handle};
+pub use agent::{Agent, AgentError, Deps, Ended, Handle, Trial};

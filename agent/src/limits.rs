@@ -39,6 +39,9 @@ pub struct Limits {
     /// About how often the machine is measured. Only what changed is sent, and nothing if that is nothing.
     #[serde(deserialize_with = "span")]
     pub facts_interval: Duration,
+    /// How long a new agent may take to reach the manager before the old one goes on.
+    #[serde(deserialize_with = "span")]
+    pub agent_trial: Duration,
     /// Bytes that stay free on the disk when a package is fetched.
     #[serde(deserialize_with = "size")]
     pub disk_reserve: u64,
@@ -66,6 +69,7 @@ impl Default for Limits {
             unary_call: seconds(30),
             stall: seconds(30),
             facts_interval: seconds(600),
+            agent_trial: seconds(600),
             disk_reserve: 16 << 20,
             disk_reserve_percent: 5,
             journal_reserve: 4 << 20,
@@ -88,6 +92,7 @@ impl Limits {
             unary_call,
             stall,
             facts_interval,
+            agent_trial,
             disk_reserve,
             disk_reserve_percent,
             journal_reserve,
@@ -106,6 +111,7 @@ impl Limits {
             ("stall", stall, Duration::from_millis(100), hour),
             // Shorter, and own programs would run all the time.
             ("facts_interval", facts_interval, Duration::from_secs(1), hour * 24),
+            ("agent_trial", agent_trial, Duration::from_secs(1), hour),
         ];
         if let Some((name, value, low, high)) = spans.iter().find(|(_, v, low, high)| v < low || v > high) {
             return Some(format!("limits.{name} is {value:?}; give {low:?} to {high:?}"));

@@ -5,7 +5,7 @@
 //! the machine has run.
 
 use crate::{
-    agent::{Agent, AgentError, Deps, Handle},
+    agent::{Agent, AgentError, Deps, Handle, Trial},
     clock::{Clock, SystemClock},
     identity::{self, EnrollError, Enrolled},
     install::{ChunkLists, Detected, Ended, Own, StepEnd},
@@ -18,6 +18,7 @@ use crate::{
 };
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
+    path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicI64, AtomicU64, Ordering},
@@ -334,8 +335,15 @@ impl Installer for SimulatedMachine {
         now(())
     }
 
-    fn requirements<'a>(&'a self, _: &'a Item, _: Vec<Own>) -> Doing<'a, Verdict> {
-        now(Verdict::Met)
+    fn requirements<'a>(&'a self, item: &'a Item, _: Vec<Own>) -> Doing<'a, Verdict> {
+        now(match &item.manifest.agent {
+            Some(_) => Verdict::NotMet { wanted: "an agent that is a program".into(), found: "a simulated one".into() },
+            None => Verdict::Met,
+        })
+    }
+
+    fn staged_agent<'a>(&'a self, _: &'a Item) -> Doing<'a, PathBuf> {
+        Box::pin(async { Err(Trouble::Failed(failure(ErrorKind::ClientIo, "a simulated machine has no programs"))) })
     }
 
     fn restore<'a>(&'a self, item: &'a Item) -> Doing<'a, Restored> {
@@ -457,6 +465,7 @@ impl Simulated {
             random: Arc::new(move || mix(state.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed))),
             policy: crate::policy::LocalPolicy::default().into(),
             limits: Limits::default(),
+            trial: Trial::Unknown,
         })
         .await
     }

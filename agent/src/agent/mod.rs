@@ -31,7 +31,10 @@ use heard::Heard;
 use report::Report;
 use requests::Requests;
 use run::Loop;
-use std::sync::{Arc, Mutex};
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex},
+};
 use sutler_base::{AttemptId, outcome::Outcome, state::ExecutionState};
 use tokio::sync::{mpsc, watch};
 
@@ -51,6 +54,8 @@ pub struct Deps {
     pub policy: Policy,
     /// How long the connection waits for what.
     pub limits: Limits,
+    /// How it stands with a new agent that was to be tried.
+    pub trial: Trial,
 }
 
 /// Why an agent ended.
@@ -71,12 +76,27 @@ pub enum AgentError {
 }
 
 /// How an agent ended without an error.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ended {
     /// It was asked to.
     Stopped,
     /// The machine has left its manager.
     Unenrolled,
+    /// A new agent is staged at this path: it is to be tried, and this folder is to be left to it as long as that takes.
+    Handover(PathBuf),
+    /// Another agent has taken the place of this one.
+    Replaced,
+}
+
+/// What is known of the trial of a new agent that stands in the journal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Trial {
+    /// Nothing: whoever began it was killed, or the machine went away.
+    Unknown,
+    /// It failed: why, and what the new agent said at last.
+    Failed(String, String),
+    /// This agent is the new one. It has passed when the manager has welcomed it.
+    Running,
 }
 
 /// An agent that is ready to run.
@@ -87,7 +107,7 @@ pub struct Agent {
 impl Agent {
     /// Loads what it knows and picks up what it had begun. Nothing is started and nobody is contacted before [`Agent::run`].
     pub async fn new(deps: Deps) -> Result<(Agent, Handle), AgentError> {
-        let Deps { vault, mut journal, installer, clock, random, policy, limits } = deps;
+        let Deps { vault, mut journal, installer, clock, random, policy, limits, trial } = deps;
         let identity = Arc::new(Identity::load(vault.clone())?);
         let loaded = journal.load()?;
         let mut records = loaded.records;
@@ -173,6 +193,8 @@ impl Agent {
             renew_at: None,
             renewing: None,
             garbage: true,
+            trial,
+            on_trial: None,
         };
         Ok((Agent { inner }, Handle { asks: asks_sender }))
     }

@@ -1,6 +1,6 @@
 //! The loop: what happens, what follows from it, what is done about it.
 
-use super::{AgentError, Answer, Asked, Ended, handle::Ask, heard::Heard, report::Report, requests::Requests, wire};
+use super::{AgentError, Answer, Asked, Ended, Trial, handle::Ask, heard::Heard, report::Report, requests::Requests, wire};
 use crate::{
     clock::Clock,
     identity::{Identity, TrustRefused},
@@ -8,7 +8,7 @@ use crate::{
     journal::{Answered, Journal, JournalError},
     limits::Limits,
     link::{self, Connection, LinkCommand, LinkError, LinkEvent, ManagerTime},
-    machine::{Effect, Event, Progress, Record, Stage, State},
+    machine::{Effect, Event, Op, OpReport, Progress, Record, Stage, State, StepReport},
     policy::Policy,
     vault::{Vault, VaultError},
     work::{Told, Worker, as_facts},
@@ -22,6 +22,7 @@ use std::{
 use sutler_base::{
     AttemptId, Digest, Timestamp,
     facts::Facts,
+    outcome::Failure,
     state::{ClientState, ErrorKind},
 };
 use sutler_proto::{
@@ -113,6 +114,10 @@ pub(super) struct Loop {
     pub(super) renewing: Option<JoinHandle<Result<(), String>>>,
     /// Whether content may lie around that nobody needs.
     pub(super) garbage: bool,
+    /// How it stands with the trial that was begun before this agent was.
+    pub(super) trial: Trial,
+    /// The attempt for which this agent is on trial.
+    pub(super) on_trial: Option<AttemptId>,
 }
 
 /// Why the loop goes round once more.
@@ -159,7 +164,12 @@ impl Loop {
                 () = tokio::time::sleep(wait.max(Duration::from_millis(1))) => Cause::Time,
             };
             let ended = match cause {
-                Cause::Told(Told::Event(event)) => self.happened(event).await.map(|()| None)?,
+                Cause::Told(Told::Event(event)) => {
+                    let replaced = self.replaces_agent(&event);
+                    self.happened(event).await?;
+                    replaced.then_some(Ended::Replaced)
+                }
+                Cause::Told(Told::Handover(program)) => Some(Ended::Handover(program)),
                 Cause::Told(Told::Installed) => {
                     self.measure();
                     None
@@ -246,6 +256,19 @@ impl Loop {
                         self.worker.pick_up(record, item, step, run);
                     }
                 }
+                Effect::Tried(id) => {
+                    let report = match &self.trial {
+                        Trial::Unknown => OpReport::Step(StepReport::Interrupted { detected: false }),
+                        Trial::Failed(why, output) => {
+                            OpReport::Failed(Failure { output: output.clone(), ..failure(ErrorKind::AgentNotConnected, why) })
+                        }
+                        Trial::Running => {
+                            self.on_trial = Some(id);
+                            continue;
+                        }
+                    };
+                    queue.extend(self.state.handle(Event::OpEnded(id, report), &self.clock.now()));
+                }
                 Effect::Sign(outcome) => {
                     let id = outcome.attempt.clone();
                     info!(attempt = %id, state = %outcome.state, failure = outcome.failure().map(|f| f.message.as_str()), "ended");
@@ -273,6 +296,13 @@ impl Loop {
         }
         self.tell_progress();
         Ok(())
+    }
+
+    /// Whether with this event another agent takes the place of this one for good.
+    fn replaces_agent(&self, event: &Event) -> bool {
+        let Event::OpEnded(id, OpReport::Done) = event else { return false };
+        let Some(Stage::Installing(installing)) = self.state.record(id).map(|record| &record.stage) else { return false };
+        installing.plan.agent && installing.op() == Some(Op::Commit)
     }
 
     /// Writes the record of an attempt; false if the disk is full.
@@ -451,6 +481,10 @@ impl Loop {
         self.happened(Event::Connected(wire::attempts(&welcome.unknown_attempts))).await?;
         if let Ok(first) = welcome.report_from.parse() {
             self.report_again(first).await?;
+        }
+        if let Some(id) = self.on_trial.take() {
+            info!(attempt = %id, "the new agent has reached the manager: it takes the place of the old one");
+            self.happened(Event::OpEnded(id, OpReport::Done)).await?;
         }
         if let_in {
             // What it was not given it may have now.

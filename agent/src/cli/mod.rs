@@ -4,6 +4,7 @@
 
 mod run;
 mod show;
+mod trial;
 
 use crate::{
     agent::Answer,
@@ -68,6 +69,9 @@ enum Command {
         /// How the log is written to standard error
         #[arg(long, value_enum, default_value_t = LogFormat::Text)]
         log_format: LogFormat,
+        /// Be the new agent that the old one tries
+        #[arg(long, hide = true)]
+        trial: bool,
     },
     /// Where the agent is, and what it works on
     Status(Output),
@@ -163,7 +167,7 @@ async fn perform(command: Command, config: Config) -> ExitCode {
             Ok(()) => ExitCode::SUCCESS,
             Err(e) => failed(e),
         },
-        Command::Run { log_format } => match run::run(&config, log_format).await {
+        Command::Run { log_format, trial } => match run::run(&config, log_format, trial).await {
             Ok(()) => ExitCode::SUCCESS,
             Err(e) => failed(e),
         },

@@ -1,8 +1,11 @@
 //! `enroll` and `run`: the commands that work on the agent's folder themselves.
 
-use super::{Enroll, LogFormat, read_secret};
+use super::{
+    Enroll, LogFormat, read_secret,
+    trial::{self, Program, Tried},
+};
 use crate::{
-    agent::{Agent, Deps, Ended},
+    agent::{Agent, Deps, Ended, Trial},
     clock::{Clock, SystemClock},
     config::Config,
     facts, guard,
@@ -16,7 +19,7 @@ use crate::{
 use rustix::fs::FlockOperation;
 use std::{fs::File, io::IsTerminal, os::unix::fs::OpenOptionsExt, path::Path, sync::Arc};
 use sutler_base::{state::ClientState, token::TokenString};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 fn random_bytes() -> Result<[u8; 16], String> {
     let mut bytes = [0; 16];
@@ -78,9 +81,54 @@ fn log(format: LogFormat) {
     }
 }
 
-/// `run`.
-pub(super) async fn run(config: &Config, format: LogFormat) -> Result<(), String> {
+/// `run`; `on_trial` if this is a new agent that has to show that it reaches the manager.
+pub(super) async fn run(config: &Config, format: LogFormat, on_trial: bool) -> Result<(), String> {
     log(format);
+    let program = Program::current()?;
+    // Before anything that takes long: a signal that comes now must end it, too.
+    let mut signals = Signals::catch()?;
+    let mut known = if on_trial { Trial::Running } else { Trial::Unknown };
+    loop {
+        match live(config, &program, known, &mut signals).await? {
+            Ended::Stopped | Ended::Unenrolled => return Ok(()),
+            // Whoever tries it sees that it lies in the other's place now.
+            Ended::Replaced if on_trial => return Ok(()),
+            Ended::Replaced => return Err(program.exec()),
+            Ended::Handover(staged) => {
+                let limits = &config.limits;
+                match trial::run(&staged, limits.agent_trial, limits.output_tail, signals.any()).await {
+                    Tried::Stopped => return Ok(()),
+                    Tried::Ended(_) if program.is_replaced() => return Err(program.exec()),
+                    Tried::Ended(trial) => known = trial,
+                }
+            }
+        }
+    }
+}
+
+/// What ends the agent from outside.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn catch() -> Result<Signals, String> {
+        let catch = |kind| signal(kind).map_err(|e| format!("signals can't be caught: {e}"));
+        Ok(Signals { terminate: catch(SignalKind::terminate())?, interrupt: catch(SignalKind::interrupt())? })
+    }
+
+    /// Waits for one.
+    async fn any(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// One life of the agent in its folder, which is free again afterwards.
+async fn live(config: &Config, program: &Program, trial: Trial, signals: &mut Signals) -> Result<Ended, String> {
     config.refuse_changeable().map_err(|e| e.to_string())?;
     if !config.dir.join("identity.json").exists() {
         return Err(IdentityError::NotEnrolled.to_string());
@@ -89,13 +137,11 @@ pub(super) async fn run(config: &Config, format: LogFormat) -> Result<(), String
     let vault = FolderVault::open(&config.dir).map_err(|e| e.to_string())?;
     let _lock = Lock::take(&config.dir)?;
     guard::refuse_exposed(&config.dir).map_err(|e| e.to_string())?;
-    // Before anything that takes long: a signal that comes now must end it, too.
-    let mut terminate = signal(SignalKind::terminate()).map_err(|e| format!("signals can't be caught: {e}"))?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| format!("signals can't be caught: {e}"))?;
+    let machine = Machine::new(layout, Supervisor::default(), random_bytes()?).within(&config.limits);
     let deps = Deps {
         vault: Arc::new(vault),
         journal: Box::new(FolderJournal::new(&config.dir, random_bytes()?).with_reserve(config.limits.journal_reserve)),
-        installer: Arc::new(Machine::new(layout, Supervisor::default(), random_bytes()?).within(&config.limits)),
+        installer: Arc::new(machine.running(program.path().to_owned())),
         clock: Arc::new(SystemClock::new()),
         random: Arc::new(|| {
             let mut bytes = [0; 8];
@@ -105,6 +151,7 @@ pub(super) async fn run(config: &Config, format: LogFormat) -> Result<(), String
         }),
         policy: config.policy.clone(),
         limits: config.limits.clone(),
+        trial,
     };
     let (agent, handle) = Agent::new(deps).await.map_err(|e| e.to_string())?;
     let listener = service::listen(&config.socket).map_err(|e| e.to_string())?;
@@ -113,8 +160,7 @@ pub(super) async fn run(config: &Config, format: LogFormat) -> Result<(), String
     let ended = tokio::select! {
         ended = agent.run() => ended.map_err(|e| e.to_string()),
         // At once: what runs goes on under its supervisor, and the next start picks it up.
-        _ = terminate.recv() => Ok(Ended::Stopped),
-        _ = interrupt.recv() => Ok(Ended::Stopped),
+        () = signals.any() => Ok(Ended::Stopped),
     };
     if matches!(ended, Ok(Ended::Unenrolled)) {
         // Whoever asked for it over the socket still waits for the answer.
@@ -123,7 +169,7 @@ pub(super) async fn run(config: &Config, format: LogFormat) -> Result<(), String
     }
     serve.abort();
     let _ = std::fs::remove_file(&config.socket);
-    ended.map(|_| ())
+    ended
 }
 
 /// Tells systemd that the agent runs, if systemd wants to know.

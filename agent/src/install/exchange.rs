@@ -18,8 +18,17 @@ use rustix::{
     io::Errno,
 };
 use serde::{Deserialize, Serialize};
-use std::{fmt, fs::File, io::Read, os::unix::fs::PermissionsExt, path::Path};
-use sutler_base::{AttemptId, Digest, PackageName, Version, path::InstallPath};
+use std::{
+    fmt,
+    fs::File,
+    io::Read,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+};
+use sutler_base::{
+    AttemptId, Digest, PackageName, Version,
+    path::{InstallPath, RelPath},
+};
 
 /// The file at the top of an installed tree that says what it is. A package can't have an entry of this name.
 pub(crate) const RECORD: &str = ".sutler";
@@ -116,12 +125,25 @@ pub struct Exchange<'a> {
     package: &'a PackageName,
     attempt: &'a AttemptId,
     item: usize,
+    /// The program of the agent that runs, if this is the exchange of a new one for it.
+    agent: Option<&'a RelPath>,
 }
 
 impl<'a> Exchange<'a> {
     /// The exchange of `package`'s tree at `directory`. Nothing is touched yet.
     pub fn new(layout: &'a Layout, directory: &'a InstallPath, package: &'a PackageName, attempt: &'a AttemptId, item: usize) -> Self {
-        Exchange { layout, directory, package, attempt, item }
+        Exchange { layout, directory, package, attempt, item, agent: None }
+    }
+
+    /// The same, of an agent whose program this is. Somebody has put the first one there by hand: the tree of that is taken
+    /// over, if there is nothing else in it.
+    pub fn over_agent(self, program: Option<&'a RelPath>) -> Self {
+        Exchange { agent: program, ..self }
+    }
+
+    /// Where the new tree waits.
+    pub fn staged(&self) -> Result<PathBuf, Error> {
+        Ok(self.spot()?.parent_path.join(staging_name(self.attempt, self.item)))
     }
 
     /// Where it is, as the disk tells.
@@ -224,6 +246,7 @@ impl<'a> Exchange<'a> {
             Some(record) if record.package == *self.package => Ok(()),
             Some(record) => Err(Error::Occupied { path, by: format!("the package {}", record.package) }),
             None if std::fs::read_dir(&path).map_err(io("read the folder", &path))?.next().is_none() => Ok(()),
+            None if self.agent.map_or(Ok(false), |program| holds_nothing_but(&path, program))? => Ok(()),
             None => Err(Error::Occupied { path, by: "files that Sutler did not install".into() }),
         }
     }
@@ -278,6 +301,20 @@ pub fn remove_installed(layout: &Layout, directory: &InstallPath, package: &Pack
         remove_tree(&spot.parent_path.join(gone(&spot.name)))?;
     }
     spot.sync()
+}
+
+/// Whether there is nothing in a folder but this file and the folders on the way to it.
+fn holds_nothing_but(folder: &Path, file: &RelPath) -> Result<bool, Error> {
+    let mut at = folder.to_path_buf();
+    for name in file.as_str().split('/') {
+        let entries: Vec<_> = std::fs::read_dir(&at).and_then(|all| all.take(2).collect()).map_err(io("read the folder", &at))?;
+        let [only] = &entries[..] else { return Ok(false) };
+        if only.file_name() != *name {
+            return Ok(false);
+        }
+        at.push(name);
+    }
+    Ok(at.symlink_metadata().is_ok_and(|found| found.is_file()))
 }
 
 /// What a directory is called while it is being removed.

@@ -128,6 +128,8 @@ pub enum Effect {
     Perform(AttemptId, usize, Op, u32),
     /// Find out how the step ended that was started before the agent was: it is not started again.
     PickUp(AttemptId, usize, usize, u32),
+    /// Say how the trial of a new agent stands that was begun before this agent was: it is not begun again.
+    Tried(AttemptId),
     /// Sign the outcome, then say [`Event::Signed`].
     Sign(Outcome),
     /// Tell the manager the outcome.

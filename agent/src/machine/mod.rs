@@ -141,6 +141,7 @@ impl State {
                         activity = Activity::Performing;
                         effects.push(match op {
                             Op::Step(n) => Effect::PickUp(id.clone(), item, n, run),
+                            Op::Trial => Effect::Tried(id.clone()),
                             op => Effect::Perform(id.clone(), item, op, run),
                         });
                     }
@@ -302,7 +303,7 @@ impl State {
             Stage::Finished { .. } if self.connected => effects.push(Effect::Report(id.clone())),
             Stage::Installing(installing) if installing.begun => match installing.op() {
                 // The disk took so long that the lease is over: as if it had not been begun.
-                Some(Op::Step(_)) if !leased => {
+                Some(op) if op.runs() && !leased => {
                     installing.begun = false;
                     attempt.journal(effects);
                 }
@@ -522,8 +523,8 @@ impl State {
         let Stage::Installing(installing) = &mut attempt.record.stage else { return false };
         match installing.op() {
             Some(_) if installing.waits_for_reboot(now) => return false,
-            Some(Op::Step(_)) if !leased && attempt.unwanted => installing.call_off(),
-            Some(Op::Step(_)) if !leased => return false,
+            Some(op) if op.runs() && !leased && attempt.unwanted => installing.call_off(),
+            Some(op) if op.runs() && !leased => return false,
             Some(_) => {}
             None => return false,
         }

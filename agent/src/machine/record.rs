@@ -106,6 +106,9 @@ pub struct Plan {
     pub steps: Vec<PlannedStep>,
     /// Whether it has a directory whose tree is exchanged.
     pub directory: bool,
+    /// Whether it is a new agent.
+    #[serde(default)]
+    pub agent: bool,
     /// Whether it has detection rules.
     pub detection: bool,
     /// Whether those held before anything was done: then they can't tell whether an interrupted step had done its work.
@@ -123,6 +126,8 @@ pub struct Plan {
 pub enum Op {
     /// The step with this number in the manifest.
     Step(usize),
+    /// The staged program, a new agent, runs in the place of this one, and has to reach the manager.
+    Trial,
     /// The new tree takes its place.
     Exchange,
     /// The detection rules are asked.
@@ -139,12 +144,22 @@ pub enum Op {
     Forget,
 }
 
+impl Op {
+    /// Whether a program of the package is started by it: that needs a lease.
+    pub fn runs(self) -> bool {
+        matches!(self, Op::Step(_) | Op::Trial)
+    }
+}
+
 impl Plan {
     /// What is done, in this order, as long as nothing fails.
     pub fn forward(&self) -> Vec<Op> {
         match self.intent {
             Intent::Install => {
                 let mut ops = self.steps_of(Phase::Before);
+                if self.agent {
+                    ops.push(Op::Trial);
+                }
                 if self.directory {
                     ops.push(Op::Exchange);
                 }

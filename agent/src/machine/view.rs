@@ -69,13 +69,14 @@ impl State {
 fn installing_progress(installing: &Installing, leased: bool) -> (ExecutionState, Option<WaitReason>, String) {
     let back = matches!(installing.course, Course::Back { .. });
     match installing.op() {
-        Some(Op::Step(_)) if !installing.begun && !leased => (ExecutionState::Waiting, Some(WaitReason::Lease), String::new()),
+        Some(op) if op.runs() && !installing.begun && !leased => (ExecutionState::Waiting, Some(WaitReason::Lease), String::new()),
         Some(Op::Step(n)) => {
             let name = installing.plan.steps.get(n).map(|s| s.name.clone()).unwrap_or_default();
             (if back { ExecutionState::Restoring } else { ExecutionState::Installing }, None, name)
         }
         Some(Op::Verify) => (ExecutionState::Verifying, None, String::new()),
         Some(Op::Restore) => (ExecutionState::Restoring, None, String::new()),
+        Some(Op::Trial) => (ExecutionState::Verifying, None, String::new()),
         Some(Op::Exchange | Op::Remove) => (ExecutionState::Installing, None, String::new()),
         Some(Op::VerifyGone | Op::Forget) => (ExecutionState::Verifying, None, String::new()),
         Some(Op::Commit) | None => (ExecutionState::Verifying, None, String::new()),

@@ -21,7 +21,8 @@ use crate::{
     vault::{Vault, VaultError},
 };
 use content::Content;
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use perform::Performed;
+use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
 use sutler_base::AttemptId;
 use tokio::{
     sync::{mpsc, watch},
@@ -37,6 +38,8 @@ pub enum Told {
     Installed,
     /// What an attempt that is over left on the machine is gone.
     Forgotten(AttemptId),
+    /// A new agent is staged at this path, and is to run in the place of this one.
+    Handover(PathBuf),
     /// Nobody can say what is on the disk any more: the process must end.
     Fatal(String),
 }
@@ -132,19 +135,23 @@ impl Worker {
 
     /// Finds out how a step ended that an earlier agent started.
     pub fn pick_up(&mut self, record: &Record, item: usize, step: usize, run: u32) {
-        self.spawn(record, move |shared, record| async move { perform::pick_up(&shared, &record, item, step, run).await });
+        self.spawn(
+            record,
+            move |shared, record| async move { perform::pick_up(&shared, &record, item, step, run).await.map(Performed::Ended) },
+        );
     }
 
     fn spawn<F>(&mut self, record: &Record, work: impl FnOnce(Arc<Shared>, Record) -> F + Send + 'static)
     where
-        F: Future<Output = Result<OpReport, Trouble>> + Send + 'static,
+        F: Future<Output = Result<Performed, Trouble>> + Send + 'static,
     {
         let (shared, record) = (self.shared.clone(), record.clone());
         self.reap();
         self.tasks.spawn(async move {
             let id = record.id().clone();
             match work(shared.clone(), record).await {
-                Ok(report) => shared.tell(Event::OpEnded(id, report)),
+                Ok(Performed::Ended(report)) => shared.tell(Event::OpEnded(id, report)),
+                Ok(Performed::Handover(program)) => drop(shared.told.send(Told::Handover(program))),
                 Err(Trouble::Failed(failure)) => shared.tell(Event::OpEnded(id, OpReport::Failed(failure))),
                 Err(Trouble::Fatal(why)) => shared.fatal(why),
             }

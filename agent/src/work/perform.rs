@@ -6,6 +6,7 @@ use crate::{
     installer::{Item, Trouble, failure},
     machine::{Course, Op, OpReport, Record, Restored, Stage, StepReport},
 };
+use std::path::PathBuf;
 use sutler_base::{
     Invalid,
     manifest::{ExitMeaning, Step, relations},
@@ -13,8 +14,16 @@ use sutler_base::{
     state::{ErrorKind, Intent},
 };
 
+/// What doing an op came to.
+pub(super) enum Performed {
+    /// It has ended.
+    Ended(OpReport),
+    /// This program has to make room for the one at this path, a new agent, which says what came of it.
+    Handover(PathBuf),
+}
+
 /// Does an op of the package with this number.
-pub(super) async fn perform(shared: &Shared, record: &Record, index: usize, op: Op, run: u32) -> Result<OpReport, Trouble> {
+pub(super) async fn perform(shared: &Shared, record: &Record, index: usize, op: Op, run: u32) -> Result<Performed, Trouble> {
     let mut item = item(shared, record, index);
     if matches!(&record.stage, Stage::Installing(i) if i.course == Course::Forward && i.at == 0 && i.run == 0) {
         // Nothing of it has run yet.
@@ -24,11 +33,12 @@ pub(super) async fn perform(shared: &Shared, record: &Record, index: usize, op: 
             item = Err(refused);
         }
         if let Err(Trouble::Failed(failure)) = item {
-            return Ok(OpReport::Refused(failure));
+            return Ok(Performed::Ended(OpReport::Refused(failure)));
         }
     }
     let item = item?;
-    match op {
+    let report = match op {
+        Op::Trial => return Ok(Performed::Handover(shared.installer.staged_agent(&item).await?)),
         Op::Step(n) => {
             let step = step(&item, n)?;
             match shared.installer.start(&item, n, run).await {
@@ -78,7 +88,8 @@ pub(super) async fn perform(shared: &Shared, record: &Record, index: usize, op: 
             let _ = shared.told.send(Told::Installed);
             Ok(OpReport::Done)
         }
-    }
+    };
+    report.map(Performed::Ended)
 }
 
 /// Finds out how a step ended that an earlier agent started.

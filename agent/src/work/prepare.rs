@@ -173,6 +173,11 @@ async fn uninstall(shared: &Shared, offered: Item, known: &mut Known) -> Result<
             offered
         }
     };
+    if item.manifest.agent.is_some() {
+        let message = "it requires an agent that uninstalls it; found: that agent is what it installed. Take the machine off with \
+                       `sutler-agent unenroll`, then stop the service and remove it by hand";
+        return Err(stop(ErrorKind::RequirementNotMet, message));
+    }
     // A package without a tree on this machine brings what its steps need.
     if shared.installer.installed(&item).await?.is_none() && item.manifest.steps.iter().any(|s| s.phase == Phase::Uninstall) {
         let lists = chunk_lists(shared, &item.attempt, &item.manifest, known).await?;
@@ -193,6 +198,7 @@ fn plan(item: &Item, intent: Intent, detected_before: bool, known: &Known) -> Pl
         release: manifest.release,
         steps: manifest.steps.iter().map(step).collect(),
         directory: manifest.directory.is_some(),
+        agent: intent == Intent::Install && manifest.agent.is_some(),
         detection: !manifest.detection.is_empty(),
         detected_before,
         total_bytes: known.total_bytes,
@@ -321,7 +327,8 @@ fn check_uninstall(shared: &Shared, package: &PackageName) -> Result<(), Failure
 
 /// Whether the machine is and has what the package requires, at this moment.
 async fn check_requirements(shared: &Shared, item: &Item) -> Result<(), Trouble> {
-    if item.manifest.requirements.is_empty() && item.manifest.depends_on.is_empty() {
+    let manifest = &item.manifest;
+    if manifest.requirements.is_empty() && manifest.depends_on.is_empty() && manifest.agent.is_none() {
         return Ok(());
     }
     match shared.installer.requirements(item, as_own(&shared.installed.all())).await? {

@@ -105,6 +105,7 @@ impl Machine {
             random: Arc::new(move || numbers.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed)),
             policy: Policy::File(self.policy_file()),
             limits: Default::default(),
+            trial: sutler_agent::Trial::Unknown,
         })
         .await
     }

@@ -340,6 +340,8 @@ words! {
         NotDetected = "NOT_DETECTED",
         /// After the uninstallation the detection rules still find it.
         StillDetected = "STILL_DETECTED",
+        /// A new agent ended, or did not reach the manager in time, when it was tried. The old one stayed.
+        AgentNotConnected = "AGENT_NOT_CONNECTED",
         /// A step had started, and nothing can tell how it ended.
         Interrupted = "INTERRUPTED",
         /// The agent's journal was lost after the attempt had been accepted.

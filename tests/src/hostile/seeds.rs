@@ -129,6 +129,7 @@ fn records() -> [(&'static str, Record); 4] {
         release: 7,
         steps: vec![step("before", Phase::Before), step("undo", Phase::OnError)],
         directory: true,
+        agent: false,
         detection: true,
         detected_before: false,
         total_bytes: 10,

@@ -73,7 +73,7 @@ const MANAGER: [(&str, &str); 19] = [
 ];
 
 /// The same of `[limits]` in `agent.toml`.
-const AGENT: [(&str, &str); 13] = [
+const AGENT: [(&str, &str); 14] = [
     ("reconnect", "pauses_are_of_any_length_up_to_a_bound_that_doubles_until_the_longest"),
     ("reconnect_most", "pauses_are_of_any_length_up_to_a_bound_that_doubles_until_the_longest"),
     ("connect", "an_agent_waits_for_no_manager_longer_than_it_may"),
@@ -83,6 +83,7 @@ const AGENT: [(&str, &str); 13] = [
     ("keep_alive_timeout", "an_outcome_whose_answer_is_lost_is_told_again_and_counted_once"),
     ("stall", "a_transfer_that_stands_still_is_given_up_and_goes_on_where_it_was"),
     ("facts_interval", "a_steady_machine_says_nothing_a_changed_package_little_and_a_manager_that_lost_the_facts_gets_all"),
+    ("agent_trial", "a_new_agent_that_cannot_connect_is_given_up_after_its_time_and_the_old_one_goes_on"),
     ("disk_reserve", "a_full_disk_at_the_client_is_found_before_the_download_and_reported"),
     ("disk_reserve_percent", "a_full_disk_at_the_client_is_found_before_the_download_and_reported"),
     ("journal_reserve", "a_disk_that_is_full_when_a_step_ends_keeps_no_outcome_from_being_recorded_and_reported"),

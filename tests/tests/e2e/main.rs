@@ -20,6 +20,7 @@ mod lines;
 mod local_user;
 mod membership;
 mod networks;
+mod own_update;
 mod packages;
 mod publishers;
 mod recovery;

@@ -45,6 +45,7 @@ fn plan(phases: &[Phase], detected_before: bool) -> Plan {
         release: 1,
         steps: phases.iter().enumerate().map(step).collect(),
         directory: true,
+        agent: false,
         detection: true,
         detected_before,
         total_bytes: 10,
@@ -144,7 +145,7 @@ impl World {
                     let Stage::Installing(installing) = &record.stage else { panic!("the disk does not say that it was begun") };
                     assert!(record.started && installing.begun && record.results.len() == item);
                     assert_eq!((installing.op(), installing.run), (Some(op), run), "the disk says something else");
-                    if let Op::Step(_) = op {
+                    if op.runs() {
                         assert!(!self.refused.contains(&(id.clone(), item)), "a step of what was refused is run");
                         assert!(self.state.record(&id).unwrap().leased(&self.now()), "started without a lease");
                         assert!(!self.performed.contains(&(id.clone(), item, op, run)), "a step was started twice");
@@ -155,6 +156,10 @@ impl World {
                 }
                 Effect::PickUp(id, item, step, run) => {
                     self.performing.insert((id, Some((item, Op::Step(step), run))));
+                }
+                Effect::Tried(id) => {
+                    let item = self.state.record(&id).unwrap().results.len();
+                    self.performing.insert((id, Some((item, Op::Trial, 0))));
                 }
                 Effect::Sign(outcome) => self.signing.push(outcome),
                 Effect::AcknowledgeCancel(id, started) => {
@@ -201,6 +206,7 @@ impl World {
                 let prepared = match way % 5 {
                     0 => Prepared::Later("gone".into()),
                     1 => there("tool"),
+                    2 => Prepared::Ready(Plan { agent: true, ..plan(&[Phase::Before, Phase::OnError], false) }),
                     _ => Prepared::Ready(plan(&[Phase::Before, Phase::Install, Phase::OnError, Phase::Restore], false)),
                 };
                 self.event(Event::Prepared(id, prepared));
@@ -208,7 +214,7 @@ impl World {
             (id, Some((item, op, _))) => {
                 let report = match (op, way % 6) {
                     // Only on the way there is asked whether anything may run.
-                    (Op::Step(_) | Op::Exchange, 4) if self.goes_forward(&id) => {
+                    (Op::Step(_) | Op::Trial | Op::Exchange, 4) if self.goes_forward(&id) => {
                         self.refused.insert((id.clone(), item));
                         OpReport::Refused(failed())
                     }
@@ -218,7 +224,8 @@ impl World {
                     (Op::Step(_), 5) if way > 128 => OpReport::Step(StepReport::RebootHard),
                     (Op::Step(_), _) => OpReport::Step(StepReport::Done),
                     (Op::Restore, _) => OpReport::Restored(Restored::Old),
-                    (Op::Verify, 0) => OpReport::Failed(failed()),
+                    (Op::Verify | Op::Trial, 0) => OpReport::Failed(failed()),
+                    (Op::Trial, 2) => OpReport::Step(StepReport::Interrupted { detected: false }),
                     _ => OpReport::Done,
                 };
                 self.event(Event::OpEnded(id, report));

@@ -167,7 +167,6 @@ phase = "uninstall"
         ("[parameters.port]\npattern = \"x\"\n[[step]]\nname = \"a\"\nargv = [\"/bin/${port}\"]\n", "must not be a parameter's value"),
         ("[[detection]]\nservice = \"../x\"\n", "a service's name has"),
         // Nothing goes by these yet: nobody may believe that something does.
-        ("agent = \"bin/agent\"\n", "needs \"agent\" to be understood"),
         ("[[supersedes]]\npackage = \"z\"\nuninstall = true\n", "needs \"supersedes\" to be understood"),
     ] {
         let found = problems(&format!("{head}{tail}"));

@@ -145,9 +145,9 @@ pub enum EntryKind {
     },
 }
 
-/// Members that this program goes by; `critical` may name only these. What is superseded and what is an agent is read, and nothing
-/// goes by it yet: whoever says it is critical is told that a newer program is needed.
-const KNOWN: [&str; 18] = [
+/// Members that this program goes by; `critical` may name only these. What is superseded is read, and nothing goes by it yet:
+/// whoever says it is critical is told that a newer program is needed.
+const KNOWN: [&str; 19] = [
     "format",
     "critical",
     "name",
@@ -164,6 +164,7 @@ const KNOWN: [&str; 18] = [
     "detection",
     "steps",
     "logs",
+    "agent",
     "expires",
     "not_before",
 ];
