@@ -3,8 +3,8 @@
 //! Nothing here decides whether to do something: the journal holds that it was decided before it is called.
 
 use crate::install::{
-    self, ChunkLists, Detected, Ended, Exchange, ExchangeState, Host, Layout, OldTree, Own, Place, Reserve, Source, Staging, StepEnd,
-    StepId, StepSpec, Supervisor, TreeRecord,
+    self, ChunkLists, Detected, Ended, Exchange, ExchangeState, Host, Layout, LogEnd, OldTree, Own, Place, Reserve, Source, Staging,
+    StepEnd, StepId, StepSpec, Supervisor, TreeRecord, logs,
 };
 use crate::{facts::Collector, limits::Limits, machine::Restored};
 use std::{
@@ -119,6 +119,10 @@ pub trait Installer: Send + Sync + 'static {
     fn remove<'a>(&'a self, item: &'a Item) -> Doing<'a, ()>;
     /// What was staged for the attempt goes, and what is kept of its steps: it is over.
     fn forget<'a>(&'a self, attempt: &'a AttemptId, items: &'a [Item]) -> Doing<'a, ()>;
+    /// Keeps the ends of the package's log files until the attempt is over. Asked again it does nothing.
+    fn keep_logs<'a>(&'a self, item: &'a Item) -> Doing<'a, ()>;
+    /// What is kept of the log files of an attempt with so many packages.
+    fn logs<'a>(&'a self, attempt: &'a AttemptId, items: usize) -> Doing<'a, Vec<LogEnd>>;
     /// Runs a step of the package and waits for its end. A run that was started before is refused.
     fn start<'a>(&'a self, item: &'a Item, step: usize, run: u32) -> Doing<'a, Ended>;
     /// Waits for the end of a run that was started before; none if nothing is known of it.
@@ -338,6 +342,22 @@ impl Installer for Machine {
                 }
             }
             install::forget(layout, &attempt)
+        })
+    }
+
+    fn keep_logs<'a>(&'a self, item: &'a Item) -> Doing<'a, ()> {
+        let item = item.clone();
+        self.blocking(move |layout| logs::keep(layout, &item.manifest, &item.attempt, item.index))
+    }
+
+    fn logs<'a>(&'a self, attempt: &'a AttemptId, items: usize) -> Doing<'a, Vec<LogEnd>> {
+        let attempt = attempt.clone();
+        self.blocking(move |layout| {
+            let mut all = Vec::new();
+            for item in 0..items {
+                all.extend(logs::kept(layout, &attempt, item)?);
+            }
+            Ok(all)
         })
     }
 

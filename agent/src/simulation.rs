@@ -8,7 +8,7 @@ use crate::{
     agent::{Agent, AgentError, Deps, Handle, Trial},
     clock::{Clock, SystemClock},
     identity::{self, EnrollError, Enrolled},
-    install::{ChunkLists, Detected, Ended, Own, StepEnd},
+    install::{ChunkLists, Detected, Ended, LogEnd, Own, StepEnd},
     installer::{Doing, Installer, Item, OldPackage, Tree, Trouble, failure},
     journal::{Answered, Journal, JournalError, Loaded},
     limits::Limits,
@@ -340,6 +340,14 @@ impl Installer for SimulatedMachine {
             Some(_) => Verdict::NotMet { wanted: "an agent that is a program".into(), found: "a simulated one".into() },
             None => Verdict::Met,
         })
+    }
+
+    fn keep_logs<'a>(&'a self, _: &'a Item) -> Doing<'a, ()> {
+        now(())
+    }
+
+    fn logs<'a>(&'a self, _: &'a AttemptId, _: usize) -> Doing<'a, Vec<LogEnd>> {
+        now(Vec::new())
     }
 
     fn staged_agent<'a>(&'a self, _: &'a Item) -> Doing<'a, PathBuf> {

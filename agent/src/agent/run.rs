@@ -276,11 +276,7 @@ impl Loop {
                     let signature = self.identity.sign_outcome(&bytes).map_err(|e| AgentError::Fatal(e.to_string()))?;
                     queue.extend(self.state.handle(Event::Signed(id, bytes, signature), &self.clock.now()));
                 }
-                Effect::Report(id) => {
-                    if let Some(outcome) = self.state.record(&id).and_then(outcome_of) {
-                        self.send(outcome);
-                    }
-                }
+                Effect::Report(id) => self.report(&id),
                 Effect::Abandon(id) => self.worker.stop(&id),
                 Effect::Retire(record) => {
                     self.with_journal({
@@ -296,6 +292,29 @@ impl Loop {
         }
         self.tell_progress();
         Ok(())
+    }
+
+    /// Tells the manager an outcome; before one with failures, the log files that are kept of them.
+    fn report(&mut self, id: &AttemptId) {
+        let Some(record) = self.state.record(id) else { return };
+        let Some(outcome) = outcome_of(record) else { return };
+        if record.results.iter().all(|result| result.failure.is_none()) {
+            return self.send(outcome);
+        }
+        let Some(outbox) = self.up.as_ref().map(|up| up.outbox.clone()) else { return };
+        let (installer, id, items) = (self.installer.clone(), id.clone(), record.results.len());
+        // Beside the loop: there may be more of them than the outbox takes at once.
+        tokio::spawn(async move {
+            let logs = installer.logs(&id, items).await.unwrap_or_else(|trouble| {
+                warn!(attempt = %id, "its log files are not sent: {trouble:?}");
+                Vec::new()
+            });
+            for message in logs.iter().flat_map(|log| wire::log(&id, log)).chain([outcome]) {
+                if outbox.send(v1::ConnectRequest { message: Some(message) }).await.is_err() {
+                    return;
+                }
+            }
+        });
     }
 
     /// Whether with this event another agent takes the place of this one for good.

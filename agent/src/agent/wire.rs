@@ -1,5 +1,6 @@
 //! Between the wire and the machine's types.
 
+use crate::install::LogEnd;
 use crate::machine::{Offer, OfferedItem, Progress, Record, Replace, Stage};
 use sutler_base::{
     AttemptId, Invalid, limits,
@@ -10,6 +11,24 @@ use sutler_proto::{
     convert::{Word, time},
     v1::{self, connect_request::Message},
 };
+
+/// How much of a log file is in one message (bytes): the smallest that a manager may allow has room for it.
+const LOG_PART: usize = 256 << 10;
+
+/// The end of a log file, in parts.
+pub(super) fn log<'a>(attempt: &AttemptId, log: &'a LogEnd) -> impl Iterator<Item = Message> + 'a {
+    let attempt = attempt.to_string();
+    log.bytes.chunks(LOG_PART).zip(0..).map(move |(data, part)| {
+        Message::Log(v1::AttemptLog {
+            attempt: attempt.clone(),
+            item: log.item as u32,
+            path: log.path.clone(),
+            part,
+            data: data.to_vec().into(),
+            cut_bytes: log.cut,
+        })
+    })
+}
 
 /// An offer, checked; and how long its lease is (seconds).
 pub(super) fn offer(wire: &v1::Offer) -> Result<(Offer, u32), Invalid> {

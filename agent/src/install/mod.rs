@@ -6,6 +6,7 @@
 //! - [`Supervisor`], [`start`], [`pick_up`]: a step of the package, run at most once by a process that outlives the agent.
 //! - [`supervise`]: that process.
 //! - [`detect`]: whether the package is there, asked of the machine and not of a record.
+//! - [`logs`]: the ends of log files of what failed.
 //! - [`Host`]: what the machine has and is, for a package's requirements.
 //!
 //! Everything here blocks, except [`Running::wait`]: call it on a blocking thread. Nothing here decides *whether* to do
@@ -23,6 +24,7 @@ mod error;
 mod exchange;
 mod host;
 mod layout;
+pub(crate) mod logs;
 mod plan;
 mod steps;
 mod supervise;
@@ -36,6 +38,7 @@ pub use error::Error;
 pub use exchange::{Exchange, ExchangeState, TreeRecord, remove_installed};
 pub use host::{Host, Own};
 pub use layout::{Layout, room};
+pub use logs::LogEnd;
 pub use plan::ChunkLists;
 pub use steps::{Ended, Place, Running, StepEnd, StepId, StepSpec, Supervisor, forget, pick_up, start};
 pub use supervise::supervise;

@@ -109,6 +109,9 @@ pub struct Plan {
     /// Whether it is a new agent.
     #[serde(default)]
     pub agent: bool,
+    /// Whether it names log files.
+    #[serde(default)]
+    pub logs: bool,
     /// Whether it has detection rules.
     pub detection: bool,
     /// Whether those held before anything was done: then they can't tell whether an interrupted step had done its work.
@@ -134,6 +137,8 @@ pub enum Op {
     Verify,
     /// It stays: the old tree goes, and the agent's record of installed software has it.
     Commit,
+    /// The ends of its log files are kept for the manager, as they are before anything is undone.
+    Logs,
     /// What was there before is put back, what was staged is removed.
     Restore,
     /// The package's tree goes.
@@ -194,7 +199,8 @@ impl Plan {
 
     /// What is done, in this order, after something failed. The steps that restore come last: they work on what is back.
     pub fn backward(&self) -> Vec<Op> {
-        let mut ops = self.steps_of(Phase::OnError);
+        let mut ops = if self.logs { vec![Op::Logs] } else { vec![] };
+        ops.extend(self.steps_of(Phase::OnError));
         ops.push(Op::Restore);
         if self.intent == Intent::Install {
             ops.extend(self.steps_of(Phase::Restore));

@@ -75,7 +75,7 @@ fn installing_progress(installing: &Installing, leased: bool) -> (ExecutionState
             (if back { ExecutionState::Restoring } else { ExecutionState::Installing }, None, name)
         }
         Some(Op::Verify) => (ExecutionState::Verifying, None, String::new()),
-        Some(Op::Restore) => (ExecutionState::Restoring, None, String::new()),
+        Some(Op::Logs | Op::Restore) => (ExecutionState::Restoring, None, String::new()),
         Some(Op::Trial) => (ExecutionState::Verifying, None, String::new()),
         Some(Op::Exchange | Op::Remove) => (ExecutionState::Installing, None, String::new()),
         Some(Op::VerifyGone | Op::Forget) => (ExecutionState::Verifying, None, String::new()),

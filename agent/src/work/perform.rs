@@ -69,6 +69,13 @@ pub(super) async fn perform(shared: &Shared, record: &Record, index: usize, op: 
             let _ = shared.told.send(Told::Installed);
             Ok(OpReport::Done)
         }
+        Op::Logs => {
+            // They help people: a package ends the same with and without them.
+            if let Err(Trouble::Failed(failure)) = shared.installer.keep_logs(&item).await {
+                tracing::warn!(attempt = %record.id(), "its log files are not sent: {}", failure.message);
+            }
+            Ok(OpReport::Done)
+        }
         Op::Restore => {
             let restored = shared.installer.restore(&item).await?;
             // Without a tree only the record tells whether there is a version to go back to.

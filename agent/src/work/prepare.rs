@@ -199,6 +199,7 @@ fn plan(item: &Item, intent: Intent, detected_before: bool, known: &Known) -> Pl
         steps: manifest.steps.iter().map(step).collect(),
         directory: manifest.directory.is_some(),
         agent: intent == Intent::Install && manifest.agent.is_some(),
+        logs: !manifest.logs.is_empty(),
         detection: !manifest.detection.is_empty(),
         detected_before,
         total_bytes: known.total_bytes,

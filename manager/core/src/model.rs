@@ -471,6 +471,23 @@ pub struct Attempt {
     pub signature: Vec<u8>,
 }
 
+/// A part of the end of a log file of what failed in an attempt, without its bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogPart {
+    /// The attempt.
+    pub attempt: AttemptId,
+    /// Which of its packages, from 0.
+    pub item: u32,
+    /// The file, as the package names it.
+    pub path: String,
+    /// Which part, from 0.
+    pub part: u32,
+    /// Bytes of the file before the first part.
+    pub cut: u64,
+    /// Bytes of this part.
+    pub size: u64,
+}
+
 /// How many executions of a job are in each state.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Counts(pub BTreeMap<ExecutionState, i64>);

@@ -16,6 +16,7 @@ pub mod explain;
 pub mod groups;
 pub mod inventory;
 pub mod jobs;
+pub mod logs;
 pub mod membership;
 pub mod operators;
 pub mod packages;

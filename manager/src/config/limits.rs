@@ -56,6 +56,9 @@ pub struct Limits {
     /// How old an entry of the audit log becomes before it is sealed with those after it.
     #[serde(deserialize_with = "span")]
     pub audit_seal: Duration,
+    /// How much is kept of the log files of packages that failed (bytes, all together); the oldest go first.
+    #[serde(deserialize_with = "size")]
+    pub logs: u64,
     /// How many bytes a second the scrub of stored content reads.
     #[serde(deserialize_with = "size")]
     pub scrub_rate: u64,
@@ -88,6 +91,7 @@ impl Default for Limits {
             token: seconds(3600),
             request_memory: seconds(24 * 3600),
             audit_seal: seconds(24 * 3600),
+            logs: 256 << 20,
             scrub_rate: 8 << 20,
             scrub_every: seconds(7 * 24 * 3600),
             disk_reserve: 64 << 20,
@@ -116,6 +120,7 @@ impl Limits {
             token,
             request_memory,
             audit_seal,
+            logs,
             scrub_rate,
             scrub_every,
             disk_reserve,
@@ -126,6 +131,7 @@ impl Limits {
             ("agent_message", agent_message as u64, 320 << 10, 64 << 20),
             ("operator_message", operator_message as u64, 320 << 10, 64 << 20),
             ("facts", facts as u64, 4 << 10, agent_message as u64),
+            ("logs", logs, 0, 1 << 40),
             ("scrub_rate", scrub_rate, 1 << 10, 1 << 40),
             ("disk_reserve", disk_reserve, 0, 1 << 50),
         ];

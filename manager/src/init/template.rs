@@ -143,6 +143,8 @@ const LIMITS: &str = r#"# The bounds of both ports.
 # request_memory = "24h"
 # How old an entry of the audit log becomes before it is sealed with those after it.
 # audit_seal = "24h"
+# How much is kept of the log files of packages that failed, all together; the oldest go first.
+# logs = "256MiB"
 # How much the scrub of stored content reads in a second, and how long after a whole one the next one begins.
 # scrub_rate = "8MiB"
 # scrub_every = "7d"

@@ -1,6 +1,6 @@
 //! `AgentService`: one stream per agent for the life of its connection, the bytes of its attempts, its next certificate.
 
-use super::{Services, enrollment::key_of, parsed, peer, status};
+use super::{Services, enrollment::key_of, logs, parsed, peer, status};
 use crate::{
     app::{
         AppError, Violations, clients, dispatch,
@@ -465,6 +465,7 @@ impl Session {
                 .map_err(status)
             }
             FromAgent::Group(m) => self.group(&actor, m).await,
+            FromAgent::Log(m) => self.log(&actor, m).await,
             FromAgent::CaughtUp(_) => self.caught_up(&actor).await,
             FromAgent::Unenroll(_) => {
                 // No session any more from here on: the commit has others cut off whatever the client has open, and the answer is
@@ -487,6 +488,20 @@ impl Session {
         app.change(actor, "caught_up", hello, |tx, env, hello| Box::pin(restored::caught_up(tx, env, hello))).await.map_err(status)?;
         app.live.set_behind(&self.client, false);
         orders::give(app, vec![self.client.clone()], Some(known)).await.map_err(status)
+    }
+
+    /// Keeps a part of a log. One that can't be kept is no reason to end a session, or to keep an outcome waiting.
+    async fn log(&self, actor: &str, m: v1::AttemptLog) -> Result<(), Status> {
+        let part = logs::part(&self.client, m)?;
+        let attempt = part.part.attempt.clone();
+        let kept = self.services.app.change(actor, "log", part, |tx, env, part| Box::pin(crate::app::logs::keep(tx, env, part))).await;
+        let why = match kept {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(why)) => why,
+            Err(error) => error.to_string(),
+        };
+        tracing::warn!(client = %self.client, %attempt, "a part of a log is not kept: {why}");
+        Ok(())
     }
 
     async fn outcome(&self, actor: &str, m: v1::AttemptOutcome) -> Result<(), Status> {

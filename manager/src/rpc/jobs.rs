@@ -1,11 +1,11 @@
 //! `JobService`.
 
-use super::{Operator, Services, caller, page, parsed, shown, status};
+use super::{Operator, Services, caller, logs, page, parsed, shown, status};
 use crate::app::{AppError, Violations, jobs};
 use futures_util::Stream;
 use std::{collections::HashMap, pin::Pin, time::Duration};
 use sutler_base::{
-    ClientId, JobId, ParameterName, Timestamp, limits,
+    ClientId, Invalid, JobId, ParameterName, Timestamp, limits,
     manifest::relations::Values,
     state::{ErrorKind, ExecutionState, Intent, JobState, RetryKind},
 };
@@ -314,7 +314,11 @@ impl v1::job_service_server::JobService for Services {
                     jobs::load(tx, env, job).await?;
                     let row = tx.execution(job, client).await?;
                     let row = row.ok_or_else(|| AppError::not_found("execution", format!("jobs/{job}/executions/{client}")))?;
-                    let attempts = tx.attempts_of(job, client).await?;
+                    let mut attempts = Vec::new();
+                    for attempt in tx.attempts_of(job, client).await? {
+                        let logs = tx.logs_of(&attempt.id).await?;
+                        attempts.push((attempt, logs));
+                    }
                     Ok((jobs::with_clients(tx, vec![row]).await?.pop(), attempts))
                 })
             })
@@ -323,8 +327,32 @@ impl v1::job_service_server::JobService for Services {
         let presence = self.presence();
         Ok(Response::new(v1::GetExecutionResponse {
             execution: row.map(|row| shown::execution(row, &presence)),
-            attempts: attempts.into_iter().map(shown::attempt).collect(),
+            attempts: attempts.into_iter().map(|(attempt, parts)| logs::with_logs(attempt, parts)).collect(),
         }))
+    }
+
+    type ReadLogsStream = Pin<Box<dyn Stream<Item = Result<v1::ReadLogsResponse, Status>> + Send>>;
+
+    async fn read_logs(&self, request: Request<v1::ReadLogsRequest>) -> Result<Response<Self::ReadLogsStream>, Status> {
+        let operator = self.operator(&request)?;
+        let request = request.into_inner();
+        let mut v = Violations::default();
+        let key = v.take("name", execution_name(&request.name));
+        let number = v.take(
+            "attempt",
+            u32::try_from(request.attempt).map_err(|_| Invalid("1 or more; the newest that has logs unless given".into())),
+        );
+        v.done()?;
+        let (key, number) = key.zip(number).ok_or_else(|| status(AppError::invalid("name", "is jobs/ID/executions/CLIENT")))?;
+        let (attempt, parts) = self.logs(&operator, key, number).await?;
+        let (sender, receiver) = mpsc::channel(1);
+        let services = self.clone();
+        tokio::spawn(async move {
+            if let Err(status) = services.send_logs(&operator, &attempt, parts, &sender).await {
+                let _ = sender.send(Err(status)).await;
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 
     type WatchJobStream = Pin<Box<dyn Stream<Item = Result<v1::WatchJobResponse, Status>> + Send>>;

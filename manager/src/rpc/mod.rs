@@ -8,6 +8,7 @@ mod enrollment;
 mod groups;
 mod guard;
 mod jobs;
+mod logs;
 mod operators;
 mod packages;
 mod policies;

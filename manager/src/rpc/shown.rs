@@ -260,7 +260,7 @@ fn item(i: ItemResult) -> v1::ItemResult {
     }
 }
 
-fn items(attempt: Option<&Attempt>) -> Vec<v1::ItemResult> {
+pub(super) fn items(attempt: Option<&Attempt>) -> Vec<v1::ItemResult> {
     let outcome = attempt.and_then(|a| Outcome::parse(&a.outcome).ok());
     outcome.map(|o| o.items.into_iter().map(item).collect()).unwrap_or_default()
 }
@@ -302,6 +302,7 @@ pub(super) fn attempt(a: Attempt) -> v1::Attempt {
         state: a.state.to_wire(),
         create_time: Some(wire_time(a.created)),
         end_time: a.ended.map(wire_time),
+        logs: Vec::new(),
     }
 }
 

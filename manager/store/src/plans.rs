@@ -7,7 +7,7 @@ use sutler_base::{
     AttemptId, ClientId, Digest, JobId, Timestamp, TokenId, Uid,
     state::{ClientState, ExecutionState, JobState, Trigger},
 };
-use sutler_core::model::{Certificate, CertificateState, Site, Subject, Target};
+use sutler_core::model::{Certificate, CertificateState, LogPart, Site, Subject, Target};
 
 static SEEN: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
@@ -45,6 +45,9 @@ const ALLOWED: &[(&str, &str)] = &[
     ("USE TEMP B-TREE FOR LAST 3 TERMS OF ORDER BY", "j.priority"),
     ("USE TEMP B-TREE FOR ORDER BY", "FROM execution e JOIN job j"),
     ("USE TEMP B-TREE FOR ORDER BY", "FROM execution e WHERE e.client = $1"),
+    // The first row of an index, and the one row of a total.
+    ("SCAN attempt_log USING", "ORDER BY attempt LIMIT 1"),
+    ("SCAN attempt_log_total", "WHERE self = 1"),
     // The newest row at the end of its index.
     ("SCAN trust_document", "ORDER BY version DESC LIMIT 1"),
     ("SCAN revocation_list", "ORDER BY epoch DESC, version DESC LIMIT 1"),
@@ -146,6 +149,10 @@ async fn every_statement_walks_along_an_index() {
                     tx.attempt(&attempt).await?;
                     tx.attempts(&[]).await?;
                     tx.attempts_of(&job, &client).await?;
+                    tx.logs_of(&attempt).await?;
+                    let part = LogPart { attempt: attempt.clone(), item: 0, path: "log".into(), part: 0, cut: 0, size: 1 };
+                    tx.log_data(&part).await?;
+                    tx.log_bytes().await?;
                     tx.site().await?;
                     tx.setting("a").await?;
                     tx.trust_documents(1, 5).await?;
@@ -201,6 +208,7 @@ async fn every_statement_walks_along_an_index() {
                     tx.insert_executions_for_group(&job, &uid, now).await?;
                     tx.set_attempt_states(&[(AttemptId::new(now, [1; 16]), ExecutionState::Waiting)]).await?;
                     tx.put_site(&Site { id: uid.clone(), addresses: Vec::new() }).await?;
+                    tx.drop_oldest_logs().await?;
                     tx.put_request("a", "b", &Digest::of(b"c"), b"d", now).await?;
                     tx.drop_requests(now).await?;
                     let change = ExecutionChange {

@@ -19,7 +19,7 @@ type Result<T> = std::result::Result<T, StoreError>;
 
 /// Everything that a unit of work can ask.
 pub trait Tx:
-    Clients + Inventory + Tokens + Groups + Policies + Packages + Jobs + Executions + Trust + Operators + Admin + Audit + Send
+    Clients + Inventory + Tokens + Groups + Policies + Packages + Jobs + Executions + Logs + Trust + Operators + Admin + Audit + Send
 {
 }
 
@@ -325,6 +325,21 @@ pub trait Executions {
     async fn set_attempt_states(&mut self, states: &[(AttemptId, ExecutionState)]) -> Result<()>;
     /// Writes the ends of attempts: state, time, outcome, signature. An attempt that has an outcome already is left as it is.
     async fn finish_attempts(&mut self, attempts: &[Attempt]) -> Result<()>;
+}
+
+/// The ends of log files of what failed.
+#[async_trait]
+pub trait Logs {
+    /// How many bytes all of them have. For update.
+    async fn log_bytes(&mut self) -> Result<u64>;
+    /// The parts of an attempt, by package, file and number.
+    async fn logs_of(&mut self, attempt: &AttemptId) -> Result<Vec<LogPart>>;
+    /// The bytes of a part.
+    async fn log_data(&mut self, part: &LogPart) -> Result<Option<Vec<u8>>>;
+    /// Adds a part; one that is there stays as it is.
+    async fn insert_log(&mut self, part: &LogPart, data: &[u8]) -> Result<()>;
+    /// Removes those of the oldest attempt that has any; gives it back with how many bytes that was.
+    async fn drop_oldest_logs(&mut self) -> Result<Option<(AttemptId, u64)>>;
 }
 
 /// What publishers signed: whom to trust, and what they took back.

@@ -130,6 +130,7 @@ fn records() -> [(&'static str, Record); 4] {
         steps: vec![step("before", Phase::Before), step("undo", Phase::OnError)],
         directory: true,
         agent: false,
+        logs: true,
         detection: true,
         detected_before: false,
         total_bytes: 10,

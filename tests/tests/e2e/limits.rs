@@ -50,7 +50,7 @@ const NET: [(&str, &str); 26] = [
 ];
 
 /// The same of `[limits]` there.
-const MANAGER: [(&str, &str); 19] = [
+const MANAGER: [(&str, &str); 20] = [
     ("enroll_message", "a_message_over_the_limit_is_refused_by_name_and_the_connection_lives_on"),
     ("agent_message", "a_message_over_the_limit_is_refused_by_name_and_the_connection_lives_on"),
     ("operator_message", "a_message_over_the_limit_is_refused_by_name_and_the_connection_lives_on"),
@@ -67,6 +67,7 @@ const MANAGER: [(&str, &str); 19] = [
     ("token", "a_token_lets_nobody_in_after_its_time"),
     ("request_memory", "an_answer_is_kept_for_whoever_asks_again_as_long_as_is_said_and_not_longer"),
     ("audit_seal", "entries_leave_the_log_only_when_they_are_sealed_and_somebody_holds_them"),
+    ("logs", "of_the_logs_of_what_failed_the_oldest_go_first"),
     ("scrub_rate", "the_scrub_reads_no_faster_than_it_may"),
     ("scrub_every", "a_scrub_begins_when_the_last_one_is_long_enough_ago_and_not_before"),
     ("disk_reserve", "a_full_disk_refuses_what_is_new_and_goes_on_with_revocations_and_renewals_until_there_is_room_again"),

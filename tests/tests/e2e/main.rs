@@ -18,6 +18,7 @@ mod leftovers;
 mod limits;
 mod lines;
 mod local_user;
+mod logs;
 mod membership;
 mod networks;
 mod own_update;

@@ -194,6 +194,38 @@ async fn run_ops(store: &Store, n: u64, ops: Vec<Op>) {
     assert!(some.iter().map(|r| &r.client).eq(expected));
 }
 
+pub(crate) async fn the_oldest_logs_go_first_and_what_stays_is_counted(db: Database) {
+    let job = add_job(&db.store, 1).await.id;
+    let attempts = [1, 2].map(|n| attempt(n, &job, &client_id(n), 1));
+    let part =
+        |n: usize, path: &str, part: u32| LogPart { attempt: attempts[n].id.clone(), item: 0, path: path.into(), part, cut: 7, size: 3 };
+    let parts = [part(1, "b", 1), part(1, "b", 0), part(1, "/a", 0), part(0, "c", 0)];
+    write(
+        &db.store,
+        unit!(
+            [attempts, parts] | tx | {
+                tx.insert_attempts(&attempts).await?;
+                for part in &parts {
+                    tx.insert_log(part, b"abc").await?;
+                    // Once more is nothing.
+                    tx.insert_log(part, b"xyz").await?;
+                }
+                assert_eq!(tx.log_bytes().await?, 12);
+                let [first, second, third, _] = &parts;
+                assert_eq!(tx.logs_of(&attempts[1].id).await?, [third.clone(), second.clone(), first.clone()]);
+                assert_eq!(tx.log_data(first).await?.as_deref(), Some(&b"abc"[..]));
+                assert_eq!(tx.drop_oldest_logs().await?, Some((attempts[0].id.clone(), 3)));
+                assert_eq!((tx.log_bytes().await?, tx.logs_of(&attempts[0].id).await?), (9, vec![]));
+                assert_eq!(tx.drop_oldest_logs().await?, Some((attempts[1].id.clone(), 9)));
+                assert_eq!((tx.drop_oldest_logs().await?, tx.log_bytes().await?), (None, 0));
+                Ok(())
+            }
+        ),
+    )
+    .await
+    .unwrap();
+}
+
 pub(crate) async fn an_outcome_is_never_overwritten(db: Database) {
     let job = add_job(&db.store, 1).await.id;
     let (one, two, three) = (attempt(1, &job, &client_id(1), 1), attempt(2, &job, &client_id(1), 2), attempt(3, &job, &client_id(2), 1));

@@ -126,6 +126,7 @@ cases! {
         executions::there_is_one_execution_per_job_and_client,
         executions::counters_add_up_after_any_changes,
         executions::an_outcome_is_never_overwritten,
+        executions::the_oldest_logs_go_first_and_what_stays_is_counted,
         executions::the_change_feed_loses_nothing,
         executions::a_page_of_changes_never_ends_inside_a_number,
         executions::only_what_may_run_is_queued_in_its_order,

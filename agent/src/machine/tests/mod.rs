@@ -46,6 +46,7 @@ fn plan(phases: &[Phase], detected_before: bool) -> Plan {
         steps: phases.iter().enumerate().map(step).collect(),
         directory: true,
         agent: false,
+        logs: false,
         detection: true,
         detected_before,
         total_bytes: 10,
@@ -207,7 +208,10 @@ impl World {
                     0 => Prepared::Later("gone".into()),
                     1 => there("tool"),
                     2 => Prepared::Ready(Plan { agent: true, ..plan(&[Phase::Before, Phase::OnError], false) }),
-                    _ => Prepared::Ready(plan(&[Phase::Before, Phase::Install, Phase::OnError, Phase::Restore], false)),
+                    _ => {
+                        let plan = plan(&[Phase::Before, Phase::Install, Phase::OnError, Phase::Restore], false);
+                        Prepared::Ready(Plan { logs: way > 128, ..plan })
+                    }
                 };
                 self.event(Event::Prepared(id, prepared));
             }

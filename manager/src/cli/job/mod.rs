@@ -1,6 +1,7 @@
 //! `sutler job`: orders to install packages on groups and clients.
 
 mod follow;
+mod logs;
 mod order;
 mod status;
 mod view;
@@ -193,6 +194,21 @@ pub enum JobCommand {
         #[command(flatten)]
         output: OutputArg,
     },
+    /// Show the ends of the log files that a package names, of a client on which it failed
+    #[command(after_help = "Examples:
+  sutler job logs JOB --client CLIENT
+  sutler job logs JOB --client CLIENT --attempt 2 > logs")]
+    Logs {
+        /// The job's id
+        #[arg(value_parser = names::job)]
+        job: String,
+        /// Whose
+        #[arg(long, value_parser = names::client)]
+        client: String,
+        /// Which try, from 1; the newest that has logs unless given
+        #[arg(long, default_value_t = 0, hide_default_value = true)]
+        attempt: i32,
+    },
     /// List the rows of clients, or show one client's attempts with their output
     #[command(after_help = "Examples:
   sutler job executions JOB --state failed
@@ -259,6 +275,7 @@ pub async fn run(command: JobCommand, session: &Session) -> Result<u8, CliError>
         }
         JobCommand::Status(args) => return status::run(session, args).await,
         JobCommand::Watch { job, output } => follow::changes(session, &job, output.format).await?,
+        JobCommand::Logs { job, client, attempt } => logs::show(session, &job, &client, attempt).await?,
         JobCommand::Executions { job, state, client, output } => match client {
             Some(client) => {
                 let name = format!("{job}/executions/{}", names::short(&client));

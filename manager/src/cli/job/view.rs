@@ -216,6 +216,11 @@ pub(super) fn attempts(answer: &v1::GetExecutionResponse) -> String {
         for item in &attempt.items {
             text.push_str(&self::item(item));
         }
+        for log in &attempt.logs {
+            let kept = bytes(u64::try_from(log.kept_bytes).unwrap_or_default());
+            let of = names::package_word(&log.package);
+            text.push_str(&format!("  log of {}: {}, {kept} (sutler job logs)\n", printable(&of), printable(&log.path)));
+        }
     }
     text
 }

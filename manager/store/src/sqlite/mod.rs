@@ -58,6 +58,8 @@ mod groups;
 mod inventory;
 #[path = "../sql/jobs.rs"]
 mod jobs;
+#[path = "../sql/logs.rs"]
+mod logs;
 #[path = "../sql/operators.rs"]
 mod operators;
 #[path = "../sql/packages.rs"]
@@ -77,7 +79,7 @@ use unit::{Access, Unit};
 const OUTRUN: Remedy = Remedy::None;
 
 fn migrator() -> Migrator {
-    let all: [(i64, &str, &'static str); 7] = [
+    let all: [(i64, &str, &'static str); 8] = [
         (1, "first", include_str!("../../migrations/sqlite/0001_first.sql")),
         (2, "operators", include_str!("../../migrations/sqlite/0002_operators.sql")),
         (3, "audit", include_str!("../../migrations/sqlite/0003_audit.sql")),
@@ -85,6 +87,7 @@ fn migrator() -> Migrator {
         (5, "trust", include_str!("../../migrations/sqlite/0005_trust.sql")),
         (6, "packages", include_str!("../../migrations/sqlite/0006_packages.sql")),
         (7, "inventory", include_str!("../../migrations/sqlite/0007_inventory.sql")),
+        (11, "logs", include_str!("../../migrations/sqlite/0011_logs.sql")),
     ];
     let made = |(n, name, sql): (i64, &'static str, &'static str)| {
         Migration::new(n, name.into(), MigrationType::Simple, sql.into_sql_str(), false)

@@ -59,8 +59,14 @@ const ABOUT_A_JOB: &[(&str, AboutJob)] = &[
 ];
 
 /// The others, which the test goes over one by one.
-const OTHERS: &[&str] =
-    &["JobService/CreateJob", "JobService/RunJob", "JobService/ListJobs", "JobService/GetExecution", "ClientService/ExplainClient"];
+const OTHERS: &[&str] = &[
+    "JobService/CreateJob",
+    "JobService/RunJob",
+    "JobService/ListJobs",
+    "JobService/GetExecution",
+    "JobService/ReadLogs",
+    "ClientService/ExplainClient",
+];
 
 #[test]
 fn a_job_outside_a_scope_is_answered_for_with_the_bytes_of_one_that_does_not_exist() {
@@ -125,13 +131,17 @@ fn a_job_outside_a_scope_is_answered_for_with_the_bytes_of_one_that_does_not_exi
         assert_eq!(absent.0, Code::NotFound, "{method}");
         assert_eq!((&refusal(&outside), &refusal(&both)), (&absent, &absent), "{method}");
     }
-    let execution = |job: &str| {
-        let request = v1::GetExecutionRequest { name: format!("{job}/executions/{}", far.trim_start_matches("clients/")) };
-        let status = call(&bed, &bea, "JobService/GetExecution", &request).unwrap_err();
-        (status.code(), status.message().replace(job.trim_start_matches("jobs/"), "JOB"))
-    };
-    assert_eq!(execution(none).0, Code::NotFound);
-    assert_eq!((execution(&outside), execution(&both)), (execution(none), execution(none)));
+    let name = |job: &str| format!("{job}/executions/{}", far.trim_start_matches("clients/"));
+    let execution = |job: &str| call(&bed, &bea, "JobService/GetExecution", &v1::GetExecutionRequest { name: name(job) });
+    let logs = |job: &str| call(&bed, &bea, "JobService/ReadLogs", &v1::ReadLogsRequest { name: name(job), attempt: 0 });
+    for ask in [&execution as &dyn Fn(&str) -> Result<_, _>, &logs] {
+        let refusal = |job: &str| {
+            let status = ask(job).unwrap_err();
+            (status.code(), status.message().replace(job.trim_start_matches("jobs/"), "JOB"))
+        };
+        assert_eq!(refusal(none).0, Code::NotFound);
+        assert_eq!((refusal(&outside), refusal(&both)), (refusal(none), refusal(none)));
+    }
 
     // What is listed, also page by page, and what an explanation says.
     let all = {

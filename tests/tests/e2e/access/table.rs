@@ -77,6 +77,7 @@ const TABLE: &[Row] = &[
     ("JobService/RetryJob", Kind::Operator, &[Deployer], Scope::Within, Invalid),
     ("JobService/ListExecutions", Kind::Operator, READERS, Scope::Within, Invalid),
     ("JobService/GetExecution", Kind::Operator, READERS, Scope::Within, Invalid),
+    ("JobService/ReadLogs", Kind::Operator, READERS, Scope::Within, Invalid),
     ("JobService/WatchJob", Kind::Operator, READERS, Scope::Within, Invalid),
     ("EnrollmentTokenService/CreateEnrollmentTokens", Kind::Operator, &[Enroller], Scope::Placing, Fine),
     ("EnrollmentTokenService/ListEnrollmentTokens", Kind::Operator, &[Viewer, Enroller], Scope::Any, Fine),

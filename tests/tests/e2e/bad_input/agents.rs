@@ -249,6 +249,17 @@ fn what_an_agent_sends_that_is_none_ends_its_stream_with_the_reason() {
             Code::InvalidArgument,
             "attempt",
         ),
+        ("a path for the attempt of a log", Up::Log(log("../x", "log", 1)), Code::InvalidArgument, "log.attempt"),
+        ("a log without a name", Up::Log(log(&id, "", 1)), Code::InvalidArgument, "log.path"),
+        ("a log whose name moves the cursor", Up::Log(log(&id, "\u{1b}[2J", 1)), Code::InvalidArgument, "log.path"),
+        ("an empty part of a log", Up::Log(log(&id, "log", 0)), Code::InvalidArgument, "log.data"),
+        ("a log of no package", Up::Log(v1::AttemptLog { item: 32, ..log(&id, "log", 1) }), Code::InvalidArgument, "log.item"),
+        (
+            "a log beyond all files",
+            Up::Log(v1::AttemptLog { cut_bytes: u64::MAX, ..log(&id, "log", 1) }),
+            Code::InvalidArgument,
+            "log.cut_bytes",
+        ),
         (
             "a NUL for a cancellation",
             Up::CancelAcknowledged(v1::CancelAcknowledged { attempt: "\0".into(), started: false }),
@@ -341,6 +352,7 @@ fn an_outcome_or_a_cancellation_of_another_clients_attempt_is_answered_as_for_on
     let before = world.reader.rows();
     let mut outcome = |attempt: &AttemptId| {
         stream.send(Up::CancelAcknowledged(v1::CancelAcknowledged { attempt: attempt.to_string(), started: false }));
+        stream.send(Up::Log(log(attempt.as_str(), "log", 100)));
         stream.send(Up::Outcome(v1::AttemptOutcome {
             attempt: attempt.to_string(),
             outcome: Bytes::from_static(b"{}"),
@@ -369,6 +381,11 @@ fn an_outcome_or_a_cancellation_of_another_clients_attempt_is_answered_as_for_on
     expected.sort();
     assert_eq!(unwanted, expected);
     assert!(executions().contains("DOWNLOADING"), "{}", executions());
+}
+
+/// A part of a log with so many bytes.
+fn log(attempt: &str, path: &str, bytes: usize) -> v1::AttemptLog {
+    v1::AttemptLog { attempt: attempt.into(), path: path.into(), data: vec![b'x'; bytes].into(), ..Default::default() }
 }
 
 #[test]
