@@ -3,8 +3,8 @@
 //! Nothing here decides whether to do something: the journal holds that it was decided before it is called.
 
 use crate::install::{
-    self, ChunkLists, Detected, Ended, Exchange, ExchangeState, Host, Layout, OldTree, Own, Place, Reserve, Source, Staging, StepEnd,
-    StepId, StepSpec, Supervisor, TreeRecord,
+    self, ChunkLists, Detected, Ended, Exchange, ExchangeState, Host, Layout, OldTree, Place, Reserve, Source, Staging, StepEnd, StepId,
+    StepSpec, Supervisor, TreeRecord,
 };
 use crate::{facts::Collector, limits::Limits, machine::Restored};
 use std::{
@@ -18,7 +18,7 @@ use sutler_base::{
     facts::{Facts, Software},
     limits,
     manifest::{
-        Manifest, Phase,
+        Manifest, Phase, Present,
         relations::Values,
         requirement::{Verdict, ask},
     },
@@ -99,7 +99,7 @@ pub trait Installer: Send + Sync + 'static {
     /// The facts of the machine; `software` is what the agent installed.
     fn facts(&self, software: Vec<Software>) -> Doing<'_, Facts>;
     /// Whether the package's requirements hold; `own` is what the agent installed.
-    fn requirements<'a>(&'a self, item: &'a Item, own: Vec<Own>) -> Doing<'a, Verdict>;
+    fn requirements<'a>(&'a self, item: &'a Item, own: Vec<Present>) -> Doing<'a, Verdict>;
     /// Whether the package's detection rules hold.
     fn detect<'a>(&'a self, item: &'a Item) -> Doing<'a, Detected>;
     /// The manifest of what the agent installed at the package's directory; none if it did not, or if it has none.
@@ -166,7 +166,8 @@ impl Machine {
 
 fn exchange_of<'a>(layout: &'a Layout, item: &'a Item) -> Option<Exchange<'a>> {
     let directory = item.manifest.directory.as_ref()?;
-    Some(Exchange::new(layout, directory, &item.manifest.name, &item.attempt, item.index))
+    let exchange = Exchange::new(layout, directory, &item.manifest.name, &item.attempt, item.index);
+    Some(exchange.superseding(&item.manifest.supersedes))
 }
 
 /// Where a step of this phase finds the package's files at this moment.
@@ -218,10 +219,10 @@ impl Installer for Machine {
         self.blocking(move |layout| collector.lock().unwrap_or_else(PoisonError::into_inner).collect(layout, software, fresh))
     }
 
-    fn requirements<'a>(&'a self, item: &'a Item, own: Vec<Own>) -> Doing<'a, Verdict> {
+    fn requirements<'a>(&'a self, item: &'a Item, own: Vec<Present>) -> Doing<'a, Verdict> {
         let (manifest, reserve, fresh, collector) = (item.manifest.clone(), self.reserve, self.fresh, self.collector.clone());
         self.blocking(move |layout| {
-            let software = own.iter().map(|own| Software { name: own.name.clone(), version: own.version.clone() });
+            let software = own.iter().map(|own| Software { name: own.package.to_string(), version: own.version.to_string() });
             let software: Vec<Software> = software.collect();
             let measure = || {
                 let mut collector = collector.lock().unwrap_or_else(PoisonError::into_inner);

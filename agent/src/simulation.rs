@@ -8,7 +8,7 @@ use crate::{
     agent::{Agent, AgentError, Deps, Handle},
     clock::{Clock, SystemClock},
     identity::{self, EnrollError, Enrolled},
-    install::{ChunkLists, Detected, Ended, Own, StepEnd},
+    install::{ChunkLists, Detected, Ended, StepEnd},
     installer::{Doing, Installer, Item, OldPackage, Tree, Trouble, failure},
     journal::{Answered, Journal, JournalError, Loaded},
     limits::Limits,
@@ -28,7 +28,7 @@ use sutler_base::{
     AttemptId, Digest, PackageName,
     chunks::Chunk,
     facts::{Facts, Software},
-    manifest::{EntryKind, Manifest, requirement::Verdict},
+    manifest::{EntryKind, Manifest, Present, requirement::Verdict},
     state::ErrorKind,
     token::TokenString,
 };
@@ -334,7 +334,7 @@ impl Installer for SimulatedMachine {
         now(())
     }
 
-    fn requirements<'a>(&'a self, _: &'a Item, _: Vec<Own>) -> Doing<'a, Verdict> {
+    fn requirements<'a>(&'a self, _: &'a Item, _: Vec<Present>) -> Doing<'a, Verdict> {
         now(Verdict::Met)
     }
 

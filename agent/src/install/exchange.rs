@@ -19,7 +19,7 @@ use rustix::{
 };
 use serde::{Deserialize, Serialize};
 use std::{fmt, fs::File, io::Read, os::unix::fs::PermissionsExt, path::Path};
-use sutler_base::{AttemptId, Digest, PackageName, Version, path::InstallPath};
+use sutler_base::{AttemptId, Digest, PackageName, Version, manifest::Supersedes, path::InstallPath};
 
 /// The file at the top of an installed tree that says what it is. A package can't have an entry of this name.
 pub(crate) const RECORD: &str = ".sutler";
@@ -114,6 +114,7 @@ pub struct Exchange<'a> {
     layout: &'a Layout,
     directory: &'a InstallPath,
     package: &'a PackageName,
+    supersedes: &'a [Supersedes],
     attempt: &'a AttemptId,
     item: usize,
 }
@@ -121,7 +122,12 @@ pub struct Exchange<'a> {
 impl<'a> Exchange<'a> {
     /// The exchange of `package`'s tree at `directory`. Nothing is touched yet.
     pub fn new(layout: &'a Layout, directory: &'a InstallPath, package: &'a PackageName, attempt: &'a AttemptId, item: usize) -> Self {
-        Exchange { layout, directory, package, attempt, item }
+        Exchange { layout, directory, package, supersedes: &[], attempt, item }
+    }
+
+    /// The same of a package that takes the place of these: what they brought is not foreign to it.
+    pub fn superseding(self, supersedes: &'a [Supersedes]) -> Self {
+        Exchange { supersedes, ..self }
     }
 
     /// Where it is, as the disk tells.
@@ -221,7 +227,7 @@ impl<'a> Exchange<'a> {
         }
         let path = spot.path();
         match record_of(&spot, &spot.name)? {
-            Some(record) if record.package == *self.package => Ok(()),
+            Some(record) if record.package == *self.package || self.supersedes.iter().any(|s| s.package == record.package) => Ok(()),
             Some(record) => Err(Error::Occupied { path, by: format!("the package {}", record.package) }),
             None if std::fs::read_dir(&path).map_err(io("read the folder", &path))?.next().is_none() => Ok(()),
             None => Err(Error::Occupied { path, by: "files that Sutler did not install".into() }),

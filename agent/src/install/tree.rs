@@ -123,7 +123,7 @@ impl Staging {
             return Err(Error::Manifest(format!("{} has the name of the record that the agent keeps in the tree", taken.path)));
         }
         if let Some(directory) = &manifest.directory {
-            let exchange = Exchange::new(layout, directory, &manifest.name, attempt, item);
+            let exchange = Exchange::new(layout, directory, &manifest.name, attempt, item).superseding(&manifest.supersedes);
             let state = exchange.state()?;
             if state != ExchangeState::Before {
                 // The staging place holds the old tree now, or nothing: it must not be written to.

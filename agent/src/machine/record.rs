@@ -1,10 +1,10 @@
 //! What the journal holds about one attempt: everything that a restarted agent must know to go on, and nothing else.
 
 use serde::{Deserialize, Serialize};
-use std::time::Duration;
+use std::{ops::Range, time::Duration};
 use sutler_base::{
     AttemptId, Digest, PackageName, Timestamp, Version,
-    manifest::{Phase, relations::Values},
+    manifest::{Dependency, Phase, relations::Values},
     outcome::{Failure, ItemResult},
     state::{ErrorKind, ExecutionState, Intent},
 };
@@ -36,6 +36,9 @@ pub struct OfferedItem {
     /// An earlier attempt of the same execution installed it: it is not done again.
     #[serde(default)]
     pub succeeded: bool,
+    /// It is there only because others of the job depend on it, in these versions: where all of that is met, it is left alone.
+    #[serde(default)]
+    pub needed: Vec<Dependency>,
 }
 
 fn install() -> Intent {
@@ -45,7 +48,14 @@ fn install() -> Intent {
 impl OfferedItem {
     /// The package of this envelope, to be installed where it is not there.
     pub fn install(envelope: Vec<u8>) -> OfferedItem {
-        OfferedItem { envelope, intent: Intent::Install, replace: Replace::IfMissing, values: Values::new(), succeeded: false }
+        OfferedItem {
+            envelope,
+            intent: Intent::Install,
+            replace: Replace::IfMissing,
+            values: Values::new(),
+            succeeded: false,
+            needed: Vec::new(),
+        }
     }
 }
 
@@ -88,6 +98,29 @@ pub struct PlannedStep {
     pub continue_on_failure: bool,
 }
 
+/// A package that is uninstalled in the course of another's installation, which takes its place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Displaced {
+    /// The package.
+    pub package: PackageName,
+    /// The version that is there.
+    pub version: Version,
+    /// The digest of its manifest.
+    pub manifest: Digest,
+    /// Where its steps begin among those of the plan.
+    pub first_step: usize,
+    /// Whether it has a directory whose tree goes.
+    pub directory: bool,
+    /// Whether it has detection rules.
+    pub detection: bool,
+}
+
+impl Displaced {
+    fn name(&self) -> String {
+        format!("{} {}", self.package, self.version)
+    }
+}
+
 /// One package that is fetched and staged: what is to be done with it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
@@ -102,8 +135,14 @@ pub struct Plan {
     pub manifest: Digest,
     /// Its release.
     pub release: u64,
-    /// Its steps, in the manifest's order: their index is the number that a step is known by.
+    /// Its steps, in the manifest's order: their index is the number that a step is known by. Those of what is displaced follow.
     pub steps: Vec<PlannedStep>,
+    /// What is there of the packages whose place it takes and that are uninstalled before it is installed.
+    #[serde(default)]
+    pub displaced: Vec<Displaced>,
+    /// All packages whose place it takes: while one of them is being installed, whether it is there is not known.
+    #[serde(default)]
+    pub supersedes: Vec<PackageName>,
     /// Whether it has a directory whose tree is exchanged.
     pub directory: bool,
     /// Whether it has detection rules.
@@ -137,6 +176,19 @@ pub enum Op {
     VerifyGone,
     /// The agent's record of installed software has it no longer.
     Forget,
+    /// The same three of the displaced package with this number.
+    Displace(usize, Leaving),
+}
+
+/// How a package goes, once its steps have run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Leaving {
+    /// See [`Op::Remove`].
+    Remove,
+    /// See [`Op::VerifyGone`].
+    VerifyGone,
+    /// See [`Op::Forget`].
+    Forget,
 }
 
 impl Plan {
@@ -144,7 +196,8 @@ impl Plan {
     pub fn forward(&self) -> Vec<Op> {
         match self.intent {
             Intent::Install => {
-                let mut ops = self.steps_of(Phase::Before);
+                let mut ops: Vec<Op> = (0..self.displaced.len()).flat_map(|n| self.displace(n)).collect();
+                ops.extend(self.steps_of(Phase::Before));
                 if self.directory {
                     ops.push(Op::Exchange);
                 }
@@ -170,6 +223,11 @@ impl Plan {
         }
     }
 
+    /// Every package that is there in another way afterwards: itself, and those whose place it takes.
+    pub fn touches(&self) -> impl Iterator<Item = &PackageName> {
+        std::iter::once(&self.package).chain(&self.supersedes)
+    }
+
     /// Which of what is done is the first step that runs where the package will be.
     pub fn first_after_exchange(&self) -> Option<usize> {
         let there =
@@ -188,7 +246,29 @@ impl Plan {
     }
 
     fn steps_of(&self, phase: Phase) -> Vec<Op> {
-        self.steps.iter().enumerate().filter(|(_, s)| s.phase == phase).map(|(n, _)| Op::Step(n)).collect()
+        let own = self.displaced.first().map_or(self.steps.len(), |first| first.first_step);
+        self.steps_among(0..own, phase)
+    }
+
+    fn steps_among(&self, range: Range<usize>, phase: Phase) -> Vec<Op> {
+        let among = self.steps.iter().enumerate().filter(|(n, s)| range.contains(n) && s.phase == phase);
+        among.map(|(n, _)| Op::Step(n)).collect()
+    }
+
+    /// How the displaced package with this number is uninstalled.
+    fn displace(&self, number: usize) -> Vec<Op> {
+        let old = &self.displaced[number];
+        let end = self.displaced.get(number + 1).map_or(self.steps.len(), |next| next.first_step);
+        let mut ops = self.steps_among(old.first_step..end, Phase::Uninstall);
+        let ways = [(Leaving::Remove, old.directory), (Leaving::VerifyGone, old.detection), (Leaving::Forget, true)];
+        ops.extend(ways.into_iter().filter(|(_, wanted)| *wanted).map(|(how, _)| Op::Displace(number, how)));
+        ops
+    }
+
+    /// Whose step this is: the number of a displaced package, and that of the step in its manifest. None for the package itself.
+    pub fn displaced_step(&self, step: usize) -> Option<(usize, usize)> {
+        let number = self.displaced.iter().rposition(|old| old.first_step <= step)?;
+        Some((number, step - self.displaced[number].first_step))
     }
 }
 
@@ -230,6 +310,9 @@ pub struct Installing {
     /// A step that installs had been begun when it turned back: what was there before may be damaged.
     #[serde(default)]
     pub touched: bool,
+    /// Something whose place it takes is gone, or half gone, and does not come back.
+    #[serde(default)]
+    pub bereft: bool,
     /// When it began.
     pub since: Timestamp,
 }
@@ -247,6 +330,7 @@ impl Installing {
             until_reboot: None,
             quiet: false,
             touched: false,
+            bereft: false,
             since,
         }
     }
@@ -269,10 +353,41 @@ impl Installing {
 
     /// What was there before is put back, and no step is run on the way.
     pub fn put_back(&mut self, failure: Failure, end: ExecutionState) {
+        self.quiet = true;
+        self.turn_back(failure, end);
+    }
+
+    /// From here on it goes back. What was displaced does not come back by that, which the failure says.
+    pub fn turn_back(&mut self, mut failure: Failure, end: ExecutionState) {
+        // Refused, or called off, before anything of it had run.
+        let untouched = self.quiet && self.at == 0;
+        if self.course == Course::Forward && !untouched {
+            let (gone, going) = self.displacement();
+            if let Some(old) = going {
+                failure.message = format!("{}, whose place it takes, could not be uninstalled: {}", old.name(), failure.message);
+            }
+            if !gone.is_empty() {
+                let names: Vec<_> = gone.iter().map(|old| old.name()).collect();
+                failure.message = format!("{}; {}, whose place it takes, was uninstalled before", failure.message, names.join(" and "));
+            }
+            self.bereft = !gone.is_empty() || going.is_some();
+        }
         self.at = 0;
         self.run = 0;
-        self.quiet = true;
         self.course = Course::Back { failure, end };
+    }
+
+    /// What of the displaced packages is gone by now, and which one is on its way.
+    fn displacement(&self) -> (Vec<&Displaced>, Option<&Displaced>) {
+        let ops = self.plan.forward();
+        let done = |number: usize| ops.iter().take(self.at).any(|op| *op == Op::Displace(number, Leaving::Forget));
+        let gone = self.plan.displaced.iter().enumerate().filter(|(n, _)| done(*n)).map(|(_, old)| old).collect();
+        let going = match ops.get(self.at) {
+            Some(Op::Displace(number, _)) => self.plan.displaced.get(*number),
+            Some(Op::Step(step)) => self.plan.displaced_step(*step).map(|(number, _)| &self.plan.displaced[number]),
+            _ => None,
+        };
+        (gone, going)
     }
 
     /// The op that is next or running.
