@@ -107,10 +107,10 @@ impl Catalogue {
         self.0.contains_key(package)
     }
 
-    /// The packages that known versions depend on and that are not known yet.
-    pub fn open(&self) -> BTreeSet<PackageName> {
+    /// The packages that known versions depend on.
+    pub fn depended_on(&self) -> BTreeSet<PackageName> {
         let all = self.0.values().flatten().flat_map(|c| &c.version.terms.depends_on);
-        all.map(|dependency| dependency.package.clone()).filter(|package| !self.knows(package)).collect()
+        all.map(|dependency| dependency.package.clone()).collect()
     }
 
     /// What will do for a dependency of a package of this platform, the best first.

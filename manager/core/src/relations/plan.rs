@@ -42,7 +42,7 @@ pub struct Planned {
     /// The version that is there now, where another one comes.
     pub from: Option<Version>,
     /// Of what is left alone or goes: the package that was ordered and for which that is so, if it is another one.
-    pub for_: Option<PackageName>,
+    pub ordered: Option<PackageName>,
     /// For whom it is there; none if it was asked for.
     pub needed: Vec<Need>,
     /// Bytes that are fetched at the most.
@@ -63,7 +63,7 @@ pub fn plan(entries: &[Entry], mut machine: KnownMachine) -> Vec<Planned> {
             version: there.version.clone(),
             action,
             from: None,
-            for_: Some(version.name.clone()).filter(|name| *name != there.package),
+            ordered: Some(version.name.clone()).filter(|name| *name != there.package),
             needed: needed.clone(),
             bytes: 0,
             note: String::new(),

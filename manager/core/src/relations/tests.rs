@@ -199,7 +199,7 @@ fn reported(arch: &str) -> Option<Facts> {
 fn planned(entries: &[Entry], machine: KnownMachine) -> Vec<String> {
     let line = |line: &Planned| {
         let from = line.from.as_ref().map(|from| format!(" from {from}")).unwrap_or_default();
-        let of = line.for_.as_ref().map(|of| format!(" for {of}")).unwrap_or_default();
+        let of = line.ordered.as_ref().map(|of| format!(" for {of}")).unwrap_or_default();
         format!("{:?} {}@{}{from}{of} {}", line.action, line.package, line.version, line.bytes)
     };
     plan(entries, machine).iter().map(line).collect()
