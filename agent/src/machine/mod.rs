@@ -10,6 +10,7 @@
 //! - Installations run one at a time. One that has begun keeps its turn until its end, whatever it waits for: half
 //!   installed software is in nobody's way but for a bounded time. Who waits before that, or downloads, holds up no other.
 
+mod displaced;
 mod event;
 mod record;
 mod view;
@@ -17,8 +18,9 @@ mod view;
 #[cfg(test)]
 mod tests;
 
+pub use displaced::{Displaced, Leaving};
 pub use event::{Effect, Event, Now, OpReport, Prepared, Restored, StepReport};
-pub use record::{Course, Displaced, Installing, Lease, Leaving, Offer, OfferedItem, Op, Plan, PlannedStep, Record, Replace, Stage};
+pub use record::{Course, Installing, Lease, Offer, OfferedItem, Op, Plan, PlannedStep, Record, Replace, Stage};
 pub use view::Progress;
 
 use std::{collections::BTreeMap, time::Duration};

@@ -1,5 +1,6 @@
 //! What the journal holds about one attempt: everything that a restarted agent must know to go on, and nothing else.
 
+use super::displaced::{Displaced, Leaving};
 use serde::{Deserialize, Serialize};
 use std::{ops::Range, time::Duration};
 use sutler_base::{
@@ -98,29 +99,6 @@ pub struct PlannedStep {
     pub continue_on_failure: bool,
 }
 
-/// A package that is uninstalled in the course of another's installation, which takes its place.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Displaced {
-    /// The package.
-    pub package: PackageName,
-    /// The version that is there.
-    pub version: Version,
-    /// The digest of its manifest.
-    pub manifest: Digest,
-    /// Where its steps begin among those of the plan.
-    pub first_step: usize,
-    /// Whether it has a directory whose tree goes.
-    pub directory: bool,
-    /// Whether it has detection rules.
-    pub detection: bool,
-}
-
-impl Displaced {
-    fn name(&self) -> String {
-        format!("{} {}", self.package, self.version)
-    }
-}
-
 /// One package that is fetched and staged: what is to be done with it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
@@ -178,17 +156,6 @@ pub enum Op {
     Forget,
     /// The same three of the displaced package with this number.
     Displace(usize, Leaving),
-}
-
-/// How a package goes, once its steps have run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub enum Leaving {
-    /// See [`Op::Remove`].
-    Remove,
-    /// See [`Op::VerifyGone`].
-    VerifyGone,
-    /// See [`Op::Forget`].
-    Forget,
 }
 
 impl Plan {
@@ -250,25 +217,9 @@ impl Plan {
         self.steps_among(0..own, phase)
     }
 
-    fn steps_among(&self, range: Range<usize>, phase: Phase) -> Vec<Op> {
+    pub(super) fn steps_among(&self, range: Range<usize>, phase: Phase) -> Vec<Op> {
         let among = self.steps.iter().enumerate().filter(|(n, s)| range.contains(n) && s.phase == phase);
         among.map(|(n, _)| Op::Step(n)).collect()
-    }
-
-    /// How the displaced package with this number is uninstalled.
-    fn displace(&self, number: usize) -> Vec<Op> {
-        let old = &self.displaced[number];
-        let end = self.displaced.get(number + 1).map_or(self.steps.len(), |next| next.first_step);
-        let mut ops = self.steps_among(old.first_step..end, Phase::Uninstall);
-        let ways = [(Leaving::Remove, old.directory), (Leaving::VerifyGone, old.detection), (Leaving::Forget, true)];
-        ops.extend(ways.into_iter().filter(|(_, wanted)| *wanted).map(|(how, _)| Op::Displace(number, how)));
-        ops
-    }
-
-    /// Whose step this is: the number of a displaced package, and that of the step in its manifest. None for the package itself.
-    pub fn displaced_step(&self, step: usize) -> Option<(usize, usize)> {
-        let number = self.displaced.iter().rposition(|old| old.first_step <= step)?;
-        Some((number, step - self.displaced[number].first_step))
     }
 }
 
@@ -355,39 +306,6 @@ impl Installing {
     pub fn put_back(&mut self, failure: Failure, end: ExecutionState) {
         self.quiet = true;
         self.turn_back(failure, end);
-    }
-
-    /// From here on it goes back. What was displaced does not come back by that, which the failure says.
-    pub fn turn_back(&mut self, mut failure: Failure, end: ExecutionState) {
-        // Refused, or called off, before anything of it had run.
-        let untouched = self.quiet && self.at == 0;
-        if self.course == Course::Forward && !untouched {
-            let (gone, going) = self.displacement();
-            if let Some(old) = going {
-                failure.message = format!("{}, whose place it takes, could not be uninstalled: {}", old.name(), failure.message);
-            }
-            if !gone.is_empty() {
-                let names: Vec<_> = gone.iter().map(|old| old.name()).collect();
-                failure.message = format!("{}; {}, whose place it takes, was uninstalled before", failure.message, names.join(" and "));
-            }
-            self.bereft = !gone.is_empty() || going.is_some();
-        }
-        self.at = 0;
-        self.run = 0;
-        self.course = Course::Back { failure, end };
-    }
-
-    /// What of the displaced packages is gone by now, and which one is on its way.
-    fn displacement(&self) -> (Vec<&Displaced>, Option<&Displaced>) {
-        let ops = self.plan.forward();
-        let done = |number: usize| ops.iter().take(self.at).any(|op| *op == Op::Displace(number, Leaving::Forget));
-        let gone = self.plan.displaced.iter().enumerate().filter(|(n, _)| done(*n)).map(|(_, old)| old).collect();
-        let going = match ops.get(self.at) {
-            Some(Op::Displace(number, _)) => self.plan.displaced.get(*number),
-            Some(Op::Step(step)) => self.plan.displaced_step(*step).map(|(number, _)| &self.plan.displaced[number]),
-            _ => None,
-        };
-        (gone, going)
     }
 
     /// The op that is next or running.

@@ -183,7 +183,7 @@ pub enum PackageCommand {
         #[arg(value_name = "NAME@VERSION", value_parser = names::package_version)]
         package: String,
     },
-    /// Delete a version, or a package with all its versions; refused while a job refers to one or another package needs it
+    /// Delete a version or a whole package; refused while a job refers to it or another package needs it
     #[command(after_help = "Examples:
   sutler package delete clamav@1.0.7
   sutler package delete clamav")]
