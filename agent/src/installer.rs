@@ -3,8 +3,8 @@
 //! Nothing here decides whether to do something: the journal holds that it was decided before it is called.
 
 use crate::install::{
-    self, ChunkLists, Detected, Ended, Exchange, ExchangeState, Host, Layout, LogEnd, OldTree, Own, Place, Reserve, Source, Staging,
-    StepEnd, StepId, StepSpec, Supervisor, TreeRecord, logs,
+    self, ChunkLists, Detected, Ended, Exchange, ExchangeState, Host, Layout, LogEnd, OldTree, Place, Reserve, Source, Staging, StepEnd,
+    StepId, StepSpec, Supervisor, TreeRecord, logs,
 };
 use crate::{facts::Collector, limits::Limits, machine::Restored};
 use std::{
@@ -19,7 +19,7 @@ use sutler_base::{
     facts::{Facts, Software},
     limits,
     manifest::{
-        Manifest, Phase,
+        Manifest, Phase, Present,
         relations::Values,
         requirement::{Verdict, ask},
     },
@@ -100,7 +100,7 @@ pub trait Installer: Send + Sync + 'static {
     /// The facts of the machine; `software` is what the agent installed.
     fn facts(&self, software: Vec<Software>) -> Doing<'_, Facts>;
     /// Whether the package's requirements hold; `own` is what the agent installed.
-    fn requirements<'a>(&'a self, item: &'a Item, own: Vec<Own>) -> Doing<'a, Verdict>;
+    fn requirements<'a>(&'a self, item: &'a Item, own: Vec<Present>) -> Doing<'a, Verdict>;
     /// Whether the package's detection rules hold.
     fn detect<'a>(&'a self, item: &'a Item) -> Doing<'a, Detected>;
     /// The manifest of what the agent installed at the package's directory; none if it did not, or if it has none.
@@ -182,7 +182,7 @@ impl Machine {
 fn exchange_of<'a>(layout: &'a Layout, item: &'a Item) -> Option<Exchange<'a>> {
     let directory = item.manifest.directory.as_ref()?;
     let exchange = Exchange::new(layout, directory, &item.manifest.name, &item.attempt, item.index);
-    Some(exchange.over_agent(item.manifest.agent.as_ref()))
+    Some(exchange.superseding(&item.manifest.supersedes).over_agent(item.manifest.agent.as_ref()))
 }
 
 /// A new agent takes the place of the one that runs and of no other: there is one on a machine.
@@ -248,7 +248,7 @@ impl Installer for Machine {
         self.blocking(move |layout| collector.lock().unwrap_or_else(PoisonError::into_inner).collect(layout, software, fresh))
     }
 
-    fn requirements<'a>(&'a self, item: &'a Item, own: Vec<Own>) -> Doing<'a, Verdict> {
+    fn requirements<'a>(&'a self, item: &'a Item, own: Vec<Present>) -> Doing<'a, Verdict> {
         let (manifest, reserve, fresh, collector) = (item.manifest.clone(), self.reserve, self.fresh, self.collector.clone());
         let program = self.program.clone();
         self.blocking(move |layout| {
@@ -256,7 +256,7 @@ impl Installer for Machine {
                 Verdict::Met => {}
                 not_met => return Ok(not_met),
             }
-            let software = own.iter().map(|own| Software { name: own.name.clone(), version: own.version.clone() });
+            let software = own.iter().map(|own| Software { name: own.package.to_string(), version: own.version.to_string() });
             let software: Vec<Software> = software.collect();
             let measure = || {
                 let mut collector = collector.lock().unwrap_or_else(PoisonError::into_inner);

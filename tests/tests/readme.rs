@@ -205,6 +205,19 @@ fn the_lines_about_packaging_work_as_they_stand() {
     }
 }
 
+#[test]
+fn the_lines_about_a_package_that_needs_another_work_as_they_stand() {
+    if skip() {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let out = sandbox.run(&blocks("story").into_iter().chain(blocks("relations")).collect::<Vec<_>>());
+    assert!(sandbox.place.path().join("root/opt/scanner/nightly").exists(), "{out}");
+    for wanted in ["scanner needs it >=1.4, <2", "asked for", "clamav@1.4 (for scanner) scanner@1.0"] {
+        assert!(out.contains(wanted), "{wanted:?} is not in {out}");
+    }
+}
+
 /// The words between back-quotes.
 fn quoted(text: &str) -> Vec<String> {
     text.split('`').skip(1).step_by(2).map(str::to_owned).collect()

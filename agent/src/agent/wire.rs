@@ -4,6 +4,7 @@ use crate::install::LogEnd;
 use crate::machine::{Offer, OfferedItem, Progress, Record, Replace, Stage};
 use sutler_base::{
     AttemptId, Invalid, limits,
+    manifest::Dependency,
     outcome::Outcome,
     state::{ExecutionState, Intent},
 };
@@ -66,7 +67,15 @@ fn item(wire: &v1::OfferItem) -> Result<OfferedItem, Invalid> {
         replace: if wire.replace == v1::Replace::Always as i32 { Replace::Always } else { Replace::IfMissing },
         values: wire.values.iter().map(value).collect::<Result<_, Invalid>>()?,
         succeeded: wire.succeeded,
+        needed: needed(&wire.needed)?,
     })
+}
+
+fn needed(wire: &[v1::Dependency]) -> Result<Vec<Dependency>, Invalid> {
+    if wire.len() > limits::RELATIONS_MAX {
+        return Err(Invalid::new(format!("a package is offered for at most {} dependencies, not {}", limits::RELATIONS_MAX, wire.len())));
+    }
+    wire.iter().map(|d| Ok(Dependency { package: d.package.parse()?, versions: d.versions.parse()? })).collect()
 }
 
 /// Ids of attempts; what is none is left out.

@@ -27,6 +27,7 @@ use std::{
 };
 use sutler_base::{
     AttemptId, Digest, PackageName, Version,
+    manifest::Supersedes,
     path::{InstallPath, RelPath},
 };
 
@@ -123,6 +124,7 @@ pub struct Exchange<'a> {
     layout: &'a Layout,
     directory: &'a InstallPath,
     package: &'a PackageName,
+    supersedes: &'a [Supersedes],
     attempt: &'a AttemptId,
     item: usize,
     /// The program of the agent that runs, if this is the exchange of a new one for it.
@@ -132,7 +134,7 @@ pub struct Exchange<'a> {
 impl<'a> Exchange<'a> {
     /// The exchange of `package`'s tree at `directory`. Nothing is touched yet.
     pub fn new(layout: &'a Layout, directory: &'a InstallPath, package: &'a PackageName, attempt: &'a AttemptId, item: usize) -> Self {
-        Exchange { layout, directory, package, attempt, item, agent: None }
+        Exchange { layout, directory, package, supersedes: &[], attempt, item, agent: None }
     }
 
     /// The same, of an agent whose program this is. Somebody has put the first one there by hand: the tree of that is taken
@@ -144,6 +146,11 @@ impl<'a> Exchange<'a> {
     /// Where the new tree waits.
     pub fn staged(&self) -> Result<PathBuf, Error> {
         Ok(self.spot()?.parent_path.join(staging_name(self.attempt, self.item)))
+    }
+
+    /// The same of a package that takes the place of these: what they brought is not foreign to it.
+    pub fn superseding(self, supersedes: &'a [Supersedes]) -> Self {
+        Exchange { supersedes, ..self }
     }
 
     /// Where it is, as the disk tells.
@@ -243,7 +250,7 @@ impl<'a> Exchange<'a> {
         }
         let path = spot.path();
         match record_of(&spot, &spot.name)? {
-            Some(record) if record.package == *self.package => Ok(()),
+            Some(record) if record.package == *self.package || self.supersedes.iter().any(|s| s.package == record.package) => Ok(()),
             Some(record) => Err(Error::Occupied { path, by: format!("the package {}", record.package) }),
             None if std::fs::read_dir(&path).map_err(io("read the folder", &path))?.next().is_none() => Ok(()),
             None if self.agent.map_or(Ok(false), |program| holds_nothing_but(&path, program))? => Ok(()),

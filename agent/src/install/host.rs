@@ -8,28 +8,20 @@ use crate::platform::{self, Packages};
 use std::{cell::OnceCell, path::Path};
 use sutler_base::{
     facts::Facts,
-    manifest::requirement::{Found, Machine, Manager},
+    manifest::{
+        Present,
+        requirement::{Found, Machine, Manager},
+    },
     path::InstallPath,
     version::Ordering,
 };
-
-/// What the agent installed of one package.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Own {
-    /// The package's name.
-    pub name: String,
-    /// Its version.
-    pub version: String,
-    /// By whose rules its versions compare.
-    pub ordering: Ordering,
-}
 
 /// The machine at this moment. What takes time to find out is found out once, when it is first asked.
 pub struct Host<'a> {
     layout: &'a Layout,
     reserve: Reserve,
     directory: Option<&'a InstallPath>,
-    own: &'a [Own],
+    own: &'a [Present],
     measure: Box<dyn Fn() -> Result<Facts, String> + 'a>,
     facts: OnceCell<Result<Facts, String>>,
     packages: OnceCell<Result<Packages, String>>,
@@ -42,7 +34,7 @@ impl<'a> Host<'a> {
         layout: &'a Layout,
         reserve: Reserve,
         directory: Option<&'a InstallPath>,
-        own: &'a [Own],
+        own: &'a [Present],
         measure: impl Fn() -> Result<Facts, String> + 'a,
     ) -> Host<'a> {
         Host { layout, reserve, directory, own, measure: Box::new(measure), facts: OnceCell::new(), packages: OnceCell::new() }
@@ -100,16 +92,15 @@ impl Machine for Host<'_> {
 
     fn installed(&self, manager: Manager, name: &str) -> Result<Vec<Found>, String> {
         let Some((manager, ordering)) = on_platform(manager) else {
-            let own = self.own.iter().filter(|own| own.name == name);
-            return Ok(own.map(|own| Found { version: Some(own.version.clone()), ordering: own.ordering }).collect());
+            return Ok(self.own.iter().filter_map(|own| own.found_as(name)).collect());
         };
         let mut found = Vec::new();
         for package in self.packages()?.installed.iter().filter(|p| p.manager == manager) {
             if package.name == name {
-                found.push(Found { version: Some(package.version.clone()), ordering });
+                found.push(Found::itself(Some(package.version.clone()), ordering));
             }
             let provided = package.provides.iter().filter(|p| p.name == name);
-            found.extend(provided.map(|p| Found { version: p.version.clone(), ordering }));
+            found.extend(provided.map(|p| Found::itself(p.version.clone(), ordering)));
         }
         Ok(found)
     }

@@ -36,7 +36,7 @@ mod tests;
 pub use detect::{Detected, detect};
 pub use error::Error;
 pub use exchange::{Exchange, ExchangeState, TreeRecord, remove_installed};
-pub use host::{Host, Own};
+pub use host::Host;
 pub use layout::{Layout, room};
 pub use logs::LogEnd;
 pub use plan::ChunkLists;

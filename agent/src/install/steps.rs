@@ -372,8 +372,12 @@ pub fn forget(layout: &Layout, attempt: &AttemptId) -> Result<(), Error> {
             }
         }
     }
-    for item in 0..limits::JOB_PACKAGES_MAX {
-        super::exchange::discard_staging(layout, attempt, item)?;
+    let prefix = format!("{attempt}-");
+    for staged in names(&layout.state().join("staging"))? {
+        let item = staged.file_name().and_then(|name| name.to_str()?.strip_prefix(&prefix)?.split('.').next()?.parse().ok());
+        if let Some(item) = item {
+            super::exchange::discard_staging(layout, attempt, item)?;
+        }
     }
     match std::fs::remove_dir_all(&folder) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(io("remove", folder)(e)),

@@ -123,7 +123,9 @@ impl Staging {
             return Err(Error::Manifest(format!("{} has the name of the record that the agent keeps in the tree", taken.path)));
         }
         if let Some(directory) = &manifest.directory {
-            let exchange = Exchange::new(layout, directory, &manifest.name, attempt, item).over_agent(manifest.agent.as_ref());
+            let exchange = Exchange::new(layout, directory, &manifest.name, attempt, item)
+                .superseding(&manifest.supersedes)
+                .over_agent(manifest.agent.as_ref());
             let state = exchange.state()?;
             if state != ExchangeState::Before {
                 // The staging place holds the old tree now, or nothing: it must not be written to.

@@ -10,6 +10,7 @@
 //! - Installations run one at a time. One that has begun keeps its turn until its end, whatever it waits for: half
 //!   installed software is in nobody's way but for a bounded time. Who waits before that, or downloads, holds up no other.
 
+mod displaced;
 mod event;
 mod record;
 mod view;
@@ -17,6 +18,7 @@ mod view;
 #[cfg(test)]
 mod tests;
 
+pub use displaced::{Displaced, Leaving};
 pub use event::{Effect, Event, Now, OpReport, Prepared, Restored, StepReport};
 pub use record::{Course, Installing, Lease, Offer, OfferedItem, Op, Plan, PlannedStep, Record, Replace, Stage};
 pub use view::Progress;
@@ -93,10 +95,12 @@ impl Attempt {
         }
     }
 
-    /// Whether the package that is staged is to be installed only where it is not there, and may be there by now.
-    fn asks_again(&self, package: &PackageName) -> bool {
+    /// Whether the package that is staged is to be installed only where it is not there, and may be there by now; or one whose
+    /// place it takes may be.
+    fn asks_again(&self, plan: &Plan) -> bool {
         let item = self.record.offer.items.get(self.record.results.len());
-        self.doubted.contains(package) && item.is_some_and(|item| item.replace == Replace::IfMissing)
+        let there = self.doubted.contains(&plan.package) && item.is_some_and(|item| item.replace == Replace::IfMissing);
+        there || self.doubted.iter().any(|package| plan.supersedes.contains(package))
     }
 
     /// Has the record written as it is now; nothing goes on before that is acknowledged.
@@ -154,7 +158,7 @@ impl State {
                 _ => {}
             }
             // What was installed while this one waited for its turn is not known any more.
-            let doubted = if let Stage::Fetched(plan) = &record.stage { vec![plan.package.clone()] } else { vec![] };
+            let doubted = if let Stage::Fetched(plan) = &record.stage { plan.touches().cloned().collect() } else { vec![] };
             state.attempts.insert(id, Attempt { doubted, ..Attempt::new(record, activity, false) });
         }
         state.advance(now, &mut effects);
@@ -400,9 +404,7 @@ impl State {
             }
             After::Back(failure, end) => {
                 installing.touched = installing.plan.first_after_exchange().is_some_and(|first| installing.at >= first);
-                installing.course = Course::Back { failure, end };
-                installing.at = 0;
-                installing.run = 0;
+                installing.turn_back(failure, end);
             }
             After::PutBack(failure) => {
                 let end = if failure.kind.is_rejection() { ExecutionState::Rejected } else { ExecutionState::Failed };
@@ -423,9 +425,11 @@ impl State {
         }
     }
 
-    /// The package that is being installed.
-    fn underway(&self) -> Option<PackageName> {
-        self.attempts.values().find_map(|a| if let Stage::Installing(i) = &a.record.stage { Some(i.plan.package.clone()) } else { None })
+    /// The package that is being installed, and those whose place it takes.
+    fn underway(&self) -> Vec<PackageName> {
+        let installing =
+            |a: &Attempt| if let Stage::Installing(i) = &a.record.stage { Some(i.plan.touches().cloned().collect()) } else { None };
+        self.attempts.values().find_map(installing).unwrap_or_default()
     }
 
     /// Does what can be done now. Asked after every event.
@@ -469,10 +473,10 @@ impl State {
                     if let Some(end) = attempt.record.verdict() {
                         attempt.activity = Activity::Signing;
                         effects.push(Effect::Sign(self.outcome(&id, end, now)));
-                    } else if underway.as_ref().is_some_and(|package| attempt.doubted.contains(package)) {
+                    } else if underway.iter().any(|package| attempt.doubted.contains(package)) {
                         continue;
                     } else if fetching < FETCHES_MAX {
-                        attempt.doubted = underway.into_iter().collect();
+                        attempt.doubted = underway;
                         fetching += 1;
                         attempt.activity = Activity::Fetching;
                         effects.push(Effect::Prepare(id.clone(), attempt.record.results.len()));
@@ -483,10 +487,10 @@ impl State {
                         continue;
                     }
                     let plan = plan.clone();
-                    if underway.is_some() {
+                    if !underway.is_empty() {
                         continue;
                     }
-                    if attempt.asks_again(&plan.package) {
+                    if attempt.asks_again(&plan) {
                         // Another job may have put it there meanwhile: fetching asks that, and finds all of it staged.
                         if fetching < FETCHES_MAX {
                             attempt.doubted.clear();
@@ -498,9 +502,10 @@ impl State {
                         continue;
                     }
                     for other in self.attempts.values_mut() {
-                        let staged = matches!(&other.record.stage, Stage::Fetched(p) if p.package == plan.package);
+                        let staged =
+                            matches!(&other.record.stage, Stage::Fetched(p) if p.touches().any(|name| plan.touches().any(|n| n == name)));
                         if staged || other.activity == Activity::Fetching {
-                            other.doubted.push(plan.package.clone());
+                            other.doubted.extend(plan.touches().cloned());
                         }
                     }
                     let Some(attempt) = self.attempts.get_mut(&id) else { continue };
@@ -645,7 +650,10 @@ fn step_forward(installing: &mut Installing, op: Op, report: OpReport, now: &Now
 fn result_of(installing: &Installing, now: &Now) -> ItemResult {
     let (state, failure) = match &installing.course {
         Course::Forward => (ExecutionState::Succeeded, None),
-        Course::Back { failure, end } => (*end, Some(failure.clone())),
+        Course::Back { failure, end } => {
+            let restored = if installing.bereft { Some(false) } else { failure.restored };
+            (*end, Some(Failure { restored, ..failure.clone() }))
+        }
     };
     let plan = &installing.plan;
     let took = now.wall.as_millisecond().saturating_sub(installing.since.as_millisecond()).max(0) as u64;

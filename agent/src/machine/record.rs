@@ -1,10 +1,11 @@
 //! What the journal holds about one attempt: everything that a restarted agent must know to go on, and nothing else.
 
+use super::displaced::{Displaced, Leaving};
 use serde::{Deserialize, Serialize};
-use std::time::Duration;
+use std::{ops::Range, time::Duration};
 use sutler_base::{
     AttemptId, Digest, PackageName, Timestamp, Version,
-    manifest::{Phase, relations::Values},
+    manifest::{Dependency, Phase, relations::Values},
     outcome::{Failure, ItemResult},
     state::{ErrorKind, ExecutionState, Intent},
 };
@@ -36,6 +37,9 @@ pub struct OfferedItem {
     /// An earlier attempt of the same execution installed it: it is not done again.
     #[serde(default)]
     pub succeeded: bool,
+    /// It is there only because others of the job depend on it, in these versions: where all of that is met, it is left alone.
+    #[serde(default)]
+    pub needed: Vec<Dependency>,
 }
 
 fn install() -> Intent {
@@ -45,7 +49,14 @@ fn install() -> Intent {
 impl OfferedItem {
     /// The package of this envelope, to be installed where it is not there.
     pub fn install(envelope: Vec<u8>) -> OfferedItem {
-        OfferedItem { envelope, intent: Intent::Install, replace: Replace::IfMissing, values: Values::new(), succeeded: false }
+        OfferedItem {
+            envelope,
+            intent: Intent::Install,
+            replace: Replace::IfMissing,
+            values: Values::new(),
+            succeeded: false,
+            needed: Vec::new(),
+        }
     }
 }
 
@@ -102,8 +113,14 @@ pub struct Plan {
     pub manifest: Digest,
     /// Its release.
     pub release: u64,
-    /// Its steps, in the manifest's order: their index is the number that a step is known by.
+    /// Its steps, in the manifest's order: their index is the number that a step is known by. Those of what is displaced follow.
     pub steps: Vec<PlannedStep>,
+    /// What is there of the packages whose place it takes and that are uninstalled before it is installed.
+    #[serde(default)]
+    pub displaced: Vec<Displaced>,
+    /// All packages whose place it takes: while one of them is being installed, whether it is there is not known.
+    #[serde(default)]
+    pub supersedes: Vec<PackageName>,
     /// Whether it has a directory whose tree is exchanged.
     pub directory: bool,
     /// Whether it is a new agent.
@@ -147,6 +164,8 @@ pub enum Op {
     VerifyGone,
     /// The agent's record of installed software has it no longer.
     Forget,
+    /// The same three of the displaced package with this number.
+    Displace(usize, Leaving),
 }
 
 impl Op {
@@ -161,7 +180,8 @@ impl Plan {
     pub fn forward(&self) -> Vec<Op> {
         match self.intent {
             Intent::Install => {
-                let mut ops = self.steps_of(Phase::Before);
+                let mut ops: Vec<Op> = (0..self.displaced.len()).flat_map(|n| self.displace(n)).collect();
+                ops.extend(self.steps_of(Phase::Before));
                 if self.agent {
                     ops.push(Op::Trial);
                 }
@@ -190,6 +210,11 @@ impl Plan {
         }
     }
 
+    /// Every package that is there in another way afterwards: itself, and those whose place it takes.
+    pub fn touches(&self) -> impl Iterator<Item = &PackageName> {
+        std::iter::once(&self.package).chain(&self.supersedes)
+    }
+
     /// Which of what is done is the first step that runs where the package will be.
     pub fn first_after_exchange(&self) -> Option<usize> {
         let there =
@@ -209,7 +234,13 @@ impl Plan {
     }
 
     fn steps_of(&self, phase: Phase) -> Vec<Op> {
-        self.steps.iter().enumerate().filter(|(_, s)| s.phase == phase).map(|(n, _)| Op::Step(n)).collect()
+        let own = self.displaced.first().map_or(self.steps.len(), |first| first.first_step);
+        self.steps_among(0..own, phase)
+    }
+
+    pub(super) fn steps_among(&self, range: Range<usize>, phase: Phase) -> Vec<Op> {
+        let among = self.steps.iter().enumerate().filter(|(n, s)| range.contains(n) && s.phase == phase);
+        among.map(|(n, _)| Op::Step(n)).collect()
     }
 }
 
@@ -251,6 +282,9 @@ pub struct Installing {
     /// A step that installs had been begun when it turned back: what was there before may be damaged.
     #[serde(default)]
     pub touched: bool,
+    /// Something whose place it takes is gone, or half gone, and does not come back.
+    #[serde(default)]
+    pub bereft: bool,
     /// When it began.
     pub since: Timestamp,
 }
@@ -268,6 +302,7 @@ impl Installing {
             until_reboot: None,
             quiet: false,
             touched: false,
+            bereft: false,
             since,
         }
     }
@@ -290,10 +325,8 @@ impl Installing {
 
     /// What was there before is put back, and no step is run on the way.
     pub fn put_back(&mut self, failure: Failure, end: ExecutionState) {
-        self.at = 0;
-        self.run = 0;
         self.quiet = true;
-        self.course = Course::Back { failure, end };
+        self.turn_back(failure, end);
     }
 
     /// The op that is next or running.

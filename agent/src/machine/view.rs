@@ -77,7 +77,7 @@ fn installing_progress(installing: &Installing, leased: bool) -> (ExecutionState
         Some(Op::Verify) => (ExecutionState::Verifying, None, String::new()),
         Some(Op::Logs | Op::Restore) => (ExecutionState::Restoring, None, String::new()),
         Some(Op::Trial) => (ExecutionState::Verifying, None, String::new()),
-        Some(Op::Exchange | Op::Remove) => (ExecutionState::Installing, None, String::new()),
+        Some(Op::Exchange | Op::Remove | Op::Displace(..)) => (ExecutionState::Installing, None, String::new()),
         Some(Op::VerifyGone | Op::Forget) => (ExecutionState::Verifying, None, String::new()),
         Some(Op::Commit) | None => (ExecutionState::Verifying, None, String::new()),
     }

@@ -73,11 +73,13 @@ impl Content {
             for item in &record.offer.items {
                 manifests.extend(sutler_certs::Envelope::from_json(&item.envelope).map(|e| e.digest));
             }
-            match &record.stage {
-                Stage::Fetched(plan) => manifests.extend([plan.manifest]),
-                Stage::Installing(installing) => manifests.extend([installing.plan.manifest]),
-                _ => {}
-            }
+            let plan = match &record.stage {
+                Stage::Fetched(plan) => plan,
+                Stage::Installing(installing) => &installing.plan,
+                _ => continue,
+            };
+            manifests.insert(plan.manifest);
+            manifests.extend(plan.displaced.iter().map(|old| old.manifest));
         }
         let mut keep = manifests.clone();
         for digest in &manifests {

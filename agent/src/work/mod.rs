@@ -7,6 +7,7 @@ mod content;
 mod perform;
 mod prepare;
 mod record;
+mod relations;
 
 pub(crate) use record::as_facts;
 pub use record::{Installed, InstalledRecord};

@@ -1,10 +1,10 @@
 //! Performs the ops of an installation, and puts what came of them into the words of the manifest.
 
-use super::{Installed, Shared, Told, prepare};
+use super::{Installed, Shared, Told, prepare, relations as others};
 use crate::{
     install::{Detected, Ended, StepEnd},
     installer::{Item, Trouble, failure},
-    machine::{Course, Op, OpReport, Record, Restored, Stage, StepReport},
+    machine::{Course, Leaving, Op, OpReport, Record, Restored, Stage, StepReport},
 };
 use std::path::PathBuf;
 use sutler_base::{
@@ -40,6 +40,7 @@ pub(super) async fn perform(shared: &Shared, record: &Record, index: usize, op: 
     let report = match op {
         Op::Trial => return Ok(Performed::Handover(shared.installer.staged_agent(&item).await?)),
         Op::Step(n) => {
+            let (item, n) = step_item(shared, record, item, n)?;
             let step = step(&item, n)?;
             match shared.installer.start(&item, n, run).await {
                 Ok(ended) => Ok(OpReport::Step(judge(shared, &item, step, ended).await?)),
@@ -82,26 +83,36 @@ pub(super) async fn perform(shared: &Shared, record: &Record, index: usize, op: 
             let goes_back = item.manifest.directory.is_none() && touched(record) && shared.installed.of(&item.manifest.name).is_some();
             Ok(OpReport::Restored(if goes_back { Restored::Old } else { restored }))
         }
-        Op::Remove => shared.installer.remove(&item).await.map(|()| OpReport::Done),
-        Op::VerifyGone => match shared.installer.detect(&item).await? {
+        Op::Remove => leave(shared, &item, Leaving::Remove).await,
+        Op::VerifyGone => leave(shared, &item, Leaving::VerifyGone).await,
+        Op::Forget => leave(shared, &item, Leaving::Forget).await,
+        Op::Displace(number, how) => leave(shared, &displaced(shared, record, &item, number)?, how).await,
+    };
+    report.map(Performed::Ended)
+}
+
+/// What is left to do of a package whose steps to uninstall it have run.
+async fn leave(shared: &Shared, item: &Item, how: Leaving) -> Result<OpReport, Trouble> {
+    match how {
+        Leaving::Remove => shared.installer.remove(item).await.map(|()| OpReport::Done),
+        Leaving::VerifyGone => match shared.installer.detect(item).await? {
             Detected::Yes => {
                 let message = "after the uninstallation the detection rules still find it";
                 Ok(OpReport::Failed(failure(ErrorKind::StillDetected, message)))
             }
             Detected::No(_) | Detected::NoRules => Ok(OpReport::Done),
         },
-        Op::Forget => {
+        Leaving::Forget => {
             shared.installed.remove(&item.manifest.name).map_err(|e| Shared::vault_trouble(&e))?;
             let _ = shared.told.send(Told::Installed);
             Ok(OpReport::Done)
         }
-    };
-    report.map(Performed::Ended)
+    }
 }
 
 /// Finds out how a step ended that an earlier agent started.
 pub(super) async fn pick_up(shared: &Shared, record: &Record, index: usize, n: usize, run: u32) -> Result<OpReport, Trouble> {
-    let item = item(shared, record, index)?;
+    let (item, n) = step_item(shared, record, item(shared, record, index)?, n)?;
     let step = step(&item, n)?;
     let report = match shared.installer.pick_up(&item, n, run).await? {
         Some(ended) => judge(shared, &item, step, ended).await?,
@@ -121,6 +132,26 @@ pub(super) async fn known_items(shared: &Shared, record: &Record) -> Vec<Item> {
     (0..record.offer.items.len()).filter_map(|index| item(shared, record, index).ok()).collect()
 }
 
+/// The package whose step has this number in the plan, with the step's number in its manifest.
+fn step_item(shared: &Shared, record: &Record, item: Item, n: usize) -> Result<(Item, usize), Trouble> {
+    let Stage::Installing(installing) = &record.stage else { return Ok((item, n)) };
+    match installing.plan.displaced_step(n) {
+        Some((number, n)) => Ok((displaced(shared, record, &item, number)?, n)),
+        None => Ok((item, n)),
+    }
+}
+
+/// The displaced package with this number.
+fn displaced(shared: &Shared, record: &Record, item: &Item, number: usize) -> Result<Item, Trouble> {
+    let Stage::Installing(installing) = &record.stage else { return Err(none(number)) };
+    let old = installing.plan.displaced.get(number).ok_or_else(|| none(number))?;
+    others::displaced_item(shared, item, number, &old.manifest)
+}
+
+fn none(number: usize) -> Trouble {
+    Trouble::Failed(failure(ErrorKind::ClientIo, format!("the attempt names no package with the number {number}")))
+}
+
 fn item(shared: &Shared, record: &Record, index: usize) -> Result<Item, Trouble> {
     let planned = match &record.stage {
         Stage::Fetched(plan) if record.results.len() == index => Some(plan.manifest),
@@ -128,8 +159,7 @@ fn item(shared: &Shared, record: &Record, index: usize) -> Result<Item, Trouble>
         _ => None,
     };
     let offered = record.offer.items.get(index).and_then(|i| sutler_certs::Envelope::from_json(&i.envelope).ok()).map(|e| e.digest);
-    let none = || Trouble::Failed(failure(ErrorKind::ClientIo, format!("the attempt names no package with the number {index}")));
-    let digest = planned.or(offered).ok_or_else(none)?;
+    let digest = planned.or(offered).ok_or_else(|| none(index))?;
     let kept = shared.content.manifest(&digest).map_err(|e| Trouble::Failed(prepare::not_kept(&digest, Some(e))))?;
     let manifest = kept.ok_or_else(|| Trouble::Failed(prepare::not_kept(&digest, None)))?;
     let invalid = |e: Invalid| Trouble::Failed(failure(ErrorKind::ParameterInvalid, e.0));

@@ -1,6 +1,10 @@
 //! From a signed envelope to a staged package, or to the reason why not: every rule is asked before a byte of it is fetched.
 
-use super::{Shared, content::Content, record::as_own};
+use super::{
+    Installed, Shared,
+    content::Content,
+    relations::{self as others, Leaves},
+};
 use crate::{
     fetch::{self, FetchError, Wanted},
     install::{ChunkLists, Detected},
@@ -18,7 +22,7 @@ use sutler_base::{
     AttemptId, Digest, PackageName, Version,
     chunks::ChunkList,
     limits,
-    manifest::{Manifest, Phase, relations, requirement::Verdict},
+    manifest::{Manifest, Phase, Step, relations, requirement::Verdict},
     outcome::{Failure, ItemResult},
     state::{ErrorKind, ExecutionState, Intent},
 };
@@ -126,15 +130,25 @@ async fn stage(shared: &Shared, attempt: &AttemptId, index: usize, offered: &Off
     let item = Item { attempt: attempt.clone(), index, manifest, digest: envelope.digest, values };
     match offered.intent {
         Intent::Install => {
+            if offered.replace == Replace::IfMissing
+                && let Some(there) = others::does_instead(shared, &item, &offered.needed).await?
+            {
+                (known.package, known.version, known.manifest) = (there.package, there.version, there.manifest);
+                return Err(Stop::End(ExecutionState::AlreadyInstalled, None));
+            }
             check_rules(shared, &policy(shared)?, &envelope, &item.manifest, &signed).map_err(failed)?;
             let detected_before = match already_there(shared, &item).await? {
                 (true, _) if offered.replace == Replace::IfMissing => return Err(Stop::End(ExecutionState::AlreadyInstalled, None)),
                 (_, detected) => detected,
             };
             check_requirements(shared, &item).await?;
+            let leaves = others::leaves(shared, &item).await?;
+            for old in &leaves {
+                fill_without_a_tree(shared, &old.item, known).await?;
+            }
             let lists = chunk_lists(shared, attempt, &item.manifest, known).await?;
             fill(shared, &item, &lists, known).await?;
-            Ok(plan(&item, Intent::Install, detected_before, known))
+            Ok(plan(&item, Intent::Install, detected_before, &leaves, known))
         }
         Intent::Uninstall => uninstall(shared, item, known).await,
     }
@@ -143,6 +157,7 @@ async fn stage(shared: &Shared, attempt: &AttemptId, index: usize, offered: &Off
 /// What has to be done to uninstall a package: by the steps of the version that is there, where that is known.
 async fn uninstall(shared: &Shared, offered: Item, known: &mut Known) -> Result<Plan, Stop> {
     check_uninstall(shared, &offered.manifest.name).map_err(failed)?;
+    others::check_unneeded(shared, &offered.manifest.name).map_err(failed)?;
     let recorded = shared.installed.of(&offered.manifest.name);
     let detected = shared.installer.detect(&offered).await? == Detected::Yes;
     if recorded.is_none() && !detected {
@@ -173,30 +188,47 @@ async fn uninstall(shared: &Shared, offered: Item, known: &mut Known) -> Result<
             offered
         }
     };
-    if item.manifest.agent.is_some() {
-        let message = "it requires an agent that uninstalls it; found: that agent is what it installed. Take the machine off with \
-                       `sutler-agent unenroll`, then stop the service and remove it by hand";
-        return Err(stop(ErrorKind::RequirementNotMet, message));
-    }
-    // A package without a tree on this machine brings what its steps need.
-    if shared.installer.installed(&item).await?.is_none() && item.manifest.steps.iter().any(|s| s.phase == Phase::Uninstall) {
-        let lists = chunk_lists(shared, &item.attempt, &item.manifest, known).await?;
-        fill(shared, &item, &lists, known).await?;
-    }
-    Ok(plan(&item, Intent::Uninstall, detected, known))
+    check_is_no_agent(&item.manifest).map_err(failed)?;
+    fill_without_a_tree(shared, &item, known).await?;
+    Ok(plan(&item, Intent::Uninstall, detected, &[], known))
 }
 
-fn plan(item: &Item, intent: Intent, detected_before: bool, known: &Known) -> Plan {
+/// Nobody could report that the agent is gone, nor bring it back.
+pub(super) fn check_is_no_agent(manifest: &Manifest) -> Result<(), Failure> {
+    if manifest.agent.is_none() {
+        return Ok(());
+    }
+    let message = "it requires an agent that uninstalls it; found: that agent is what it installed. Take the machine off with \
+                   `sutler-agent unenroll`, then stop the service and remove it by hand";
+    Err(failure(ErrorKind::RequirementNotMet, message))
+}
+
+/// What the steps need that uninstall a package which has no tree on this machine.
+async fn fill_without_a_tree(shared: &Shared, item: &Item, known: &mut Known) -> Result<(), Stop> {
+    if shared.installer.installed(item).await?.is_none() && item.manifest.steps.iter().any(|s| s.phase == Phase::Uninstall) {
+        let lists = chunk_lists(shared, &item.attempt, &item.manifest, known).await?;
+        fill(shared, item, &lists, known).await?;
+    }
+    Ok(())
+}
+
+fn plan(item: &Item, intent: Intent, detected_before: bool, leaves: &[Leaves], known: &Known) -> Plan {
     let manifest = &item.manifest;
-    let step =
-        |s: &sutler_base::manifest::Step| PlannedStep { name: s.name.clone(), phase: s.phase, continue_on_failure: s.continue_on_failure };
+    let mut steps: Vec<PlannedStep> = manifest.steps.iter().map(planned).collect();
+    let mut displaced = Vec::new();
+    for old in leaves {
+        displaced.push(old.displaced(steps.len()));
+        steps.extend(old.item.manifest.steps.iter().map(planned));
+    }
     Plan {
         intent,
         package: manifest.name.clone(),
         version: manifest.version.clone(),
         manifest: item.digest,
         release: manifest.release,
-        steps: manifest.steps.iter().map(step).collect(),
+        steps,
+        displaced,
+        supersedes: manifest.supersedes.iter().map(|other| other.package.clone()).collect(),
         directory: manifest.directory.is_some(),
         agent: intent == Intent::Install && manifest.agent.is_some(),
         logs: !manifest.logs.is_empty(),
@@ -206,6 +238,10 @@ fn plan(item: &Item, intent: Intent, detected_before: bool, known: &Known) -> Pl
         fetched_bytes: known.fetched_bytes,
         prepared_ms: 0,
     }
+}
+
+fn planned(step: &Step) -> PlannedStep {
+    PlannedStep { name: step.name.clone(), phase: step.phase, continue_on_failure: step.continue_on_failure }
 }
 
 async fn connection(shared: &Shared) -> Result<Connection, Stop> {
@@ -305,9 +341,11 @@ pub(super) fn not_kept(digest: &Digest, error: Option<VaultError>) -> Failure {
 /// older than what was installed meanwhile, its publishers may be others, and the machine's own rules too.
 pub(super) async fn check_again(shared: &Shared, offered: &OfferedItem, item: &Item) -> Result<(), Trouble> {
     if offered.intent == Intent::Uninstall {
-        return check_uninstall(shared, &item.manifest.name).map_err(Trouble::Failed);
+        check_uninstall(shared, &item.manifest.name).map_err(Trouble::Failed)?;
+        return others::check_unneeded(shared, &item.manifest.name).map_err(Trouble::Failed);
     }
     check_signed_again(shared, &offered.envelope, item).map_err(Trouble::Failed)?;
+    others::leaves(shared, item).await?;
     check_requirements(shared, item).await
 }
 
@@ -321,7 +359,7 @@ fn check_signed_again(shared: &Shared, envelope: &[u8], item: &Item) -> Result<(
 }
 
 /// Whether the machine's own rules let a package go.
-fn check_uninstall(shared: &Shared, package: &PackageName) -> Result<(), Failure> {
+pub(super) fn check_uninstall(shared: &Shared, package: &PackageName) -> Result<(), Failure> {
     let policy = shared.policy.read().map_err(|why| failure(ErrorKind::ClientIo, why))?;
     policy.allows_uninstalling(package).map_err(|why| failure(ErrorKind::LocalPolicy, why))
 }
@@ -332,7 +370,8 @@ async fn check_requirements(shared: &Shared, item: &Item) -> Result<(), Trouble>
     if manifest.requirements.is_empty() && manifest.depends_on.is_empty() && manifest.agent.is_none() {
         return Ok(());
     }
-    match shared.installer.requirements(item, as_own(&shared.installed.all())).await? {
+    let own = shared.installed.all().iter().map(Installed::present).collect();
+    match shared.installer.requirements(item, own).await? {
         Verdict::Met => Ok(()),
         Verdict::NotMet { wanted, found } => {
             Err(Trouble::Failed(failure(ErrorKind::RequirementNotMet, format!("it requires {wanted}; found: {found}"))))
@@ -382,7 +421,7 @@ fn check_rules(shared: &Shared, policy: &LocalPolicy, envelope: &Envelope, manif
 ///
 /// The rules are the package's word for itself. Where the agent knows that it put another version of the package there,
 /// that is not this one, however general the rules are.
-async fn already_there(shared: &Shared, item: &Item) -> Result<(bool, bool), Stop> {
+pub(super) async fn already_there(shared: &Shared, item: &Item) -> Result<(bool, bool), Trouble> {
     let manifest = &item.manifest;
     let recorded = match manifest.directory {
         Some(_) => shared.installer.installed(item).await?,

@@ -1,7 +1,6 @@
 //! What the agent has installed, as it remembers it: the source of `facts.software`.
 
 use crate::{
-    install::Own,
     installer::Item,
     vault::{Vault, VaultError},
 };
@@ -10,7 +9,13 @@ use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
 };
-use sutler_base::{Digest, PackageName, Version, facts::Software, path::InstallPath, version::Ordering};
+use sutler_base::{
+    Digest, PackageName, Version,
+    facts::Software,
+    manifest::{Dependency, Present, Supersedes},
+    path::InstallPath,
+    version::Ordering,
+};
 
 const FILE: &str = "installed.json";
 
@@ -30,6 +35,12 @@ pub struct Installed {
     /// By whose rules its versions compare.
     #[serde(default)]
     pub ordering: Ordering,
+    /// What has to be there for it.
+    #[serde(default)]
+    pub depends_on: Vec<Dependency>,
+    /// Whose place it takes.
+    #[serde(default)]
+    pub supersedes: Vec<Supersedes>,
 }
 
 impl Installed {
@@ -43,6 +54,18 @@ impl Installed {
             directory: manifest.directory.clone(),
             release: manifest.release,
             ordering: manifest.ordering,
+            depends_on: manifest.depends_on.clone(),
+            supersedes: manifest.supersedes.clone(),
+        }
+    }
+
+    /// By what it stands to others.
+    pub fn present(&self) -> Present {
+        Present {
+            package: self.package.clone(),
+            version: self.version.clone(),
+            ordering: self.ordering,
+            supersedes: self.supersedes.clone(),
         }
     }
 }
@@ -71,10 +94,12 @@ impl InstalledRecord {
         self.all.lock().unwrap_or_else(PoisonError::into_inner).get(package).cloned()
     }
 
-    /// Remembers that a package was installed, in place of what was remembered of it.
+    /// Remembers that a package was installed, in place of what was remembered of it and of what it supersedes.
     pub fn add(&self, installed: Installed) -> Result<(), VaultError> {
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         let mut new = all.clone();
+        let present = installed.present();
+        new.retain(|_, other| present.displaces(&other.present()).is_none());
         new.insert(installed.package.clone(), installed);
         self.replace(&mut all, new)
     }
@@ -95,12 +120,6 @@ impl InstalledRecord {
         *all = new;
         Ok(())
     }
-}
-
-/// Installed packages, as requirements ask for them.
-pub(crate) fn as_own(all: &[Installed]) -> Vec<Own> {
-    let own = |i: &Installed| Own { name: i.package.to_string(), version: i.version.to_string(), ordering: i.ordering };
-    all.iter().map(own).collect()
 }
 
 /// Installed packages as facts.

@@ -4,6 +4,7 @@ mod link;
 mod local;
 mod machine;
 mod manager;
+mod relations;
 mod rules;
 mod takeover;
 mod trust;

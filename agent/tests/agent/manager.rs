@@ -15,7 +15,7 @@ use sutler_base::{
     AttemptId, ClientId, Digest, ParameterName, Timestamp, TokenId,
     chunks::{Chunk, ChunkList},
     limits,
-    manifest::{Detection, Entry, EntryKind, Manifest, Parameter, Phase, Platform, Requirement, Step},
+    manifest::{Dependency, Detection, Entry, EntryKind, Manifest, Parameter, Phase, Platform, Requirement, Step, Supersedes},
     outcome::Outcome,
     state::ExecutionState,
     token::TokenString,
@@ -325,6 +325,8 @@ pub(crate) struct Package {
     pub(crate) expires: Option<Timestamp>,
     pub(crate) parameters: BTreeMap<ParameterName, Parameter>,
     pub(crate) requirements: Vec<Requirement>,
+    pub(crate) depends_on: Vec<Dependency>,
+    pub(crate) supersedes: Vec<Supersedes>,
 }
 
 impl Package {
@@ -342,6 +344,8 @@ impl Package {
             expires: None,
             parameters: BTreeMap::new(),
             requirements: vec![],
+            depends_on: vec![],
+            supersedes: vec![],
         }
     }
 
@@ -390,6 +394,8 @@ impl Package {
             not_before: self.not_before,
             parameters: self.parameters.clone(),
             requirements: self.requirements.clone(),
+            depends_on: self.depends_on.clone(),
+            supersedes: self.supersedes.clone(),
             ..Manifest::new(self.name.parse().unwrap(), self.version.parse().unwrap(), self.release)
         };
         manifest.check().unwrap();

@@ -7,5 +7,6 @@ pub mod condition;
 pub mod execution;
 pub mod model;
 pub mod policy;
+pub mod relations;
 pub mod rights;
 pub mod session;

@@ -1,12 +1,13 @@
 //! The nouns as the manager keeps them: plain data, one type per row of the store.
 
+use crate::relations::Need;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use sutler_base::{
     AttemptId, ClientId, Digest, GroupName, JobId, LabelKey, OperatorName, PackageName, ParameterName, PolicyName, Timestamp, TokenId, Uid,
     Version,
     facts::Package as InstalledPackage,
-    manifest::{Dependency, Manifest, Parameter, Requirement, Supersedes, relations::Values},
+    manifest::{Dependency, Manifest, Parameter, Platform, Present, Requirement, Supersedes, relations::Values},
     state::{
         AppliesTo, CancelReason, ClientKind, ClientState, ExecutionState, Intent, JobState, JoinMode, OnMismatch, Role, Source, Trigger,
     },
@@ -281,6 +282,8 @@ pub struct Package {
 pub struct Terms {
     /// By whose rules its versions compare.
     pub ordering: Ordering,
+    /// On which machines it runs.
+    pub platform: Platform,
     /// What a client must be and have.
     pub requirements: Vec<Requirement>,
     /// What has to be installed before it.
@@ -296,6 +299,7 @@ impl Terms {
     pub fn of(manifest: &Manifest) -> Terms {
         Terms {
             ordering: manifest.ordering,
+            platform: manifest.platform.clone(),
             requirements: manifest.requirements.clone(),
             depends_on: manifest.depends_on.clone(),
             supersedes: manifest.supersedes.clone(),
@@ -339,6 +343,18 @@ pub struct PackageVersion {
     pub created: Timestamp,
     /// Who pushed it.
     pub creator: String,
+}
+
+impl PackageVersion {
+    /// How it would stand to others on a machine.
+    pub fn present(&self) -> Present {
+        Present {
+            package: self.name.clone(),
+            version: self.version.clone(),
+            ordering: self.terms.ordering,
+            supersedes: self.terms.supersedes.clone(),
+        }
+    }
 }
 
 /// An order to install packages on groups and clients.
@@ -391,6 +407,8 @@ pub struct JobPackage {
     pub intent: Intent,
     /// The values of its parameters that the job gives.
     pub values: Values,
+    /// For whom it is there; none if it was asked for.
+    pub needed: Vec<Need>,
 }
 
 /// A destination of a job.

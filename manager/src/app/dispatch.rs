@@ -3,12 +3,15 @@
 use super::{AppError, Env, Result, executions, trust};
 use std::collections::{BTreeMap, BTreeSet};
 use sutler_base::{
-    AttemptId, ClientId, JobId, Timestamp, Uid,
-    manifest::relations::Values,
+    AttemptId, ClientId, JobId, Timestamp, Uid, limits,
+    manifest::{Dependency, relations::Values},
     state::{CancelReason, ClientState, ErrorKind, ExecutionState, Intent},
 };
 use sutler_certs::RevocationList;
-use sutler_core::model::{Attempt, Client, Job, JobPackage, PackageVersion};
+use sutler_core::{
+    model::{Attempt, Client, Job, JobPackage, PackageVersion},
+    relations::VERSIONS_MAX,
+};
 use sutler_store::{ExecutionChange, StoreError, Tx};
 
 /// One package of an offer.
@@ -24,6 +27,8 @@ pub struct Item {
     pub replace_always: bool,
     /// An earlier attempt of this execution installed it.
     pub succeeded: bool,
+    /// It is only there because others depend on it, in these versions: a client that has what will do skips it.
+    pub needed: Vec<Dependency>,
 }
 
 /// An attempt that a client is offered.
@@ -216,6 +221,7 @@ impl Catalogue {
                     Intent::Install => *manifest == version.manifest,
                     Intent::Uninstall => *name == version.name,
                 }),
+                needed: needed(package),
             });
         }
         Ok(Some(Offer {
@@ -230,7 +236,15 @@ impl Catalogue {
     }
 }
 
-/// The manifests that an attempt of this client may read: those of its job's revision. None where there is no such attempt of it.
+/// For what a package of a job is there; nothing if it was asked for, or if there is more than an agent takes: then it is installed
+/// as it is.
+fn needed(package: &JobPackage) -> Vec<Dependency> {
+    let all: Vec<Dependency> = package.needed.iter().map(|need| need.on.clone()).collect();
+    if all.len() > limits::RELATIONS_MAX { Vec::new() } else { all }
+}
+
+/// The manifests that an attempt of this client may read: those of its job's revision, and of what has to be uninstalled for them.
+/// None where there is no such attempt of it.
 pub async fn readable(tx: &mut dyn Tx, client: &ClientId, attempt: &AttemptId) -> Result<Option<Vec<sutler_base::Digest>>> {
     let Some(attempt) = tx.attempt(attempt).await?.filter(|a| a.client == *client) else { return Ok(None) };
     if attempt.state.is_end() {
@@ -243,7 +257,15 @@ pub async fn readable(tx: &mut dyn Tx, client: &ClientId, attempt: &AttemptId) -
         return Err(not_active(client, state));
     }
     let uids: Vec<Uid> = tx.job_packages(&attempt.job, attempt.revision).await?.into_iter().filter_map(|p| p.version).collect();
-    Ok(Some(tx.versions_by_uid(&uids).await?.into_iter().map(|v| v.manifest).collect()))
+    let versions = tx.versions_by_uid(&uids).await?;
+    let mut manifests: Vec<_> = versions.iter().map(|v| v.manifest).collect();
+    for new in versions.iter().filter(|v| v.terms.supersedes.iter().any(|other| other.uninstall)) {
+        for other in new.terms.supersedes.iter().filter(|other| other.uninstall) {
+            let old = tx.versions_of(&other.package, VERSIONS_MAX).await?;
+            manifests.extend(old.iter().filter(|old| new.present().displaces(&old.present()).is_some()).map(|old| old.manifest));
+        }
+    }
+    Ok(Some(manifests))
 }
 
 /// A client that is not `ACTIVE` reads nothing. It may again later: that is no word about the content.

@@ -178,6 +178,7 @@ pub async fn create(tx: &mut dyn Tx, env: &Env, input: &Create) -> Result<Shown>
             replace_always: package.replace_always,
             intent: package.intent,
             values: package.values.clone(),
+            needed: Vec::new(),
         });
     }
     let mut targets = BTreeSet::new();
@@ -226,7 +227,7 @@ pub async fn create(tx: &mut dyn Tx, env: &Env, input: &Create) -> Result<Shown>
 }
 
 /// A version that was withdrawn reaches nobody: an order for it would only wait.
-fn refuse_withdrawn(intent: Intent, version: &PackageVersion) -> Result<()> {
+pub fn refuse_withdrawn(intent: Intent, version: &PackageVersion) -> Result<()> {
     match &version.withdrawn {
         Some((_, reason)) if intent == Intent::Install => {
             let name = packages::name_of(version);
@@ -262,7 +263,7 @@ pub async fn run(tx: &mut dyn Tx, env: &Env, input: &Create) -> Result<Shown> {
     start(tx, env, &made.job.id).await
 }
 
-/// Starts a draft: pins the versions, and reaches the destinations from this commit on.
+/// Starts a draft: pins the versions, adds what they depend on, and reaches the destinations from this commit on.
 pub async fn start(tx: &mut dyn Tx, env: &Env, id: &JobId) -> Result<Shown> {
     let mut job = load(tx, env, id).await?;
     match job.state {
@@ -288,6 +289,7 @@ pub async fn start(tx: &mut dyn Tx, env: &Env, id: &JobId) -> Result<Shown> {
         package.version_text = version.version.to_string();
         package.version = Some(version.uid);
     }
+    let wanted = super::relations::expand(tx, env, &format!("jobs/{id}"), wanted).await?;
     let targets = tx.job_targets(id).await?;
     if targets.is_empty() {
         return Err(AppError::state(
@@ -339,7 +341,8 @@ pub async fn wake_queued(tx: &mut dyn Tx, env: &Env, id: &JobId) -> Result<()> {
     Ok(())
 }
 
-/// Two active jobs for the same package on the same destination would undo each other.
+/// Two active jobs for the same package on the same destination would undo each other. What others need is asked for by nobody, and
+/// left alone where it will do.
 async fn refuse_second(tx: &mut dyn Tx, env: &Env, job: &Job, wanted: &[JobPackage], target: &Target) -> Result<()> {
     if matches!(target, Target::Client(_)) {
         return Ok(());
@@ -349,7 +352,7 @@ async fn refuse_second(tx: &mut dyn Tx, env: &Env, job: &Job, wanted: &[JobPacka
             continue;
         }
         for package in tx.job_packages(&other.id, other.revision).await? {
-            if wanted.iter().any(|w| w.package == package.package) {
+            if package.needed.is_empty() && wanted.iter().any(|w| w.needed.is_empty() && w.package == package.package) {
                 let shown = show(tx, env, other.clone()).await?;
                 if !reaches_job(tx, env, &other.id).await? {
                     let message = format!("another job, outside the scope of your role, installs {} there", package.package);
@@ -640,30 +643,53 @@ async fn reach_admitted(tx: &mut dyn Tx, env: &Env, id: &JobId, clients: &[Clien
     executions::reach(tx, env, id, &admitted.map(|c| c.id).collect::<Vec<_>>()).await
 }
 
-/// Gives the jobs that follow this package's newest version a new revision: clients that have not started get that one.
-pub async fn follow(tx: &mut dyn Tx, env: &Env, version: &PackageVersion) -> Result<()> {
-    let Some(newest) = tx.newest_version(&version.name).await? else { return Ok(()) };
-    if newest.uid != version.uid {
-        return Ok(());
-    }
-    for mut job in tx.jobs_following(&version.name).await? {
-        let mut wanted = tx.job_packages(&job.id, job.revision).await?;
-        let behind = |p: &JobPackage| p.follow && p.package == version.name && p.version.as_ref() != Some(&version.uid);
-        if !wanted.iter().any(behind) {
-            continue;
+/// Gives jobs that follow the newest version of a package a new revision, where that has changed: clients that have not started get
+/// it. What those versions depend on is chosen anew. A job for which that fails stays as it is, until something that it needs is
+/// there.
+///
+/// `package` is one of which a version came or went. That concerns those who follow it, and those who follow one that depends on it.
+pub async fn follow(tx: &mut dyn Tx, env: &Env, package: &PackageName) -> Result<()> {
+    let mut looked = BTreeSet::new();
+    for name in super::relations::reaching(tx, package).await? {
+        for job in tx.jobs_following(&name).await? {
+            if looked.insert(job.id.clone()) {
+                catch_up(tx, env, job).await?;
+            }
         }
-        for package in wanted.iter_mut().filter(|p| behind(p)) {
-            package.version = Some(version.uid.clone());
-            package.version_text = version.version.to_string();
-        }
-        job.revision += 1;
-        tx.put_job_packages(&job.id, job.revision, &wanted).await?;
-        tx.save_job(&job).await?;
-        env.audit(tx, "follow", format!("jobs/{}", job.id), format!("revision {} with {}", job.revision, packages::name_of(version)))
-            .await?;
-        env.wakes().jobs.insert(job.id);
     }
     Ok(())
+}
+
+/// Gives a job the newest versions of what it follows, if it has others.
+async fn catch_up(tx: &mut dyn Tx, env: &Env, mut job: Job) -> Result<()> {
+    let before = tx.job_packages(&job.id, job.revision).await?;
+    let mut asked: Vec<JobPackage> = before.iter().filter(|p| p.needed.is_empty()).cloned().collect();
+    let mut news = Vec::new();
+    for package in asked.iter_mut().filter(|p| p.follow) {
+        let Some(newest) = tx.newest_version(&package.package).await? else { continue };
+        if package.version.as_ref() != Some(&newest.uid) {
+            news.push(packages::name_of(&newest));
+            package.version_text = newest.version.to_string();
+            package.version = Some(newest.uid);
+        }
+    }
+    if news.is_empty() && super::relations::stands(tx, env, &before).await? {
+        return Ok(());
+    }
+    let name = format!("jobs/{}", job.id);
+    let wanted = match super::relations::expand(tx, env, &name, asked).await {
+        Ok(wanted) => wanted,
+        Err(AppError::State { message, .. }) => {
+            return env.audit(tx, "follow", &name, format!("it stays at revision {}: {message}", job.revision)).await;
+        }
+        Err(other) => return Err(other),
+    };
+    job.revision += 1;
+    tx.put_job_packages(&job.id, job.revision, &wanted).await?;
+    tx.save_job(&job).await?;
+    let with = if news.is_empty() { "others of what its packages depend on".into() } else { news.join(", ") };
+    env.audit(tx, "follow", &name, format!("revision {} with {with}", job.revision)).await?;
+    wake_queued(tx, env, &job.id).await
 }
 
 /// A page of a job's rows and the key of the next one.

@@ -22,6 +22,7 @@ pub mod operators;
 pub mod packages;
 pub mod policies;
 pub mod reconcile;
+pub mod relations;
 pub mod restored;
 pub mod sessions;
 pub mod tokens;

@@ -1,6 +1,6 @@
 //! Packages and their versions: noted once all their bytes are there and their signature holds.
 
-use super::{AppError, Env, Result, jobs};
+use super::{AppError, Env, Result, jobs, relations};
 use sutler_base::{Digest, PackageName, Version, manifest::Manifest, state::CancelReason};
 use sutler_core::model::{Package, PackageVersion, Terms};
 use sutler_store::{Page, StoreError, Tx};
@@ -18,7 +18,8 @@ pub struct Push {
     pub envelope: Vec<u8>,
 }
 
-/// Makes a version. The same version with the same manifest again is fine; with another one it is refused.
+/// Makes a version. The same version with the same manifest again is fine; with another one it is refused, and so is one that
+/// could depend on itself through others.
 ///
 /// Jobs that follow the newest version of the package get a new revision.
 pub async fn push(tx: &mut dyn Tx, env: &Env, input: &Push) -> Result<PackageVersion> {
@@ -67,8 +68,9 @@ pub async fn push(tx: &mut dyn Tx, env: &Env, input: &Push) -> Result<PackageVer
         },
         other => other.into(),
     })?;
+    relations::refuse_cycle(tx, env, &version).await?;
     env.audit(tx, "push_package", name_of(&version), format!("release {}, manifest {}", version.release, version.manifest)).await?;
-    jobs::follow(tx, env, &version).await?;
+    jobs::follow(tx, env, &version.name).await?;
     Ok(version)
 }
 
@@ -158,9 +160,7 @@ pub async fn withdraw(tx: &mut dyn Tx, env: &Env, input: &Withdraw) -> Result<Pa
         found.withdrawn = Some((env.now, input.reason.clone()));
         tx.set_withdrawn(&found.uid, found.withdrawn.as_ref()).await?;
         env.audit(tx, "withdraw_package_version", name_of(&found), &input.reason).await?;
-        if let Some(newest) = tx.newest_version(&found.name).await? {
-            jobs::follow(tx, env, &newest).await?;
-        }
+        jobs::follow(tx, env, &found.name).await?;
     }
     for job in jobs {
         // One that follows the newest version goes on with another.
@@ -179,7 +179,7 @@ pub async fn reinstate(tx: &mut dyn Tx, env: &Env, name: &PackageName, text: &Ve
     if found.withdrawn.take().is_some() {
         tx.set_withdrawn(&found.uid, None).await?;
         env.audit(tx, "reinstate_package_version", name_of(&found), "").await?;
-        jobs::follow(tx, env, &found).await?;
+        jobs::follow(tx, env, &found.name).await?;
         for job in tx.jobs_with_version(&found.uid).await? {
             jobs::wake_queued(tx, env, &job.id).await?;
         }
@@ -187,32 +187,36 @@ pub async fn reinstate(tx: &mut dyn Tx, env: &Env, name: &PackageName, text: &Ve
     Ok(found)
 }
 
-/// Deletes a version that no job refers to. Its bytes go with the next garbage collection.
+/// Deletes a version that no job refers to, and without which all that stay can be installed. Its bytes go with the next garbage
+/// collection.
 pub async fn delete_version(tx: &mut dyn Tx, env: &Env, name: &PackageName, text: &Version) -> Result<()> {
     let version = version(tx, name, Some(text)).await?;
     if let Some(job) = tx.job_referring_to(std::slice::from_ref(&version.uid), None).await? {
         return Err(in_use(name_of(&version), &job));
     }
+    relations::refuse_needed(tx, &name_of(&version), std::slice::from_ref(&version)).await?;
     tx.delete_version(&version.uid, env.now).await?;
     env.audit(tx, "delete_package_version", name_of(&version), "").await
 }
 
-/// Deletes a package with all its versions, if no job refers to one.
+/// Deletes a package with all its versions, if no job refers to one, and all that stay can be installed without it.
 pub async fn delete(tx: &mut dyn Tx, env: &Env, name: &PackageName) -> Result<()> {
     let package = load(tx, name).await?;
-    let mut uids = Vec::new();
+    let mut all = Vec::new();
     let mut page = Page { after: None, limit: 500 };
     loop {
         let (rows, next) = versions(tx, name, &page).await?;
-        uids.extend(rows.into_iter().map(|v| v.uid));
+        all.extend(rows);
         match next {
             Some(next) => page.after = Some(next),
             None => break,
         }
     }
+    let uids: Vec<_> = all.iter().map(|v| v.uid.clone()).collect();
     if let Some(job) = tx.job_referring_to(&uids, Some(name)).await? {
         return Err(in_use(format!("packages/{name}"), &job));
     }
+    relations::refuse_needed(tx, &format!("packages/{name}"), &all).await?;
     tx.delete_package(&package.uid, env.now).await?;
     env.audit(tx, "delete_package", format!("packages/{name}"), format!("with {} versions", uids.len())).await
 }

@@ -27,6 +27,7 @@ pub mod operator;
 pub mod output;
 pub mod package;
 pub mod passphrase;
+pub mod plan;
 pub mod policy;
 pub mod profiles;
 pub mod publisher;

@@ -5,7 +5,7 @@ use super::{
     error::CliError,
     names,
     output::{self, Column, Format, OutputArg, Record},
-    push,
+    plan, push,
     session::{Session, call, pages, request_id},
     source::{self, SourceArgs},
     when::{bytes, moment},
@@ -19,7 +19,8 @@ pub const EXAMPLES: &str = "Examples:
   sutler package push ./clamav
   sutler package lint ./vendor_1.2_amd64.deb
   sutler package list
-  sutler package show clamav";
+  sutler package show clamav
+  sutler package plan clamav --client CLIENT";
 
 /// What can be done with packages.
 #[derive(Debug, Subcommand)]
@@ -130,6 +131,24 @@ pub enum PackageCommand {
         #[command(flatten)]
         output: OutputArg,
     },
+    /// Say what a job with a package would do on a client: what else is installed, in which order, and why
+    ///
+    /// What the package depends on comes first, in versions that go together; what the client has already and will do is left alone.
+    /// It goes by what the client last reported: what only the machine can tell is said to be unknown.
+    #[command(after_help = "Examples:
+  sutler package plan clamav --client CLIENT
+  sutler package plan clamav@1.0.7 --client CLIENT -o json")]
+    Plan {
+        /// NAME or NAME@VERSION
+        #[arg(value_name = "NAME[@VERSION]", value_parser = names::package)]
+        package: String,
+        /// Where
+        #[arg(long, value_parser = names::client)]
+        client: String,
+        /// How to show it
+        #[command(flatten)]
+        output: OutputArg,
+    },
     /// List the versions of a package, the newest release first
     #[command(after_help = "Examples:
   sutler package versions clamav")]
@@ -164,7 +183,7 @@ pub enum PackageCommand {
         #[arg(value_name = "NAME@VERSION", value_parser = names::package_version)]
         package: String,
     },
-    /// Delete a version, or a package with all its versions; refused while a job refers to one
+    /// Delete a version or a whole package; refused while a job refers to it or another package needs it
     #[command(after_help = "Examples:
   sutler package delete clamav@1.0.7
   sutler package delete clamav")]
@@ -232,6 +251,7 @@ pub async fn run(command: PackageCommand, session: &Session) -> Result<u8, CliEr
             let versions = pages!(session, packages.list_package_versions(request) -> versions, "{tried}");
             output::list(&versions, output.format)?;
         }
+        PackageCommand::Plan { package, client, output } => plan::plan(session, package, client, output.format).await?,
         PackageCommand::Withdraw { package, reason, cancel } => {
             let tried = format!("withdraw the package {}", names::package_word(&package));
             let request = v1::WithdrawPackageVersionRequest { name: package.clone(), reason, cancel, request_id: request_id()? };

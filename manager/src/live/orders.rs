@@ -56,6 +56,9 @@ fn wire_offer(offer: dispatch::Offer, lease_seconds: u32) -> v1::Offer {
                 values: item.values.into_iter().map(|(name, value)| (name.to_string(), value)).collect(),
                 replace: if item.replace_always { v1::Replace::Always } else { v1::Replace::IfMissing }.into(),
                 succeeded: item.succeeded,
+                needed: (item.needed.iter())
+                    .map(|d| v1::Dependency { package: d.package.to_string(), versions: d.versions.to_string() })
+                    .collect(),
             })
             .collect(),
         lease_seconds,

@@ -4,7 +4,7 @@ use super::{Services, caller, page, parsed, shown, status};
 use crate::app::{
     AppError, Violations,
     content::{self, FANS},
-    packages, trust,
+    packages, relations, trust,
 };
 use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt, stream::FuturesUnordered};
@@ -13,7 +13,7 @@ use sutler_base::{Digest, PackageName, Version, limits, manifest::Manifest};
 use sutler_certs::{Envelope, RevocationList, SignedRevocations, SignedTrustDocument, TrustDocument, verify_manifest};
 use sutler_content::{Content, Encoding, Kind};
 use sutler_proto::{
-    convert::{VersionChoice, json_struct, package_choice, package_name, wire_struct, wire_time},
+    convert::{VersionChoice, client_id, json_struct, package_choice, package_name, wire_struct, wire_time},
     v1::{self, push_package_request::Message},
 };
 use tonic::{Request, Response, Status, Streaming, async_trait};
@@ -344,6 +344,22 @@ impl v1::package_service_server::PackageService for Services {
             |version| v1::ReinstatePackageVersionResponse { version: Some(shown::version(version)) },
         );
         answer.await.map(Response::new).map_err(status)
+    }
+
+    async fn plan_package(&self, request: Request<v1::PlanPackageRequest>) -> Result<Response<v1::PlanPackageResponse>, Status> {
+        let operator = self.operator(&request)?;
+        let r = request.into_inner();
+        let mut v = Violations::default();
+        let package = v.take("package", package_choice(&r.package));
+        let client = v.take("client", client_id(&r.client));
+        v.done()?;
+        let ((package, choice), client) = (parsed(package)?, parsed(client)?);
+        let version = if let VersionChoice::Exact(version) = choice { Some(version) } else { None };
+        let input = relations::Plan { package, version, client };
+        let planned = self.app.view(&operator, "plan_package", input, |tx, env, i| Box::pin(relations::plan(tx, env, i)));
+        let (lines, facts_time) = planned.await.map_err(status)?;
+        let packages = lines.into_iter().map(shown::planned).collect();
+        Ok(Response::new(v1::PlanPackageResponse { packages, facts_time: facts_time.map(wire_time) }))
     }
 
     async fn delete_package_version(

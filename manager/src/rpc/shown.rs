@@ -3,13 +3,14 @@
 use crate::app::{clients, jobs, operators, packages, policies, tokens};
 use std::collections::BTreeMap;
 use sutler_base::{
-    Uid,
+    PackageName, Uid,
     outcome::{ItemResult, Outcome},
     state::{ClientState, Counter, ExecutionState},
 };
 use sutler_core::{
     execution,
     model::{Attempt, Counts, Group, Machine, Membership},
+    relations::{Action, Need, Planned},
 };
 use sutler_proto::{
     convert::{Word, wire_struct, wire_time},
@@ -141,6 +142,33 @@ pub(super) fn version(v: sutler_core::model::PackageVersion) -> v1::PackageVersi
     }
 }
 
+fn need(n: Need) -> v1::Need {
+    let package = |name: PackageName| format!("packages/{name}");
+    v1::Need { by: package(n.by), package: package(n.on.package), versions: n.on.versions.to_string() }
+}
+
+pub(super) fn planned(p: Planned) -> v1::PlannedPackage {
+    let action = match p.action {
+        Action::Install => v1::PlanAction::Install,
+        Action::Upgrade => v1::PlanAction::Upgrade,
+        Action::Downgrade => v1::PlanAction::Downgrade,
+        Action::Keep => v1::PlanAction::Keep,
+        Action::Uninstall => v1::PlanAction::Uninstall,
+        Action::Supersede => v1::PlanAction::Supersede,
+        Action::Reject => v1::PlanAction::Reject,
+        Action::Skip => v1::PlanAction::Skip,
+    };
+    v1::PlannedPackage {
+        package: format!("packages/{}/versions/{}", p.package, p.version),
+        action: action.into(),
+        from_version: p.from.map(|from| from.to_string()).unwrap_or_default(),
+        ordered: p.ordered.map(|name| format!("packages/{name}")).unwrap_or_default(),
+        needed: p.needed.into_iter().map(need).collect(),
+        max_fetch_bytes: p.bytes as i64,
+        note: p.note,
+    }
+}
+
 pub(super) fn operator(o: operators::Shown) -> v1::Operator {
     let roles = o.operator.grants.iter().map(|g| v1::RoleGrant {
         role: g.role.to_wire(),
@@ -206,6 +234,7 @@ pub(super) fn job(j: jobs::Shown) -> v1::Job {
             version: p.version_text,
             intent: p.intent.to_wire(),
             values: p.values.into_iter().map(|(name, value)| (name.to_string(), value)).collect(),
+            needed: p.needed.into_iter().map(need).collect(),
         })
         .collect();
     v1::Job {

@@ -32,6 +32,15 @@ pub struct Page {
     pub limit: u32,
 }
 
+/// How a version stands to another package.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Related {
+    /// It depends on it.
+    DependsOn,
+    /// It takes its place.
+    Supersedes,
+}
+
 /// Clients and certificates.
 #[async_trait]
 pub trait Clients {
@@ -209,6 +218,12 @@ pub trait Packages {
     async fn newest_version(&mut self, package: &PackageName) -> Result<Option<PackageVersion>>;
     /// Versions, the highest release first (`after` = "release/uid").
     async fn list_versions(&mut self, package: &Uid, page: &Page) -> Result<Vec<PackageVersion>>;
+    /// The newest versions of the package of this name, the highest release first, withdrawn ones too; none if there is no such package.
+    async fn versions_of(&mut self, package: &PackageName, limit: u32) -> Result<Vec<PackageVersion>>;
+    /// The packages with a version that stands like this to a package of one of these names, by name.
+    async fn packages_related(&mut self, how: Related, to: &[PackageName], limit: u32) -> Result<Vec<PackageName>>;
+    /// The versions that stand like this to a package of one of these names, withdrawn ones too, by uid (`after` = uid).
+    async fn versions_related(&mut self, how: Related, to: &[PackageName], page: &Page) -> Result<Vec<PackageVersion>>;
     /// How many versions a package has.
     async fn count_versions(&mut self, package: &Uid) -> Result<u32>;
     /// Deletes a version; its uid stays as a tombstone.

@@ -237,6 +237,17 @@ impl Range {
         self.0.is_empty()
     }
 
+    /// Whether some version can be meant by both, compared by `ordering`: between two versions there is always room for another.
+    pub fn overlaps(&self, other: &Range, ordering: Ordering) -> bool {
+        let bounds: Vec<_> = self.0.iter().chain(&other.0).collect();
+        // If there is one, there is one at a bound, just below it or just above it.
+        let holds = |at: &Version, beside: cmp::Ordering| {
+            bounds.iter().all(|(relation, bound)| relation.holds(ordering.compare(at.as_str(), bound.as_str()).then(beside)))
+        };
+        let sides = [cmp::Ordering::Equal, cmp::Ordering::Less, cmp::Ordering::Greater];
+        bounds.is_empty() || bounds.iter().any(|(_, at)| sides.iter().any(|beside| holds(at, *beside)))
+    }
+
     /// Whether `version` is meant, compared by `ordering`.
     pub fn holds(&self, version: &str, ordering: Ordering) -> bool {
         self.0.iter().all(|(relation, bound)| relation.holds(ordering.compare(version, bound.as_str())))
@@ -326,6 +337,26 @@ mod tests {
         assert!("any".parse::<Range>().unwrap().holds("0", Ordering::Rpm));
         for bad in ["", "1.2", ">=", ">=1.2,", "~>1", ">=latest", &format!("=1{}", ",=1".repeat(limits::RANGE_BOUNDS_MAX))] {
             assert!(bad.parse::<Range>().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn two_ranges_overlap_where_a_version_can_be_in_both() {
+        for (a, b, overlap) in [
+            ("any", "any", true),
+            ("any", "<1", true),
+            ("<2", ">=2", false),
+            ("<=2", ">=2", true),
+            ("<=2, !=2", ">=2", false),
+            (">1", "<2", true),
+            (">=1.2, <2", "=1.5", true),
+            (">=1.2, <2", "=2.0", false),
+            ("=1.10", ">1.9", true),
+            ("=1", "!=1", false),
+            ("!=1", "!=2", true),
+        ] {
+            let (a, b): (Range, Range) = (a.parse().unwrap(), b.parse().unwrap());
+            assert_eq!((a.overlaps(&b, Ordering::Dpkg), b.overlaps(&a, Ordering::Dpkg)), (overlap, overlap), "{a} and {b}");
         }
     }
 }

@@ -128,6 +128,8 @@ fn records() -> [(&'static str, Record); 4] {
         manifest: Digest::of(b"m"),
         release: 7,
         steps: vec![step("before", Phase::Before), step("undo", Phase::OnError)],
+        displaced: vec![],
+        supersedes: vec![],
         directory: true,
         agent: false,
         logs: true,

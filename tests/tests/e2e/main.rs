@@ -26,6 +26,7 @@ mod packages;
 mod publishers;
 mod recovery;
 mod refusals;
+mod relations;
 mod requests;
 mod rules;
 mod sources;

@@ -12,7 +12,7 @@ use sutler_tests::{
 use tonic::Code;
 
 /// Methods that change nothing, by how their names begin.
-const READS: [&str; 6] = ["Get", "List", "Find", "Preview", "Explain", "Watch"];
+const READS: [&str; 8] = ["Get", "List", "Read", "Find", "Preview", "Plan", "Explain", "Watch"];
 /// Methods that change something and need no id: the same push or the same signed document makes nothing new (its content is
 /// its address), and a further certificate for a further key is what a repeated renewal is to give.
 const BY_THEMSELVES: [&str; 4] = ["PushPackage", "PublishTrustDocument", "PublishRevocations", "RenewOperatorCertificate"];

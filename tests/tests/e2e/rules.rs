@@ -31,10 +31,11 @@ fn a_client_that_lacks_what_a_package_requires_rejects_it_with_what_was_wanted_a
         let row = JobView::wait_for_row(&cli, &run(&format!("--package {package}")), &agent.id(), "REJECTED");
         assert!(row.detail.contains(found), "{}", row.detail);
     }
-    // What it depends on is required, too, of what Sutler itself has installed.
+    // What it depends on is installed before it, and that requires the same.
     pushed(&cli, "plugin", "1.0", "[[depends_on]]\npackage = \"tool\"\nversions = \">=1\"\n");
     let row = JobView::wait_for_row(&cli, &run("--package plugin"), &agent.id(), "REJECTED");
-    assert!(row.detail.contains("requires tool >=1 of sutler; found: not installed"), "{}", row.detail);
+    assert!(row.detail.contains("requires base >=1.2, <2 of sutler; found: not installed"), "{}", row.detail);
+    assert_eq!(row.json["items"].as_array().unwrap().len(), 1, "the plugin is not tried: {:#}", row.json);
     // What was rejected is tried again when somebody asks for it, and now it fits.
     JobView::wait_for_row(&cli, &run("--package base"), &agent.id(), "SUCCEEDED");
     cli.ok(&format!("job retry {tool} --kind rejected"));

@@ -123,6 +123,7 @@ cases! {
         rows::the_last_contact_never_goes_back,
         rows::an_operators_name_is_never_free_again,
         rows::a_version_in_use_is_found,
+        rows::versions_are_found_by_what_they_depend_on_and_take_the_place_of,
         executions::there_is_one_execution_per_job_and_client,
         executions::counters_add_up_after_any_changes,
         executions::an_outcome_is_never_overwritten,

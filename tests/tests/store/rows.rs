@@ -2,8 +2,14 @@
 
 use crate::*;
 use std::collections::BTreeSet;
-use sutler_base::state::Intent;
-use sutler_store::{Page, unit};
+use sutler_base::{
+    PackageName,
+    manifest::{Dependency, Supersedes},
+    state::Intent,
+    version::Range,
+};
+use sutler_core::relations::Need;
+use sutler_store::{Page, Related, unit};
 
 fn page(after: Option<String>, limit: u32) -> Page {
     Page { after, limit }
@@ -63,6 +69,7 @@ pub(crate) async fn every_row_reads_back_as_it_was_written(db: Database) {
             replace_always: false,
             intent: Intent::Install,
             values: [("port".parse().unwrap(), "80 \"x\" ü".to_owned())].into(),
+            needed: vec![],
         },
         JobPackage {
             package: "other".parse().unwrap(),
@@ -72,6 +79,7 @@ pub(crate) async fn every_row_reads_back_as_it_was_written(db: Database) {
             replace_always: true,
             intent: Intent::Uninstall,
             values: Default::default(),
+            needed: vec![Need { by: clam.name.clone(), on: dependency("other", ">=1, <2") }],
         },
     ];
     let targets = [Target::Group(uid(1)), Target::Client(one.id.clone())];
@@ -519,6 +527,65 @@ pub(crate) async fn the_last_contact_never_goes_back(db: Database) {
     assert_eq!(clients.map(|c| c.unwrap().last_seen), [at(500), at(11)]);
 }
 
+fn dependency(package: &str, versions: &str) -> Dependency {
+    Dependency { package: package.parse().unwrap(), versions: versions.parse().unwrap() }
+}
+
+pub(crate) async fn versions_are_found_by_what_they_depend_on_and_take_the_place_of(db: Database) {
+    let (lib, app) = (package(1, "lib"), package(2, "app"));
+    let on = |version: PackageVersion, packages: &[&str]| {
+        let depends_on = packages.iter().map(|package| dependency(package, "any")).collect();
+        PackageVersion { terms: Terms { depends_on, ..Terms::default() }, ..version }
+    };
+    let versions = [
+        version(3, &lib, "1", 1),
+        version(4, &lib, "2", 2),
+        on(version(5, &app, "1", 1), &["lib", "other"]),
+        on(version(6, &app, "2", 2), &["other", "lib"]),
+        PackageVersion {
+            terms: Terms {
+                supersedes: vec![Supersedes { package: "lib".parse().unwrap(), versions: Range::any(), uninstall: true }],
+                ..Terms::default()
+            },
+            ..version(7, &app, "3", 3)
+        },
+    ];
+    write(
+        &db.store,
+        unit!(
+            [lib, app, versions] | tx | {
+                tx.insert_package(&lib).await?;
+                tx.insert_package(&app).await?;
+                for version in &versions {
+                    tx.insert_version(version).await?;
+                }
+                tx.set_withdrawn(&uid(4), Some(&(at(1), String::new()))).await
+            }
+        ),
+    )
+    .await
+    .unwrap();
+    let names = |versions: &[PackageVersion]| versions.iter().map(|v| format!("{}@{}", v.name, v.version)).collect::<Vec<_>>();
+    let found = |how: Related, to: &'static [&'static str], page: Page| {
+        let to: Vec<PackageName> = to.iter().map(|name| name.parse().unwrap()).collect();
+        read(&db.store, unit!([to, page] | tx | { tx.versions_related(how, &to, &page).await }))
+    };
+    assert_eq!(names(&found(Related::DependsOn, &["lib", "other"], page(None, 9)).await), ["app@1", "app@2"], "each once");
+    assert_eq!(names(&found(Related::DependsOn, &["lib"], page(Some(uid(5).to_string()), 9)).await), ["app@2"]);
+    assert_eq!(names(&found(Related::DependsOn, &["app"], page(None, 9)).await), Vec::<String>::new());
+    assert_eq!(names(&found(Related::Supersedes, &["lib"], page(None, 9)).await), ["app@3"]);
+    let packages = read(&db.store, unit!([] | tx | { tx.packages_related(Related::DependsOn, &["lib".parse().unwrap()], 9).await })).await;
+    assert_eq!(packages, ["app".parse().unwrap()], "each once");
+    let of = |limit: u32| {
+        let lib = lib.name.clone();
+        read(&db.store, unit!([lib] | tx | { tx.versions_of(&lib, limit).await }))
+    };
+    assert_eq!(names(&of(9).await), ["lib@2", "lib@1"], "a withdrawn one, too");
+    assert_eq!(names(&of(1).await), ["lib@2"]);
+    write(&db.store, unit!([] | tx | { tx.delete_version(&uid(5), at(9)).await })).await.unwrap();
+    assert_eq!(names(&found(Related::DependsOn, &["lib"], page(None, 9)).await), ["app@2"], "one that is gone depends on nothing");
+}
+
 pub(crate) async fn a_version_in_use_is_found(db: Database) {
     let clam = package(1, "clamav");
     let used = JobPackage {
@@ -529,6 +596,7 @@ pub(crate) async fn a_version_in_use_is_found(db: Database) {
         replace_always: false,
         intent: Intent::Install,
         values: Default::default(),
+        needed: vec![],
     };
     add_clients(&db.store, 0..1).await;
     write(

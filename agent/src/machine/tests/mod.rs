@@ -44,6 +44,8 @@ fn plan(phases: &[Phase], detected_before: bool) -> Plan {
         manifest: Digest::of(b"m"),
         release: 1,
         steps: phases.iter().enumerate().map(step).collect(),
+        displaced: vec![],
+        supersedes: vec![],
         directory: true,
         agent: false,
         logs: false,

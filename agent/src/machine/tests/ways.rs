@@ -135,3 +135,93 @@ fn an_uninstallation_runs_its_own_steps_then_removes_and_asks_whether_it_is_gone
     end(&mut world, Op::Restore, OpReport::Restored(Restored::Untouched));
     assert_eq!(ended(&mut world), (ExecutionState::Failed, Some(false)));
 }
+
+/// A package whose place another takes, with one step to uninstall it, whose steps follow two of the other's.
+fn displacing() -> Plan {
+    let old = Displaced {
+        package: "old".parse().unwrap(),
+        version: "1.5".parse().unwrap(),
+        manifest: Digest::of(b"old"),
+        first_step: 2,
+        directory: true,
+        detection: true,
+    };
+    let phases = [Phase::Install, Phase::OnError, Phase::Install, Phase::Uninstall];
+    Plan { displaced: vec![old], supersedes: vec!["old".parse().unwrap()], ..plan(&phases, false) }
+}
+
+#[test]
+fn what_is_displaced_goes_by_its_own_steps_before_the_first_of_the_new_one() {
+    let mut world = prepared(displacing());
+    for (op, report) in [
+        (Op::Step(3), step(StepReport::Done)),
+        (Op::Displace(0, Leaving::Remove), OpReport::Done),
+        (Op::Displace(0, Leaving::VerifyGone), OpReport::Done),
+        (Op::Displace(0, Leaving::Forget), OpReport::Done),
+        (Op::Exchange, OpReport::Exchanged { detected: false }),
+        (Op::Step(0), step(StepReport::Done)),
+        (Op::Verify, OpReport::Done),
+        (Op::Commit, OpReport::Done),
+    ] {
+        end(&mut world, op, report);
+    }
+    assert_eq!(ended(&mut world).0, ExecutionState::Succeeded);
+}
+
+#[test]
+fn a_failure_says_what_was_uninstalled_for_it_and_does_not_come_back() {
+    let failure = |world: &mut World| {
+        let end = ended(world);
+        let Stage::Finished { outcome, .. } = &world.disk[&id(1)].stage else { panic!("not finished") };
+        (end, Outcome::parse(outcome).unwrap().items[0].failure.clone().unwrap().message)
+    };
+    // Its own step fails: whether all of it is still there nobody knows.
+    let mut world = prepared(displacing());
+    end(&mut world, Op::Step(3), step(StepReport::Failed(failed())));
+    end(&mut world, Op::Step(1), step(StepReport::Done));
+    end(&mut world, Op::Restore, OpReport::Restored(Restored::Untouched));
+    let (ended, message) = failure(&mut world);
+    assert_eq!(ended, (ExecutionState::Failed, Some(false)));
+    assert_eq!(message, "old 1.5, whose place it takes, could not be uninstalled: no");
+
+    // A step of the new one fails, when the old one is gone.
+    let mut world = prepared(displacing());
+    end(&mut world, Op::Step(3), step(StepReport::Done));
+    for how in [Leaving::Remove, Leaving::VerifyGone, Leaving::Forget] {
+        end(&mut world, Op::Displace(0, how), OpReport::Done);
+    }
+    end(&mut world, Op::Exchange, OpReport::Exchanged { detected: false });
+    end(&mut world, Op::Step(0), step(StepReport::Failed(failed())));
+    end(&mut world, Op::Step(1), step(StepReport::Done));
+    end(&mut world, Op::Restore, OpReport::Restored(Restored::Empty));
+    let (ended, message) = failure(&mut world);
+    assert_eq!(ended, (ExecutionState::Failed, Some(false)));
+    assert_eq!(message, "no; old 1.5, whose place it takes, was uninstalled before");
+
+    // Refused before anything had run: nothing is to be said of it.
+    let mut world = prepared(displacing());
+    end(&mut world, Op::Step(3), OpReport::Refused(failed()));
+    end(&mut world, Op::Restore, OpReport::Restored(Restored::Untouched));
+    assert_eq!(failure(&mut world).1, "no");
+}
+
+#[test]
+fn a_step_that_uninstalls_what_is_displaced_is_not_started_again_after_a_crash() {
+    let mut world = prepared(displacing());
+    while !world.unwritten.is_empty() {
+        world.write();
+    }
+    assert_eq!(world.performed.len(), 1);
+    world.crash(0);
+    world.event(Event::Leased(vec![id(1)], 600));
+    while !world.unwritten.is_empty() {
+        world.write();
+    }
+    assert_eq!(world.performed, [(id(1), 0, Op::Step(3), 0)], "it is picked up");
+    // What holds of the new one says nothing about the old one's step.
+    world.performing.clear();
+    world.event(Event::OpEnded(id(1), step(StepReport::Interrupted { detected: true })));
+    end(&mut world, Op::Step(1), step(StepReport::Done));
+    end(&mut world, Op::Restore, OpReport::Restored(Restored::Untouched));
+    assert_eq!(ended(&mut world), (ExecutionState::Interrupted, Some(false)));
+}

@@ -7,19 +7,23 @@ use super::super::{
 };
 use sutler_proto::v1;
 
-/// The packages of a job with their versions: `clamav@1.0.7`, or `clamav@latest (1.0.7)` where it follows the newest.
+/// The packages of a job with their versions: `clamav@1.0.7`, or `clamav@latest (1.0.7)` where it follows the newest; after what
+/// nobody asked for stands whom it is there for: `lib@1.5 (for clamav)`.
 pub(super) fn packages(job: &v1::Job) -> String {
     let one = |p: &v1::JobPackage| {
         let word = names::package_word(&p.package);
         let word = if p.intent() == v1::Intent::Uninstall { format!("-{word}") } else { word };
         // A version comes as itself or as the resource's name.
         let version = p.version.rsplit('/').next().unwrap_or_default();
-        match (version, word.split_once('@')) {
+        let word = match (version, word.split_once('@')) {
             ("", _) => word,
             (version, None) => format!("{word}@{version}"),
             (version, Some((_, "latest"))) => format!("{word} ({version})"),
             _ => word,
-        }
+        };
+        let mut by: Vec<_> = p.needed.iter().map(|need| names::short(&need.by)).collect();
+        by.dedup();
+        if by.is_empty() { word } else { format!("{word} (for {})", by.join(", ")) }
     };
     job.packages.iter().map(one).collect::<Vec<_>>().join(" ")
 }
@@ -262,8 +266,10 @@ mod tests {
         let package =
             |package: &str, version: &str| v1::JobPackage { package: package.into(), version: version.into(), ..Default::default() };
         let gone = v1::JobPackage { intent: v1::Intent::Uninstall.into(), ..package("packages/f", "6") };
+        let for_b = v1::Need { by: "packages/b".into(), package: "packages/g".into(), versions: "any".into() };
         let job = v1::Job {
             packages: vec![
+                v1::JobPackage { needed: vec![for_b.clone(), for_b], ..package("packages/g/versions/7", "7") },
                 package("packages/a", "1.0"),
                 package("packages/b/versions/2", "2"),
                 package("packages/c/versions/latest", "3"),
@@ -273,7 +279,7 @@ mod tests {
             ],
             ..Default::default()
         };
-        assert_eq!(packages(&job), "a@1.0 b@2 c@latest (3) d e@5 -f@6");
+        assert_eq!(packages(&job), "g@7 (for b) a@1.0 b@2 c@latest (3) d e@5 -f@6");
     }
 
     #[test]

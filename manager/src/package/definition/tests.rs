@@ -135,6 +135,9 @@ any = [{ software = "libc6", manager = "dpkg", versions = ">=2.36" }, { all = [{
 [[depends_on]]
 package = "y"
 versions = ">=1, <2"
+[[supersedes]]
+package = "z"
+uninstall = true
 [parameters.port]
 pattern = "[0-9]+"
 [[detection]]
@@ -154,7 +157,7 @@ phase = "uninstall"
     assert_eq!(definition.steps[0].phase, Phase::Uninstall);
     assert_eq!(definition.detection.len(), 2);
     // An agent that knows none of these would install what is not to be: it must refuse the package.
-    assert_eq!(definition.manifest(1, Vec::new()).critical, ["requirements", "depends_on", "parameters"]);
+    assert_eq!(definition.manifest(1, Vec::new()).critical, ["requirements", "depends_on", "supersedes", "parameters"]);
     for (tail, wanted) in [
         ("[[requirement]]\nmemory = \"1GiB\"\narch = [\"x\"]\n", "requirement 1: needs one of os"),
         ("[[requirement]]\nmemory = \"much\"\n", "requirement 1: memory: a size is a whole number"),
@@ -166,8 +169,8 @@ phase = "uninstall"
         ("[parameters.port]\npattern = \"[0-9]\"\ndefault = \"80\"\n", "does not match the publisher's pattern"),
         ("[parameters.port]\npattern = \"x\"\n[[step]]\nname = \"a\"\nargv = [\"/bin/${port}\"]\n", "must not be a parameter's value"),
         ("[[detection]]\nservice = \"../x\"\n", "a service's name has"),
-        // Nothing goes by these yet: nobody may believe that something does.
-        ("[[supersedes]]\npackage = \"z\"\nuninstall = true\n", "needs \"supersedes\" to be understood"),
+        ("[[supersedes]]\npackage = \"x\"\n", "the package supersedes itself"),
+        ("[[depends_on]]\npackage = \"y\"\n[[supersedes]]\npackage = \"y\"\n", "depends on y and supersedes it"),
     ] {
         let found = problems(&format!("{head}{tail}"));
         assert!(found.iter().any(|p| p.contains(wanted)), "{wanted:?} is not in {found:#?}");

@@ -77,7 +77,7 @@ const RUNS: u32 = 10;
 const OUTRUN: Remedy = Remedy::Again;
 
 fn migrator() -> Migrator {
-    let all: [(i64, &str, &'static str); 8] = [
+    let all: [(i64, &str, &'static str); 9] = [
         (1, "first", include_str!("../../migrations/postgres/0001_first.sql")),
         (2, "operators", include_str!("../../migrations/postgres/0002_operators.sql")),
         (3, "audit", include_str!("../../migrations/postgres/0003_audit.sql")),
@@ -85,6 +85,7 @@ fn migrator() -> Migrator {
         (5, "trust", include_str!("../../migrations/postgres/0005_trust.sql")),
         (6, "packages", include_str!("../../migrations/postgres/0006_packages.sql")),
         (7, "inventory", include_str!("../../migrations/postgres/0007_inventory.sql")),
+        (8, "relations", include_str!("../../migrations/postgres/0008_relations.sql")),
         (11, "logs", include_str!("../../migrations/postgres/0011_logs.sql")),
     ];
     let made = |(n, name, sql): (i64, &'static str, &'static str)| {

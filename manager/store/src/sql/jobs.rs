@@ -132,7 +132,7 @@ impl Jobs for Unit<'_> {
     }
 
     async fn job_packages(&mut self, job: &JobId, revision: i64) -> Result<Vec<JobPackage>> {
-        let sql = "SELECT package, version, version_text, follow, replace_always, intent, given FROM job_package \
+        let sql = "SELECT package, version, version_text, follow, replace_always, intent, given, needed FROM job_package \
                    WHERE job = $1 AND revision = $2 ORDER BY n";
         self.list("job_package", query!(sql, job.to_string(), revision), |row| {
             Ok(JobPackage {
@@ -143,6 +143,7 @@ impl Jobs for Unit<'_> {
                 replace_always: row.flag()?,
                 intent: row.parse()?,
                 values: row.json()?,
+                needed: row.json()?,
             })
         })
         .await
@@ -155,14 +156,15 @@ impl Jobs for Unit<'_> {
             .enumerate()
             .map(|(n, p)| {
                 let (follow, always) = (u8::from(p.follow), u8::from(p.replace_always));
-                (n, &p.package, &p.version, bind::text(&p.version_text), follow, always, p.intent, bind::json(&p.values))
+                let (values, needed) = (bind::json(&p.values), bind::json(&p.needed));
+                (n, &p.package, &p.version, bind::text(&p.version_text), follow, always, p.intent, values, needed)
             })
             .collect();
         self.run(query!(
             concat!(
-                "INSERT INTO job_package (job, revision, n, package, version, version_text, follow, replace_always, intent, given) SELECT $2, $3, \
+                "INSERT INTO job_package (job, revision, n, package, version, version_text, follow, replace_always, intent, given, needed) SELECT $2, $3, \
                  CAST(v.value->>0 AS BIGINT), v.value->>1, v.value->>2, v.value->>3, CAST(v.value->>4 AS BIGINT) <> 0, \
-                 CAST(v.value->>5 AS BIGINT) <> 0, v.value->>6, v.value->>7 FROM",
+                 CAST(v.value->>5 AS BIGINT) <> 0, v.value->>6, v.value->>7, v.value->>8 FROM",
                 each!(1)
             ),
             bind::json(&rows),

@@ -1,8 +1,9 @@
 //! Packages and their versions.
 
 use super::unit::{Columns, Result, Unit};
-use crate::{Packages, Page, StoreError, bind};
+use crate::{Packages, Page, Related, StoreError, bind};
 use async_trait::async_trait;
+use std::collections::BTreeSet;
 use sutler_base::{Digest, JobId, PackageName, Timestamp, Uid, Version};
 use sutler_core::model::{Package, PackageVersion};
 
@@ -17,6 +18,13 @@ macro_rules! versions {
     () => {
         " FROM package p JOIN package_version v ON v.package = p.uid AND v.deleted_ms IS NULL "
     };
+}
+
+fn kind(how: Related) -> &'static str {
+    match how {
+        Related::DependsOn => "DEPENDS_ON",
+        Related::Supersedes => "SUPERSEDES",
+    }
 }
 
 fn package(row: &mut Columns<'_>) -> Result<Package> {
@@ -104,7 +112,14 @@ impl Packages for Unit<'_> {
                 change
             ),
         )
-        .await
+        .await?;
+        let terms = &version.terms;
+        let rows: BTreeSet<_> = (terms.depends_on.iter().map(|d| (kind(Related::DependsOn), &d.package)))
+            .chain(terms.supersedes.iter().map(|s| (kind(Related::Supersedes), &s.package)))
+            .collect();
+        let sql = concat!("INSERT INTO package_relation (version, kind, other) SELECT $2, v.value->>0, v.value->>1 FROM", each!(1));
+        self.run(query!(sql, bind::json(&rows), version.uid.to_string())).await?;
+        Ok(())
     }
 
     async fn version(&mut self, package: &PackageName, version_: &Version) -> Result<Option<PackageVersion>> {
@@ -138,6 +153,38 @@ impl Packages for Unit<'_> {
             "WHERE p.uid = $1 AND (v.release, v.uid) < ($2, $3) ORDER BY v.release DESC, v.uid DESC LIMIT $4"
         );
         self.list("package_version", query!(sql, package.to_string(), release, uid, i64::from(page.limit)), version).await
+    }
+
+    async fn versions_of(&mut self, package: &PackageName, limit: u32) -> Result<Vec<PackageVersion>> {
+        let sql = concat!(
+            "SELECT ",
+            version_columns!(),
+            versions!(),
+            "WHERE p.name = $1 AND p.deleted_ms IS NULL ORDER BY v.release DESC, v.uid DESC LIMIT $2"
+        );
+        self.list("package_version", query!(sql, package.to_string(), i64::from(limit)), version).await
+    }
+
+    async fn packages_related(&mut self, how: Related, to: &[PackageName], limit: u32) -> Result<Vec<PackageName>> {
+        let sql = concat!(
+            "SELECT DISTINCT p.name FROM package_relation r JOIN package_version v ON v.uid = r.version AND v.deleted_ms IS NULL \
+             JOIN package p ON p.uid = v.package WHERE r.kind = $2 AND r.other",
+            any!(1),
+            " ORDER BY p.name LIMIT $3"
+        );
+        self.list("package_relation", query!(sql, bind::list(to), kind(how), i64::from(limit)), |row| row.parse()).await
+    }
+
+    async fn versions_related(&mut self, how: Related, to: &[PackageName], page: &Page) -> Result<Vec<PackageVersion>> {
+        let sql = concat!(
+            "SELECT DISTINCT r.version FROM package_relation r JOIN package_version v ON v.uid = r.version AND v.deleted_ms IS NULL \
+             WHERE r.kind = $2 AND r.other",
+            any!(1),
+            " AND r.version > $3 ORDER BY r.version LIMIT $4"
+        );
+        let query = query!(sql, bind::list(to), kind(how), bind::after(page), i64::from(page.limit));
+        let uids: Vec<Uid> = self.list("package_relation", query, |row| row.parse()).await?;
+        self.versions_by_uid(&uids).await
     }
 
     async fn count_versions(&mut self, package: &Uid) -> Result<u32> {

@@ -79,7 +79,7 @@ use unit::{Access, Unit};
 const OUTRUN: Remedy = Remedy::None;
 
 fn migrator() -> Migrator {
-    let all: [(i64, &str, &'static str); 8] = [
+    let all: [(i64, &str, &'static str); 9] = [
         (1, "first", include_str!("../../migrations/sqlite/0001_first.sql")),
         (2, "operators", include_str!("../../migrations/sqlite/0002_operators.sql")),
         (3, "audit", include_str!("../../migrations/sqlite/0003_audit.sql")),
@@ -87,6 +87,7 @@ fn migrator() -> Migrator {
         (5, "trust", include_str!("../../migrations/sqlite/0005_trust.sql")),
         (6, "packages", include_str!("../../migrations/sqlite/0006_packages.sql")),
         (7, "inventory", include_str!("../../migrations/sqlite/0007_inventory.sql")),
+        (8, "relations", include_str!("../../migrations/sqlite/0008_relations.sql")),
         (11, "logs", include_str!("../../migrations/sqlite/0011_logs.sql")),
     ];
     let made = |(n, name, sql): (i64, &'static str, &'static str)| {

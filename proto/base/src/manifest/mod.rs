@@ -9,7 +9,7 @@ pub mod requirement;
 mod steps;
 
 pub use detection::{Detection, VersionRule};
-pub use relations::{Dependency, Parameter, Supersedes};
+pub use relations::{Dependency, Parameter, Present, Supersedes};
 pub use requirement::{Manager, Requirement};
 pub use steps::{ExitMeaning, Phase, Step};
 
@@ -145,9 +145,9 @@ pub enum EntryKind {
     },
 }
 
-/// Members that this program goes by; `critical` may name only these. What is superseded is read, and nothing goes by it yet:
+/// Members that this program goes by; `critical` may name only these.
 /// whoever says it is critical is told that a newer program is needed.
-const KNOWN: [&str; 19] = [
+const KNOWN: [&str; 20] = [
     "format",
     "critical",
     "name",
@@ -158,6 +158,7 @@ const KNOWN: [&str; 19] = [
     "platform",
     "requirements",
     "depends_on",
+    "supersedes",
     "parameters",
     "directory",
     "files",
@@ -350,6 +351,11 @@ impl Manifest {
             absent: false,
         };
         self.requirements.iter().cloned().chain(self.depends_on.iter().map(dependency)).collect()
+    }
+
+    /// How it would stand to others on a machine.
+    pub fn present(&self) -> Present {
+        Present { package: self.name.clone(), version: self.version.clone(), ordering: self.ordering, supersedes: self.supersedes.clone() }
     }
 
     /// How many bytes the files have together.

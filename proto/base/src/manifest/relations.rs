@@ -1,9 +1,17 @@
 //! How a package stands to others, and what whoever orders it may set: dependencies, what it supersedes, parameters.
 
-use super::Step;
-use crate::{Invalid, PackageName, ParameterName, limits, pattern::Pattern, quoted, version::Range};
+use super::{Step, requirement::Found};
+use crate::{
+    Invalid, PackageName, ParameterName, Version, limits,
+    pattern::Pattern,
+    quoted,
+    version::{Ordering, Range},
+};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 /// A package that has to be installed before this one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +34,54 @@ pub struct Supersedes {
     /// Whether the old one is uninstalled first; else this one is installed over it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub uninstall: bool,
+}
+
+impl fmt::Display for Dependency {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.versions.is_any() {
+            true => write!(f, "{}", self.package),
+            false => write!(f, "{} {}", self.package, self.versions),
+        }
+    }
+}
+
+/// A package that is on a machine, or would be, by what decides how it stands to others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Present {
+    /// Which.
+    pub package: PackageName,
+    /// In which version.
+    pub version: Version,
+    /// By whose rules its versions compare.
+    pub ordering: Ordering,
+    /// Whose place it takes.
+    pub supersedes: Vec<Supersedes>,
+}
+
+impl Present {
+    /// What somebody finds who looks for `name`: the package itself, or that it takes the place of what is called so.
+    ///
+    /// The versions of what it supersedes compare as its own do: nobody may have that package any more. It is not handed on: what
+    /// takes the place of both of two packages names both.
+    pub fn found_as(&self, name: &str) -> Option<Found> {
+        let found = |instead| Found { version: Some(self.version.to_string()), ordering: self.ordering, instead };
+        if self.package.as_str() == name {
+            return Some(found(None));
+        }
+        let other = self.supersedes.iter().find(|other| other.package.as_str() == name)?;
+        Some(found(Some((self.package.to_string(), other.versions.clone()))))
+    }
+
+    /// Whether nothing else is needed where this is depended on.
+    pub fn meets(&self, dependency: &Dependency) -> bool {
+        self.found_as(dependency.package.as_str()).is_some_and(|found| found.is_in(&dependency.versions))
+    }
+
+    /// How it takes the place of `other`; none if it does not.
+    pub fn displaces(&self, other: &Present) -> Option<&Supersedes> {
+        let is_meant = |s: &&Supersedes| s.package == other.package && s.versions.holds(other.version.as_str(), other.ordering);
+        self.supersedes.iter().find(is_meant)
+    }
 }
 
 /// A value that whoever orders the package may set, within what the publisher allows.
@@ -166,6 +222,33 @@ pub(super) fn check_others(name: &PackageName, depends_on: &[Dependency], supers
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_takes_the_place_of_another_does_where_that_one_is_depended_on_and_no_further() {
+        let present = |package: &str, version: &str, supersedes: Vec<Supersedes>| Present {
+            package: package.parse().unwrap(),
+            version: version.parse().unwrap(),
+            ordering: Ordering::default(),
+            supersedes,
+        };
+        let supersedes =
+            |versions: &str| Supersedes { package: "old".parse().unwrap(), versions: versions.parse().unwrap(), uninstall: false };
+        let on = |package: &str, versions: &str| Dependency { package: package.parse().unwrap(), versions: versions.parse().unwrap() };
+        let (old, new) = (present("old", "1.5", vec![]), present("new", "7.0", vec![supersedes("<3")]));
+        assert!(old.meets(&on("old", ">=1, <2")) && !old.meets(&on("old", ">=2")) && !old.meets(&on("new", "any")));
+        for (dependency, met) in [
+            (on("new", ">=7"), true),
+            (on("old", "any"), true),
+            (on("old", ">=2"), true),
+            // Its own version is not one of the old one's, and those from 3 on are something else.
+            (on("old", ">=3"), false),
+            (on("other", "any"), false),
+        ] {
+            assert_eq!(new.meets(&dependency), met, "{dependency}");
+        }
+        assert!(new.displaces(&old).is_some() && old.displaces(&new).is_none());
+        assert!(new.displaces(&present("old", "3.0", vec![])).is_none());
+    }
 
     fn parameter(pattern: &str, default: Option<&str>) -> Parameter {
         Parameter { pattern: pattern.parse().unwrap(), default: default.map(String::from), description: String::new() }

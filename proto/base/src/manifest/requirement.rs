@@ -163,6 +163,32 @@ pub struct Found {
     pub version: Option<String>,
     /// By whose rules it compares.
     pub ordering: Ordering,
+    /// It is not that itself, but something that takes its place: what that is called, and in which versions it does.
+    pub instead: Option<(String, Range)>,
+}
+
+impl Found {
+    /// Something that is found under its own name, or says that it provides what is looked for.
+    pub fn itself(version: Option<String>, ordering: Ordering) -> Found {
+        Found { version, ordering, instead: None }
+    }
+
+    /// Whether it will do where these versions are wanted.
+    pub fn is_in(&self, versions: &Range) -> bool {
+        match (&self.instead, &self.version) {
+            (Some((_, of)), _) => of.overlaps(versions, self.ordering),
+            (None, Some(version)) => versions.holds(version, self.ordering),
+            (None, None) => versions.is_any(),
+        }
+    }
+
+    fn said(&self) -> String {
+        let version = self.version.as_deref().map_or_else(|| "without a version".into(), shown);
+        match &self.instead {
+            Some((name, _)) => format!("replaced by {} {version}", shown(name)),
+            None => version,
+        }
+    }
 }
 
 /// What is asked of a machine. An error says in one sentence why nobody can tell.
@@ -221,13 +247,11 @@ impl Requirement {
             }
             Requirement::PackageManager { manager } => machine.has(*manager).map(|has| (has, format!("no {manager} on this machine"))),
             Requirement::Software { manager, name, versions, absent } => machine.installed(*manager, name).map(|all| {
-                let fits = |found: &Found| match &found.version {
-                    Some(version) => versions.holds(version, found.ordering),
-                    None => versions.is_any(),
-                };
-                let there: Vec<_> = all.iter().map(|f| f.version.as_deref().map_or_else(|| "without a version".into(), shown)).collect();
+                // What takes the place of something is not in the way where that has to be absent.
+                let counts = |found: &&Found| !*absent || found.instead.is_none();
+                let there: Vec<_> = all.iter().filter(counts).map(Found::said).collect();
                 let found = if there.is_empty() { "not installed".to_owned() } else { format!("{name} {}", there.join(", ")) };
-                (all.iter().any(fits) != *absent, found)
+                (all.iter().filter(counts).any(|found| found.is_in(versions)) != *absent, found)
             }),
             Requirement::Fact { fact, one_of, at_least, at_most, matches } => machine.fact(fact).map(|value| {
                 let Some(value) = value else { return (false, "no such fact".to_owned()) };
@@ -399,7 +423,7 @@ mod tests {
             Ok(manager == Manager::Dpkg)
         }
         fn installed(&self, _: Manager, name: &str) -> Result<Vec<Found>, String> {
-            let found = |version: Option<&str>| Found { version: version.map(String::from), ordering: Ordering::Dpkg };
+            let found = |version: Option<&str>| Found::itself(version.map(String::from), Ordering::Dpkg);
             Ok(match name {
                 "libc6" => vec![found(Some("2.36-9+deb12u10"))],
                 "mail-transport-agent" => vec![found(None)],

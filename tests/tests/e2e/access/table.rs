@@ -58,6 +58,7 @@ const TABLE: &[Row] = &[
     ("PackageService/GetPackageVersion", Kind::Operator, PACKAGES, Scope::Any, Invalid),
     ("PackageService/WithdrawPackageVersion", Kind::Operator, &[Uploader], Scope::Unscoped, Invalid),
     ("PackageService/ReinstatePackageVersion", Kind::Operator, &[Uploader], Scope::Unscoped, Invalid),
+    ("PackageService/PlanPackage", Kind::Operator, READERS, Scope::Any, Invalid),
     ("PackageService/DeletePackageVersion", Kind::Operator, &[Uploader], Scope::Any, Invalid),
     ("PackageService/DeletePackage", Kind::Operator, &[Uploader], Scope::Any, Invalid),
     ("PackageService/GetTrustDocument", Kind::Operator, PACKAGES, Scope::Any, Fine),
