@@ -8,8 +8,9 @@
 //! The rules:
 //! - What was asked for is taken as it is, in its version; only what others need is chosen. The newest release in the range comes
 //!   first; where the newest version of a package takes the place of another, it comes before that one.
-//! - A choice that leads nowhere is taken back and the next one tried, up to a bound: the answer is the first that fits, the same
-//!   for everybody who asks. An error tells of the first dead end, which is the one about the newest versions.
+//! - What others may still bring a range for is chosen after those; a choice that leads nowhere is taken back and the next one tried,
+//!   up to a bound: the answer is the first that fits, the same for everybody who asks. An error tells of the first dead end, which
+//!   is the one about the newest versions.
 //! - A job has one list for all its clients, so nothing goes by a machine's platform; what is chosen must be able to run where the
 //!   package runs that needs it. A client that has something else in the range keeps that: its agent skips what it doesn't need.
 //! - Uninstalling asks for nothing else, and a package whose place was taken is not exchanged in jobs that order it.
@@ -38,7 +39,7 @@ pub const RELATED_MAX: usize = 256;
 /// How many versions of each package are looked at: the newest.
 pub const VERSIONS_MAX: u32 = 100;
 /// How many choices are tried, and how many ways from one version to another.
-const TRIES_MAX: usize = 2000;
+const TRIES_MAX: usize = 1000;
 const WAYS_MAX: usize = 20_000;
 
 /// That a package of a job is there for another one.
@@ -111,6 +112,28 @@ impl Catalogue {
     pub fn depended_on(&self) -> BTreeSet<PackageName> {
         let all = self.0.values().flatten().flat_map(|c| &c.version.terms.depends_on);
         all.map(|dependency| dependency.package.clone()).collect()
+    }
+
+    /// Which packages may be needed where a package is, through whichever of its versions, and through what takes its place.
+    fn reach(&self) -> BTreeMap<&PackageName, BTreeSet<&PackageName>> {
+        let mut next: BTreeMap<&PackageName, BTreeSet<&PackageName>> = BTreeMap::new();
+        for (package, versions) in &self.0 {
+            for terms in versions.iter().map(|c| &c.version.terms) {
+                next.entry(package).or_default().extend(terms.depends_on.iter().map(|d| &d.package));
+                for other in &terms.supersedes {
+                    next.entry(&other.package).or_default().insert(package);
+                }
+            }
+        }
+        let mut reach = BTreeMap::new();
+        for package in self.0.keys() {
+            let (mut all, mut open) = (BTreeSet::new(), vec![package]);
+            while let Some(at) = open.pop() {
+                open.extend(next.get(at).into_iter().flatten().copied().filter(|to| all.insert(*to)));
+            }
+            reach.insert(package, all);
+        }
+        reach
     }
 
     /// What will do for a dependency of a package of this platform, the best first.
@@ -208,7 +231,4 @@ pub enum Unresolved {
         /// One of them.
         package: PackageName,
     },
-    /// No answer was found within the bound.
-    #[error("after {TRIES_MAX} tries no versions were found that go together; name versions of what is depended on, or narrow the ranges")]
-    Entangled,
 }

@@ -2,8 +2,8 @@
 
 use super::{Candidate, Catalogue, Entry, Need, TRIES_MAX, Unresolved, WAYS_MAX};
 use crate::model::PackageVersion;
-use std::collections::BTreeSet;
-use sutler_base::{Uid, limits, manifest::Dependency};
+use std::collections::{BTreeMap, BTreeSet};
+use sutler_base::{PackageName, Uid, limits, manifest::Dependency};
 
 /// What a job that asks for these versions installs, in its order: what is depended on before what depends on it, else as asked.
 ///
@@ -15,12 +15,13 @@ pub fn resolve(catalogue: &Catalogue, asked: &[PackageVersion]) -> Result<Vec<En
             return Err(Unresolved::Displaced { one: one.name(), other: other.name() });
         }
     }
-    let mut search = Search { catalogue, chosen: Vec::new(), tries: 0, dead_end: None };
-    search.chosen.extend(asked.iter().map(|candidate| Chosen { candidate, for_: None }));
-    if search.complete()? {
-        return search.in_order(asked.len());
+    let chosen = asked.iter().map(|candidate| Chosen { candidate, for_: None }).collect();
+    let mut search = Search { catalogue, reach: catalogue.reach(), chosen, tries: 0, dead_end: None };
+    let found = search.complete();
+    match search.dead_end.take() {
+        Some(why) if !found => Err(why),
+        _ => search.in_order(asked.len()),
     }
-    Err(search.dead_end.unwrap_or(Unresolved::Entangled))
 }
 
 /// A version that is in the job, as it stands so far.
@@ -33,6 +34,8 @@ struct Chosen<'a> {
 
 struct Search<'a> {
     catalogue: &'a Catalogue,
+    /// Which packages may come after a package, whichever of its versions is taken.
+    reach: BTreeMap<&'a PackageName, BTreeSet<&'a PackageName>>,
     chosen: Vec<Chosen<'a>>,
     tries: usize,
     /// The first one: it is about the newest versions.
@@ -40,21 +43,21 @@ struct Search<'a> {
 }
 
 impl<'a> Search<'a> {
-    /// Chooses what is missing, one after the other. False, with everything as it was, if there is no way.
-    fn complete(&mut self) -> Result<bool, Unresolved> {
-        let unmet = self.chosen.iter().enumerate().find_map(|(n, one)| {
-            let wanted = &one.candidate.version.terms.depends_on;
-            wanted.iter().find(|dependency| self.met_by(dependency).is_none()).map(|dependency| (n, one.candidate, dependency))
-        });
-        let Some((by, candidate, dependency)) = unmet else { return Ok(true) };
-        let platform = &candidate.version.terms.platform;
-        let mut any = false;
-        for next in self.catalogue.candidates(platform, dependency) {
-            any = true;
+    /// Chooses what is missing, one after the other. False, with everything as it was, if there is no way, or none within the bound.
+    fn complete(&mut self) -> bool {
+        let unmet = self.unmet();
+        let Some((by, dependency)) = self.next(&unmet) else { return true };
+        let all: Vec<&Dependency> = unmet.iter().map(|(_, d)| *d).filter(|d| d.package == dependency.package).collect();
+        let platform = &self.chosen[by].candidate.version.terms.platform;
+        let mut candidates: Vec<&Candidate> = self.catalogue.candidates(platform, dependency).collect();
+        // One that will do for all who wait for it comes before one that will do for this one.
+        candidates.sort_by_key(|c| !all.iter().all(|d| c.present.meets(d)));
+        if candidates.is_empty() {
+            let there = self.catalogue.there(&dependency.package);
+            self.note(|s| Unresolved::Missing { chain: s.chain(by), dependency: dependency.clone(), there });
+        }
+        for next in candidates {
             self.tries += 1;
-            if self.tries > TRIES_MAX {
-                return Err(Unresolved::Entangled);
-            }
             if let Some(other) = self.chosen.iter().position(|chosen| excludes(chosen.candidate, next)) {
                 self.note(|s| Unresolved::Conflict {
                     chain: s.chain(by),
@@ -69,16 +72,28 @@ impl<'a> Search<'a> {
                 continue;
             }
             self.chosen.push(Chosen { candidate: next, for_: Some(by) });
-            if self.complete()? {
-                return Ok(true);
+            if self.complete() {
+                return true;
             }
             self.chosen.pop();
+            if self.tries > TRIES_MAX {
+                return false;
+            }
         }
-        if !any {
-            let there = self.catalogue.there(&dependency.package);
-            self.note(|s| Unresolved::Missing { chain: s.chain(by), dependency: dependency.clone(), there });
-        }
-        Ok(false)
+        false
+    }
+
+    /// The dependencies that nothing chosen will do for, with the number of the one that has it.
+    fn unmet(&self) -> Vec<(usize, &'a Dependency)> {
+        let all = self.chosen.iter().enumerate().flat_map(|(n, one)| one.candidate.version.terms.depends_on.iter().map(move |d| (n, d)));
+        all.filter(|(_, dependency)| self.met_by(dependency).is_none()).collect()
+    }
+
+    /// The one to choose for next: a package that no other of these may still bring a range for, so that all ranges are known.
+    fn next(&self, unmet: &[(usize, &'a Dependency)]) -> Option<(usize, &'a Dependency)> {
+        let follows = |one: &PackageName, other: &PackageName| one != other && self.reach.get(other).is_some_and(|all| all.contains(one));
+        let last = |(_, d): &&(usize, &'a Dependency)| !unmet.iter().any(|(_, other)| follows(&d.package, &other.package));
+        unmet.iter().find(last).or(unmet.first()).copied()
     }
 
     fn note(&mut self, dead_end: impl FnOnce(&Self) -> Unresolved) {

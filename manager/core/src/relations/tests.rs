@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::model::Terms;
+use proptest::prelude::*;
 use std::collections::BTreeMap;
 use sutler_base::{
     Digest, Timestamp, Uid,
@@ -166,6 +167,10 @@ fn a_job_has_no_more_packages_than_it_may_have_and_no_search_is_endless() {
     assert_eq!(job(1, &chain(limits::JOB_PACKAGES_MAX)).unwrap().len(), limits::JOB_PACKAGES_MAX);
     let many = job(1, &chain(limits::JOB_PACKAGES_MAX + 1)).unwrap_err();
     assert!(many.contains("more than 32 packages") && many.contains("p30@1 → p31@1"), "{many}");
+    // A hundred versions of each, and of one only the oldest will do for all.
+    let hundred = |name: &str, said: &[&str]| (0..100).rev().map(|v| version(&format!("{name}@{v}"), said)).collect::<Vec<_>>();
+    let all = [vec![version("app@1", &["on lib", "on tool"])], hundred("lib", &[]), hundred("tool", &["on lib <1"])].concat();
+    assert_eq!(job(1, &all).unwrap(), ["lib@0:app,tool", "tool@99:app", "app@1"]);
     // Ten packages in ten versions each, none of which goes with the last one.
     let mut versions = vec![];
     let on: Vec<String> = (0..10).map(|n| format!("on q{n}")).chain(["on last >=1".into(), "on last <1".into()]).collect();
@@ -174,7 +179,63 @@ fn a_job_has_no_more_packages_than_it_may_have_and_no_search_is_endless() {
         versions.extend((0..10).map(|v| version(&format!("q{n}@{v}"), &[])));
     }
     versions.extend([version("last@1", &[]), version("last@0", &[])]);
-    assert!(job(1, &versions).is_err());
+    assert!(job(1, &versions).unwrap_err().contains("depends on last <1, but the job has last@1"));
+}
+
+/// Whether these versions can be one job: nothing is missing, and none takes the place of another.
+fn go_together(job: &[&PackageVersion]) -> bool {
+    let present: Vec<Present> = job.iter().map(|v| v.present()).collect();
+    let met = |dependency: &Dependency| present.iter().any(|there| there.meets(dependency));
+    job.iter().all(|v| v.terms.depends_on.iter().all(met)) && !present.iter().any(|a| present.iter().any(|b| a.displaces(b).is_some()))
+}
+
+proptest! {
+    /// Five packages with up to three versions each, which depend on later ones in some range; the fourth takes the place of the last
+    /// one, in some range. All choices are few enough to be looked at.
+    #[test]
+    fn what_is_found_goes_together_in_its_order_and_it_is_found_if_there_is_any(
+        counts in proptest::collection::vec(1usize..=3, 5),
+        edges in proptest::collection::vec((0usize..5, 0usize..3, 1usize..5, 0usize..4, 0usize..3), 0..14),
+        superseded in proptest::option::of(0usize..4),
+    ) {
+        let range = |kind: usize, bound: usize| ["any".to_owned(), format!(">={bound}"), format!("<{bound}"), format!("={bound}")][kind].clone();
+        let mut versions = vec![];
+        for (n, count) in counts.iter().enumerate() {
+            // What takes a place has one version: only the newest one may, and here each may be taken.
+            let count = if n == 3 { 1 } else { *count };
+            for v in (0..count).rev() {
+                let mut said = BTreeMap::new();
+                for (from, of, to, kind, bound) in &edges {
+                    if *from == n && *of == v && *to > n && !(n == 3 && superseded.is_some()) {
+                        said.insert(*to, format!("on p{to} {}", range(*kind, *bound)));
+                    }
+                }
+                let mut said: Vec<String> = said.into_values().collect();
+                said.extend(superseded.filter(|_| n == 3).map(|kind| format!("uninstalls p4 {}", range(kind, 1))));
+                versions.push(version(&format!("p{n}@{v}"), &said.iter().map(String::as_str).collect::<Vec<_>>()));
+            }
+        }
+        let asked = versions[0].clone();
+        let by_package: Vec<Vec<&PackageVersion>> =
+            (1..5).map(|n| versions.iter().filter(|v| v.name.as_str() == format!("p{n}")).collect()).collect();
+        let mut possible = false;
+        for choice in 0..4usize.pow(4) {
+            let chosen = by_package.iter().enumerate().filter_map(|(n, of)| of.get((choice / 4usize.pow(n as u32)) % 4).copied());
+            possible |= go_together(&std::iter::once(&asked).chain(chosen).collect::<Vec<_>>());
+        }
+        match resolve(&catalogue(&versions), std::slice::from_ref(&asked)) {
+            Ok(entries) => {
+                prop_assert!(go_together(&entries.iter().map(|e| &e.version).collect::<Vec<_>>()), "{entries:?}");
+                for (n, entry) in entries.iter().enumerate() {
+                    let before: Vec<Present> = entries[..n].iter().map(|e| e.version.present()).collect();
+                    let met = |dependency: &Dependency| before.iter().any(|there| there.meets(dependency));
+                    prop_assert!(entry.version.terms.depends_on.iter().all(met), "{entries:?}");
+                    prop_assert!(entry.version == asked || !entry.needed.is_empty(), "{entries:?}");
+                }
+            }
+            Err(why) => prop_assert!(!possible, "{why}"),
+        }
+    }
 }
 
 #[test]
