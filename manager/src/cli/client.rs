@@ -2,6 +2,7 @@
 
 use super::{
     ask::confirm,
+    columns::{self, Wanted},
     error::CliError,
     label::{self, LabelCommand},
     names,
@@ -29,7 +30,8 @@ pub enum ClientCommand {
     #[command(after_help = "Examples:
   sutler client list
   sutler client list --group new-clients --filter 'facts.os.family == \"linux\"'
-  sutler client list --filter 'client.state == \"PENDING\"' -o csv")]
+  sutler client list --filter 'client.state == \"PENDING\"' -o csv
+  sutler client list --columns id,hostname,facts.os.pretty_name,labels.site")]
     List {
         /// Only clients for which this condition holds: CEL over facts, labels, answers and client, as in a policy
         #[arg(long, value_name = "CEL", default_value = "", hide_default_value = true)]
@@ -40,6 +42,9 @@ pub enum ClientCommand {
         /// Removed clients, too
         #[arg(long)]
         all: bool,
+        /// Only these columns, in this order: those of -o csv, facts.PATH, labels.KEY and answers.NAME
+        #[arg(long, value_name = "COLUMN,…", value_delimiter = ',', value_parser = columns::wanted)]
+        columns: Vec<Wanted>,
         /// How to show it
         #[command(flatten)]
         output: OutputArg,
@@ -173,10 +178,14 @@ pub fn sorted(map: &std::collections::HashMap<String, String>) -> String {
 /// Runs a command of this noun.
 pub async fn run(command: ClientCommand, session: &Session) -> Result<u8, CliError> {
     match command {
-        ClientCommand::List { filter, group, all, output } => {
+        ClientCommand::List { filter, group, all, columns, output } => {
             let request = v1::ListClientsRequest { filter, group: group.unwrap_or_default(), show_removed: all, ..Default::default() };
             let clients = pages!(session, clients.list_clients(request) -> clients, "list the clients");
-            output::list(&clients, output.format)?;
+            if columns.is_empty() {
+                output::list(&clients, output.format)?;
+            } else {
+                output::print(&columns::list_text(&clients, &columns, output.format))?;
+            }
         }
         ClientCommand::Show { client, output } => {
             let answer = call!(session, clients.get_client(v1::GetClientRequest { name: client.clone() }), "show the client {client}")?;

@@ -9,6 +9,7 @@ pub mod audit;
 pub mod bundle;
 pub mod ca;
 pub mod client;
+pub mod columns;
 pub mod connection;
 pub mod content;
 pub mod describe;
