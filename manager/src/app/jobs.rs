@@ -182,17 +182,24 @@ pub async fn create(tx: &mut dyn Tx, env: &Env, input: &Create) -> Result<Shown>
     }
     let mut targets = BTreeSet::new();
     for destination in &input.destinations {
+        let mut archived = None;
         let (target, unseen) = match destination {
             Destination::Group(name) => (Target::Group(groups::load(tx, name).await?.uid), AppError::not_found("group", name)),
             Destination::Client(id) => {
-                if clients::load(tx, id).await?.state == ClientState::Removed {
+                let client = clients::load(tx, id).await?;
+                if client.state == ClientState::Removed {
                     return Err(AppError::not_found("client", id));
                 }
+                archived = client.archived.map(|_| id);
                 (Target::Client(id.clone()), AppError::not_found("client", id))
             }
         };
         if !reaches(tx, env, std::slice::from_ref(&target)).await? {
             return Err(unseen);
+        }
+        if let Some(id) = archived {
+            let message = format!("clients/{id} is archived, and no job reaches it; `client unarchive` takes it back");
+            return Err(AppError::state(format!("clients/{id}"), "ARCHIVED", message));
         }
         targets.insert(target);
     }

@@ -207,6 +207,7 @@ pub(crate) fn client(n: u64) -> Client {
         notice: String::new(),
         replaced: None,
         skew: None,
+        archived: None,
         change: 0,
     }
 }

@@ -80,14 +80,15 @@ fn attempt(row: &mut Columns<'_>) -> Result<Attempt> {
 }
 
 impl Unit<'_> {
-    /// Adds QUEUED executions for clients that exist; gives back those that were added.
+    /// Adds QUEUED executions for clients that exist and are not archived; gives back those that were added.
     async fn insert_queued(&mut self, job: &JobId, clients: &[&str], now: Timestamp) -> Result<Vec<ClientId>> {
         let change = self.change(clients.len()).await?;
         let sql = concat!(
             "INSERT INTO execution (job, client, owner_site, epoch, state, reason, detail, entered_ms, attempts, revision, item, bytes_done, \
              bytes_total, step, change) SELECT j.id, c.id, ",
             own_site!(),
-            ", 1, 'QUEUED', '', '', $3, 0, 0, 0, 0, 0, '', $4 FROM client c CROSS JOIN job j WHERE j.id = $2 AND c.id",
+            ", 1, 'QUEUED', '', '', $3, 0, 0, 0, 0, 0, '', $4 FROM client c CROSS JOIN job j WHERE j.id = $2 \
+             AND c.archived_ms IS NULL AND c.id",
             any!(1),
             " ORDER BY c.id ON CONFLICT DO NOTHING RETURNING client"
         );
@@ -189,7 +190,7 @@ impl Executions for Unit<'_> {
     async fn insert_executions_for_group(&mut self, job: &JobId, group: &Uid, now: Timestamp) -> Result<u64> {
         // A look-up for each member, whatever the planner knows of the tables: most members have their execution already.
         let sql = "SELECT m.client FROM membership m WHERE m.group_uid = $1 AND m.client > $2 \
-                   AND (SELECT c.state FROM client c WHERE c.id = m.client) IN ('ACTIVE', 'QUARANTINED') \
+                   AND (SELECT c.state FROM client c WHERE c.id = m.client AND c.archived_ms IS NULL) IN ('ACTIVE', 'QUARANTINED') \
                    AND (SELECT e.epoch FROM execution e WHERE e.job = $3 AND e.client = m.client) IS NULL ORDER BY m.client LIMIT $4";
         let (mut after, mut added) = (String::new(), 0);
         loop {
