@@ -3,7 +3,7 @@
 use crate::*;
 use std::collections::BTreeSet;
 use sutler_base::state::Intent;
-use sutler_store::{Page, unit};
+use sutler_store::{Besides, Page, unit};
 
 fn page(after: Option<String>, limit: u32) -> Page {
     Page { after, limit }
@@ -22,6 +22,7 @@ pub(crate) async fn every_row_reads_back_as_it_was_written(db: Database) {
     one.activated = Some(at(88));
     one.greeted = true;
     one.duplicate_of = Some(client_id(9));
+    one.archived = Some(at(99));
     one.notice = "look".into();
     one.session_counter = u64::from(u32::MAX) + 1;
     one.replaced = Some(at(66));
