@@ -197,11 +197,11 @@ pub async fn create(tx: &mut dyn Tx, env: &Env, input: &Create) -> Result<Shown>
         if !reaches(tx, env, std::slice::from_ref(&target)).await? {
             return Err(unseen);
         }
+        targets.insert(target);
         if let Some(id) = archived {
             let message = format!("clients/{id} is archived, and no job reaches it; `client unarchive` takes it back");
             return Err(AppError::state(format!("clients/{id}"), "ARCHIVED", message));
         }
-        targets.insert(target);
     }
     if let Some(expires) = input.expires
         && expires <= env.now
