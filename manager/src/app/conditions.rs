@@ -15,10 +15,13 @@ use sutler_store::Tx;
 /// How many compiled conditions are kept: more policies than that compile again now and then.
 const KEPT: usize = 4096;
 
-/// Conditions by their text, and by what is asked that it names.
+/// The text of a condition, and what is asked, if it names answers.
+type Key = (String, Option<Digest>);
+
+/// Conditions by what they were compiled from.
 pub struct Conditions {
     schema: Schema,
-    compiled: Mutex<HashMap<(String, Option<Digest>), Arc<Condition>>>,
+    compiled: Mutex<HashMap<Key, Arc<Condition>>>,
 }
 
 impl Default for Conditions {

@@ -203,7 +203,7 @@ pub async fn run(command: QuestionCommand, session: &Session) -> Result<u8, CliE
         QuestionCommand::Delete { name, force } => {
             let request = v1::DeleteQuestionRequest { name: name.clone(), force, request_id: request_id()? };
             let answer = call!(session, questions.delete_question(request), "delete the question {}", names::short(&name))?;
-            let then = "until their condition is another one nobody is looked at by";
+            let then = "policies that match nobody until they are changed:";
             session.done(&name, &told("deleted", answer.dropped_answers, &answer.policies, then))?;
         }
     }

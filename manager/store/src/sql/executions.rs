@@ -190,7 +190,7 @@ impl Executions for Unit<'_> {
     async fn insert_executions_for_group(&mut self, job: &JobId, group: &Uid, now: Timestamp) -> Result<u64> {
         // A look-up for each member, whatever the planner knows of the tables: most members have their execution already.
         let sql = "SELECT m.client FROM membership m WHERE m.group_uid = $1 AND m.client > $2 \
-                   AND (SELECT c.state FROM client c WHERE c.id = m.client AND c.archived_ms IS NULL) IN ('ACTIVE', 'QUARANTINED') \
+                   AND (SELECT c.state FROM client c WHERE c.id = m.client) IN ('ACTIVE', 'QUARANTINED') \
                    AND (SELECT e.epoch FROM execution e WHERE e.job = $3 AND e.client = m.client) IS NULL ORDER BY m.client LIMIT $4";
         let (mut after, mut added) = (String::new(), 0);
         loop {
