@@ -60,7 +60,7 @@ pub async fn take_back(tx: &mut dyn Tx, env: &Env, client: &mut Client, why: &st
     tx.save_likeness(&client.id, &keys).await?;
     env.audit(tx, "unarchive", format!("clients/{}", client.id), why).await?;
     if client.state != ClientState::Pending {
-        membership::reach_admitted(tx, env, &client.id).await?;
+        membership::reach_admitted(tx, env, client).await?;
     }
     env.wakes().clients.insert(client.id.clone());
     Ok(())

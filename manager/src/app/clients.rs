@@ -245,7 +245,7 @@ pub async fn approve(tx: &mut dyn Tx, env: &Env, approve: &Approve) -> Result<Ve
             admitted(tx, env, client).await?;
         } else {
             // Back after its certificate had ended: what came to its groups and to itself while it waited.
-            membership::reach_admitted(tx, env, &client.id).await?;
+            membership::reach_admitted(tx, env, client).await?;
         }
         wake_access(env, &client.id);
     }
@@ -277,7 +277,7 @@ pub async fn admitted(tx: &mut dyn Tx, env: &Env, client: &Client) -> Result<()>
             membership::join(tx, env, &group, std::slice::from_ref(client), Source::Token, token.id.as_str()).await?;
         }
     }
-    membership::reach_admitted(tx, env, &client.id).await?;
+    membership::reach_admitted(tx, env, client).await?;
     greet(tx, env, client).await
 }
 

@@ -202,7 +202,9 @@ fn canceled(reason: &str) -> String {
         Ok(CancelReason::JobCanceled) => "the job was canceled before it started here".into(),
         Ok(CancelReason::LeftGroup) => "the client left the group before it started; it is queued again if the client comes back".into(),
         Ok(CancelReason::ClientRemoved) => "the client was removed".into(),
-        Ok(CancelReason::ClientArchived) => "the client was archived before it started; it is queued again if the client comes back".into(),
+        Ok(CancelReason::ClientArchived) => {
+            "the client was archived before it started; it is queued again if the client comes back while the job stands".into()
+        }
         Ok(CancelReason::DestinationDeleted) => "the group was deleted before it started here".into(),
         Ok(CancelReason::Withdrawn) => "the version was withdrawn before it started here".into(),
         Ok(CancelReason::Replaced) => "another job took its place before it started here".into(),

@@ -640,10 +640,10 @@ async fn reach_all(tx: &mut dyn Tx, env: &Env, id: &JobId) -> Result<()> {
     Ok(())
 }
 
-/// Reaches those of these clients that were let in.
+/// Reaches those of these clients that were let in and are not archived.
 async fn reach_admitted(tx: &mut dyn Tx, env: &Env, id: &JobId, clients: &[ClientId]) -> Result<()> {
     let found = tx.clients(clients).await?;
-    let admitted = found.into_iter().filter(|c| matches!(c.state, ClientState::Active | ClientState::Quarantined));
+    let admitted = found.into_iter().filter(|c| matches!(c.state, ClientState::Active | ClientState::Quarantined) && c.archived.is_none());
     executions::reach(tx, env, id, &admitted.map(|c| c.id).collect::<Vec<_>>()).await
 }
 

@@ -3,10 +3,13 @@
 use serde_json::{Value, json};
 use std::sync::Arc;
 use sutler_agent::{identity::Identity, link, vault::FolderVault};
+use sutler_base::limits;
 use sutler_certs::tls::{self, Clock};
 use sutler_proto::v1::{self, agent_service_client::AgentServiceClient, connect_request::Message as Up, connect_response::Message as Down};
 use sutler_proto::{PROTOCOL_VERSION, QUESTIONS};
-use sutler_tests::harness::{Agent, Cli, Manager, PATIENCE, wait_for_value, wait_until};
+use sutler_tests::api_call;
+use sutler_tests::harness::{Agent, Api, Cli, Manager, PATIENCE, wait_for_value, wait_until};
+use tonic::Code;
 
 /// What the machine shows of a question.
 fn shown(agent: &Agent, name: &str) -> Value {
@@ -198,4 +201,34 @@ fn an_agent_is_told_what_is_asked_only_when_it_changed_and_what_it_says_is_check
     assert_eq!((told.len(), error.as_str()), (1, ""));
     assert_ne!(told[0].digest, digest, "its own answer is a change");
     assert_eq!(answers(&cli, &agent), json!({"seats": "5"}));
+}
+
+#[test]
+fn as_many_questions_as_there_may_be_reach_an_agent_whole_and_one_more_is_refused() {
+    let manager = Manager::start();
+    let api = Api::operator(&manager);
+    let agent = Agent::enrolled("one", &manager);
+    let choices = |n: usize| format!("{n:0>width$}", width = limits::CHOICE_MAX);
+    let rule = v1::AnswerRule {
+        r#type: v1::AnswerType::Choice.into(),
+        choices: (0..limits::CHOICES_MAX).map(choices).collect(),
+        pattern: String::new(),
+    };
+    let create = |n: usize| v1::CreateQuestionRequest {
+        question_id: format!("q{n}"),
+        prompt: "?".repeat(limits::PROMPT_MAX),
+        rule: Some(rule.clone()),
+        ..Default::default()
+    };
+    for n in 0..limits::QUESTIONS_MAX {
+        api_call!(api, question_service_client::QuestionServiceClient, create_question(create(n))).unwrap();
+    }
+    let more = api_call!(api, question_service_client::QuestionServiceClient, create_question(create(limits::QUESTIONS_MAX)));
+    let refused = more.expect_err("one more");
+    assert_eq!(refused.code(), Code::FailedPrecondition, "{refused:?}");
+    assert!(refused.message().contains("at most 100"), "{refused:?}");
+    let count = || serde_json::from_str::<Value>(&agent.ok("questions -o json")).unwrap().as_array().unwrap().len();
+    wait_until("all of them", PATIENCE, || count() == limits::QUESTIONS_MAX);
+    agent.ok(&format!("answer q99 {}", choices(7)));
+    assert_eq!(answers(&manager.cli(), &agent)["q99"], choices(7));
 }
