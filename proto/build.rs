@@ -5,8 +5,22 @@ use prost::Message;
 use protox::{Compiler, prost_reflect::DynamicMessage};
 use std::{env, error::Error, fs, path::PathBuf};
 
-const FILES: [&str; 13] =
-    ["access", "types", "enrollment", "agent", "client", "group", "policy", "package", "job", "token", "software", "operator", "audit"];
+const FILES: [&str; 14] = [
+    "access",
+    "types",
+    "enrollment",
+    "agent",
+    "client",
+    "group",
+    "policy",
+    "question",
+    "package",
+    "job",
+    "token",
+    "software",
+    "operator",
+    "audit",
+];
 
 fn main() -> Result<(), Box<dyn Error>> {
     let root = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?);

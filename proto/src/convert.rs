@@ -6,7 +6,10 @@
 use crate::v1;
 use prost_types::{ListValue, Struct, Timestamp as WireTime, Value, value::Kind};
 use std::str::FromStr;
-use sutler_base::{ClientId, GroupName, Invalid, JobId, OperatorName, PackageName, PolicyName, Timestamp, TokenId, Version, quoted, state};
+use sutler_base::{
+    ClientId, GroupName, Invalid, JobId, OperatorName, PackageName, PolicyName, QuestionName, Timestamp, TokenId, Version,
+    question::AnswerRule, quoted, state,
+};
 
 /// An enum that has the same words on both sides: `QUEUED` here, `EXECUTION_STATE_QUEUED` on the wire.
 pub trait Word: Sized {
@@ -33,6 +36,7 @@ macro_rules! word {
     };
 }
 word!(state::ClientState, v1::ClientState, "CLIENT_STATE");
+word!(state::Presence, v1::Presence, "PRESENCE");
 word!(state::ClientKind, v1::ClientKind, "CLIENT_KIND");
 word!(state::Source, v1::Source, "SOURCE");
 word!(state::JoinMode, v1::JoinMode, "JOIN_MODE");
@@ -76,6 +80,49 @@ pub fn operator_name(name: &str) -> Result<OperatorName, Invalid> {
 /// `policies/NAME`
 pub fn policy_name(name: &str) -> Result<PolicyName, Invalid> {
     named("policies", name)
+}
+
+/// `questions/NAME`
+pub fn question_name(name: &str) -> Result<QuestionName, Invalid> {
+    named("questions", name)
+}
+
+/// What an answer may be, as it is sent.
+pub fn wire_rule(rule: &AnswerRule) -> v1::AnswerRule {
+    let mut wire = v1::AnswerRule::default();
+    let word = match rule {
+        AnswerRule::String { pattern } => {
+            wire.pattern = pattern.as_ref().map(ToString::to_string).unwrap_or_default();
+            v1::AnswerType::String
+        }
+        AnswerRule::Integer => v1::AnswerType::Integer,
+        AnswerRule::Boolean => v1::AnswerType::Boolean,
+        AnswerRule::Choice { choices } => {
+            wire.choices.clone_from(choices);
+            v1::AnswerType::Choice
+        }
+    };
+    wire.r#type = word.into();
+    wire
+}
+
+/// What an answer may be, as it came; any text, where nothing is said.
+pub fn rule(wire: &v1::AnswerRule) -> Result<AnswerRule, Invalid> {
+    let kind = v1::AnswerType::try_from(wire.r#type).map_err(|_| Invalid::new(format!("{} is no type of an answer", wire.r#type)))?;
+    if !wire.choices.is_empty() && kind != v1::AnswerType::Choice {
+        return Err(Invalid::new("choices go with the type CHOICE"));
+    }
+    if !wire.pattern.is_empty() && !matches!(kind, v1::AnswerType::String | v1::AnswerType::Unspecified) {
+        return Err(Invalid::new("a pattern goes with the type STRING"));
+    }
+    Ok(match kind {
+        v1::AnswerType::Unspecified | v1::AnswerType::String => {
+            AnswerRule::String { pattern: if wire.pattern.is_empty() { None } else { Some(wire.pattern.parse()?) } }
+        }
+        v1::AnswerType::Integer => AnswerRule::Integer,
+        v1::AnswerType::Boolean => AnswerRule::Boolean,
+        v1::AnswerType::Choice => AnswerRule::choice(wire.choices.clone())?,
+    })
 }
 
 /// `clients/ID`
@@ -182,6 +229,7 @@ mod tests {
     #[test]
     fn both_sides_have_the_same_words() {
         agree(state::ClientState::ALL);
+        agree(state::Presence::ALL);
         agree(state::ClientKind::ALL);
         agree(state::Source::ALL);
         agree(state::JoinMode::ALL);
@@ -203,6 +251,25 @@ mod tests {
         assert_eq!(package_choice("packages/clamav/versions/latest").unwrap().1, VersionChoice::Latest);
         assert_eq!(package_choice("packages/clamav").unwrap().1, VersionChoice::Newest);
         assert!(package_choice("packages/clamav/versions/").is_err());
+    }
+
+    #[test]
+    fn a_rule_for_answers_survives_the_wire_and_what_does_not_belong_together_is_refused() {
+        let choice = AnswerRule::choice(vec!["a".into(), "b".into()]).unwrap();
+        for ours in [AnswerRule::String { pattern: Some("[a-z]+".parse().unwrap()) }, AnswerRule::Integer, AnswerRule::Boolean, choice] {
+            assert_eq!(rule(&wire_rule(&ours)), Ok(ours));
+        }
+        assert_eq!(rule(&v1::AnswerRule::default()), Ok(AnswerRule::String { pattern: None }));
+        let of = |kind: v1::AnswerType| v1::AnswerRule { r#type: kind.into(), ..Default::default() };
+        for (bad, word) in [
+            (v1::AnswerRule { pattern: "a".into(), ..of(v1::AnswerType::Integer) }, "STRING"),
+            (v1::AnswerRule { choices: vec!["a".into()], ..of(v1::AnswerType::String) }, "CHOICE"),
+            (v1::AnswerRule { pattern: "(".into(), ..of(v1::AnswerType::String) }, "regular expression"),
+            (of(v1::AnswerType::Choice), "1 to"),
+            (v1::AnswerRule { r#type: 99, ..Default::default() }, "99"),
+        ] {
+            assert!(rule(&bad).unwrap_err().0.contains(word), "{bad:?}");
+        }
     }
 
     #[test]

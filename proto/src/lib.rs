@@ -17,3 +17,6 @@ pub const PROTOCOL_VERSION: u32 = 1;
 
 /// The capability of an agent that reports outcomes again to a manager that was restored from a backup.
 pub const REPORT_AGAIN: &str = "report-again";
+
+/// The capability of an agent that shows its users what operators ask, and sends their answers.
+pub const QUESTIONS: &str = "questions";

@@ -172,6 +172,20 @@ fn the_lines_of_the_story_with_grpcurl_work_as_they_stand() {
 }
 
 #[test]
+fn the_lines_about_machines_work_as_they_stand() {
+    if skip() {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let out = sandbox.run(&blocks("story").into_iter().chain(blocks("clients")).collect::<Vec<_>>());
+    for wanted in ["FACTS.OS.PRETTY NAME", "id,facts.cpu.count,facts.own.rack,labels.site\n", "What is this machine for? (office, lab)"] {
+        assert!(out.contains(wanted), "{wanted:?} is not in {out}");
+    }
+    let answered = out.lines().filter(|line| line.ends_with("  lab")).count();
+    assert_eq!(answered, 1, "the client is in the group by its answer: {out}");
+}
+
+#[test]
 fn the_lines_about_packaging_work_as_they_stand() {
     if skip() || tools::skip_without("dpkg-deb") || tools::skip_without("gcc") {
         return;

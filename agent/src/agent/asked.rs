@@ -1,6 +1,6 @@
 //! What people ask at this machine, and what the manager answers to it.
 
-use super::{AgentError, Answer, AttemptStatus, InstalledStatus, Request, Status, handle::Ask, run::Loop};
+use super::{AgentError, Answer, Asked, AttemptStatus, InstalledStatus, Request, Status, handle::Ask, run::Loop};
 use crate::machine::{Event, Progress};
 use sutler_base::{AttemptId, Timestamp};
 use sutler_proto::v1::{self, connect_request::Message as Up, group_request::Action};
@@ -8,19 +8,22 @@ use tracing::info;
 
 impl Loop {
     pub(super) fn group_answered(&mut self, result: v1::GroupResult) -> Result<(), AgentError> {
-        // One that stays is asked again; the manager does the same id once.
-        let removed = self.requests.remove(&result.request_id);
-        let request = self.unless_full(removed)?.flatten();
-        let answer = if result.error.is_empty() {
+        if result.error.is_empty() {
             self.groups = Some(result.groups.clone());
-            Answer::Done { groups: result.groups }
-        } else {
-            Answer::Refused { why: result.error }
-        };
+        }
+        self.answered(&result.request_id, result.error, result.groups)
+    }
+
+    /// The manager answered a request.
+    pub(super) fn answered(&mut self, request_id: &str, error: String, groups: Vec<String>) -> Result<(), AgentError> {
+        // One that stays is asked again; the manager does the same id once.
+        let removed = self.requests.remove(request_id);
+        let request = self.unless_full(removed)?.flatten();
+        let answer = if error.is_empty() { Answer::Done { groups } } else { Answer::Refused { why: error } };
         if let Some(request) = request {
             info!(request = request.action.sentence(), ?answer, "answered by the manager");
         }
-        if let Some(waiter) = self.waiters.remove(&result.request_id) {
+        if let Some(waiter) = self.waiters.remove(request_id) {
             let _ = waiter.send(answer);
         }
         Ok(())
@@ -54,7 +57,27 @@ impl Loop {
                     });
                 }
             }
-            Ask::Request(action, reply) => {
+            Ask::Questions(reply) => {
+                let mut questions = self.questions.all().to_vec();
+                for request in self.requests.all() {
+                    if let Asked::Answer { question, answer } = &request.action
+                        && let Some(asked) = questions.iter_mut().find(|asked| asked.name == *question)
+                    {
+                        asked.queued = Some(answer.clone());
+                    }
+                }
+                let _ = reply.send(questions);
+            }
+            Ask::Request(mut action, reply) => {
+                if let Asked::Answer { question, answer } = &mut action {
+                    match self.questions.check(question, answer) {
+                        Ok(checked) => *answer = checked,
+                        Err(why) => {
+                            let _ = reply.send(Answer::Refused { why: why.0 });
+                            return Ok(());
+                        }
+                    }
+                }
                 let request = Request { id: self.request_id(), action };
                 match self.requests.add(request.clone()) {
                     Ok(true) => {}

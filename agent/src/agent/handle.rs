@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use sutler_base::{
-    ClientId, GroupName, Timestamp,
+    ClientId, GroupName, QuestionName, Timestamp,
     state::{ClientState, ExecutionState, WaitReason},
 };
 use tokio::sync::{mpsc, oneshot};
@@ -85,7 +85,7 @@ pub struct InstalledStatus {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Answer {
-    /// Done; the groups that the client is in now.
+    /// Done; the groups that the client is in now, where it was about those.
     Done {
         /// Their names.
         groups: Vec<String>,
@@ -109,6 +109,7 @@ pub(crate) enum Ask {
     Status(oneshot::Sender<Status>),
     Facts(oneshot::Sender<String>),
     Groups(oneshot::Sender<Answer>),
+    Questions(oneshot::Sender<Vec<super::Question>>),
     Request(super::Asked, oneshot::Sender<Answer>),
     RunNow(oneshot::Sender<()>),
     Stop,
@@ -162,6 +163,16 @@ impl Handle {
     /// Leaves a group; queued while there is no connection.
     pub async fn leave(&self, group: GroupName) -> Result<Answer, Gone> {
         self.ask_manager(|reply| Ask::Request(super::Asked::Leave { group }, reply)).await
+    }
+
+    /// What operators ask, as the manager last said, with the answers.
+    pub async fn questions(&self) -> Result<Vec<super::Question>, Gone> {
+        self.ask(Ask::Questions).await
+    }
+
+    /// Answers a question; queued while there is no connection.
+    pub async fn answer(&self, question: QuestionName, answer: String) -> Result<Answer, Gone> {
+        self.ask_manager(|reply| Ask::Request(super::Asked::Answer { question, answer }, reply)).await
     }
 
     /// Leaves the manager; queued while there is no connection. The agent ends when it is done.

@@ -5,6 +5,7 @@
 mod asked;
 mod handle;
 mod heard;
+mod questions;
 mod report;
 mod requests;
 mod run;
@@ -12,6 +13,8 @@ mod wire;
 
 pub use handle::{Answer, AttemptStatus, Gone, Handle, InstalledStatus, Status};
 
+pub(crate) use questions::FILE as QUESTIONS;
+pub use questions::Question;
 pub(crate) use requests::FILE as REQUESTS;
 pub use requests::{Asked, REQUESTS_MAX, Request};
 
@@ -28,6 +31,7 @@ use crate::{
     work::{Parts, Worker, as_facts},
 };
 use heard::Heard;
+use questions::Questions;
 use report::Report;
 use requests::Requests;
 use run::Loop;
@@ -159,6 +163,7 @@ impl Agent {
             unwritten: Vec::new(),
             full: None,
             requests: Requests::load(vault.clone())?,
+            questions: Questions::load(vault.clone())?,
             trust_problem: None,
             heard: Heard::load(vault.clone()),
             vault,

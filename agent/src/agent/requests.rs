@@ -3,8 +3,8 @@
 use crate::vault::{Vault, VaultError};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
-use sutler_base::GroupName;
-use sutler_proto::v1::{ConnectRequest, GroupRequest, JoinGroup, Unenroll, connect_request::Message, group_request::Action};
+use sutler_base::{GroupName, QuestionName};
+use sutler_proto::v1::{AnswerRequest, ConnectRequest, GroupRequest, JoinGroup, Unenroll, connect_request::Message, group_request::Action};
 
 /// The file of the vault that they are in.
 pub(crate) const FILE: &str = "requests.json";
@@ -35,6 +35,13 @@ pub enum Asked {
         /// Which.
         group: GroupName,
     },
+    /// To keep what the user answered.
+    Answer {
+        /// The question.
+        question: QuestionName,
+        /// The answer, which was checked.
+        answer: String,
+    },
     /// To leave altogether.
     Unenroll,
 }
@@ -52,6 +59,7 @@ impl Asked {
         match self {
             Asked::Join { group, .. } => format!("join {group}"),
             Asked::Leave { group } => format!("leave {group}"),
+            Asked::Answer { question, answer } => format!("answer {question} {answer}"),
             Asked::Unenroll => "unenroll".into(),
         }
     }
@@ -64,6 +72,9 @@ impl Request {
         let message = match &self.action {
             Asked::Join { group: name, password } => group(Action::Join(JoinGroup { group: name.to_string(), password: password.clone() })),
             Asked::Leave { group: name } => group(Action::Leave(name.to_string())),
+            Asked::Answer { question, answer } => {
+                Message::Answer(AnswerRequest { request_id: self.id.clone(), question: question.to_string(), answer: answer.clone() })
+            }
             Asked::Unenroll => Message::Unenroll(Unenroll {}),
         };
         ConnectRequest { message: Some(message) }
@@ -88,12 +99,15 @@ impl Requests {
         &self.waiting
     }
 
-    /// Adds one, durably. False if too many wait.
+    /// Adds one, durably; an answer takes the place of one to the same question. False if too many wait.
     pub(super) fn add(&mut self, request: Request) -> Result<bool, VaultError> {
-        if self.waiting.len() >= REQUESTS_MAX {
+        let mut waiting = self.waiting.clone();
+        if let Asked::Answer { question: new, .. } = &request.action {
+            waiting.retain(|before| !matches!(&before.action, Asked::Answer { question, .. } if question == new));
+        }
+        if waiting.len() >= REQUESTS_MAX {
             return Ok(false);
         }
-        let mut waiting = self.waiting.clone();
         waiting.push(request);
         self.save(waiting)?;
         Ok(true)

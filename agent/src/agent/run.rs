@@ -1,6 +1,8 @@
 //! The loop: what happens, what follows from it, what is done about it.
 
-use super::{AgentError, Answer, Asked, Ended, Trial, handle::Ask, heard::Heard, report::Report, requests::Requests, wire};
+use super::{
+    AgentError, Answer, Asked, Ended, Trial, handle::Ask, heard::Heard, questions::Questions, report::Report, requests::Requests, wire,
+};
 use crate::{
     clock::Clock,
     identity::{Identity, TrustRefused},
@@ -26,7 +28,7 @@ use sutler_base::{
     state::{ClientState, ErrorKind},
 };
 use sutler_proto::{
-    PROTOCOL_VERSION, REPORT_AGAIN,
+    PROTOCOL_VERSION, QUESTIONS, REPORT_AGAIN,
     convert::{Word, time, wire_time},
     v1::{self, connect_request::Message as Up, connect_response::Message as Down},
 };
@@ -67,6 +69,7 @@ pub(super) struct Loop {
     /// What was said when the disk was found full; none while it isn't. Said once, however often something is refused by it.
     pub(super) full: Option<String>,
     pub(super) requests: Requests,
+    pub(super) questions: Questions,
     pub(super) vault: Arc<dyn Vault>,
     pub(super) identity: Arc<Identity>,
     pub(super) installer: Arc<dyn Installer>,
@@ -441,7 +444,8 @@ impl Loop {
         let open = self.state.records().filter(|r| r.stage != Stage::Canceled).map(|r| wire::open_attempt(r, progress.get(r.id())));
         Ok(Some(v1::Hello {
             protocol_version: PROTOCOL_VERSION,
-            capabilities: vec![REPORT_AGAIN.into()],
+            capabilities: vec![REPORT_AGAIN.into(), QUESTIONS.into()],
+            questions_digest: self.questions.digest(),
             trust_version: self.identity.publishers().map_or(0, |t| t.version()),
             revocations_epoch: self.identity.revocations().map_or(0, |r| r.epoch()),
             revocations_version: self.identity.revocations().map_or(0, |r| r.version()),
@@ -548,6 +552,11 @@ impl Loop {
                 }
             }
             Down::Group(result) => self.group_answered(result)?,
+            Down::Questions(questions) => {
+                let kept = self.questions.is_told(&questions);
+                self.unless_full(kept)?;
+            }
+            Down::Answered(result) => self.answered(&result.request_id, result.error, Vec::new())?,
             Down::StateChanged(changed) => {
                 self.client_state = ClientState::from_wire(changed.state).ok().flatten();
                 info!(state = self.client_state.map(ClientState::as_str), "the client's state has changed");
@@ -580,6 +589,7 @@ impl Loop {
     fn left(&mut self) -> Result<Ended, AgentError> {
         // The identity first: an agent that is killed in between is enrolled no more, and a new enrolment begins without requests.
         Identity::forget(&*self.vault)?;
+        self.vault.remove(super::QUESTIONS)?;
         for request in self.requests.all().to_vec() {
             self.requests.remove(&request.id)?;
             if request.action == Asked::Unenroll

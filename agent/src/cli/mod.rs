@@ -20,7 +20,7 @@ use std::{
     process::ExitCode,
     sync::Arc,
 };
-use sutler_base::GroupName;
+use sutler_base::{GroupName, QuestionName};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -28,7 +28,8 @@ Examples:
   sutler-agent run                                do its work (the service does this)
   sutler-agent status                             where it is
   sutler-agent doctor                             what is wrong with it
-  sutler-agent join new-clients                   join a group, asking for its password if need be";
+  sutler-agent join new-clients                   join a group, asking for its password if need be
+  sutler-agent answer room B7                     answer what operators ask (sutler-agent questions)";
 
 /// Installs what a Sutler manager offers this machine.
 #[derive(Parser)]
@@ -91,6 +92,16 @@ enum Command {
     Leave {
         /// The group's name
         group: GroupName,
+    },
+    /// What operators ask the users of this machine, with the answers
+    Questions(Output),
+    /// Answer a question; while the manager can't be reached the answer waits
+    Answer {
+        /// The question's name
+        question: QuestionName,
+        /// The answer
+        #[arg(allow_hyphen_values = true)]
+        answer: String,
     },
     /// Try again at once whatever waits for its next try
     RunNow,
@@ -176,6 +187,8 @@ async fn perform(command: Command, config: Config) -> ExitCode {
         Command::Groups(output) => ask(&config, Call::Groups, output.output).await,
         Command::Join { group, password_file } => join(&config, group, password_file).await,
         Command::Leave { group } => ask(&config, Call::Leave { group }, Format::Text).await,
+        Command::Questions(output) => ask(&config, Call::Questions, output.output).await,
+        Command::Answer { question, answer } => ask(&config, Call::Answer { question, answer }, Format::Text).await,
         Command::RunNow => ask(&config, Call::RunNow, Format::Text).await,
         // Taken before.
         Command::Doctor(_) => ExitCode::SUCCESS,

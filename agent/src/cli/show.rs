@@ -1,7 +1,7 @@
 //! What the commands print.
 
 use crate::{
-    agent::{Answer, Status},
+    agent::{Answer, Question, Status},
     service::{Call, Reply},
 };
 use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
@@ -9,6 +9,7 @@ use std::{
     io::{self, BufRead, Write},
     process::ExitCode,
 };
+use sutler_base::question::AnswerRule;
 
 /// Prints what the agent answered to a call.
 pub(super) fn reply(call: &Call, reply: &Reply, json: bool) -> ExitCode {
@@ -21,6 +22,11 @@ pub(super) fn reply(call: &Call, reply: &Reply, json: bool) -> ExitCode {
         Reply::Facts { facts } if json => print_json(facts),
         Reply::Facts { facts } => {
             print!("{}", facts_text(facts));
+            ExitCode::SUCCESS
+        }
+        Reply::Questions { questions } if json => print_json(questions),
+        Reply::Questions { questions } => {
+            print!("{}", questions_text(questions));
             ExitCode::SUCCESS
         }
         Reply::Answer { answer } => answer_text(call, answer, json),
@@ -57,6 +63,7 @@ fn answer_text(call: &Call, answer: &Answer, json: bool) -> ExitCode {
         Answer::Done { groups } => {
             match call {
                 Call::Unenroll => eprintln!("this machine has left its manager"),
+                Call::Answer { .. } => eprintln!("answered"),
                 _ => eprintln!("done; this client is now in: {}", if groups.is_empty() { "no group".into() } else { groups.join(", ") }),
             }
             ExitCode::SUCCESS
@@ -116,6 +123,35 @@ fn status_text(s: &Status) -> String {
     for i in &s.installed {
         let directory = i.directory.as_ref().map(|d| format!(" in {d}")).unwrap_or_default();
         row("installed", format!("{} {}{directory}", i.package, i.version));
+    }
+    out
+}
+
+/// Each question on a line, and its answer below.
+fn questions_text(questions: &[Question]) -> String {
+    use std::fmt::Write;
+    let mut out = String::new();
+    for Question { name, prompt, rule, answer, queued } in questions {
+        let may_be = match rule {
+            AnswerRule::String { pattern: None } => "any text".into(),
+            AnswerRule::String { pattern: Some(pattern) } => format!("a text that matches {pattern}"),
+            AnswerRule::Integer => "a whole number".into(),
+            AnswerRule::Boolean => "true or false".into(),
+            AnswerRule::Choice { choices } => choices.join(", "),
+        };
+        let _ = writeln!(out, "{name}: {prompt} ({may_be})");
+        match (answer, queued) {
+            (_, Some(queued)) => {
+                let _ = writeln!(out, "    {queued} (waits for the manager)");
+            }
+            (Some(answer), None) => {
+                let _ = writeln!(out, "    {answer}");
+            }
+            (None, None) => out.push_str("    not answered yet\n"),
+        }
+    }
+    if questions.is_empty() {
+        eprintln!("nothing is asked");
     }
     out
 }

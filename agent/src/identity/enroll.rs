@@ -8,7 +8,7 @@ use super::{
     ADDRESSES, Addresses, CREDENTIAL, Document, IDENTITY, Identity, NEXT, PINS, Pins, credential_bytes, credential_in, json, trust_domain,
 };
 use crate::{
-    agent::REQUESTS,
+    agent::{QUESTIONS, REQUESTS},
     link::{self, LinkError},
     vault::{Vault, VaultError},
 };
@@ -178,6 +178,7 @@ fn keep(vault: &dyn Vault, token: &TokenString, key: PrivateKey, answer: v1::Enr
     vault.remove(NEXT)?;
     // What that one had asked for, its goodbye perhaps, is not asked for by this one.
     vault.remove(REQUESTS)?;
+    vault.remove(QUESTIONS)?;
     for folder in ["attempts", "answers"] {
         for name in vault.list(folder)? {
             vault.remove(&format!("{folder}/{name}"))?;

@@ -1,7 +1,7 @@
 //! The local socket: how the commands on this machine speak to the running agent.
 //!
-//! One line of JSON each way. The kernel says who calls (`SO_PEERCRED`): any local user may read and may join and leave
-//! groups, root and the agent's own user may do the rest. The client side is here, too.
+//! One line of JSON each way. The kernel says who calls (`SO_PEERCRED`): any local user may read, may join and leave
+//! groups and answer what operators ask; root and the agent's own user may do the rest. The client side is here, too.
 
 mod protocol;
 

@@ -1,8 +1,8 @@
 //! What can be asked on the local socket, and what is answered.
 
-use crate::agent::{Answer, Gone, Handle, Status};
+use crate::agent::{Answer, Gone, Handle, Question, Status};
 use serde::{Deserialize, Serialize};
-use sutler_base::GroupName;
+use sutler_base::{GroupName, QuestionName};
 
 /// One line of a caller.
 #[derive(Clone, Serialize, Deserialize)]
@@ -27,6 +27,15 @@ pub enum Call {
         /// Which.
         group: GroupName,
     },
+    /// What operators ask.
+    Questions,
+    /// Answer a question.
+    Answer {
+        /// Which.
+        question: QuestionName,
+        /// The answer.
+        answer: String,
+    },
     /// Whatever waits for a retry goes at once.
     RunNow,
     /// Leave the manager.
@@ -38,6 +47,8 @@ impl Call {
     pub fn needs_root(&self) -> bool {
         match self {
             Call::Status | Call::Facts | Call::Groups | Call::Join { .. } | Call::Leave { .. } => false,
+            // It is the user who is asked.
+            Call::Questions | Call::Answer { .. } => false,
             Call::RunNow | Call::Unenroll => true,
         }
     }
@@ -56,6 +67,11 @@ pub enum Reply {
     Facts {
         /// As JSON.
         facts: serde_json::Value,
+    },
+    /// What operators ask.
+    Questions {
+        /// By name.
+        questions: Vec<Question>,
     },
     /// What came of a request to the manager.
     Answer {
@@ -88,6 +104,8 @@ pub(super) async fn perform(call: Call, handle: &Handle) -> Reply {
             Call::Groups => Reply::Answer { answer: handle.groups().await? },
             Call::Join { group, password } => Reply::Answer { answer: handle.join(group, password).await? },
             Call::Leave { group } => Reply::Answer { answer: handle.leave(group).await? },
+            Call::Questions => Reply::Questions { questions: handle.questions().await? },
+            Call::Answer { question, answer } => Reply::Answer { answer: handle.answer(question, answer).await? },
             Call::RunNow => {
                 handle.run_now().await?;
                 Reply::Done

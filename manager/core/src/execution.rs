@@ -35,11 +35,15 @@ pub fn cancellation(execution: &Execution) -> Cancellation {
     }
 }
 
-/// Whether a new member gets a row that is there back into the queue: it had left before the newest attempt started. Earlier
-/// ones may have: then it left between a retry and its start.
+/// Whether a new member, or a client that is archived no longer, gets a row that is there back into the queue: it had left before
+/// the newest attempt started. Earlier ones may have: then it left between a retry and its start.
 pub fn comes_back(execution: &Execution) -> bool {
-    let left = [CancelReason::LeftGroup.as_str(), CancelReason::DestinationDeleted.as_str()];
-    execution.state == ExecutionState::Canceled && left.contains(&execution.reason.as_str())
+    execution.state == ExecutionState::Canceled && execution.reason.parse().is_ok_and(by_leaving)
+}
+
+/// Whether what was canceled for this reason is queued again once the job reaches the client anew.
+pub fn by_leaving(reason: CancelReason) -> bool {
+    matches!(reason, CancelReason::LeftGroup | CancelReason::DestinationDeleted | CancelReason::ClientArchived)
 }
 
 /// What a re-execution does with one row.
@@ -187,6 +191,7 @@ mod tests {
     fn only_what_was_called_off_by_leaving_comes_back() {
         assert!(comes_back(&row(ExecutionState::Canceled, "LEFT_GROUP")));
         assert!(comes_back(&row(ExecutionState::Canceled, "DESTINATION_DELETED")));
+        assert!(comes_back(&row(ExecutionState::Canceled, "CLIENT_ARCHIVED")));
         assert!(!comes_back(&row(ExecutionState::Canceled, "JOB_CANCELED")));
         assert!(!comes_back(&row(ExecutionState::Succeeded, "")));
         assert!(!comes_back(&row(ExecutionState::Failed, "STEP_FAILED")));

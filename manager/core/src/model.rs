@@ -4,10 +4,11 @@ use crate::relations::Need;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use sutler_base::{
-    AttemptId, ClientId, Digest, GroupName, JobId, LabelKey, OperatorName, PackageName, ParameterName, PolicyName, Timestamp, TokenId, Uid,
-    Version,
+    AttemptId, ClientId, Digest, GroupName, JobId, LabelKey, OperatorName, PackageName, ParameterName, PolicyName, QuestionName, Timestamp,
+    TokenId, Uid, Version,
     facts::Package as InstalledPackage,
     manifest::{Dependency, Manifest, Parameter, Platform, Present, Requirement, Supersedes, relations::Values},
+    question::AnswerRule,
     state::{
         AppliesTo, CancelReason, ClientKind, ClientState, ExecutionState, Intent, JobState, JoinMode, OnMismatch, Role, Source, Trigger,
     },
@@ -69,7 +70,26 @@ pub struct Client {
     pub replaced: Option<Timestamp>,
     /// How far the machine's clock was ahead of the manager's when it last connected (milliseconds).
     pub skew: Option<i64>,
+    /// When it was archived: it is in no list and no job reaches it, until it connects again or an operator takes it back.
+    pub archived: Option<Timestamp>,
     /// Grows with every change of the row but `last_seen`; from the one sequence of the manager.
+    pub change: i64,
+}
+
+/// A question that operators ask the users of machines.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Question {
+    /// For ever; the name can be used again.
+    pub uid: Uid,
+    /// Its name, by which conditions know the answers.
+    pub name: QuestionName,
+    /// What the user is asked.
+    pub prompt: String,
+    /// What an answer may be.
+    pub rule: AnswerRule,
+    /// When it was made.
+    pub created: Timestamp,
+    /// Grows with every change of the row.
     pub change: i64,
 }
 

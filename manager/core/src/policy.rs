@@ -5,20 +5,30 @@ use crate::{
     model::{Client, Policy},
 };
 use std::collections::BTreeMap;
+use sutler_base::Timestamp;
 use sutler_base::facts::Package;
-use sutler_base::state::{AppliesTo, ClientKind, OnMismatch, Trigger};
+use sutler_base::state::{AppliesTo, ClientKind, OnMismatch, Presence, Trigger};
 
 /// A client as conditions see it.
 pub struct Subject {
     facts: serde_json::Value,
     labels: BTreeMap<String, String>,
+    contact: Option<(Presence, Timestamp)>,
+    duplicate: Option<bool>,
 }
 
 impl Subject {
     /// What conditions see of this client.
     pub fn of(client: &Client) -> Subject {
         let facts = serde_json::from_str(&client.facts).unwrap_or(serde_json::Value::Object(Default::default()));
-        Subject { facts, labels: client.labels.iter().map(|(k, v)| (k.to_string(), v.clone())).collect() }
+        let labels = client.labels.iter().map(|(k, v)| (k.to_string(), v.clone())).collect();
+        Subject { facts, labels, contact: None, duplicate: None }
+    }
+
+    /// The same with what a filter may ask besides: whether the client is in contact, when it was last heard of, and whether
+    /// another one is probably the same machine.
+    pub fn of_the_moment(self, contact: (Presence, Timestamp), duplicate: Option<bool>) -> Subject {
+        Subject { contact: Some(contact), duplicate, ..self }
     }
 
     /// The same with the packages of its machine, for conditions that name them.
@@ -43,6 +53,8 @@ impl Subject {
                 kind: client.kind.as_str(),
                 state: client.state.as_str(),
                 created: client.enrolled,
+                contact: self.contact,
+                duplicate: self.duplicate,
             },
         }
     }

@@ -122,6 +122,7 @@ mod tests {
             notice: String::new(),
             replaced: None,
             skew: None,
+            archived: None,
             change: 0,
         }
     }

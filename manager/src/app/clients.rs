@@ -1,17 +1,18 @@
 //! Clients: let in, quarantined, released, removed; their labels, and what follows for groups and jobs.
 
-use super::{AppError, Env, Result, executions, inventory, membership, policies};
-use std::collections::BTreeMap;
+use super::{AppError, Env, Result, conditions, executions, inventory, membership, policies};
+use std::collections::{BTreeMap, BTreeSet};
 use sutler_base::{
     ClientId, LabelKey, Uid, limits, quoted,
-    state::{CancelReason, ClientState, ExecutionState, Source},
+    state::{CancelReason, ClientState, ExecutionState, Presence, Source},
 };
 use sutler_core::{
-    model::{CertificateState, Client, Machine, Membership, Subject},
-    policy::Event,
+    condition::Condition,
+    model::{self, CertificateState, Client, Machine, Membership},
+    policy::{Event, Subject},
     session,
 };
-use sutler_store::{Page, Tx};
+use sutler_store::{Besides, Page, Tx};
 
 /// How many rows a filtered page looks at, at the most: a page has bounded work, however rare a match is.
 pub const SCAN: u32 = 2000;
@@ -27,6 +28,8 @@ pub struct Shown {
     pub groups: BTreeMap<Uid, String>,
     /// The machines that have its key, where that are several.
     pub machines: Vec<Machine>,
+    /// Others that are probably the same machine.
+    pub duplicates: Vec<ClientId>,
 }
 
 /// The client, or that there is none.
@@ -45,6 +48,10 @@ pub async fn show(tx: &mut dyn Tx, clients: Vec<Client>) -> Result<Vec<Shown>> {
     for machine in tx.machines_of(&ids).await? {
         machines.entry(machine.client.clone()).or_default().push(machine);
     }
+    let mut duplicates: BTreeMap<ClientId, Vec<ClientId>> = BTreeMap::new();
+    for (client, other) in tx.alike(&ids).await? {
+        duplicates.entry(client).or_default().push(other);
+    }
     let mut uids: Vec<Uid> = memberships.values().flatten().map(|m| m.group.clone()).collect();
     uids.sort();
     uids.dedup();
@@ -55,7 +62,8 @@ pub async fn show(tx: &mut dyn Tx, clients: Vec<Client>) -> Result<Vec<Shown>> {
             let memberships = memberships.remove(&client.id).unwrap_or_default();
             let groups = memberships.iter().filter_map(|m| Some((m.group.clone(), names.get(&m.group)?.clone()))).collect();
             let machines = machines.remove(&client.id).unwrap_or_default();
-            Shown { client, memberships, groups, machines }
+            let duplicates = duplicates.remove(&client.id).unwrap_or_default();
+            Shown { client, memberships, groups, machines, duplicates }
         })
         .collect())
 }
@@ -75,8 +83,8 @@ pub struct List {
     pub filter: String,
     /// Only members of this group.
     pub group: Option<sutler_base::GroupName>,
-    /// Removed ones, too.
-    pub removed: bool,
+    /// Removed or archived ones, too.
+    pub besides: Besides,
 }
 
 /// A page of clients and the key of the next page.
@@ -85,7 +93,7 @@ pub async fn list(tx: &mut dyn Tx, env: &Env, list: &List) -> Result<(Vec<Shown>
         Some(name) => Some(super::groups::load(tx, name).await?.uid),
         None => None,
     };
-    let condition = if list.filter.is_empty() { None } else { Some(env.conditions.compile("filter", &list.filter)?) };
+    let condition = if list.filter.is_empty() { None } else { Some(conditions::compile(tx, env, "filter", &list.filter).await?) };
     let mut page = list.page.clone();
     let (mut found, mut scanned) = (Vec::new(), 0);
     let next = loop {
@@ -95,12 +103,12 @@ pub async fn list(tx: &mut dyn Tx, env: &Env, list: &List) -> Result<(Vec<Shown>
             None => list.page.limit,
         };
         page.limit = want;
-        let rows = tx.list_clients(&page, list.removed, group.as_ref()).await?;
+        let rows = tx.list_clients(&page, list.besides, group.as_ref()).await?;
         let (full, last) = (rows.len() as u32 == want, rows.last().map(|c| c.id.to_string()));
         scanned += rows.len() as u32;
         let mut cut = None;
         let subjects = match &condition {
-            Some(condition) => inventory::subjects(tx, &rows, condition.uses_packages()).await?,
+            Some(condition) => as_filters_see(tx, env, &rows, condition).await?,
             None => vec![],
         };
         for (n, client) in rows.into_iter().enumerate() {
@@ -127,6 +135,23 @@ pub async fn list(tx: &mut dyn Tx, env: &Env, list: &List) -> Result<(Vec<Shown>
         }
     };
     Ok((show(tx, found).await?, next))
+}
+
+/// Clients as the condition of a filter sees them, which may ask for what policies can't: contact, and other clients.
+async fn as_filters_see(tx: &mut dyn Tx, env: &Env, clients: &[Client], condition: &Condition) -> Result<Vec<Subject>> {
+    let subjects = inventory::subjects(tx, clients, condition.uses_packages()).await?;
+    let alike: BTreeSet<ClientId> = if condition.uses_duplicate() {
+        let ids: Vec<ClientId> = clients.iter().map(|c| c.id.clone()).collect();
+        tx.alike(&ids).await?.into_iter().map(|(client, _)| client).collect()
+    } else {
+        BTreeSet::new()
+    };
+    let of = |(client, subject): (&Client, Subject)| {
+        let presence = env.presence(client);
+        let seen = if presence == Presence::Online { env.now } else { client.last_seen };
+        subject.of_the_moment((presence, seen), condition.uses_duplicate().then(|| alike.contains(&client.id)))
+    };
+    Ok(clients.iter().zip(subjects).map(of).collect())
 }
 
 /// Which clients are to be let in.
@@ -160,13 +185,13 @@ pub async fn approve(tx: &mut dyn Tx, env: &Env, approve: &Approve) -> Result<Ve
             }
         }
         Approve::Filter(text) => {
-            let condition = env.conditions.compile("filter", text)?;
+            let condition = conditions::compile(tx, env, "filter", text).await?;
             let mut page = Page { after: None, limit: 500 };
             loop {
                 let rows = tx.list_clients_in(&page, ClientState::Pending).await?;
                 let full = rows.len() == 500;
                 page.after = rows.last().map(|c| c.id.to_string());
-                let subjects = inventory::subjects(tx, &rows, condition.uses_packages()).await?;
+                let subjects = as_filters_see(tx, env, &rows, &condition).await?;
                 let matching = rows.into_iter().zip(subjects).filter(|(c, subject)| condition.evaluate(&subject.input(c)).matched());
                 let_in.extend(matching.map(|(client, _)| client));
                 if !full {
@@ -190,7 +215,7 @@ pub async fn approve(tx: &mut dyn Tx, env: &Env, approve: &Approve) -> Result<Ve
                 tx.save_machine(machine).await?;
             }
             // The certificate of the one that stays is good until it has a new one, even if another machine had replaced it.
-            let subject = Subject::Client(id.clone());
+            let subject = model::Subject::Client(id.clone());
             match tx.certificate(&kept.serial).await?.filter(|c| c.subject == subject && c.state != CertificateState::Revoked) {
                 Some(certificate) => {
                     tx.end_others(&certificate, CertificateState::Revoked).await?;
@@ -220,14 +245,15 @@ pub async fn approve(tx: &mut dyn Tx, env: &Env, approve: &Approve) -> Result<Ve
             admitted(tx, env, client).await?;
         } else {
             // Back after its certificate had ended: what came to its groups and to itself while it waited.
-            membership::reach_admitted(tx, env, &client.id).await?;
+            membership::reach_admitted(tx, env, client).await?;
         }
         wake_access(env, &client.id);
     }
     Ok(let_in.into_iter().map(|c| c.id).collect())
 }
 
-fn removed(id: &ClientId) -> AppError {
+/// The answer where something is asked of a client that was removed.
+pub fn removed(id: &ClientId) -> AppError {
     AppError::state(format!("clients/{id}"), "REMOVED", format!("clients/{id} was removed, for ever; enrol the machine again"))
 }
 
@@ -251,7 +277,7 @@ pub async fn admitted(tx: &mut dyn Tx, env: &Env, client: &Client) -> Result<()>
             membership::join(tx, env, &group, std::slice::from_ref(client), Source::Token, token.id.as_str()).await?;
         }
     }
-    membership::reach_admitted(tx, env, &client.id).await?;
+    membership::reach_admitted(tx, env, client).await?;
     greet(tx, env, client).await
 }
 
@@ -323,10 +349,11 @@ pub async fn remove(tx: &mut dyn Tx, env: &Env, id: &ClientId) -> Result<Shown> 
     for membership in tx.memberships_of(id).await? {
         tx.delete_memberships(&membership.group, std::slice::from_ref(id)).await?;
     }
-    tx.revoke_certificates(&Subject::Client(id.clone())).await?;
+    tx.revoke_certificates(&model::Subject::Client(id.clone())).await?;
     tx.delete_machines(id).await?;
     let software = tx.software_of(std::slice::from_ref(id)).await?;
     tx.change_software(id, &software.into_iter().map(|(_, package)| package).collect::<Vec<_>>(), &[]).await?;
+    tx.save_likeness(id, &[]).await?;
     client.state = ClientState::Removed;
     client.notice = format!("removed by {}", env.actor);
     tx.save_client(&client).await?;

@@ -135,6 +135,7 @@ pub async fn enroll(tx: &mut dyn Tx, env: &Env, ca: &CaBundle, application: &App
         notice,
         replaced: None,
         skew: None,
+        archived: None,
         change: 0,
     };
     tx.insert_client(&client).await?;

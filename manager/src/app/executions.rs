@@ -146,8 +146,9 @@ pub async fn cancel(tx: &mut dyn Tx, env: &Env, rows: &[Execution], reason: Canc
 /// What a cancellation ends as, once it is final: canceled; or queued again where the client has come back meanwhile, if the
 /// job still stands.
 pub async fn canceled(tx: &mut dyn Tx, env: &Env, row: &Execution, reason: CancelReason) -> Result<ExecutionChange> {
-    let left = matches!(reason, CancelReason::LeftGroup | CancelReason::DestinationDeleted);
-    let back = left && is_reached(tx, &row.job, &row.client).await?;
+    let back = execution::by_leaving(reason)
+        && is_reached(tx, &row.job, &row.client).await?
+        && tx.client(&row.client).await?.is_some_and(|client| client.archived.is_none());
     let job = if back { tx.job(&row.job).await?.map(|j| j.state) } else { None };
     let mut change = match job {
         Some(JobState::Active | JobState::Paused) => moved(row, ExecutionState::Queued, "", "", env),

@@ -1,6 +1,6 @@
 //! Why a client is in its groups, and what each of its jobs waits for, in sentences.
 
-use super::{Env, Result, clients, executions, inventory, jobs};
+use super::{Env, Result, clients, conditions::Asked, executions, inventory, jobs};
 use sutler_base::{
     ClientId, Timestamp, Uid,
     state::{AppliesTo, CancelReason, ClientState, ExecutionState, JobState, Source, Trigger, WaitReason},
@@ -73,18 +73,20 @@ pub async fn explain(tx: &mut dyn Tx, env: &Env, id: &ClientId, online: bool) ->
         memberships.push((membership.clone(), name));
     }
     let groups = tx.groups_by_uid(&all.iter().map(|p| p.group.clone()).collect::<Vec<_>>()).await?;
-    let packages = {
-        let mut uses = false;
-        for policy in &all {
-            uses |= env.conditions.compile("condition", &policy.condition)?.uses_packages();
-        }
-        uses
-    };
+    let asked = Asked::by(tx, env, all.iter().map(|p| p.condition.as_str())).await?;
+    let packages = all.iter().filter_map(|policy| asked.of(env, policy)).any(|condition| condition.uses_packages());
     let subject = inventory::subjects(tx, std::slice::from_ref(client), packages).await?.remove(0);
     let mut policies = Vec::new();
     for policy in all {
         let Some(group) = groups.iter().find(|g| g.uid == policy.group) else { continue };
-        let condition = env.conditions.compile("condition", &policy.condition)?;
+        let condition = match asked.compile(env, "condition", &policy.condition) {
+            Ok(condition) => condition,
+            Err(error) => {
+                let sentence = format!("it looks at nobody, for its condition can't be read ({error}); change it with `policy update`");
+                policies.push(PolicyVerdict { policy: policy.name.to_string(), group: group.name.to_string(), matches: false, sentence });
+                continue;
+            }
+        };
         let explanation = condition.explain(&subject.input(client));
         let matches = explanation.outcome == Outcome::Matched;
         let is_in = shown.groups.contains_key(&group.uid);
@@ -200,6 +202,9 @@ fn canceled(reason: &str) -> String {
         Ok(CancelReason::JobCanceled) => "the job was canceled before it started here".into(),
         Ok(CancelReason::LeftGroup) => "the client left the group before it started; it is queued again if the client comes back".into(),
         Ok(CancelReason::ClientRemoved) => "the client was removed".into(),
+        Ok(CancelReason::ClientArchived) => {
+            "the client was archived before it started; it is queued again if the client comes back while the job stands".into()
+        }
         Ok(CancelReason::DestinationDeleted) => "the group was deleted before it started here".into(),
         Ok(CancelReason::Withdrawn) => "the version was withdrawn before it started here".into(),
         Ok(CancelReason::Replaced) => "another job took its place before it started here".into(),

@@ -1,6 +1,6 @@
 //! Groups: made, changed, deleted; members added and taken out by operators, and by the clients themselves.
 
-use super::{AppError, Env, Result, Violations, clients, executions, membership, policies};
+use super::{AppError, Env, Result, Violations, clients, conditions::Asked, executions, membership, policies};
 use std::collections::BTreeSet;
 use sutler_base::{
     ClientId, GroupName, PolicyName, limits, quoted,
@@ -103,9 +103,10 @@ pub async fn update(tx: &mut dyn Tx, env: &Env, input: &Update) -> Result<Group>
         let mut page = Page { after: None, limit: limits::PAGE_MAX };
         loop {
             let rows = tx.list_policies(&page, Some(&group.uid)).await?;
+            let asked = Asked::by(tx, env, rows.iter().map(|policy| policy.condition.as_str())).await?;
             for policy in &rows {
-                let condition = env.conditions.compile("condition", &policy.condition)?;
-                if condition.uses(Variable::Facts) || condition.uses(Variable::Answers) {
+                // One that can't be read names a question that is no more.
+                if asked.of(env, policy).is_none_or(|c| c.uses(Variable::Facts) || c.uses(Variable::Answers)) {
                     let message = format!(
                         "groups/{} can't be restricted: policies/{} goes by what clients say of themselves; delete or change it first",
                         group.name, policy.name

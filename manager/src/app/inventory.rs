@@ -10,6 +10,7 @@ use sutler_base::{
     patch, told,
 };
 use sutler_core::{
+    likeness,
     model::{Client, Title},
     policy::{Event, Subject},
 };
@@ -73,6 +74,12 @@ pub async fn facts(tx: &mut dyn Tx, env: &Env, id: &ClientId, report: &Report) -
     }
     let json = change.facts.to_json();
     let new = json != client.facts;
+    if new {
+        let (before, after) = (Facts::parse(&client.facts).unwrap_or_default(), likeness::keys(&change.facts));
+        if after != likeness::keys(&before) && client.archived.is_none() {
+            tx.save_likeness(id, &after).await?;
+        }
+    }
     if client.hostname != change.facts.hostname {
         client.hostname = change.facts.hostname.clone();
         tx.save_client(&client).await?;

@@ -183,12 +183,15 @@ pub async fn create(tx: &mut dyn Tx, env: &Env, input: &Create) -> Result<Shown>
     }
     let mut targets = BTreeSet::new();
     for destination in &input.destinations {
+        let mut archived = None;
         let (target, unseen) = match destination {
             Destination::Group(name) => (Target::Group(groups::load(tx, name).await?.uid), AppError::not_found("group", name)),
             Destination::Client(id) => {
-                if clients::load(tx, id).await?.state == ClientState::Removed {
+                let client = clients::load(tx, id).await?;
+                if client.state == ClientState::Removed {
                     return Err(AppError::not_found("client", id));
                 }
+                archived = client.archived.map(|_| id);
                 (Target::Client(id.clone()), AppError::not_found("client", id))
             }
         };
@@ -196,6 +199,10 @@ pub async fn create(tx: &mut dyn Tx, env: &Env, input: &Create) -> Result<Shown>
             return Err(unseen);
         }
         targets.insert(target);
+        if let Some(id) = archived {
+            let message = format!("clients/{id} is archived, and no job reaches it; `client unarchive` takes it back");
+            return Err(AppError::state(format!("clients/{id}"), "ARCHIVED", message));
+        }
     }
     if let Some(expires) = input.expires
         && expires <= env.now
@@ -636,10 +643,10 @@ async fn reach_all(tx: &mut dyn Tx, env: &Env, id: &JobId) -> Result<()> {
     Ok(())
 }
 
-/// Reaches those of these clients that were let in.
+/// Reaches those of these clients that were let in and are not archived.
 async fn reach_admitted(tx: &mut dyn Tx, env: &Env, id: &JobId, clients: &[ClientId]) -> Result<()> {
     let found = tx.clients(clients).await?;
-    let admitted = found.into_iter().filter(|c| matches!(c.state, ClientState::Active | ClientState::Quarantined));
+    let admitted = found.into_iter().filter(|c| matches!(c.state, ClientState::Active | ClientState::Quarantined) && c.archived.is_none());
     executions::reach(tx, env, id, &admitted.map(|c| c.id).collect::<Vec<_>>()).await
 }
 

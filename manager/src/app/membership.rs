@@ -28,9 +28,9 @@ pub async fn join(
     if added.is_empty() {
         return Ok(added);
     }
-    // A client that waits for approval gets nothing; its jobs are looked up again when it is let in.
-    let reached: Vec<ClientId> =
-        clients.iter().filter(|c| c.state != ClientState::Pending && added.contains(&c.id)).map(|c| c.id.clone()).collect();
+    // A client that waits for approval or is archived gets nothing; its jobs are looked up again when it is let in or is back.
+    let gets = |c: &&Client| c.state != ClientState::Pending && c.archived.is_none() && added.contains(&c.id);
+    let reached: Vec<ClientId> = clients.iter().filter(gets).map(|c| c.id.clone()).collect();
     for job in tx.jobs_with_target(&Target::Group(group.uid.clone()), &[JobState::Active, JobState::Paused]).await? {
         executions::reach(tx, env, &job.id, &reached).await?;
     }
@@ -48,8 +48,12 @@ pub async fn leave(tx: &mut dyn Tx, env: &Env, group: &Uid, clients: &[ClientId]
     Ok(left)
 }
 
-/// What a client that is let in gets: the jobs that have it, or a group of it, as destination.
-pub async fn reach_admitted(tx: &mut dyn Tx, env: &Env, client: &ClientId) -> Result<()> {
+/// What a client that is let in, or is back from the archive, gets: the jobs that have it, or a group of it, as destination.
+pub async fn reach_admitted(tx: &mut dyn Tx, env: &Env, client: &Client) -> Result<()> {
+    if client.archived.is_some() {
+        return Ok(());
+    }
+    let client = &client.id;
     let mut targets = vec![Target::Client(client.clone())];
     targets.extend(tx.memberships_of(client).await?.into_iter().map(|m| Target::Group(m.group)));
     for target in targets {

@@ -4,6 +4,7 @@
 //! A unit says whom to wake in its [`Env`]; they are woken after the commit. A wake-up that is lost costs time and nothing
 //! else: what is to be done stands in the database.
 
+pub mod archive;
 pub mod audit;
 pub mod clients;
 mod conditions;
@@ -21,6 +22,7 @@ pub mod membership;
 pub mod operators;
 pub mod packages;
 pub mod policies;
+pub mod questions;
 pub mod reconcile;
 pub mod relations;
 pub mod restored;
@@ -45,10 +47,13 @@ use std::{
     sync::{Arc, Mutex, MutexGuard},
     time::Instant,
 };
-use sutler_base::{ClientId, Digest, JobId, Timestamp, Uid};
+use sutler_base::{ClientId, Digest, JobId, Timestamp, Uid, state::Presence};
 use sutler_certs::ca::CaBundle;
 use sutler_content::Content;
-use sutler_core::{model::AuditEntry, rights::Reach};
+use sutler_core::{
+    model::{AuditEntry, Client},
+    rights::Reach,
+};
 use sutler_store::{Store, StoreError, Tx, Work, unit};
 
 /// What a unit of work gives.
@@ -169,6 +174,8 @@ pub struct Env {
     pub conditions: Arc<Conditions>,
     /// Which refusals get an entry in the audit log.
     pub refusals: Arc<audit::Refusals>,
+    /// Who is connected.
+    pub live: Arc<Live>,
     wakes: Arc<Mutex<Wakes>>,
 }
 
@@ -195,6 +202,11 @@ impl Env {
     /// them decides and another one acts on.
     pub async fn common_clock(&self, tx: &mut dyn Tx) -> Result<Timestamp> {
         Ok(tx.clock().await?.unwrap_or(self.now))
+    }
+
+    /// Whether the client is in contact: with this manager, or lately with another one.
+    pub fn presence(&self, client: &Client) -> Presence {
+        self.live.presence(&client.id, client.last_seen, self.now, self.settings.limits.overdue)
     }
 
     /// The name of the operator, token or client that acts, without its collection.
@@ -225,6 +237,7 @@ impl App {
             settings: self.settings.clone(),
             conditions: self.conditions.clone(),
             refusals: self.refusals.clone(),
+            live: self.live.clone(),
             wakes: Arc::default(),
         }
     }

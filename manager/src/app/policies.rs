@@ -1,6 +1,6 @@
 //! Policies: made, changed, previewed, applied; and what they do when a client is new or its inventory changes.
 
-use super::{AppError, Env, Result, groups, inventory, membership};
+use super::{AppError, Env, Result, conditions, conditions::Asked, groups, inventory, membership};
 use sutler_base::{
     ClientId, GroupName, PolicyName,
     state::{AppliesTo, ClientState, JoinMode, OnMismatch, Source, Trigger},
@@ -10,7 +10,7 @@ use sutler_core::{
     model::{Client, Group, Policy},
     policy::{Event, Verdict, decide},
 };
-use sutler_store::{Page, StoreError, Tx};
+use sutler_store::{Besides, Page, StoreError, Tx};
 
 /// A policy and the name of its group.
 pub type Named = (Policy, GroupName);
@@ -50,8 +50,13 @@ async fn one(tx: &mut dyn Tx, policy: Policy) -> Result<Named> {
 }
 
 /// A condition that may place clients in this group: what a client says of itself never grants a restricted one.
-fn compile(env: &Env, group: &Group, text: &str) -> Result<std::sync::Arc<Condition>> {
-    let condition = env.conditions.compile("condition", text)?;
+async fn compile(tx: &mut dyn Tx, env: &Env, group: &Group, text: &str) -> Result<std::sync::Arc<Condition>> {
+    let condition = conditions::compile(tx, env, "condition", text).await?;
+    if condition.uses_contact() || condition.uses_duplicate() {
+        let why = "client.presence, client.last_seen and client.duplicate change without anything happening at the client, so that a \
+                   policy would not notice; only a filter can ask for them";
+        return Err(AppError::invalid("condition", why));
+    }
     for variable in [Variable::Facts, Variable::Answers] {
         if group.restricted && condition.uses(variable) {
             let why = format!(
@@ -68,7 +73,7 @@ fn compile(env: &Env, group: &Group, text: &str) -> Result<std::sync::Arc<Condit
 /// Makes a policy. Clients that exist already stay where they are; `apply` is for them.
 pub async fn create(tx: &mut dyn Tx, env: &Env, input: &Create) -> Result<Named> {
     let group = groups::load(tx, &input.group).await?;
-    compile(env, &group, &input.condition)?;
+    compile(tx, env, &group, &input.condition).await?;
     let policy = Policy {
         uid: env.world.uid(),
         name: input.name.clone(),
@@ -145,7 +150,7 @@ pub async fn update(tx: &mut dyn Tx, env: &Env, input: &Update) -> Result<Named>
     if let Some(condition) = &input.condition {
         let group = tx.groups_by_uid(std::slice::from_ref(&policy.group)).await?.pop();
         let group = group.ok_or_else(|| AppError::Bug("a policy without its group".into()))?;
-        compile(env, &group, condition)?;
+        compile(tx, env, &group, condition).await?;
         policy.condition = condition.clone();
     }
     policy.applies_to = input.applies_to.unwrap_or(policy.applies_to);
@@ -196,8 +201,8 @@ pub async fn preview(tx: &mut dyn Tx, env: &Env, what: &Preview, page: &Page) ->
         }
         Preview::Condition(text, group) => (groups::load(tx, group).await?, text.clone()),
     };
-    let condition = compile(env, &group, &text)?;
-    let rows = tx.list_clients(page, false, None).await?;
+    let condition = compile(tx, env, &group, &text).await?;
+    let rows = tx.list_clients(page, Besides::default(), None).await?;
     let next = (rows.len() as u32 == page.limit).then(|| rows.last().map(|c| c.id.to_string())).flatten();
     let ids: Vec<ClientId> = rows.iter().map(|c| c.id.clone()).collect();
     let held = tx.held_out(&group.uid, &ids).await?;
@@ -228,7 +233,7 @@ pub async fn apply(tx: &mut dyn Tx, env: &Env, name: &PolicyName) -> Result<(i32
     let policy = load(tx, name).await?;
     let group = tx.groups_by_uid(std::slice::from_ref(&policy.group)).await?.pop();
     let group = group.ok_or_else(|| AppError::Bug("a policy without its group".into()))?;
-    let condition = compile(env, &group, &policy.condition)?;
+    let condition = compile(tx, env, &group, &policy.condition).await?;
     let (mut matched, mut added) = (0, 0);
     let mut page = Page { after: None, limit: 500 };
     loop {
@@ -270,11 +275,12 @@ pub async fn look(tx: &mut dyn Tx, env: &Env, client: &Client, event: Event) -> 
     if policies.is_empty() {
         return Ok(());
     }
-    let conditions =
-        policies.iter().map(|policy| env.conditions.compile("condition", &policy.condition)).collect::<std::result::Result<Vec<_>, _>>()?;
-    let packages = conditions.iter().any(|condition| condition.uses_packages());
+    let asked = Asked::by(tx, env, policies.iter().map(|policy| policy.condition.as_str())).await?;
+    // One that names a question that is no more looks at nobody, and keeps no other from looking.
+    let policies: Vec<_> = policies.into_iter().filter_map(|policy| asked.of(env, &policy).map(|condition| (policy, condition))).collect();
+    let packages = policies.iter().any(|(_, condition)| condition.uses_packages());
     let Some(subject) = inventory::subjects(tx, std::slice::from_ref(client), packages).await?.pop() else { return Ok(()) };
-    for (policy, condition) in policies.into_iter().zip(conditions) {
+    for (policy, condition) in policies {
         match decide(&policy, &condition, client, &subject, event) {
             Verdict::Join => {
                 if let Some(group) = tx.groups_by_uid(std::slice::from_ref(&policy.group)).await?.pop() {

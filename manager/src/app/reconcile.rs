@@ -80,12 +80,12 @@ async fn is_complete(tx: &mut dyn Tx, id: &JobId) -> Result<bool> {
             Target::Client(client) => clients.push(client),
         }
     }
-    // A client that waits for approval has no row yet and will get one, unless it was removed.
+    // A client that waits for approval has no row yet and will get one, unless it was removed or archived.
     for batch in clients.chunks(BATCH as usize) {
         let keys: Vec<_> = batch.iter().map(|client| (id.clone(), client.clone())).collect();
         let rows: BTreeSet<ClientId> = tx.executions(&keys).await?.into_iter().map(|row| row.client).collect();
         let without: Vec<ClientId> = batch.iter().filter(|client| !rows.contains(client)).cloned().collect();
-        if tx.clients(&without).await?.iter().any(|client| client.state != ClientState::Removed) {
+        if tx.clients(&without).await?.iter().any(|client| client.state != ClientState::Removed && client.archived.is_none()) {
             return Ok(false);
         }
     }

@@ -166,6 +166,7 @@ async fn insert_client(tx: &mut dyn Tx, env: &Env, id: &ClientId, shown: &Shown,
         notice: format!("enrolled after the backup of {since} from which this manager was restored; approve it if it belongs here"),
         replaced: None,
         skew: None,
+        archived: None,
         change: 0,
     };
     tx.insert_client(&client).await?;

@@ -1,7 +1,7 @@
 //! Sessions of agents: who connected, what it has, what it reports.
 
 use super::{
-    AppError, Env, Result, clients, enrolment, executions,
+    AppError, Env, Result, archive, clients, enrolment, executions,
     restored::{self, Unknown},
 };
 use std::collections::BTreeMap;
@@ -98,6 +98,7 @@ pub async fn open(tx: &mut dyn Tx, env: &Env, hello: &Hello) -> Result<Welcome> 
     if let Identified::Other(message) = identified {
         return Err(AppError::Unauthenticated { reason: "OTHER_MACHINE", message });
     }
+    archive::take_back(tx, env, &mut client, "it connected again").await?;
     if let Identified::Copy(what) = identified {
         note_machines(tx, env, &client, &machines, hello).await?;
         if client.state == ClientState::Active {

@@ -2,6 +2,7 @@
 
 use super::{
     ask::confirm,
+    columns::{self, Wanted},
     error::CliError,
     label::{self, LabelCommand},
     names,
@@ -17,6 +18,7 @@ use sutler_proto::{convert::json_struct, v1};
 pub const EXAMPLES: &str = "Examples:
   sutler client list
   sutler client explain CLIENT
+  sutler client list --filter 'client.presence == \"OVERDUE\"'
   sutler client approve --filter 'labels.site == \"berlin\"'";
 
 /// From how many seconds on `explain` says that a clock is off.
@@ -29,7 +31,8 @@ pub enum ClientCommand {
     #[command(after_help = "Examples:
   sutler client list
   sutler client list --group new-clients --filter 'facts.os.family == \"linux\"'
-  sutler client list --filter 'client.state == \"PENDING\"' -o csv")]
+  sutler client list --filter 'client.state == \"PENDING\"' -o csv
+  sutler client list --columns id,hostname,facts.os.pretty_name,labels.site")]
     List {
         /// Only clients for which this condition holds: CEL over facts, labels, answers and client, as in a policy
         #[arg(long, value_name = "CEL", default_value = "", hide_default_value = true)]
@@ -40,6 +43,12 @@ pub enum ClientCommand {
         /// Removed clients, too
         #[arg(long)]
         all: bool,
+        /// Archived clients, too
+        #[arg(long)]
+        archived: bool,
+        /// Only these columns, in this order: those of -o csv, facts.PATH, labels.KEY and answers.NAME
+        #[arg(long, value_name = "COLUMN,…", value_delimiter = ',', value_parser = columns::wanted)]
+        columns: Vec<Wanted>,
         /// How to show it
         #[command(flatten)]
         output: OutputArg,
@@ -103,6 +112,23 @@ pub enum ClientCommand {
         #[arg(short, long)]
         yes: bool,
     },
+    /// Take a client out of the lists and out of the reach of jobs until it connects again; its groups stay
+    #[command(after_help = "Examples:
+  sutler client archive CLIENT
+  sutler client list --archived")]
+    Archive {
+        /// The client's id
+        #[arg(value_parser = names::client)]
+        client: String,
+    },
+    /// Take an archived client back before it connects
+    #[command(after_help = "Examples:
+  sutler client unarchive CLIENT")]
+    Unarchive {
+        /// The client's id
+        #[arg(value_parser = names::client)]
+        client: String,
+    },
     /// Why a client is in its groups, and what each of its jobs waits for
     #[command(after_help = "Examples:
   sutler client explain CLIENT")]
@@ -125,23 +151,25 @@ impl Record for v1::Client {
         Column::new("id", |c| names::short(&c.name).to_owned()),
         Column::new("hostname", |c| c.hostname.clone()),
         Column::new("state", |c| word!(ClientState, "CLIENT_STATE", c.state)),
-        Column::new("contact", |c| if c.online { "online".to_owned() } else { moment(&c.last_seen_time) }),
+        Column::new("presence", |c| word!(Presence, "PRESENCE", c.presence)),
+        Column::new("last_seen", |c| moment(&c.last_seen_time)),
         Column::new("groups", |c| names::words(&c.groups)),
         Column::new("labels", |c| sorted(&c.labels)),
         Column::wide("kind", |c| word!(ClientKind, "CLIENT_KIND", c.kind)),
         Column::wide("address", |c| c.address.clone()),
-        Column::wide("last_seen", |c| moment(&c.last_seen_time)),
         Column::wide("enrolled", |c| moment(&c.enroll_time)),
         Column::wide("active_since", |c| moment(&c.active_time)),
         Column::wide("token", |c| names::short(&c.token).to_owned()),
         Column::wide("agent_version", |c| c.agent_version.clone()),
         Column::wide("machine_id", |c| c.machine_id.clone()),
         Column::wide("duplicate_of", |c| names::short(&c.duplicate_of).to_owned()),
+        Column::wide("duplicates", |c| names::words(&c.duplicates)),
         Column::wide("site", |c| c.site.clone()),
         Column::wide("notice", |c| c.notice.clone()),
         Column::wide("machines", machines),
         Column::wide("clock_skew", |c| skew(c).unwrap_or_default()),
         Column::wide("replaced", |c| moment(&c.replace_time)),
+        Column::wide("archived", |c| moment(&c.archive_time)),
         Column::wide("facts_time", |c| moment(&c.facts_time)),
         Column::wide("answers", |c| sorted(&c.answers)),
     ];
@@ -173,10 +201,20 @@ pub fn sorted(map: &std::collections::HashMap<String, String>) -> String {
 /// Runs a command of this noun.
 pub async fn run(command: ClientCommand, session: &Session) -> Result<u8, CliError> {
     match command {
-        ClientCommand::List { filter, group, all, output } => {
-            let request = v1::ListClientsRequest { filter, group: group.unwrap_or_default(), show_removed: all, ..Default::default() };
+        ClientCommand::List { filter, group, all, archived, columns, output } => {
+            let request = v1::ListClientsRequest {
+                filter,
+                group: group.unwrap_or_default(),
+                show_removed: all,
+                show_archived: archived,
+                ..Default::default()
+            };
             let clients = pages!(session, clients.list_clients(request) -> clients, "list the clients");
-            output::list(&clients, output.format)?;
+            if columns.is_empty() {
+                output::list(&clients, output.format)?;
+            } else {
+                output::print(&columns::list_text(&clients, &columns, output.format))?;
+            }
         }
         ClientCommand::Show { client, output } => {
             let answer = call!(session, clients.get_client(v1::GetClientRequest { name: client.clone() }), "show the client {client}")?;
@@ -216,6 +254,17 @@ pub async fn run(command: ClientCommand, session: &Session) -> Result<u8, CliErr
             }
             let request = v1::RemoveClientRequest { name: client.clone(), request_id: request_id()? };
             let answer = call!(session, clients.remove_client(request), "remove the client {client}")?;
+            changed(session, answer.client)?;
+        }
+        ClientCommand::Archive { client } => {
+            let request = v1::ArchiveClientRequest { name: client.clone(), request_id: request_id()? };
+            let answer = call!(session, clients.archive_client(request), "archive the client {client}")?;
+            let client = answer.client.unwrap_or_default();
+            session.done(&client.name, &format!("{} archived", client.hostname))?;
+        }
+        ClientCommand::Unarchive { client } => {
+            let request = v1::UnarchiveClientRequest { name: client.clone(), request_id: request_id()? };
+            let answer = call!(session, clients.unarchive_client(request), "take the client {client} back")?;
             changed(session, answer.client)?;
         }
         ClientCommand::Explain { client, output } => {
@@ -305,10 +354,25 @@ fn explain(answer: &v1::ExplainClientResponse, format: Format) -> Result<(), Cli
     }
     let client = answer.client.clone().unwrap_or_default();
     let state = word!(ClientState, "CLIENT_STATE", client.state);
-    let contact = if client.online { "online".to_owned() } else { format!("last seen {}", moment(&client.last_seen_time)) };
+    let seen = moment(&client.last_seen_time);
+    let contact = match v1::Presence::try_from(client.presence) {
+        Ok(v1::Presence::Online) => "online".to_owned(),
+        Ok(v1::Presence::Overdue) => format!("overdue, last seen {seen}"),
+        _ => format!("last seen {seen}"),
+    };
     let mut text = output::printable(&format!("{}  {}  {state}, {contact}", client.name, client.hostname)) + "\n";
     if !client.notice.is_empty() {
         text.push_str(&format!("notice: {}\n", output::printable(&client.notice)));
+    }
+    if client.archive_time.is_some() {
+        text.push_str(&format!("archived: {}, until it connects again\n", moment(&client.archive_time)));
+    }
+    if let Some(other) = client.duplicates.first() {
+        let other = names::short(other);
+        text.push_str(&format!(
+            "duplicates: {}, by the host name and the hardware; if it is gone for good: sutler client remove {other}\n",
+            names::words(&client.duplicates)
+        ));
     }
     if !client.machines.is_empty() {
         text.push_str(&format!("machines: {}\n", output::printable(&machines(&client))));

@@ -9,6 +9,7 @@ pub mod audit;
 pub mod bundle;
 pub mod ca;
 pub mod client;
+pub mod columns;
 pub mod connection;
 pub mod content;
 pub mod describe;
@@ -32,6 +33,7 @@ pub mod policy;
 pub mod profiles;
 pub mod publisher;
 pub mod push;
+pub mod question;
 pub mod renew;
 pub mod session;
 pub mod software;
@@ -98,6 +100,9 @@ enum Command {
     /// Rules that register clients into a group by themselves
     #[command(subcommand, after_help = policy::EXAMPLES)]
     Policy(policy::PolicyCommand),
+    /// What the users of machines are asked: create, list, change, delete
+    #[command(subcommand, after_help = question::EXAMPLES)]
+    Question(question::QuestionCommand),
     /// Software: push, list, show, delete
     #[command(subcommand, after_help = package::EXAMPLES)]
     Package(package::PackageCommand),
@@ -190,6 +195,7 @@ fn dispatch(cli: Cli) -> Result<u8, CliError> {
             Command::Client(command) => client::run(command, &session).await,
             Command::Group(command) => group::run(command, &session).await,
             Command::Policy(command) => policy::run(command, &session).await,
+            Command::Question(command) => question::run(command, &session).await,
             Command::Package(command) => package::run(command, &session).await,
             Command::Content(command) => content::run(command, &session).await,
             Command::Job(command) => job::run(command, &session).await,

@@ -1,7 +1,8 @@
 //! Reads names on the command line: `new-clients` or `groups/new-clients`, as people type or paste them.
 
 use sutler_base::{
-    ClientId, GroupName, Invalid, JobId, LabelKey, OperatorName, PackageName, ParameterName, PolicyName, TokenId, Version, limits, quoted,
+    ClientId, GroupName, Invalid, JobId, LabelKey, OperatorName, PackageName, ParameterName, PolicyName, QuestionName, TokenId, Version,
+    limits, quoted,
 };
 
 /// The resource name for a text with or without its collection.
@@ -24,6 +25,11 @@ pub fn policy(text: &str) -> Result<String, String> {
 /// `operators/NAME`
 pub fn operator(text: &str) -> Result<String, String> {
     resource::<OperatorName>("operators", text)
+}
+
+/// `questions/NAME`
+pub fn question(text: &str) -> Result<String, String> {
+    resource::<QuestionName>("questions", text)
 }
 
 /// `clients/ID`

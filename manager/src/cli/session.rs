@@ -208,6 +208,8 @@ services! {
     groups: group_service_client::GroupServiceClient;
     /// Rules that register clients.
     policies: policy_service_client::PolicyServiceClient;
+    /// What users are asked.
+    questions: question_service_client::QuestionServiceClient;
     /// Software.
     packages: package_service_client::PackageServiceClient;
     /// Orders.

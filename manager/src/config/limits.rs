@@ -53,6 +53,12 @@ pub struct Limits {
     /// How long the answer to a `request_id` is kept.
     #[serde(deserialize_with = "span")]
     pub request_memory: Duration,
+    /// For how long a client may be silent before it is overdue.
+    #[serde(deserialize_with = "span")]
+    pub overdue: Duration,
+    /// For how long a client is silent before it is archived; 0: none is by itself.
+    #[serde(deserialize_with = "span")]
+    pub archive_after: Duration,
     /// How old an entry of the audit log becomes before it is sealed with those after it.
     #[serde(deserialize_with = "span")]
     pub audit_seal: Duration,
@@ -90,6 +96,8 @@ impl Default for Limits {
             renewals: 10,
             token: seconds(3600),
             request_memory: seconds(24 * 3600),
+            overdue: seconds(14 * 24 * 3600),
+            archive_after: Duration::ZERO,
             audit_seal: seconds(24 * 3600),
             logs: 256 << 20,
             scrub_rate: 8 << 20,
@@ -119,6 +127,8 @@ impl Limits {
             renewals,
             token,
             request_memory,
+            overdue,
+            archive_after,
             audit_seal,
             logs,
             scrub_rate,
@@ -150,6 +160,8 @@ impl Limits {
             ("token", token, Duration::from_secs(1), 398 * day),
             ("request_memory", request_memory, Duration::from_secs(60), 30 * day),
             ("scrub_every", scrub_every, Duration::from_secs(1), 398 * day),
+            ("overdue", overdue, Duration::from_secs(1), 3980 * day),
+            ("archive_after", archive_after, Duration::ZERO, 3980 * day),
             ("audit_seal", audit_seal, Duration::from_millis(100), 398 * day),
         ];
         if let Some((name, value, low, high)) = spans.iter().find(|(_, v, low, high)| v < low || v > high) {

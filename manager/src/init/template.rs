@@ -141,6 +141,9 @@ const LIMITS: &str = r#"# The bounds of both ports.
 # token = "1h"
 # How long the answer to a request_id is kept.
 # request_memory = "24h"
+# For how long a client may be silent before it is OVERDUE, and before it is archived by itself; "0s": none is.
+# overdue = "14d"
+# archive_after = "0s"
 # How old an entry of the audit log becomes before it is sealed with those after it.
 # audit_seal = "24h"
 # How much is kept of the log files of packages that failed, all together; the oldest go first.

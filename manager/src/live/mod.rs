@@ -2,6 +2,7 @@
 //!
 //! Nothing here is remembered. What is to be done stands in the database; a wake-up only says that it is worth looking.
 
+pub mod asked;
 mod leases;
 pub mod orders;
 mod scrub;
@@ -16,7 +17,11 @@ use std::{
     },
     time::{Duration, Instant},
 };
-use sutler_base::{AttemptId, ClientId, JobId, Timestamp, limits, state::ClientState};
+use sutler_base::{
+    AttemptId, ClientId, JobId, Timestamp, limits,
+    state::{ClientState, Presence},
+};
+use sutler_core::presence::{self, Known};
 use sutler_proto::v1;
 use tokio::sync::{Notify, broadcast, mpsc};
 
@@ -146,8 +151,14 @@ impl Live {
     }
 
     /// Until when this manager knows by itself whether the client was connected: what was heard of it later, another manager heard.
-    pub fn known_until(&self, client: &ClientId) -> Timestamp {
+    fn known_until(&self, client: &ClientId) -> Timestamp {
         lock(&self.left).get(client).copied().unwrap_or(self.started)
+    }
+
+    /// Whether a client that was last heard of at `last_seen` is in contact, with this manager or lately with another one; overdue
+    /// once it has been silent for longer than `overdue`.
+    pub fn presence(&self, client: &ClientId, last_seen: Timestamp, now: Timestamp, overdue: Duration) -> Presence {
+        presence::presence(Known { connected: self.is_connected(client), until: self.known_until(client) }, last_seen, now, overdue)
     }
 
     /// Whether this is still the client's session.

@@ -1,8 +1,8 @@
 //! What goes on by itself: each worker looks at what is due, when it is woken and now and then, and does it.
 
-use super::{leases::Even, orders, scrub};
+use super::{asked, leases::Even, orders, scrub};
 use crate::{
-    app::{App, AppError, audit, disk_failed, reconcile, sessions, trust},
+    app::{App, AppError, archive, audit, disk_failed, reconcile, sessions, trust},
     telemetry::Metrics,
 };
 use std::{
@@ -19,6 +19,13 @@ use tokio::{sync::Notify, task::JoinSet};
 const CLIENTS: usize = 256;
 /// How many changes of clients are looked at in one go.
 const FOLLOWED: u32 = 1000;
+/// How many clients are archived in one unit of work.
+const ARCHIVED: usize = 100;
+/// Into how many parts the silence is divided after which a client is archived: it is looked for once in each, and once in
+/// [`ARCHIVE_LOOK`] at least.
+const ARCHIVE_PARTS: u32 = 100;
+/// See [`ARCHIVE_PARTS`].
+const ARCHIVE_LOOK: Duration = Duration::from_secs(3600);
 /// How many reports of progress are written in one unit of work.
 const REPORTS: usize = 500;
 
@@ -88,6 +95,13 @@ pub fn start(app: Arc<App>, pace: Pace) -> JoinSet<()> {
     set.spawn(scrub::run(app.clone()));
     let a = app.clone();
     set.spawn(repeat("reserve", metrics.clone(), None, |live| &live.jobs_due, pace.often, move || look_at_disk(a.clone())));
+    let a = app.clone();
+    set.spawn(asked::follow(a, metrics.clone(), app.settings.limits.recheck));
+    let silence = app.settings.limits.archive_after;
+    if !silence.is_zero() {
+        let (a, pause) = (app.clone(), (silence / ARCHIVE_PARTS).clamp(pace.often, ARCHIVE_LOOK));
+        set.spawn(repeat("archive", metrics.clone(), None, |live| &live.jobs_due, pause, move || put_away_silent(a.clone(), silence)));
+    }
     let a = app.clone();
     set.spawn(follow_trust(a, metrics, app.settings.limits.recheck));
     set
@@ -286,6 +300,28 @@ async fn follow_once(app: &App, seen: &mut Option<i64>) -> Result<bool, AppError
         app.live.wake(crate::app::Wakes { clients: changed.into_iter().collect(), ..Default::default() });
     }
     Ok(!full)
+}
+
+/// Archives clients that have been silent for longer than that.
+async fn put_away_silent(app: Arc<App>, silence: Duration) -> Result<(), AppError> {
+    let mut after: Option<String> = None;
+    loop {
+        let input = (after, silence);
+        let (due, next) = app
+            .view("manager", "archive_due", input, |tx, env, (after, silence)| Box::pin(archive::due(tx, env, after.as_ref(), *silence)))
+            .await?;
+        for some in due.chunks(ARCHIVED) {
+            let input = (some.to_vec(), silence);
+            app.change("manager", "archive_silent", input, |tx, env, (ids, silence)| {
+                Box::pin(archive::put_away_silent(tx, env, ids, *silence))
+            })
+            .await?;
+        }
+        if next.is_none() {
+            return Ok(());
+        }
+        after = next;
+    }
 }
 
 /// Hands on what publishers published since, on whichever manager, to every agent that is connected here. Who connects is told

@@ -5,9 +5,9 @@ use crate::{
     app::{
         AppError, Violations, clients, dispatch,
         enrolment::{self, Renewal, renew_client},
-        groups, inventory, restored, sessions, trust,
+        groups, inventory, questions, restored, sessions, trust,
     },
-    live::{OUTBOX, ToAgent, orders},
+    live::{OUTBOX, ToAgent, asked, orders},
 };
 use bytes::Bytes;
 use futures_util::Stream;
@@ -63,6 +63,7 @@ impl v1::agent_service_server::AgentService for Services {
             );
             return Err(status(AppError::state(format!("clients/{client}"), "PROTOCOL_VERSION", text)));
         }
+        let asks = hello.capabilities.iter().any(|c| c == sutler_proto::QUESTIONS).then(|| hello.questions_digest.clone());
         let held = trust::Held { trust: hello.trust_version, revocations: (hello.revocations_epoch, hello.revocations_version) };
         let hello = Arc::new(sessions::Hello { serial: serial.clone(), ..parse_hello(&client, address, hello)? });
         let (reported, counter) = (hello.open.clone(), hello.session_counter);
@@ -106,7 +107,7 @@ impl v1::agent_service_server::AgentService for Services {
         }
         tokio::spawn(forward(inbox, sender));
         let behind = Mutex::new(behind.then_some(hello));
-        let session = Session { services: self.clone(), client, number, outbox, cut, behind };
+        let session = Session { services: self.clone(), client, number, outbox, cut, behind, asks };
         tokio::spawn(session.run(stream, known));
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
@@ -336,6 +337,8 @@ struct Session {
     cut: Arc<Notify>,
     /// The manager was restored and the agent has not told all that it knows: nothing is offered before. What it said first.
     behind: Mutex<Option<Arc<sessions::Hello>>>,
+    /// The digest of the questions that the agent was told last, if it is one that shows them.
+    asks: Option<Bytes>,
 }
 
 impl Session {
@@ -351,6 +354,12 @@ impl Session {
         if !behind && let Err(error) = orders::give(&app, vec![self.client.clone()], Some(known)).await {
             tracing::warn!(client = %self.client, %error, "a new session could not be told what there is to do; it is tried again");
             app.live.wake(crate::app::Wakes { clients: [self.client.clone()].into(), ..Default::default() });
+        }
+        // After the entry among the sessions: who is among them is told of what changes from then on.
+        if let Some(held) = &self.asks
+            && let Err(error) = asked::tell(&app, vec![self.client.clone()], Some(held)).await
+        {
+            tracing::warn!(client = %self.client, %error, "a new session could not be told what is asked; it is with its next connection");
         }
         let mut renewal = tokio::time::interval(Duration::from_secs(u64::from(app.settings.lease_seconds().max(3) / 3)));
         renewal.tick().await;
@@ -466,6 +475,7 @@ impl Session {
             }
             FromAgent::Group(m) => self.group(&actor, m).await,
             FromAgent::Log(m) => self.log(&actor, m).await,
+            FromAgent::Answer(m) => self.answer(&actor, m).await,
             FromAgent::CaughtUp(_) => self.caught_up(&actor).await,
             FromAgent::Unenroll(_) => {
                 // No session any more from here on: the commit has others cut off whatever the client has open, and the answer is
@@ -529,6 +539,20 @@ impl Session {
         // The agent may have been busy with this one: there may be room for the next.
         app.live.wake(crate::app::Wakes { clients: [self.client.clone()].into(), ..Default::default() });
         app.live.send(&self.client, Message::OutcomeRecorded(v1::OutcomeRecorded { attempt: id.to_string(), refused }));
+        Ok(())
+    }
+
+    async fn answer(&self, actor: &str, m: v1::AnswerRequest) -> Result<(), Status> {
+        let app = &self.services.app;
+        let input = (self.client.clone(), m.question, m.answer);
+        let answered = app
+            .change(actor, "answer", input, |tx, env, (id, question, answer)| Box::pin(questions::answer(tx, env, id, question, answer)))
+            .await
+            .map_err(status)?;
+        // First: whoever waits for the answer looks at what it has become.
+        asked::tell(app, vec![self.client.clone()], None).await.map_err(status)?;
+        let request_id = m.request_id.chars().take(128).collect();
+        app.live.send(&self.client, Message::Answered(v1::AnswerResult { request_id, error: answered.err().unwrap_or_default() }));
         Ok(())
     }
 

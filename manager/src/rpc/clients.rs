@@ -1,23 +1,24 @@
 //! `ClientService`.
 
-use super::{Operator, Services, caller, page, shown, shown::Presence, status, tokens::labels};
-use crate::app::{AppError, Violations, clients, explain};
+use super::{Operator, Services, caller, page, shown, shown::Contact, status, tokens::labels};
+use crate::app::{AppError, Violations, archive, clients, explain};
 use sutler_base::{ClientId, limits};
 use sutler_proto::{
     convert::{Word, client_id, group_name, wire_time},
     v1,
 };
+use sutler_store::Besides;
 use tonic::{Request, Response, Status, async_trait};
 
 impl Services {
-    pub(super) fn presence(&self) -> Presence<'_> {
-        Presence { live: &self.app.live, now: self.app.world.now() }
+    pub(super) fn contact(&self) -> Contact<'_> {
+        Contact { live: &self.app.live, now: self.app.world.now(), overdue: self.app.settings.limits.overdue }
     }
 
     /// The client as it is now: answers of changes show it after their commit.
     async fn shown(&self, operator: &Operator, id: ClientId) -> Result<Option<v1::Client>, Status> {
         let found = self.app.view(operator, "get_client", id, |tx, _env, id| Box::pin(clients::get(tx, id))).await.map_err(status)?;
-        Ok(Some(shown::client(found, &self.presence())))
+        Ok(Some(shown::client(found, &self.contact())))
     }
 }
 
@@ -34,11 +35,12 @@ impl v1::client_service_server::ClientService for Services {
         let page = page(&mut v, r.page_size, &r.page_token);
         let group = if r.group.is_empty() { None } else { v.take("group", group_name(&r.group)) };
         v.done()?;
-        let list = clients::List { page, filter: r.filter, group, removed: r.show_removed };
+        let besides = Besides { removed: r.show_removed, archived: r.show_archived };
+        let list = clients::List { page, filter: r.filter, group, besides };
         let (rows, next) =
             self.app.view(&operator, "list_clients", list, |tx, env, list| Box::pin(clients::list(tx, env, list))).await.map_err(status)?;
-        let presence = self.presence();
-        let clients = rows.into_iter().map(|c| shown::client(c, &presence)).collect();
+        let contact = self.contact();
+        let clients = rows.into_iter().map(|c| shown::client(c, &contact)).collect();
         Ok(Response::new(v1::ListClientsResponse { clients, next_page_token: next.unwrap_or_default() }))
     }
 
@@ -142,6 +144,47 @@ impl v1::client_service_server::ClientService for Services {
         Ok(Response::new(v1::RemoveClientResponse { client: self.shown(&operator, id).await? }))
     }
 
+    async fn archive_client(&self, request: Request<v1::ArchiveClientRequest>) -> Result<Response<v1::ArchiveClientResponse>, Status> {
+        let operator = self.operator(&request)?;
+        let r = request.into_inner();
+        let (caller, body) = caller(&operator, &r.request_id, "ArchiveClient", &r)?;
+        let id = id(&r.name)?;
+        self.app
+            .mutate(
+                &caller,
+                "archive",
+                body,
+                id.clone(),
+                |tx, env, id| Box::pin(archive::archive(tx, env, id)),
+                |_| v1::ArchiveClientResponse { client: None },
+            )
+            .await
+            .map_err(status)?;
+        Ok(Response::new(v1::ArchiveClientResponse { client: self.shown(&operator, id).await? }))
+    }
+
+    async fn unarchive_client(
+        &self,
+        request: Request<v1::UnarchiveClientRequest>,
+    ) -> Result<Response<v1::UnarchiveClientResponse>, Status> {
+        let operator = self.operator(&request)?;
+        let r = request.into_inner();
+        let (caller, body) = caller(&operator, &r.request_id, "UnarchiveClient", &r)?;
+        let id = id(&r.name)?;
+        self.app
+            .mutate(
+                &caller,
+                "unarchive",
+                body,
+                id.clone(),
+                |tx, env, id| Box::pin(archive::unarchive(tx, env, id)),
+                |_| v1::UnarchiveClientResponse { client: None },
+            )
+            .await
+            .map_err(status)?;
+        Ok(Response::new(v1::UnarchiveClientResponse { client: self.shown(&operator, id).await? }))
+    }
+
     async fn set_labels(&self, request: Request<v1::SetLabelsRequest>) -> Result<Response<v1::SetLabelsResponse>, Status> {
         let operator = self.operator(&request)?;
         let r = request.into_inner();
@@ -206,7 +249,7 @@ impl v1::client_service_server::ClientService for Services {
                 enter_time: Some(wire_time(j.entered)),
             })
             .collect();
-        let client = Some(shown::client(e.shown, &self.presence()));
+        let client = Some(shown::client(e.shown, &self.contact()));
         Ok(Response::new(v1::ExplainClientResponse { client, memberships, policies, jobs }))
     }
 }

@@ -299,8 +299,8 @@ impl v1::job_service_server::JobService for Services {
             })
             .await
             .map_err(status)?;
-        let presence = self.presence();
-        let executions = rows.into_iter().map(|row| shown::execution(row, &presence)).collect();
+        let contact = self.contact();
+        let executions = rows.into_iter().map(|row| shown::execution(row, &contact)).collect();
         Ok(Response::new(v1::ListExecutionsResponse { executions, next_page_token: next.unwrap_or_default() }))
     }
 
@@ -324,9 +324,9 @@ impl v1::job_service_server::JobService for Services {
             })
             .await
             .map_err(status)?;
-        let presence = self.presence();
+        let contact = self.contact();
         Ok(Response::new(v1::GetExecutionResponse {
-            execution: row.map(|row| shown::execution(row, &presence)),
+            execution: row.map(|row| shown::execution(row, &contact)),
             attempts: attempts.into_iter().map(|(attempt, parts)| logs::with_logs(attempt, parts)).collect(),
         }))
     }
@@ -398,8 +398,8 @@ impl Services {
             since = rows.iter().map(|r| r.execution.change).max().unwrap_or(since).max(since);
             let ended = matches!(shown.job.state, JobState::Completed | JobState::Canceled | JobState::Expired)
                 && sutler_core::execution::all_ended(&shown.counts);
-            let presence = self.presence();
-            let executions: Vec<_> = rows.into_iter().map(|row| shown::execution(row, &presence)).collect();
+            let contact = self.contact();
+            let executions: Vec<_> = rows.into_iter().map(|row| shown::execution(row, &contact)).collect();
             let wire = shown::job(shown);
             if last.as_ref() != Some(&wire) || !executions.is_empty() {
                 last = Some(wire.clone());

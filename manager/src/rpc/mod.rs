@@ -12,6 +12,7 @@ mod logs;
 mod operators;
 mod packages;
 mod policies;
+mod questions;
 mod shown;
 mod software;
 mod status;
@@ -79,6 +80,7 @@ impl Services {
         let routes = Routes::new(v1::client_service_server::ClientServiceServer::new(self.clone()).max_decoding_message_size(max))
             .add_service(v1::group_service_server::GroupServiceServer::new(self.clone()).max_decoding_message_size(max))
             .add_service(v1::policy_service_server::PolicyServiceServer::new(self.clone()).max_decoding_message_size(max))
+            .add_service(v1::question_service_server::QuestionServiceServer::new(self.clone()).max_decoding_message_size(max))
             .add_service(v1::package_service_server::PackageServiceServer::new(self.clone()).max_decoding_message_size(max))
             .add_service(v1::job_service_server::JobServiceServer::new(self.clone()).max_decoding_message_size(max))
             .add_service(

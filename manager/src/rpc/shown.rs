@@ -5,37 +5,36 @@ use std::collections::BTreeMap;
 use sutler_base::{
     PackageName, Uid,
     outcome::{ItemResult, Outcome},
-    state::{ClientState, Counter, ExecutionState},
+    state::{ClientState, Counter, ExecutionState, Presence},
 };
 use sutler_core::{
     execution,
-    model::{Attempt, Counts, Group, Machine, Membership},
+    model::{Attempt, Counts, Group, Machine, Membership, Question},
     relations::{Action, Need, Planned},
 };
 use sutler_proto::{
-    convert::{Word, wire_struct, wire_time},
+    convert::{Word, wire_rule, wire_struct, wire_time},
     v1,
 };
 
-/// For how long after it was heard of a client counts as connected, where another manager may hold its session.
-const FRESH: jiff::SignedDuration = jiff::SignedDuration::from_secs(45);
-
 /// Who is connected, and what time it is.
-pub(super) struct Presence<'a> {
+pub(super) struct Contact<'a> {
     pub(super) live: &'a crate::live::Live,
     pub(super) now: jiff::Timestamp,
+    /// How long a client may be silent.
+    pub(super) overdue: std::time::Duration,
 }
 
-impl Presence<'_> {
-    /// Whether the client is in contact: with this manager, or lately with another one.
-    pub(super) fn online(&self, client: &sutler_core::model::Client) -> bool {
-        let lately = self.now.duration_since(client.last_seen) < FRESH;
-        self.live.is_connected(&client.id) || lately && client.last_seen > self.live.known_until(&client.id)
+impl Contact<'_> {
+    /// Whether the client is in contact.
+    fn presence(&self, client: &sutler_core::model::Client) -> Presence {
+        self.live.presence(&client.id, client.last_seen, self.now, self.overdue)
     }
 }
 
-pub(super) fn client(shown: clients::Shown, presence: &Presence<'_>) -> v1::Client {
-    let online = presence.online(&shown.client);
+pub(super) fn client(shown: clients::Shown, contact: &Contact<'_>) -> v1::Client {
+    let presence = contact.presence(&shown.client);
+    let online = presence == Presence::Online;
     let c = shown.client;
     let mut groups: Vec<String> = shown.groups.values().map(|name| format!("groups/{name}")).collect();
     groups.sort();
@@ -46,7 +45,7 @@ pub(super) fn client(shown: clients::Shown, presence: &Presence<'_>) -> v1::Clie
         hostname: c.hostname,
         address: c.address,
         online,
-        last_seen_time: Some(wire_time(if online { presence.now } else { c.last_seen })),
+        last_seen_time: Some(wire_time(if online { contact.now } else { c.last_seen })),
         enroll_time: Some(wire_time(c.enrolled)),
         active_time: c.activated.map(wire_time),
         token: c.token.map(|t| format!("tokens/{t}")).unwrap_or_default(),
@@ -63,6 +62,9 @@ pub(super) fn client(shown: clients::Shown, presence: &Presence<'_>) -> v1::Clie
         machines: shown.machines.into_iter().map(machine).collect(),
         clock_skew: c.skew.map(wire_millis),
         replace_time: c.replaced.map(wire_time),
+        presence: presence.to_wire(),
+        archive_time: c.archived.map(wire_time),
+        duplicates: shown.duplicates.iter().map(|d| format!("clients/{d}")).collect(),
     }
 }
 
@@ -110,6 +112,17 @@ pub(super) fn policy((p, group): policies::Named) -> v1::Policy {
         description: p.description,
         create_time: Some(wire_time(p.created)),
         etag: p.change.to_string(),
+    }
+}
+
+pub(super) fn question(q: Question) -> v1::Question {
+    v1::Question {
+        name: format!("questions/{}", q.name),
+        uid: q.uid.to_string(),
+        prompt: q.prompt,
+        rule: Some(wire_rule(&q.rule)),
+        create_time: Some(wire_time(q.created)),
+        etag: q.change.to_string(),
     }
 }
 
@@ -294,12 +307,13 @@ pub(super) fn items(attempt: Option<&Attempt>) -> Vec<v1::ItemResult> {
     outcome.map(|o| o.items.into_iter().map(item).collect()).unwrap_or_default()
 }
 
-pub(super) fn execution(row: jobs::Row, presence: &Presence<'_>) -> v1::Execution {
-    let online = presence.online(&row.client);
+pub(super) fn execution(row: jobs::Row, contact: &Contact<'_>) -> v1::Execution {
+    let online = contact.presence(&row.client) == Presence::Online;
     let e = row.execution;
     let running = e.state.counter() == Counter::Running || e.state == ExecutionState::Offered || e.state == ExecutionState::Waiting;
     let mark = match row.client.state {
         ClientState::Removed => "REMOVED",
+        _ if row.client.archived.is_some() => "ARCHIVED",
         ClientState::Quarantined => "QUARANTINED",
         _ if !row.reached => "LEFT_GROUP",
         _ => "",
@@ -314,7 +328,7 @@ pub(super) fn execution(row: jobs::Row, presence: &Presence<'_>) -> v1::Executio
         attempt_count: e.attempts as i32,
         items: items(row.attempt.as_ref()),
         no_contact_time: (running && !online).then(|| wire_time(row.client.last_seen)),
-        last_seen_time: Some(wire_time(if online { presence.now } else { row.client.last_seen })),
+        last_seen_time: Some(wire_time(if online { contact.now } else { row.client.last_seen })),
         mark: mark.into(),
         cancel_deadline: e.cancel.as_ref().map(|c| wire_time(c.deadline)),
         reason: e.reason,

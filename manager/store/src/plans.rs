@@ -54,6 +54,7 @@ const ALLOWED: &[(&str, &str)] = &[
     // The newest row at the end of its index.
     ("SCAN trust_document", "ORDER BY version DESC LIMIT 1"),
     ("SCAN revocation_list", "ORDER BY epoch DESC, version DESC LIMIT 1"),
+    ("SCAN question USING COVERING INDEX question_change", "ORDER BY change DESC LIMIT 1"),
     ("SCAN audit_segment", "ORDER BY number DESC LIMIT 1"),
     ("SCAN audit", "SELECT hash FROM audit ORDER BY sequence DESC LIMIT 1"),
     // The few keys that were asked for.
@@ -82,9 +83,10 @@ async fn every_statement_walks_along_an_index() {
                     let subject = Subject::Client(client.clone());
                     tx.client(&client).await?;
                     tx.clients(&[]).await?;
-                    tx.list_clients(&page, true, None).await?;
-                    tx.list_clients(&page, false, None).await?;
-                    tx.list_clients(&page, false, Some(&uid)).await?;
+                    tx.list_clients(&page, Besides::default(), None).await?;
+                    tx.list_clients(&page, Besides::default(), Some(&uid)).await?;
+                    tx.last_seen(&page).await?;
+                    tx.alike(&[]).await?;
                     tx.list_clients_in(&page, ClientState::Active).await?;
                     tx.clients_by_hostname("a").await?;
                     tx.clients_by_label("a", "b").await?;
@@ -117,6 +119,10 @@ async fn every_statement_walks_along_an_index() {
                     tx.list_policies(&page, Some(&uid)).await?;
                     tx.policies_with_trigger(None).await?;
                     tx.policies_with_trigger(Some(Trigger::NewClient)).await?;
+                    tx.question(&"a".parse().unwrap()).await?;
+                    tx.list_questions(&page).await?;
+                    tx.questions_revision().await?;
+                    tx.clients_that_answered(&uid, &page).await?;
                     tx.package(&package).await?;
                     tx.list_packages(&page).await?;
                     tx.version(&package, &"1".parse().unwrap()).await?;
@@ -203,6 +209,8 @@ async fn every_statement_walks_along_an_index() {
                     };
                     tx.end_others(&certificate, CertificateState::Superseded).await?;
                     tx.delete_machines(&client).await?;
+                    tx.save_likeness(&client, &[]).await?;
+                    tx.drop_answers(&uid, &[]).await?;
                     tx.change_software(&client, &[Default::default()], &[]).await?;
                     tx.drop_titles().await?;
                     tx.hold_out(&uid, &[], "a", now).await?;

@@ -5,8 +5,9 @@
 
 use crate::StoreError;
 use async_trait::async_trait;
+use std::collections::BTreeMap;
 use sutler_base::{
-    AttemptId, ClientId, Digest, GroupName, JobId, OperatorName, PackageName, PolicyName, Timestamp, TokenId, Uid, Version,
+    AttemptId, ClientId, Digest, GroupName, JobId, OperatorName, PackageName, PolicyName, QuestionName, Timestamp, TokenId, Uid, Version,
     facts::Package as InstalledPackage,
     state::{ClientState, ExecutionState, JobState, Trigger},
 };
@@ -19,7 +20,21 @@ type Result<T> = std::result::Result<T, StoreError>;
 
 /// Everything that a unit of work can ask.
 pub trait Tx:
-    Clients + Inventory + Tokens + Groups + Policies + Packages + Jobs + Executions + Logs + Trust + Operators + Admin + Audit + Send
+    Clients
+    + Inventory
+    + Tokens
+    + Groups
+    + Policies
+    + Questions
+    + Packages
+    + Jobs
+    + Executions
+    + Logs
+    + Trust
+    + Operators
+    + Admin
+    + Audit
+    + Send
 {
 }
 
@@ -41,6 +56,15 @@ pub enum Related {
     Supersedes,
 }
 
+/// Which clients a list has besides those that are neither removed nor archived.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Besides {
+    /// Those that were removed.
+    pub removed: bool,
+    /// Those that are archived.
+    pub archived: bool,
+}
+
 /// Clients and certificates.
 #[async_trait]
 pub trait Clients {
@@ -55,13 +79,19 @@ pub trait Clients {
     async fn save_client(&mut self, client: &Client) -> Result<()>;
     /// Notes when clients were heard of; a time that is earlier than what is there changes nothing.
     async fn touch_clients(&mut self, seen: &[(ClientId, Timestamp)]) -> Result<()>;
-    /// Clients in order of id (`after` = id). `removed`: with those that were removed. `group`: only its members.
-    async fn list_clients(&mut self, page: &Page, removed: bool, group: Option<&Uid>) -> Result<Vec<Client>>;
-    /// Clients in this state, in order of id (`after` = id).
+    /// Clients in order of id (`after` = id). `group`: only its members.
+    async fn list_clients(&mut self, page: &Page, besides: Besides, group: Option<&Uid>) -> Result<Vec<Client>>;
+    /// When clients that are neither removed nor archived were last heard of, in order of id (`after` = id).
+    async fn last_seen(&mut self, page: &Page) -> Result<Vec<(ClientId, Timestamp)>>;
+    /// Writes by what a client is told from others, in place of what was there before.
+    async fn save_likeness(&mut self, client: &ClientId, keys: &[String]) -> Result<()>;
+    /// Of these clients those that share a key with another one, with the first other one of each key that they share; by client.
+    async fn alike(&mut self, clients: &[ClientId]) -> Result<Vec<(ClientId, ClientId)>>;
+    /// Clients in this state that are not archived, in order of id (`after` = id).
     async fn list_clients_in(&mut self, page: &Page, state: ClientState) -> Result<Vec<Client>>;
-    /// Ids of clients that are not removed and call themselves so (exact, at most 10).
+    /// Ids of clients that are neither removed nor archived and call themselves so (exact, at most 10).
     async fn clients_by_hostname(&mut self, hostname: &str) -> Result<Vec<ClientId>>;
-    /// Ids of clients that are not removed and have this label (at most 100,001).
+    /// Ids of clients that are neither removed nor archived and have this label (at most 100,001).
     async fn clients_by_label(&mut self, key: &str, value: &str) -> Result<Vec<ClientId>>;
     /// The oldest client that is not removed and says to run on this machine, other than `except`.
     async fn client_by_machine(&mut self, machine_id: &str, except: &ClientId) -> Result<Option<ClientId>>;
@@ -92,6 +122,29 @@ pub trait Clients {
     async fn save_machine(&mut self, machine: &Machine) -> Result<()>;
     /// Forgets the machines that are noted for a client.
     async fn delete_machines(&mut self, client: &ClientId) -> Result<()>;
+}
+
+/// Questions, and who answered them.
+#[async_trait]
+pub trait Questions {
+    /// Adds a question; `change` is set by the store.
+    async fn insert_question(&mut self, question: &Question) -> Result<()>;
+    /// The question of this name that exists now. For update on databases with row locks.
+    async fn question(&mut self, name: &QuestionName) -> Result<Option<Question>>;
+    /// Questions by name (`after` = name).
+    async fn list_questions(&mut self, page: &Page) -> Result<Vec<Question>>;
+    /// Greater with every change of any question, deletions included; 0 before the first.
+    async fn questions_revision(&mut self) -> Result<i64>;
+    /// Writes every column of a question; `change` is set by the store.
+    async fn save_question(&mut self, question: &Question) -> Result<()>;
+    /// Deletes a question; its uid never comes back.
+    async fn delete_question(&mut self, uid: &Uid, now: Timestamp) -> Result<()>;
+    /// Notes that a client has answered; the answer itself is saved with the client.
+    async fn note_answer(&mut self, question: &Uid, client: &ClientId) -> Result<()>;
+    /// Clients that answered, in order of id (`after` = id).
+    async fn clients_that_answered(&mut self, question: &Uid, page: &Page) -> Result<Vec<ClientId>>;
+    /// Takes back that these clients have answered this question: what is left of their answers. At most 1000 of them.
+    async fn drop_answers(&mut self, question: &Uid, left: &[(ClientId, BTreeMap<String, String>)]) -> Result<()>;
 }
 
 /// Which titles a list has.
@@ -299,9 +352,9 @@ pub struct ExecutionChange {
 /// Executions and attempts.
 #[async_trait]
 pub trait Executions {
-    /// Adds QUEUED executions of a job for those of these clients that exist and have none yet; gives back those that were added.
+    /// Adds QUEUED executions of a job for those of these clients that exist, are not archived and have none yet; gives back those that were added.
     async fn insert_executions(&mut self, job: &JobId, clients: &[ClientId], now: Timestamp) -> Result<Vec<ClientId>>;
-    /// Adds QUEUED executions for every ACTIVE or QUARANTINED member of the group that has none yet; gives back how many.
+    /// Adds QUEUED executions for every ACTIVE or QUARANTINED member of the group that is not archived and has none yet; gives back how many.
     async fn insert_executions_for_group(&mut self, job: &JobId, group: &Uid, now: Timestamp) -> Result<u64>;
     /// One row. For update.
     async fn execution(&mut self, job: &JobId, client: &ClientId) -> Result<Option<Execution>>;

@@ -18,6 +18,7 @@ pub mod patch;
 pub mod path;
 pub mod pattern;
 pub mod quantity;
+pub mod question;
 pub mod state;
 pub mod token;
 pub mod version;
@@ -25,7 +26,7 @@ pub mod version;
 pub use digest::Digest;
 pub use id::{AttemptId, ClientId, JobId, TokenId, Uid};
 pub use jiff::Timestamp;
-pub use name::{GroupName, LabelKey, OperatorName, PackageName, ParameterName, PolicyName, Version};
+pub use name::{GroupName, LabelKey, OperatorName, PackageName, ParameterName, PolicyName, QuestionName, Version};
 
 /// Why a text is not a value of the type that it was read as: one sentence that names the rule and the text.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

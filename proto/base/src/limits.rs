@@ -65,6 +65,16 @@ pub const DESCRIPTION_MAX: usize = 1024;
 pub const LABELS_MAX: usize = 64;
 /// See [`LABELS_MAX`].
 pub const LABEL_VALUE_MAX: usize = 256;
+/// The most questions that operators ask: all of them fit into one message to an agent, with their answers.
+pub const QUESTIONS_MAX: usize = 100;
+/// The longest text of a question (bytes).
+pub const PROMPT_MAX: usize = 512;
+/// The most choices of a question, and the longest of them (bytes).
+pub const CHOICES_MAX: usize = 32;
+/// See [`CHOICES_MAX`].
+pub const CHOICE_MAX: usize = 100;
+/// The longest answer (bytes).
+pub const ANSWER_MAX: usize = 1024;
 /// The largest report of facts (bytes).
 pub const FACTS_MAX: usize = 512 << 10;
 /// The part of a step's output that is kept: its end (bytes).

@@ -88,6 +88,10 @@ name!(
     ParameterName, "a parameter's name has 1 to 63 of a-z 0-9 and _, and starts and ends with a letter or digit", |t| label(t, 63, b"_") && !t.contains('-')
 );
 name!(
+    /// The name of a question: one that stands in a condition as it is, `answers.NAME`.
+    QuestionName, "a question's name has 1 to 63 of a-z 0-9 and _, starts with a letter and ends with a letter or digit", |t| label(t, 63, b"_") && !t.contains('-') && !t.starts_with(|c: char| c.is_ascii_digit())
+);
+name!(
     /// The version of a package, as its publisher writes it; `latest` is not one. How two compare is the package's affair.
     Version, "a version has 1 to 128 of A-Z a-z 0-9 . + ~ : ^ _ and -, starts with a letter or digit, and is not \"latest\"", version
 );
@@ -104,6 +108,8 @@ mod tests {
         assert!("new-clients".parse::<GroupName>().is_ok());
         assert!("a".repeat(63).parse::<GroupName>().is_ok());
         assert!("a".repeat(64).parse::<GroupName>().is_err());
+        assert!("cost_centre".parse::<QuestionName>().is_ok());
+        assert!(["7th", "a-b", "_a", "a_"].iter().all(|bad| bad.parse::<QuestionName>().is_err()));
         assert!("libstdc++".parse::<PackageName>().is_ok());
         assert!("1:2.3~rc1-4+deb12u1".parse::<Version>().is_ok());
         assert!("latest".parse::<Version>().is_err());

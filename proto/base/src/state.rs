@@ -65,6 +65,18 @@ words! {
 }
 
 words! {
+    /// Whether a client is in contact.
+    Presence: "the presence of a client" {
+        /// It is connected.
+        Online = "ONLINE",
+        /// It is not.
+        Offline = "OFFLINE",
+        /// It has been silent for longer than it may be: the limit `overdue` of the manager says for how long that is.
+        Overdue = "OVERDUE",
+    }
+}
+
+words! {
     /// What a client is.
     ClientKind: "the kind of a client" {
         /// A machine with an agent.
@@ -274,6 +286,8 @@ words! {
         Replaced = "REPLACED",
         /// The version was withdrawn before anything started.
         Withdrawn = "WITHDRAWN",
+        /// The client was archived before anything started.
+        ClientArchived = "CLIENT_ARCHIVED",
     }
 }
 

@@ -79,6 +79,7 @@ impl Operator {
         clients: client_service_client::ClientServiceClient,
         groups: group_service_client::GroupServiceClient,
         policies: policy_service_client::PolicyServiceClient,
+        questions: question_service_client::QuestionServiceClient,
         packages: package_service_client::PackageServiceClient,
         jobs: job_service_client::JobServiceClient,
         tokens: enrollment_token_service_client::EnrollmentTokenServiceClient,

@@ -183,7 +183,15 @@ pub fn condition(bytes: &[u8]) -> bool {
     });
     let labels: BTreeMap<String, String> = [("site".into(), "berlin".into())].into();
     let answers = BTreeMap::new();
-    let client = ClientFields { id: "0123456789abcdef", name: "pc-1", kind: "MACHINE", state: "ACTIVE", created: Timestamp::UNIX_EPOCH };
+    let client = ClientFields {
+        id: "0123456789abcdef",
+        name: "pc-1",
+        kind: "MACHINE",
+        state: "ACTIVE",
+        created: Timestamp::UNIX_EPOCH,
+        contact: None,
+        duplicate: None,
+    };
     let input = Input { facts: &facts, labels: &labels, answers: &answers, client };
     let outcome = condition.evaluate(&input);
     assert_eq!(outcome, condition.evaluate(&input), "the same input, another outcome");

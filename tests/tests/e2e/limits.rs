@@ -50,7 +50,7 @@ const NET: [(&str, &str); 26] = [
 ];
 
 /// The same of `[limits]` there.
-const MANAGER: [(&str, &str); 20] = [
+const MANAGER: [(&str, &str); 22] = [
     ("enroll_message", "a_message_over_the_limit_is_refused_by_name_and_the_connection_lives_on"),
     ("agent_message", "a_message_over_the_limit_is_refused_by_name_and_the_connection_lives_on"),
     ("operator_message", "a_message_over_the_limit_is_refused_by_name_and_the_connection_lives_on"),
@@ -66,6 +66,8 @@ const MANAGER: [(&str, &str); 20] = [
     ("renewals", "a_stolen_key_gets_a_bounded_number_of_certificates_and_the_next_machine_is_not_held_up"),
     ("token", "a_token_lets_nobody_in_after_its_time"),
     ("request_memory", "an_answer_is_kept_for_whoever_asks_again_as_long_as_is_said_and_not_longer"),
+    ("overdue", "a_client_that_is_silent_for_too_long_is_overdue_and_its_manager_says_how_long_that_is"),
+    ("archive_after", "a_client_that_was_silent_for_too_long_is_archived_and_comes_back_with_its_groups"),
     ("audit_seal", "entries_leave_the_log_only_when_they_are_sealed_and_somebody_holds_them"),
     ("logs", "of_the_logs_of_what_failed_the_oldest_go_first"),
     ("scrub_rate", "the_scrub_reads_no_faster_than_it_may"),

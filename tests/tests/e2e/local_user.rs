@@ -52,6 +52,9 @@ fn another_user_of_the_machine_reads_and_joins_and_does_nothing_else() {
     call(&["join", "volunteers"]).ok();
     assert!(call(&["groups"]).ok().contains("volunteers"));
     call(&["leave", "volunteers"]).ok();
+    cli.ok("question create room --prompt 'Which room is it in?'");
+    wait_until("the question", PATIENCE, || call(&["questions"]).ok().contains("room"));
+    call(&["answer", "room", "B7"]).ok();
     for forbidden in ["run-now", "unenroll"] {
         call(&[forbidden]).ends_with(1).says(&["root"]);
     }

@@ -107,6 +107,13 @@ fn every_mutation_may_be_sent_twice_also_across_a_restart() {
     twice!(t, policy_service_client::PolicyServiceClient, apply_policy, "ApplyPolicy", apply, |r| r.name = "policies/b".into());
     let delete = v1::DeletePolicyRequest { name: name("policies/all"), ..Default::default() };
     twice!(t, policy_service_client::PolicyServiceClient, delete_policy, "DeletePolicy", delete, |r| r.name = "policies/b".into());
+    // Questions.
+    let question = v1::CreateQuestionRequest { question_id: name("room"), prompt: name("Which room?"), ..Default::default() };
+    twice!(t, question_service_client::QuestionServiceClient, create_question, "CreateQuestion", question, |r| r.prompt = name("x"));
+    let update = v1::UpdateQuestionRequest { name: name("questions/room"), prompt: Some(name("Where?")), ..Default::default() };
+    twice!(t, question_service_client::QuestionServiceClient, update_question, "UpdateQuestion", update, |r| r.force = true);
+    let delete = v1::DeleteQuestionRequest { name: name("questions/room"), ..Default::default() };
+    twice!(t, question_service_client::QuestionServiceClient, delete_question, "DeleteQuestion", delete, |r| r.force = true);
     // Jobs.
     let packages = vec![v1::JobPackage { package: name("packages/hello"), ..Default::default() }];
     let job = v1::CreateJobRequest { packages: packages.clone(), destinations: vec![name("groups/one")], ..Default::default() };
@@ -171,6 +178,14 @@ fn every_mutation_may_be_sent_twice_also_across_a_restart() {
     let labels = v1::LabelChange { client: client.clone(), set: [("room".to_owned(), "1".to_owned())].into(), unset: vec![] };
     let labels = v1::SetLabelsRequest { changes: vec![labels], ..Default::default() };
     twice!(t, client_service_client::ClientServiceClient, set_labels, "SetLabels", labels, |r| r.changes[0].unset.push("a".into()));
+    let archive = v1::ArchiveClientRequest { name: client.clone(), ..Default::default() };
+    twice!(t, client_service_client::ClientServiceClient, archive_client, "ArchiveClient", archive, |r| {
+        r.name = "clients/0123456789abcdef".into();
+    });
+    let unarchive = v1::UnarchiveClientRequest { name: client.clone(), ..Default::default() };
+    twice!(t, client_service_client::ClientServiceClient, unarchive_client, "UnarchiveClient", unarchive, |r| {
+        r.name = "clients/0123456789abcdef".into();
+    });
     let quarantine = v1::QuarantineClientRequest { name: client.clone(), ..Default::default() };
     twice!(t, client_service_client::ClientServiceClient, quarantine_client, "QuarantineClient", quarantine, |r| r.reason = "x".into());
     let release = v1::ReleaseClientRequest { name: client.clone(), ..Default::default() };

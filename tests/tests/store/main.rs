@@ -4,6 +4,7 @@
 //! installed.
 
 mod audit;
+mod clients;
 mod executions;
 mod kept;
 mod rows;
@@ -121,6 +122,9 @@ cases! {
         rows::a_group_knows_how_many_members_it_has,
         rows::a_client_is_found_by_its_labels_of_now,
         rows::the_last_contact_never_goes_back,
+        clients::questions_have_a_revision_and_know_who_answered_them,
+        clients::archived_clients_are_in_no_list_and_get_no_executions,
+        clients::clients_are_alike_by_the_keys_that_they_have_now,
         rows::an_operators_name_is_never_free_again,
         rows::a_version_in_use_is_found,
         rows::versions_are_found_by_what_they_depend_on_and_take_the_place_of,
@@ -209,6 +213,7 @@ pub(crate) fn client(n: u64) -> Client {
         notice: String::new(),
         replaced: None,
         skew: None,
+        archived: None,
         change: 0,
     }
 }

@@ -9,7 +9,7 @@ use sutler_base::{
     version::Range,
 };
 use sutler_core::relations::Need;
-use sutler_store::{Page, Related, unit};
+use sutler_store::{Besides, Page, Related, unit};
 
 fn page(after: Option<String>, limit: u32) -> Page {
     Page { after, limit }
@@ -28,6 +28,7 @@ pub(crate) async fn every_row_reads_back_as_it_was_written(db: Database) {
     one.activated = Some(at(88));
     one.greeted = true;
     one.duplicate_of = Some(client_id(9));
+    one.archived = Some(at(99));
     one.notice = "look".into();
     one.session_counter = u64::from(u32::MAX) + 1;
     one.replaced = Some(at(66));
@@ -355,14 +356,15 @@ pub(crate) async fn pages_are_complete_and_in_order_under_concurrent_inserts(db:
         let (mut seen, mut members) = (Vec::new(), Vec::new());
         let mut after = None;
         loop {
-            let clients = read(&db.store, unit!([after] | tx | { tx.list_clients(&page(after, 7), false, None).await })).await;
+            let clients = read(&db.store, unit!([after] | tx | { tx.list_clients(&page(after, 7), Besides::default(), None).await })).await;
             let Some(last) = clients.last() else { break };
             after = Some(last.id.to_string());
             seen.extend(clients.into_iter().map(|c| c.id));
         }
         let mut after = None;
         loop {
-            let clients = read(&db.store, unit!([after] | tx | { tx.list_clients(&page(after, 7), false, Some(&uid(1))).await })).await;
+            let clients =
+                read(&db.store, unit!([after] | tx | { tx.list_clients(&page(after, 7), Besides::default(), Some(&uid(1))).await })).await;
             let again = read(&db.store, unit!([after] | tx | { tx.list_members(&uid(1), &page(after, 7)).await })).await;
             assert!(clients.iter().map(|c| &c.id).eq(again.iter().map(|m| &m.client)));
             let Some(last) = clients.last() else { break };
@@ -497,7 +499,7 @@ pub(crate) async fn a_client_is_found_by_its_labels_of_now(db: Database) {
         &db.store,
         unit!(
             [] | tx | {
-                let listed = tx.list_clients(&page(None, 9), false, None).await?.len();
+                let listed = tx.list_clients(&page(None, 9), Besides::default(), None).await?.len();
                 let removed = tx.list_clients_in(&page(None, 9), ClientState::Removed).await?.len();
                 let changed = tx.clients_changed_since(2, 9).await?;
                 Ok((listed, removed, changed))

@@ -6,6 +6,7 @@ use super::schema::{Schema, Type};
 use super::{Variable, limits, scan};
 use cel::IdedExpr;
 use cel::common::ast::{CallExpr, Expr, LiteralValue, SelectExpr, operators};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use sutler_base::quoted;
 
@@ -66,16 +67,30 @@ pub(super) enum ClientField {
     Kind,
     State,
     Created,
+    Presence,
+    LastSeen,
+    Duplicate,
 }
 
 impl ClientField {
-    const ALL: [(&str, ClientField); 5] = [
+    const ALL: [(&str, ClientField); 8] = [
         ("id", ClientField::Id),
         ("name", ClientField::Name),
         ("kind", ClientField::Kind),
         ("state", ClientField::State),
         ("created", ClientField::Created),
+        ("presence", ClientField::Presence),
+        ("last_seen", ClientField::LastSeen),
+        ("duplicate", ClientField::Duplicate),
     ];
+
+    fn ty(self) -> Type {
+        match self {
+            ClientField::Created | ClientField::LastSeen => Type::Timestamp,
+            ClientField::Duplicate => Type::Bool,
+            ClientField::Id | ClientField::Name | ClientField::Kind | ClientField::State | ClientField::Presence => Type::String,
+        }
+    }
 
     pub(super) fn name(self) -> &'static str {
         ClientField::ALL.iter().find(|(_, field)| *field == self).map_or("", |(name, _)| name)
@@ -133,24 +148,23 @@ pub(super) struct Pattern {
     pub(super) steps_per_byte: u32,
 }
 
-/// Which variables an expression uses.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Uses(u8);
+/// What an expression uses.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Uses {
+    variables: BTreeSet<Variable>,
+    /// The machine's packages, which are kept apart from other facts.
+    pub(super) packages: bool,
+    /// When the client was last heard of.
+    pub(super) contact: bool,
+    /// Whether there is another client that is probably the same machine.
+    pub(super) duplicate: bool,
+    /// The questions whose answers it names.
+    pub(super) questions: BTreeSet<String>,
+}
 
 impl Uses {
-    /// Behind the bits of the variables: whether the machine's packages are named, which are kept apart from other facts.
-    const PACKAGES: u8 = 1 << 7;
-
-    pub(super) fn packages(self) -> bool {
-        self.0 & Uses::PACKAGES != 0
-    }
-
-    fn add(&mut self, variable: Variable) {
-        self.0 |= 1 << variable as u8;
-    }
-
-    pub(super) fn contains(self, variable: Variable) -> bool {
-        self.0 & (1 << variable as u8) != 0
+    pub(super) fn contains(&self, variable: Variable) -> bool {
+        self.variables.contains(&variable)
     }
 }
 
@@ -247,10 +261,11 @@ impl Checker<'_> {
             };
             return self.error(Kind::UnknownName, at, format!("there is no variable {}{hint}", quoted(name)));
         };
-        self.uses.add(variable);
+        self.uses.variables.insert(variable);
         let ty = match variable {
             Variable::Facts => self.schema.facts().clone(),
-            Variable::Labels | Variable::Answers => Type::Map,
+            Variable::Labels => Type::Map,
+            Variable::Answers => self.schema.answers().clone(),
             // Its members are nodes of their own; it is never looked at as a whole.
             Variable::Client => Type::object([]),
         };
@@ -277,8 +292,9 @@ impl Checker<'_> {
             Type::Object(_) if matches!(of, Node::Variable(Variable::Client)) => {
                 match ClientField::ALL.iter().find(|(known, _)| *known == name) {
                     Some((_, field)) => {
-                        let ty = if *field == ClientField::Created { Type::Timestamp } else { Type::String };
-                        Ok((Node::Client(*field), ty))
+                        self.uses.contact |= matches!(field, ClientField::Presence | ClientField::LastSeen);
+                        self.uses.duplicate |= *field == ClientField::Duplicate;
+                        Ok((Node::Client(*field), field.ty()))
                     }
                     None => {
                         let hint = did_you_mean(name, ClientField::ALL.map(|(known, _)| known));
@@ -286,11 +302,21 @@ impl Checker<'_> {
                     }
                 }
             }
+            Type::Object(members) if matches!(of, Node::Variable(Variable::Answers)) => match members.get(name) {
+                Some(ty) => {
+                    self.uses.questions.insert(name.to_owned());
+                    let member = Member { of, name: name.to_owned(), ty: ty.clone(), path, measured: false };
+                    Ok((Node::Member(Box::new(member)), ty.clone()))
+                }
+                None => {
+                    let hint = did_you_mean(name, members.keys().map(String::as_str));
+                    let message = format!("there is no question {}{hint}; `question list` shows those that are asked", quoted(name));
+                    error(Kind::UnknownName, message)
+                }
+            },
             Type::Object(members) => match members.get(name) {
                 Some(ty) => {
-                    if path == PACKAGES {
-                        self.uses.0 |= Uses::PACKAGES;
-                    }
+                    self.uses.packages |= path == PACKAGES;
                     let member = Member { of, name: name.to_owned(), ty: ty.clone(), path, measured: true };
                     Ok((Node::Member(Box::new(member)), ty.clone()))
                 }
@@ -497,7 +523,7 @@ impl Checker<'_> {
             Type::List(inner) => {
                 return self.error(Kind::Type, at, format!("this is a list whose items are each {inner}, and it is asked for {item_type}"));
             }
-            _ => return self.error(Kind::Type, at, format!("in needs a list, labels or answers on its right, not {of_type}")),
+            _ => return self.error(Kind::Type, at, format!("in needs a list or labels on its right, not {of_type}")),
         }
         Ok((Node::Binary(Binary::In, Box::new(item), Box::new(of)), Type::Bool))
     }
@@ -585,7 +611,7 @@ impl Checker<'_> {
         let item_type = match &range_type {
             Type::List(item) => Type::clone(item),
             Type::Map => Type::String,
-            other => return self.error(Kind::Type, at, format!("this needs a list, labels or answers, not {other}")),
+            other => return self.error(Kind::Type, at, format!("this needs a list or labels, not {other}")),
         };
         let Expr::Ident(name) = &item.expr else {
             return self.error(Kind::Syntax, item, "a name for the item stands here, as in list.exists(x, x == 1)");

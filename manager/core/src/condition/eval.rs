@@ -98,7 +98,7 @@ impl<'a> Run<'a> {
             Node::Timestamp(value) => Value::Timestamp(*value),
             Node::List(nodes) => Value::List(Rc::new(nodes.iter().map(|node| self.value(node)).collect::<Result<_, _>>()?)),
             Node::Variable(variable) => self.variable(*variable)?,
-            Node::Client(field) => self.client(*field),
+            Node::Client(field) => self.client(*field)?,
             Node::Item => match &self.item {
                 Some(item) => item.clone(),
                 None => return unknown("there is no item"),
@@ -204,21 +204,31 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn client(&self, field: ClientField) -> Value<'a> {
+    fn client(&self, field: ClientField) -> Result<Value<'a>, Stop> {
         let client = &self.input.client;
-        match field {
+        let not_known = || Stop::Unknown(format!("client.{} is not known here", field.name()));
+        Ok(match field {
             ClientField::Id => Value::String(Cow::Borrowed(client.id)),
             ClientField::Name => Value::String(Cow::Borrowed(client.name)),
             ClientField::Kind => Value::String(Cow::Borrowed(client.kind)),
             ClientField::State => Value::String(Cow::Borrowed(client.state)),
             ClientField::Created => Value::Timestamp(client.created),
-        }
+            ClientField::Presence => {
+                let (presence, _) = client.contact.ok_or_else(not_known)?;
+                Value::String(Cow::Borrowed(presence.as_str()))
+            }
+            ClientField::LastSeen => Value::Timestamp(client.contact.ok_or_else(not_known)?.1),
+            ClientField::Duplicate => Value::Bool(client.duplicate.ok_or_else(not_known)?),
+        })
     }
 
     fn member(&mut self, member: &'a Member) -> Result<Value<'a>, Stop> {
         match self.value(&member.of)? {
             Value::Map(map) => match map.get(&member.name) {
-                Some(value) => Ok(Value::String(Cow::Borrowed(value))),
+                Some(text) => match read(text, &member.ty) {
+                    Some(value) => Ok(value),
+                    None => unknown(format!("{} is not {} here", member.path, member.ty)),
+                },
                 None => unknown(format!("{} is not set", member.path)),
             },
             Value::Object(object) => match object.get(&member.name) {
@@ -433,6 +443,16 @@ fn nth<'a>(list: &Value<'a>, place: usize) -> Option<Value<'a>> {
     match list {
         Value::List(items) => items.get(place).cloned(),
         Value::Facts(items, ty) => items.get(place).and_then(|item| typed(item, ty)),
+        _ => None,
+    }
+}
+
+/// What is kept as a text, as the type that its question gives it; nothing if it is something else.
+fn read<'a>(text: &'a str, ty: &Type) -> Option<Value<'a>> {
+    match ty {
+        Type::String => Some(Value::String(Cow::Borrowed(text))),
+        Type::Int => text.parse().ok().map(Value::Int),
+        Type::Bool => text.parse().ok().map(Value::Bool),
         _ => None,
     }
 }

@@ -1,8 +1,8 @@
 //! Conditions: the expressions in CEL that say which clients a policy is for.
 //!
 //! A condition is written by an administrator and decided against what is known of a client. Four variables can be
-//! used: `facts` (what the agent measured), `labels` (what operators and tokens gave), `answers` (what the user said) and
-//! `client` (the manager's own record).
+//! used: `facts` (what the agent measured), `labels` (what operators and tokens gave), `answers` (what the user said, each with the
+//! type of its question) and `client` (the manager's own record).
 //!
 //! # What is supported
 //!
@@ -39,6 +39,7 @@ pub use explain::{Explanation, Joined, Term};
 pub use schema::{Schema, Type};
 
 use std::collections::BTreeMap;
+use sutler_base::state::Presence;
 
 /// How much a condition may ask for. Each limit is named in the error that reports it.
 pub mod limits {
@@ -100,6 +101,10 @@ pub struct ClientFields<'i> {
     pub state: &'i str,
     /// `client.created`: when it enrolled, as a timestamp: `client.created > timestamp("2026-01-31T00:00:00Z")`.
     pub created: jiff::Timestamp,
+    /// `client.presence`: `ONLINE`, `OFFLINE` or `OVERDUE`; and `client.last_seen`: when it was last heard of. In filters only.
+    pub contact: Option<(Presence, jiff::Timestamp)>,
+    /// `client.duplicate`: whether another client is probably the same machine. In filters only.
+    pub duplicate: Option<bool>,
 }
 
 /// What is known of one client when a condition is decided.
@@ -109,7 +114,7 @@ pub struct Input<'i> {
     pub facts: &'i serde_json::Value,
     /// Labels that operators and tokens gave.
     pub labels: &'i BTreeMap<String, String>,
-    /// Answers that the user gave.
+    /// Answers that the user gave, each as the text in which it is kept; in a condition it has the type of its question.
     pub answers: &'i BTreeMap<String, String>,
     /// The manager's record.
     pub client: ClientFields<'i>,
@@ -187,7 +192,22 @@ impl Condition {
 
     /// Whether it names `facts.packages`: they are many, kept apart, and loaded only for such a condition.
     pub fn uses_packages(&self) -> bool {
-        self.uses.packages()
+        self.uses.packages
+    }
+
+    /// Whether it asks when the client was last heard of.
+    pub fn uses_contact(&self) -> bool {
+        self.uses.contact
+    }
+
+    /// Whether it asks for other clients that are probably the same machine: they are looked up only for such a condition.
+    pub fn uses_duplicate(&self) -> bool {
+        self.uses.duplicate
+    }
+
+    /// Whether it names the answer to this question.
+    pub fn uses_question(&self, name: &str) -> bool {
+        self.uses.questions.contains(name)
     }
 
     /// Decides it for one client. The same input always gives the same outcome.

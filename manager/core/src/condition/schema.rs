@@ -1,9 +1,10 @@
-//! Which facts exist and what kind of value each has.
+//! Which facts and answers exist and what kind of value each has.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use sutler_base::facts::{self, FactKind};
+use sutler_base::question::AnswerRule;
 
 /// What kind of value an expression has.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,10 +59,11 @@ impl fmt::Display for Type {
     }
 }
 
-/// Which facts exist and what kind of value each has. Cheap to clone.
+/// Which facts and answers exist and what kind of value each has. Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Schema {
     facts: Type,
+    answers: Type,
 }
 
 impl Schema {
@@ -77,12 +79,28 @@ impl Schema {
         for (path, ty) in facts {
             insert(&mut root, path, ty);
         }
-        Schema { facts: Type::Object(Arc::new(root)) }
+        Schema { facts: Type::Object(Arc::new(root)), answers: Type::Map }
+    }
+
+    /// The same with these questions: an answer has the type of its question, and there is none to any other. Until then an
+    /// answer has any name and is a text.
+    pub fn with_questions<'q>(self, questions: impl IntoIterator<Item = (&'q str, &'q AnswerRule)>) -> Schema {
+        let of = |rule: &AnswerRule| match rule {
+            AnswerRule::String { .. } | AnswerRule::Choice { .. } => Type::String,
+            AnswerRule::Integer => Type::Int,
+            AnswerRule::Boolean => Type::Bool,
+        };
+        Schema { answers: Type::object(questions.into_iter().map(|(name, rule)| (name, of(rule)))), ..self }
     }
 
     /// The type of `facts` itself.
     pub(super) fn facts(&self) -> &Type {
         &self.facts
+    }
+
+    /// The type of `answers` itself.
+    pub(super) fn answers(&self) -> &Type {
+        &self.answers
     }
 }
 

@@ -29,7 +29,8 @@ impl Client {
 
     fn input(&self) -> Input<'_> {
         let created = "2026-03-01T00:00:00Z".parse().unwrap();
-        let client = ClientFields { id: "c1", name: "web-01", kind: "MACHINE", state: "ACTIVE", created };
+        let contact = Some((Presence::Overdue, "2026-04-01T00:00:00Z".parse().unwrap()));
+        let client = ClientFields { id: "c1", name: "web-01", kind: "MACHINE", state: "ACTIVE", created, contact, duplicate: Some(true) };
         Input { facts: &self.facts, labels: &self.labels, answers: &self.answers, client }
     }
 
@@ -50,6 +51,65 @@ fn refused(text: &str) -> ConditionError {
 
 fn is_unknown(outcome: &Outcome) -> bool {
     matches!(outcome, Outcome::Unknown(_))
+}
+
+#[test]
+fn an_answer_has_the_type_of_its_question_and_there_is_none_to_any_other() {
+    use sutler_base::question::AnswerRule;
+    let rules = [
+        ("room", AnswerRule::String { pattern: None }),
+        ("desks", AnswerRule::Integer),
+        ("shared", AnswerRule::Boolean),
+        ("floor", AnswerRule::choice(vec!["1".into(), "2".into()]).unwrap()),
+    ];
+    let schema = Schema::standard().with_questions(rules.iter().map(|(name, rule)| (*name, rule)));
+    let mut client = Client::debian();
+    client.answers = [("room", "B7"), ("desks", "12"), ("shared", "true"), ("floor", "2")].map(|(k, v)| (k.into(), v.into())).into();
+    let compile = |text: &str| Condition::compile(text, &schema);
+    for (text, holds) in [
+        ("answers.room.startsWith('B') && answers.floor == '2'", true),
+        ("answers.desks > 9 && answers.shared", true),
+        ("answers['desks'] == 9", false),
+        ("has(answers.room) && !has(answers.room)", false),
+    ] {
+        assert_eq!(compile(text).unwrap().evaluate(&client.input()).matched(), holds, "{text}");
+    }
+    for (text, word) in [
+        ("answers.rooms == 'B7'", "did you mean room?"),
+        ("answers.nothing == 'x'", "there is no question"),
+        ("answers.desks == '12'", "can't be compared"),
+        ("'room' in answers", "needs a list"),
+    ] {
+        let error = compile(text).unwrap_err();
+        assert!(error.message.contains(word), "{text}: {error}");
+    }
+    let condition = compile("answers.desks > 9 || facts.arch == answers.room").unwrap();
+    assert_eq!(["room", "desks", "shared"].map(|name| condition.uses_question(name)), [true, true, false]);
+    assert!(condition.uses(Variable::Answers));
+    // What does not fit its question any more is not known.
+    client.answers.insert("desks".into(), "many".into());
+    assert!(is_unknown(&compile("answers.desks > 9").unwrap().evaluate(&client.input())));
+    client.answers.clear();
+    assert!(is_unknown(&compile("answers.desks > 9").unwrap().evaluate(&client.input())));
+}
+
+#[test]
+fn a_filter_asks_for_contact_and_for_duplicates_and_says_so() {
+    let client = Client::debian();
+    for (text, contact, duplicate) in [
+        ("client.presence == 'OVERDUE' && client.last_seen < timestamp('2026-05-01T00:00:00Z')", true, false),
+        ("client.duplicate", false, true),
+        ("client.state == 'ACTIVE'", false, false),
+    ] {
+        let condition = Condition::compile(text, &Schema::standard()).unwrap();
+        assert_eq!((condition.uses_contact(), condition.uses_duplicate()), (contact, duplicate), "{text}");
+        assert!(condition.evaluate(&client.input()).matched(), "{text}");
+    }
+    let mut input = client.input();
+    (input.client.contact, input.client.duplicate) = (None, None);
+    for text in ["client.presence == 'ONLINE'", "!client.duplicate"] {
+        assert!(is_unknown(&Condition::compile(text, &Schema::standard()).unwrap().evaluate(&input)), "{text}");
+    }
 }
 
 #[test]

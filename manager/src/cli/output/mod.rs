@@ -65,6 +65,16 @@ impl<R> Column<R> {
         Column { name, place: Place::Wide, value }
     }
 
+    /// What it is called.
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// What makes a record's text there.
+    pub fn value(&self) -> fn(&R) -> String {
+        self.value
+    }
+
     /// Its name and what the record has there.
     pub fn pair(&self, record: &R) -> (&'static str, String) {
         (self.name, (self.value)(record))

@@ -61,6 +61,8 @@ mod operators;
 mod packages;
 #[path = "../sql/policies.rs"]
 mod policies;
+#[path = "../sql/questions.rs"]
+mod questions;
 #[path = "../sql/tokens.rs"]
 mod tokens;
 #[path = "../sql/trust.rs"]
@@ -77,7 +79,7 @@ const RUNS: u32 = 10;
 const OUTRUN: Remedy = Remedy::Again;
 
 fn migrator() -> Migrator {
-    let all: [(i64, &str, &'static str); 9] = [
+    let all: [(i64, &str, &'static str); 11] = [
         (1, "first", include_str!("../../migrations/postgres/0001_first.sql")),
         (2, "operators", include_str!("../../migrations/postgres/0002_operators.sql")),
         (3, "audit", include_str!("../../migrations/postgres/0003_audit.sql")),
@@ -86,6 +88,8 @@ fn migrator() -> Migrator {
         (6, "packages", include_str!("../../migrations/postgres/0006_packages.sql")),
         (7, "inventory", include_str!("../../migrations/postgres/0007_inventory.sql")),
         (8, "relations", include_str!("../../migrations/postgres/0008_relations.sql")),
+        (9, "questions", include_str!("../../migrations/postgres/0009_questions.sql")),
+        (10, "clients", include_str!("../../migrations/postgres/0010_clients.sql")),
         (11, "logs", include_str!("../../migrations/postgres/0011_logs.sql")),
     ];
     let made = |(n, name, sql): (i64, &'static str, &'static str)| {

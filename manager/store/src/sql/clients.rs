@@ -1,10 +1,10 @@
 //! Clients and certificates.
 
 use super::unit::{Columns, Result, Unit};
-use crate::{Clients, Inventory, Page, bind};
+use crate::{Besides, Clients, Inventory, Page, bind};
 use async_trait::async_trait;
-use std::collections::BTreeMap;
-use sutler_base::{ClientId, Timestamp, state::ClientState};
+use std::collections::{BTreeMap, BTreeSet};
+use sutler_base::{ClientId, Timestamp, Uid, state::ClientState};
 use sutler_core::model::{Certificate, CertificateState, Client, Machine, Subject};
 
 /// What makes a [`Client`], from `client c` and its facts `f`.
@@ -13,7 +13,7 @@ macro_rules! client_columns {
         "c.id, c.kind, c.site, c.site_since_ms, c.state, c.hostname, c.address, c.machine_id, c.boot_id, c.session_counter, \
          c.agent_version, COALESCE(f.facts, ''), f.digest, f.taken_ms, c.labels, c.answers, c.token, c.key, c.enrolled_ms, c.activated_ms, \
          COALESCE((SELECT s.seen_ms FROM client_seen s WHERE s.client = c.id), c.enrolled_ms), c.greeted, c.duplicate_of, c.notice, \
-         c.replaced_ms, c.skew_ms, c.change"
+         c.replaced_ms, c.skew_ms, c.archived_ms, c.change"
     };
 }
 
@@ -45,6 +45,7 @@ fn client(row: &mut Columns<'_>) -> Result<Client> {
         notice: row.text()?,
         replaced: row.opt_time()?,
         skew: row.opt_int()?,
+        archived: row.opt_time()?,
         change: row.int()?,
     })
 }
@@ -105,8 +106,8 @@ impl Clients for Unit<'_> {
             query!(
                 "INSERT INTO client (id, kind, site, site_since_ms, state, hostname, address, machine_id, boot_id, session_counter, \
                  agent_version, labels, answers, token, key, enrolled_ms, activated_ms, greeted, duplicate_of, notice, replaced_ms, \
-                 skew_ms, change) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, \
-                 $21, $22, $23) ON CONFLICT DO NOTHING",
+                 skew_ms, archived_ms, change) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, \
+                 $18, $19, $20, $21, $22, $23, $24) ON CONFLICT DO NOTHING",
                 id.clone(),
                 client.kind.as_str(),
                 client.site.as_str().to_owned(),
@@ -129,6 +130,7 @@ impl Clients for Unit<'_> {
                 bind::text(&client.notice),
                 bind::opt_ms(client.replaced),
                 client.skew,
+                bind::opt_ms(client.archived),
                 change
             ),
         )
@@ -170,7 +172,7 @@ impl Clients for Unit<'_> {
                 "UPDATE client SET kind = $2, site = $3, site_since_ms = $4, state = $5, hostname = $6, address = $7, machine_id = $8, \
                  boot_id = $9, session_counter = $10, agent_version = $11, labels = $12, answers = $13, token = $14, key = $15, \
                  enrolled_ms = $16, activated_ms = $17, greeted = $18, duplicate_of = $19, notice = $20, replaced_ms = $21, \
-                 skew_ms = $22, change = $23 WHERE id = $1",
+                 skew_ms = $22, archived_ms = $23, change = $24 WHERE id = $1",
                 id.clone(),
                 client.kind.as_str(),
                 client.site.as_str().to_owned(),
@@ -193,6 +195,7 @@ impl Clients for Unit<'_> {
                 bind::text(&client.notice),
                 bind::opt_ms(client.replaced),
                 client.skew,
+                bind::opt_ms(client.archived),
                 change
             ),
         )
@@ -225,62 +228,94 @@ impl Clients for Unit<'_> {
         Ok(())
     }
 
-    async fn list_clients(&mut self, page: &Page, removed: bool, group: Option<&sutler_base::Uid>) -> Result<Vec<Client>> {
+    async fn list_clients(&mut self, page: &Page, besides: Besides, group: Option<&Uid>) -> Result<Vec<Client>> {
         let (after, limit) = (bind::after(page), i64::from(page.limit));
-        let query = match (group, removed) {
-            (Some(group), _) => query!(
+        let query = match group {
+            Some(group) => query!(
                 concat!(
                     "SELECT ",
                     client_columns!(),
-                    " FROM membership m CROSS JOIN client c LEFT JOIN client_facts f ON f.client = c.id WHERE m.group_uid = $4 AND m.client > $1 AND c.id = m.client \
-                     AND ($3 OR c.state <> 'REMOVED') ORDER BY m.client LIMIT $2"
+                    " FROM membership m CROSS JOIN client c LEFT JOIN client_facts f ON f.client = c.id WHERE m.group_uid = $5 \
+                     AND m.client > $1 AND c.id = m.client AND ($3 OR c.state <> 'REMOVED') AND ($4 OR c.archived_ms IS NULL) \
+                     ORDER BY m.client LIMIT $2"
                 ),
                 after,
                 limit,
-                removed,
+                besides.removed,
+                besides.archived,
                 group.to_string()
             ),
-            (None, true) => {
-                query!(
-                    concat!(
-                        "SELECT ",
-                        client_columns!(),
-                        " FROM client c LEFT JOIN client_facts f ON f.client = c.id WHERE c.id > $1 ORDER BY c.id LIMIT $2"
-                    ),
-                    after,
-                    limit
-                )
-            }
-            (None, false) => query!(
+            None => query!(
                 concat!(
                     "SELECT ",
                     client_columns!(),
-                    " FROM client c LEFT JOIN client_facts f ON f.client = c.id WHERE c.id > $1 AND c.state <> 'REMOVED' ORDER BY c.id LIMIT $2"
+                    " FROM client c LEFT JOIN client_facts f ON f.client = c.id WHERE c.id > $1 AND ($3 OR c.state <> 'REMOVED') \
+                     AND ($4 OR c.archived_ms IS NULL) ORDER BY c.id LIMIT $2"
                 ),
                 after,
-                limit
+                limit,
+                besides.removed,
+                besides.archived
             ),
         };
         self.list("client", query, client).await
+    }
+
+    async fn last_seen(&mut self, page: &Page) -> Result<Vec<(ClientId, Timestamp)>> {
+        let sql = "SELECT c.id, s.seen_ms FROM client c CROSS JOIN client_seen s WHERE c.id > $1 AND c.state <> 'REMOVED' \
+                   AND c.archived_ms IS NULL AND s.client = c.id ORDER BY c.id LIMIT $2";
+        self.list("client", query!(sql, bind::after(page), i64::from(page.limit)), |row| Ok((row.parse()?, row.time()?))).await
+    }
+
+    async fn save_likeness(&mut self, client: &ClientId, keys: &[String]) -> Result<()> {
+        let id = client.to_string();
+        self.run(query!("DELETE FROM client_likeness WHERE client = $1", id.clone())).await?;
+        if keys.is_empty() {
+            return Ok(());
+        }
+        let keys: Vec<String> = keys.iter().map(|key| bind::text(key)).collect();
+        let sql =
+            concat!("INSERT INTO client_likeness (key, client) SELECT v.value->>0, $2 FROM", each!(1), "WHERE TRUE ON CONFLICT DO NOTHING");
+        let rows: Vec<[&str; 1]> = keys.iter().map(|key| [key.as_str()]).collect();
+        self.run(query!(sql, bind::json(&rows), id)).await?;
+        Ok(())
+    }
+
+    async fn alike(&mut self, clients: &[ClientId]) -> Result<Vec<(ClientId, ClientId)>> {
+        // The first other one of a key, however many there are.
+        let sql = concat!(
+            "SELECT a.client, (SELECT b.client FROM client_likeness b WHERE b.key = a.key AND b.client <> a.client \
+             ORDER BY b.client LIMIT 1) FROM client_likeness a WHERE a.client",
+            any!(1)
+        );
+        let found = self
+            .list("client_likeness", query!(sql, bind::list(clients)), |row| {
+                let client = row.parse()?;
+                Ok(row.opt_parse()?.map(|other| (client, other)))
+            })
+            .await?;
+        let each_once: BTreeSet<(ClientId, ClientId)> = found.into_iter().flatten().collect();
+        Ok(each_once.into_iter().collect())
     }
 
     async fn list_clients_in(&mut self, page: &Page, state: ClientState) -> Result<Vec<Client>> {
         let sql = concat!(
             "SELECT ",
             client_columns!(),
-            " FROM client c LEFT JOIN client_facts f ON f.client = c.id WHERE c.state = $1 AND c.id > $2 ORDER BY c.id LIMIT $3"
+            " FROM client c LEFT JOIN client_facts f ON f.client = c.id WHERE c.state = $1 AND c.id > $2 \
+             AND c.archived_ms IS NULL ORDER BY c.id LIMIT $3"
         );
         self.list("client", query!(sql, state.as_str(), bind::after(page), i64::from(page.limit)), client).await
     }
 
     async fn clients_by_hostname(&mut self, hostname: &str) -> Result<Vec<ClientId>> {
-        let sql = "SELECT id FROM client WHERE hostname = $1 AND state <> 'REMOVED' ORDER BY id LIMIT 10";
+        let sql = "SELECT id FROM client WHERE hostname = $1 AND state <> 'REMOVED' AND archived_ms IS NULL ORDER BY id LIMIT 10";
         self.list("client", query!(sql, bind::text(hostname)), |row| row.parse()).await
     }
 
     async fn clients_by_label(&mut self, key: &str, value: &str) -> Result<Vec<ClientId>> {
         let sql = "SELECT l.client FROM client_label l JOIN client c ON c.id = l.client \
-                   WHERE l.key = $1 AND l.value = $2 AND c.state <> 'REMOVED' ORDER BY l.client LIMIT 100001";
+                   WHERE l.key = $1 AND l.value = $2 AND c.state <> 'REMOVED' AND c.archived_ms IS NULL ORDER BY l.client LIMIT 100001";
         self.list("client_label", query!(sql, bind::text(key), bind::text(value)), |row| row.parse()).await
     }
 

@@ -80,14 +80,15 @@ fn attempt(row: &mut Columns<'_>) -> Result<Attempt> {
 }
 
 impl Unit<'_> {
-    /// Adds QUEUED executions for clients that exist; gives back those that were added.
+    /// Adds QUEUED executions for clients that exist and are not archived; gives back those that were added.
     async fn insert_queued(&mut self, job: &JobId, clients: &[&str], now: Timestamp) -> Result<Vec<ClientId>> {
         let change = self.change(clients.len()).await?;
         let sql = concat!(
             "INSERT INTO execution (job, client, owner_site, epoch, state, reason, detail, entered_ms, attempts, revision, item, bytes_done, \
              bytes_total, step, change) SELECT j.id, c.id, ",
             own_site!(),
-            ", 1, 'QUEUED', '', '', $3, 0, 0, 0, 0, 0, '', $4 FROM client c CROSS JOIN job j WHERE j.id = $2 AND c.id",
+            ", 1, 'QUEUED', '', '', $3, 0, 0, 0, 0, 0, '', $4 FROM client c CROSS JOIN job j WHERE j.id = $2 \
+             AND c.archived_ms IS NULL AND c.id",
             any!(1),
             " ORDER BY c.id ON CONFLICT DO NOTHING RETURNING client"
         );

@@ -66,6 +66,8 @@ mod operators;
 mod packages;
 #[path = "../sql/policies.rs"]
 mod policies;
+#[path = "../sql/questions.rs"]
+mod questions;
 #[path = "../sql/tokens.rs"]
 mod tokens;
 #[path = "../sql/trust.rs"]
@@ -79,7 +81,7 @@ use unit::{Access, Unit};
 const OUTRUN: Remedy = Remedy::None;
 
 fn migrator() -> Migrator {
-    let all: [(i64, &str, &'static str); 9] = [
+    let all: [(i64, &str, &'static str); 11] = [
         (1, "first", include_str!("../../migrations/sqlite/0001_first.sql")),
         (2, "operators", include_str!("../../migrations/sqlite/0002_operators.sql")),
         (3, "audit", include_str!("../../migrations/sqlite/0003_audit.sql")),
@@ -88,6 +90,8 @@ fn migrator() -> Migrator {
         (6, "packages", include_str!("../../migrations/sqlite/0006_packages.sql")),
         (7, "inventory", include_str!("../../migrations/sqlite/0007_inventory.sql")),
         (8, "relations", include_str!("../../migrations/sqlite/0008_relations.sql")),
+        (9, "questions", include_str!("../../migrations/sqlite/0009_questions.sql")),
+        (10, "clients", include_str!("../../migrations/sqlite/0010_clients.sql")),
         (11, "logs", include_str!("../../migrations/sqlite/0011_logs.sql")),
     ];
     let made = |(n, name, sql): (i64, &'static str, &'static str)| {

@@ -78,7 +78,7 @@ fn good(field: &FieldDescriptor) -> Option<Value> {
     let text = |text: &str| Value::String(text.into());
     let listed = |value: Value| if field.is_list() { Value::List(vec![value]) } else { value };
     match (field.name(), field.kind()) {
-        ("group_id" | "policy_id", Kind::String) => Some(text("good")),
+        ("group_id" | "policy_id" | "question_id", Kind::String) => Some(text("good")),
         ("group", Kind::String) => Some(text("groups/machines")),
         ("name", Kind::String) => {
             let owner = field.parent_message().name().to_owned();
@@ -86,6 +86,7 @@ fn good(field: &FieldDescriptor) -> Option<Value> {
                 ("Group", "groups/machines"),
                 ("Member", "groups/machines"),
                 ("Polic", "policies/everybody"),
+                ("Question", "questions/room"),
                 ("Package", "packages/hello"),
             ];
             collection.iter().find(|(part, _)| owner.contains(part)).map(|(_, name)| text(name))
@@ -145,7 +146,7 @@ fn a_hostile_text_in_any_field_of_any_call_is_refused_by_name_or_taken_as_a_text
     assert!(wrong.is_empty(), "{} of {count} calls:\n{}", wrong.len(), wrong.join("\n"));
     assert!(count > 1000, "only {count} calls were made");
     // What was taken is shown without doing anything to a terminal or a spreadsheet.
-    for list in ["group list", "policy list", "token list", "client list", "package list", "job list", "audit list"] {
+    for list in ["group list", "policy list", "question list", "token list", "client list", "package list", "job list", "audit list"] {
         for format in ["table", "csv", "json"] {
             let text = world.cli.ok(&format!("{list} -o {format}"));
             super::harmless(&format!("{list} -o {format}"), &text);

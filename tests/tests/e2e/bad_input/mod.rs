@@ -33,6 +33,7 @@ impl World {
         cli.ok("group create machines");
         cli.ok("group create secure --restricted");
         cli.ok("policy create everybody --group machines --when 'facts.os.family == \"linux\"'");
+        cli.ok("question create room --prompt 'Which room?'");
         let package = PackageFolder::counting("hello", "1.0");
         cli.ok(&format!("package push {}", package.path().display()));
         let (agent, client) = Api::client(&TokenString::parse(&cli.ok("token create")).unwrap(), "machine-1");

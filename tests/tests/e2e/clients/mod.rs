@@ -1,4 +1,8 @@
 //! Clients that are known: what they say of themselves, and what an administrator finds out of it.
 
+mod archive;
+mod duplicates;
 mod facts;
+mod list;
+mod questions;
 mod software;
