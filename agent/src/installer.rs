@@ -21,7 +21,7 @@ use sutler_base::{
     manifest::{
         Manifest, Phase, Present,
         relations::Values,
-        requirement::{Verdict, ask},
+        requirement::{Requirement, Verdict, ask},
     },
     outcome::Failure,
     state::ErrorKind,
@@ -99,8 +99,8 @@ pub trait Tree: Send {
 pub trait Installer: Send + Sync + 'static {
     /// The facts of the machine; `software` is what the agent installed.
     fn facts(&self, software: Vec<Software>) -> Doing<'_, Facts>;
-    /// Whether the package's requirements hold; `own` is what the agent installed.
-    fn requirements<'a>(&'a self, item: &'a Item, own: Vec<Present>) -> Doing<'a, Verdict>;
+    /// Whether the package's requirements hold, and these, which the job has; `own` is what the agent installed.
+    fn requirements<'a>(&'a self, item: &'a Item, narrower: &'a [Requirement], own: Vec<Present>) -> Doing<'a, Verdict>;
     /// Whether the package's detection rules hold.
     fn detect<'a>(&'a self, item: &'a Item) -> Doing<'a, Detected>;
     /// The manifest of what the agent installed at the package's directory; none if it did not, or if it has none.
@@ -248,7 +248,8 @@ impl Installer for Machine {
         self.blocking(move |layout| collector.lock().unwrap_or_else(PoisonError::into_inner).collect(layout, software, fresh))
     }
 
-    fn requirements<'a>(&'a self, item: &'a Item, own: Vec<Present>) -> Doing<'a, Verdict> {
+    fn requirements<'a>(&'a self, item: &'a Item, narrower: &'a [Requirement], own: Vec<Present>) -> Doing<'a, Verdict> {
+        let narrower = narrower.to_vec();
         let (manifest, reserve, fresh, collector) = (item.manifest.clone(), self.reserve, self.fresh, self.collector.clone());
         let program = self.program.clone();
         self.blocking(move |layout| {
@@ -263,7 +264,9 @@ impl Installer for Machine {
                 collector.collect(layout, software.clone(), fresh).map_err(|e| e.to_string())
             };
             let host = Host::new(layout, reserve, manifest.directory.as_ref(), &own, measure);
-            Ok(ask(&manifest.conditions(), &host))
+            let mut all = manifest.conditions();
+            all.extend(narrower);
+            Ok(ask(&all, &host))
         })
     }
 

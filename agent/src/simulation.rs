@@ -29,7 +29,7 @@ use sutler_base::{
     AttemptId, Digest, PackageName,
     chunks::Chunk,
     facts::{Facts, Software},
-    manifest::{EntryKind, Manifest, Present, requirement::Verdict},
+    manifest::{EntryKind, Manifest, Present, Requirement, requirement::Verdict},
     state::ErrorKind,
     token::TokenString,
 };
@@ -335,7 +335,7 @@ impl Installer for SimulatedMachine {
         now(())
     }
 
-    fn requirements<'a>(&'a self, item: &'a Item, _: Vec<Present>) -> Doing<'a, Verdict> {
+    fn requirements<'a>(&'a self, item: &'a Item, _: &'a [Requirement], _: Vec<Present>) -> Doing<'a, Verdict> {
         now(match &item.manifest.agent {
             Some(_) => Verdict::NotMet { wanted: "an agent that is a program".into(), found: "a simulated one".into() },
             None => Verdict::Met,

@@ -4,7 +4,7 @@ use crate::install::LogEnd;
 use crate::machine::{Offer, OfferedItem, Progress, Record, Replace, Stage};
 use sutler_base::{
     AttemptId, Invalid, limits,
-    manifest::Dependency,
+    manifest::{Dependency, requirement},
     outcome::Outcome,
     state::{ExecutionState, Intent},
 };
@@ -68,6 +68,10 @@ fn item(wire: &v1::OfferItem) -> Result<OfferedItem, Invalid> {
         values: wire.values.iter().map(value).collect::<Result<_, Invalid>>()?,
         succeeded: wire.succeeded,
         needed: needed(&wire.needed)?,
+        requirements: match &wire.requirements[..] {
+            [] => Vec::new(),
+            json => requirement::from_json(json)?,
+        },
     })
 }
 

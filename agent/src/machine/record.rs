@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use std::{ops::Range, time::Duration};
 use sutler_base::{
     AttemptId, Digest, PackageName, Timestamp, Version,
-    manifest::{Dependency, Phase, relations::Values},
+    manifest::{Dependency, Phase, Requirement, relations::Values},
     outcome::{Failure, ItemResult},
     state::{ErrorKind, ExecutionState, Intent},
 };
@@ -21,7 +21,7 @@ pub enum Replace {
 }
 
 /// One package of an attempt, as it was offered.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct OfferedItem {
     /// The signed envelope's exact bytes.
     #[serde(with = "hex_bytes")]
@@ -40,6 +40,9 @@ pub struct OfferedItem {
     /// It is there only because others of the job depend on it, in these versions: where all of that is met, it is left alone.
     #[serde(default)]
     pub needed: Vec<Dependency>,
+    /// What the job requires of the machine besides what the package does.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub requirements: Vec<Requirement>,
 }
 
 fn install() -> Intent {
@@ -56,6 +59,7 @@ impl OfferedItem {
             values: Values::new(),
             succeeded: false,
             needed: Vec::new(),
+            requirements: Vec::new(),
         }
     }
 }
@@ -70,7 +74,7 @@ pub struct Lease {
 }
 
 /// What the manager offered.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Offer {
     /// The attempt's id.
     pub attempt: AttemptId,

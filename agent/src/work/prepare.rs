@@ -22,7 +22,7 @@ use sutler_base::{
     AttemptId, Digest, PackageName, Version,
     chunks::ChunkList,
     limits,
-    manifest::{Manifest, Phase, Step, relations, requirement::Verdict},
+    manifest::{Manifest, Phase, Requirement, Step, relations, requirement::Verdict},
     outcome::{Failure, ItemResult},
     state::{ErrorKind, ExecutionState, Intent},
 };
@@ -141,7 +141,7 @@ async fn stage(shared: &Shared, attempt: &AttemptId, index: usize, offered: &Off
                 (true, _) if offered.replace == Replace::IfMissing => return Err(Stop::End(ExecutionState::AlreadyInstalled, None)),
                 (_, detected) => detected,
             };
-            check_requirements(shared, &item).await?;
+            check_requirements(shared, &item, &offered.requirements).await?;
             let leaves = others::leaves(shared, &item).await?;
             for old in &leaves {
                 fill_without_a_tree(shared, &old.item, known).await?;
@@ -346,7 +346,7 @@ pub(super) async fn check_again(shared: &Shared, offered: &OfferedItem, item: &I
     }
     check_signed_again(shared, &offered.envelope, item).map_err(Trouble::Failed)?;
     others::leaves(shared, item).await?;
-    check_requirements(shared, item).await
+    check_requirements(shared, item, &offered.requirements).await
 }
 
 fn check_signed_again(shared: &Shared, envelope: &[u8], item: &Item) -> Result<(), Failure> {
@@ -364,14 +364,14 @@ pub(super) fn check_uninstall(shared: &Shared, package: &PackageName) -> Result<
     policy.allows_uninstalling(package).map_err(|why| failure(ErrorKind::LocalPolicy, why))
 }
 
-/// Whether the machine is and has what the package requires, at this moment.
-async fn check_requirements(shared: &Shared, item: &Item) -> Result<(), Trouble> {
+/// Whether the machine is and has what the package requires at this moment, and what the job requires besides.
+async fn check_requirements(shared: &Shared, item: &Item, narrower: &[Requirement]) -> Result<(), Trouble> {
     let manifest = &item.manifest;
-    if manifest.requirements.is_empty() && manifest.depends_on.is_empty() && manifest.agent.is_none() {
+    if manifest.requirements.is_empty() && manifest.depends_on.is_empty() && manifest.agent.is_none() && narrower.is_empty() {
         return Ok(());
     }
     let own = shared.installed.all().iter().map(Installed::present).collect();
-    match shared.installer.requirements(item, own).await? {
+    match shared.installer.requirements(item, narrower, own).await? {
         Verdict::Met => Ok(()),
         Verdict::NotMet { wanted, found } => {
             Err(Trouble::Failed(failure(ErrorKind::RequirementNotMet, format!("it requires {wanted}; found: {found}"))))

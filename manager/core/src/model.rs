@@ -406,6 +406,10 @@ pub struct Job {
     pub archived: bool,
     /// The job that is canceled when this one starts.
     pub replaces: Option<JobId>,
+    /// Only clients for which this holds when their turn comes get it; empty for all.
+    pub condition: String,
+    /// What it requires of a machine besides what its packages do.
+    pub requirements: Vec<Requirement>,
     /// Changes with every change.
     pub change: i64,
 }

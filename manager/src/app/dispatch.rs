@@ -1,10 +1,11 @@
 //! What connected clients are to be told: attempts are made and committed here, before anybody hears of them.
 
-use super::{AppError, Env, Result, executions, trust};
+use super::{AppError, Env, Result, conditions, executions, inventory, trust};
 use std::collections::{BTreeMap, BTreeSet};
 use sutler_base::{
     AttemptId, ClientId, JobId, Timestamp, Uid, limits,
-    manifest::{Dependency, relations::Values},
+    manifest::{Dependency, Requirement, relations::Values},
+    quoted,
     state::{CancelReason, ClientState, ErrorKind, ExecutionState, Intent},
 };
 use sutler_certs::RevocationList;
@@ -25,6 +26,8 @@ pub struct Item {
     pub values: Values,
     /// Install also where it is there already.
     pub replace_always: bool,
+    /// What the job requires of the machine besides what the package does.
+    pub requirements: Vec<Requirement>,
     /// An earlier attempt of this execution installed it.
     pub succeeded: bool,
     /// It is only there because others depend on it, in these versions: a client that has what will do skips it.
@@ -82,6 +85,7 @@ pub async fn orders(
     let mut open: BTreeMap<ClientId, usize> = BTreeMap::new();
     let mut replaced: BTreeMap<ClientId, Timestamp> = BTreeMap::new();
     let clients: Vec<ClientId> = sessions.keys().cloned().collect();
+    let mut seen: BTreeMap<ClientId, Client> = BTreeMap::new();
     for client in tx.clients(&clients).await? {
         if is_newest(&client) {
             here.push(client.id.clone());
@@ -101,6 +105,7 @@ pub async fn orders(
                 None => {}
             }
         }
+        seen.insert(client.id.clone(), client);
     }
     let mut catalogue = Catalogue::default();
     let queued = tx.queued_for(&here, 1000).await?;
@@ -122,6 +127,17 @@ pub async fn orders(
             outcome: vec![],
             signature: vec![],
         };
+        if let Some(client) = seen.get(&row.client).filter(|_| !job.condition.is_empty()) {
+            // Before that nothing can be told; the facts wake it.
+            if client.facts_time.is_none() {
+                continue;
+            }
+            if let Err(why) = is_meant(tx, env, &job, client).await? {
+                changes.push(executions::moved(&row, ExecutionState::Rejected, ErrorKind::RequirementNotMet.as_str(), &why, env));
+                env.wakes().jobs.insert(job.id.clone());
+                continue;
+            }
+        }
         let Some(offer) = catalogue.offer(tx, env, &attempt, &job, replaced.get(&row.client)).await? else {
             // The row says why it waits; it goes on once the version can be delivered again.
             if row.reason != ErrorKind::PackageUnavailable.as_str() {
@@ -161,6 +177,19 @@ pub async fn orders(
         }
     }
     Ok(out)
+}
+
+/// Whether a job is for this client at this moment, by its condition; else why not.
+async fn is_meant(tx: &mut dyn Tx, env: &Env, job: &Job, client: &Client) -> Result<std::result::Result<(), String>> {
+    let condition = match conditions::compile(tx, env, "condition", &job.condition).await {
+        Ok(condition) => condition,
+        // A question that it names has been changed or deleted.
+        Err(e @ AppError::Invalid(_)) => return Ok(Err(format!("the job's condition can't be decided any more: {e}"))),
+        Err(e) => return Err(e),
+    };
+    let subject = inventory::subjects(tx, std::slice::from_ref(client), condition.uses_packages()).await?.pop();
+    let matched = subject.is_some_and(|subject| condition.evaluate(&subject.input(client)).matched());
+    Ok(if matched { Ok(()) } else { Err(format!("the job is for clients with {}; this is none", quoted(&job.condition))) })
 }
 
 /// The versions of jobs, looked up once for all clients of a batch.
@@ -215,6 +244,7 @@ impl Catalogue {
                 envelope: version.envelope.clone(),
                 intent: package.intent,
                 values: package.values.clone(),
+                requirements: if package.intent == Intent::Install { job.requirements.clone() } else { vec![] },
                 replace_always: package.replace_always,
                 // What was uninstalled is named by the version that was there.
                 succeeded: done.iter().any(|(name, manifest)| match package.intent {

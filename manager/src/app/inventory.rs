@@ -72,6 +72,10 @@ pub async fn facts(tx: &mut dyn Tx, env: &Env, id: &ClientId, report: &Report) -
     if tx.count_software(id).await? > entries::PACKAGES {
         return Err(AppError::invalid("facts.packages", format!("has at most {} entries", entries::PACKAGES)));
     }
+    if client.facts_time.is_none() {
+        // What waited for them to be decided by.
+        env.wakes().clients.insert(id.clone());
+    }
     let json = change.facts.to_json();
     let new = json != client.facts;
     if new {

@@ -1,11 +1,14 @@
 //! Jobs: made, started, changed, canceled, archived, run again.
 
-use super::{AppError, Env, Result, clients, executions, groups, packages, trust};
+use super::{AppError, Env, Result, clients, conditions, executions, groups, packages, trust};
 use jiff::SignedDuration;
 use std::collections::BTreeSet;
 use sutler_base::{
     ClientId, GroupName, JobId, PackageName, Timestamp, Version, limits,
-    manifest::relations::{self, Values},
+    manifest::{
+        Requirement,
+        relations::{self, Values},
+    },
     state::{CancelReason, ClientState, ErrorKind, ExecutionState, Intent, JobState, RetryKind},
 };
 use sutler_core::{
@@ -60,6 +63,10 @@ pub struct Create {
     pub expires: Option<Timestamp>,
     /// A job that is canceled when this one starts.
     pub replaces: Option<JobId>,
+    /// Only for clients for which this holds; empty for all.
+    pub condition: String,
+    /// What a machine must be and have besides what the packages require.
+    pub requirements: Vec<Requirement>,
 }
 
 /// A job with everything that is shown of it.
@@ -212,6 +219,9 @@ pub async fn create(tx: &mut dyn Tx, env: &Env, input: &Create) -> Result<Shown>
     if let Some(other) = &input.replaces {
         load(tx, env, other).await?;
     }
+    if !input.condition.is_empty() {
+        conditions::compile(tx, env, "condition", &input.condition).await?;
+    }
     let job = Job {
         id: env.world.job_id(),
         state: JobState::Draft,
@@ -226,6 +236,8 @@ pub async fn create(tx: &mut dyn Tx, env: &Env, input: &Create) -> Result<Shown>
         revision: 1,
         archived: false,
         replaces: input.replaces.clone(),
+        condition: input.condition.clone(),
+        requirements: input.requirements.clone(),
         change: 0,
     };
     tx.insert_job(&job, &wanted, &targets.into_iter().collect::<Vec<_>>()).await?;

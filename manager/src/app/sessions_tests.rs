@@ -71,6 +71,8 @@ async fn attempt(app: &Arc<App>, client: &ClientId) -> AttemptId {
         revision: 1,
         archived: false,
         replaces: None,
+        condition: String::new(),
+        requirements: vec![],
         change: 0,
     };
     let attempt = Attempt {

@@ -56,6 +56,11 @@ fn wire_offer(offer: dispatch::Offer, lease_seconds: u32) -> v1::Offer {
                 values: item.values.into_iter().map(|(name, value)| (name.to_string(), value)).collect(),
                 replace: if item.replace_always { v1::Replace::Always } else { v1::Replace::IfMissing }.into(),
                 succeeded: item.succeeded,
+                requirements: if item.requirements.is_empty() {
+                    Bytes::new()
+                } else {
+                    serde_json::to_vec(&item.requirements).unwrap_or_default().into()
+                },
                 needed: (item.needed.iter())
                     .map(|d| v1::Dependency { package: d.package.to_string(), versions: d.versions.to_string() })
                     .collect(),

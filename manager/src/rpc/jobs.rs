@@ -6,7 +6,7 @@ use futures_util::Stream;
 use std::{collections::HashMap, pin::Pin, time::Duration};
 use sutler_base::{
     ClientId, Invalid, JobId, ParameterName, Timestamp, limits,
-    manifest::relations::Values,
+    manifest::{relations::Values, requirement},
     state::{ErrorKind, ExecutionState, Intent, JobState, RetryKind},
 };
 use sutler_proto::{
@@ -107,6 +107,10 @@ fn create(r: &v1::CreateJobRequest) -> Result<jobs::Create, Status> {
     let priority = priority(&mut v, r.priority, 5);
     let expires = moment(&mut v, "expire_time", r.expire_time.as_ref());
     let replaces = if r.replaces.is_empty() { None } else { v.take("replaces", job_id(&r.replaces)) };
+    let requirements = match r.requirements.as_str() {
+        "" => Vec::new(),
+        json => v.take("requirements", requirement::from_json(json.as_bytes())).unwrap_or_default(),
+    };
     v.done()?;
     Ok(jobs::Create {
         packages,
@@ -116,6 +120,8 @@ fn create(r: &v1::CreateJobRequest) -> Result<jobs::Create, Status> {
         continue_on_failure: r.continue_on_failure,
         expires,
         replaces,
+        condition: r.condition.clone(),
+        requirements,
     })
 }
 
@@ -169,6 +175,8 @@ impl v1::job_service_server::JobService for Services {
             expire_time: r.expire_time,
             request_id: r.request_id,
             replaces: r.replaces,
+            condition: r.condition,
+            requirements: r.requirements,
         })?;
         let answer = self.app.mutate(
             &caller,

@@ -250,6 +250,7 @@ pub(super) fn job(j: jobs::Shown) -> v1::Job {
             needed: p.needed.into_iter().map(need).collect(),
         })
         .collect();
+    let requirements = if j.job.requirements.is_empty() { None } else { serde_json::to_string(&j.job.requirements).ok() };
     v1::Job {
         name: format!("jobs/{}", j.job.id),
         state: j.job.state.to_wire(),
@@ -269,6 +270,8 @@ pub(super) fn job(j: jobs::Shown) -> v1::Job {
         unavailable: j.unavailable,
         unavailable_soon: j.unavailable_soon,
         canceling: j.canceling,
+        condition: j.job.condition,
+        requirements: requirements.unwrap_or_default(),
         etag: j.job.change.to_string(),
     }
 }

@@ -44,6 +44,67 @@ fn a_client_that_lacks_what_a_package_requires_rejects_it_with_what_was_wanted_a
 }
 
 #[test]
+fn a_job_narrows_what_its_packages_require_and_never_widens_it() {
+    let manager = Manager::start();
+    let cli = manager.cli();
+    pushed(&cli, "tool", "1.0", "");
+    pushed(&cli, "redhat", "1.0", "[[requirement]]\npackage_manager = \"rpm\"\n");
+    let agent = Agent::enrolled("one", &manager);
+    let file = agent.scratch().join("require.toml");
+    let require = |text: &str| fs_err::write(&file, text).unwrap();
+    let order = |words: &str| format!("job run {words} --client {} --replace always", agent.id());
+    let rejected = |job: &str| {
+        let row = JobView::wait_for_row(&cli, job, &agent.id(), "REJECTED");
+        assert_eq!(row.reason, "REQUIREMENT_NOT_MET");
+        (row.detail, row.attempts)
+    };
+    // Typed: the machine itself is asked.
+    let typed = format!("--require {}", file.display());
+    require("[[requirement]]\nany = [{ memory = \"900000GiB\" }, { fact = \"own.rack\", matches = \"r[0-9]+\" }]\n");
+    let first = cli.id(&order(&format!("--package tool {typed}")));
+    let (detail, attempts) = rejected(&first);
+    assert!(detail.contains("requires 900000.0 GiB of memory or") && detail.contains("own.rack") && attempts == 1, "{detail}");
+    assert!(cli.ok(&format!("job show {first}")).contains("900000.0 GiB of memory"));
+    // It holds for what the package requires, whatever the job says.
+    require("[[requirement]]\narch = [\"x86_64\", \"aarch64\"]\n");
+    JobView::wait_for_row(&cli, &cli.id(&order(&format!("--package tool {typed}"))), &agent.id(), "SUCCEEDED");
+    let (detail, _) = rejected(&cli.id(&order(&format!("--package redhat {typed}"))));
+    assert!(detail.contains("requires rpm; found: no rpm"), "{detail}");
+    // CEL: the manager goes by what it knows of the client, and nothing reaches the machine.
+    let when = "client.name == \"another\"";
+    let second = cli.id(&order(&format!("--package tool --when '{when}'")));
+    let (detail, attempts) = rejected(&second);
+    assert!(detail.contains("the job is for clients with") && detail.contains("another") && attempts == 0, "{detail}");
+    assert!(cli.ok(&format!("job show {second}")).contains(when));
+    JobView::wait_for_row(&cli, &cli.id(&order("--package tool --when 'facts.os.family == \"linux\"'")), &agent.id(), "SUCCEEDED");
+    // What was rejected is decided again when somebody asks for it.
+    let labeled = cli.id(&order("--package tool --when 'labels.stage == \"two\"'"));
+    assert_eq!(rejected(&labeled).1, 0);
+    cli.ok(&format!("client label set {} stage=two", agent.id()));
+    cli.ok(&format!("job retry {labeled} --kind rejected"));
+    JobView::wait_for_row(&cli, &labeled, &agent.id(), "SUCCEEDED");
+    // A newcomer has no facts in the first moment: it is decided when they are there.
+    cli.ok("group create new");
+    let both = ["linux", "plan9"].map(|family| {
+        cli.id(&format!(
+            "job run --package {} --group new --when 'facts.os.family == \"{family}\"'",
+            if family == "linux" { "tool" } else { "redhat" }
+        ))
+    });
+    let mut newcomer = Agent::new("two");
+    newcomer.enroll(cli.ok("token create --group new").trim());
+    newcomer.start();
+    JobView::wait_for_row(&cli, &both[0], &newcomer.id(), "SUCCEEDED");
+    JobView::wait_for_row(&cli, &both[1], &newcomer.id(), "REJECTED");
+    // Nonsense is refused before anything is ordered.
+    cli.fails(1, &order("--package tool --when 'facts.os.famly == 1'")).says(&["condition", "famly"]);
+    require("[[requirement]]\nmemroy = \"1GiB\"\n");
+    cli.fails(1, &order(&format!("--package tool {typed}"))).says(&["require.toml: line 1", "memory"]);
+    require("name = \"tool\"\n");
+    cli.fails(1, &order(&format!("--package tool {typed}"))).says(&["name"]);
+}
+
+#[test]
 fn a_job_sets_what_the_publisher_lets_it_set_and_nothing_else() {
     let manager = Manager::start();
     let cli = manager.cli();

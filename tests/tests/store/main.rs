@@ -310,6 +310,8 @@ pub(crate) fn job(n: u64) -> Job {
         revision: 1,
         archived: false,
         replaces: None,
+        condition: String::new(),
+        requirements: vec![],
         change: 0,
     }
 }

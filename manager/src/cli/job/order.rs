@@ -9,7 +9,9 @@ use super::{
     },
     view,
 };
+use crate::package;
 use clap::{Args, ValueEnum};
+use std::path::PathBuf;
 use sutler_proto::v1;
 
 /// What to do where the package is there already.
@@ -58,6 +60,12 @@ pub struct OrderArgs {
     /// What to do where a package is there already
     #[arg(long, value_enum, default_value = "if-missing")]
     replace: Replace,
+    /// Only clients for which this CEL condition holds when their turn comes; for the others the job ends as rejected
+    #[arg(long, value_name = "CONDITION", default_value = "", hide_default_value = true)]
+    when: String,
+    /// A file with `[[requirement]]` tables as in a package.toml: what a machine must be and have besides
+    #[arg(long, value_name = "FILE")]
+    require: Option<PathBuf>,
     /// An active job for the same package and group, which is canceled when this one starts
     #[arg(long, value_name = "JOB", value_parser = names::job)]
     replaces: Option<String>,
@@ -76,7 +84,17 @@ impl OrderArgs {
         for setting in self.set {
             set(&mut packages, setting)?;
         }
+        let requirements = match &self.require {
+            Some(path) => package::definition::requirements(path).map_err(|e| CliError::Local {
+                tried: "read what the job requires".into(),
+                why: e.to_string(),
+                hint: Some("`sutler package init` writes a package.toml with examples".into()),
+            })?,
+            None => vec![],
+        };
         Ok(v1::RunJobRequest {
+            condition: self.when,
+            requirements: if requirements.is_empty() { String::new() } else { serde_json::to_string(&requirements).unwrap_or_default() },
             packages,
             destinations: self.group.into_iter().chain(self.client).collect(),
             description: self.description,
@@ -121,6 +139,8 @@ pub(super) async fn create(session: &Session, order: OrderArgs) -> Result<(), Cl
         expire_time: r.expire_time,
         request_id: r.request_id,
         replaces: r.replaces,
+        condition: r.condition,
+        requirements: r.requirements,
     };
     let job = call!(session, jobs.create_job(request), "create the job")?.job.unwrap_or_default();
     session.done(

@@ -5,6 +5,7 @@ use super::super::{
     output::{Column, Format, Record, aligned, list_text, printable, printable_lines, word},
     when::{bytes, moment},
 };
+use sutler_base::manifest::requirement;
 use sutler_proto::v1;
 
 /// The packages of a job with their versions: `clamav@1.0.7`, or `clamav@latest (1.0.7)` where it follows the newest; after what
@@ -63,6 +64,10 @@ pub(super) fn heading(job: &v1::Job) -> String {
     let state = word!(JobState, "JOB_STATE", job.state);
     let mut lines =
         vec![format!("{}  {state}  {} on {}", job.name, packages(job), names::words(&job.destinations)), counters_line(&counters(job))];
+    if !job.condition.is_empty() {
+        lines.push(format!("only clients with {}", job.condition));
+    }
+    lines.extend(requirements(job).iter().map(|one| format!("requires {one}")));
     if job.canceling > 0 {
         lines.push(format!("being canceled: {} did not say yet that they stopped", job.canceling));
     }
@@ -72,6 +77,12 @@ pub(super) fn heading(job: &v1::Job) -> String {
         lines.push(format!("in 14 days no client can start it any more: {}", job.unavailable_soon));
     }
     lines.iter().map(|line| printable(line) + "\n").collect()
+}
+
+/// What a job requires of a machine, as a package's are shown.
+fn requirements(job: &v1::Job) -> Vec<String> {
+    let all = requirement::from_json(job.requirements.as_bytes()).unwrap_or_default();
+    all.iter().map(ToString::to_string).collect()
 }
 
 impl Record for v1::Job {
@@ -99,6 +110,8 @@ impl Record for v1::Job {
         Column::wide("ended", |j| moment(&j.end_time)),
         Column::wide("revision", |j| j.revision.to_string()),
         Column::wide("archived", |j| if j.archived { "yes" } else { "no" }.to_owned()),
+        Column::wide("condition", |j| j.condition.clone()),
+        Column::wide("requires", |j| requirements(j).join(", ")),
         Column::wide("unavailable", |j| j.unavailable.clone()),
         Column::wide("unavailable soon", |j| j.unavailable_soon.clone()),
         Column::wide("canceling", |j| j.canceling.to_string()),

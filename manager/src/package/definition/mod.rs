@@ -299,6 +299,24 @@ pub(super) fn identity(path: &Path, text: &str) -> Result<(Option<PackageName>, 
     Ok((said("name").and_then(|name| name.parse().ok()), said("version").and_then(|version| version.parse().ok())))
 }
 
+/// The `[[requirement]]` tables of a file that has nothing else: what a job requires besides its packages.
+pub fn requirements(path: &Path) -> Result<Vec<Requirement>, DefinitionError> {
+    let text = read_text(path)?;
+    let document = document(path, &text)?;
+    let mut reader = Reader::new(&text);
+    let mut root = reader.root(document.get_ref());
+    let requirements = rules::read_requirements(&mut reader, &mut root, "requirement").unwrap_or_default();
+    reader.finish(root);
+    let mut list = reader.problems;
+    if list.is_empty()
+        && let Err(why) = sutler_base::manifest::requirement::check(&requirements)
+    {
+        list.push(Problem { line: None, key: "requirement".into(), sentence: why.0 });
+    }
+    list.sort_by_key(|problem| problem.line);
+    if list.is_empty() { Ok(requirements) } else { Err(DefinitionError::Problems(Problems { file: path.into(), list })) }
+}
+
 /// What `text` says; where it says nothing, what `base` does.
 fn parse_over(path: &Path, text: &str, base: Option<Definition>) -> Result<Definition, DefinitionError> {
     let document = document(path, text)?;

@@ -11,7 +11,7 @@ use sutler_core::model::{Counts, Job, JobPackage, Target};
 macro_rules! job_columns {
     () => {
         "j.id, j.state, j.description, j.priority, j.continue_on_failure, j.expires_ms, j.creator, j.created_ms, j.started_ms, j.ended_ms, \
-         j.revision, j.archived, j.replaces, j.change"
+         j.revision, j.archived, j.replaces, j.condition, j.requirements, j.change"
     };
 }
 pub(super) use job_columns;
@@ -31,6 +31,8 @@ pub(super) fn job(row: &mut Columns<'_>) -> Result<Job> {
         revision: row.int()?,
         archived: row.flag()?,
         replaces: row.opt_parse()?,
+        condition: row.text()?,
+        requirements: row.json()?,
         change: row.int()?,
     })
 }
@@ -55,7 +57,8 @@ impl Jobs for Unit<'_> {
             "job",
             query!(
                 "INSERT INTO job (id, state, description, priority, continue_on_failure, expires_ms, creator, created_ms, started_ms, ended_ms, \
-                 revision, archived, replaces, change) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) \
+                 revision, archived, replaces, condition, requirements, change) \
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16) \
                  ON CONFLICT DO NOTHING",
                 job.id.to_string(),
                 job.state.as_str(),
@@ -70,6 +73,8 @@ impl Jobs for Unit<'_> {
                 job.revision,
                 job.archived,
                 job.replaces.as_ref().map(|j| j.to_string()),
+                bind::text(&job.condition),
+                bind::json(&job.requirements),
                 change
             ),
         )

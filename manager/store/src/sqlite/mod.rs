@@ -81,7 +81,7 @@ use unit::{Access, Unit};
 const OUTRUN: Remedy = Remedy::None;
 
 fn migrator() -> Migrator {
-    let all: [(i64, &str, &'static str); 11] = [
+    let all: [(i64, &str, &'static str); 12] = [
         (1, "first", include_str!("../../migrations/sqlite/0001_first.sql")),
         (2, "operators", include_str!("../../migrations/sqlite/0002_operators.sql")),
         (3, "audit", include_str!("../../migrations/sqlite/0003_audit.sql")),
@@ -93,6 +93,7 @@ fn migrator() -> Migrator {
         (9, "questions", include_str!("../../migrations/sqlite/0009_questions.sql")),
         (10, "clients", include_str!("../../migrations/sqlite/0010_clients.sql")),
         (11, "logs", include_str!("../../migrations/sqlite/0011_logs.sql")),
+        (12, "conditions", include_str!("../../migrations/sqlite/0012_conditions.sql")),
     ];
     let made = |(n, name, sql): (i64, &'static str, &'static str)| {
         Migration::new(n, name.into(), MigrationType::Simple, sql.into_sql_str(), false)

@@ -350,6 +350,17 @@ pub fn check(requirements: &[Requirement]) -> Result<(), Invalid> {
     requirements.iter().try_for_each(Requirement::check)
 }
 
+/// Requirements from JSON, as a manifest has them, with every rule for them; at most [`limits::TERMS_MAX`] bytes.
+pub fn from_json(json: &[u8]) -> Result<Vec<Requirement>, Invalid> {
+    if json.len() > limits::TERMS_MAX {
+        return Err(Invalid(format!("requirements have at most {} bytes, not {}", limits::TERMS_MAX, json.len())));
+    }
+    let requirements: Vec<Requirement> =
+        serde_json::from_slice(json).map_err(|e| Invalid(format!("not a JSON array of requirements, as a manifest has them: {e}")))?;
+    check(&requirements)?;
+    Ok(requirements)
+}
+
 /// A text of a machine, as it may be shown.
 fn shown(text: &str) -> String {
     if !text.is_empty() && text.len() <= 80 && text.bytes().all(|b| b.is_ascii_graphic()) { text.into() } else { quoted(text) }
