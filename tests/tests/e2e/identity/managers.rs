@@ -78,6 +78,9 @@ fn a_manager_that_cant_read_who_was_revoked_serves_nothing_and_keeps_its_streams
     let row = JobView::wait_for_row(&cli, &job, &client, "SUCCEEDED");
     assert_eq!((row.attempts, agent.read("opt/large.runs").as_deref()), (1, Some("run\n")));
 
+    // What it says of itself after an installation can't be written down there, either, and would end its session.
+    let has = format!("client list --filter 'client.id == \"{client}\" && facts.software.exists(s, s.name == \"large\")' --columns id");
+    wait_until("its facts to tell of the package", PATIENCE, || cli.json(&has).as_array().is_some_and(|rows| rows.len() == 1));
     // Removed, while every connection to the database breaks: nobody is answered there, and as soon as it can be read, it is.
     to_database.now(Line::Cut);
     cli.ok(&format!("client remove {client} --yes"));
