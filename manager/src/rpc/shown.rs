@@ -268,6 +268,7 @@ pub(super) fn job(j: jobs::Shown) -> v1::Job {
         archived: j.job.archived,
         unavailable: j.unavailable,
         unavailable_soon: j.unavailable_soon,
+        damaged_versions: vec![],
         canceling: j.canceling,
         etag: j.job.change.to_string(),
     }
