@@ -1,15 +1,16 @@
 //! What is known of the stored bytes: how far the scrub is, what is damaged, and which versions that concerns.
 
-use super::{App, AppError, Env, Result};
+use super::{App, AppError, Env, Result, jobs::Shown};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 use sutler_base::{
-    Digest, Invalid, Timestamp,
+    Digest, Invalid, Timestamp, Uid,
     chunks::{Chunk, ChunkList},
     manifest::{EntryKind, Manifest},
+    state::{Intent, JobState},
 };
 use sutler_content::{Error, Kind};
 use sutler_core::model::PackageVersion;
@@ -123,6 +124,24 @@ impl App {
             Err(Error::Damaged { .. } | Error::Missing(_)) => 1,
             Err(_) => 0,
         }
+    }
+
+    /// The versions that clients begin to install for this job, and that wait until what is damaged is sent again. Nothing is read
+    /// while nothing is damaged.
+    pub async fn damaged_of_job(&self, job: &Shown) -> Result<Vec<PackageVersion>> {
+        if job.job.state != JobState::Active || self.content.damaged().is_empty() {
+            return Ok(vec![]);
+        }
+        let installs = job.packages.iter().filter(|p| p.intent == Intent::Install);
+        let uids: Vec<Uid> = installs.filter_map(|p| p.version.clone()).collect();
+        let found = self.view("manager", "damaged_of_job", uids, |tx, _env, uids| Box::pin(async { Ok(tx.versions_by_uid(uids).await?) }));
+        let mut out = Vec::new();
+        for version in found.await? {
+            if self.damaged_of(&version).await > 0 {
+                out.push(version);
+            }
+        }
+        Ok(out)
     }
 
     /// Of what the files of a stored package consist, each chunk once; none if they are more than [`CHUNKS_MAX`].

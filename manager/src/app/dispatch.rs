@@ -8,7 +8,6 @@ use sutler_base::{
     quoted,
     state::{CancelReason, ClientState, ErrorKind, ExecutionState, Intent},
 };
-use sutler_certs::RevocationList;
 use sutler_core::{
     model::{Attempt, Client, Job, JobPackage, PackageVersion},
     relations::VERSIONS_MAX,
@@ -197,7 +196,7 @@ async fn is_meant(tx: &mut dyn Tx, env: &Env, job: &Job, client: &Client) -> Res
 struct Catalogue {
     packages: BTreeMap<(JobId, i64), Vec<JobPackage>>,
     versions: BTreeMap<Uid, Option<PackageVersion>>,
-    taken_back: Option<Option<RevocationList>>,
+    word: Option<trust::Word>,
 }
 
 impl Catalogue {
@@ -212,9 +211,11 @@ impl Catalogue {
         replaced: Option<&Timestamp>,
     ) -> Result<Option<Offer>> {
         let key = (job.id.clone(), attempt.revision);
-        if self.taken_back.is_none() {
-            self.taken_back = Some(trust::revocations(tx).await?.map(|(_, list)| list));
-        }
+        let word = match self.word.take() {
+            Some(word) => word,
+            None => trust::word(tx).await?,
+        };
+        let word = &*self.word.insert(word);
         if !self.packages.contains_key(&key) {
             let packages = tx.job_packages(&job.id, attempt.revision).await?;
             for uid in packages.iter().filter_map(|p| p.version.as_ref()) {
@@ -236,9 +237,8 @@ impl Catalogue {
         let mut items = Vec::new();
         for package in &self.packages[&key] {
             let version = package.version.as_ref().and_then(|uid| self.versions.get(uid)?.as_ref());
-            let taken_back = self.taken_back.as_ref().and_then(Option::as_ref);
             // What is taken back may well be taken off.
-            let offered = |v: &&PackageVersion| package.intent == Intent::Uninstall || trust::deliverable(v, taken_back, env.now).is_ok();
+            let offered = |v: &&PackageVersion| package.intent == Intent::Uninstall || trust::deliverable(v, word, env.now).is_ok();
             let Some(version) = version.filter(offered) else { return Ok(None) };
             items.push(Item {
                 envelope: version.envelope.clone(),

@@ -142,25 +142,25 @@ pub async fn show(tx: &mut dyn Tx, env: &Env, job: Job) -> Result<Shown> {
     let canceling = tx.canceling(&job.id).await?;
     let (mut now, mut soon) = (String::new(), String::new());
     if job.state == JobState::Active {
-        now = unavailable(tx, &packages, env.now).await?;
+        let word = trust::word(tx).await?;
+        now = unavailable(tx, &packages, &word, env.now).await?;
         if now.is_empty() {
-            soon = unavailable(tx, &packages, env.now.saturating_add(SOON).unwrap_or(Timestamp::MAX)).await?;
+            soon = unavailable(tx, &packages, &word, env.now.saturating_add(SOON).unwrap_or(Timestamp::MAX)).await?;
         }
     }
     Ok(Shown { job, packages, destinations, counts, canceling, unavailable: now, unavailable_soon: soon })
 }
 
 /// Why a version of these can't be delivered any more at this moment; empty if all can.
-async fn unavailable(tx: &mut dyn Tx, wanted: &[JobPackage], at: Timestamp) -> Result<String> {
+async fn unavailable(tx: &mut dyn Tx, wanted: &[JobPackage], word: &trust::Word, at: Timestamp) -> Result<String> {
     let uids: Vec<_> = wanted.iter().filter_map(|p| p.version.clone()).collect();
     let versions = tx.versions_by_uid(&uids).await?;
-    let taken_back = trust::revocations(tx).await?.map(|(_, list)| list);
     for package in wanted.iter().filter(|p| p.intent == Intent::Install) {
         let Some(uid) = &package.version else { continue };
         match versions.iter().find(|v| v.uid == *uid) {
             None => return Ok(format!("{}@{} was deleted", package.package, package.version_text)),
             Some(v) => {
-                if let Err(why) = trust::deliverable(v, taken_back.as_ref(), at) {
+                if let Err(why) = trust::deliverable(v, word, at) {
                     return Ok(format!("{}@{}: {why}", v.name, v.version));
                 }
             }

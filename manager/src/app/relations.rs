@@ -41,7 +41,7 @@ async fn catalogue(
     roots: BTreeSet<PackageName>,
     which: Which,
 ) -> Result<std::result::Result<Catalogue, Unresolved>> {
-    let taken_back = trust::revocations(tx).await?.map(|(_, list)| list);
+    let word = trust::word(tx).await?;
     let (mut catalogue, mut looked) = (Catalogue::default(), BTreeSet::new());
     loop {
         let names: Vec<PackageName> = roots.iter().cloned().chain(catalogue.depended_on()).filter(|n| !looked.contains(n)).collect();
@@ -57,7 +57,7 @@ async fn catalogue(
                 return Ok(Err(Unresolved::TooRelated { package: name.clone() }));
             }
             let mut versions = tx.versions_of(name, VERSIONS_MAX).await?;
-            versions.retain(|v| which == Which::Existing || trust::deliverable(v, taken_back.as_ref(), env.now).is_ok());
+            versions.retain(|v| which == Which::Existing || trust::deliverable(v, &word, env.now).is_ok());
             catalogue.add(name.clone(), versions);
         }
         looked.extend(names);
@@ -136,9 +136,9 @@ fn needed(entry: Entry) -> Result<JobPackage> {
 /// Whether all that others of a job need can be delivered, and nothing of it has to be chosen anew.
 pub async fn stands(tx: &mut dyn Tx, env: &Env, wanted: &[JobPackage]) -> Result<bool> {
     let uids: Vec<_> = wanted.iter().filter(|p| !p.needed.is_empty()).filter_map(|p| p.version.clone()).collect();
-    let taken_back = trust::revocations(tx).await?.map(|(_, list)| list);
+    let word = trust::word(tx).await?;
     let found = tx.versions_by_uid(&uids).await?;
-    Ok(found.len() == uids.len() && found.iter().all(|v| trust::deliverable(v, taken_back.as_ref(), env.now).is_ok()))
+    Ok(found.len() == uids.len() && found.iter().all(|v| trust::deliverable(v, &word, env.now).is_ok()))
 }
 
 /// This package, and those that depend on it, or on what it takes the place of, directly and through others; as many as are looked at.

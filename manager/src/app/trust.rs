@@ -5,7 +5,7 @@
 
 use super::{AppError, Env, Result};
 use sutler_base::{Digest, Timestamp};
-use sutler_certs::{RevocationList, SignedRevocations, SignedTrustDocument, TrustDocument};
+use sutler_certs::{Envelope, RevocationList, SignedRevocations, SignedTrustDocument, TrustDocument};
 use sutler_core::model::PackageVersion;
 use sutler_proto::v1::{TrustUpdate, trust_update::Update};
 use sutler_store::{StoreError, Tx};
@@ -17,10 +17,15 @@ fn damaged(what: &str, why: impl std::fmt::Display) -> AppError {
     StoreError::Corrupt(format!("the {what} can't be used: {why}")).into()
 }
 
+/// The newest trust document as it is stored: what it says was not looked at.
+async fn stored(tx: &mut dyn Tx) -> Result<SignedTrustDocument> {
+    let json = tx.newest_trust_document().await?.ok_or_else(|| damaged("publishers' trust document", "there is none"))?;
+    SignedTrustDocument::from_json(&json).map_err(|e| damaged("publishers' trust document", e))
+}
+
 /// The newest trust document.
 pub async fn newest(tx: &mut dyn Tx) -> Result<(SignedTrustDocument, TrustDocument)> {
-    let json = tx.newest_trust_document().await?.ok_or_else(|| damaged("publishers' trust document", "there is none"))?;
-    let signed = SignedTrustDocument::from_json(&json).map_err(|e| damaged("publishers' trust document", e))?;
+    let signed = stored(tx).await?;
     let document = signed.open().map_err(|e| damaged("publishers' trust document", e))?;
     Ok((signed, document))
 }
@@ -45,15 +50,38 @@ pub async fn revocations(tx: &mut dyn Tx) -> Result<Option<(SignedRevocations, R
     Ok(Some((signed, list)))
 }
 
+/// What publishers say at the moment, as far as it decides what agents still take.
+#[derive(Debug)]
+pub struct Word {
+    trust: TrustDocument,
+    list: Option<RevocationList>,
+}
+
+/// What publishers say at the moment.
+pub async fn word(tx: &mut dyn Tx) -> Result<Word> {
+    // Like the list, it was checked when it was published.
+    let trust = stored(tx).await?.read().map_err(|e| damaged("publishers' trust document", e))?;
+    Ok(Word { trust, list: revocations(tx).await?.map(|(_, list)| list) })
+}
+
+/// Whether agents ask the trust document about it: they do not for what nobody signed. What can't be read they refuse anyway.
+fn is_signed(version: &PackageVersion) -> bool {
+    Envelope::from_json(&version.envelope).map_or(true, |envelope| !envelope.signatures.is_empty())
+}
+
 /// Whether this version is offered, and agents would take it still; else the sentence that says why not.
-pub fn deliverable(version: &PackageVersion, list: Option<&RevocationList>, now: Timestamp) -> std::result::Result<(), String> {
+pub fn deliverable(version: &PackageVersion, word: &Word, now: Timestamp) -> std::result::Result<(), String> {
     if let Some((at, reason)) = &version.withdrawn {
         return Err(format!("it was withdrawn at {at}{}{reason}", if reason.is_empty() { "" } else { ": " }));
     }
     if let Some(expires) = version.expires.filter(|e| *e <= now) {
         return Err(format!("its publisher said that it may not be installed after {expires}"));
     }
-    let Some(list) = list else { return Ok(()) };
+    if word.trust.is_expired(now) && is_signed(version) {
+        let ended = word.trust.expires();
+        return Err(format!("the publishers' trust document holds until {ended} only; publish a newer one (`sutler publisher rotate`)"));
+    }
+    let Some(list) = &word.list else { return Ok(()) };
     list.allows(&version.name, &version.version, version.release, &version.manifest).map_err(|e| e.to_string())?;
     if list.is_expired(now) {
         return Err(format!("the publishers' revocation list ended at {}; publish a new one", list.expires()));

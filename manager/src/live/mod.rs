@@ -8,7 +8,7 @@ pub mod orders;
 mod scrub;
 pub mod workers;
 
-use crate::app::{Wakes, sessions::Progress};
+use crate::app::{Wakes, sessions::Progress, trust};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::{
@@ -75,6 +75,8 @@ pub struct Live {
     pub jobs_due: Notify,
     /// Rung when progress was reported.
     pub progress_due: Notify,
+    /// What publishers published and the connected agents were told.
+    pub told: tokio::sync::Mutex<Option<trust::Held>>,
     changed: broadcast::Sender<JobId>,
     started: Timestamp,
     /// When it was last read who may still be connected.
@@ -89,6 +91,7 @@ impl Live {
     pub fn new(now: Timestamp) -> Live {
         Live {
             started: now,
+            told: tokio::sync::Mutex::default(),
             access_read: Mutex::default(),
             left: Mutex::default(),
             lacking: Mutex::default(),

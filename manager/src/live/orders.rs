@@ -1,6 +1,6 @@
 //! Telling connected clients what there is to do.
 
-use crate::app::{App, AppError, dispatch};
+use crate::app::{App, AppError, dispatch, trust};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use sutler_base::{
@@ -22,6 +22,13 @@ pub async fn give(app: &App, clients: Vec<ClientId>, known: Option<BTreeSet<Atte
             Box::pin(dispatch::orders(tx, env, sessions, known.as_ref()))
         })
         .await?;
+    // What is offered may be so because of what publishers have just published: agents hear of that first. The attempts are
+    // committed, and offered in any case.
+    if orders.values().any(|orders| !orders.offers.is_empty())
+        && let Err(error) = hand_on_trust(app).await
+    {
+        tracing::warn!(%error, "cannot read what publishers published; agents are offered work by what they hold");
+    }
     for (client, orders) in orders {
         for offer in orders.offers {
             app.metrics.offers.inc();
@@ -34,6 +41,34 @@ pub async fn give(app: &App, clients: Vec<ClientId>, known: Option<BTreeSet<Atte
             app.live.send(&client, lease(app, &orders.leases));
         }
     }
+    Ok(())
+}
+
+/// Hands on what publishers published since the last time, on whichever manager, to every agent that is connected here. Who
+/// connects is told when it connects.
+pub async fn hand_on_trust(app: &App) -> Result<(), AppError> {
+    // Held to the end: whoever asks next goes on when the agents were told.
+    let mut told = app.live.told.lock().await;
+    let from = match *told {
+        Some(told) => told,
+        None => {
+            let newest = app.view("manager", "newest_trust", (), |tx, _env, _| Box::pin(trust::newest(tx))).await?;
+            trust::Held { trust: newest.1.version(), revocations: (0, 0) }
+        }
+    };
+    let (updates, after) = app.view("manager", "trust_updates", from, |tx, _env, held| Box::pin(trust::updates(tx, *held))).await?;
+    let first = told.replace(after).is_none();
+    if updates.is_empty() || first {
+        return Ok(());
+    }
+    let clients = app.live.connected();
+    for client in &clients {
+        for update in &updates {
+            app.live.send(client, Message::Trust(update.clone()));
+        }
+    }
+    // What could not be delivered may be again, and what could may not.
+    app.live.wake(crate::app::Wakes { clients: clients.into_iter().collect(), ..Default::default() });
     Ok(())
 }
 

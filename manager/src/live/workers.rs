@@ -2,7 +2,7 @@
 
 use super::{asked, leases::Even, orders, scrub};
 use crate::{
-    app::{App, AppError, archive, audit, disk_failed, reconcile, sessions, trust},
+    app::{App, AppError, archive, audit, disk_failed, reconcile, sessions},
     telemetry::Metrics,
 };
 use std::{
@@ -324,40 +324,14 @@ async fn put_away_silent(app: Arc<App>, silence: Duration) -> Result<(), AppErro
     }
 }
 
-/// Hands on what publishers published since, on whichever manager, to every agent that is connected here. Who connects is told
-/// when it connects.
+/// Hands on what publishers published, on whichever manager, although nothing is offered.
 async fn follow_trust(app: Arc<App>, metrics: Arc<Metrics>, pause: Duration) {
-    let mut seen: Option<trust::Held> = None;
     loop {
-        let result = follow_trust_once(&app, &mut seen).await;
+        let result = orders::hand_on_trust(&app).await;
         metrics.round("follow_trust", result.is_ok());
         if let Err(error) = result {
             tracing::warn!(%error, "cannot read what publishers published; it is tried again");
         }
         tokio::time::sleep(pause).await;
     }
-}
-
-async fn follow_trust_once(app: &App, seen: &mut Option<trust::Held>) -> Result<(), AppError> {
-    let from = match *seen {
-        Some(seen) => seen,
-        None => {
-            let newest = app.view("manager", "newest_trust", (), |tx, _env, _| Box::pin(trust::newest(tx))).await?;
-            trust::Held { trust: newest.1.version(), revocations: (0, 0) }
-        }
-    };
-    let (updates, after) = app.view("manager", "trust_updates", from, |tx, _env, held| Box::pin(trust::updates(tx, *held))).await?;
-    let first = seen.replace(after).is_none();
-    if updates.is_empty() || first {
-        return Ok(());
-    }
-    let clients = app.live.connected();
-    for client in &clients {
-        for update in &updates {
-            app.live.send(client, Message::Trust(update.clone()));
-        }
-    }
-    // What could not be delivered may be again, and what could may not.
-    app.live.wake(crate::app::Wakes { clients: clients.into_iter().collect(), ..Default::default() });
-    Ok(())
 }

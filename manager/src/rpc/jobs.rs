@@ -1,7 +1,7 @@
 //! `JobService`.
 
 use super::{Operator, Services, caller, logs, page, parsed, shown, status};
-use crate::app::{AppError, Violations, jobs};
+use crate::app::{AppError, Violations, jobs, packages};
 use futures_util::Stream;
 use std::{collections::HashMap, pin::Pin, time::Duration};
 use sutler_base::{
@@ -193,7 +193,7 @@ impl v1::job_service_server::JobService for Services {
         let operator = self.operator(&request)?;
         let id = id(&request.get_ref().name)?;
         let job = self.app.view(&operator, "get_job", id, |tx, env, id| Box::pin(jobs::get(tx, env, id))).await.map_err(status)?;
-        Ok(Response::new(v1::GetJobResponse { job: Some(shown::job(job)) }))
+        Ok(Response::new(v1::GetJobResponse { job: Some(self.with_damaged(job).await?) }))
     }
 
     async fn list_jobs(&self, request: Request<v1::ListJobsRequest>) -> Result<Response<v1::ListJobsResponse>, Status> {
@@ -382,6 +382,12 @@ impl v1::job_service_server::JobService for Services {
 }
 
 impl Services {
+    /// The job, with what of it is damaged.
+    async fn with_damaged(&self, job: jobs::Shown) -> Result<v1::Job, Status> {
+        let damaged = self.app.damaged_of_job(&job).await.map_err(status)?;
+        Ok(v1::Job { damaged_versions: damaged.iter().map(packages::name_of).collect(), ..shown::job(job) })
+    }
+
     /// Sends the job and the rows that changed, until it has ended and nothing is open, or nobody listens any more.
     async fn watch(
         &self,
@@ -408,7 +414,7 @@ impl Services {
                 && sutler_core::execution::all_ended(&shown.counts);
             let contact = self.contact();
             let executions: Vec<_> = rows.into_iter().map(|row| shown::execution(row, &contact)).collect();
-            let wire = shown::job(shown);
+            let wire = self.with_damaged(shown).await?;
             if last.as_ref() != Some(&wire) || !executions.is_empty() {
                 last = Some(wire.clone());
                 if sender.send(Ok(v1::WatchJobResponse { job: Some(wire), executions })).await.is_err() {

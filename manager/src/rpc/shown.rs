@@ -269,6 +269,7 @@ pub(super) fn job(j: jobs::Shown) -> v1::Job {
         archived: j.job.archived,
         unavailable: j.unavailable,
         unavailable_soon: j.unavailable_soon,
+        damaged_versions: vec![],
         canceling: j.canceling,
         condition: j.job.condition,
         requirements: requirements.unwrap_or_default(),

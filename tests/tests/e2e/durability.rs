@@ -51,12 +51,26 @@ fn a_damaged_chunk_is_found_by_the_scrub_and_whoever_waits_for_it_goes_on_when_i
     manager.kill_and_serve();
     wait_until("what was found to be known again", PATIENCE, || cli.json("package show hello@1.0")["damagedObjects"] == 1);
     let agent = Agent::enrolled("one", &manager);
-    let job = cli.id(&format!("job run --package hello --client {}", agent.id()));
+    for group in ["machines", "others"] {
+        cli.ok(&format!("group create {group}"));
+    }
+    cli.ok(&format!("group add machines {}", agent.id()));
+    let job = cli.id("job run --package hello --group machines");
     let waits = JobView::wait(&cli, &job, "the row to say what it waits for", PATIENCE, |view| {
         view.row(&agent.id()).is_some_and(|row| row.reason == "DATA_LOSS")
     });
     assert_eq!(waits.row(&agent.id()).unwrap().state, "WAITING");
     assert!(!agent.root().join("opt/hello").exists());
+    // So does the job, with what to do; that no client can begin it would not be true.
+    assert_eq!(waits.json["damagedVersions"], serde_json::json!(["packages/hello/versions/1.0"]), "{:#}", waits.json);
+    assert!(waits.json["unavailable"].as_str().unwrap_or_default().is_empty(), "{:#}", waits.json);
+    let other = PackageFolder::counting("other", "1.0");
+    push(&cli, &other);
+    let whole = cli.id("job run --package other --group others");
+    assert_eq!(cli.json(&format!("job show {whole}"))["damagedVersions"], serde_json::json!([]), "nothing of it is damaged");
+    assert_eq!(cli.json(&format!("job show {job}"))["damagedVersions"][0], "packages/hello/versions/1.0");
+    let told = cli.run(&format!("job status {job}")).ends_with(31).stdout;
+    assert!(told.contains("damaged or missing; push again: hello@1.0"), "{told}");
     assert!(manager.metric("sutler_damaged_objects").is_some_and(|n| n == 1.0));
 
     // Pushed again: the one chunk is sent, and nobody has to touch the job.
@@ -67,6 +81,9 @@ fn a_damaged_chunk_is_found_by_the_scrub_and_whoever_waits_for_it_goes_on_when_i
     assert_eq!(agent.read("opt/hello.runs").as_deref(), Some("run\n"));
     cli.ok("content status");
     assert_eq!(cli.json("package show hello@1.0")["damagedObjects"], 0);
+    // A job that still stands says nothing of it any more.
+    let told = cli.ok(&format!("job status {job}"));
+    assert!(!told.contains("damaged"), "{told}");
 }
 
 #[test]

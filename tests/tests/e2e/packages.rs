@@ -1,6 +1,8 @@
 //! What packages do on their way and where they arrive.
 
+use std::process::Command;
 use sutler_tests::harness::{Agent, JobView, Manager, PATIENCE, PackageFolder};
+use sutler_tests::tools;
 
 #[test]
 fn two_packages_of_a_job_are_installed_in_their_order() {
@@ -199,4 +201,58 @@ fn that_a_version_can_soon_not_be_delivered_any_more_is_said_two_weeks_ahead() {
     assert!(soon["unavailableSoon"].as_str().unwrap().contains("may not be installed after"), "{soon:#}");
     assert!(soon["unavailable"].as_str().unwrap_or_default().is_empty());
     assert!(job("long", in_days(20))["unavailableSoon"].as_str().unwrap_or_default().is_empty());
+}
+
+/// Runs what is appended to it in a mount namespace of its own, in which the file that is `$0` says which boot it is.
+const IN_A_BOOT: &str = "mount --bind \"$0\" /proc/sys/kernel/random/boot_id && exec \"$@\"";
+
+#[test]
+fn a_step_that_asks_for_a_hard_reboot_holds_its_package_up_until_the_machine_was_booted() {
+    let manager = Manager::start();
+    let boot = manager.scratch().join("boot");
+    let boot_is = |id: &str| fs_err::write(&boot, format!("{id}\n")).unwrap();
+    boot_is("5b1f0a52-0000-4000-8000-000000000001");
+    let path = boot.display().to_string();
+    let within = ["unshare", "--mount", "--propagation", "private", "sh", "-c", IN_A_BOOT, &path];
+    if !Command::new(within[0]).args(&within[1..]).arg("true").status().is_ok_and(|status| status.success()) {
+        tools::skip("needs the right to give a machine another boot id (unshare --mount)");
+        return;
+    }
+    let cli = manager.cli();
+    let package = PackageFolder::with("driver", "1.0", "");
+    package.file("bin/load", "#!/bin/sh\necho run >>\"$(pwd -P).loaded\"\nexit 101\n");
+    package.file("bin/use", "#!/bin/sh\necho run >>\"$(pwd -P).used\"\n");
+    package.append(
+        "[[step]]\nname = \"load\"\nargv = [\"bin/load\"]\nexit_codes = { 0 = \"success\", 101 = \"reboot_hard\" }\n\n\
+         [[step]]\nname = \"use\"\nargv = [\"bin/use\"]\n",
+    );
+    let other = PackageFolder::counting("other", "1.0");
+    for package in [&package, &other] {
+        cli.ok(&format!("package push {}", package.path().display()));
+    }
+    let mut agent = Agent::new("one");
+    agent.enroll(cli.ok("token create").trim());
+    agent.within(&within);
+    agent.start();
+    let id = agent.id();
+    let ran = |agent: &Agent| ["loaded", "used"].map(|step| agent.read(&format!("opt/driver.{step}")));
+    let once = || Some("run\n".to_owned());
+    let job = cli.id(&format!("job run --package driver --client {id}"));
+    let row = JobView::wait_for_row(&cli, &job, &id, "WAITING");
+    assert_eq!((row.reason.as_str(), ran(&agent)), ("REBOOT", [once(), None]), "{row:#?}");
+
+    // An agent that is started again is no machine that was booted. What has begun keeps its turn meanwhile.
+    agent.kill_and_start();
+    let next = cli.id(&format!("job run --package other --client {id}"));
+    let row = JobView::wait_for_row(&cli, &next, &id, "WAITING");
+    assert_eq!(row.reason, "TURN", "{row:#?}");
+    let row = JobView::of(&cli, &job).row(&id).cloned().expect("it is there");
+    assert_eq!((row.state.as_str(), row.reason.as_str(), ran(&agent)), ("WAITING", "REBOOT", [once(), None]), "{row:#?}");
+
+    agent.kill();
+    boot_is("5b1f0a52-0000-4000-8000-000000000002");
+    agent.start();
+    let row = JobView::wait_for_row(&cli, &job, &id, "SUCCEEDED");
+    assert_eq!((row.attempts, ran(&agent)), (1, [once(), once()]), "{row:#?}");
+    JobView::wait_for_row(&cli, &next, &id, "SUCCEEDED");
 }

@@ -1,6 +1,6 @@
 //! Publishers: their keys, whom the machines trust, and what was signed and is taken back.
 
-use sutler_tests::harness::{Agent, JobView, Manager, PATIENCE, PackageFolder, Terminal, wait_until};
+use sutler_tests::harness::{Agent, JobView, Manager, PATIENCE, PackageFolder, Setup, Terminal, wait_until};
 
 #[test]
 fn a_publishers_key_is_encrypted_with_its_passphrase_and_signs_with_it_alone() {
@@ -81,6 +81,57 @@ fn at_a_terminal_a_passphrase_is_asked_for_and_nothing_of_it_is_shown() {
     let is_set = |mode: &str| shown.split_whitespace().any(|word| word == mode);
     assert!(shown.contains("ended with 1") && is_set("echo") && is_set("isig"), "{shown}");
     assert!(!std::path::Path::new(&other).exists());
+}
+
+#[test]
+fn the_end_of_the_trust_document_is_said_two_weeks_ahead_and_whoever_waits_for_a_newer_one_goes_on_with_it() {
+    // As long as can be until a manager looks for what was published elsewhere.
+    let manager = Manager::start_with(Setup { config: "[limits]\nrecheck = \"5s\"".into(), ..Setup::default() });
+    let cli = manager.cli();
+    let package = PackageFolder::counting("hello", "1.0");
+    cli.ok(&format!("package push {}", package.path().display()));
+    let next = PackageFolder::counting("next", "1.0");
+    cli.ok(&format!("package push {}", next.path().display()));
+    cli.ok("group create machines");
+    let job = cli.id("job run --package hello --group machines");
+    let agent = Agent::enrolled("one", &manager);
+    let mut number = 1;
+    let mut holds = |until: &str| {
+        number += 1;
+        let file = manager.scratch().join(format!("trust-{number}.json")).display().to_string();
+        cli.ok(&format!("publisher rotate --expires {until} -o {file}"));
+        cli.ok(&format!("publisher publish {file}"));
+    };
+    let said = || {
+        let shown = JobView::of(&cli, &job).json;
+        ["unavailable", "unavailableSoon"].map(|key| shown[key].as_str().unwrap_or_default().to_owned())
+    };
+    assert_eq!(said(), ["", ""], "it holds for long");
+    holds("10d");
+    let [now, soon] = said();
+    assert!(now.is_empty() && soon.starts_with("hello@1.0: the publishers' trust document holds until "), "{now} {soon}");
+    let told = cli.fails(34, &format!("job status {job}")).stdout;
+    assert!(told.contains("in 14 days no client can start it any more") && told.contains("publisher rotate"), "{told}");
+    holds("20d");
+    assert_eq!(said(), ["", ""], "it holds for longer than that");
+
+    // Long enough for a slow machine to publish it.
+    holds("10s");
+    wait_until("the document to have ended", PATIENCE, || !said()[0].is_empty());
+    let [now, soon] = said();
+    assert!(now.contains("trust document holds until ") && soon.is_empty(), "{now} {soon}");
+    cli.ok(&format!("group add machines {}", agent.id()));
+    let view = JobView::wait(&cli, &job, "the row to say that it waits", PATIENCE, |view| {
+        view.row(&agent.id()).is_some_and(|row| row.state == "QUEUED" && row.reason == "PACKAGE_UNAVAILABLE")
+    });
+    assert_eq!(view.row(&agent.id()).unwrap().attempts, 0, "nothing was offered, and so nothing refused");
+
+    // Nothing is offered because of a document that the agent was not handed on before, however soon somebody asks for it.
+    holds("30d");
+    let next = cli.id(&format!("job run --package next --client {}", agent.id()));
+    JobView::wait_for_row(&cli, &next, &agent.id(), "SUCCEEDED");
+    let row = JobView::wait_for_row(&cli, &job, &agent.id(), "SUCCEEDED");
+    assert_eq!((row.attempts, said()), (1, [String::new(), String::new()]));
 }
 
 #[test]

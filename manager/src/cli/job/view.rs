@@ -76,6 +76,10 @@ pub(super) fn heading(job: &v1::Job) -> String {
     } else if !job.unavailable_soon.is_empty() {
         lines.push(format!("in 14 days no client can start it any more: {}", job.unavailable_soon));
     }
+    if !job.damaged_versions.is_empty() {
+        let which: Vec<_> = job.damaged_versions.iter().map(|v| names::package_word(v)).collect();
+        lines.push(format!("clients wait for stored bytes that are damaged or missing; push again: {}", which.join(" ")));
+    }
     lines.iter().map(|line| printable(line) + "\n").collect()
 }
 
@@ -114,6 +118,7 @@ impl Record for v1::Job {
         Column::wide("requires", |j| requirements(j).join(", ")),
         Column::wide("unavailable", |j| j.unavailable.clone()),
         Column::wide("unavailable soon", |j| j.unavailable_soon.clone()),
+        Column::wide("push again", |j| j.damaged_versions.iter().map(|v| names::package_word(v)).collect::<Vec<_>>().join(" ")),
         Column::wide("canceling", |j| j.canceling.to_string()),
         Column::wide("etag", |j| j.etag.clone()),
     ];

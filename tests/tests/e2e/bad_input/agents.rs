@@ -14,7 +14,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 
 /// An agent's stream in the test's hands.
-struct Stream<'a> {
+pub(super) struct Stream<'a> {
     api: &'a Api,
     up: mpsc::Sender<ConnectRequest>,
     down: Streaming<v1::ConnectResponse>,
@@ -31,7 +31,7 @@ impl Stream<'_> {
         Ok(Stream { api, up, down })
     }
 
-    fn send(&self, message: Up) {
+    pub(super) fn send(&self, message: Up) {
         self.api.block_on(self.up.send(ConnectRequest { message: Some(message) })).expect("the stream is open");
     }
 
@@ -56,7 +56,7 @@ impl Stream<'_> {
     }
 
     /// The end of the stream.
-    fn end(&mut self) -> Status {
+    pub(super) fn end(&mut self) -> Status {
         self.until(|_| None::<()>).expect_err("only an end ends it")
     }
 }
@@ -72,13 +72,13 @@ fn hello(machine: &str, counter: u64) -> v1::Hello {
     }
 }
 
-fn welcomed<'a>(api: &'a Api, machine: &str, counter: u64) -> Stream<'a> {
+pub(super) fn welcomed<'a>(api: &'a Api, machine: &str, counter: u64) -> Stream<'a> {
     let mut stream = Stream::open(api, Up::Hello(hello(machine, counter))).expect("it is welcome");
     stream.until(|m| matches!(m, Down::Welcome(_)).then_some(())).expect("it is welcomed");
     stream
 }
 
-fn token(world: &World) -> TokenString {
+pub(super) fn token(world: &World) -> TokenString {
     TokenString::parse(&world.cli.ok("token create")).expect("it is a token")
 }
 

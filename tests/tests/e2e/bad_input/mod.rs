@@ -7,6 +7,7 @@ mod commands;
 mod corpora;
 mod fields;
 mod frames;
+mod software;
 
 use sutler_base::token::TokenString;
 use sutler_tests::harness::{Api, Cli, Manager, PackageFolder, Reader, Rows};
