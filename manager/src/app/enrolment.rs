@@ -136,6 +136,7 @@ pub async fn enroll(tx: &mut dyn Tx, env: &Env, ca: &CaBundle, application: &App
         replaced: None,
         skew: None,
         archived: None,
+        unarchived: None,
         change: 0,
     };
     tx.insert_client(&client).await?;

@@ -87,3 +87,26 @@ fn an_operator_archives_a_client_that_is_not_connected_and_takes_it_back() {
     cli.ok(&format!("client remove {id} --yes"));
     cli.fails(1, &format!("client archive {id}")).says(&["removed"]);
 }
+
+#[test]
+fn a_client_that_an_operator_took_back_is_not_archived_before_it_was_silent_for_as_long_again() {
+    let silence = jiff::SignedDuration::from_secs(8);
+    let manager = Manager::start_with(Setup { config: "[limits]\narchive_after = \"8s\"\n".into(), ..Setup::default() });
+    let cli = manager.cli();
+    let mut agent = Agent::enrolled("one", &manager);
+    let id = agent.id();
+    agent.stop();
+    let times = |action: &str| -> Vec<jiff::Timestamp> {
+        let entries = cli.json("audit list");
+        let of = |e: &&Value| e["action"] == action && e["object"] == format!("clients/{id}");
+        let mut times: Vec<_> =
+            entries.as_array().unwrap().iter().filter(of).map(|e| e["time"].as_str().unwrap().parse().unwrap()).collect();
+        times.sort();
+        times
+    };
+    wait_until("it to be archived", PATIENCE, || times("archive").len() == 1);
+    cli.ok(&format!("client unarchive {id}"));
+    wait_until("it to be archived again", PATIENCE, || times("archive").len() == 2);
+    let (back, again) = (times("unarchive")[0], times("archive")[1]);
+    assert!(again.duration_since(back) >= silence, "taken back at {back}, archived again at {again}");
+}
