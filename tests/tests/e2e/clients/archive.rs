@@ -84,7 +84,10 @@ fn an_operator_archives_a_client_that_is_not_connected_and_takes_it_back() {
     let operator = who(&cli, "unarchive", &id);
     assert!(operator[0].starts_with("operators/"), "{operator:?}");
     assert!(cli.json("client list --archived")[0]["archiveTime"].is_null());
+    cli.ok(&format!("client archive {id}"));
     cli.ok(&format!("client remove {id} --yes"));
+    assert_eq!(listed(&cli, "--all"), std::slice::from_ref(&id), "one that was removed is among those, archived before or not");
+    assert!(cli.json(&format!("client show {id}"))["archiveTime"].is_null(), "it does not come back");
     cli.fails(1, &format!("client archive {id}")).says(&["removed"]);
 }
 
