@@ -1,6 +1,6 @@
 //! How a machine becomes a client, and how clients and operators get their next certificate.
 
-use super::{AppError, Env, Result, audit::NOBODY, clients, executions};
+use super::{AppError, Env, Result, archive, audit::NOBODY, clients, executions};
 use std::{net::IpAddr, time::Duration};
 use sutler_base::{
     ClientId, OperatorName, Timestamp, TokenId, quoted,
@@ -196,6 +196,7 @@ async fn replace(
     client.key = application.key.sha256();
     client.replaced = Some(env.now);
     client.skew = None;
+    archive::take_back(tx, env, &mut client, "a machine was enrolled in its place").await?;
     tx.save_client(&client).await?;
     tx.save_facts(&id, None, None, client.facts_time).await?;
     tx.use_token(&token.id, &client.key, &id, env.now).await?;

@@ -92,6 +92,28 @@ fn an_operator_archives_a_client_that_is_not_connected_and_takes_it_back() {
 }
 
 #[test]
+fn an_archived_client_is_back_once_a_machine_is_enrolled_in_its_place() {
+    let manager = Manager::start();
+    let cli = manager.cli();
+    let package = PackageFolder::counting("hello", "1.0");
+    cli.ok(&format!("package push {}", package.path().display()));
+    let mut agent = Agent::enrolled("old", &manager);
+    let id = agent.id();
+    cli.ok("group create machines");
+    cli.ok(&format!("group add machines {id}"));
+    agent.stop();
+    wait_until("it to be gone", PATIENCE, || cli.json(&format!("client show {id}"))["online"] == false);
+    let job = cli.id("job run --package hello --group machines");
+    cli.ok(&format!("client archive {id}"));
+    assert_eq!(JobView::of(&cli, &job).row(&id).unwrap().state, "CANCELED");
+    // Its agent is not started: nothing waits in the queue of a client that is in no list.
+    let new = Agent::new("new");
+    new.enroll(cli.ok(&format!("token create --replaces {id}")).trim());
+    assert_eq!(listed(&cli, ""), std::slice::from_ref(&id));
+    assert_eq!(JobView::of(&cli, &job).row(&id).unwrap().state, "QUEUED");
+}
+
+#[test]
 fn a_client_that_an_operator_took_back_is_not_archived_before_it_was_silent_for_as_long_again() {
     let silence = jiff::SignedDuration::from_secs(8);
     let manager = Manager::start_with(Setup { config: "[limits]\narchive_after = \"8s\"\n".into(), ..Setup::default() });
