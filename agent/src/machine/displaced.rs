@@ -60,7 +60,7 @@ impl Installing {
     /// From here on it goes back. What was displaced does not come back by that, which the failure says.
     pub fn turn_back(&mut self, mut failure: Failure, end: ExecutionState) {
         // Refused, or called off, before anything of it had run.
-        let untouched = self.quiet && self.at == 0;
+        let untouched = self.quiet && self.at == 0 && self.run == 0;
         if self.course == Course::Forward && !untouched {
             let (gone, going) = self.displacement();
             if let Some(old) = going {

@@ -72,6 +72,8 @@ pub struct Client {
     pub skew: Option<i64>,
     /// When it was archived: it is in no list and no job reaches it, until it connects again or an operator takes it back.
     pub archived: Option<Timestamp>,
+    /// When an operator took it back from the archive last: its silence counts from then.
+    pub unarchived: Option<Timestamp>,
     /// Grows with every change of the row but `last_seen`; from the one sequence of the manager.
     pub change: i64,
 }

@@ -123,6 +123,7 @@ mod tests {
             replaced: None,
             skew: None,
             archived: None,
+            unarchived: None,
             change: 0,
         }
     }

@@ -40,11 +40,15 @@ async fn put_away(tx: &mut dyn Tx, env: &Env, mut client: Client, why: &str) -> 
     env.audit(tx, "archive", format!("clients/{}", client.id), why).await
 }
 
-/// Takes a client back that was archived.
+/// Takes a client back that was archived. Its silence counts from now on.
 pub async fn unarchive(tx: &mut dyn Tx, env: &Env, id: &ClientId) -> Result<clients::Shown> {
     let mut client = clients::load(tx, id).await?;
     if client.state == ClientState::Removed {
         return Err(clients::removed(id));
+    }
+    if client.archived.is_some() {
+        // Else it would be archived again at once, for it is silent still.
+        client.unarchived = Some(env.now);
     }
     take_back(tx, env, &mut client, "").await?;
     clients::get(tx, id).await
@@ -68,14 +72,14 @@ pub async fn take_back(tx: &mut dyn Tx, env: &Env, client: &mut Client, why: &st
 
 /// Clients of a page that have been silent for so long that they are to be archived, and the key of the next page.
 pub async fn due(tx: &mut dyn Tx, env: &Env, after: Option<&String>, silence: Duration) -> Result<(Vec<ClientId>, Option<String>)> {
-    let seen = tx.last_seen(&Page { after: after.cloned(), limit: LOOKED_AT }).await?;
+    let seen = tx.silent_since(&Page { after: after.cloned(), limit: LOOKED_AT }).await?;
     let next = (seen.len() as u32 == LOOKED_AT).then(|| seen.last().map(|(id, _)| id.to_string())).flatten();
-    let due = seen.into_iter().filter(|(_, seen)| is_over(*seen, env.now, silence)).map(|(id, _)| id).collect();
+    let due = seen.into_iter().filter(|(_, since)| is_over(*since, env.now, silence)).map(|(id, _)| id).collect();
     Ok((due, next))
 }
 
-fn is_over(seen: Timestamp, now: Timestamp, silence: Duration) -> bool {
-    Duration::try_from(now.duration_since(seen)).is_ok_and(|silent| silent > silence)
+fn is_over(since: Timestamp, now: Timestamp, silence: Duration) -> bool {
+    Duration::try_from(now.duration_since(since)).is_ok_and(|silent| silent > silence)
 }
 
 /// Archives those of these clients that are silent still.
@@ -83,7 +87,8 @@ pub async fn put_away_silent(tx: &mut dyn Tx, env: &Env, ids: &[ClientId], silen
     for id in ids {
         let client = clients::load(tx, id).await?;
         let is_there = client.state == ClientState::Removed || client.archived.is_some() || env.presence(&client) == Presence::Online;
-        if !is_there && is_over(client.last_seen, env.now, silence) {
+        let since = client.unarchived.map_or(client.last_seen, |back| back.max(client.last_seen));
+        if !is_there && is_over(since, env.now, silence) {
             let why = format!("it was last heard of at {}", client.last_seen);
             put_away(tx, env, client, &why).await?;
         }

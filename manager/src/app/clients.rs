@@ -355,6 +355,8 @@ pub async fn remove(tx: &mut dyn Tx, env: &Env, id: &ClientId) -> Result<Shown> 
     tx.change_software(id, &software.into_iter().map(|(_, package)| package).collect::<Vec<_>>(), &[]).await?;
     tx.save_likeness(id, &[]).await?;
     client.state = ClientState::Removed;
+    // It does not come back, and stands among the removed ones.
+    client.archived = None;
     client.notice = format!("removed by {}", env.actor);
     tx.save_client(&client).await?;
     env.audit(tx, "remove", format!("clients/{id}"), "").await?;

@@ -1,6 +1,6 @@
 //! How a machine becomes a client, and how clients and operators get their next certificate.
 
-use super::{AppError, Env, Result, audit::NOBODY, clients, executions};
+use super::{AppError, Env, Result, archive, audit::NOBODY, clients, executions};
 use std::{net::IpAddr, time::Duration};
 use sutler_base::{
     ClientId, OperatorName, Timestamp, TokenId, quoted,
@@ -136,6 +136,7 @@ pub async fn enroll(tx: &mut dyn Tx, env: &Env, ca: &CaBundle, application: &App
         replaced: None,
         skew: None,
         archived: None,
+        unarchived: None,
         change: 0,
     };
     tx.insert_client(&client).await?;
@@ -195,6 +196,7 @@ async fn replace(
     client.key = application.key.sha256();
     client.replaced = Some(env.now);
     client.skew = None;
+    archive::take_back(tx, env, &mut client, "a machine was enrolled in its place").await?;
     tx.save_client(&client).await?;
     tx.save_facts(&id, None, None, client.facts_time).await?;
     tx.use_token(&token.id, &client.key, &id, env.now).await?;

@@ -3,11 +3,11 @@
 use super::{AppError, Env, Result, clients, conditions::Asked, groups::check_etag, policies};
 use std::collections::BTreeMap;
 use sutler_base::{ClientId, PolicyName, QuestionName, limits, question::AnswerRule, quoted};
-use sutler_core::{
-    model::{Client, Question},
-    policy::Event,
-};
+use sutler_core::{model::Question, policy::Event};
 use sutler_store::{Page, StoreError, Tx};
+
+/// A client, and its answers by the names of questions.
+type Answered = (ClientId, BTreeMap<String, String>);
 
 /// How many clients are looked at together.
 const TOGETHER: u32 = 500;
@@ -157,8 +157,9 @@ pub async fn delete(tx: &mut dyn Tx, env: &Env, name: &QuestionName, force: bool
     Ok(Changed { question, dropped, policies })
 }
 
-/// The clients with such an answer to the question; read before anything is saved, each for update.
-async fn with_answer(tx: &mut dyn Tx, question: &Question, such: impl Fn(&str) -> bool) -> Result<Vec<Client>> {
+/// The clients with such an answer to the question, and all their answers; read before anything is saved, each for update. Their
+/// facts are not kept: they may be the whole fleet.
+async fn with_answer(tx: &mut dyn Tx, question: &Question, such: impl Fn(&str) -> bool) -> Result<Vec<Answered>> {
     let mut found = Vec::new();
     let mut page = Page { after: None, limit: TOGETHER };
     loop {
@@ -169,7 +170,7 @@ async fn with_answer(tx: &mut dyn Tx, question: &Question, such: impl Fn(&str) -
             if let Some(client) = tx.client(&id).await?
                 && client.answers.get(question.name.as_str()).is_some_and(|answer| such(answer))
             {
-                found.push(client);
+                found.push((client.id, client.answers));
             }
         }
         if !full {
@@ -180,18 +181,20 @@ async fn with_answer(tx: &mut dyn Tx, question: &Question, such: impl Fn(&str) -
 
 /// Takes the answers of these clients to the question away, and lets policies look at them where one goes by it. Gives back how
 /// many.
-async fn drop_answers(tx: &mut dyn Tx, env: &Env, question: &Question, mut clients: Vec<Client>, matters: bool) -> Result<i32> {
-    for client in &mut clients {
-        client.answers.remove(question.name.as_str());
+async fn drop_answers(tx: &mut dyn Tx, env: &Env, question: &Question, mut answered: Vec<Answered>, matters: bool) -> Result<i32> {
+    for (_, answers) in &mut answered {
+        answers.remove(question.name.as_str());
     }
-    for some in clients.chunks(TOGETHER as usize) {
-        let left: Vec<(ClientId, BTreeMap<String, String>)> = some.iter().map(|c| (c.id.clone(), c.answers.clone())).collect();
-        tx.drop_answers(&question.uid, &left).await?;
+    for some in answered.chunks(TOGETHER as usize) {
+        tx.drop_answers(&question.uid, some).await?;
     }
-    for client in clients.iter().filter(|client| matters && client.greeted) {
-        policies::look(tx, env, client, Event::Inventory).await?;
+    for (id, _) in answered.iter().filter(|_| matters) {
+        let client = clients::load(tx, id).await?;
+        if client.greeted {
+            policies::look(tx, env, &client, Event::Inventory).await?;
+        }
     }
-    Ok(clients.len() as i32)
+    Ok(answered.len() as i32)
 }
 
 /// What some clients are asked, and what they answered.
@@ -200,7 +203,7 @@ pub struct AskedOf {
     /// All questions, by name.
     pub questions: Vec<Question>,
     /// Each client with its answers, by the names of questions.
-    pub clients: Vec<(ClientId, BTreeMap<String, String>)>,
+    pub clients: Vec<Answered>,
 }
 
 /// All questions, and the answers of these clients.

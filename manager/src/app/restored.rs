@@ -167,6 +167,7 @@ async fn insert_client(tx: &mut dyn Tx, env: &Env, id: &ClientId, shown: &Shown,
         replaced: None,
         skew: None,
         archived: None,
+        unarchived: None,
         change: 0,
     };
     tx.insert_client(&client).await?;

@@ -85,7 +85,7 @@ async fn every_statement_walks_along_an_index() {
                     tx.clients(&[]).await?;
                     tx.list_clients(&page, Besides::default(), None).await?;
                     tx.list_clients(&page, Besides::default(), Some(&uid)).await?;
-                    tx.last_seen(&page).await?;
+                    tx.silent_since(&page).await?;
                     tx.alike(&[]).await?;
                     tx.list_clients_in(&page, ClientState::Active).await?;
                     tx.clients_by_hostname("a").await?;

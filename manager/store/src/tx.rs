@@ -81,8 +81,9 @@ pub trait Clients {
     async fn touch_clients(&mut self, seen: &[(ClientId, Timestamp)]) -> Result<()>;
     /// Clients in order of id (`after` = id). `group`: only its members.
     async fn list_clients(&mut self, page: &Page, besides: Besides, group: Option<&Uid>) -> Result<Vec<Client>>;
-    /// When clients that are neither removed nor archived were last heard of, in order of id (`after` = id).
-    async fn last_seen(&mut self, page: &Page) -> Result<Vec<(ClientId, Timestamp)>>;
+    /// When clients that are neither removed nor archived were last heard of, or taken back from the archive by an operator if that
+    /// came later, in order of id (`after` = id).
+    async fn silent_since(&mut self, page: &Page) -> Result<Vec<(ClientId, Timestamp)>>;
     /// Writes by what a client is told from others, in place of what was there before.
     async fn save_likeness(&mut self, client: &ClientId, keys: &[String]) -> Result<()>;
     /// Of these clients those that share a key with another one, with the first other one of each key that they share; by client.

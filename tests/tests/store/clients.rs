@@ -142,7 +142,7 @@ pub(crate) async fn archived_clients_are_in_no_list_and_get_no_executions(db: Da
                     tx.list_clients(&all(), Besides::default(), Some(&uid)).await?,
                     tx.list_clients(&all(), too, None).await?,
                     tx.list_clients_in(&all(), ClientState::Active).await?,
-                    tx.last_seen(&all()).await?,
+                    tx.silent_since(&all()).await?,
                     tx.clients_by_hostname("host-1").await?,
                 ))
             }

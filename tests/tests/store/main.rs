@@ -214,6 +214,7 @@ pub(crate) fn client(n: u64) -> Client {
         replaced: None,
         skew: None,
         archived: None,
+        unarchived: None,
         change: 0,
     }
 }

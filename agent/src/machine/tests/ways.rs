@@ -198,6 +198,19 @@ fn a_failure_says_what_was_uninstalled_for_it_and_does_not_come_back() {
     assert_eq!(ended, (ExecutionState::Failed, Some(false)));
     assert_eq!(message, "no; old 1.5, whose place it takes, was uninstalled before");
 
+    // Called off between two runs of its own step, of which the first may have taken away anything.
+    let mut world = prepared(displacing());
+    end(&mut world, Op::Step(3), step(StepReport::Later(failed())));
+    while !world.unwritten.is_empty() {
+        world.write();
+    }
+    world.at = 6001;
+    world.event(Event::Connected(vec![id(1)]));
+    end(&mut world, Op::Restore, OpReport::Restored(Restored::Untouched));
+    let (ended, message) = failure(&mut world);
+    assert_eq!(ended, (ExecutionState::Interrupted, Some(false)));
+    assert!(message.starts_with("old 1.5, whose place it takes, could not be uninstalled: "), "{message}");
+
     // Refused before anything had run: nothing is to be said of it.
     let mut world = prepared(displacing());
     end(&mut world, Op::Step(3), OpReport::Refused(failed()));

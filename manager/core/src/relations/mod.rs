@@ -80,8 +80,10 @@ impl From<PackageVersion> for Candidate {
 pub struct Catalogue(BTreeMap<PackageName, Vec<Candidate>>);
 
 impl Catalogue {
-    /// Adds the versions of a package, the newest release first; none if there is none that counts.
-    pub fn add(&mut self, package: PackageName, versions: Vec<PackageVersion>) {
+    /// Adds the versions of a package, the newest release first; none if there is none that counts. Their signed envelopes are not
+    /// kept: nothing here asks for them, and a catalogue has so many versions that they would be more than all else.
+    pub fn add(&mut self, package: PackageName, mut versions: Vec<PackageVersion>) {
+        versions.iter_mut().for_each(|version| version.envelope = Vec::new());
         self.0.insert(package, versions.into_iter().map(Candidate::from).collect());
     }
 

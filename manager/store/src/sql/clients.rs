@@ -13,7 +13,7 @@ macro_rules! client_columns {
         "c.id, c.kind, c.site, c.site_since_ms, c.state, c.hostname, c.address, c.machine_id, c.boot_id, c.session_counter, \
          c.agent_version, COALESCE(f.facts, ''), f.digest, f.taken_ms, c.labels, c.answers, c.token, c.key, c.enrolled_ms, c.activated_ms, \
          COALESCE((SELECT s.seen_ms FROM client_seen s WHERE s.client = c.id), c.enrolled_ms), c.greeted, c.duplicate_of, c.notice, \
-         c.replaced_ms, c.skew_ms, c.archived_ms, c.change"
+         c.replaced_ms, c.skew_ms, c.archived_ms, c.unarchived_ms, c.change"
     };
 }
 
@@ -46,6 +46,7 @@ fn client(row: &mut Columns<'_>) -> Result<Client> {
         replaced: row.opt_time()?,
         skew: row.opt_int()?,
         archived: row.opt_time()?,
+        unarchived: row.opt_time()?,
         change: row.int()?,
     })
 }
@@ -106,8 +107,8 @@ impl Clients for Unit<'_> {
             query!(
                 "INSERT INTO client (id, kind, site, site_since_ms, state, hostname, address, machine_id, boot_id, session_counter, \
                  agent_version, labels, answers, token, key, enrolled_ms, activated_ms, greeted, duplicate_of, notice, replaced_ms, \
-                 skew_ms, archived_ms, change) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, \
-                 $18, $19, $20, $21, $22, $23, $24) ON CONFLICT DO NOTHING",
+                 skew_ms, archived_ms, unarchived_ms, change) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, \
+                 $18, $19, $20, $21, $22, $23, $24, $25) ON CONFLICT DO NOTHING",
                 id.clone(),
                 client.kind.as_str(),
                 client.site.as_str().to_owned(),
@@ -131,6 +132,7 @@ impl Clients for Unit<'_> {
                 bind::opt_ms(client.replaced),
                 client.skew,
                 bind::opt_ms(client.archived),
+                bind::opt_ms(client.unarchived),
                 change
             ),
         )
@@ -172,7 +174,7 @@ impl Clients for Unit<'_> {
                 "UPDATE client SET kind = $2, site = $3, site_since_ms = $4, state = $5, hostname = $6, address = $7, machine_id = $8, \
                  boot_id = $9, session_counter = $10, agent_version = $11, labels = $12, answers = $13, token = $14, key = $15, \
                  enrolled_ms = $16, activated_ms = $17, greeted = $18, duplicate_of = $19, notice = $20, replaced_ms = $21, \
-                 skew_ms = $22, archived_ms = $23, change = $24 WHERE id = $1",
+                 skew_ms = $22, archived_ms = $23, unarchived_ms = $24, change = $25 WHERE id = $1",
                 id.clone(),
                 client.kind.as_str(),
                 client.site.as_str().to_owned(),
@@ -196,6 +198,7 @@ impl Clients for Unit<'_> {
                 bind::opt_ms(client.replaced),
                 client.skew,
                 bind::opt_ms(client.archived),
+                bind::opt_ms(client.unarchived),
                 change
             ),
         )
@@ -261,9 +264,9 @@ impl Clients for Unit<'_> {
         self.list("client", query, client).await
     }
 
-    async fn last_seen(&mut self, page: &Page) -> Result<Vec<(ClientId, Timestamp)>> {
-        let sql = "SELECT c.id, s.seen_ms FROM client c CROSS JOIN client_seen s WHERE c.id > $1 AND c.state <> 'REMOVED' \
-                   AND c.archived_ms IS NULL AND s.client = c.id ORDER BY c.id LIMIT $2";
+    async fn silent_since(&mut self, page: &Page) -> Result<Vec<(ClientId, Timestamp)>> {
+        let sql = "SELECT c.id, CASE WHEN c.unarchived_ms > s.seen_ms THEN c.unarchived_ms ELSE s.seen_ms END FROM client c \
+                   CROSS JOIN client_seen s WHERE c.id > $1 AND c.state <> 'REMOVED' AND c.archived_ms IS NULL AND s.client = c.id ORDER BY c.id LIMIT $2";
         self.list("client", query!(sql, bind::after(page), i64::from(page.limit)), |row| Ok((row.parse()?, row.time()?))).await
     }
 

@@ -84,6 +84,54 @@ fn an_operator_archives_a_client_that_is_not_connected_and_takes_it_back() {
     let operator = who(&cli, "unarchive", &id);
     assert!(operator[0].starts_with("operators/"), "{operator:?}");
     assert!(cli.json("client list --archived")[0]["archiveTime"].is_null());
+    cli.ok(&format!("client archive {id}"));
     cli.ok(&format!("client remove {id} --yes"));
+    assert_eq!(listed(&cli, "--all"), std::slice::from_ref(&id), "one that was removed is among those, archived before or not");
+    assert!(cli.json(&format!("client show {id}"))["archiveTime"].is_null(), "it does not come back");
     cli.fails(1, &format!("client archive {id}")).says(&["removed"]);
+}
+
+#[test]
+fn an_archived_client_is_back_once_a_machine_is_enrolled_in_its_place() {
+    let manager = Manager::start();
+    let cli = manager.cli();
+    let package = PackageFolder::counting("hello", "1.0");
+    cli.ok(&format!("package push {}", package.path().display()));
+    let mut agent = Agent::enrolled("old", &manager);
+    let id = agent.id();
+    cli.ok("group create machines");
+    cli.ok(&format!("group add machines {id}"));
+    agent.stop();
+    wait_until("it to be gone", PATIENCE, || cli.json(&format!("client show {id}"))["online"] == false);
+    let job = cli.id("job run --package hello --group machines");
+    cli.ok(&format!("client archive {id}"));
+    assert_eq!(JobView::of(&cli, &job).row(&id).unwrap().state, "CANCELED");
+    // Its agent is not started: nothing waits in the queue of a client that is in no list.
+    let new = Agent::new("new");
+    new.enroll(cli.ok(&format!("token create --replaces {id}")).trim());
+    assert_eq!(listed(&cli, ""), std::slice::from_ref(&id));
+    assert_eq!(JobView::of(&cli, &job).row(&id).unwrap().state, "QUEUED");
+}
+
+#[test]
+fn a_client_that_an_operator_took_back_is_not_archived_before_it_was_silent_for_as_long_again() {
+    let silence = jiff::SignedDuration::from_secs(8);
+    let manager = Manager::start_with(Setup { config: "[limits]\narchive_after = \"8s\"\n".into(), ..Setup::default() });
+    let cli = manager.cli();
+    let mut agent = Agent::enrolled("one", &manager);
+    let id = agent.id();
+    agent.stop();
+    let times = |action: &str| -> Vec<jiff::Timestamp> {
+        let entries = cli.json("audit list");
+        let of = |e: &&Value| e["action"] == action && e["object"] == format!("clients/{id}");
+        let mut times: Vec<_> =
+            entries.as_array().unwrap().iter().filter(of).map(|e| e["time"].as_str().unwrap().parse().unwrap()).collect();
+        times.sort();
+        times
+    };
+    wait_until("it to be archived", PATIENCE, || times("archive").len() == 1);
+    cli.ok(&format!("client unarchive {id}"));
+    wait_until("it to be archived again", PATIENCE, || times("archive").len() == 2);
+    let (back, again) = (times("unarchive")[0], times("archive")[1]);
+    assert!(again.duration_since(back) >= silence, "taken back at {back}, archived again at {again}");
 }
