@@ -10,7 +10,7 @@ use crate::{
     journal::{Answered, Journal, JournalError},
     limits::Limits,
     link::{self, Connection, LinkCommand, LinkError, LinkEvent, ManagerTime},
-    machine::{Effect, Event, Op, OpReport, Progress, Record, Stage, State, StepReport},
+    machine::{Effect, Event, OpReport, Progress, Record, Stage, State, StepReport},
     policy::Policy,
     vault::{Vault, VaultError},
     work::{Told, Worker, as_facts},
@@ -167,11 +167,7 @@ impl Loop {
                 () = tokio::time::sleep(wait.max(Duration::from_millis(1))) => Cause::Time,
             };
             let ended = match cause {
-                Cause::Told(Told::Event(event)) => {
-                    let replaced = self.replaces_agent(&event);
-                    self.happened(event).await?;
-                    replaced.then_some(Ended::Replaced)
-                }
+                Cause::Told(Told::Event(event)) => self.told(event).await?,
                 Cause::Told(Told::Handover(program)) => Some(Ended::Handover(program)),
                 Cause::Told(Told::Installed) => {
                     self.measure();
@@ -204,6 +200,7 @@ impl Loop {
         self.look_at_policy().await?;
         let effects = self.state.handle(event, &self.clock.now());
         self.apply(effects).await
+                self.let_go().await;
     }
 
     /// Reads the machine's own rules again; a hold that begins or ends is the machine's to know.
@@ -320,11 +317,42 @@ impl Loop {
         });
     }
 
-    /// Whether with this event another agent takes the place of this one for good.
-    fn replaces_agent(&self, event: &Event) -> bool {
-        let Event::OpEnded(id, OpReport::Done) = event else { return false };
-        let Some(Stage::Installing(installing)) = self.state.record(id).map(|record| &record.stage) else { return false };
-        installing.plan.agent && installing.op() == Some(Op::Commit)
+    /// What a worker has to say. When the last op of a new agent has ended, be it in its place or not, this process may not be the
+    /// one that lies there any more: nothing else is begun before whoever started it has looked, or it would be cut off.
+    async fn told(&mut self, event: Event) -> Result<Option<Ended>, AgentError> {
+        let of_agent = |state: &State, id: &AttemptId| match state.record(id).map(|record| &record.stage) {
+            Some(Stage::Installing(installing)) => installing.plan.agent,
+            _ => false,
+        };
+        let id = match &event {
+            Event::OpEnded(id, _) if of_agent(&self.state, id) => id.clone(),
+            _ => return self.happened(event).await.map(|()| None),
+        };
+        self.hold(true).await?;
+        self.happened(event).await?;
+        if of_agent(&self.state, &id) {
+            self.hold(self.held.is_some()).await?;
+            return Ok(None);
+        }
+        Ok(Some(Ended::Replaced))
+    }
+
+    async fn hold(&mut self, held: bool) -> Result<(), AgentError> {
+        let effects = self.state.handle(Event::Held(held), &self.clock.now());
+        self.apply(effects).await
+    }
+
+    /// Ends what runs beside the loop: the process may live on, and the folder is another's from now on.
+    async fn let_go(&mut self) {
+        self.worker.end().await;
+        if let Some(renewing) = self.renewing.take() {
+            renewing.abort();
+            let _ = renewing.await;
+        }
+        if let Some(measuring) = self.measuring.take() {
+            measuring.abort();
+            let _ = measuring.await;
+        }
     }
 
     /// Writes the record of an attempt; false if the disk is full.
