@@ -182,6 +182,8 @@ impl Agent {
             connection: connection_sender,
             up: None,
             sent: Default::default(),
+            logs_sent: Default::default(),
+            logs_turn: Default::default(),
             report,
             facts_of: (facts.machine_id, facts.boot_id),
             facts_due,

@@ -47,6 +47,13 @@ const HELD_LOOK: Duration = Duration::from_secs(2);
 /// How often bytes of a download are told to the manager.
 const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 
+/// How many times log files are sent before an outcome: over a line that does not last they would keep it from arriving for ever.
+const LOG_TRIES: u32 = 3;
+/// How many messages may wait to be sent for another part of a log file to join them.
+const LOG_PARTS: usize = 4;
+/// How often that is looked at.
+const LOG_PAUSE: Duration = Duration::from_millis(20);
+
 /// The manager's word for a client that was removed.
 const REMOVED: &str = "CLIENT_REMOVED";
 
@@ -91,6 +98,10 @@ pub(super) struct Loop {
     pub(super) up: Option<Link>,
     /// What the manager was told of each attempt, and when (on `CLOCK_BOOTTIME`).
     pub(super) sent: HashMap<AttemptId, (Progress, Duration)>,
+    /// How many times the log files of an attempt were sent before its outcome.
+    pub(super) logs_sent: HashMap<AttemptId, u32>,
+    /// Those of one attempt are sent at a time.
+    pub(super) logs_turn: Arc<tokio::sync::Mutex<()>>,
     /// The facts, and what the manager was told of them.
     pub(super) report: Report,
     /// Machine id and boot id, as the facts say.
@@ -189,6 +200,7 @@ impl Loop {
                 Cause::Time => self.look_around().await.map(|()| None)?,
             };
             if let Some(ended) = ended {
+                self.let_go().await;
                 return Ok(ended);
             }
         }
@@ -200,7 +212,6 @@ impl Loop {
         self.look_at_policy().await?;
         let effects = self.state.handle(event, &self.clock.now());
         self.apply(effects).await
-                self.let_go().await;
     }
 
     /// Reads the machine's own rules again; a hold that begins or ends is the machine's to know.
@@ -286,6 +297,7 @@ impl Loop {
                     .await?;
                     self.unwritten.retain(|(id, _)| id != record.id());
                     self.sent.remove(record.id());
+                    self.logs_sent.remove(record.id());
                     self.worker.forget(&record);
                 }
             }
@@ -294,26 +306,39 @@ impl Loop {
         Ok(())
     }
 
-    /// Tells the manager an outcome; before one with failures, the log files that are kept of them.
+    /// Tells the manager an outcome; before one with failures, the log files that are kept of them. They help people and nothing
+    /// is decided by them: when the outcome did not get through behind them a few times, it goes alone.
     fn report(&mut self, id: &AttemptId) {
         let Some(record) = self.state.record(id) else { return };
         let Some(outcome) = outcome_of(record) else { return };
-        if record.results.iter().all(|result| result.failure.is_none()) {
+        let failed = record.results.iter().enumerate().filter(|(_, result)| result.failure.is_some()).map(|(item, _)| item);
+        let failed: Vec<usize> = failed.collect();
+        let Some(outbox) = self.up.as_ref().map(|up| up.outbox.clone()) else { return };
+        let tries = self.logs_sent.entry(id.clone()).or_default();
+        if failed.is_empty() || *tries >= LOG_TRIES {
             return self.send(outcome);
         }
-        let Some(outbox) = self.up.as_ref().map(|up| up.outbox.clone()) else { return };
-        let (installer, id, items) = (self.installer.clone(), id.clone(), record.results.len());
-        // Beside the loop: there may be more of them than the outbox takes at once.
+        *tries += 1;
+        let (installer, one, id) = (self.installer.clone(), self.logs_turn.clone(), id.clone());
+        // Beside the loop, and those of one package at a time, so that neither memory nor the outbox is filled with them.
         tokio::spawn(async move {
-            let logs = installer.logs(&id, items).await.unwrap_or_else(|trouble| {
-                warn!(attempt = %id, "its log files are not sent: {trouble:?}");
-                Vec::new()
-            });
-            for message in logs.iter().flat_map(|log| wire::log(&id, log)).chain([outcome]) {
-                if outbox.send(v1::ConnectRequest { message: Some(message) }).await.is_err() {
-                    return;
+            let _turn = one.lock().await;
+            for item in failed {
+                let logs = installer.logs(&id, item).await.unwrap_or_else(|trouble| {
+                    warn!(attempt = %id, "its log files are not sent: {trouble:?}");
+                    Vec::new()
+                });
+                for message in logs.iter().flat_map(|log| wire::log(&id, log)) {
+                    // What the loop has to say finds room beside them.
+                    while outbox.max_capacity() - outbox.capacity() >= LOG_PARTS && !outbox.is_closed() {
+                        tokio::time::sleep(LOG_PAUSE).await;
+                    }
+                    if outbox.send(v1::ConnectRequest { message: Some(message) }).await.is_err() {
+                        return;
+                    }
                 }
             }
+            let _ = outbox.send(v1::ConnectRequest { message: Some(outcome) }).await;
         });
     }
 
