@@ -121,8 +121,8 @@ pub trait Installer: Send + Sync + 'static {
     fn forget<'a>(&'a self, attempt: &'a AttemptId, items: &'a [Item]) -> Doing<'a, ()>;
     /// Keeps the ends of the package's log files until the attempt is over. Asked again it does nothing.
     fn keep_logs<'a>(&'a self, item: &'a Item) -> Doing<'a, ()>;
-    /// What is kept of the log files of an attempt with so many packages.
-    fn logs<'a>(&'a self, attempt: &'a AttemptId, items: usize) -> Doing<'a, Vec<LogEnd>>;
+    /// What is kept of the log files of the package with this number of an attempt.
+    fn logs<'a>(&'a self, attempt: &'a AttemptId, item: usize) -> Doing<'a, Vec<LogEnd>>;
     /// Runs a step of the package and waits for its end. A run that was started before is refused.
     fn start<'a>(&'a self, item: &'a Item, step: usize, run: u32) -> Doing<'a, Ended>;
     /// Waits for the end of a run that was started before; none if nothing is known of it.
@@ -353,15 +353,9 @@ impl Installer for Machine {
         self.blocking(move |layout| logs::keep(layout, &item.manifest, &item.attempt, item.index))
     }
 
-    fn logs<'a>(&'a self, attempt: &'a AttemptId, items: usize) -> Doing<'a, Vec<LogEnd>> {
+    fn logs<'a>(&'a self, attempt: &'a AttemptId, item: usize) -> Doing<'a, Vec<LogEnd>> {
         let attempt = attempt.clone();
-        self.blocking(move |layout| {
-            let mut all = Vec::new();
-            for item in 0..items {
-                all.extend(logs::kept(layout, &attempt, item)?);
-            }
-            Ok(all)
-        })
+        self.blocking(move |layout| logs::kept(layout, &attempt, item))
     }
 
     fn start<'a>(&'a self, item: &'a Item, step: usize, run: u32) -> Doing<'a, Ended> {

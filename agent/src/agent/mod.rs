@@ -88,7 +88,7 @@ pub enum Ended {
     Unenrolled,
     /// A new agent is staged at this path: it is to be tried, and this folder is to be left to it as long as that takes.
     Handover(PathBuf),
-    /// Another agent has taken the place of this one.
+    /// The installation of a new agent has ended: what lies in this one's place by now may be another, and is to run then.
     Replaced,
 }
 
@@ -182,6 +182,8 @@ impl Agent {
             connection: connection_sender,
             up: None,
             sent: Default::default(),
+            logs_sent: Default::default(),
+            logs_turn: Default::default(),
             report,
             facts_of: (facts.machine_id, facts.boot_id),
             facts_due,

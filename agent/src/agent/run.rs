@@ -10,7 +10,7 @@ use crate::{
     journal::{Answered, Journal, JournalError},
     limits::Limits,
     link::{self, Connection, LinkCommand, LinkError, LinkEvent, ManagerTime},
-    machine::{Effect, Event, Op, OpReport, Progress, Record, Stage, State, StepReport},
+    machine::{Effect, Event, OpReport, Progress, Record, Stage, State, StepReport},
     policy::Policy,
     vault::{Vault, VaultError},
     work::{Told, Worker, as_facts},
@@ -46,6 +46,13 @@ const FULL_LOOK: Duration = Duration::from_secs(5);
 const HELD_LOOK: Duration = Duration::from_secs(2);
 /// How often bytes of a download are told to the manager.
 const PROGRESS_EVERY: Duration = Duration::from_secs(1);
+
+/// How many times log files are sent before an outcome: over a line that does not last they would keep it from arriving for ever.
+const LOG_TRIES: u32 = 3;
+/// How many messages may wait to be sent for another part of a log file to join them.
+const LOG_PARTS: usize = 4;
+/// How often that is looked at.
+const LOG_PAUSE: Duration = Duration::from_millis(20);
 
 /// The manager's word for a client that was removed.
 const REMOVED: &str = "CLIENT_REMOVED";
@@ -91,6 +98,10 @@ pub(super) struct Loop {
     pub(super) up: Option<Link>,
     /// What the manager was told of each attempt, and when (on `CLOCK_BOOTTIME`).
     pub(super) sent: HashMap<AttemptId, (Progress, Duration)>,
+    /// How many times the log files of an attempt were sent before its outcome.
+    pub(super) logs_sent: HashMap<AttemptId, u32>,
+    /// Those of one attempt are sent at a time.
+    pub(super) logs_turn: Arc<tokio::sync::Mutex<()>>,
     /// The facts, and what the manager was told of them.
     pub(super) report: Report,
     /// Machine id and boot id, as the facts say.
@@ -167,11 +178,7 @@ impl Loop {
                 () = tokio::time::sleep(wait.max(Duration::from_millis(1))) => Cause::Time,
             };
             let ended = match cause {
-                Cause::Told(Told::Event(event)) => {
-                    let replaced = self.replaces_agent(&event);
-                    self.happened(event).await?;
-                    replaced.then_some(Ended::Replaced)
-                }
+                Cause::Told(Told::Event(event)) => self.told(event).await?,
                 Cause::Told(Told::Handover(program)) => Some(Ended::Handover(program)),
                 Cause::Told(Told::Installed) => {
                     self.measure();
@@ -193,6 +200,7 @@ impl Loop {
                 Cause::Time => self.look_around().await.map(|()| None)?,
             };
             if let Some(ended) = ended {
+                self.let_go().await;
                 return Ok(ended);
             }
         }
@@ -289,6 +297,7 @@ impl Loop {
                     .await?;
                     self.unwritten.retain(|(id, _)| id != record.id());
                     self.sent.remove(record.id());
+                    self.logs_sent.remove(record.id());
                     self.worker.forget(&record);
                 }
             }
@@ -297,34 +306,78 @@ impl Loop {
         Ok(())
     }
 
-    /// Tells the manager an outcome; before one with failures, the log files that are kept of them.
+    /// Tells the manager an outcome; before one with failures, the log files that are kept of them. They help people and nothing
+    /// is decided by them: when the outcome did not get through behind them a few times, it goes alone.
     fn report(&mut self, id: &AttemptId) {
         let Some(record) = self.state.record(id) else { return };
         let Some(outcome) = outcome_of(record) else { return };
-        if record.results.iter().all(|result| result.failure.is_none()) {
+        let failed = record.results.iter().enumerate().filter(|(_, result)| result.failure.is_some()).map(|(item, _)| item);
+        let failed: Vec<usize> = failed.collect();
+        let Some(outbox) = self.up.as_ref().map(|up| up.outbox.clone()) else { return };
+        let tries = self.logs_sent.entry(id.clone()).or_default();
+        if failed.is_empty() || *tries >= LOG_TRIES {
             return self.send(outcome);
         }
-        let Some(outbox) = self.up.as_ref().map(|up| up.outbox.clone()) else { return };
-        let (installer, id, items) = (self.installer.clone(), id.clone(), record.results.len());
-        // Beside the loop: there may be more of them than the outbox takes at once.
+        *tries += 1;
+        let (installer, one, id) = (self.installer.clone(), self.logs_turn.clone(), id.clone());
+        // Beside the loop, and those of one package at a time, so that neither memory nor the outbox is filled with them.
         tokio::spawn(async move {
-            let logs = installer.logs(&id, items).await.unwrap_or_else(|trouble| {
-                warn!(attempt = %id, "its log files are not sent: {trouble:?}");
-                Vec::new()
-            });
-            for message in logs.iter().flat_map(|log| wire::log(&id, log)).chain([outcome]) {
-                if outbox.send(v1::ConnectRequest { message: Some(message) }).await.is_err() {
-                    return;
+            let _turn = one.lock().await;
+            for item in failed {
+                let logs = installer.logs(&id, item).await.unwrap_or_else(|trouble| {
+                    warn!(attempt = %id, "its log files are not sent: {trouble:?}");
+                    Vec::new()
+                });
+                for message in logs.iter().flat_map(|log| wire::log(&id, log)) {
+                    // What the loop has to say finds room beside them.
+                    while outbox.max_capacity() - outbox.capacity() >= LOG_PARTS && !outbox.is_closed() {
+                        tokio::time::sleep(LOG_PAUSE).await;
+                    }
+                    if outbox.send(v1::ConnectRequest { message: Some(message) }).await.is_err() {
+                        return;
+                    }
                 }
             }
+            let _ = outbox.send(v1::ConnectRequest { message: Some(outcome) }).await;
         });
     }
 
-    /// Whether with this event another agent takes the place of this one for good.
-    fn replaces_agent(&self, event: &Event) -> bool {
-        let Event::OpEnded(id, OpReport::Done) = event else { return false };
-        let Some(Stage::Installing(installing)) = self.state.record(id).map(|record| &record.stage) else { return false };
-        installing.plan.agent && installing.op() == Some(Op::Commit)
+    /// What a worker has to say. When the last op of a new agent has ended, be it in its place or not, this process may not be the
+    /// one that lies there any more: nothing else is begun before whoever started it has looked, or it would be cut off.
+    async fn told(&mut self, event: Event) -> Result<Option<Ended>, AgentError> {
+        let of_agent = |state: &State, id: &AttemptId| match state.record(id).map(|record| &record.stage) {
+            Some(Stage::Installing(installing)) => installing.plan.agent,
+            _ => false,
+        };
+        let id = match &event {
+            Event::OpEnded(id, _) if of_agent(&self.state, id) => id.clone(),
+            _ => return self.happened(event).await.map(|()| None),
+        };
+        self.hold(true).await?;
+        self.happened(event).await?;
+        if of_agent(&self.state, &id) {
+            self.hold(self.held.is_some()).await?;
+            return Ok(None);
+        }
+        Ok(Some(Ended::Replaced))
+    }
+
+    async fn hold(&mut self, held: bool) -> Result<(), AgentError> {
+        let effects = self.state.handle(Event::Held(held), &self.clock.now());
+        self.apply(effects).await
+    }
+
+    /// Ends what runs beside the loop: the process may live on, and the folder is another's from now on.
+    async fn let_go(&mut self) {
+        self.worker.end().await;
+        if let Some(renewing) = self.renewing.take() {
+            renewing.abort();
+            let _ = renewing.await;
+        }
+        if let Some(measuring) = self.measuring.take() {
+            measuring.abort();
+            let _ = measuring.await;
+        }
     }
 
     /// Writes the record of an attempt; false if the disk is full.

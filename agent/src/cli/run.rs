@@ -17,7 +17,14 @@ use crate::{
     vault::FolderVault,
 };
 use rustix::fs::FlockOperation;
-use std::{fs::File, io::IsTerminal, os::unix::fs::OpenOptionsExt, path::Path, sync::Arc};
+use std::{
+    fs::File,
+    io::IsTerminal,
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+    sync::Arc,
+    task::{Context, Waker},
+};
 use sutler_base::{state::ClientState, token::TokenString};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -91,13 +98,19 @@ pub(super) async fn run(config: &Config, format: LogFormat, on_trial: bool) -> R
     loop {
         match live(config, &program, known, &mut signals).await? {
             Ended::Stopped | Ended::Unenrolled => return Ok(()),
-            // Whoever tries it sees that it lies in the other's place now.
+            // Whoever tries it sees whether it lies in the other's place now.
             Ended::Replaced if on_trial => return Ok(()),
-            Ended::Replaced => return Err(program.exec()),
+            // An exec would forget that it is to end.
+            Ended::Replaced if signals.have_come() => return Ok(()),
+            Ended::Replaced if program.is_replaced() => return Err(program.exec()),
+            // The new one has not taken its place, or had to give it back.
+            Ended::Replaced => known = Trial::Unknown,
             Ended::Handover(staged) => {
                 let limits = &config.limits;
                 match trial::run(&staged, limits.agent_trial, limits.output_tail, signals.any()).await {
                     Tried::Stopped => return Ok(()),
+                    // In the moments in which nobody waited for one.
+                    Tried::Ended(_) if signals.have_come() => return Ok(()),
                     Tried::Ended(_) if program.is_replaced() => return Err(program.exec()),
                     Tried::Ended(trial) => known = trial,
                 }
@@ -116,6 +129,12 @@ impl Signals {
     fn catch() -> Result<Signals, String> {
         let catch = |kind| signal(kind).map_err(|e| format!("signals can't be caught: {e}"));
         Ok(Signals { terminate: catch(SignalKind::terminate())?, interrupt: catch(SignalKind::interrupt())? })
+    }
+
+    /// Whether one has come that nobody has waited for.
+    fn have_come(&mut self) -> bool {
+        let mut now = Context::from_waker(Waker::noop());
+        self.terminate.poll_recv(&mut now).is_ready() || self.interrupt.poll_recv(&mut now).is_ready()
     }
 
     /// Waits for one.

@@ -159,6 +159,11 @@ impl Worker {
         });
     }
 
+    /// Ends what runs, and waits until it has.
+    pub async fn end(&mut self) {
+        self.tasks.shutdown().await;
+    }
+
     fn reap(&mut self) {
         while self.tasks.try_join_next().is_some() {}
     }

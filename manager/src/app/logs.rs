@@ -26,8 +26,13 @@ pub struct Part {
 pub async fn keep(tx: &mut dyn Tx, env: &Env, sent: &Part) -> Result<std::result::Result<(), String>> {
     let Part { client, part, data } = sent;
     let attempt = tx.attempt(&part.attempt).await?.filter(|a| a.client == *client && a.outcome.is_empty());
-    if attempt.is_none() {
+    let Some(attempt) = attempt else {
         return Ok(Err("this client has no such attempt that is under way".into()));
+    };
+    // Nobody takes the room of others for packages that there are not.
+    let packages = tx.job_packages(&attempt.job, attempt.revision).await?.len();
+    if part.item as usize >= packages {
+        return Ok(Err(format!("the attempt has {packages} packages, and none with the number {}", part.item)));
     }
     let kept = tx.logs_of(&part.attempt).await?;
     let has = |number: u32| kept.iter().any(|k| (k.item, &k.path, k.part) == (part.item, &part.path, number));

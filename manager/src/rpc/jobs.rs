@@ -65,6 +65,11 @@ fn values(v: &mut Violations, field: &str, wire: &HashMap<String, String>) -> Va
 }
 
 /// What `CreateJob` and `RunJob` have in common: they have the same fields.
+/// How many bytes of JSON the requirements of a job have at most. An offer has them with each of its packages.
+const REQUIREMENTS_MAX: usize = 16 << 10;
+// An offer that an agent doesn't take ends its connection, and comes again with the next one.
+const _: () = assert!(REQUIREMENTS_MAX * limits::JOB_PACKAGES_MAX <= limits::AGENT_MESSAGE_MAX / 2);
+
 fn create(r: &v1::CreateJobRequest) -> Result<jobs::Create, Status> {
     let mut v = Violations::default();
     let bounds =
@@ -111,6 +116,11 @@ fn create(r: &v1::CreateJobRequest) -> Result<jobs::Create, Status> {
         "" => Vec::new(),
         json => v.take("requirements", requirement::from_json(json.as_bytes())).unwrap_or_default(),
     };
+    // As they are offered: they may be written in fewer bytes.
+    let bytes = serde_json::to_vec(&requirements).map_or(usize::MAX, |json| json.len());
+    if bytes > REQUIREMENTS_MAX {
+        v.add("requirements", format!("a job's requirements have at most {REQUIREMENTS_MAX} bytes as JSON, not {bytes}"));
+    }
     v.done()?;
     Ok(jobs::Create {
         packages,

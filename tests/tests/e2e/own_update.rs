@@ -172,6 +172,47 @@ fn a_machine_that_goes_down_while_it_tries_a_new_agent_comes_back_with_the_old_o
 }
 
 #[test]
+fn an_agent_that_gives_its_place_back_or_keeps_it_ends_at_once_and_cuts_off_nobody_who_waits() {
+    let manager = Manager::start();
+    let cli = manager.cli();
+    let machine = Machine::start(&manager, "1h");
+    machine.works(&cli, "before");
+    // It reaches the manager and takes the place; what is asked after that says no, or yes. Others wait for their turn meanwhile.
+    for (version, code, end, stays) in [("2.0", 1, "FAILED", ""), ("3.0", 0, "SUCCEEDED", "3.0")] {
+        let package = new_agent(version, as_good(version));
+        let gate = machine.agent.scratch().join(version);
+        let here = format!("tail -c 3 {} | grep -q {version} || exit 9", machine.program.display());
+        let script = format!("{here}; while [ ! -e {} ]; do sleep 0.1; done; exit {code}", gate.display());
+        package.append(&format!("[[detection]]\ncommand = [\"/bin/sh\", \"-c\", \"{script}\"]\n"));
+        cli.ok(&format!("package push {}", package.path().display()));
+        let job = cli.id(&format!("job run --package sutler-agent --client {}", machine.agent.id()));
+        let lies = |mark: &str| fs::read(&machine.program).is_ok_and(|bytes| bytes == as_good(mark));
+        wait_until("the new agent to lie in the place", PATIENCE, || lies(version));
+        let names = ["a", "b", "c"].map(|name| format!("{name}{code}"));
+        let waiting = names.map(|name| {
+            let package = PackageFolder::counting(&name, "1.0");
+            cli.ok(&format!("package push {}", package.path().display()));
+            let job = cli.id(&format!("job run --package {name} --client {}", machine.agent.id()));
+            JobView::wait_for_row(&cli, &job, &machine.agent.id(), "WAITING");
+            job
+        });
+        fs_err::write(&gate, "").unwrap();
+        JobView::wait_for_row(&cli, &job, &machine.agent.id(), end);
+        // Long before the trial's time is over the one that lies there is the one that runs, and alone.
+        assert!(lies(stays));
+        wait_until("the agent that lies there to run", PATIENCE, || machine.running() == machine.program);
+        let children = || {
+            let threads = fs::read_dir(format!("/proc/{}/task", machine.agent.pid())).unwrap().flatten();
+            threads.filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok()).collect::<String>()
+        };
+        wait_until("the other one to have ended", PATIENCE, || children().trim().is_empty());
+        for job in waiting {
+            JobView::wait_for_row(&cli, &job, &machine.agent.id(), "SUCCEEDED");
+        }
+    }
+}
+
+#[test]
 fn an_agent_is_replaced_in_its_own_place_and_never_with_what_else_lies_there() {
     let manager = Manager::start();
     let cli = manager.cli();

@@ -100,6 +100,9 @@ fn a_job_narrows_what_its_packages_require_and_never_widens_it() {
     cli.fails(1, &order("--package tool --when 'facts.os.famly == 1'")).says(&["condition", "famly"]);
     require("[[requirement]]\nmemroy = \"1GiB\"\n");
     cli.fails(1, &order(&format!("--package tool {typed}"))).says(&["require.toml: line 1", "memory"]);
+    // All of an offer's packages have them: more would not reach an agent.
+    require(&format!("[[requirement]]\nany = [{}]\n", "{ fact = \"own.rack\", matches = \"a\" }, ".repeat(511).trim_end_matches(", ")));
+    cli.fails(1, &order(&format!("--package tool {typed}"))).says(&["at most 16384 bytes"]);
     require("name = \"tool\"\n");
     cli.fails(1, &order(&format!("--package tool {typed}"))).says(&["name"]);
 }
