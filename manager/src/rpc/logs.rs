@@ -2,14 +2,15 @@
 
 use super::{Operator, Services, shown, status};
 use crate::app::{AppError, Violations, jobs, logs};
-use sutler_base::{ClientId, JobId, limits, quoted};
+use sutler_base::{
+    ClientId, JobId,
+    limits::{self, PATH_MAX},
+    quoted,
+};
 use sutler_core::model::{Attempt, LogPart};
 use sutler_proto::v1;
 use tokio::sync::mpsc;
 use tonic::Status;
-
-/// The longest path of a log file (bytes); a manifest allows no longer one.
-const PATH_MAX: usize = 4096;
 
 /// A part as an agent sends it.
 pub(super) fn part(client: &ClientId, wire: v1::AttemptLog) -> Result<logs::Part, Status> {
@@ -83,7 +84,7 @@ impl Services {
                     if *number != 0 && attempt.number != *number {
                         continue;
                     }
-                    let parts = tx.logs_of(&attempt.id).await?;
+                    let parts = tx.logs_of(std::slice::from_ref(&attempt.id)).await?;
                     if *number != 0 || !parts.is_empty() {
                         return Ok((attempt, parts));
                     }
