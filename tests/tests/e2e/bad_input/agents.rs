@@ -389,6 +389,23 @@ fn log(attempt: &str, path: &str, bytes: usize) -> v1::AttemptLog {
 }
 
 #[test]
+fn logs_are_kept_of_packages_that_an_attempt_has_and_from_their_first_part_on() {
+    let world = World::new();
+    let (api, client) = Api::client(&token(&world), "machine");
+    let (mut stream, attempt, _) = offered(&world, &api, &client, "machine");
+    let log = |path: &str| log(attempt.as_str(), path, 100);
+    stream.send(Up::Log(v1::AttemptLog { item: 1, ..log("of-no-package") }));
+    stream.send(Up::Log(v1::AttemptLog { part: 1, ..log("without-its-beginning") }));
+    stream.send(Up::Log(log("as-it-should-be")));
+    // Taken in after those.
+    stream.send(Up::Group(v1::GroupRequest { request_id: "r".into(), action: Some(v1::group_request::Action::List(true)) }));
+    stream.until(|m| if let Down::Group(result) = m { Some(result) } else { None }).expect("an answer");
+    let rows = format!("{:?}", world.reader.rows());
+    let kept = ["of-no-package", "without-its-beginning", "as-it-should-be"].map(|path| rows.contains(path));
+    assert_eq!(kept, [false, false, true]);
+}
+
+#[test]
 fn progress_of_another_clients_attempt_changes_nothing_of_it() {
     let world = World::new();
     let (api, client) = Api::client(&token(&world), "victim");
