@@ -34,7 +34,7 @@ pub async fn keep(tx: &mut dyn Tx, env: &Env, sent: &Part) -> Result<std::result
     if part.item as usize >= packages {
         return Ok(Err(format!("the attempt has {packages} packages, and none with the number {}", part.item)));
     }
-    let kept = tx.logs_of(&part.attempt).await?;
+    let kept = tx.logs_of(std::slice::from_ref(&part.attempt)).await?;
     let has = |number: u32| kept.iter().any(|k| (k.item, &k.path, k.part) == (part.item, &part.path, number));
     if has(part.part) {
         return Ok(Ok(()));

@@ -5,7 +5,7 @@ use crate::app::{AppError, Violations, jobs, packages};
 use futures_util::Stream;
 use std::{collections::HashMap, pin::Pin, time::Duration};
 use sutler_base::{
-    ClientId, Invalid, JobId, ParameterName, Timestamp, limits,
+    AttemptId, ClientId, Invalid, JobId, ParameterName, Timestamp, limits,
     manifest::{relations::Values, requirement},
     state::{ErrorKind, ExecutionState, Intent, JobState, RetryKind},
 };
@@ -332,11 +332,11 @@ impl v1::job_service_server::JobService for Services {
                     jobs::load(tx, env, job).await?;
                     let row = tx.execution(job, client).await?;
                     let row = row.ok_or_else(|| AppError::not_found("execution", format!("jobs/{job}/executions/{client}")))?;
-                    let mut attempts = Vec::new();
-                    for attempt in tx.attempts_of(job, client).await? {
-                        let logs = tx.logs_of(&attempt.id).await?;
-                        attempts.push((attempt, logs));
-                    }
+                    let attempts = tx.attempts_of(job, client).await?;
+                    let ids: Vec<_> = attempts.iter().map(|a| a.id.clone()).collect();
+                    let logs = tx.logs_of(&ids).await?;
+                    let of = |id: &AttemptId| logs.iter().filter(|part| part.attempt == *id).cloned().collect::<Vec<_>>();
+                    let attempts: Vec<_> = attempts.into_iter().map(|attempt| (of(&attempt.id), attempt)).collect();
                     Ok((jobs::with_clients(tx, vec![row]).await?.pop(), attempts))
                 })
             })
@@ -345,7 +345,7 @@ impl v1::job_service_server::JobService for Services {
         let contact = self.contact();
         Ok(Response::new(v1::GetExecutionResponse {
             execution: row.map(|row| shown::execution(row, &contact)),
-            attempts: attempts.into_iter().map(|(attempt, parts)| logs::with_logs(attempt, parts)).collect(),
+            attempts: attempts.into_iter().map(|(parts, attempt)| logs::with_logs(attempt, parts)).collect(),
         }))
     }
 

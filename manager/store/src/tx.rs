@@ -401,8 +401,8 @@ pub trait Executions {
 pub trait Logs {
     /// How many bytes all of them have. For update.
     async fn log_bytes(&mut self) -> Result<u64>;
-    /// The parts of an attempt, by package, file and number.
-    async fn logs_of(&mut self, attempt: &AttemptId) -> Result<Vec<LogPart>>;
+    /// The parts of these attempts, by attempt, package, file and number.
+    async fn logs_of(&mut self, attempts: &[AttemptId]) -> Result<Vec<LogPart>>;
     /// The bytes of a part.
     async fn log_data(&mut self, part: &LogPart) -> Result<Option<Vec<u8>>>;
     /// Adds a part; one that is there stays as it is.

@@ -212,10 +212,13 @@ pub(crate) async fn the_oldest_logs_go_first_and_what_stays_is_counted(db: Datab
                 }
                 assert_eq!(tx.log_bytes().await?, 12);
                 let [first, second, third, _] = &parts;
-                assert_eq!(tx.logs_of(&attempts[1].id).await?, [third.clone(), second.clone(), first.clone()]);
+                assert_eq!(
+                    tx.logs_of(&[attempts[1].id.clone(), attempts[1].id.clone()]).await?,
+                    [third.clone(), second.clone(), first.clone()]
+                );
                 assert_eq!(tx.log_data(first).await?.as_deref(), Some(&b"abc"[..]));
                 assert_eq!(tx.drop_oldest_logs().await?, Some((attempts[0].id.clone(), 3)));
-                assert_eq!((tx.log_bytes().await?, tx.logs_of(&attempts[0].id).await?), (9, vec![]));
+                assert_eq!((tx.log_bytes().await?, tx.logs_of(&[attempts[0].id.clone()]).await?), (9, vec![]));
                 assert_eq!(tx.drop_oldest_logs().await?, Some((attempts[1].id.clone(), 9)));
                 assert_eq!((tx.drop_oldest_logs().await?, tx.log_bytes().await?), (None, 0));
                 Ok(())

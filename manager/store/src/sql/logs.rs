@@ -31,9 +31,13 @@ impl Logs for Unit<'_> {
         Ok(self.one("attempt_log_total", query!(sql), |row| row.number()).await?.unwrap_or_default())
     }
 
-    async fn logs_of(&mut self, attempt: &AttemptId) -> Result<Vec<LogPart>> {
-        let sql = "SELECT attempt, item, path, part, cut, size FROM attempt_log WHERE attempt = $1 ORDER BY item, path, part";
-        self.list("attempt_log", query!(sql, attempt.to_string()), part).await
+    async fn logs_of(&mut self, attempts: &[AttemptId]) -> Result<Vec<LogPart>> {
+        let sql = concat!(
+            "SELECT attempt, item, path, part, cut, size FROM attempt_log WHERE attempt",
+            any!(1),
+            " ORDER BY attempt, item, path, part"
+        );
+        self.list("attempt_log", query!(sql, bind::list(attempts)), part).await
     }
 
     async fn log_data(&mut self, part: &LogPart) -> Result<Option<Vec<u8>>> {
