@@ -12,3 +12,4 @@ pub mod presence;
 pub mod relations;
 pub mod rights;
 pub mod session;
+pub mod terms;

@@ -1,6 +1,6 @@
 //! The nouns as the manager keeps them: plain data, one type per row of the store.
 
-use crate::relations::Need;
+use crate::{relations::Need, terms::JobTerms};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use sutler_base::{
@@ -412,6 +412,8 @@ pub struct Job {
     pub condition: String,
     /// What it requires of a machine besides what its packages do.
     pub requirements: Vec<Requirement>,
+    /// How it is carried out.
+    pub terms: JobTerms,
     /// Changes with every change.
     pub change: i64,
 }

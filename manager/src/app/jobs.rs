@@ -15,6 +15,7 @@ use sutler_core::{
     execution::{self, Again},
     model::{Counts, Execution, Job, JobPackage, PackageVersion, Target},
     rights::Reach,
+    terms::JobTerms,
 };
 use sutler_proto::convert::VersionChoice;
 use sutler_store::{Page, Tx};
@@ -67,6 +68,8 @@ pub struct Create {
     pub condition: String,
     /// What a machine must be and have besides what the packages require.
     pub requirements: Vec<Requirement>,
+    /// How it is carried out.
+    pub terms: JobTerms,
 }
 
 /// A job with everything that is shown of it.
@@ -238,6 +241,7 @@ pub async fn create(tx: &mut dyn Tx, env: &Env, input: &Create) -> Result<Shown>
         replaces: input.replaces.clone(),
         condition: input.condition.clone(),
         requirements: input.requirements.clone(),
+        terms: input.terms.clone(),
         change: 0,
     };
     tx.insert_job(&job, &wanted, &targets.into_iter().collect::<Vec<_>>()).await?;

@@ -73,6 +73,7 @@ async fn attempt(app: &Arc<App>, client: &ClientId) -> AttemptId {
         replaces: None,
         condition: String::new(),
         requirements: vec![],
+        terms: Default::default(),
         change: 0,
     };
     let attempt = Attempt {

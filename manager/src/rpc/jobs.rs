@@ -1,6 +1,6 @@
 //! `JobService`.
 
-use super::{Operator, Services, caller, logs, page, parsed, shown, status};
+use super::{Operator, Services, caller, logs, page, parsed, shown, status, terms};
 use crate::app::{AppError, Violations, jobs, packages};
 use futures_util::Stream;
 use std::{collections::HashMap, pin::Pin, time::Duration};
@@ -64,12 +64,12 @@ fn values(v: &mut Violations, field: &str, wire: &HashMap<String, String>) -> Va
     values
 }
 
-/// What `CreateJob` and `RunJob` have in common: they have the same fields.
 /// How many bytes of JSON the requirements of a job have at most. An offer has them with each of its packages.
 const REQUIREMENTS_MAX: usize = 16 << 10;
 // An offer that an agent doesn't take ends its connection, and comes again with the next one.
 const _: () = assert!(REQUIREMENTS_MAX * limits::JOB_PACKAGES_MAX <= limits::AGENT_MESSAGE_MAX / 2);
 
+/// What `CreateJob` and `RunJob` have in common: they have the same fields.
 fn create(r: &v1::CreateJobRequest) -> Result<jobs::Create, Status> {
     let mut v = Violations::default();
     let bounds =
@@ -121,6 +121,7 @@ fn create(r: &v1::CreateJobRequest) -> Result<jobs::Create, Status> {
     if bytes > REQUIREMENTS_MAX {
         v.add("requirements", format!("a job's requirements have at most {REQUIREMENTS_MAX} bytes as JSON, not {bytes}"));
     }
+    let terms = terms::read(&mut v, r.terms.as_ref());
     v.done()?;
     Ok(jobs::Create {
         packages,
@@ -132,6 +133,7 @@ fn create(r: &v1::CreateJobRequest) -> Result<jobs::Create, Status> {
         replaces,
         condition: r.condition.clone(),
         requirements,
+        terms,
     })
 }
 
@@ -187,6 +189,7 @@ impl v1::job_service_server::JobService for Services {
             replaces: r.replaces,
             condition: r.condition,
             requirements: r.requirements,
+            terms: r.terms,
         })?;
         let answer = self.app.mutate(
             &caller,

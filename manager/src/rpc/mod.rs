@@ -16,6 +16,7 @@ mod questions;
 mod shown;
 mod software;
 mod status;
+mod terms;
 mod tokens;
 
 pub use status::status;

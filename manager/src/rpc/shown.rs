@@ -273,6 +273,7 @@ pub(super) fn job(j: jobs::Shown) -> v1::Job {
         canceling: j.canceling,
         condition: j.job.condition,
         requirements: requirements.unwrap_or_default(),
+        terms: Some(super::terms::shown(&j.job.terms)),
         etag: j.job.change.to_string(),
     }
 }

@@ -313,6 +313,7 @@ pub(crate) fn job(n: u64) -> Job {
         replaces: None,
         condition: String::new(),
         requirements: vec![],
+        terms: Default::default(),
         change: 0,
     }
 }

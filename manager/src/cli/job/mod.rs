@@ -4,6 +4,7 @@ mod follow;
 mod logs;
 mod order;
 mod status;
+mod terms;
 mod view;
 
 use super::{

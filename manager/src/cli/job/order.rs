@@ -7,6 +7,7 @@ use super::{
         session::{Session, call, request_id},
         when::{self, Until},
     },
+    terms::TermsArgs,
     view,
 };
 use crate::package;
@@ -69,6 +70,8 @@ pub struct OrderArgs {
     /// An active job for the same package and group, which is canceled when this one starts
     #[arg(long, value_name = "JOB", value_parser = names::job)]
     replaces: Option<String>,
+    #[command(flatten)]
+    terms: TermsArgs,
 }
 
 impl OrderArgs {
@@ -103,6 +106,7 @@ impl OrderArgs {
             expire_time: self.expires.map(|e| e.wire(session.now())),
             request_id: request_id()?,
             replaces: self.replaces.unwrap_or_default(),
+            terms: self.terms.terms(session)?,
         })
     }
 }
@@ -141,6 +145,7 @@ pub(super) async fn create(session: &Session, order: OrderArgs) -> Result<(), Cl
         replaces: r.replaces,
         condition: r.condition,
         requirements: r.requirements,
+        terms: r.terms,
     };
     let job = call!(session, jobs.create_job(request), "create the job")?.job.unwrap_or_default();
     session.done(

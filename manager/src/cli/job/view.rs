@@ -5,6 +5,7 @@ use super::super::{
     output::{Column, Format, Record, aligned, list_text, printable, printable_lines, word},
     when::{bytes, moment},
 };
+use super::terms;
 use sutler_base::manifest::requirement;
 use sutler_proto::v1;
 
@@ -68,6 +69,7 @@ pub(super) fn heading(job: &v1::Job) -> String {
         lines.push(format!("only clients with {}", job.condition));
     }
     lines.extend(requirements(job).iter().map(|one| format!("requires {one}")));
+    lines.extend(job.terms.iter().flat_map(terms::lines));
     if job.canceling > 0 {
         lines.push(format!("being canceled: {} did not say yet that they stopped", job.canceling));
     }

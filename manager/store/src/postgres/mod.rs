@@ -79,7 +79,7 @@ const RUNS: u32 = 10;
 const OUTRUN: Remedy = Remedy::Again;
 
 fn migrator() -> Migrator {
-    let all: [(i64, &str, &'static str); 13] = [
+    let all: Vec<(i64, &str, &'static str)> = vec![
         (1, "first", include_str!("../../migrations/postgres/0001_first.sql")),
         (2, "operators", include_str!("../../migrations/postgres/0002_operators.sql")),
         (3, "audit", include_str!("../../migrations/postgres/0003_audit.sql")),
@@ -93,6 +93,7 @@ fn migrator() -> Migrator {
         (11, "logs", include_str!("../../migrations/postgres/0011_logs.sql")),
         (12, "conditions", include_str!("../../migrations/postgres/0012_conditions.sql")),
         (13, "unarchived", include_str!("../../migrations/postgres/0013_unarchived.sql")),
+        (14, "terms", include_str!("../../migrations/postgres/0014_terms.sql")),
     ];
     let made = |(n, name, sql): (i64, &'static str, &'static str)| {
         Migration::new(n, name.into(), MigrationType::Simple, sql.into_sql_str(), false)

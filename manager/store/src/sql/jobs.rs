@@ -11,7 +11,7 @@ use sutler_core::model::{Counts, Job, JobPackage, Target};
 macro_rules! job_columns {
     () => {
         "j.id, j.state, j.description, j.priority, j.continue_on_failure, j.expires_ms, j.creator, j.created_ms, j.started_ms, j.ended_ms, \
-         j.revision, j.archived, j.replaces, j.condition, j.requirements, j.change"
+         j.revision, j.archived, j.replaces, j.condition, j.requirements, j.terms, j.change"
     };
 }
 pub(super) use job_columns;
@@ -33,6 +33,7 @@ pub(super) fn job(row: &mut Columns<'_>) -> Result<Job> {
         replaces: row.opt_parse()?,
         condition: row.text()?,
         requirements: row.json()?,
+        terms: row.json()?,
         change: row.int()?,
     })
 }
@@ -57,8 +58,8 @@ impl Jobs for Unit<'_> {
             "job",
             query!(
                 "INSERT INTO job (id, state, description, priority, continue_on_failure, expires_ms, creator, created_ms, started_ms, ended_ms, \
-                 revision, archived, replaces, condition, requirements, change) \
-                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16) \
+                 revision, archived, replaces, condition, requirements, terms, change) \
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17) \
                  ON CONFLICT DO NOTHING",
                 job.id.to_string(),
                 job.state.as_str(),
@@ -75,6 +76,7 @@ impl Jobs for Unit<'_> {
                 job.replaces.as_ref().map(|j| j.to_string()),
                 bind::text(&job.condition),
                 bind::json(&job.requirements),
+                bind::json(&job.terms),
                 change
             ),
         )
@@ -116,7 +118,7 @@ impl Jobs for Unit<'_> {
             job.id.as_str(),
             query!(
                 "UPDATE job SET state = $2, description = $3, priority = $4, continue_on_failure = $5, expires_ms = $6, creator = $7, \
-                 created_ms = $8, started_ms = $9, ended_ms = $10, revision = $11, archived = $12, replaces = $13, change = $14 WHERE id = $1",
+                 created_ms = $8, started_ms = $9, ended_ms = $10, revision = $11, archived = $12, replaces = $13, terms = $14, change = $15 WHERE id = $1",
                 job.id.to_string(),
                 job.state.as_str(),
                 bind::text(&job.description),
@@ -130,6 +132,7 @@ impl Jobs for Unit<'_> {
                 job.revision,
                 job.archived,
                 job.replaces.as_ref().map(|j| j.to_string()),
+                bind::json(&job.terms),
                 change
             ),
         )

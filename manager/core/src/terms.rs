@@ -1,0 +1,8 @@
+//! How a job is carried out: when, in which order of clients, and what follows from how it goes.
+
+use serde::{Deserialize, Serialize};
+
+/// The terms of a job, as they are kept: what is missing has its default, so that a newer manager reads what an older one wrote.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct JobTerms {}
