@@ -12,6 +12,7 @@ mod disk;
 mod doctor;
 mod durability;
 mod fleet;
+mod help;
 mod identity;
 mod in_use;
 mod leftovers;
