@@ -186,6 +186,7 @@ pub(crate) async fn open(config: &Config, agents: SocketAddr, world: World) -> R
         refusals: Arc::default(),
         reserve,
         scrub: Default::default(),
+        server: config.folder.server(),
         metrics: Metrics::new(),
     }))
 }

@@ -222,6 +222,8 @@ services! {
     operators: operator_service_client::OperatorServiceClient;
     /// Who did what.
     audit: audit_service_client::AuditServiceClient;
+    /// What happened.
+    events: event_service_client::EventServiceClient;
 }
 
 /// Makes a call: `call!(session, groups.get_group(request), "show the group {name}")`.

@@ -146,6 +146,9 @@ const LIMITS: &str = r#"# The bounds of both ports.
 # archive_after = "0s"
 # How old an entry of the audit log becomes before it is sealed with those after it.
 # audit_seal = "24h"
+# How long events are kept, and how many of them; the oldest go first.
+# events = "30d"
+# events_max = 200000
 # How much is kept of the log files of packages that failed, all together; the oldest go first.
 # logs = "256MiB"
 # How much the scrub of stored content reads in a second, and how long after a whole one the next one begins.

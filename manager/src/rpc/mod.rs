@@ -5,6 +5,7 @@ pub mod agent;
 mod audit;
 mod clients;
 mod enrollment;
+pub(crate) mod events;
 mod groups;
 mod guard;
 mod jobs;
@@ -89,6 +90,7 @@ impl Services {
             .add_service(v1::software_service_server::SoftwareServiceServer::new(self.clone()).max_decoding_message_size(max))
             .add_service(v1::operator_service_server::OperatorServiceServer::new(self.clone()).max_decoding_message_size(max))
             .add_service(v1::audit_service_server::AuditServiceServer::new(self.clone()).max_decoding_message_size(max))
+            .add_service(v1::event_service_server::EventServiceServer::new(self.clone()).max_decoding_message_size(max))
             .add_service(health)
             .add_service(v1_reflection)
             .add_service(v1alpha_reflection);

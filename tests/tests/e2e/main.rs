@@ -11,6 +11,7 @@ mod demo;
 mod disk;
 mod doctor;
 mod durability;
+mod events;
 mod fleet;
 mod identity;
 mod in_use;

@@ -45,6 +45,8 @@ mod admin;
 mod audit;
 #[path = "../sql/clients.rs"]
 mod clients;
+#[path = "../sql/events.rs"]
+mod events;
 #[path = "../sql/executions.rs"]
 mod executions;
 #[path = "../sql/groups.rs"]
@@ -79,7 +81,7 @@ const RUNS: u32 = 10;
 const OUTRUN: Remedy = Remedy::Again;
 
 fn migrator() -> Migrator {
-    let all: [(i64, &str, &'static str); 13] = [
+    let all: [(i64, &str, &'static str); 14] = [
         (1, "first", include_str!("../../migrations/postgres/0001_first.sql")),
         (2, "operators", include_str!("../../migrations/postgres/0002_operators.sql")),
         (3, "audit", include_str!("../../migrations/postgres/0003_audit.sql")),
@@ -93,6 +95,7 @@ fn migrator() -> Migrator {
         (11, "logs", include_str!("../../migrations/postgres/0011_logs.sql")),
         (12, "conditions", include_str!("../../migrations/postgres/0012_conditions.sql")),
         (13, "unarchived", include_str!("../../migrations/postgres/0013_unarchived.sql")),
+        (15, "events", include_str!("../../migrations/postgres/0015_events.sql")),
     ];
     let made = |(n, name, sql): (i64, &'static str, &'static str)| {
         Migration::new(n, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
