@@ -16,6 +16,7 @@ pub mod events;
 pub mod executions;
 pub mod explain;
 pub mod groups;
+pub mod hooks;
 pub mod inventory;
 pub mod jobs;
 pub mod logs;

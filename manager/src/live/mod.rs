@@ -3,6 +3,7 @@
 //! Nothing here is remembered. What is to be done stands in the database; a wake-up only says that it is worth looking.
 
 pub mod asked;
+mod hooks;
 mod leases;
 pub mod orders;
 mod scrub;

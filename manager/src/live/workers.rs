@@ -1,8 +1,9 @@
 //! What goes on by itself: each worker looks at what is due, when it is woken and now and then, and does it.
 
-use super::{asked, leases::Even, orders, scrub};
+use super::{asked, hooks, leases::Even, orders, scrub};
 use crate::{
     app::{App, AppError, archive, audit, disk_failed, events, occurrences, reconcile, sessions},
+    hooks::Receiver,
     telemetry::Metrics,
 };
 use std::{
@@ -56,8 +57,8 @@ impl Default for Pace {
     }
 }
 
-/// Starts the workers; they end when the set is dropped.
-pub fn start(app: Arc<App>, pace: Pace) -> JoinSet<()> {
+/// Starts the workers, and those that tell `receivers` of events; they end when the set is dropped.
+pub fn start(app: Arc<App>, pace: Pace, receivers: Vec<Receiver>) -> JoinSet<()> {
     let (mut set, metrics) = (JoinSet::new(), app.metrics.clone());
     let a = app.clone();
     set.spawn(repeat("orders", metrics.clone(), Some(app.clone()), |live| &live.clients_due, pace.seldom, move || give_orders(a.clone())));
@@ -101,6 +102,7 @@ pub fn start(app: Arc<App>, pace: Pace) -> JoinSet<()> {
     set.spawn(repeat("occurrences", metrics.clone(), None, |live| &live.jobs_due, pause, move || tell_occurrences(a.clone())));
     let (a, pause) = (app.clone(), (app.settings.limits.events / ARCHIVE_PARTS).clamp(pace.often, pace.seldom));
     set.spawn(repeat("events", metrics.clone(), None, |live| &live.jobs_due, pause, move || drop_events(a.clone())));
+    hooks::start(&mut set, &app, receivers);
     let silence = app.settings.limits.archive_after;
     if !silence.is_zero() {
         let (a, pause) = (app.clone(), (silence / ARCHIVE_PARTS).clamp(pace.often, ARCHIVE_LOOK));

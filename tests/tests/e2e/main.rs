@@ -13,6 +13,7 @@ mod doctor;
 mod durability;
 mod events;
 mod fleet;
+mod hooks;
 mod identity;
 mod in_use;
 mod leftovers;

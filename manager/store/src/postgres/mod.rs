@@ -162,10 +162,14 @@ pub(crate) async fn inspect(url: &str) -> Result<Inspection, StoreError> {
     } else {
         None
     };
+    // Of older tables nobody asks.
+    let failing: Vec<(String, Option<i64>, String)> =
+        sqlx::query_as(crate::inspect::FAILING_HOOKS).fetch_all(&mut connection).await.unwrap_or_default();
+    let failing_hooks = failing.into_iter().map(crate::FailingHook::new).collect();
     let _ = connection.close().await;
     let expected = migrator().iter().map(|m| m.version).max().unwrap_or(0);
     let clock = sutler_base::Timestamp::from_millisecond(milliseconds).ok();
-    Ok(Inspection { kind: Kind::Postgres, version, expected, damage: Vec::new(), clock })
+    Ok(Inspection { kind: Kind::Postgres, version, expected, damage: Vec::new(), clock, failing_hooks })
 }
 
 /// An open PostgreSQL database.

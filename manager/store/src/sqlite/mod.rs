@@ -173,9 +173,13 @@ pub(crate) async fn inspect(path: &Path) -> Result<Inspection, StoreError> {
             version
         }
     };
+    // Of older tables nobody asks.
+    let failing: Vec<(String, Option<i64>, String)> =
+        sqlx::query_as(crate::inspect::FAILING_HOOKS).fetch_all(&mut connection).await.unwrap_or_default();
+    let failing_hooks = failing.into_iter().map(crate::FailingHook::new).collect();
     hang_up(connection).await;
     let expected = migrator().iter().map(|m| m.version).max().unwrap_or(0);
-    Ok(Inspection { kind: Kind::Sqlite, version, expected, damage, clock: None })
+    Ok(Inspection { kind: Kind::Sqlite, version, expected, damage, clock: None, failing_hooks })
 }
 
 /// An open SQLite database.
