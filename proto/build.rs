@@ -5,7 +5,7 @@ use prost::Message;
 use protox::{Compiler, prost_reflect::DynamicMessage};
 use std::{env, error::Error, fs, path::PathBuf};
 
-const FILES: [&str; 15] = [
+const FILES: [&str; 16] = [
     "access",
     "types",
     "enrollment",
@@ -21,6 +21,7 @@ const FILES: [&str; 15] = [
     "operator",
     "audit",
     "event",
+    "report",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -51,6 +51,7 @@ const ABOUT_A_JOB: &[(&str, AboutJob)] = &[
     ("JobService/GetJob", |job| v1::GetJobRequest { name: job.into() }.encode_to_vec()),
     ("JobService/WatchJob", |job| v1::WatchJobRequest { name: job.into() }.encode_to_vec()),
     ("JobService/ListExecutions", |job| v1::ListExecutionsRequest { parent: job.into(), ..Default::default() }.encode_to_vec()),
+    ("ReportService/ListReportRows", |job| v1::ListReportRowsRequest { parent: job.into(), ..Default::default() }.encode_to_vec()),
     ("JobService/UpdateJob", |job| v1::UpdateJobRequest { name: job.into(), ..Default::default() }.encode_to_vec()),
     ("JobService/StartJob", |job| v1::StartJobRequest { name: job.into(), ..Default::default() }.encode_to_vec()),
     ("JobService/RetryJob", |job| v1::RetryJobRequest { name: job.into(), ..Default::default() }.encode_to_vec()),

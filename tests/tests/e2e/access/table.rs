@@ -103,6 +103,7 @@ const TABLE: &[Row] = &[
     ("AuditService/ListAuditSegments", Kind::Operator, &[Auditor], Scope::Any, Fine),
     ("EventService/ListEvents", Kind::Operator, READERS, Scope::Within, Fine),
     ("EventService/WatchEvents", Kind::Operator, READERS, Scope::Within, Fine),
+    ("ReportService/ListReportRows", Kind::Operator, READERS, Scope::Within, Invalid),
 ];
 
 /// What somebody is to this table.
