@@ -74,13 +74,12 @@ impl Post {
         };
         // The connection is driven beside the exchange, and dropped with it.
         tokio::pin!(connection, exchange);
-        let (status, text) = loop {
-            tokio::select! {
-                done = &mut exchange => break done?,
-                ended = &mut connection => {
-                    ended.map_err(failed)?;
-                    break exchange.await?;
-                }
+        let (status, text) = tokio::select! {
+            done = &mut exchange => done?,
+            // What came before the end is still to be read.
+            ended = &mut connection => {
+                ended.map_err(failed)?;
+                exchange.await?
             }
         };
         if status.is_success() {
