@@ -5,7 +5,7 @@ use prost::Message;
 use protox::{Compiler, prost_reflect::DynamicMessage};
 use std::{env, error::Error, fs, path::PathBuf};
 
-const FILES: [&str; 14] = [
+const FILES: [&str; 16] = [
     "access",
     "types",
     "enrollment",
@@ -20,6 +20,8 @@ const FILES: [&str; 14] = [
     "software",
     "operator",
     "audit",
+    "event",
+    "report",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

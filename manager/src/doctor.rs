@@ -6,6 +6,7 @@
 use crate::{
     config::{Config, ConfigError},
     folder::{Folder, FolderError},
+    hooks::Receiver,
     world::World,
 };
 use std::{
@@ -70,6 +71,7 @@ pub async fn examine(folder: &Path, config: Result<Config, String>, world: &Worl
         checkup.wrong("service", config.folder.path().display(), "no manager serves from it", remedy);
         free_ports(&mut checkup, &config).await;
     }
+    hooks(&mut checkup, &config, inspection.as_ref(), world);
     clock(&mut checkup, &config, inspection, world);
     checkup
 }
@@ -218,6 +220,26 @@ async fn database(checkup: &mut Checkup, config: &Config) -> Option<Inspection> 
         checkup.fine("database", shown, format!("it answers, its tables are of version {}, nothing is damaged", seen.expected));
     }
     Some(seen)
+}
+
+/// Whether events reach those who are to be told of them.
+fn hooks(checkup: &mut Checkup, config: &Config, inspection: Option<&Inspection>, world: &World) {
+    for hook in &config.hooks {
+        let name = format!("the hook {}", hook.name);
+        if let Err(why) = Receiver::open(hook) {
+            checkup.wrong("hooks", name, why, "mend the table [[hook]] in manager.toml, and start the manager anew");
+            continue;
+        }
+        match inspection.map(|seen| seen.failing_hooks.iter().find(|failing| failing.name == hook.name)) {
+            None => checkup.not_seen("hooks", name, "the database does not say how far it is"),
+            Some(None) => checkup.fine("hooks", name, "its last delivery arrived, or there was none yet"),
+            Some(Some(failing)) => {
+                let since = failing.since.map(|since| format!(", tried for {} minutes", world.now().duration_since(since).as_mins()));
+                let found = format!("its last delivery failed{}: {}", since.unwrap_or_default(), failing.error);
+                checkup.wrong("hooks", name, found, "see that the receiver works; events are kept for it and delivered in order");
+            }
+        }
+    }
 }
 
 fn content(checkup: &mut Checkup, config: &Config) {

@@ -7,6 +7,7 @@ pub mod cli;
 pub mod config;
 pub mod doctor;
 pub mod folder;
+pub mod hooks;
 pub mod init;
 pub mod live;
 pub mod local;

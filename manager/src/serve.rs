@@ -3,8 +3,9 @@
 use crate::{
     app::{App, Conditions, Settings, restored},
     authorities::{Authorities, AuthoritiesError},
-    config::{Config, ExpiredAgents},
+    config::{self, Config, ExpiredAgents},
     folder::{FolderError, FolderLock},
+    hooks::Receiver,
     init::FIRST_OPERATOR,
     live::{Live, workers},
     local,
@@ -50,6 +51,9 @@ pub enum ServeError {
     /// The manager's own certificate or its TLS configuration.
     #[error("{0}")]
     Tls(String),
+    /// What a hook names can't be used.
+    #[error("the hook {0} in manager.toml: {1}")]
+    Hook(String, String),
     /// The database belongs to no installation, or to another one.
     #[error("{0}")]
     NotInitialised(String),
@@ -72,6 +76,8 @@ impl Manager {
     /// Opens everything and serves.
     pub async fn start(config: &Config, world: World, pace: workers::Pace) -> Result<Manager, ServeError> {
         let lock = config.folder.lock()?;
+        let receiver = |hook: &config::Hook| Receiver::open(hook).map_err(|why| ServeError::Hook(hook.name.clone(), why));
+        let receivers = config.hooks.iter().map(receiver).collect::<Result<Vec<_>, _>>()?;
         config.folder.refuse_publisher_keys()?;
         let agents_listener = Listener::bind(config.agents)?;
         let operators_listener = Listener::bind(config.operators)?;
@@ -111,7 +117,7 @@ impl Manager {
                 Some(server.map_err(|e| ServeError::Telemetry(address, e))?)
             }
         };
-        let workers = workers::start(app.clone(), pace);
+        let workers = workers::start(app.clone(), pace, receivers);
         // Without it everything but local commands goes on.
         let mut keeping = local::listen(app.clone(), &config.folder).unwrap_or_else(|e| {
             tracing::warn!("there is no local socket, so commands on this host wait until the manager is stopped: {e}");
@@ -186,6 +192,7 @@ pub(crate) async fn open(config: &Config, agents: SocketAddr, world: World) -> R
         refusals: Arc::default(),
         reserve,
         scrub: Default::default(),
+        server: config.folder.server(),
         metrics: Metrics::new(),
     }))
 }

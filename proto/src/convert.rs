@@ -48,6 +48,8 @@ word!(state::ExecutionState, v1::ExecutionState, "EXECUTION_STATE");
 word!(state::Intent, v1::Intent, "INTENT");
 word!(state::RetryKind, v1::RetryKind, "RETRY_KIND");
 word!(state::Role, v1::Role, "ROLE");
+word!(state::EventKind, v1::EventKind, "EVENT_KIND");
+word!(state::Severity, v1::Severity, "SEVERITY");
 
 /// A time on the wire.
 pub fn wire_time(time: Timestamp) -> WireTime {
@@ -241,6 +243,8 @@ mod tests {
         agree(state::Intent::ALL);
         agree(state::RetryKind::ALL);
         agree(state::Role::ALL);
+        agree(state::EventKind::ALL);
+        agree(state::Severity::ALL);
     }
 
     #[test]

@@ -4,7 +4,9 @@
 pub mod admission;
 pub mod audit;
 pub mod condition;
+pub mod event;
 pub mod execution;
+pub mod hook;
 pub mod likeness;
 pub mod model;
 pub mod policy;

@@ -1,6 +1,6 @@
 //! Clients: let in, quarantined, released, removed; their labels, and what follows for groups and jobs.
 
-use super::{AppError, Env, Result, conditions, executions, inventory, membership, policies};
+use super::{AppError, Env, Result, conditions, events, executions, inventory, membership, policies};
 use std::collections::{BTreeMap, BTreeSet};
 use sutler_base::{
     ClientId, LabelKey, Uid, limits, quoted,
@@ -307,6 +307,7 @@ pub async fn quarantine(tx: &mut dyn Tx, env: &Env, id: &ClientId, reason: &str)
     client.notice = if reason.is_empty() { format!("quarantined by {}", env.actor_name()) } else { reason.to_owned() };
     tx.save_client(&client).await?;
     env.audit(tx, "quarantine", format!("clients/{id}"), &client.notice).await?;
+    events::client_quarantined(tx, env, &client).await?;
     wake_access(env, id);
     get(tx, id).await
 }

@@ -1,6 +1,6 @@
 //! How a machine becomes a client, and how clients and operators get their next certificate.
 
-use super::{AppError, Env, Result, archive, audit::NOBODY, clients, executions};
+use super::{AppError, Env, Result, archive, audit::NOBODY, clients, events, executions};
 use std::{net::IpAddr, time::Duration};
 use sutler_base::{
     ClientId, OperatorName, Timestamp, TokenId, quoted,
@@ -144,6 +144,10 @@ pub async fn enroll(tx: &mut dyn Tx, env: &Env, ca: &CaBundle, application: &App
     let certificates = issue(tx, env, ca, &id, &application.key).await?;
     let detail = format!("{} from {} as {}", quoted(&client.hostname), application.address, client.state);
     env.audit(tx, "enroll", format!("clients/{id}"), detail).await?;
+    events::client_enrolled(tx, env, &client).await?;
+    if client.state == ClientState::Pending {
+        events::client_pending(tx, env, &client).await?;
+    }
     if client.state == ClientState::Active {
         clients::admitted(tx, env, &client).await?;
     }
@@ -204,6 +208,10 @@ async fn replace(
     let certificates = issue(tx, env, ca, &id, &application.key).await?;
     let detail = format!("machine {} from {} in place of {}", quoted(&client.machine_id), application.address, quoted(&before));
     env.audit(tx, "replace_machine", format!("clients/{id}"), detail).await?;
+    events::client_enrolled(tx, env, &client).await?;
+    if client.state == ClientState::Pending {
+        events::client_pending(tx, env, &client).await?;
+    }
     let mut wakes = env.wakes();
     wakes.access.insert(id.clone());
     wakes.clients.insert(id);
@@ -265,6 +273,7 @@ pub async fn renew_client(tx: &mut dyn Tx, env: &Env, ca: &CaBundle, renewal: &R
             client.state = ClientState::Pending;
             client.notice = "came back after its certificate had ended".into();
             tx.save_client(&client).await?;
+            events::client_pending(tx, env, &client).await?;
             env.wakes().access.insert(client.id.clone());
         }
         env.audit(tx, "renew_expired_certificate", format!("clients/{}", renewal.client), client.state).await?;

@@ -1,6 +1,6 @@
 //! Executions: how clients come into reach of a job and leave it, and how cancellations are carried out.
 
-use super::{Env, Result};
+use super::{Env, Result, events};
 use std::collections::BTreeSet;
 use sutler_base::{
     ClientId, JobId,
@@ -72,6 +72,10 @@ pub async fn start_over(tx: &mut dyn Tx, env: &Env, client: &Client) -> Result<(
     let mut changes = Vec::new();
     for row in rows.iter().filter(|row| row.state != ExecutionState::Queued) {
         if let Some(attempt) = row.attempt.clone().filter(|_| !row.state.is_end()) {
+            if let Some(attempt) = tx.attempt(&attempt).await?.filter(|_| row.cancel.is_none()) {
+                let why = (ErrorKind::JournalLost.as_str(), "the machine was replaced");
+                events::execution_failed(tx, env, row, &attempt, ExecutionState::Interrupted, why).await?;
+            }
             tx.set_attempt_states(&[(attempt, ExecutionState::Interrupted)]).await?;
         }
         let mut change = match &row.cancel {

@@ -1,6 +1,6 @@
 //! Jobs: made, started, changed, canceled, archived, run again.
 
-use super::{AppError, Env, Result, clients, conditions, executions, groups, packages, trust};
+use super::{AppError, Env, Result, clients, conditions, events, executions, groups, packages, trust};
 use jiff::SignedDuration;
 use std::collections::BTreeSet;
 use sutler_base::{
@@ -143,15 +143,22 @@ pub async fn show(tx: &mut dyn Tx, env: &Env, job: Job) -> Result<Shown> {
         .collect();
     let counts = tx.counts(&job.id).await?;
     let canceling = tx.canceling(&job.id).await?;
-    let (mut now, mut soon) = (String::new(), String::new());
-    if job.state == JobState::Active {
-        let word = trust::word(tx).await?;
-        now = unavailable(tx, &packages, &word, env.now).await?;
-        if now.is_empty() {
-            soon = unavailable(tx, &packages, &word, env.now.saturating_add(SOON).unwrap_or(Timestamp::MAX)).await?;
-        }
-    }
+    let (now, soon) = unavailable_now_and_soon(tx, env, &job, &packages).await?;
     Ok(Shown { job, packages, destinations, counts, canceling, unavailable: now, unavailable_soon: soon })
+}
+
+/// Why no client can start a job that stands; and if they can, why they will not be able to in a while. Empty if they can, and will.
+pub async fn unavailable_now_and_soon(tx: &mut dyn Tx, env: &Env, job: &Job, packages: &[JobPackage]) -> Result<(String, String)> {
+    if job.state != JobState::Active {
+        return Ok((String::new(), String::new()));
+    }
+    let word = trust::word(tx).await?;
+    let now = unavailable(tx, packages, &word, env.now).await?;
+    if !now.is_empty() {
+        return Ok((now, String::new()));
+    }
+    let soon = unavailable(tx, packages, &word, env.now.saturating_add(SOON).unwrap_or(Timestamp::MAX)).await?;
+    Ok((now, soon))
 }
 
 /// Why a version of these can't be delivered any more at this moment; empty if all can.
@@ -344,6 +351,7 @@ pub async fn start(tx: &mut dyn Tx, env: &Env, id: &JobId) -> Result<Shown> {
         }
     }
     env.audit(tx, "start_job", format!("jobs/{id}"), describe(&wanted)).await?;
+    events::job_started(tx, env, &job, &describe(&wanted), false).await?;
     wake_queued(tx, env, id).await?;
     get(tx, env, id).await
 }
@@ -401,6 +409,7 @@ async fn replace(tx: &mut dyn Tx, env: &Env, id: &JobId) -> Result<()> {
     if matches!(job.state, JobState::Active | JobState::Paused | JobState::Scheduled) {
         end(tx, env, &mut job, JobState::Canceled).await?;
         cancel_open(tx, env, id, CancelReason::Replaced).await?;
+        events::job_ended(tx, env, &job).await?;
         env.audit(tx, "cancel_job", format!("jobs/{id}"), "replaced by another job").await?;
     }
     Ok(())
@@ -503,6 +512,7 @@ pub async fn cancel(tx: &mut dyn Tx, env: &Env, id: &JobId) -> Result<Shown> {
     }
     end(tx, env, &mut job, JobState::Canceled).await?;
     cancel_open(tx, env, id, CancelReason::JobCanceled).await?;
+    events::job_ended(tx, env, &job).await?;
     env.audit(tx, "cancel_job", format!("jobs/{id}"), "").await?;
     get(tx, env, id).await
 }
@@ -596,6 +606,8 @@ pub async fn retry(tx: &mut dyn Tx, env: &Env, input: &Retry) -> Result<Retried>
     if stands_again || job.state == JobState::Completed {
         job.state = JobState::Active;
         job.ended = None;
+        let wanted = tx.job_packages(&job.id, job.revision).await?;
+        events::job_started(tx, env, &job, &describe(&wanted), true).await?;
     }
     job.expires = input.expires.or(job.expires);
     tx.save_job(&job).await?;

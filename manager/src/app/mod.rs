@@ -12,13 +12,16 @@ pub mod content;
 pub mod dispatch;
 pub mod enrolment;
 mod error;
+pub mod events;
 pub mod executions;
 pub mod explain;
 pub mod groups;
+pub mod hooks;
 pub mod inventory;
 pub mod jobs;
 pub mod logs;
 pub mod membership;
+pub mod occurrences;
 pub mod operators;
 pub mod packages;
 pub mod policies;
@@ -44,6 +47,7 @@ use crate::{
 use arc_swap::ArcSwap;
 use std::{
     collections::BTreeSet,
+    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard},
     time::Instant,
 };
@@ -107,6 +111,8 @@ pub struct App {
     pub reserve: Arc<Reserve>,
     /// How far the scrub of stored bytes is.
     pub scrub: content::Scrub,
+    /// Where the manager's own certificate lies.
+    pub server: PathBuf,
 }
 
 /// Who asks, and how far that reaches.
@@ -153,6 +159,8 @@ pub struct Wakes {
     pub access: BTreeSet<ClientId>,
     /// Jobs whose rows or counters changed.
     pub jobs: BTreeSet<JobId>,
+    /// Whether there are events that nobody was told of.
+    pub events: bool,
 }
 
 /// What a unit of work is told: who, when, with which ids; and what it asks to be done after the commit.

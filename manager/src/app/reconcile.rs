@@ -1,7 +1,7 @@
 //! What happens by itself: jobs that expire or are complete, cancellations that become final. Each of these has no input: it
 //! reads what is and does what is due, so that running it twice, or late, does no harm.
 
-use super::{Env, Result, executions};
+use super::{Env, Result, events, executions};
 use std::collections::BTreeSet;
 use sutler_base::{
     ClientId, JobId,
@@ -34,6 +34,7 @@ pub async fn expire(tx: &mut dyn Tx, env: &Env) -> Result<bool> {
         job.ended = Some(env.now);
         tx.save_job(&job).await?;
         env.audit(tx, "expire_job", format!("jobs/{}", job.id), "").await?;
+        events::job_ended(tx, env, &job).await?;
         env.wakes().jobs.insert(job.id);
     }
     Ok(more)
@@ -63,6 +64,7 @@ pub async fn complete(tx: &mut dyn Tx, env: &Env, jobs: &[JobId]) -> Result<()> 
         job.ended = Some(env.now);
         tx.save_job(&job).await?;
         env.audit(tx, "complete_job", format!("jobs/{id}"), "").await?;
+        events::job_ended(tx, env, &job).await?;
         env.wakes().jobs.insert(id.clone());
     }
     Ok(())

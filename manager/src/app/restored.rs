@@ -11,7 +11,7 @@
 //! What only the database knew is lost: jobs, groups, memberships, tokens, and *removals* that were made since. An export of
 //! the audit log says what they were.
 
-use super::{AppError, Env, Result, executions, sessions};
+use super::{AppError, Env, Result, events, executions, sessions};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use sutler_base::{
@@ -171,6 +171,7 @@ async fn insert_client(tx: &mut dyn Tx, env: &Env, id: &ClientId, shown: &Shown,
         change: 0,
     };
     tx.insert_client(&client).await?;
+    events::client_pending(tx, env, &client).await?;
     env.audit(tx, "adopt_client", format!("clients/{id}"), format!("enrolled after the backup, from {}", shown.address)).await
 }
 

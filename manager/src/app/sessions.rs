@@ -1,7 +1,7 @@
 //! Sessions of agents: who connected, what it has, what it reports.
 
 use super::{
-    AppError, Env, Result, archive, clients, enrolment, executions,
+    AppError, Env, Result, archive, clients, enrolment, events, executions,
     restored::{self, Unknown},
 };
 use std::collections::BTreeMap;
@@ -106,6 +106,7 @@ pub async fn open(tx: &mut dyn Tx, env: &Env, hello: &Hello) -> Result<Welcome> 
             client.notice = what.clone();
             tx.save_client(&client).await?;
             env.audit(tx, "copy_noticed", format!("clients/{}", client.id), &what).await?;
+            events::client_quarantined(tx, env, &client).await?;
             env.wakes().access.insert(client.id.clone());
         }
         return Ok(Welcome { client, send_facts: false, facts: None, unknown: vec![], report_from: None, renew: false, superseded });
@@ -190,16 +191,18 @@ pub(super) async fn missing_at_agent(tx: &mut dyn Tx, env: &Env, hello: &Hello) 
         if hello.open.contains_key(&id) {
             continue;
         }
-        let accepted = tx.attempt(&id).await?.is_some_and(|a| a.state != ExecutionState::Offered);
+        let attempt = tx.attempt(&id).await?.filter(|a| a.state != ExecutionState::Offered);
         if let Some(cancel) = &row.cancel {
             // What the agent does not have it will not start.
             let change = executions::canceled(tx, env, &row, cancel.reason).await?;
             tx.change_executions(&[change]).await?;
-        } else if accepted {
+        } else if let Some(attempt) = attempt {
             let text = "the agent had accepted this attempt and does not know it any more; run it again with `job retry`";
             let mut change = executions::moved(&row, ExecutionState::Interrupted, ErrorKind::JournalLost.as_str(), text, env);
             change.cancel = Some(None);
             tx.change_executions(&[change]).await?;
+            let why = (ErrorKind::JournalLost.as_str(), text);
+            events::execution_failed(tx, env, &row, &attempt, ExecutionState::Interrupted, why).await?;
             tx.set_attempt_states(&[(id, ExecutionState::Interrupted)]).await?;
             env.wakes().jobs.insert(row.job);
         } else if hello.journal_lost {
@@ -339,6 +342,10 @@ pub async fn outcome(tx: &mut dyn Tx, env: &Env, report: &Report) -> Result<std:
         ..attempt.clone()
     };
     tx.finish_attempts(&[done]).await?;
+    if let Some(row) = &row {
+        let (reason, detail) = execution::says(&outcome);
+        events::execution_failed(tx, env, row, &attempt, outcome.state, (&reason, &detail)).await?;
+    }
     // What really happened wins over a cancellation that became final because a lease had run out, or over a loss that
     // turned out to be none; a newer attempt wins over both.
     if let Some(row) = row.filter(|r| {

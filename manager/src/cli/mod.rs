@@ -15,6 +15,7 @@ pub mod content;
 pub mod describe;
 pub mod diff;
 pub mod error;
+pub mod events;
 mod examine;
 pub mod group;
 pub mod import;
@@ -130,6 +131,9 @@ enum Command {
     /// Who did what, when
     #[command(subcommand, after_help = audit::EXAMPLES)]
     Audit(audit::AuditCommand),
+    /// What happened, and what happens: jobs that ended, clients that are overdue, certificates near their end
+    #[command(after_help = events::HELP)]
+    Events(events::EventsArgs),
     /// Print the completions for a shell
     #[command(after_help = "Examples:
   sutler completion bash > /etc/bash_completion.d/sutler
@@ -205,6 +209,7 @@ fn dispatch(cli: Cli) -> Result<u8, CliError> {
             Command::Profile(command) => profiles::run(command, &session).await,
             Command::Operator(command) => operator::run(command, &session).await,
             Command::Audit(command) => audit::run(command, &session).await,
+            Command::Events(args) => events::run(args, &session).await,
             Command::Init(_)
             | Command::Serve(_)
             | Command::Ca(_)

@@ -222,6 +222,10 @@ services! {
     operators: operator_service_client::OperatorServiceClient;
     /// Who did what.
     audit: audit_service_client::AuditServiceClient;
+    /// What happened.
+    events: event_service_client::EventServiceClient;
+    /// Jobs as whole lists.
+    reports: report_service_client::ReportServiceClient;
 }
 
 /// Makes a call: `call!(session, groups.get_group(request), "show the group {name}")`.

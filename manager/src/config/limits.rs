@@ -62,6 +62,11 @@ pub struct Limits {
     /// How old an entry of the audit log becomes before it is sealed with those after it.
     #[serde(deserialize_with = "span")]
     pub audit_seal: Duration,
+    /// How long events are kept.
+    #[serde(deserialize_with = "span")]
+    pub events: Duration,
+    /// How many events are kept at the most; the oldest go first.
+    pub events_max: u32,
     /// How much is kept of the log files of packages that failed (bytes, all together); the oldest go first.
     #[serde(deserialize_with = "size")]
     pub logs: u64,
@@ -99,6 +104,8 @@ impl Default for Limits {
             overdue: seconds(14 * 24 * 3600),
             archive_after: Duration::ZERO,
             audit_seal: seconds(24 * 3600),
+            events: seconds(30 * 24 * 3600),
+            events_max: 200_000,
             logs: 256 << 20,
             scrub_rate: 8 << 20,
             scrub_every: seconds(7 * 24 * 3600),
@@ -130,6 +137,8 @@ impl Limits {
             overdue,
             archive_after,
             audit_seal,
+            events,
+            events_max,
             logs,
             scrub_rate,
             scrub_every,
@@ -163,6 +172,7 @@ impl Limits {
             ("overdue", overdue, Duration::from_secs(1), 3980 * day),
             ("archive_after", archive_after, Duration::ZERO, 3980 * day),
             ("audit_seal", audit_seal, Duration::from_millis(100), 398 * day),
+            ("events", events, Duration::from_secs(1), 398 * day),
         ];
         if let Some((name, value, low, high)) = spans.iter().find(|(_, v, low, high)| v < low || v > high) {
             return Some(format!("limits.{name} is {value:?}; give {low:?} to {high:?}"));
@@ -171,6 +181,7 @@ impl Limits {
             ("open_attempts", open_attempts, 1, limits::OPEN_ATTEMPTS_MAX as u32),
             // One that is lost on the way, and the next one.
             ("renewals", renewals, 2, 1000),
+            ("events_max", events_max, 10, 10_000_000),
         ];
         let broken = counts.iter().find(|(_, v, low, high)| v < low || v > high);
         broken.map(|(name, value, low, high)| format!("limits.{name} is {value}; give {low} to {high}"))

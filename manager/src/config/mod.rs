@@ -1,7 +1,9 @@
 //! How this manager is set up: `manager.toml`, and what the command line says instead.
 
+pub mod hooks;
 pub mod limits;
 
+pub use hooks::Hook;
 pub use limits::Limits;
 
 use crate::{folder::Folder, net};
@@ -98,6 +100,8 @@ struct Written {
     net: net::Limits,
     #[serde(default)]
     limits: Limits,
+    #[serde(default)]
+    hook: Vec<hooks::Written>,
 }
 
 /// What the command line says instead of the file.
@@ -145,6 +149,8 @@ pub struct Config {
     pub net: net::Limits,
     /// The other bounds.
     pub limits: Limits,
+    /// Whom to tell of events.
+    pub hooks: Vec<Hook>,
 }
 
 impl Config {
@@ -195,6 +201,7 @@ impl Config {
             return Err(format!("advertise has {} addresses; agents keep at most {ADDRESSES_MAX}", advertise.len()));
         }
         advertise.iter().try_for_each(|a| parse_address(a).map(drop)).map_err(text)?;
+        let hooks = hooks::read(written.hook, &folder)?;
         let database = overrides.database.clone().or(written.database).unwrap_or_else(|| "sqlite:manager.db".into());
         Ok(Config {
             trust_domain: written.trust_domain.parse().map_err(text)?,
@@ -212,6 +219,7 @@ impl Config {
             expired_agents: written.expired_agents,
             net: written.net,
             limits: written.limits,
+            hooks,
         })
     }
 

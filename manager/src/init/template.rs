@@ -146,6 +146,9 @@ const LIMITS: &str = r#"# The bounds of both ports.
 # archive_after = "0s"
 # How old an entry of the audit log becomes before it is sealed with those after it.
 # audit_seal = "24h"
+# How long events are kept, and how many of them; the oldest go first.
+# events = "30d"
+# events_max = 200000
 # How much is kept of the log files of packages that failed, all together; the oldest go first.
 # logs = "256MiB"
 # How much the scrub of stored content reads in a second, and how long after a whole one the next one begins.
@@ -154,6 +157,22 @@ const LIMITS: &str = r#"# The bounds of both ports.
 # Space on the disk that is kept for revocation, renewal and audit; with less than a quarter of it left besides, the disk
 # counts as full.
 # disk_reserve = "64MiB"
+
+# Whom to tell of events: a program, which gets an event as JSON on its standard input and runs as the manager's user with
+# a clean environment, or an address to which it is posted. Each hook gets its events in order and one at a time, at least
+# once (name and cursor of an event never come twice); what fails is tried again for retry_for, and nothing else waits for it.
+#   [[hook]]
+#   name = "chat"
+#   events = ["JOB_ENDED", "EXECUTION_FAILED", "JOB_HALTED", "BREAKER_OPENED", "CLIENT_OVERDUE"]
+#   argv = ["/usr/local/bin/tell-chat", "--channel", "rollouts"]
+#   time_limit = "30s"
+#   retry_for = "24h"
+#   [[hook]]
+#   name = "tickets"
+#   events = ["CERTIFICATE_ENDS_SOON", "PACKAGE_ENDS_SOON"]
+#   url = "https://tickets.acme.example/sutler"
+#   secret_file = "tickets.secret"  # header Sutler-Signature: sha256=HMAC of the body, in hex
+#   ca = "tickets-ca.pem"           # instead of the CAs that this machine trusts
 "#;
 
 #[cfg(test)]

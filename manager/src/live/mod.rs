@@ -3,6 +3,7 @@
 //! Nothing here is remembered. What is to be done stands in the database; a wake-up only says that it is worth looking.
 
 pub mod asked;
+mod hooks;
 mod leases;
 pub mod orders;
 mod scrub;
@@ -23,7 +24,7 @@ use sutler_base::{
 };
 use sutler_core::presence::{self, Known};
 use sutler_proto::v1;
-use tokio::sync::{Notify, broadcast, mpsc};
+use tokio::sync::{Notify, broadcast, mpsc, watch};
 
 /// How many messages wait for a client at the most: one that does not read is cut off.
 pub const OUTBOX: usize = 256;
@@ -78,6 +79,8 @@ pub struct Live {
     /// What publishers published and the connected agents were told.
     pub told: tokio::sync::Mutex<Option<trust::Held>>,
     changed: broadcast::Sender<JobId>,
+    /// Who waits for events sees this change with each.
+    told_events: watch::Sender<()>,
     started: Timestamp,
     /// When it was last read who may still be connected.
     access_read: Mutex<Option<Instant>>,
@@ -104,6 +107,7 @@ impl Live {
             jobs_due: Notify::new(),
             progress_due: Notify::new(),
             changed: broadcast::channel(1024).0,
+            told_events: watch::Sender::new(()),
         }
     }
 }
@@ -237,6 +241,9 @@ impl Live {
 
     /// Notes whom a unit of work wants woken.
     pub fn wake(&self, wakes: Wakes) {
+        if wakes.events {
+            self.told_events.send_replace(());
+        }
         if wakes.clients.is_empty() && wakes.run_now.is_empty() && wakes.access.is_empty() && wakes.jobs.is_empty() {
             return;
         }
@@ -252,6 +259,11 @@ impl Live {
         drop(due);
         self.clients_due.notify_one();
         self.jobs_due.notify_one();
+    }
+
+    /// What changes with each event that this manager writes, from now on.
+    pub fn watch_events(&self) -> watch::Receiver<()> {
+        self.told_events.subscribe()
     }
 
     /// Up to `limit` connected clients that are due; those who are not connected are asked when they come.

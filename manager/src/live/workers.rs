@@ -1,8 +1,9 @@
 //! What goes on by itself: each worker looks at what is due, when it is woken and now and then, and does it.
 
-use super::{asked, leases::Even, orders, scrub};
+use super::{asked, hooks, leases::Even, orders, scrub};
 use crate::{
-    app::{App, AppError, archive, audit, disk_failed, reconcile, sessions},
+    app::{App, AppError, archive, audit, disk_failed, events, occurrences, reconcile, sessions},
+    hooks::Receiver,
     telemetry::Metrics,
 };
 use std::{
@@ -56,8 +57,8 @@ impl Default for Pace {
     }
 }
 
-/// Starts the workers; they end when the set is dropped.
-pub fn start(app: Arc<App>, pace: Pace) -> JoinSet<()> {
+/// Starts the workers, and those that tell `receivers` of events; they end when the set is dropped.
+pub fn start(app: Arc<App>, pace: Pace, receivers: Vec<Receiver>) -> JoinSet<()> {
     let (mut set, metrics) = (JoinSet::new(), app.metrics.clone());
     let a = app.clone();
     set.spawn(repeat("orders", metrics.clone(), Some(app.clone()), |live| &live.clients_due, pace.seldom, move || give_orders(a.clone())));
@@ -97,6 +98,11 @@ pub fn start(app: Arc<App>, pace: Pace) -> JoinSet<()> {
     set.spawn(repeat("reserve", metrics.clone(), None, |live| &live.jobs_due, pace.often, move || look_at_disk(a.clone())));
     let a = app.clone();
     set.spawn(asked::follow(a, metrics.clone(), app.settings.limits.recheck));
+    let (a, pause) = (app.clone(), (app.settings.limits.overdue / ARCHIVE_PARTS).clamp(pace.often, ARCHIVE_LOOK));
+    set.spawn(repeat("occurrences", metrics.clone(), None, |live| &live.jobs_due, pause, move || tell_occurrences(a.clone())));
+    let (a, pause) = (app.clone(), (app.settings.limits.events / ARCHIVE_PARTS).clamp(pace.often, pace.seldom));
+    set.spawn(repeat("events", metrics.clone(), None, |live| &live.jobs_due, pause, move || drop_events(a.clone())));
+    hooks::start(&mut set, &app, receivers);
     let silence = app.settings.limits.archive_after;
     if !silence.is_zero() {
         let (a, pause) = (app.clone(), (silence / ARCHIVE_PARTS).clamp(pace.often, ARCHIVE_LOOK));
@@ -322,6 +328,59 @@ async fn put_away_silent(app: Arc<App>, silence: Duration) -> Result<(), AppErro
         }
         after = next;
     }
+}
+
+/// Tells what has become so by the passing of time.
+async fn tell_occurrences(app: Arc<App>) -> Result<(), AppError> {
+    let own = app.own_certificates();
+    let looked = app.view("manager", "own_certificates", own, |tx, env, own| Box::pin(occurrences::own_certificates(tx, env, own))).await?;
+    tell(&app, looked).await?;
+    for which in [Which::Overdue, Which::Packages, Which::Operators] {
+        let mut after: Option<String> = None;
+        loop {
+            let looked = app
+                .view("manager", "look_at_occurrences", (which, after), |tx, env, (which, after)| {
+                    Box::pin(async move {
+                        match which {
+                            Which::Overdue => occurrences::overdue(tx, env, after.as_ref()).await,
+                            Which::Packages => occurrences::packages(tx, env, after.as_ref()).await,
+                            Which::Operators => occurrences::operators(tx, env, after.as_ref()).await,
+                        }
+                    })
+                })
+                .await?;
+            after = looked.next.clone();
+            tell(&app, looked).await?;
+            if after.is_none() {
+                break;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What may have become so by the passing of time.
+#[derive(Clone, Copy)]
+enum Which {
+    Overdue,
+    Packages,
+    Operators,
+}
+
+async fn tell(app: &App, looked: occurrences::Looked) -> Result<(), AppError> {
+    if looked.news.is_empty() && looked.over.is_empty() {
+        return Ok(());
+    }
+    app.change("manager", "tell_occurrences", looked, |tx, env, looked| Box::pin(occurrences::tell(tx, env, looked))).await
+}
+
+/// Drops events that are too old, or too many.
+async fn drop_events(app: Arc<App>) -> Result<(), AppError> {
+    // Asked first: a unit that writes has everybody else's writes behind it.
+    while app.view("manager", "events_due", (), |tx, env, _| Box::pin(events::due(tx, env))).await?.is_some()
+        && app.change("manager", "drop_events", (), |tx, env, _| Box::pin(events::drop_old(tx, env))).await?
+    {}
+    Ok(())
 }
 
 /// Hands on what publishers published, on whichever manager, although nothing is offered.

@@ -136,6 +136,8 @@ pub struct Metrics {
     pub units: Family<UnitOfWork, Counter>,
     /// How long units of work took until they were committed.
     pub unit_seconds: Family<UnitOfWork, Histogram, fn() -> Histogram>,
+    /// Deliveries to hooks, by how they ended; count with [`Metrics::delivery`].
+    pub deliveries: Family<Outcome, Counter>,
     /// Runs of reconcilers, by name.
     pub rounds: Family<Worker, Counter>,
     /// Runs of reconcilers that failed, by name.
@@ -175,6 +177,7 @@ impl Default for Metrics {
             damaged_objects: Gauge::default(),
             units: Family::default(),
             unit_seconds: Family::new_with_constructor(build(histogram)),
+            deliveries: Family::default(),
             rounds: Family::default(),
             rounds_failed: Family::default(),
             registry: Registry::default(),
@@ -200,6 +203,7 @@ impl Default for Metrics {
         r.register("damaged_objects", "Stored objects known to be damaged or missing", metrics.damaged_objects.clone());
         r.register("units", "Units of work", metrics.units.clone());
         r.register_with_unit("unit", "How long units of work took until committed", Unit::Seconds, metrics.unit_seconds.clone());
+        r.register("hook_deliveries", "Deliveries of events to hooks", metrics.deliveries.clone());
         r.register("rounds", "Runs of reconcilers", metrics.rounds.clone());
         r.register("rounds_failed", "Runs of reconcilers that failed", metrics.rounds_failed.clone());
         Metrics { registry, ..metrics }
@@ -230,6 +234,11 @@ impl Metrics {
             Enrolled::Refused => "refused",
         };
         self.enrollments.get_or_create(&Outcome { outcome }).inc();
+    }
+
+    /// Counts a delivery to a hook: `delivered`, `failed`, `given_up`, or `overtaken` by another manager.
+    pub fn delivery(&self, outcome: &'static str) {
+        self.deliveries.get_or_create(&Outcome { outcome }).inc();
     }
 
     /// Counts a unit of work and how long it took.

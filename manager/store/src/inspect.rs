@@ -17,6 +17,28 @@ pub struct Inspection {
     pub damage: Vec<String>,
     /// What the database's server says that the time is; none where there is no server.
     pub clock: Option<Timestamp>,
+    /// The hooks whose last delivery failed: name, since when that event is tried, and why.
+    pub failing_hooks: Vec<FailingHook>,
+}
+
+/// A hook whose last delivery failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FailingHook {
+    /// The hook.
+    pub name: String,
+    /// Since when the event is tried that is its next; none if the one before it was given up.
+    pub since: Option<Timestamp>,
+    /// Why.
+    pub error: String,
+}
+
+/// Asks for [`FailingHook`]s. Of a database whose tables have no hooks yet it is an error.
+pub(crate) const FAILING_HOOKS: &str = "SELECT name, began_ms, error FROM hook WHERE error <> '' ORDER BY name LIMIT 100";
+
+impl FailingHook {
+    pub(crate) fn new((name, since, error): (String, Option<i64>, String)) -> FailingHook {
+        FailingHook { name, since: since.and_then(|ms| Timestamp::from_millisecond(ms).ok()), error }
+    }
 }
 
 /// Looks at the database at `url`, as [`Store::open`](crate::Store::open) takes it. SQLite's check reads all of it.

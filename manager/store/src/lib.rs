@@ -37,7 +37,7 @@ mod postgres;
 mod sqlite;
 mod tx;
 
-pub use inspect::{Inspection, inspect};
+pub use inspect::{FailingHook, Inspection, inspect};
 pub use tx::*;
 
 use std::{future::Future, path::Path, pin::Pin, sync::Arc};

@@ -5,9 +5,13 @@ use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 use std::{collections::BTreeSet, sync::Mutex};
 use sutler_base::{
     AttemptId, ClientId, Digest, JobId, Timestamp, TokenId, Uid,
-    state::{ClientState, ExecutionState, JobState, Trigger},
+    state::{ClientState, EventKind, ExecutionState, JobState, Trigger},
 };
 use sutler_core::model::{Certificate, CertificateState, LogPart, Site, Subject, Target};
+use sutler_core::{
+    event::{Event, EventFilter},
+    hook::Hook,
+};
 
 static SEEN: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
@@ -51,6 +55,7 @@ const ALLOWED: &[(&str, &str)] = &[
     // The first row of an index, and the one row of a total.
     ("SCAN attempt_log USING", "ORDER BY attempt LIMIT 1"),
     ("SCAN attempt_log_total", "WHERE self = 1"),
+    ("SCAN event_dropped", "WHERE self = 1"),
     // The newest row at the end of its index.
     ("SCAN trust_document", "ORDER BY version DESC LIMIT 1"),
     ("SCAN revocation_list", "ORDER BY epoch DESC, version DESC LIMIT 1"),
@@ -165,6 +170,18 @@ async fn every_statement_walks_along_an_index() {
                     let part = LogPart { attempt: attempt.clone(), item: 0, path: "log".into(), part: 0, cut: 0, size: 1 };
                     tx.log_data(&part).await?;
                     tx.log_bytes().await?;
+                    let (jobs, clients) = (format!("jobs/{job}"), format!("clients/{client}"));
+                    for object in ["", &jobs, &clients] {
+                        let filter = EventFilter { kinds: vec![EventKind::JobEnded], object: object.to_owned() };
+                        tx.list_events(1, 9, &filter, 5).await?;
+                        tx.events_after(1, &filter, 5).await?;
+                    }
+                    tx.first_event_since(now).await?;
+                    tx.oldest_events(5).await?;
+                    tx.event_before_newest(5).await?;
+                    tx.events_dropped().await?;
+                    tx.event_marks(&[]).await?;
+                    tx.hook("a").await?;
                     tx.site().await?;
                     tx.setting("a").await?;
                     tx.trust_documents(1, 5).await?;
@@ -223,6 +240,12 @@ async fn every_statement_walks_along_an_index() {
                     tx.set_attempt_states(&[(AttemptId::new(now, [1; 16]), ExecutionState::Waiting)]).await?;
                     tx.put_site(&Site { id: uid.clone(), addresses: Vec::new() }).await?;
                     tx.drop_oldest_logs().await?;
+                    tx.insert_event(&Event::new(EventKind::JobEnded, "a", "b")).await?;
+                    tx.drop_events(1).await?;
+                    tx.mark_event("a", "b").await?;
+                    tx.unmark_event("a").await?;
+                    tx.insert_hook(&Hook::new("a", 1)).await?;
+                    tx.save_hook(&Hook::new("a", 2)).await?;
                     tx.put_request("a", "b", &Digest::of(b"c"), b"d", now).await?;
                     tx.drop_requests(now).await?;
                     let change = ExecutionChange {

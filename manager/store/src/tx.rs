@@ -13,6 +13,8 @@ use sutler_base::{
 };
 use sutler_core::{
     audit::{AuditRecord, AuditSegment},
+    event::{Event, EventFilter},
+    hook::Hook,
     model::*,
 };
 
@@ -30,6 +32,7 @@ pub trait Tx:
     + Jobs
     + Executions
     + Logs
+    + Events
     + Trust
     + Operators
     + Admin
@@ -497,4 +500,38 @@ pub trait Audit {
     /// Marks a segment as dropped and deletes its entries; gives back how many. One that isn't there, or is dropped already,
     /// fails the unit.
     async fn drop_audit_segment(&mut self, segment: &AuditSegment, now: Timestamp) -> Result<u64>;
+}
+
+/// Events, which of them were told already, and how far the hooks are.
+#[async_trait]
+pub trait Events {
+    /// Adds an event; its cursor is set by the store: a number of the change sequence that no other event has, so that the order of
+    /// cursors is the order of commits.
+    async fn insert_event(&mut self, event: &Event) -> Result<()>;
+    /// Events between two cursors, both left out, the newest first.
+    async fn list_events(&mut self, after: i64, before: i64, filter: &EventFilter, limit: u32) -> Result<Vec<Event>>;
+    /// Events after a cursor, the oldest first.
+    async fn events_after(&mut self, after: i64, filter: &EventFilter, limit: u32) -> Result<Vec<Event>>;
+    /// The cursor of the first event from this time on.
+    async fn first_event_since(&mut self, time: Timestamp) -> Result<Option<i64>>;
+    /// Cursors and times of the oldest events.
+    async fn oldest_events(&mut self, limit: u32) -> Result<Vec<(i64, Timestamp)>>;
+    /// The cursor of the newest event but `keep`: the first that is too many where so many are kept.
+    async fn event_before_newest(&mut self, keep: u32) -> Result<Option<i64>>;
+    /// Drops every event up to this cursor, and remembers that; gives back how many.
+    async fn drop_events(&mut self, up_to: i64) -> Result<u64>;
+    /// Up to which cursor events were dropped.
+    async fn events_dropped(&mut self) -> Result<i64>;
+    /// What was told of these conditions last: the occurrences by key.
+    async fn event_marks(&mut self, keys: &[String]) -> Result<BTreeMap<String, String>>;
+    /// Notes that this occurrence of a condition was told. False if it had been, by whichever manager.
+    async fn mark_event(&mut self, key: &str, occurrence: &str) -> Result<bool>;
+    /// The condition holds no more: the next occurrence is a new one, whatever it is.
+    async fn unmark_event(&mut self, key: &str) -> Result<()>;
+    /// How far a hook is. For update on databases with row locks.
+    async fn hook(&mut self, name: &str) -> Result<Option<Hook>>;
+    /// Adds a hook that begins after its cursor. One of that name is [`StoreError::Exists`].
+    async fn insert_hook(&mut self, hook: &Hook) -> Result<()>;
+    /// Writes every column of a hook.
+    async fn save_hook(&mut self, hook: &Hook) -> Result<()>;
 }

@@ -393,6 +393,57 @@ words! {
     }
 }
 
+words! {
+    /// What happened that somebody may want to hear of.
+    EventKind: "the kind of an event" {
+        /// A job was started, or stands again after it had ended.
+        JobStarted = "JOB_STARTED",
+        /// A job has ended, well or otherwise.
+        JobEnded = "JOB_ENDED",
+        /// An attempt failed, was rejected or interrupted.
+        ExecutionFailed = "EXECUTION_FAILED",
+        /// A rollout stopped by itself.
+        JobHalted = "JOB_HALTED",
+        /// A circuit breaker opened.
+        BreakerOpened = "BREAKER_OPENED",
+        /// A client has been silent for longer than it may be.
+        ClientOverdue = "CLIENT_OVERDUE",
+        /// A machine enrolled: as a new client, or in place of another machine.
+        ClientEnrolled = "CLIENT_ENROLLED",
+        /// A client waits for an operator's approval.
+        ClientPending = "CLIENT_PENDING",
+        /// A client was quarantined.
+        ClientQuarantined = "CLIENT_QUARANTINED",
+        /// A certificate is near its end and will not be renewed by itself.
+        CertificateEndsSoon = "CERTIFICATE_ENDS_SOON",
+        /// No client will be able to start a job that stands in a while.
+        PackageEndsSoon = "PACKAGE_ENDS_SOON",
+    }
+}
+
+words! {
+    /// How much an event matters.
+    Severity: "the severity of an event" {
+        /// What was expected.
+        Info = "INFO",
+        /// Somebody should look.
+        Warning = "WARNING",
+        /// Something stands still until somebody has looked.
+        Error = "ERROR",
+    }
+}
+
+impl EventKind {
+    /// How much an event of this kind matters, unless it says otherwise.
+    pub fn severity(self) -> Severity {
+        match self {
+            EventKind::JobStarted | EventKind::JobEnded | EventKind::ClientEnrolled => Severity::Info,
+            EventKind::JobHalted | EventKind::BreakerOpened => Severity::Error,
+            _ => Severity::Warning,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

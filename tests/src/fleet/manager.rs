@@ -218,6 +218,13 @@ impl Packages {
         Packages(names.iter().map(|name| PackageFolder::counting(name, "1.0")).collect())
     }
 
+    /// One such package that may not be installed any more from this moment on.
+    pub fn that_end(name: &str, at: Timestamp) -> Packages {
+        let package = PackageFolder::counting(name, "1.0");
+        package.replace("version =", &format!("expires = \"{at}\"\nversion ="));
+        Packages(vec![package])
+    }
+
     /// Signs them with the publisher's key of this profile.
     ///
     /// # Panics

@@ -86,6 +86,7 @@ impl Operator {
         software: software_service_client::SoftwareServiceClient,
         operators: operator_service_client::OperatorServiceClient,
         audit: audit_service_client::AuditServiceClient,
+        events: event_service_client::EventServiceClient,
     }
 
     /// Pushes a package with all its content.

@@ -50,7 +50,7 @@ const NET: [(&str, &str); 26] = [
 ];
 
 /// The same of `[limits]` there.
-const MANAGER: [(&str, &str); 22] = [
+const MANAGER: [(&str, &str); 24] = [
     ("enroll_message", "a_message_over_the_limit_is_refused_by_name_and_the_connection_lives_on"),
     ("agent_message", "a_message_over_the_limit_is_refused_by_name_and_the_connection_lives_on"),
     ("operator_message", "a_message_over_the_limit_is_refused_by_name_and_the_connection_lives_on"),
@@ -69,6 +69,8 @@ const MANAGER: [(&str, &str); 22] = [
     ("overdue", "a_client_that_is_silent_for_too_long_is_overdue_and_its_manager_says_how_long_that_is"),
     ("archive_after", "a_client_that_was_silent_for_too_long_is_archived_and_comes_back_with_its_groups"),
     ("audit_seal", "entries_leave_the_log_only_when_they_are_sealed_and_somebody_holds_them"),
+    ("events", "events_go_when_they_are_too_old_and_a_cursor_before_them_is_refused"),
+    ("events_max", "events_go_when_they_are_too_many_and_a_follower_never_takes_the_gap_for_silence"),
     ("logs", "of_the_logs_of_what_failed_the_oldest_go_first"),
     ("scrub_rate", "the_scrub_reads_no_faster_than_it_may"),
     ("scrub_every", "a_scrub_begins_when_the_last_one_is_long_enough_ago_and_not_before"),

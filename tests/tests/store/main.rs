@@ -5,6 +5,7 @@
 
 mod audit;
 mod clients;
+mod events;
 mod executions;
 mod kept;
 mod rows;
@@ -138,6 +139,9 @@ cases! {
         executions::a_change_from_another_state_is_refused,
         executions::a_cancellation_waits_until_it_is_ended,
         executions::members_get_executions_once,
+        events::a_reader_of_events_misses_none_that_commits_late,
+        events::events_are_found_by_kind_object_and_time_and_dropped_from_the_beginning,
+        events::an_occurrence_is_told_once_and_a_hook_reads_back,
     }
     sqlite {
         units::the_queue_of_writers_is_bounded,

@@ -3,6 +3,7 @@
 mod follow;
 mod logs;
 mod order;
+mod report;
 mod status;
 mod terms;
 mod view;
@@ -195,6 +196,20 @@ pub enum JobCommand {
         #[command(flatten)]
         output: OutputArg,
     },
+    /// Print every client of a job with what came of each package, for a spreadsheet or a program
+    #[command(after_help = "CSV has a row for each client and package; a client that has none yet has one row.
+
+Examples:
+  sutler job report JOB > report.csv
+  sutler job report JOB -o json > report.json")]
+    Report {
+        /// The job's id
+        #[arg(value_parser = names::job)]
+        job: String,
+        /// How to show it: CSV, or the JSON of the API
+        #[arg(short = 'o', long = "output", value_enum, default_value_t, value_name = "FORMAT")]
+        output: report::As,
+    },
     /// Show the ends of the log files that a package names, of a client on which it failed
     #[command(after_help = "Examples:
   sutler job logs JOB --client CLIENT
@@ -276,6 +291,7 @@ pub async fn run(command: JobCommand, session: &Session) -> Result<u8, CliError>
         }
         JobCommand::Status(args) => return status::run(session, args).await,
         JobCommand::Watch { job, output } => follow::changes(session, &job, output.format).await?,
+        JobCommand::Report { job, output } => report::print(session, &job, output).await?,
         JobCommand::Logs { job, client, attempt } => logs::show(session, &job, &client, attempt).await?,
         JobCommand::Executions { job, state, client, output } => match client {
             Some(client) => {

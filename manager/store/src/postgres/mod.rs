@@ -45,6 +45,8 @@ mod admin;
 mod audit;
 #[path = "../sql/clients.rs"]
 mod clients;
+#[path = "../sql/events.rs"]
+mod events;
 #[path = "../sql/executions.rs"]
 mod executions;
 #[path = "../sql/groups.rs"]
@@ -94,6 +96,7 @@ fn migrator() -> Migrator {
         (12, "conditions", include_str!("../../migrations/postgres/0012_conditions.sql")),
         (13, "unarchived", include_str!("../../migrations/postgres/0013_unarchived.sql")),
         (14, "terms", include_str!("../../migrations/postgres/0014_terms.sql")),
+        (15, "events", include_str!("../../migrations/postgres/0015_events.sql")),
     ];
     let made = |(n, name, sql): (i64, &'static str, &'static str)| {
         Migration::new(n, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
@@ -160,10 +163,14 @@ pub(crate) async fn inspect(url: &str) -> Result<Inspection, StoreError> {
     } else {
         None
     };
+    // Of older tables nobody asks.
+    let failing: Vec<(String, Option<i64>, String)> =
+        sqlx::query_as(crate::inspect::FAILING_HOOKS).fetch_all(&mut connection).await.unwrap_or_default();
+    let failing_hooks = failing.into_iter().map(crate::FailingHook::new).collect();
     let _ = connection.close().await;
     let expected = migrator().iter().map(|m| m.version).max().unwrap_or(0);
     let clock = sutler_base::Timestamp::from_millisecond(milliseconds).ok();
-    Ok(Inspection { kind: Kind::Postgres, version, expected, damage: Vec::new(), clock })
+    Ok(Inspection { kind: Kind::Postgres, version, expected, damage: Vec::new(), clock, failing_hooks })
 }
 
 /// An open PostgreSQL database.

@@ -28,6 +28,7 @@ struct Change {
     number: i64,
     rows: usize,
     audited: bool,
+    told: bool,
 }
 
 /// One unit of work.
@@ -151,7 +152,7 @@ impl<'c> Unit<'c> {
         let row = self.row(query!("UPDATE sequence SET value = value + 1 WHERE name = 'change' RETURNING value")).await?;
         let row = row.ok_or_else(|| StoreError::Corrupt("the table sequence has no row for change".into()))?;
         let number = Columns::new(&row, "sequence").int()?;
-        Ok(self.change.insert(Change { number, rows: 0, audited: false }))
+        Ok(self.change.insert(Change { number, rows: 0, audited: false, told: false }))
     }
 
     /// The number of the change sequence for `rows` rows that are about to be written.
@@ -179,6 +180,16 @@ impl<'c> Unit<'c> {
         }
         let change = self.change.as_mut().expect("a number was taken");
         change.audited = true;
+        Ok(change.number)
+    }
+
+    /// A number of the change sequence that no other event has.
+    pub(super) async fn event_number(&mut self) -> Result<i64> {
+        if self.change.as_ref().is_none_or(|change| change.told) {
+            self.next_change().await?;
+        }
+        let change = self.change.as_mut().expect("a number was taken");
+        change.told = true;
         Ok(change.number)
     }
 }

@@ -50,6 +50,8 @@ mod admin;
 mod audit;
 #[path = "../sql/clients.rs"]
 mod clients;
+#[path = "../sql/events.rs"]
+mod events;
 #[path = "../sql/executions.rs"]
 mod executions;
 #[path = "../sql/groups.rs"]
@@ -96,6 +98,7 @@ fn migrator() -> Migrator {
         (12, "conditions", include_str!("../../migrations/sqlite/0012_conditions.sql")),
         (13, "unarchived", include_str!("../../migrations/sqlite/0013_unarchived.sql")),
         (14, "terms", include_str!("../../migrations/sqlite/0014_terms.sql")),
+        (15, "events", include_str!("../../migrations/sqlite/0015_events.sql")),
     ];
     let made = |(n, name, sql): (i64, &'static str, &'static str)| {
         Migration::new(n, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
@@ -171,9 +174,13 @@ pub(crate) async fn inspect(path: &Path) -> Result<Inspection, StoreError> {
             version
         }
     };
+    // Of older tables nobody asks.
+    let failing: Vec<(String, Option<i64>, String)> =
+        sqlx::query_as(crate::inspect::FAILING_HOOKS).fetch_all(&mut connection).await.unwrap_or_default();
+    let failing_hooks = failing.into_iter().map(crate::FailingHook::new).collect();
     hang_up(connection).await;
     let expected = migrator().iter().map(|m| m.version).max().unwrap_or(0);
-    Ok(Inspection { kind: Kind::Sqlite, version, expected, damage, clock: None })
+    Ok(Inspection { kind: Kind::Sqlite, version, expected, damage, clock: None, failing_hooks })
 }
 
 /// An open SQLite database.

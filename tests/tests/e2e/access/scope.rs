@@ -51,6 +51,7 @@ const ABOUT_A_JOB: &[(&str, AboutJob)] = &[
     ("JobService/GetJob", |job| v1::GetJobRequest { name: job.into() }.encode_to_vec()),
     ("JobService/WatchJob", |job| v1::WatchJobRequest { name: job.into() }.encode_to_vec()),
     ("JobService/ListExecutions", |job| v1::ListExecutionsRequest { parent: job.into(), ..Default::default() }.encode_to_vec()),
+    ("ReportService/ListReportRows", |job| v1::ListReportRowsRequest { parent: job.into(), ..Default::default() }.encode_to_vec()),
     ("JobService/UpdateJob", |job| v1::UpdateJobRequest { name: job.into(), ..Default::default() }.encode_to_vec()),
     ("JobService/StartJob", |job| v1::StartJobRequest { name: job.into(), ..Default::default() }.encode_to_vec()),
     ("JobService/RetryJob", |job| v1::RetryJobRequest { name: job.into(), ..Default::default() }.encode_to_vec()),
@@ -66,6 +67,8 @@ const OTHERS: &[&str] = &[
     "JobService/GetExecution",
     "JobService/ReadLogs",
     "ClientService/ExplainClient",
+    "EventService/ListEvents",
+    "EventService/WatchEvents",
 ];
 
 #[test]
@@ -173,6 +176,34 @@ fn a_job_outside_a_scope_is_answered_for_with_the_bytes_of_one_that_does_not_exi
     let request = v1::ExplainClientRequest { name: near.clone() };
     let told = v1::ExplainClientResponse::decode(call(&bed, &bea, "ClientService/ExplainClient", &request).unwrap()).unwrap();
     assert!(told.jobs.iter().all(|job| job.job != outside) && !told.jobs.is_empty(), "{:?}", told.jobs);
+
+    // What is told of: jobs inside, and nothing that is about no job.
+    let all = {
+        let request = v1::ListEventsRequest::default();
+        bed.admin.events(&bed.manager, |mut c| async move { c.list_events(request).await }).unwrap().events
+    };
+    let kinds: BTreeSet<_> = all.iter().map(v1::Event::kind).collect();
+    assert!(kinds.contains(&v1::EventKind::ClientEnrolled) && all.iter().any(|e| e.object == outside), "{all:?}");
+    let is_inside = |e: &&v1::Event| reached.contains(&e.object.as_str());
+    let inside: Vec<_> = all.iter().filter(is_inside).map(|e| e.cursor.clone()).collect();
+    assert!(!inside.is_empty());
+    let (mut listed, mut token) = (vec![], String::new());
+    loop {
+        let request = v1::ListEventsRequest { page_size: 1, page_token: token, ..Default::default() };
+        let page = v1::ListEventsResponse::decode(call(&bed, &bea, "EventService/ListEvents", &request).unwrap()).unwrap();
+        listed.extend(page.events.into_iter().map(|e| e.cursor));
+        token = page.next_page_token;
+        assert!(token.is_empty() || inside.contains(&token), "a page token tells of an event outside");
+        if token.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(listed, inside);
+    let request = v1::ListEventsRequest { object: outside.clone(), ..Default::default() };
+    assert!(call(&bed, &bea, "EventService/ListEvents", &request).unwrap().is_empty());
+    let request = v1::WatchEventsRequest { cursor: "0".into(), ..Default::default() };
+    let first = v1::WatchEventsResponse::decode(call(&bed, &bea, "EventService/WatchEvents", &request).unwrap()).unwrap();
+    assert_eq!(first.events.into_iter().map(|e| e.cursor).rev().collect::<Vec<_>>(), inside);
 
     // A client that leaves the group takes the jobs that name it along.
     let direct = add_job(&mut bed, &[&near]);

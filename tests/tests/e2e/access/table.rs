@@ -101,6 +101,9 @@ const TABLE: &[Row] = &[
     ("OperatorService/IssueOperatorCertificate", Kind::Operator, &[], Scope::Unscoped, Invalid),
     ("AuditService/ListAuditEntries", Kind::Operator, &[Auditor], Scope::Any, Fine),
     ("AuditService/ListAuditSegments", Kind::Operator, &[Auditor], Scope::Any, Fine),
+    ("EventService/ListEvents", Kind::Operator, READERS, Scope::Within, Fine),
+    ("EventService/WatchEvents", Kind::Operator, READERS, Scope::Within, Fine),
+    ("ReportService/ListReportRows", Kind::Operator, READERS, Scope::Within, Invalid),
 ];
 
 /// What somebody is to this table.
