@@ -13,5 +13,6 @@ pub mod policy;
 pub mod presence;
 pub mod relations;
 pub mod rights;
+pub mod rollout;
 pub mod session;
 pub mod terms;
