@@ -11,5 +11,7 @@ pub mod policy;
 pub mod presence;
 pub mod relations;
 pub mod rights;
+pub mod schedule;
 pub mod session;
 pub mod terms;
+pub mod window;
