@@ -26,9 +26,11 @@ pub mod questions;
 pub mod reconcile;
 pub mod relations;
 pub mod restored;
+pub mod schedule;
 pub mod sessions;
 pub mod tokens;
 pub mod trust;
+pub mod windows;
 
 pub use conditions::Conditions;
 pub use error::{AppError, Violation, Violations, disk_failed};

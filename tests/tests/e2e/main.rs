@@ -29,6 +29,7 @@ mod refusals;
 mod relations;
 mod requests;
 mod rules;
+mod schedule;
 mod sources;
 mod story;
 mod takeover;

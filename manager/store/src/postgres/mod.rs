@@ -69,6 +69,8 @@ mod tokens;
 mod trust;
 #[path = "../sql/unit.rs"]
 mod unit;
+#[path = "../sql/windows.rs"]
+mod windows;
 
 use unit::{Access, Unit};
 
@@ -94,6 +96,7 @@ fn migrator() -> Migrator {
         (12, "conditions", include_str!("../../migrations/postgres/0012_conditions.sql")),
         (13, "unarchived", include_str!("../../migrations/postgres/0013_unarchived.sql")),
         (14, "terms", include_str!("../../migrations/postgres/0014_terms.sql")),
+        (17, "windows", include_str!("../../migrations/postgres/0017_windows.sql")),
     ];
     let made = |(n, name, sql): (i64, &'static str, &'static str)| {
         Migration::new(n, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
