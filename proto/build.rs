@@ -5,7 +5,7 @@ use prost::Message;
 use protox::{Compiler, prost_reflect::DynamicMessage};
 use std::{env, error::Error, fs, path::PathBuf};
 
-const FILES: [&str; 16] = [
+const FILES: [&str; 17] = [
     "access",
     "types",
     "enrollment",
@@ -18,6 +18,7 @@ const FILES: [&str; 16] = [
     "job",
     "token",
     "software",
+    "window",
     "operator",
     "audit",
     "event",

@@ -7,7 +7,7 @@ use crate::v1;
 use prost_types::{ListValue, Struct, Timestamp as WireTime, Value, value::Kind};
 use std::str::FromStr;
 use sutler_base::{
-    ClientId, GroupName, Invalid, JobId, OperatorName, PackageName, PolicyName, QuestionName, Timestamp, TokenId, Version,
+    ClientId, GroupName, Invalid, JobId, OperatorName, PackageName, PolicyName, QuestionName, Timestamp, TokenId, Version, WindowName,
     question::AnswerRule, quoted, state,
 };
 
@@ -87,6 +87,11 @@ pub fn policy_name(name: &str) -> Result<PolicyName, Invalid> {
 /// `questions/NAME`
 pub fn question_name(name: &str) -> Result<QuestionName, Invalid> {
     named("questions", name)
+}
+
+/// `windows/NAME`
+pub fn window_name(name: &str) -> Result<WindowName, Invalid> {
+    named("windows", name)
 }
 
 /// What an answer may be, as it is sent.

@@ -20,3 +20,6 @@ pub const REPORT_AGAIN: &str = "report-again";
 
 /// The capability of an agent that shows its users what operators ask, and sends their answers.
 pub const QUESTIONS: &str = "questions";
+
+/// The capability of an agent that begins nothing outside of the times that it is told.
+pub const TIMES: &str = "times";

@@ -233,6 +233,7 @@ fn interrupted(identity: &Identity, attempt: &AttemptId, clock: &Arc<dyn Clock>)
         expire: None,
         continue_on_failure: false,
         priority: 5,
+        times: None,
     };
     Ok(Record { offer, accepted: now, lease: None, results: Vec::new(), started: true, stage: Stage::Finished { outcome, signature } })
 }

@@ -28,7 +28,7 @@ use sutler_base::{
     state::{ClientState, ErrorKind},
 };
 use sutler_proto::{
-    PROTOCOL_VERSION, QUESTIONS, REPORT_AGAIN,
+    PROTOCOL_VERSION, QUESTIONS, REPORT_AGAIN, TIMES,
     convert::{Word, time, wire_time},
     v1::{self, connect_request::Message as Up, connect_response::Message as Down},
 };
@@ -497,7 +497,7 @@ impl Loop {
         let open = self.state.records().filter(|r| r.stage != Stage::Canceled).map(|r| wire::open_attempt(r, progress.get(r.id())));
         Ok(Some(v1::Hello {
             protocol_version: PROTOCOL_VERSION,
-            capabilities: vec![REPORT_AGAIN.into(), QUESTIONS.into()],
+            capabilities: vec![REPORT_AGAIN.into(), QUESTIONS.into(), TIMES.into()],
             questions_digest: self.questions.digest(),
             trust_version: self.identity.publishers().map_or(0, |t| t.version()),
             revocations_epoch: self.identity.revocations().map_or(0, |r| r.epoch()),
@@ -591,6 +591,7 @@ impl Loop {
         match message {
             Down::Offer(offer) => self.offered(&offer).await?,
             Down::Lease(lease) => self.happened(Event::Leased(wire::attempts(&lease.attempts), lease.seconds)).await?,
+            Down::Times(told) => self.timed(&told).await?,
             Down::Cancel(cancel) => {
                 for id in wire::attempts(&[cancel.attempt]) {
                     self.happened(Event::CancelAsked(id)).await?;
@@ -680,7 +681,7 @@ impl Loop {
     }
 
     async fn offered(&mut self, wire_offer: &v1::Offer) -> Result<(), AgentError> {
-        let (mut offer, lease) = match wire::offer(wire_offer) {
+        let (mut offer, lease) = match wire::offer(wire_offer, &self.clock.now()) {
             Ok(offer) => offer,
             Err(e) => {
                 warn!("an offer can't be read: {e}");
@@ -713,6 +714,21 @@ impl Loop {
         }
         debug!(attempt = %id, job = offer.job, "offered");
         self.happened(Event::Offered(offer, lease)).await
+    }
+
+    /// Takes in when an attempt may be begun.
+    async fn timed(&mut self, told: &v1::AttemptTimes) -> Result<(), AgentError> {
+        let times = match told.times.as_ref().map(|times| wire::times(times, &self.clock.now())).transpose() {
+            Ok(times) => times,
+            Err(e) => {
+                warn!(attempt = told.attempt, "when it may be begun can't be read: {e}");
+                return Ok(());
+            }
+        };
+        for id in wire::attempts(std::slice::from_ref(&told.attempt)) {
+            self.happened(Event::Timed(id, times.clone())).await?;
+        }
+        Ok(())
     }
 
     async fn look_around(&mut self) -> Result<(), AgentError> {

@@ -1,7 +1,8 @@
 //! Between the wire and the machine's types.
 
 use crate::install::LogEnd;
-use crate::machine::{Offer, OfferedItem, Progress, Record, Replace, Stage};
+use crate::machine::{Now, OPENINGS_MAX, Offer, OfferedItem, Opening, Progress, Record, Replace, Stage, Times};
+use std::time::Duration;
 use sutler_base::{
     AttemptId, Invalid, limits,
     manifest::{Dependency, requirement},
@@ -32,7 +33,7 @@ pub(super) fn log<'a>(attempt: &AttemptId, log: &'a LogEnd) -> impl Iterator<Ite
 }
 
 /// An offer, checked; and how long its lease is (seconds).
-pub(super) fn offer(wire: &v1::Offer) -> Result<(Offer, u32), Invalid> {
+pub(super) fn offer(wire: &v1::Offer, now: &Now) -> Result<(Offer, u32), Invalid> {
     if wire.items.is_empty() || wire.items.len() > limits::JOB_PACKAGES_MAX {
         return Err(Invalid::new(format!("an offer has 1 to {} packages, not {}", limits::JOB_PACKAGES_MAX, wire.items.len())));
     }
@@ -47,8 +48,38 @@ pub(super) fn offer(wire: &v1::Offer) -> Result<(Offer, u32), Invalid> {
             0 => 5,
             given => given.min(9) as u8,
         },
+        times: wire.times.as_ref().map(|wire| times(wire, now)).transpose()?,
     };
     Ok((offer, wire.lease_seconds))
+}
+
+/// When an attempt may be begun, as told at this moment: on the clock of the machine that never jumps.
+pub(super) fn times(wire: &v1::Times, now: &Now) -> Result<Times, Invalid> {
+    if wire.openings.len() > OPENINGS_MAX || wire.durations.len() > limits::JOB_PACKAGES_MAX {
+        return Err(Invalid::new(format!(
+            "an attempt has at most {OPENINGS_MAX} openings and {} durations, not {} and {}",
+            limits::JOB_PACKAGES_MAX,
+            wire.openings.len(),
+            wire.durations.len()
+        )));
+    }
+    let there =
+        wire.now_time.as_ref().map(time).transpose()?.ok_or_else(|| Invalid::new("times come with the time at which they are told"))?;
+    // What has begun before the machine was started has begun.
+    let here = |at: &prost_types::Timestamp| {
+        let ahead = i128::from(time(at)?.as_millisecond()) - i128::from(there.as_millisecond());
+        let boot = (now.boot.as_millis() as i128).saturating_add(ahead).clamp(0, i128::from(u64::MAX));
+        Ok::<_, Invalid>(Duration::from_millis(boot as u64))
+    };
+    let opening = |o: &v1::Opening| {
+        let start = o.start_time.as_ref().ok_or_else(|| Invalid::new("an opening has a start time"))?;
+        Ok(Opening { start: here(start)?, end: o.end_time.as_ref().map(here).transpose()? })
+    };
+    Ok(Times {
+        boot_id: now.boot_id.clone(),
+        openings: wire.openings.iter().map(opening).collect::<Result<_, Invalid>>()?,
+        durations: wire.durations.iter().map(|seconds| Duration::from_secs((*seconds).into())).collect(),
+    })
 }
 
 fn item(wire: &v1::OfferItem) -> Result<OfferedItem, Invalid> {

@@ -318,6 +318,7 @@ mod tests {
             expire: None,
             continue_on_failure: false,
             priority: 5,
+            times: None,
         };
         let accepted = Timestamp::from_second(1).unwrap();
         Record { offer, accepted, lease: None, results: vec![], started: false, stage: Stage::Offered }

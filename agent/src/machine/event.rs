@@ -1,6 +1,9 @@
 //! The machine's vocabulary: what happens to the agent, and what the loop has to do.
 
-use super::record::{Offer, Op, Plan, Record};
+use super::{
+    record::{Offer, Op, Plan, Record},
+    times::Times,
+};
 use std::time::Duration;
 use sutler_base::{
     AttemptId, Timestamp,
@@ -87,6 +90,8 @@ pub enum Event {
     Offered(Offer, u32),
     /// The record of this attempt is on disk, as it was at this [`Effect::Journal`].
     Journaled(AttemptId, u64),
+    /// The manager says anew when an attempt may be begun.
+    Timed(AttemptId, Option<Times>),
     /// The manager renews permission to start steps.
     Leased(Vec<AttemptId>, u32),
     /// The manager calls an attempt off.

@@ -7,12 +7,14 @@
 //! - A step is started at most once per (attempt, package, step, run), also by an agent that was killed in between: what
 //!   a record says was begun is picked up, never started.
 //! - No step is started without a lease; nothing at all after a cancel was acknowledged as *not started*.
+//! - No package is begun outside of the times that the manager gave, or where it does not fit into them. What has begun goes on.
 //! - Installations run one at a time. One that has begun keeps its turn until its end, whatever it waits for: half
 //!   installed software is in nobody's way but for a bounded time. Who waits before that, or downloads, holds up no other.
 
 mod displaced;
 mod event;
 mod record;
+mod times;
 mod view;
 
 #[cfg(test)]
@@ -21,6 +23,7 @@ mod tests;
 pub use displaced::{Displaced, Leaving};
 pub use event::{Effect, Event, Now, OpReport, Prepared, Restored, StepReport};
 pub use record::{Course, Installing, Lease, Offer, OfferedItem, Op, Plan, PlannedStep, Record, Replace, Stage};
+pub use times::{OPENINGS_MAX, Opening, Times};
 pub use view::Progress;
 
 use std::{collections::BTreeMap, time::Duration};
@@ -77,6 +80,8 @@ struct Attempt {
     doubted: Vec<PackageName>,
     /// The manager said that it does not want it any more: no lease will come.
     unwanted: bool,
+    /// The next package is about to be begun, and nothing of it was done; whether anything of the attempt was before.
+    beginning: Option<bool>,
 }
 
 impl Attempt {
@@ -92,6 +97,7 @@ impl Attempt {
             again: None,
             doubted: vec![],
             unwanted: false,
+            beginning: None,
         }
     }
 
@@ -171,12 +177,24 @@ impl State {
         match event {
             Event::Offered(offer, lease) => self.offered(offer, lease, now, &mut effects),
             Event::Journaled(id, write) => self.journaled(&id, write, now, &mut effects),
+            Event::Timed(id, times) => {
+                if let Some(attempt) = self.attempts.get_mut(&id)
+                    && !matches!(attempt.record.stage, Stage::Finished { .. } | Stage::Canceled)
+                    && attempt.record.offer.times != times
+                {
+                    attempt.record.offer.times = times;
+                    // Not waited for: a connection that ends before it is written is followed by one that says it again.
+                    if attempt.activity == Activity::Idle {
+                        attempt.journal(&mut effects);
+                    }
+                }
+            }
             Event::Leased(ids, seconds) => {
                 for id in ids {
                     if let Some(attempt) = self.attempts.get_mut(&id)
                         && !matches!(attempt.record.stage, Stage::Finished { .. } | Stage::Canceled)
                     {
-                        attempt.record.lease = Some(lease(seconds, now));
+                        attempt.record.extend(lease(seconds, now));
                         // Not waited for: a lease that the journal does not know only ends sooner.
                         if attempt.activity == Activity::Idle {
                             attempt.journal(&mut effects);
@@ -259,7 +277,8 @@ impl State {
                 Stage::Finished { .. } if attempt.activity == Activity::Idle => effects.push(Effect::Report(id)),
                 Stage::Finished { .. } | Stage::Canceled => {}
                 _ => {
-                    attempt.record.lease = Some(lease(seconds, now));
+                    attempt.record.extend(lease(seconds, now));
+                    attempt.record.offer.times = offer.times;
                     if !attempt.accepting {
                         effects.push(Effect::Accept(id));
                     }
@@ -294,6 +313,16 @@ impl State {
             effects.push(Effect::Accept(id.clone()));
         }
         let leased = attempt.record.leased(now);
+        if let Some(started) = attempt.beginning.take()
+            && let Stage::Installing(installing) = &attempt.record.stage
+            && (!attempt.record.timely(now) || !leased && installing.op().is_some_and(Op::runs))
+        {
+            // The disk took so long that the window is closed, or the lease over: as if it had not been begun.
+            attempt.record.stage = Stage::Fetched(installing.plan.clone());
+            attempt.record.started = started;
+            attempt.journal(effects);
+            return;
+        }
         match &mut attempt.record.stage {
             Stage::Canceled => {
                 if attempt.canceling {
@@ -483,7 +512,7 @@ impl State {
                     }
                 }
                 Stage::Fetched(plan) => {
-                    if self.held || !attempt.record.leased(now) {
+                    if self.held || !attempt.record.leased(now) || !attempt.record.timely(now) {
                         continue;
                     }
                     let plan = plan.clone();
@@ -509,6 +538,7 @@ impl State {
                         }
                     }
                     let Some(attempt) = self.attempts.get_mut(&id) else { continue };
+                    attempt.beginning = Some(attempt.record.started);
                     attempt.record.started = true;
                     attempt.record.stage = Stage::Installing(Installing::new(plan, now.wall));
                     self.begin(&id, now, effects);

@@ -1,6 +1,9 @@
 //! What the journal holds about one attempt: everything that a restarted agent must know to go on, and nothing else.
 
-use super::displaced::{Displaced, Leaving};
+use super::{
+    displaced::{Displaced, Leaving},
+    times::Times,
+};
 use serde::{Deserialize, Serialize};
 use std::{ops::Range, time::Duration};
 use sutler_base::{
@@ -90,6 +93,9 @@ pub struct Offer {
     pub continue_on_failure: bool,
     /// 1 (first) to 9.
     pub priority: u8,
+    /// When its packages may be begun; none: at any time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub times: Option<Times>,
 }
 
 /// A step as the machine needs it.
@@ -397,6 +403,18 @@ impl Record {
     /// Whether a step may be started at this moment.
     pub fn leased(&self, now: &super::Now) -> bool {
         self.lease.as_ref().is_some_and(|l| l.boot_id == now.boot_id && now.boot < l.until)
+    }
+
+    /// Takes a lease. It never makes the one that is there shorter: the manager goes by the longest that it gave.
+    pub fn extend(&mut self, lease: Lease) {
+        if self.lease.as_ref().is_none_or(|old| old.boot_id != lease.boot_id || old.until < lease.until) {
+            self.lease = Some(lease);
+        }
+    }
+
+    /// Whether the next package may be begun at this moment, by the times that the manager gave.
+    pub fn timely(&self, now: &super::Now) -> bool {
+        self.offer.times.as_ref().is_none_or(|times| times.allow(self.results.len(), now))
     }
 
     /// The end that the attempt has come to; none while a package is left to do.

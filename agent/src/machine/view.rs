@@ -39,7 +39,9 @@ impl State {
                     let left = at.as_millisecond().saturating_sub(now.wall.as_millisecond()).max(0) as u64;
                     now.boot + Duration::from_millis(left)
                 });
-                [backoff, expires]
+                // By the times that it was given: what has begun goes on.
+                let opens = a.record.offer.times.as_ref().filter(|_| waits_to_begin(a)).and_then(|times| times.next(now));
+                [backoff, expires, opens]
             })
             .flatten()
             .min()
@@ -57,6 +59,7 @@ impl State {
             Stage::Offered if !attempt.doubted.is_empty() => wait(WaitReason::Turn),
             Stage::Offered => (ExecutionState::Offered, None, String::new()),
             Stage::Fetched(_) if self.held => wait(WaitReason::LocalHold),
+            Stage::Fetched(_) if !record.timely(now) => wait(WaitReason::Window),
             Stage::Fetched(_) if !record.leased(now) => wait(WaitReason::Lease),
             Stage::Fetched(_) => wait(WaitReason::Turn),
             Stage::Installing(installing) if installing.waits_for_reboot(now) => wait(WaitReason::Reboot),
@@ -64,6 +67,11 @@ impl State {
         };
         Some(Progress { state, wait, item: record.results.len(), bytes: attempt.bytes, step })
     }
+}
+
+/// Whether a package of the attempt is still to be begun.
+fn waits_to_begin(attempt: &Attempt) -> bool {
+    matches!(attempt.record.stage, Stage::Offered | Stage::Fetched(_))
 }
 
 fn installing_progress(installing: &Installing, leased: bool) -> (ExecutionState, Option<WaitReason>, String) {

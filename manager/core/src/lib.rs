@@ -14,5 +14,7 @@ pub mod presence;
 pub mod relations;
 pub mod rights;
 pub mod rollout;
+pub mod schedule;
 pub mod session;
 pub mod terms;
+pub mod window;

@@ -79,6 +79,17 @@ pub struct Client {
     pub change: i64,
 }
 
+/// A lease that lasts longer than the usual one, since a maintenance window or a start time lies ahead.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LongLease {
+    /// Whose.
+    pub attempt: AttemptId,
+    /// Until when, by the clock that all managers have in common.
+    pub until: Timestamp,
+    /// How long it was when it was given (seconds).
+    pub seconds: u32,
+}
+
 /// A question that operators ask the users of machines.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Question {
@@ -315,6 +326,9 @@ pub struct Terms {
     pub supersedes: Vec<Supersedes>,
     /// What whoever orders it may set.
     pub parameters: BTreeMap<ParameterName, Parameter>,
+    /// How long its installation takes (seconds), if it says so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub duration: Option<u32>,
 }
 
 impl Terms {
@@ -327,6 +341,7 @@ impl Terms {
             depends_on: manifest.depends_on.clone(),
             supersedes: manifest.supersedes.clone(),
             parameters: manifest.parameters.clone(),
+            duration: manifest.duration,
         }
     }
 }

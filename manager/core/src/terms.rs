@@ -1,6 +1,6 @@
 //! How a job is carried out: when, in which order of clients, and what follows from how it goes.
 
-use crate::rollout::Rollout;
+use crate::{rollout::Rollout, schedule::Schedule};
 use serde::{Deserialize, Serialize};
 
 /// The terms of a job, as they are kept: what is missing has its default, so that a newer manager reads what an older one wrote.
@@ -9,4 +9,6 @@ use serde::{Deserialize, Serialize};
 pub struct JobTerms {
     /// The stages in which it reaches its clients, and what stops it.
     pub rollout: Rollout,
+    /// When.
+    pub schedule: Schedule,
 }

@@ -1,16 +1,21 @@
 //! What connected clients are to be told: attempts are made and committed here, before anybody hears of them.
 
-use super::{AppError, Env, Result, conditions, executions, inventory, trust};
+use super::{
+    AppError, Env, Result, conditions, executions, inventory,
+    schedule::{self, Clock, Times},
+    trust,
+};
 use std::collections::{BTreeMap, BTreeSet};
 use sutler_base::{
     AttemptId, ClientId, JobId, Timestamp, Uid, limits,
     manifest::{Dependency, Requirement, relations::Values},
     quoted,
-    state::{CancelReason, ClientState, ErrorKind, ExecutionState, Intent},
+    state::{CancelReason, ClientState, ErrorKind, ExecutionState, Intent, WaitReason},
 };
 use sutler_core::{
     model::{Attempt, Client, Job, JobPackage, PackageVersion},
     relations::VERSIONS_MAX,
+    window::Opening,
 };
 use sutler_store::{ExecutionChange, StoreError, Tx};
 
@@ -50,6 +55,8 @@ pub struct Offer {
     pub continue_on_failure: bool,
     /// 1 (first) to 9.
     pub priority: u8,
+    /// When its packages may be begun; none: at any time.
+    pub times: Option<Times>,
 }
 
 /// What one client is to be told.
@@ -63,6 +70,10 @@ pub struct Orders {
     pub cancels: Vec<(AttemptId, CancelReason)>,
     /// Attempts whose permission to start steps is renewed.
     pub leases: Vec<AttemptId>,
+    /// When attempts that wait may be begun; none: at any time.
+    pub times: Vec<(AttemptId, Option<Times>)>,
+    /// Attempts whose permission is to last so long (seconds), for their window opens while the usual one may be over.
+    pub long_leases: Vec<(AttemptId, u32)>,
 }
 
 /// What these clients are to be told now. Attempts are made for what is queued. Where `known` names the attempts that a
@@ -85,6 +96,7 @@ pub async fn orders(
     let mut replaced: BTreeMap<ClientId, Timestamp> = BTreeMap::new();
     let clients: Vec<ClientId> = sessions.keys().cloned().collect();
     let mut seen: BTreeMap<ClientId, Client> = BTreeMap::new();
+    let mut waiting = Vec::new();
     for client in tx.clients(&clients).await? {
         if is_newest(&client) {
             here.push(client.id.clone());
@@ -104,13 +116,20 @@ pub async fn orders(
             }
             match row.cancel {
                 Some(cancel) => orders.cancels.push((attempt, cancel.reason)),
-                None if client.state == ClientState::Active => orders.leases.push(attempt),
+                None if client.state == ClientState::Active => {
+                    orders.leases.push(attempt.clone());
+                    if env.live.is_timed(&client.id) {
+                        waiting.push((client.id.clone(), attempt, row.job, row.revision));
+                    }
+                }
                 None => {}
             }
         }
         seen.insert(client.id.clone(), client);
     }
     let mut catalogue = Catalogue::default();
+    let clock = Clock::of(tx, env, &seen.values().collect::<Vec<_>>()).await?;
+    time_waiting(tx, &clock, &mut catalogue, waiting, &mut out).await?;
     let queued = tx.queued_for(&here, 1000).await?;
     let (mut attempts, mut changes) = (Vec::new(), Vec::new());
     let mut offered_of: BTreeSet<(JobId, ClientId)> = BTreeSet::new();
@@ -142,7 +161,18 @@ pub async fn orders(
                 continue;
             }
         }
-        let Some(offer) = catalogue.offer(tx, env, &attempt, &job, replaced.get(&row.client)).await? else {
+        let openings = clock.openings(&row.client, &job.terms.schedule);
+        if openings.is_some() && !env.live.is_timed(&row.client) {
+            // It would begin at once.
+            let why = "its agent knows no maintenance windows and no start times; update it, or run the job with --ignore-windows";
+            if row.detail != why {
+                let mut change = executions::moved(&row, ExecutionState::Queued, WaitReason::Window.as_str(), why, env);
+                change.entered = row.entered;
+                changes.push(change);
+            }
+            continue;
+        }
+        let Some(mut offer) = catalogue.offer(tx, env, &attempt, &job, replaced.get(&row.client)).await? else {
             // The row says why it waits; it goes on once the version can be delivered again.
             if row.reason != ErrorKind::PackageUnavailable.as_str() {
                 let why = "a version of the job can't be delivered any more; `job show` says which";
@@ -152,6 +182,7 @@ pub async fn orders(
             }
             continue;
         };
+        offer.times = catalogue.times(openings, &job.id, attempt.revision);
         *slots += 1;
         changes.push(ExecutionChange {
             attempt: Some((attempt.id.clone(), attempt.number, attempt.revision)),
@@ -187,11 +218,60 @@ pub async fn orders(
     for attempt in tx.attempts(&lost).await? {
         let Some(orders) = out.get_mut(&attempt.client).filter(|o| o.state == Some(ClientState::Active)) else { continue };
         let Some(job) = tx.job(&attempt.job).await? else { continue };
-        if let Some(offer) = catalogue.offer(tx, env, &attempt, &job, replaced.get(&attempt.client)).await? {
-            orders.offers.push(offer);
+        if let Some(mut offer) = catalogue.offer(tx, env, &attempt, &job, replaced.get(&attempt.client)).await? {
+            offer.times = catalogue.times(clock.openings(&attempt.client, &job.terms.schedule), &job.id, attempt.revision);
+            if offer.times.is_none() || env.live.is_timed(&attempt.client) {
+                orders.offers.push(offer);
+            }
         }
     }
+    lengthen(tx, env, &clock, &mut out).await?;
     Ok(out)
+}
+
+/// When attempts that wait may be begun now: it may be another time than when they were offered.
+async fn time_waiting(
+    tx: &mut dyn Tx,
+    clock: &Clock,
+    catalogue: &mut Catalogue,
+    waiting: Vec<(ClientId, AttemptId, JobId, i64)>,
+    out: &mut BTreeMap<ClientId, Orders>,
+) -> Result<()> {
+    if waiting.is_empty() {
+        return Ok(());
+    }
+    let jobs: BTreeSet<JobId> = waiting.iter().map(|(_, _, job, _)| job.clone()).collect();
+    let terms = tx.terms_of(&jobs.into_iter().collect::<Vec<_>>()).await?;
+    for (client, attempt, job, revision) in waiting {
+        let Some((_, _, terms)) = terms.iter().find(|(id, ..)| *id == job) else { continue };
+        let openings = clock.openings(&client, &terms.schedule);
+        if openings.is_some() {
+            catalogue.load(tx, &job, revision).await?;
+        }
+        let times = catalogue.times(openings, &job, revision);
+        if let Some(orders) = out.get_mut(&client) {
+            orders.times.push((attempt, times));
+        }
+    }
+    Ok(())
+}
+
+/// Has the leases last until the end of the windows that come next, as far as they may.
+async fn lengthen(tx: &mut dyn Tx, env: &Env, clock: &Clock, out: &mut BTreeMap<ClientId, Orders>) -> Result<()> {
+    let mut all: Vec<(AttemptId, &[Opening])> = Vec::new();
+    for orders in out.values() {
+        let told = orders.times.iter().map(|(id, times)| (id, times.as_ref()));
+        for (id, times) in told.chain(orders.offers.iter().map(|offer| (&offer.attempt, offer.times.as_ref()))) {
+            all.extend(times.map(|times| (id.clone(), &times.openings[..])));
+        }
+    }
+    let leases = clock.leases(tx, env, &all).await?;
+    drop(all);
+    for orders in out.values_mut() {
+        let ids = orders.times.iter().map(|(id, _)| id).chain(orders.offers.iter().map(|offer| &offer.attempt));
+        orders.long_leases = ids.filter_map(|id| Some((id.clone(), *leases.get(id)?))).collect();
+    }
+    Ok(())
 }
 
 /// Whether a job is for this client at this moment, by its condition; else why not.
@@ -231,17 +311,9 @@ impl Catalogue {
             Some(word) => word,
             None => trust::word(tx).await?,
         };
-        let word = &*self.word.insert(word);
-        if !self.packages.contains_key(&key) {
-            let packages = tx.job_packages(&job.id, attempt.revision).await?;
-            for uid in packages.iter().filter_map(|p| p.version.as_ref()) {
-                if !self.versions.contains_key(uid) {
-                    let found = tx.versions_by_uid(std::slice::from_ref(uid)).await?.pop();
-                    self.versions.insert(uid.clone(), found);
-                }
-            }
-            self.packages.insert(key.clone(), packages);
-        }
+        self.word = Some(word);
+        self.load(tx, &job.id, attempt.revision).await?;
+        let Some(word) = &self.word else { return Ok(None) };
         // A retry skips the packages that an earlier attempt installed.
         let mut done = Vec::new();
         let earlier = if attempt.number > 1 { tx.attempts_of(&job.id, &attempt.client).await? } else { vec![] };
@@ -278,7 +350,31 @@ impl Catalogue {
             expires: job.expires,
             continue_on_failure: job.continue_on_failure,
             priority: job.priority,
+            times: None,
         }))
+    }
+
+    /// Looks up the packages of a job's revision, if that was not done before.
+    async fn load(&mut self, tx: &mut dyn Tx, job: &JobId, revision: i64) -> Result<()> {
+        let key = (job.clone(), revision);
+        if !self.packages.contains_key(&key) {
+            let packages = tx.job_packages(job, revision).await?;
+            for uid in packages.iter().filter_map(|p| p.version.as_ref()) {
+                if !self.versions.contains_key(uid) {
+                    let found = tx.versions_by_uid(std::slice::from_ref(uid)).await?.pop();
+                    self.versions.insert(uid.clone(), found);
+                }
+            }
+            self.packages.insert(key, packages);
+        }
+        Ok(())
+    }
+
+    /// When the packages of a job's revision, which was looked up, may be begun; none: at any time.
+    fn times(&self, openings: Option<Vec<Opening>>, job: &JobId, revision: i64) -> Option<Times> {
+        let packages = self.packages.get(&(job.clone(), revision)).map_or(&[][..], Vec::as_slice);
+        let version = |p: &JobPackage| p.version.as_ref().and_then(|uid| self.versions.get(uid)?.as_ref());
+        Some(Times { openings: openings?, durations: packages.iter().map(|p| schedule::takes(p, version(p))).collect() })
     }
 }
 

@@ -1,6 +1,6 @@
 //! Executions: how clients come into reach of a job and leave it, and how cancellations are carried out.
 
-use super::{Env, Result, events};
+use super::{Env, Result, events, schedule};
 use std::collections::BTreeSet;
 use sutler_base::{
     ClientId, JobId,
@@ -122,7 +122,10 @@ pub async fn no_longer_reached(tx: &mut dyn Tx, env: &Env, job: &JobId, clients:
 /// Cancels rows: at once what was not offered, by asking the agent what was; what has started goes on to its end.
 pub async fn cancel(tx: &mut dyn Tx, env: &Env, rows: &[Execution], reason: CancelReason) -> Result<()> {
     let mut changes = Vec::new();
-    let deadline = execution::cancel_deadline(env.common_clock(tx).await?, env.settings.lease_seconds());
+    let usual = execution::cancel_deadline(env.common_clock(tx).await?, env.settings.lease_seconds());
+    let asked = rows.iter().filter(|row| execution::cancellation(row) == Cancellation::Ask);
+    let asked: Vec<_> = asked.filter_map(|row| row.attempt.clone()).collect();
+    let longer = schedule::leased_until(tx, &asked).await?;
     for row in rows {
         match execution::cancellation(row) {
             Cancellation::Nothing | Cancellation::TooLate => {}
@@ -135,6 +138,9 @@ pub async fn cancel(tx: &mut dyn Tx, env: &Env, rows: &[Execution], reason: Canc
             Cancellation::Ask if row.cancel.as_ref().is_some_and(|c| !execution::by_rollout(c.reason) || execution::by_rollout(reason)) => {
             }
             Cancellation::Ask => {
+                // It may hold a lease that reaches into its window.
+                let lease = row.attempt.as_ref().and_then(|id| longer.get(id));
+                let deadline = lease.map_or(usual, |lease| usual.max(execution::cancel_deadline(lease.until, 0)));
                 let mut change = moved(row, row.state, &row.reason, &row.detail, env);
                 change.entered = row.entered;
                 change.cancel = Some(Some(CancelRequest { reason, deadline }));

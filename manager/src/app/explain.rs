@@ -1,6 +1,6 @@
 //! Why a client is in its groups, and what each of its jobs waits for, in sentences.
 
-use super::{Env, Result, clients, conditions::Asked, executions, inventory, jobs, rollouts};
+use super::{Env, Result, clients, conditions::Asked, executions, inventory, jobs, rollouts, schedule};
 use sutler_base::{
     ClientId, Timestamp, Uid,
     state::{AppliesTo, CancelReason, ClientState, ExecutionState, Source, Trigger, WaitReason},
@@ -136,12 +136,41 @@ pub async fn explain(tx: &mut dyn Tx, env: &Env, id: &ClientId, online: bool) ->
             packages: packages.iter().map(|p| format!("packages/{}/versions/{}", p.package, p.version_text)).collect(),
             destination: destination.unwrap_or_default(),
             state: row.state,
-            sentence: sentence(client, &row, reached, online, &job_shown.unavailable, rollout),
+            sentence: match waits_for_time(tx, env, client, &job, &row).await? {
+                Some(time) => time,
+                None => sentence(client, &row, reached, online, &job_shown.unavailable, rollout),
+            },
             entered: row.entered,
             job,
         });
     }
+    for (job, target) in schedule::ahead(tx, id).await? {
+        if !jobs::reaches_job(tx, env, &job.id).await? {
+            continue;
+        }
+        let packages = tx.job_packages(&job.id, job.revision).await?;
+        verdicts.push(JobVerdict {
+            packages: packages.iter().map(|p| format!("packages/{}/versions/{}", p.package, p.version_text)).collect(),
+            destination: match &target {
+                Target::Client(client) => format!("clients/{client}"),
+                Target::Group(uid) => group_name(&shown, uid),
+            },
+            state: ExecutionState::Queued,
+            sentence: schedule::sentence(tx, env, client, &job, None).await?.unwrap_or_else(|| "starts within a moment".into()),
+            entered: job.created,
+            job,
+        });
+    }
     Ok(Explained { memberships, policies, jobs: verdicts, shown })
+}
+
+/// What a row that waits for its time waits for; none for any other.
+async fn waits_for_time(tx: &mut dyn Tx, env: &Env, client: &Client, job: &Job, row: &Execution) -> Result<Option<String>> {
+    let waits = row.state == ExecutionState::Waiting && row.reason == WaitReason::Window.as_str() && row.cancel.is_none();
+    if !waits || client.state != ClientState::Active {
+        return Ok(None);
+    }
+    schedule::sentence(tx, env, client, job, Some(row)).await
 }
 
 /// Why the execution is where it is, and what it waits for.
@@ -161,6 +190,7 @@ pub fn sentence(client: &Client, row: &Execution, reached: bool, online: bool, u
         Queued if client.state == ClientState::Pending => "the client waits for approval; `client approve` lets it in".into(),
         Queued if let Some(why) = rollout => why,
         Queued if !unavailable.is_empty() => format!("waits, because {unavailable}"),
+        Queued if row.reason == WaitReason::Window.as_str() => row.detail.clone(),
         Queued if !online => format!("the client is offline since {}; it is offered the job at its next contact", client.last_seen),
         Queued => "waits to be offered to the connected client".into(),
         Offered if !online => {

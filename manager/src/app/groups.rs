@@ -166,13 +166,20 @@ pub async fn delete(tx: &mut dyn Tx, env: &Env, name: &GroupName, force: bool) -
             deleted.push(policy.name);
         }
     }
+    let windows = super::windows::delete_of(tx, env, &group).await?;
     tx.drop_target(&target).await?;
     tx.delete_group(&group.uid, env.now).await?;
     for job in jobs {
         executions::no_longer_reached(tx, env, &job.id, &members, CancelReason::DestinationDeleted).await?;
         env.wakes().jobs.insert(job.id);
     }
-    env.audit(tx, "delete_group", format!("groups/{name}"), format!("with {} members and the policies {deleted:?}", members.len())).await?;
+    env.audit(
+        tx,
+        "delete_group",
+        format!("groups/{name}"),
+        format!("with {} members, the policies {deleted:?} and the windows {windows:?}", members.len()),
+    )
+    .await?;
     Ok(deleted)
 }
 

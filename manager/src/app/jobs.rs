@@ -1,6 +1,6 @@
 //! Jobs: made, started, changed, canceled, archived, run again.
 
-use super::{AppError, Env, Result, clients, conditions, events, executions, groups, packages, rollouts, trust};
+use super::{AppError, Env, Result, clients, conditions, events, executions, groups, packages, rollouts, schedule, trust};
 use jiff::SignedDuration;
 use std::collections::BTreeSet;
 use sutler_base::{
@@ -229,6 +229,16 @@ pub async fn create(tx: &mut dyn Tx, env: &Env, input: &Create) -> Result<Shown>
     {
         return Err(AppError::invalid("expire_time", "lies in the past; the job would reach nobody"));
     }
+    let times = &input.terms.schedule;
+    for (field, what, at) in [
+        ("start_time", "without one it starts at once", times.start),
+        ("deadline_time", "--ignore-windows is what that would come to", times.deadline),
+    ] {
+        if at.is_some_and(|at| at <= env.now) {
+            return Err(AppError::invalid(format!("terms.schedule.{field}"), format!("lies in the past; {what}")));
+        }
+    }
+    schedule::check(times, input.expires)?;
     if let Some(other) = &input.replaces {
         load(tx, env, other).await?;
     }
@@ -298,12 +308,13 @@ pub async fn run(tx: &mut dyn Tx, env: &Env, input: &Create) -> Result<Shown> {
     start(tx, env, &made.job.id).await
 }
 
-/// Starts a draft: pins the versions, adds what they depend on, and reaches the destinations from this commit on.
+/// Starts a draft: pins the versions, adds what they depend on, and reaches the destinations from this commit on; or from its start
+/// time on, if that lies ahead. What is pinned is pinned now in any case: it is what the operator was shown.
 pub async fn start(tx: &mut dyn Tx, env: &Env, id: &JobId) -> Result<Shown> {
     let mut job = load(tx, env, id).await?;
     match job.state {
         JobState::Draft => {}
-        JobState::Active => return show(tx, env, job).await,
+        JobState::Active | JobState::Scheduled => return show(tx, env, job).await,
         state => {
             return Err(AppError::state(format!("jobs/{id}"), "NOT_A_DRAFT", format!("jobs/{id} is {state}; only a draft can be started")));
         }
@@ -315,9 +326,31 @@ pub async fn start(tx: &mut dyn Tx, env: &Env, id: &JobId) -> Result<Shown> {
             format!("the expire time of jobs/{id} is over; give it another with `job update`"),
         ));
     }
+    if !job.terms.schedule.waits(env.now) {
+        activate(tx, env, job).await?;
+        return get(tx, env, id).await;
+    }
+    let (wanted, targets) = pin(tx, env, &job).await?;
+    for target in &targets {
+        refuse_second(tx, env, &job, &wanted, target).await?;
+    }
+    tx.put_job_packages(id, job.revision, &wanted).await?;
+    job.state = JobState::Scheduled;
+    tx.save_job(&job).await?;
+    let when = job.terms.schedule.start.map(|at| at.to_string()).unwrap_or_default();
+    env.audit(tx, "schedule_job", format!("jobs/{id}"), format!("{}, for {when}", describe(&wanted))).await?;
+    env.wakes().jobs.insert(id.clone());
+    get(tx, env, id).await
+}
+
+/// The versions of a job with what they depend on, and its destinations, as it is about to start.
+async fn pin(tx: &mut dyn Tx, env: &Env, job: &Job) -> Result<(Vec<JobPackage>, Vec<Target>)> {
+    let id = &job.id;
     let mut wanted = tx.job_packages(id, job.revision).await?;
+    // What others need is chosen anew.
+    wanted.retain(|package| package.needed.is_empty());
     for (n, package) in wanted.iter_mut().enumerate() {
-        let exact = package.version_text.parse().ok();
+        let exact = if package.follow { None } else { package.version_text.parse().ok() };
         let version = packages::version(tx, &package.package, exact.as_ref()).await?;
         check_values(n, package.intent, &package.values, &version)?;
         refuse_withdrawn(package.intent, &version)?;
@@ -333,6 +366,13 @@ pub async fn start(tx: &mut dyn Tx, env: &Env, id: &JobId) -> Result<Shown> {
             format!("jobs/{id} has no destination any more; make a new job"),
         ));
     }
+    Ok((wanted, targets))
+}
+
+/// Makes a job reach its destinations, from this commit on.
+pub async fn activate(tx: &mut dyn Tx, env: &Env, mut job: Job) -> Result<()> {
+    let id = &job.id.clone();
+    let (wanted, targets) = pin(tx, env, &job).await?;
     if let Some(other) = job.replaces.clone() {
         replace(tx, env, &other).await?;
     }
@@ -356,10 +396,10 @@ pub async fn start(tx: &mut dyn Tx, env: &Env, id: &JobId) -> Result<Shown> {
             }
         }
     }
-    env.audit(tx, "start_job", format!("jobs/{id}"), describe(&wanted)).await?;
+    let ignores = if job.terms.schedule.ignore_windows { ", ignoring maintenance windows" } else { "" };
+    env.audit(tx, "start_job", format!("jobs/{id}"), format!("{}{ignores}", describe(&wanted))).await?;
     events::job_started(tx, env, &job, &describe(&wanted), false).await?;
-    wake_queued(tx, env, id).await?;
-    get(tx, env, id).await
+    wake_queued(tx, env, id).await
 }
 
 /// Wakes every client that has a queued row of this job.
@@ -378,6 +418,21 @@ pub async fn wake_queued(tx: &mut dyn Tx, env: &Env, id: &JobId) -> Result<()> {
     Ok(())
 }
 
+/// Wakes every client that has an open row of this job: agents are told anew when it may be begun.
+async fn wake_open(tx: &mut dyn Tx, env: &Env, id: &JobId) -> Result<()> {
+    use ExecutionState::*;
+    let mut page = Page { after: None, limit: BATCH };
+    loop {
+        let rows = tx.list_executions(id, &page, &[Queued, Offered, Downloading, Waiting]).await?;
+        let full = rows.len() as u32 == BATCH;
+        page.after = rows.last().map(|r| r.client.to_string());
+        env.wakes().clients.extend(rows.into_iter().map(|r| r.client));
+        if !full {
+            return Ok(());
+        }
+    }
+}
+
 /// Two active jobs for the same package on the same destination would undo each other. What others need is asked for by nobody, and
 /// left alone where it will do.
 async fn refuse_second(tx: &mut dyn Tx, env: &Env, job: &Job, wanted: &[JobPackage], target: &Target) -> Result<()> {
@@ -385,7 +440,7 @@ async fn refuse_second(tx: &mut dyn Tx, env: &Env, job: &Job, wanted: &[JobPacka
         return Ok(());
     }
     for other in tx.jobs_with_target(target, &[JobState::Active, JobState::Paused]).await? {
-        if other.id == job.id {
+        if other.id == job.id || job.replaces.as_ref() == Some(&other.id) {
             continue;
         }
         for package in tx.job_packages(&other.id, other.revision).await? {
@@ -481,6 +536,8 @@ pub struct Update {
     pub expires: Option<Timestamp>,
     /// 1 (first) to 9.
     pub priority: Option<u8>,
+    /// When it is carried out.
+    pub schedule: Option<schedule::Change>,
     /// What it was when the caller read it; empty for whatever it is.
     pub etag: String,
 }
@@ -499,9 +556,16 @@ pub async fn update(tx: &mut dyn Tx, env: &Env, input: &Update) -> Result<Shown>
     job.description = input.description.clone().unwrap_or(job.description);
     job.expires = input.expires.or(job.expires);
     job.priority = input.priority.unwrap_or(job.priority);
+    match &input.schedule {
+        Some(change) => schedule::change(&mut job, env, change)?,
+        None => schedule::check(&job.terms.schedule, job.expires)?,
+    }
     tx.save_job(&job).await?;
     env.audit(tx, "update_job", format!("jobs/{}", job.id), format!("{input:?}")).await?;
     env.wakes().jobs.insert(job.id.clone());
+    if input.schedule.is_some() {
+        wake_open(tx, env, &job.id).await?;
+    }
     get(tx, env, &job.id).await
 }
 
@@ -621,6 +685,7 @@ pub async fn retry(tx: &mut dyn Tx, env: &Env, input: &Retry) -> Result<Retried>
     if stands_again || job.state == JobState::Completed {
         job.state = JobState::Active;
         job.ended = None;
+        job.terms.schedule.failure.clear();
         let wanted = tx.job_packages(&job.id, job.revision).await?;
         events::job_started(tx, env, &job, &describe(&wanted), true).await?;
     }
@@ -748,7 +813,7 @@ pub async fn rows(tx: &mut dyn Tx, env: &Env, id: &JobId, page: &Page, states: &
     load(tx, env, id).await?;
     let rows = tx.list_executions(id, page, states).await?;
     let next = (rows.len() as u32 == page.limit).then(|| rows.last().map(|r| r.client.to_string())).flatten();
-    Ok((with_clients(tx, rows).await?, next))
+    Ok((with_clients(tx, env, rows).await?, next))
 }
 
 /// A row with what is shown beside it.
@@ -767,7 +832,7 @@ pub struct Row {
 }
 
 /// Rows with what is shown beside them.
-pub async fn with_clients(tx: &mut dyn Tx, rows: Vec<Execution>) -> Result<Vec<Row>> {
+pub async fn with_clients(tx: &mut dyn Tx, env: &Env, rows: Vec<Execution>) -> Result<Vec<Row>> {
     let Some(job) = rows.first().map(|r| r.job.clone()) else { return Ok(vec![]) };
     let ids: Vec<ClientId> = rows.iter().map(|r| r.client.clone()).collect();
     let found = tx.clients(&ids).await?;
@@ -776,7 +841,7 @@ pub async fn with_clients(tx: &mut dyn Tx, rows: Vec<Execution>) -> Result<Vec<R
     let targets: BTreeSet<Target> = tx.job_targets(&job).await?.into_iter().collect();
     let Some(job) = tx.job(&job).await?.map(|job| job.state) else { return Ok(vec![]) };
     let memberships = tx.memberships_of_all(&ids).await?;
-    Ok(rows
+    let mut shown: Vec<Row> = rows
         .into_iter()
         .filter_map(|execution| {
             let client = found.iter().find(|c| c.id == execution.client)?.clone();
@@ -785,5 +850,9 @@ pub async fn with_clients(tx: &mut dyn Tx, rows: Vec<Execution>) -> Result<Vec<R
                 || memberships.iter().any(|m| m.client == client.id && targets.contains(&Target::Group(m.group.clone())));
             Some(Row { execution, client, attempt, reached, job })
         })
-        .collect())
+        .collect();
+    if let Some(job) = tx.job(&job).await? {
+        schedule::tell(tx, env, &job, &mut shown).await?;
+    }
+    Ok(shown)
 }

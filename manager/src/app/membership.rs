@@ -34,7 +34,16 @@ pub async fn join(
     for job in tx.jobs_with_target(&Target::Group(group.uid.clone()), &[JobState::Active, JobState::Paused]).await? {
         executions::reach(tx, env, &job.id, &reached).await?;
     }
+    told_anew(tx, env, &group.uid, &added).await?;
     Ok(added)
+}
+
+/// Has clients that have come into a group with maintenance windows, or have left it, told when what they wait with may begin.
+async fn told_anew(tx: &mut dyn Tx, env: &Env, group: &Uid, clients: &[ClientId]) -> Result<()> {
+    if tx.windows_revision().await? != 0 && !tx.windows_of(std::slice::from_ref(group)).await?.is_empty() {
+        env.wakes().clients.extend(clients.iter().cloned());
+    }
+    Ok(())
 }
 
 /// Takes clients out of a group. Gives back who was in it.
@@ -45,6 +54,7 @@ pub async fn leave(tx: &mut dyn Tx, env: &Env, group: &Uid, clients: &[ClientId]
     for job in tx.jobs_with_target(&Target::Group(group.clone()), &[JobState::Active, JobState::Paused]).await? {
         executions::no_longer_reached(tx, env, &job.id, &left, CancelReason::LeftGroup).await?;
     }
+    told_anew(tx, env, group, &left).await?;
     Ok(left)
 }
 

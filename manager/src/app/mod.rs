@@ -30,9 +30,11 @@ pub mod reconcile;
 pub mod relations;
 pub mod restored;
 pub mod rollouts;
+pub mod schedule;
 pub mod sessions;
 pub mod tokens;
 pub mod trust;
+pub mod windows;
 
 pub use conditions::Conditions;
 pub use error::{AppError, Violation, Violations, disk_failed};

@@ -1,13 +1,16 @@
 //! What happens by itself: jobs that expire or are complete, cancellations that become final. Each of these has no input: it
 //! reads what is and does what is due, so that running it twice, or late, does no harm.
 
-use super::{Env, Result, events, executions};
-use std::collections::BTreeSet;
+use super::{Env, Result, events, executions, schedule};
+use std::{collections::BTreeSet, time::Duration};
 use sutler_base::{
-    ClientId, JobId,
+    ClientId, JobId, Timestamp,
     state::{ClientState, ExecutionState, JobState},
 };
-use sutler_core::{execution, model::Target};
+use sutler_core::{
+    execution,
+    model::{CancelRequest, Target},
+};
 use sutler_store::{Page, Tx};
 
 /// How many rows are handled in one unit.
@@ -41,12 +44,25 @@ pub async fn expire(tx: &mut dyn Tx, env: &Env) -> Result<bool> {
 }
 
 /// Makes cancellations final whose last lease has run out without an answer. Gives back whether more is due.
-pub async fn finish_cancels(tx: &mut dyn Tx, env: &Env) -> Result<bool> {
+///
+/// `even` is for how long the common clock is known not to have been set ahead: a lease that was longer has that much time more.
+pub async fn finish_cancels(tx: &mut dyn Tx, env: &Env, even: Duration) -> Result<bool> {
     let now = env.common_clock(tx).await?;
     let due = tx.cancels_overdue(now, BATCH).await?;
     let more = due.len() as u32 == BATCH;
+    let longer = schedule::leased_until(tx, &due.iter().filter_map(|row| row.attempt.clone()).collect::<Vec<_>>()).await?;
     for row in due {
         let Some(cancel) = row.cancel.clone() else { continue };
+        let lease = row.attempt.as_ref().and_then(|id| longer.get(id));
+        let missing = lease.map_or(Duration::ZERO, |lease| execution::cancel_patience(lease.seconds).saturating_sub(even));
+        if !missing.is_zero() {
+            let mut change = executions::moved(&row, row.state, &row.reason, &row.detail, env);
+            change.entered = row.entered;
+            let deadline = now.saturating_add(missing).unwrap_or(Timestamp::MAX);
+            change.cancel = Some(Some(CancelRequest { deadline, ..cancel }));
+            tx.change_executions(&[change]).await?;
+            continue;
+        }
         let change = executions::canceled(tx, env, &row, cancel.reason).await?;
         tx.change_executions(&[change]).await?;
     }
@@ -113,5 +129,5 @@ pub async fn forget_requests(tx: &mut dyn Tx, env: &Env) -> Result<()> {
     let before = env.now.checked_sub(env.settings.limits.request_memory).unwrap_or(env.now);
     tx.drop_requests(before).await?;
     tx.drop_titles().await?;
-    Ok(())
+    schedule::forget_leases(tx, env).await
 }

@@ -42,6 +42,7 @@ pub mod source;
 pub mod token;
 pub mod trust;
 pub mod when;
+pub mod window;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use error::CliError;
@@ -104,6 +105,9 @@ enum Command {
     /// What the users of machines are asked: create, list, change, delete
     #[command(subcommand, after_help = question::EXAMPLES)]
     Question(question::QuestionCommand),
+    /// Maintenance windows of groups: when jobs may begin on their clients
+    #[command(subcommand, after_help = window::EXAMPLES)]
+    Window(window::WindowCommand),
     /// Software: push, list, show, delete
     #[command(subcommand, after_help = package::EXAMPLES)]
     Package(package::PackageCommand),
@@ -200,6 +204,7 @@ fn dispatch(cli: Cli) -> Result<u8, CliError> {
             Command::Group(command) => group::run(command, &session).await,
             Command::Policy(command) => policy::run(command, &session).await,
             Command::Question(command) => question::run(command, &session).await,
+            Command::Window(command) => window::run(command, &session).await,
             Command::Package(command) => package::run(command, &session).await,
             Command::Content(command) => content::run(command, &session).await,
             Command::Job(command) => job::run(command, &session).await,

@@ -2,7 +2,7 @@
 
 use sutler_base::{
     ClientId, GroupName, Invalid, JobId, LabelKey, OperatorName, PackageName, ParameterName, PolicyName, QuestionName, TokenId, Version,
-    limits, quoted,
+    WindowName, limits, quoted,
 };
 
 /// The resource name for a text with or without its collection.
@@ -30,6 +30,11 @@ pub fn operator(text: &str) -> Result<String, String> {
 /// `questions/NAME`
 pub fn question(text: &str) -> Result<String, String> {
     resource::<QuestionName>("questions", text)
+}
+
+/// `windows/NAME`
+pub fn window(text: &str) -> Result<String, String> {
+    resource::<WindowName>("windows", text)
 }
 
 /// `clients/ID`

@@ -210,6 +210,8 @@ services! {
     policies: policy_service_client::PolicyServiceClient;
     /// What users are asked.
     questions: question_service_client::QuestionServiceClient;
+    /// When machines may be disturbed.
+    windows: window_service_client::WindowServiceClient;
     /// Software.
     packages: package_service_client::PackageServiceClient;
     /// Orders.

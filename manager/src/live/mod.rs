@@ -7,6 +7,7 @@ mod hooks;
 mod leases;
 pub mod orders;
 mod scrub;
+mod times;
 pub mod workers;
 
 use crate::app::{Wakes, sessions::Progress, trust};
@@ -53,6 +54,8 @@ struct Session {
     state: ClientState,
     outbox: mpsc::Sender<ToAgent>,
     cut: Arc<Notify>,
+    /// What its agent was told of when attempts may be begun; none: it does not know of that.
+    timed: Option<times::Told>,
 }
 
 #[derive(Default)]
@@ -128,7 +131,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Live {
     /// Makes this the session of the client, in place of an older one, which is closed; `serial` is that of its certificate, and
-    /// `counter` what the agent counted. Gives back the session's number, and the bell that rings when the session is cut off.
+    /// `counter` what the agent counted; `timed` says whether it begins nothing outside of the times that it is told. Gives back the session's number, and the bell that rings when the session is cut off.
     pub fn enter(
         &self,
         client: &ClientId,
@@ -136,10 +139,11 @@ impl Live {
         counter: u64,
         state: ClientState,
         outbox: mpsc::Sender<ToAgent>,
+        timed: bool,
     ) -> (u64, Arc<Notify>) {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let cut = Arc::new(Notify::new());
-        let session = Session { number, serial, counter, state, outbox, cut: cut.clone() };
+        let session = Session { number, serial, counter, state, outbox, cut: cut.clone(), timed: timed.then(Default::default) };
         if let Some(old) = lock(&self.sessions).insert(client.clone(), session) {
             let _ = old.outbox.try_send(ToAgent::Close(connected_again()));
             old.cut.notify_one();

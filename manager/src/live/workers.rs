@@ -1,6 +1,6 @@
 //! What goes on by itself: each worker looks at what is due, when it is woken and now and then, and does it.
 
-use super::{asked, hooks, leases::Even, orders, scrub};
+use super::{asked, hooks, leases::Even, orders, scrub, times};
 use crate::{
     app::{App, AppError, archive, audit, disk_failed, events, occurrences, reconcile, rollouts, sessions},
     hooks::Receiver,
@@ -120,6 +120,10 @@ pub fn start(app: Arc<App>, pace: Pace, receivers: Vec<Receiver>) -> JoinSet<()>
         set.spawn(repeat("archive", metrics.clone(), None, |live| &live.jobs_due, pause, move || put_away_silent(a.clone(), silence)));
     }
     let a = app.clone();
+    set.spawn(repeat("schedule", metrics.clone(), None, |live| &live.jobs_due, pace.often, move || times::start_due(a.clone())));
+    let a = app.clone();
+    set.spawn(times::follow(a, metrics.clone(), app.settings.limits.recheck));
+    let a = app.clone();
     set.spawn(follow_trust(a, metrics, app.settings.limits.recheck));
     set
 }
@@ -179,8 +183,9 @@ async fn end_jobs(app: Arc<App>, even: Arc<Mutex<Even>>) -> Result<(), AppError>
     let clock = app.view("manager", "clock", (), |tx, env, _| Box::pin(env.common_clock(tx))).await?;
     let even = even.lock().unwrap_or_else(PoisonError::into_inner).look(clock, Instant::now());
     let leases_are_over = even >= execution::cancel_patience(app.settings.lease_seconds());
-    while leases_are_over && app.change("manager", "finish_cancels", (), |tx, env, _| Box::pin(reconcile::finish_cancels(tx, env))).await? {
-    }
+    while leases_are_over
+        && app.change("manager", "finish_cancels", even, |tx, env, even| Box::pin(reconcile::finish_cancels(tx, env, *even))).await?
+    {}
     let jobs = app.live.take_jobs();
     if !jobs.is_empty() {
         app.change("manager", "complete", jobs, |tx, env, jobs| Box::pin(reconcile::complete(tx, env, jobs))).await?;

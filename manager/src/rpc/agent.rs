@@ -64,6 +64,7 @@ impl v1::agent_service_server::AgentService for Services {
             return Err(status(AppError::state(format!("clients/{client}"), "PROTOCOL_VERSION", text)));
         }
         let asks = hello.capabilities.iter().any(|c| c == sutler_proto::QUESTIONS).then(|| hello.questions_digest.clone());
+        let timed = hello.capabilities.iter().any(|c| c == sutler_proto::TIMES);
         let held = trust::Held { trust: hello.trust_version, revocations: (hello.revocations_epoch, hello.revocations_version) };
         let hello = Arc::new(sessions::Hello { serial: serial.clone(), ..parse_hello(&client, address, hello)? });
         let (reported, counter) = (hello.open.clone(), hello.session_counter);
@@ -99,7 +100,7 @@ impl v1::agent_service_server::AgentService for Services {
         }
         let behind = welcome.report_from.is_some();
         self.app.live.set_behind(&client, behind);
-        let (number, cut) = self.app.live.enter(&client, serial, counter, welcome.client.state, outbox.clone());
+        let (number, cut) = self.app.live.enter(&client, serial, counter, welcome.client.state, outbox.clone(), timed);
         self.app.metrics.sessions.inc();
         let known = reported.keys().cloned().collect();
         for (attempt, open) in reported {
@@ -415,7 +416,13 @@ impl Session {
         let app = &self.services.app;
         let leases = app.view("manager", "leases", self.client.clone(), |tx, _env, client| Box::pin(dispatch::leases(tx, client))).await;
         match leases {
-            Ok(attempts) if !attempts.is_empty() => app.live.send(&self.client, orders::lease(app, &attempts)),
+            Ok(attempts) if !attempts.is_empty() => {
+                app.live.send(&self.client, orders::lease(app, &attempts));
+                // More windows have come into sight, and leases that reach into them last longer.
+                if app.live.has_times(&self.client) {
+                    app.live.wake(crate::app::Wakes { clients: [self.client.clone()].into(), ..Default::default() });
+                }
+            }
             Ok(_) => {}
             // No lease without the database: what it says may have changed.
             Err(error) => tracing::warn!(client = %self.client, %error, "leases were not renewed"),

@@ -234,8 +234,9 @@ impl v1::job_service_server::JobService for Services {
         }
         let priority = r.priority.map(|p| priority(&mut v, p, 5));
         let expires = moment(&mut v, "expire_time", r.expire_time.as_ref());
+        let schedule = r.schedule.as_ref().map(|wire| terms::schedule(&mut v, "schedule", wire));
         v.done()?;
-        let input = jobs::Update { id: id(&r.name)?, description: r.description, expires, priority, etag: r.etag };
+        let input = jobs::Update { id: id(&r.name)?, description: r.description, expires, priority, schedule, etag: r.etag };
         let answer = self.app.mutate(
             &caller,
             "update_job",
@@ -400,7 +401,7 @@ impl v1::job_service_server::JobService for Services {
                     let logs = tx.logs_of(&ids).await?;
                     let of = |id: &AttemptId| logs.iter().filter(|part| part.attempt == *id).cloned().collect::<Vec<_>>();
                     let attempts: Vec<_> = attempts.into_iter().map(|attempt| (of(&attempt.id), attempt)).collect();
-                    Ok((jobs::with_clients(tx, vec![row]).await?.pop(), attempts))
+                    Ok((jobs::with_clients(tx, env, vec![row]).await?.pop(), attempts))
                 })
             })
             .await
@@ -476,7 +477,7 @@ impl Services {
                 .view(&operator, "watch_job", (job.clone(), since), |tx, env, (job, since)| {
                     Box::pin(async move {
                         let rows = tx.executions_changed_since(job, *since, ROWS).await?;
-                        Ok((jobs::get(tx, env, job).await?, jobs::with_clients(tx, rows).await?))
+                        Ok((jobs::get(tx, env, job).await?, jobs::with_clients(tx, env, rows).await?))
                     })
                 })
                 .await

@@ -20,6 +20,7 @@ mod software;
 mod status;
 mod terms;
 mod tokens;
+mod windows;
 
 pub use status::status;
 
@@ -84,6 +85,7 @@ impl Services {
             .add_service(v1::group_service_server::GroupServiceServer::new(self.clone()).max_decoding_message_size(max))
             .add_service(v1::policy_service_server::PolicyServiceServer::new(self.clone()).max_decoding_message_size(max))
             .add_service(v1::question_service_server::QuestionServiceServer::new(self.clone()).max_decoding_message_size(max))
+            .add_service(v1::window_service_server::WindowServiceServer::new(self.clone()).max_decoding_message_size(max))
             .add_service(v1::package_service_server::PackageServiceServer::new(self.clone()).max_decoding_message_size(max))
             .add_service(v1::job_service_server::JobServiceServer::new(self.clone()).max_decoding_message_size(max))
             .add_service(

@@ -60,6 +60,9 @@ const ALLOWED: &[(&str, &str)] = &[
     ("SCAN trust_document", "ORDER BY version DESC LIMIT 1"),
     ("SCAN revocation_list", "ORDER BY epoch DESC, version DESC LIMIT 1"),
     ("SCAN question USING COVERING INDEX question_change", "ORDER BY change DESC LIMIT 1"),
+    ("SCAN maintenance_window USING COVERING INDEX maintenance_window_change", "ORDER BY change DESC LIMIT 1"),
+    // The windows of a client's groups.
+    ("USE TEMP B-TREE FOR ORDER BY", "FROM maintenance_window WHERE group_uid"),
     ("SCAN audit_segment", "ORDER BY number DESC LIMIT 1"),
     ("SCAN audit", "SELECT hash FROM audit ORDER BY sequence DESC LIMIT 1"),
     // The few keys that were asked for.
@@ -127,6 +130,12 @@ async fn every_statement_walks_along_an_index() {
                     tx.question(&"a".parse().unwrap()).await?;
                     tx.list_questions(&page).await?;
                     tx.questions_revision().await?;
+                    tx.window(&"a".parse().unwrap()).await?;
+                    tx.list_windows(&page).await?;
+                    tx.windows_of(&[]).await?;
+                    tx.windows_revision().await?;
+                    tx.terms_of(&[]).await?;
+                    tx.long_leases(&[]).await?;
                     tx.clients_that_answered(&uid, &page).await?;
                     tx.package(&package).await?;
                     tx.list_packages(&page).await?;

@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use std::collections::BTreeMap;
 use sutler_base::{
     AttemptId, ClientId, Digest, GroupName, JobId, OperatorName, PackageName, PolicyName, QuestionName, Timestamp, TokenId, Uid, Version,
+    WindowName,
     facts::Package as InstalledPackage,
     state::{ClientState, ExecutionState, JobState, Trigger},
 };
@@ -16,6 +17,8 @@ use sutler_core::{
     event::{Event, EventFilter},
     hook::Hook,
     model::*,
+    terms::JobTerms,
+    window::Window,
 };
 
 type Result<T> = std::result::Result<T, StoreError>;
@@ -28,6 +31,7 @@ pub trait Tx:
     + Groups
     + Policies
     + Questions
+    + Windows
     + Packages
     + Jobs
     + Executions
@@ -150,6 +154,33 @@ pub trait Questions {
     async fn clients_that_answered(&mut self, question: &Uid, page: &Page) -> Result<Vec<ClientId>>;
     /// Takes back that these clients have answered this question: what is left of their answers. At most 1000 of them.
     async fn drop_answers(&mut self, question: &Uid, left: &[(ClientId, BTreeMap<String, String>)]) -> Result<()>;
+}
+
+/// Maintenance windows, and leases that reach into them.
+#[async_trait]
+pub trait Windows {
+    /// Adds a window; `change` is set by the store. A name that exists is [`StoreError::Exists`].
+    async fn insert_window(&mut self, window: &Window) -> Result<()>;
+    /// The window of this name that exists now. For update on databases with row locks.
+    async fn window(&mut self, name: &WindowName) -> Result<Option<Window>>;
+    /// Windows by name (`after` = name).
+    async fn list_windows(&mut self, page: &Page) -> Result<Vec<Window>>;
+    /// The windows of these groups, by name.
+    async fn windows_of(&mut self, groups: &[Uid]) -> Result<Vec<Window>>;
+    /// Greater with every change of any window, deletions included; 0 before the first.
+    async fn windows_revision(&mut self) -> Result<i64>;
+    /// Writes every column of a window; `change` is set by the store.
+    async fn save_window(&mut self, window: &Window) -> Result<()>;
+    /// Deletes a window; its uid never comes back.
+    async fn delete_window(&mut self, uid: &Uid, now: Timestamp) -> Result<()>;
+    /// The newest revisions and the terms of these jobs, by id.
+    async fn terms_of(&mut self, jobs: &[JobId]) -> Result<Vec<(JobId, i64, JobTerms)>>;
+    /// The long leases of these attempts that were given, by attempt.
+    async fn long_leases(&mut self, attempts: &[AttemptId]) -> Result<Vec<LongLease>>;
+    /// Writes down long leases, in place of what was given to the same attempts before.
+    async fn put_long_leases(&mut self, leases: &[LongLease]) -> Result<()>;
+    /// Forgets long leases that ended before; gives back how many.
+    async fn drop_long_leases(&mut self, before: Timestamp) -> Result<u64>;
 }
 
 /// Which titles a list has.

@@ -37,6 +37,8 @@ pub const PARAMETERS_MAX: usize = 32;
 pub const PARAMETER_VALUE_MAX: usize = 1024;
 /// The most packages that one depends on, or that one supersedes.
 pub const RELATIONS_MAX: usize = 32;
+/// The longest installation that a package may state (seconds).
+pub const DURATION_MAX: u32 = 7 * 24 * 3600;
 /// The most log files that a package names.
 pub const LOGS_MAX: usize = 16;
 /// What is fetched of the logs of a package that failed, all together: their ends (bytes).

@@ -92,6 +92,10 @@ name!(
     QuestionName, "a question's name has 1 to 63 of a-z 0-9 and _, starts with a letter and ends with a letter or digit", |t| label(t, 63, b"_") && !t.contains('-') && !t.starts_with(|c: char| c.is_ascii_digit())
 );
 name!(
+    /// The name of a maintenance window.
+    WindowName, "a window's name has 1 to 63 of a-z 0-9 and -, and starts and ends with a letter or digit", |t| label(t, 63, b"")
+);
+name!(
     /// The version of a package, as its publisher writes it; `latest` is not one. How two compare is the package's affair.
     Version, "a version has 1 to 128 of A-Z a-z 0-9 . + ~ : ^ _ and -, starts with a letter or digit, and is not \"latest\"", version
 );

@@ -80,6 +80,7 @@ impl Operator {
         groups: group_service_client::GroupServiceClient,
         policies: policy_service_client::PolicyServiceClient,
         questions: question_service_client::QuestionServiceClient,
+        windows: window_service_client::WindowServiceClient,
         packages: package_service_client::PackageServiceClient,
         jobs: job_service_client::JobServiceClient,
         tokens: enrollment_token_service_client::EnrollmentTokenServiceClient,

@@ -114,6 +114,7 @@ fn record(stage: Stage) -> Record {
         expire: Some(Timestamp::MAX),
         continue_on_failure: true,
         priority: 5,
+        times: None,
     };
     let lease = Lease { until: std::time::Duration::from_secs(600), boot_id: "boot".into() };
     Record { offer, accepted: Timestamp::UNIX_EPOCH, lease: Some(lease), results: vec![], started: false, stage }

@@ -33,6 +33,7 @@ mod relations;
 mod requests;
 mod rollouts;
 mod rules;
+mod schedule;
 mod sources;
 mod story;
 mod takeover;

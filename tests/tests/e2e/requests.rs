@@ -114,6 +114,14 @@ fn every_mutation_may_be_sent_twice_also_across_a_restart() {
     twice!(t, question_service_client::QuestionServiceClient, update_question, "UpdateQuestion", update, |r| r.force = true);
     let delete = v1::DeleteQuestionRequest { name: name("questions/room"), ..Default::default() };
     twice!(t, question_service_client::QuestionServiceClient, delete_question, "DeleteQuestion", delete, |r| r.force = true);
+    // Windows.
+    let hours = Some(v1::Hours { weekdays: vec![1], from: name("22:00"), to: name("23:00"), zone: name("UTC") });
+    let window = v1::CreateWindowRequest { window_id: name("nights"), group: name("groups/one"), hours, ..Default::default() };
+    twice!(t, window_service_client::WindowServiceClient, create_window, "CreateWindow", window, |r| r.description = name("x"));
+    let update = v1::UpdateWindowRequest { name: name("windows/nights"), description: Some(name("d")), ..Default::default() };
+    twice!(t, window_service_client::WindowServiceClient, update_window, "UpdateWindow", update, |r| r.description = None);
+    let delete = v1::DeleteWindowRequest { name: name("windows/nights"), ..Default::default() };
+    twice!(t, window_service_client::WindowServiceClient, delete_window, "DeleteWindow", delete, |r| r.name = name("windows/b"));
     // Jobs.
     let packages = vec![v1::JobPackage { package: name("packages/hello"), ..Default::default() }];
     let job = v1::CreateJobRequest { packages: packages.clone(), destinations: vec![name("groups/one")], ..Default::default() };

@@ -12,6 +12,7 @@ mod rollouts;
 mod rows;
 mod speed;
 mod units;
+mod windows;
 
 use std::{collections::BTreeMap, future::Future};
 use sutler_base::{
@@ -126,6 +127,7 @@ cases! {
         rows::a_client_is_found_by_its_labels_of_now,
         rows::the_last_contact_never_goes_back,
         clients::questions_have_a_revision_and_know_who_answered_them,
+        windows::windows_have_a_revision_and_long_leases_are_kept_until_they_are_over,
         clients::archived_clients_are_in_no_list_and_get_no_executions,
         clients::clients_are_alike_by_the_keys_that_they_have_now,
         rows::an_operators_name_is_never_free_again,

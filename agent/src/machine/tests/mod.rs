@@ -1,5 +1,6 @@
 //! What the machine promises, by table and under random sequences of events, crashes included.
 
+mod timing;
 mod ways;
 
 use super::*;
@@ -32,6 +33,7 @@ fn offer(n: u8, items: usize) -> Offer {
         expire: None,
         continue_on_failure: false,
         priority: 5,
+        times: None,
     }
 }
 
@@ -102,6 +104,8 @@ struct World {
     never: BTreeSet<AttemptId>,
     refused: BTreeSet<(AttemptId, usize)>,
     outcomes: HashMap<AttemptId, Vec<u8>>,
+    /// The agent has just been started: what it picks up was begun before.
+    recovering: bool,
 }
 
 impl World {
@@ -119,6 +123,7 @@ impl World {
             never: BTreeSet::new(),
             refused: BTreeSet::new(),
             outcomes: HashMap::new(),
+            recovering: false,
         }
     }
 
@@ -148,6 +153,10 @@ impl World {
                     let Stage::Installing(installing) = &record.stage else { panic!("the disk does not say that it was begun") };
                     assert!(record.started && installing.begun && record.results.len() == item);
                     assert_eq!((installing.op(), installing.run), (Some(op), run), "the disk says something else");
+                    let first = installing.at == 0 && installing.run == 0 && installing.course == Course::Forward;
+                    if first && !self.recovering {
+                        assert!(self.state.record(&id).unwrap().timely(&self.now()), "begun outside of its times");
+                    }
                     if op.runs() {
                         assert!(!self.refused.contains(&(id.clone(), item)), "a step of what was refused is run");
                         assert!(self.state.record(&id).unwrap().leased(&self.now()), "started without a lease");
@@ -257,7 +266,17 @@ impl World {
         records.sort_by(|a, b| a.id().cmp(b.id()));
         let (state, effects) = State::recover(client(), records, false, 1, &self.now());
         self.state = state;
+        self.recovering = true;
         self.take(effects);
+        self.recovering = false;
+    }
+
+    /// Times in this start of the machine: an opening from so many seconds from now on, of so many seconds, into which each package
+    /// of so many has to fit.
+    fn times(&self, from: u16, length: Option<u16>, takes: u16) -> Option<Times> {
+        let start = Duration::from_secs(self.at + u64::from(from));
+        let opening = Opening { start, end: length.map(|length| start + Duration::from_secs(length.into())) };
+        Some(Times { boot_id: self.now().boot_id, openings: vec![opening], durations: vec![Duration::from_secs(takes.into()); 2] })
     }
 
     /// Lets everything go well from here on.
@@ -273,6 +292,9 @@ impl World {
             let ids: Vec<AttemptId> = self.state.records().map(|r| r.id().clone()).collect();
             self.at += 1;
             if self.at.is_multiple_of(7) {
+                for id in &ids {
+                    self.event(Event::Timed(id.clone(), self.times(3, None, 9)));
+                }
                 self.event(Event::Leased(ids, 600));
             }
             self.write();
@@ -287,6 +309,7 @@ impl World {
 enum Act {
     Offer(u8, u8, u16),
     Lease(u8, u16),
+    Times(u8, Option<(u16, Option<u16>, u16)>),
     Cancel(u8),
     Write,
     Sign,
@@ -304,6 +327,7 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
     let act = prop_oneof![
         3 => (n.clone(), 1u8..3, 0u16..100).prop_map(|(n, items, lease)| Act::Offer(n, items, lease)),
         2 => (n.clone(), 0u16..100).prop_map(|(n, s)| Act::Lease(n, s)),
+        2 => (n.clone(), proptest::option::of((0u16..60, proptest::option::of(1u16..60), 0u16..30))).prop_map(|(n, t)| Act::Times(n, t)),
         1 => n.clone().prop_map(Act::Cancel),
         8 => Just(Act::Write),
         4 => Just(Act::Sign),
@@ -334,6 +358,10 @@ proptest! {
                     world.event(Event::Offered(offer(n, items.into()), lease.into()));
                 }
                 Act::Lease(n, seconds) => world.event(Event::Leased(vec![id(n)], seconds.into())),
+                Act::Times(n, times) => {
+                    let times = times.and_then(|(from, length, takes)| world.times(from, length, takes));
+                    world.event(Event::Timed(id(n), times));
+                }
                 Act::Cancel(n) => {
                     offered.insert(n);
                     world.event(Event::CancelAsked(id(n)));

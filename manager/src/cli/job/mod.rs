@@ -91,6 +91,7 @@ pub enum JobCommand {
   sutler job run --package web --set port=8080 --group web-servers
   sutler job run --package clamav --group all --stage group=pilots:1d --stage 10%:1h
   sutler job run --package hotfix --group all --rollout all-at-once
+  sutler job run --package web --group web-servers --at 2027-01-31T22:00:00+01:00 --prefetch 2h
   sutler job run --uninstall clamav --group retired")]
     Run(OrderArgs),
     /// List jobs, the newest first
@@ -116,11 +117,12 @@ pub enum JobCommand {
         #[command(flatten)]
         output: OutputArg,
     },
-    /// Change what is given; on a started job only description, priority and expiry
-    #[command(group = clap::ArgGroup::new("change").required(true).multiple(true).args(["description", "expires", "priority"]),
+    /// Change what is given; on a started job only description, priority and times
+    #[command(group = clap::ArgGroup::new("change").required(true).multiple(true).args(["description", "expires", "priority", "start", "prefetch", "deadline", "ignore_windows"]),
         after_help = "Examples:
   sutler job update JOB --expires 90d
-  sutler job update JOB --description 'second wave' --priority 3")]
+  sutler job update JOB --description 'second wave' --priority 3
+  sutler job update JOB --at 2027-01-31T22:00:00+01:00 --deadline 2027-02-07T22:00:00+01:00")]
     Update {
         /// The job's id
         #[arg(value_parser = names::job)]
@@ -134,6 +136,9 @@ pub enum JobCommand {
         /// 1 (first) to 9
         #[arg(long, value_parser = clap::value_parser!(i32).range(1..=9))]
         priority: Option<i32>,
+        /// When it is carried out; the start time as long as it has not come
+        #[command(flatten)]
+        schedule: terms::ScheduleArgs,
         /// Only if the job still has this etag
         #[arg(long, default_value = "", hide_default_value = true)]
         etag: String,
@@ -304,10 +309,18 @@ pub async fn run(command: JobCommand, session: &Session) -> Result<u8, CliError>
             output::list(&jobs, output.format)?;
         }
         JobCommand::Show { job, output } => output::show(&get(session, &job).await?, output.format)?,
-        JobCommand::Update { job, description, expires, priority, etag } => {
+        JobCommand::Update { job, description, expires, priority, schedule, etag } => {
             let tried = format!("update the job {}", names::short(&job));
             let expire_time = expires.map(|e| e.wire(session.now()));
-            let request = v1::UpdateJobRequest { name: job, description, expire_time, priority, etag, request_id: request_id()? };
+            let request = v1::UpdateJobRequest {
+                name: job,
+                description,
+                expire_time,
+                priority,
+                etag,
+                request_id: request_id()?,
+                schedule: schedule.wire(session),
+            };
             let answer = call!(session, jobs.update_job(request), "{tried}")?;
             session.done(&answer.job.unwrap_or_default().name, "updated")?;
         }

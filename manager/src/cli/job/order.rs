@@ -7,7 +7,7 @@ use super::{
         session::{Session, call, request_id},
         when::{self, Until},
     },
-    terms::TermsArgs,
+    terms::{self, TermsArgs},
     view,
 };
 use crate::package;
@@ -168,7 +168,7 @@ pub(super) async fn run(session: &Session, order: OrderArgs) -> Result<(), CliEr
 
 /// Says what was started: the job and the versions that it pinned.
 pub(super) fn started(session: &Session, job: &v1::Job) -> Result<(), CliError> {
-    session.done(&job.name, &format!("started: {} on {}", view::packages(job), names::words(&job.destinations)))?;
+    session.done(&job.name, &format!("{}: {} on {}", terms::begins(job), view::packages(job), names::words(&job.destinations)))?;
     if !job.unavailable.is_empty() {
         eprintln!("warning: no client can start it yet: {}", super::super::output::printable(&job.unavailable));
     }

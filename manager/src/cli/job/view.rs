@@ -111,6 +111,7 @@ impl Record for v1::Job {
         Column::wide("description", |j| j.description.clone()),
         Column::wide("priority", |j| j.priority.to_string()),
         Column::wide("continue_on_failure", |j| if j.continue_on_failure { "yes" } else { "no" }.to_owned()),
+        Column::wide("terms", |j| j.terms.iter().flat_map(terms::lines).collect::<Vec<_>>().join("; ")),
         Column::wide("expires", |j| moment(&j.expire_time)),
         Column::wide("creator", |j| names::short(&j.creator).to_owned()),
         Column::wide("created", |j| moment(&j.create_time)),

@@ -90,6 +90,8 @@ pub struct Definition {
     pub detection: Vec<Detection>,
     /// What is fetched when it fails.
     pub logs: Vec<String>,
+    /// How long its installation takes (seconds).
+    pub duration: Option<u32>,
     /// Its program, if it is a new agent.
     pub agent: Option<RelPath>,
     /// Whether the publisher relies on the old version being put back when an upgrade fails.
@@ -192,6 +194,7 @@ impl Definition {
             steps: Vec::new(),
             detection: Vec::new(),
             logs: Vec::new(),
+            duration: None,
             agent: None,
             restore: false,
             expires: None,
@@ -264,6 +267,7 @@ impl Definition {
             detection: self.detection.clone(),
             steps: self.steps.clone(),
             logs: self.logs.clone(),
+            duration: self.duration,
             agent: self.agent.clone(),
             expires: self.expires,
             not_before: self.not_before,
@@ -356,6 +360,7 @@ fn read<'a>(r: &mut Reader<'a>, mut root: Table<'a>, base: Option<Definition>) -
     });
     let ordering = r.take(&mut root, "ordering").and_then(|v| r.word(&v, &Ordering::ALL));
     let logs = r.take(&mut root, "logs").and_then(|v| r.texts(&v));
+    let duration = r.take(&mut root, "duration").and_then(|v| r.seconds(&v));
     let agent = r.take(&mut root, "agent").and_then(|v| r.parsed(&v));
     let restore = r.take(&mut root, "restore").and_then(|v| r.truth(&v));
     let expires = r.take(&mut root, "expires").and_then(|v| r.moment(&v));
@@ -394,6 +399,7 @@ fn read<'a>(r: &mut Reader<'a>, mut root: Table<'a>, base: Option<Definition>) -
         steps: steps.unwrap_or(base.steps),
         detection: detection.unwrap_or(base.detection),
         logs: logs.unwrap_or(base.logs),
+        duration: duration.or(base.duration),
         agent: agent.or(base.agent),
         restore: restore.unwrap_or(base.restore),
         expires: expires.or(base.expires),

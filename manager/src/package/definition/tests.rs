@@ -26,7 +26,7 @@ fn the_examples_are_definitions_and_mean_what_they_say() {
     );
     assert_eq!(step.environment["HELLO_GREETING"], "${greeting}");
     assert_eq!(example.parameters.values().next().unwrap().default.as_deref(), Some("Hello"));
-    assert_eq!((example.requirements.len(), example.logs.len(), example.restore), (3, 1, true));
+    assert_eq!((example.requirements.len(), example.logs.len(), example.restore, example.duration), (3, 1, true, Some(300)));
     assert!(example.steps[2].continue_on_failure && example.steps[2].phase == Phase::After);
     assert!(matches!(&example.detection[1], Detection::Command { time_limit: 10, exit_codes, .. } if exit_codes == &[0]));
     assert_eq!(parse(MINIMAL).unwrap().steps[0].time_limit, limits::STEP_SECONDS_DEFAULT);

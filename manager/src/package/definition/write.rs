@@ -78,6 +78,9 @@ impl Definition {
         if !self.logs.is_empty() {
             head.add("logs", texts(&self.logs));
         }
+        if let Some(seconds) = self.duration {
+            head.add("duration", seconds.to_string());
+        }
         if let Some(agent) = &self.agent {
             head.text("agent", agent);
         }

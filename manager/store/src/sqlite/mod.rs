@@ -78,6 +78,8 @@ mod tokens;
 mod trust;
 #[path = "../sql/unit.rs"]
 mod unit;
+#[path = "../sql/windows.rs"]
+mod windows;
 
 use unit::{Access, Unit};
 
@@ -102,6 +104,7 @@ fn migrator() -> Migrator {
         (14, "terms", include_str!("../../migrations/sqlite/0014_terms.sql")),
         (15, "events", include_str!("../../migrations/sqlite/0015_events.sql")),
         (16, "rollouts", include_str!("../../migrations/sqlite/0016_rollouts.sql")),
+        (17, "windows", include_str!("../../migrations/sqlite/0017_windows.sql")),
     ];
     let made = |(n, name, sql): (i64, &'static str, &'static str)| {
         Migration::new(n, name.into(), MigrationType::Simple, sql.into_sql_str(), false)

@@ -72,6 +72,10 @@ pub struct Manifest {
     /// Log files whose ends are fetched when it fails: absolute on the client's root, or relative to the package's directory.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub logs: Vec<String>,
+    /// How long its installation takes (seconds), so that it is begun in a maintenance window only where it fits; one that states
+    /// none fits as long as the window is open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub duration: Option<u32>,
     /// It is a new agent: its program, below the directory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent: Option<RelPath>,
@@ -147,7 +151,7 @@ pub enum EntryKind {
 
 /// Members that this program goes by; `critical` may name only these.
 /// whoever says it is critical is told that a newer program is needed.
-const KNOWN: [&str; 20] = [
+const KNOWN: [&str; 21] = [
     "format",
     "critical",
     "name",
@@ -165,6 +169,7 @@ const KNOWN: [&str; 20] = [
     "detection",
     "steps",
     "logs",
+    "duration",
     "agent",
     "expires",
     "not_before",
@@ -191,6 +196,7 @@ impl Manifest {
             detection: Vec::new(),
             steps: Vec::new(),
             logs: Vec::new(),
+            duration: None,
             agent: None,
             expires: None,
             not_before: None,
@@ -245,6 +251,9 @@ impl Manifest {
             ));
         }
         self.check_logs()?;
+        if self.duration.is_some_and(|seconds| seconds == 0 || seconds > limits::DURATION_MAX) {
+            return fail(format!("a package's duration is 1 to {} seconds", limits::DURATION_MAX));
+        }
         self.check_agent()?;
         if self.directory.is_none() && self.steps.is_empty() {
             return fail("a package without a directory and without steps would do nothing; give it one of them".into());

@@ -1,24 +1,18 @@
-//! The terms of a job, from the wire and back.
+//! The stages of a job and its gate, from the wire and back, and how far it is.
 
 use crate::app::{Violations, rollouts};
 use sutler_base::Timestamp;
 use sutler_core::{
     model::Job,
     rollout::{self, GROUPS_MAX, Gate, Pilot, Rollout, SECONDS_MAX, STAGES_MAX, Share, Stage, Tolerance},
-    terms::JobTerms,
 };
 use sutler_proto::{
     convert::{group_name, wire_time},
     v1,
 };
 
-/// The terms that a request gives; each that can't be as it is given is a violation of `terms.…`.
-pub(super) fn read(v: &mut Violations, wire: Option<&v1::JobTerms>) -> JobTerms {
-    let Some(wire) = wire else { return JobTerms::default() };
-    JobTerms { rollout: wire.rollout.as_ref().map(|wire| read_rollout(v, wire)).unwrap_or_default() }
-}
-
-fn read_rollout(v: &mut Violations, wire: &v1::Rollout) -> Rollout {
+/// The stages and the gate that a request gives.
+pub(super) fn read(v: &mut Violations, wire: &v1::Rollout) -> Rollout {
     if wire.all_at_once && !wire.stages.is_empty() {
         v.add("terms.rollout.all_at_once", "leaves no room for stages; give one of both");
     }
@@ -107,20 +101,17 @@ fn seconds(v: &mut Violations, field: &str, wire: &prost_types::Duration, least:
     }
 }
 
-/// The terms of a job, as they are shown: with the stages that it has by default.
-pub(super) fn shown(terms: &JobTerms) -> v1::JobTerms {
-    let rollout = &terms.rollout;
+/// The stages and the gate of a job, with those that it has by default.
+pub(super) fn shown(rollout: &Rollout) -> v1::Rollout {
     let (max_failures, max_failures_percent) = match rollout.gate.tolerated {
         Tolerance::Count(n) => (Some(n as i32), None),
         Tolerance::Percent(p) => (None, Some(p as i32)),
     };
     let gate = v1::RolloutGate { max_failures, max_failures_percent, silence: Some(wire_seconds(rollout.gate.silence_seconds)) };
-    v1::JobTerms {
-        rollout: Some(v1::Rollout {
-            all_at_once: rollout.all_at_once,
-            stages: rollout.stages().into_iter().map(stage).collect(),
-            gate: (!rollout.all_at_once).then_some(gate),
-        }),
+    v1::Rollout {
+        all_at_once: rollout.all_at_once,
+        stages: rollout.stages().into_iter().map(stage).collect(),
+        gate: (!rollout.all_at_once).then_some(gate),
     }
 }
 
@@ -139,7 +130,7 @@ fn wire_seconds(seconds: u32) -> prost_types::Duration {
 }
 
 /// How far the rollout of a job is.
-pub(super) fn status(job: &Job, shown: &rollouts::Shown) -> v1::RolloutStatus {
+pub fn status(job: &Job, shown: &rollouts::Shown) -> v1::RolloutStatus {
     let rollouts::Shown { position, seen } = shown;
     let rollout = &job.terms.rollout;
     let figures = rollout::figures(rollout, position, seen);

@@ -1,6 +1,6 @@
-//! How a job is carried out: the options for it, and how they look.
+//! In which stages a job goes to its clients, and what stops it.
 
-use super::super::{error::CliError, names, session::Session, when};
+use crate::cli::{names, when};
 use clap::{Args, ValueEnum};
 use std::time::Duration;
 use sutler_base::quoted;
@@ -8,16 +8,16 @@ use sutler_proto::v1;
 
 /// Whether a job goes in stages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum Stages {
+pub enum Stages {
     /// In stages
     Default,
     /// Everybody at once, and nothing stops it
     AllAtOnce,
 }
 
-/// How the job is carried out.
+/// The stages and the gate.
 #[derive(Debug, Args)]
-pub(super) struct TermsArgs {
+pub struct RolloutArgs {
     /// In stages, or everybody at once. By default the first 20 clients start freely; then 5 more, or 1 % if that is more; then 10 %,
     /// then 50 %, each with a soak of 15 minutes; then the rest
     #[arg(long, value_enum, default_value = "default", hide_default_value = true)]
@@ -33,6 +33,18 @@ pub(super) struct TermsArgs {
     /// How long a client may stay in one state before it counts as a failure: it fell silent [default: 1h]
     #[arg(long, value_name = "DURATION", value_parser = when::some_duration)]
     silence: Option<Duration>,
+}
+
+impl RolloutArgs {
+    /// What the options give; none if all of them are left to their defaults.
+    pub(super) fn wire(self) -> Option<v1::Rollout> {
+        let mut gate = self.max_failures;
+        if let Some(silence) = self.silence {
+            gate.get_or_insert_default().silence = Some(wire(silence));
+        }
+        let rollout = v1::Rollout { all_at_once: self.rollout == Stages::AllAtOnce, stages: self.stage, gate };
+        (rollout != v1::Rollout::default()).then_some(rollout)
+    }
 }
 
 fn wire(duration: Duration) -> prost_types::Duration {
@@ -82,18 +94,6 @@ fn failures(text: &str) -> Result<v1::RolloutGate, String> {
     })
 }
 
-impl TermsArgs {
-    /// The terms that the options give; none if all of them are left to their defaults.
-    pub(super) fn terms(self, _session: &Session) -> Result<Option<v1::JobTerms>, CliError> {
-        let mut gate = self.max_failures;
-        if let Some(silence) = self.silence {
-            gate.get_or_insert_default().silence = Some(wire(silence));
-        }
-        let rollout = v1::Rollout { all_at_once: self.rollout == Stages::AllAtOnce, stages: self.stage, gate };
-        Ok((rollout != v1::Rollout::default()).then_some(v1::JobTerms { rollout: Some(rollout) }))
-    }
-}
-
 /// A stage as it is given to `--stage`.
 fn words(stage: &v1::RolloutStage) -> String {
     let mut parts = Vec::new();
@@ -122,9 +122,8 @@ fn span(seconds: i64) -> String {
 /// The stages that a job has that says nothing about them, as they are given to `--stage`.
 const DEFAULT_STAGES: &str = "20 +5,1%:15m 10%:15m 50%:15m";
 
-/// What of a job's terms is not as it is by default: a line each.
-pub(super) fn lines(terms: &v1::JobTerms) -> Vec<String> {
-    let Some(rollout) = &terms.rollout else { return vec![] };
+/// What of it is not as it is by default: a line each.
+pub(super) fn lines(rollout: &v1::Rollout) -> Vec<String> {
     // What is all at once is said with its status.
     if rollout.all_at_once {
         return vec![];
@@ -146,7 +145,7 @@ pub(super) fn lines(terms: &v1::JobTerms) -> Vec<String> {
 }
 
 /// How far the rollout of a job is: a line or two; none where everything is as it is by default and all may start.
-pub(super) fn status(job: &v1::Job) -> Vec<String> {
+pub fn status(job: &v1::Job) -> Vec<String> {
     let Some(rollout) = &job.rollout else { return vec![] };
     let mut lines = Vec::new();
     if !rollout.halt.is_empty() {
@@ -162,7 +161,7 @@ pub(super) fn status(job: &v1::Job) -> Vec<String> {
 }
 
 /// The word for how far the rollout of a job is.
-pub(super) fn word(job: &v1::Job) -> String {
+pub fn word(job: &v1::Job) -> String {
     match &job.rollout {
         None => String::new(),
         Some(rollout) if rollout.all_at_once => "ALL AT ONCE".into(),

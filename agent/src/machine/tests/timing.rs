@@ -1,0 +1,111 @@
+//! When a package may be begun: in its times alone, by a clock that never jumps.
+
+use super::*;
+
+/// A world in which attempt 1 is fetched, with an opening from second 100 to 200, into which 30 seconds have to fit.
+fn waiting(lease: u32) -> World {
+    let mut world = World::new();
+    let times = world.times(100, Some(100), 15);
+    world.event(Event::Offered(Offer { times, ..offer(1, 1) }, lease));
+    world.write();
+    assert!(world.performing.remove(&(id(1), None)), "it is fetched at once");
+    world.event(Event::Prepared(id(1), Prepared::Ready(plan(&[Phase::Before, Phase::Install], false))));
+    world.write();
+    world
+}
+
+fn waits_for(world: &World) -> Option<WaitReason> {
+    world.state.progress(&world.now())[0].1.wait
+}
+
+fn at(world: &mut World, seconds: u64) {
+    world.at = seconds;
+    world.event(Event::Tick);
+    while !world.unwritten.is_empty() {
+        world.write();
+    }
+}
+
+/// What is staged is looked at again first: it is not known whether anything else was installed meanwhile.
+fn staged_again(world: &mut World) {
+    let now = world.at;
+    at(world, now);
+    assert!(world.performing.remove(&(id(1), None)));
+    world.event(Event::Prepared(id(1), Prepared::Ready(plan(&[Phase::Before], false))));
+    at(world, now + 1);
+}
+
+#[test]
+fn nothing_is_begun_before_the_window_opens_whatever_the_clock_on_the_wall_shows() {
+    let mut world = waiting(6000);
+    assert_eq!(waits_for(&world), Some(WaitReason::Window));
+    assert_eq!(world.state.wake_at(&world.now()), Some(Duration::from_secs(100)));
+    let ahead = Now { wall: now(1_000_000).wall, ..now(99) };
+    assert!(world.state.handle(Event::Tick, &ahead).is_empty());
+    at(&mut world, 99);
+    assert!(world.performed.is_empty());
+    at(&mut world, 100);
+    assert_eq!(world.performed.len(), 1);
+}
+
+#[test]
+fn what_does_not_fit_any_more_waits_and_what_has_begun_goes_on() {
+    let mut late = waiting(6000);
+    at(&mut late, 171);
+    assert!(late.performed.is_empty() && waits_for(&late) == Some(WaitReason::Window));
+    let mut world = waiting(6000);
+    at(&mut world, 170);
+    assert_eq!(world.performed.len(), 1);
+    world.at = 300;
+    for expected in [Op::Step(0), Op::Exchange, Op::Step(1)] {
+        assert_eq!(performing(&mut world), expected);
+        succeed(&mut world);
+    }
+}
+
+#[test]
+fn a_crash_changes_nothing_and_a_restart_of_the_machine_waits_to_be_told_anew() {
+    let mut world = waiting(6000);
+    world.at = 150;
+    world.restarts += 1;
+    world.crash(0);
+    world.event(Event::Leased(vec![id(1)], 6000));
+    at(&mut world, 151);
+    assert!(world.performed.is_empty() && waits_for(&world) == Some(WaitReason::Window));
+    world.event(Event::Timed(id(1), None));
+    staged_again(&mut world);
+    assert_eq!(world.performed.len(), 1);
+
+    let mut world = waiting(6000);
+    world.crash(0);
+    at(&mut world, 99);
+    assert!(world.performed.is_empty());
+    at(&mut world, 101);
+    staged_again(&mut world);
+    assert_eq!(world.performed.len(), 1);
+}
+
+#[test]
+fn a_window_that_opens_after_the_lease_has_run_out_waits_for_contact_and_a_shorter_lease_takes_nothing_away() {
+    let mut world = waiting(90);
+    at(&mut world, 100);
+    assert!(world.performed.is_empty() && waits_for(&world) == Some(WaitReason::Lease));
+    let mut world = waiting(110);
+    world.event(Event::Leased(vec![id(1)], 10));
+    at(&mut world, 105);
+    assert_eq!(world.performed.len(), 1);
+}
+
+#[test]
+fn a_window_that_closes_while_the_beginning_is_written_down_has_begun_nothing() {
+    let mut world = waiting(6000);
+    world.at = 170;
+    world.event(Event::Tick);
+    world.at = 180;
+    while !world.unwritten.is_empty() {
+        world.write();
+    }
+    assert!(world.performed.is_empty() && waits_for(&world) == Some(WaitReason::Window));
+    world.event(Event::CancelAsked(id(1)));
+    assert_eq!(world.state.record(&id(1)).unwrap().stage, Stage::Canceled, "nothing of it was started");
+}

@@ -1,0 +1,225 @@
+//! Jobs that start by themselves, and when what they order may be begun on a client.
+//!
+//! The manager decides, by its own clock: what an agent is told are moments, with the time that it is here. How long a lease has to
+//! last for an agent that is cut off when its window opens is decided here, too, and written down before it is given.
+
+use super::{AppError, Env, Result, jobs, windows};
+use jiff::SignedDuration;
+use std::{collections::BTreeMap, time::Duration};
+use sutler_base::{
+    AttemptId, ClientId, JobId, Timestamp,
+    state::{ExecutionState, Intent, JobState, WaitReason},
+};
+use sutler_core::{
+    model::{Client, Execution, Job, JobPackage, LongLease, PackageVersion, Target},
+    schedule::{self, Schedule, lease_until},
+    window::{Opening, Windows},
+};
+use sutler_store::{Page, Tx};
+
+/// How many jobs are looked at in one unit.
+const BATCH: u32 = 500;
+
+/// Jobs whose time to reach their clients has come, and the key of the next page.
+pub async fn due(tx: &mut dyn Tx, env: &Env, after: Option<String>) -> Result<(Vec<JobId>, Option<String>)> {
+    let page = tx.jobs_in(&Page { after, limit: BATCH }, JobState::Scheduled).await?;
+    let next = if page.len() as u32 == BATCH { page.last().map(|j| j.id.to_string()) } else { None };
+    Ok((page.into_iter().filter(|job| !job.terms.schedule.waits(env.now)).map(|job| job.id).collect(), next))
+}
+
+/// Starts a job whose time has come.
+pub async fn start(tx: &mut dyn Tx, env: &Env, id: &JobId) -> Result<()> {
+    match tx.job(id).await? {
+        Some(job) if job.state == JobState::Scheduled && !job.terms.schedule.waits(env.now) => jobs::activate(tx, env, job).await,
+        _ => Ok(()),
+    }
+}
+
+/// Ends a job that could not be started when its time had come, and says why: on the job and in the audit log.
+pub async fn failed(tx: &mut dyn Tx, env: &Env, id: &JobId, why: &str) -> Result<()> {
+    let Some(mut job) = tx.job(id).await?.filter(|job| job.state == JobState::Scheduled) else { return Ok(()) };
+    job.state = JobState::Canceled;
+    job.ended = Some(env.now);
+    job.terms.schedule.failure = why.chars().take(1000).collect();
+    tx.save_job(&job).await?;
+    env.wakes().jobs.insert(id.clone());
+    env.audit(tx, "start_failed", format!("jobs/{id}"), why).await
+}
+
+/// What changes when a job is carried out; `None` leaves a time as it is.
+#[derive(Debug, Clone, Default)]
+pub struct Change {
+    /// Before this nothing is begun.
+    pub start: Option<Timestamp>,
+    /// So long before that it is offered (seconds).
+    pub prefetch: Option<u64>,
+    /// From this on windows don't hold it up.
+    pub deadline: Option<Timestamp>,
+    /// Windows don't hold it up at all.
+    pub ignore_windows: bool,
+}
+
+/// Changes the times of a job.
+pub fn change(job: &mut Job, env: &Env, change: &Change) -> Result<()> {
+    let name = format!("jobs/{}", job.id);
+    let schedule = &mut job.terms.schedule;
+    if change.start.is_some() || change.prefetch.is_some() {
+        let started = match job.state {
+            JobState::Draft => false,
+            // While its bytes travel it is ACTIVE, and still waits.
+            _ => schedule.start.is_none_or(|start| start <= env.now),
+        };
+        if started {
+            let message = format!("{name} has started; its start time can't be changed any more, only its deadline and its end");
+            return Err(AppError::state(name, "STARTED", message));
+        }
+        if change.start.is_some_and(|start| start <= env.now) {
+            return Err(AppError::invalid("schedule.start_time", "lies in the past; to start it now, cancel it and run it anew"));
+        }
+    }
+    schedule.start = change.start.or(schedule.start);
+    schedule.prefetch = change.prefetch.or(schedule.prefetch);
+    schedule.deadline = change.deadline.or(schedule.deadline);
+    schedule.ignore_windows |= change.ignore_windows;
+    check(schedule, job.expires)
+}
+
+/// Whether these times go together.
+pub fn check(schedule: &Schedule, expires: Option<Timestamp>) -> Result<()> {
+    match schedule.check(expires).into_iter().next() {
+        None => Ok(()),
+        Some((field, why)) => Err(AppError::invalid(field, why)),
+    }
+}
+
+/// When an attempt may be begun.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Times {
+    /// In one of these; none: not at all until it is told anew.
+    pub openings: Vec<Opening>,
+    /// How long each package takes (seconds).
+    pub durations: Vec<u32>,
+}
+
+/// The windows of some clients at a moment.
+pub struct Clock {
+    now: Timestamp,
+    usual: Duration,
+    windows: BTreeMap<ClientId, Windows>,
+}
+
+impl Clock {
+    /// The windows of these clients now.
+    pub async fn of(tx: &mut dyn Tx, env: &Env, clients: &[&Client]) -> Result<Clock> {
+        let windows = windows::of_clients(tx, clients).await?;
+        Ok(Clock { now: env.now, usual: Duration::from_secs(env.settings.lease_seconds().into()), windows })
+    }
+
+    /// When a job with this schedule may be begun on a client; none: at any time.
+    pub fn openings(&self, client: &ClientId, schedule: &Schedule) -> Option<Vec<Opening>> {
+        schedule.openings(self.windows.get(client).unwrap_or(&Windows::default()), self.now)
+    }
+
+    /// The sentence about what it waits for there; none where time is not what it waits for.
+    pub fn waits_for(&self, client: &ClientId, schedule: &Schedule, seconds: u64) -> Option<String> {
+        schedule::waits_for(schedule, self.windows.get(client).unwrap_or(&Windows::default()), seconds, self.now)
+    }
+
+    /// How long the leases of these attempts are to last (seconds), where that is longer than usual: written down by this.
+    pub async fn leases(&self, tx: &mut dyn Tx, env: &Env, times: &[(AttemptId, &[Opening])]) -> Result<BTreeMap<AttemptId, u32>> {
+        let (mut out, mut new) = (BTreeMap::new(), Vec::new());
+        if times.is_empty() {
+            return Ok(out);
+        }
+        // They are waited for by the clock that all managers have in common.
+        let ahead = env.common_clock(tx).await?.duration_since(self.now);
+        let ids: Vec<AttemptId> = times.iter().map(|(id, _)| id.clone()).collect();
+        let given: BTreeMap<AttemptId, Timestamp> = tx.long_leases(&ids).await?.into_iter().map(|l| (l.attempt, l.until)).collect();
+        for (id, openings) in times {
+            let before = given.get(id).and_then(|until| until.checked_sub(ahead).ok());
+            let Some(until) = lease_until(openings, self.usual, before, self.now) else { continue };
+            let lasts = until.duration_since(self.now);
+            let seconds = u32::try_from(lasts.as_secs()).unwrap_or(0);
+            if before != Some(until) {
+                let until = until.checked_add(ahead).unwrap_or(until);
+                new.push(LongLease { attempt: id.clone(), until, seconds });
+            }
+            out.insert(id.clone(), seconds);
+        }
+        if !new.is_empty() {
+            tx.put_long_leases(&new).await?;
+        }
+        Ok(out)
+    }
+}
+
+/// How long a package of a job takes by what it states (seconds).
+pub fn takes(package: &JobPackage, version: Option<&PackageVersion>) -> u32 {
+    match package.intent {
+        Intent::Install => version.and_then(|v| v.terms.duration).unwrap_or(0),
+        _ => 0,
+    }
+}
+
+/// How long what is left of a job takes on a client (seconds): all of it in the newest revision, or from the package on with which
+/// its attempt is.
+async fn left(tx: &mut dyn Tx, job: &Job, row: Option<&Execution>) -> Result<u64> {
+    let packages = tx.job_packages(&job.id, row.map_or(job.revision, |row| row.revision)).await?;
+    let uids: Vec<_> = packages.iter().filter_map(|p| p.version.clone()).collect();
+    let versions = tx.versions_by_uid(&uids).await?;
+    let takes = |p: &JobPackage| u64::from(takes(p, versions.iter().find(|v| Some(&v.uid) == p.version.as_ref())));
+    Ok(packages.iter().skip(row.map_or(0, |row| row.item as usize)).map(takes).sum())
+}
+
+/// Says of the rows that wait for their time what that is.
+pub async fn tell(tx: &mut dyn Tx, env: &Env, job: &Job, rows: &mut [jobs::Row]) -> Result<()> {
+    let waits = |row: &jobs::Row| row.execution.state == ExecutionState::Waiting && row.execution.reason == WaitReason::Window.as_str();
+    let clients: Vec<&Client> = rows.iter().filter(|row| waits(row)).map(|row| &row.client).collect();
+    if clients.is_empty() {
+        return Ok(());
+    }
+    let clock = Clock::of(tx, env, &clients).await?;
+    for row in rows.iter_mut().filter(|row| waits(row)) {
+        let seconds = left(tx, job, Some(&row.execution)).await?;
+        if let Some(sentence) = clock.waits_for(&row.client.id, &job.terms.schedule, seconds) {
+            row.execution.detail = sentence;
+        }
+    }
+    Ok(())
+}
+
+/// What a row of this job waits for on this client, if that is its time; of a job without a row there: what will be.
+pub async fn sentence(tx: &mut dyn Tx, env: &Env, client: &Client, job: &Job, row: Option<&Execution>) -> Result<Option<String>> {
+    let clock = Clock::of(tx, env, &[client]).await?;
+    let seconds = left(tx, job, row).await?;
+    Ok(clock.waits_for(&client.id, &job.terms.schedule, seconds))
+}
+
+/// Jobs that will reach this client when their time has come.
+pub async fn ahead(tx: &mut dyn Tx, client: &ClientId) -> Result<Vec<(Job, Target)>> {
+    let mut targets = vec![Target::Client(client.clone())];
+    targets.extend(tx.memberships_of(client).await?.into_iter().map(|m| Target::Group(m.group)));
+    let mut out: BTreeMap<JobId, (Job, Target)> = BTreeMap::new();
+    for target in targets {
+        for job in tx.jobs_with_target(&target, &[JobState::Scheduled]).await? {
+            out.entry(job.id.clone()).or_insert((job, target.clone()));
+        }
+    }
+    Ok(out.into_values().collect())
+}
+
+/// How long a cancellation of these attempts has to wait at the least, by the clock that all managers have in common: until the end
+/// of the longest lease that they were given.
+pub async fn leased_until(tx: &mut dyn Tx, attempts: &[AttemptId]) -> Result<BTreeMap<AttemptId, LongLease>> {
+    if attempts.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    Ok(tx.long_leases(attempts).await?.into_iter().map(|lease| (lease.attempt.clone(), lease)).collect())
+}
+
+/// Forgets long leases that ended long ago.
+pub async fn forget_leases(tx: &mut dyn Tx, env: &Env) -> Result<()> {
+    let before = env.common_clock(tx).await?.saturating_sub(SignedDuration::from_hours(48)).unwrap_or(Timestamp::MIN);
+    tx.drop_long_leases(before).await?;
+    Ok(())
+}
