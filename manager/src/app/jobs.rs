@@ -839,7 +839,7 @@ pub async fn with_clients(tx: &mut dyn Tx, env: &Env, rows: Vec<Execution>) -> R
     let attempts: Vec<_> = rows.iter().filter_map(|r| r.attempt.clone()).collect();
     let attempts = tx.attempts(&attempts).await?;
     let targets: BTreeSet<Target> = tx.job_targets(&job).await?.into_iter().collect();
-    let Some(job) = tx.job(&job).await?.map(|job| job.state) else { return Ok(vec![]) };
+    let Some(job) = tx.job(&job).await? else { return Ok(vec![]) };
     let memberships = tx.memberships_of_all(&ids).await?;
     let mut shown: Vec<Row> = rows
         .into_iter()
@@ -848,11 +848,9 @@ pub async fn with_clients(tx: &mut dyn Tx, env: &Env, rows: Vec<Execution>) -> R
             let attempt = attempts.iter().find(|a| Some(&a.id) == execution.attempt.as_ref()).cloned();
             let reached = targets.contains(&Target::Client(client.id.clone()))
                 || memberships.iter().any(|m| m.client == client.id && targets.contains(&Target::Group(m.group.clone())));
-            Some(Row { execution, client, attempt, reached, job })
+            Some(Row { execution, client, attempt, reached, job: job.state })
         })
         .collect();
-    if let Some(job) = tx.job(&job).await? {
-        schedule::tell(tx, env, &job, &mut shown).await?;
-    }
+    schedule::tell(tx, env, &job, &mut shown).await?;
     Ok(shown)
 }

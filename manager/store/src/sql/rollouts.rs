@@ -97,7 +97,7 @@ impl Rollouts for Unit<'_> {
         let mut stages = Vec::new();
         for state in [ExecutionState::Failed, ExecutionState::Interrupted] {
             let query = query!(sql, job.to_string(), state.as_str(), bind::ms(since), i64::from(limit));
-            stages.extend(self.list("execution", query, |row| row.number()).await?);
+            stages.extend(self.list("execution", query, |row| row.number::<u32>()).await?);
         }
         stages.truncate(limit as usize);
         Ok(stages)
