@@ -46,6 +46,11 @@ pub fn by_leaving(reason: CancelReason) -> bool {
     matches!(reason, CancelReason::LeftGroup | CancelReason::DestinationDeleted | CancelReason::ClientArchived)
 }
 
+/// Whether what was called off for this reason waits for its turn again once that is final.
+pub fn by_rollout(reason: CancelReason) -> bool {
+    matches!(reason, CancelReason::JobPaused | CancelReason::PlaceGiven)
+}
+
 /// What a re-execution does with one row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Again {
@@ -157,6 +162,8 @@ mod tests {
             bytes_total: 0,
             step: String::new(),
             cancel: None,
+            hold: None,
+            stage: 0,
             change: 0,
         }
     }

@@ -11,5 +11,6 @@ pub mod policy;
 pub mod presence;
 pub mod relations;
 pub mod rights;
+pub mod rollout;
 pub mod session;
 pub mod terms;

@@ -10,7 +10,8 @@ use sutler_base::{
     manifest::{Dependency, Manifest, Parameter, Platform, Present, Requirement, Supersedes, relations::Values},
     question::AnswerRule,
     state::{
-        AppliesTo, CancelReason, ClientKind, ClientState, ExecutionState, Intent, JobState, JoinMode, OnMismatch, Role, Source, Trigger,
+        AppliesTo, CancelReason, ClientKind, ClientState, ExecutionState, HoldReason, Intent, JobState, JoinMode, OnMismatch, Role, Source,
+        Trigger,
     },
     version::Ordering,
 };
@@ -479,6 +480,10 @@ pub struct Execution {
     pub step: String,
     /// A cancellation that the client has not acknowledged.
     pub cancel: Option<CancelRequest>,
+    /// By what the manager holds it back while it is QUEUED.
+    pub hold: Option<HoldReason>,
+    /// In which stage of the job's rollout it was let go, from 1; 0 if in none.
+    pub stage: u32,
     /// Grows with every change; from the one sequence of the manager.
     pub change: i64,
 }

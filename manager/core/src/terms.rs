@@ -1,8 +1,12 @@
 //! How a job is carried out: when, in which order of clients, and what follows from how it goes.
 
+use crate::rollout::Rollout;
 use serde::{Deserialize, Serialize};
 
 /// The terms of a job, as they are kept: what is missing has its default, so that a newer manager reads what an older one wrote.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct JobTerms {}
+pub struct JobTerms {
+    /// The stages in which it reaches its clients, and what stops it.
+    pub rollout: Rollout,
+}

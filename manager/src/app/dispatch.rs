@@ -93,6 +93,10 @@ pub async fn orders(
         let orders = out.entry(client.id.clone()).or_default();
         orders.state = Some(client.state);
         for row in tx.open_executions_of(&client.id).await? {
+            if row.hold.is_some() && known.is_some() {
+                // It is in contact from now on: its turn may have come.
+                env.wakes().jobs.insert(row.job.clone());
+            }
             let Some(attempt) = row.attempt.filter(|_| row.state != ExecutionState::Queued) else { continue };
             *open.entry(client.id.clone()).or_default() += 1;
             if row.state == ExecutionState::Offered && row.cancel.is_none() && known.is_some_and(|k| !k.contains(&attempt)) {
@@ -109,6 +113,7 @@ pub async fn orders(
     let mut catalogue = Catalogue::default();
     let queued = tx.queued_for(&here, 1000).await?;
     let (mut attempts, mut changes) = (Vec::new(), Vec::new());
+    let mut offered_of: BTreeSet<(JobId, ClientId)> = BTreeSet::new();
     for (row, job) in queued {
         let slots = open.entry(row.client.clone()).or_default();
         if *slots >= env.settings.limits.open_attempts as usize || job.expires.is_some_and(|e| e <= env.now) {
@@ -154,6 +159,7 @@ pub async fn orders(
             ..executions::moved(&row, ExecutionState::Offered, "", "", env)
         });
         env.wakes().jobs.insert(job.id.clone());
+        offered_of.insert((job.id, row.client.clone()));
         out.entry(row.client).or_default().offers.push(offer);
         attempts.push(attempt);
     }
@@ -165,6 +171,16 @@ pub async fn orders(
         let offered: Vec<ClientId> = attempts.iter().map(|a| a.client.clone()).collect();
         if let Some(elsewhere) = tx.clients(&offered).await?.into_iter().find(|c| !is_newest(c)) {
             let why = format!("clients/{} has just connected to another manager", elsewhere.id);
+            return Err(StoreError::Unavailable(why).into());
+        }
+        // In the same way a job that was paused elsewhere is seen here, and a row that a stage took back.
+        let jobs: BTreeSet<&JobId> = offered_of.iter().map(|(job, _)| job).collect();
+        if let Some(id) = tx.stopped_among(&jobs.into_iter().cloned().collect::<Vec<_>>()).await?.first() {
+            return Err(StoreError::Unavailable(format!("jobs/{id} has just been stopped by another manager")).into());
+        }
+        let rows = tx.executions(&offered_of.into_iter().collect::<Vec<_>>()).await?;
+        if let Some(row) = rows.into_iter().find(|row| row.hold.is_some()) {
+            let why = format!("jobs/{} has just given the place of clients/{} to another", row.job, row.client);
             return Err(StoreError::Unavailable(why).into());
         }
     }

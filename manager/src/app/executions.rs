@@ -127,7 +127,9 @@ pub async fn cancel(tx: &mut dyn Tx, env: &Env, rows: &[Execution], reason: Canc
                 change.cancel = Some(None);
                 changes.push(change);
             }
-            Cancellation::Ask if row.cancel.is_some() => {}
+            // What was only put off may be called off meanwhile.
+            Cancellation::Ask if row.cancel.as_ref().is_some_and(|c| !execution::by_rollout(c.reason) || execution::by_rollout(reason)) => {
+            }
             Cancellation::Ask => {
                 let mut change = moved(row, row.state, &row.reason, &row.detail, env);
                 change.entered = row.entered;
@@ -143,10 +145,11 @@ pub async fn cancel(tx: &mut dyn Tx, env: &Env, rows: &[Execution], reason: Canc
     Ok(())
 }
 
-/// What a cancellation ends as, once it is final: canceled; or queued again where the client has come back meanwhile, if the
-/// job still stands.
+/// What a cancellation ends as, once it is final: canceled; or queued again where the client has come back meanwhile, or its turn was
+/// only put off, if the job still stands.
 pub async fn canceled(tx: &mut dyn Tx, env: &Env, row: &Execution, reason: CancelReason) -> Result<ExecutionChange> {
-    let back = execution::by_leaving(reason)
+    let by_rollout = execution::by_rollout(reason);
+    let back = (by_rollout || execution::by_leaving(reason))
         && is_reached(tx, &row.job, &row.client).await?
         && tx.client(&row.client).await?.is_some_and(|client| client.archived.is_none());
     let job = if back { tx.job(&row.job).await?.map(|j| j.state) } else { None };
@@ -155,9 +158,14 @@ pub async fn canceled(tx: &mut dyn Tx, env: &Env, row: &Execution, reason: Cance
         Some(JobState::Expired) => moved(row, ExecutionState::Expired, "", "the job's time was over before it started here", env),
         // Nothing of a job that has ended may wait in the queue for ever.
         Some(_) => moved(row, ExecutionState::Canceled, CancelReason::JobCanceled.as_str(), "", env),
+        None if by_rollout => moved(row, ExecutionState::Canceled, CancelReason::LeftGroup.as_str(), "", env),
         None => moved(row, ExecutionState::Canceled, reason.as_str(), "", env),
     };
     change.cancel = Some(None);
+    if by_rollout && change.to == ExecutionState::Queued {
+        // Its place in the stage is free again; who comes next in order gets it.
+        tx.hold_by_stage(&row.job, std::slice::from_ref(&row.client), row.state).await?;
+    }
     if let Some(attempt) = &row.attempt {
         tx.set_attempt_states(&[(attempt.clone(), ExecutionState::Canceled)]).await?;
     }

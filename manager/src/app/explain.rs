@@ -1,9 +1,9 @@
 //! Why a client is in its groups, and what each of its jobs waits for, in sentences.
 
-use super::{Env, Result, clients, conditions::Asked, executions, inventory, jobs};
+use super::{Env, Result, clients, conditions::Asked, executions, inventory, jobs, rollouts};
 use sutler_base::{
     ClientId, Timestamp, Uid,
-    state::{AppliesTo, CancelReason, ClientState, ExecutionState, JobState, Source, Trigger, WaitReason},
+    state::{AppliesTo, CancelReason, ClientState, ExecutionState, Source, Trigger, WaitReason},
 };
 use sutler_core::{
     condition::Outcome,
@@ -130,12 +130,13 @@ pub async fn explain(tx: &mut dyn Tx, env: &Env, id: &ClientId, online: bool) ->
             Target::Client(_) => None,
         });
         let reached = executions::is_reached(tx, &job.id, id).await?;
-        let broken = jobs::show(tx, env, job.clone()).await?.unavailable;
+        let job_shown = jobs::show(tx, env, job.clone()).await?;
+        let rollout = rollouts::sentence(&job, job_shown.rollout.as_ref(), &row);
         verdicts.push(JobVerdict {
             packages: packages.iter().map(|p| format!("packages/{}/versions/{}", p.package, p.version_text)).collect(),
             destination: destination.unwrap_or_default(),
             state: row.state,
-            sentence: sentence(client, &job, &row, reached, online, &broken),
+            sentence: sentence(client, &row, reached, online, &job_shown.unavailable, rollout),
             entered: row.entered,
             job,
         });
@@ -144,7 +145,7 @@ pub async fn explain(tx: &mut dyn Tx, env: &Env, id: &ClientId, online: bool) ->
 }
 
 /// Why the execution is where it is, and what it waits for.
-pub fn sentence(client: &Client, job: &Job, row: &Execution, reached: bool, online: bool, unavailable: &str) -> String {
+pub fn sentence(client: &Client, row: &Execution, reached: bool, online: bool, unavailable: &str, rollout: Option<String>) -> String {
     use ExecutionState::*;
     let gone = if reached { "" } else { "; the client is no longer in a destination of this job" };
     if let Some(cancel) = &row.cancel {
@@ -154,11 +155,11 @@ pub fn sentence(client: &Client, job: &Job, row: &Execution, reached: bool, onli
         );
     }
     match row.state {
-        Queued if job.state == JobState::Paused => "the job is paused; nothing starts until it is resumed".into(),
         Queued | Offered | Downloading | Waiting if client.state == ClientState::Quarantined => {
             format!("the client is quarantined ({}); it gets no work and no bytes until `client release`", client.notice)
         }
         Queued if client.state == ClientState::Pending => "the client waits for approval; `client approve` lets it in".into(),
+        Queued if let Some(why) = rollout => why,
         Queued if !unavailable.is_empty() => format!("waits, because {unavailable}"),
         Queued if !online => format!("the client is offline since {}; it is offered the job at its next contact", client.last_seen),
         Queued => "waits to be offered to the connected client".into(),
@@ -207,6 +208,8 @@ fn canceled(reason: &str) -> String {
         }
         Ok(CancelReason::DestinationDeleted) => "the group was deleted before it started here".into(),
         Ok(CancelReason::Withdrawn) => "the version was withdrawn before it started here".into(),
+        Ok(CancelReason::JobAborted) => "the job was aborted before it started here".into(),
+        Ok(CancelReason::JobPaused | CancelReason::PlaceGiven) => "it was called back before it started here".into(),
         Ok(CancelReason::Replaced) => "another job took its place before it started here".into(),
         Err(_) => "was canceled".into(),
     }

@@ -1,6 +1,6 @@
 //! Jobs: made, started, changed, canceled, archived, run again.
 
-use super::{AppError, Env, Result, clients, conditions, executions, groups, packages, trust};
+use super::{AppError, Env, Result, clients, conditions, executions, groups, packages, rollouts, trust};
 use jiff::SignedDuration;
 use std::collections::BTreeSet;
 use sutler_base::{
@@ -89,6 +89,8 @@ pub struct Shown {
     pub unavailable: String,
     /// Why no client will be able to start in a while, as far as is known now; empty if they will.
     pub unavailable_soon: String,
+    /// How far its rollout is; none before the start.
+    pub rollout: Option<rollouts::Shown>,
 }
 
 /// How long before nobody can start a job any more that is said.
@@ -151,7 +153,8 @@ pub async fn show(tx: &mut dyn Tx, env: &Env, job: Job) -> Result<Shown> {
             soon = unavailable(tx, &packages, &word, env.now.saturating_add(SOON).unwrap_or(Timestamp::MAX)).await?;
         }
     }
-    Ok(Shown { job, packages, destinations, counts, canceling, unavailable: now, unavailable_soon: soon })
+    let rollout = rollouts::show(tx, env, &job).await?;
+    Ok(Shown { job, packages, destinations, counts, canceling, unavailable: now, unavailable_soon: soon, rollout })
 }
 
 /// Why a version of these can't be delivered any more at this moment; empty if all can.
@@ -225,6 +228,8 @@ pub async fn create(tx: &mut dyn Tx, env: &Env, input: &Create) -> Result<Shown>
     if !input.condition.is_empty() {
         conditions::compile(tx, env, "condition", &input.condition).await?;
     }
+    let mut terms = input.terms.clone();
+    rollouts::resolve(tx, &mut terms).await?;
     let job = Job {
         id: env.world.job_id(),
         state: JobState::Draft,
@@ -241,7 +246,7 @@ pub async fn create(tx: &mut dyn Tx, env: &Env, input: &Create) -> Result<Shown>
         replaces: input.replaces.clone(),
         condition: input.condition.clone(),
         requirements: input.requirements.clone(),
-        terms: input.terms.clone(),
+        terms,
         change: 0,
     };
     tx.insert_job(&job, &wanted, &targets.into_iter().collect::<Vec<_>>()).await?;
@@ -331,6 +336,7 @@ pub async fn start(tx: &mut dyn Tx, env: &Env, id: &JobId) -> Result<Shown> {
     job.state = JobState::Active;
     job.started = Some(env.now);
     tx.save_job(&job).await?;
+    rollouts::begin(tx, env, &job).await?;
     for target in &targets {
         match target {
             Target::Group(uid) => {
@@ -492,6 +498,15 @@ pub async fn update(tx: &mut dyn Tx, env: &Env, input: &Update) -> Result<Shown>
 
 /// Ends a job: what has not started never will; what has goes to its end.
 pub async fn cancel(tx: &mut dyn Tx, env: &Env, id: &JobId) -> Result<Shown> {
+    call_off(tx, env, id, "cancel_job", CancelReason::JobCanceled).await
+}
+
+/// The same; rows say that its rollout was aborted.
+pub async fn abort(tx: &mut dyn Tx, env: &Env, id: &JobId) -> Result<Shown> {
+    call_off(tx, env, id, "abort_job", CancelReason::JobAborted).await
+}
+
+async fn call_off(tx: &mut dyn Tx, env: &Env, id: &JobId, action: &str, reason: CancelReason) -> Result<Shown> {
     let mut job = load(tx, env, id).await?;
     match job.state {
         JobState::Canceled => return show(tx, env, job).await,
@@ -502,8 +517,8 @@ pub async fn cancel(tx: &mut dyn Tx, env: &Env, id: &JobId) -> Result<Shown> {
         _ => {}
     }
     end(tx, env, &mut job, JobState::Canceled).await?;
-    cancel_open(tx, env, id, CancelReason::JobCanceled).await?;
-    env.audit(tx, "cancel_job", format!("jobs/{id}"), "").await?;
+    cancel_open(tx, env, id, reason).await?;
+    env.audit(tx, action, format!("jobs/{id}"), "").await?;
     get(tx, env, id).await
 }
 
@@ -600,6 +615,7 @@ pub async fn retry(tx: &mut dyn Tx, env: &Env, input: &Retry) -> Result<Retried>
     job.expires = input.expires.or(job.expires);
     tx.save_job(&job).await?;
     if stands_again {
+        rollouts::stands_again(tx, env, &job).await?;
         reach_all(tx, env, &job.id).await?;
     }
     let (mut retried, mut offered_again) = (0, 0);
@@ -734,6 +750,8 @@ pub struct Row {
     pub attempt: Option<sutler_core::model::Attempt>,
     /// Whether the job still reaches the client.
     pub reached: bool,
+    /// Where the job is.
+    pub job: JobState,
 }
 
 /// Rows with what is shown beside them.
@@ -744,6 +762,7 @@ pub async fn with_clients(tx: &mut dyn Tx, rows: Vec<Execution>) -> Result<Vec<R
     let attempts: Vec<_> = rows.iter().filter_map(|r| r.attempt.clone()).collect();
     let attempts = tx.attempts(&attempts).await?;
     let targets: BTreeSet<Target> = tx.job_targets(&job).await?.into_iter().collect();
+    let Some(job) = tx.job(&job).await?.map(|job| job.state) else { return Ok(vec![]) };
     let memberships = tx.memberships_of_all(&ids).await?;
     Ok(rows
         .into_iter()
@@ -752,7 +771,7 @@ pub async fn with_clients(tx: &mut dyn Tx, rows: Vec<Execution>) -> Result<Vec<R
             let attempt = attempts.iter().find(|a| Some(&a.id) == execution.attempt.as_ref()).cloned();
             let reached = targets.contains(&Target::Client(client.id.clone()))
                 || memberships.iter().any(|m| m.client == client.id && targets.contains(&Target::Group(m.group.clone())));
-            Some(Row { execution, client, attempt, reached })
+            Some(Row { execution, client, attempt, reached, job })
         })
         .collect())
 }

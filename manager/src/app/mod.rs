@@ -26,6 +26,7 @@ pub mod questions;
 pub mod reconcile;
 pub mod relations;
 pub mod restored;
+pub mod rollouts;
 pub mod sessions;
 pub mod tokens;
 pub mod trust;

@@ -345,6 +345,11 @@ pub async fn outcome(tx: &mut dyn Tx, env: &Env, report: &Report) -> Result<std:
         let called_off = r.state == ExecutionState::Queued && outcome.state == ExecutionState::Canceled;
         r.attempt.as_ref() == Some(&attempt.id) && !called_off
     }) {
+        if let Some(cancel) = row.cancel.as_ref().filter(|c| outcome.state == ExecutionState::Canceled && execution::by_rollout(c.reason)) {
+            let change = executions::canceled(tx, env, &row, cancel.reason).await?;
+            tx.change_executions(&[change]).await?;
+            return Ok(Ok(()));
+        }
         let (reason, detail) = execution::says(&outcome);
         let reason = match (&row.cancel, outcome.state) {
             (Some(cancel), ExecutionState::Canceled) => cancel.reason.as_str().to_owned(),

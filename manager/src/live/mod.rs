@@ -60,6 +60,8 @@ struct Due {
     run_now: BTreeSet<ClientId>,
     access: BTreeSet<ClientId>,
     jobs: BTreeSet<JobId>,
+    rollouts: BTreeSet<JobId>,
+    rollouts_later: BTreeMap<JobId, Timestamp>,
 }
 
 /// What is connected now.
@@ -73,6 +75,8 @@ pub struct Live {
     pub clients_due: Notify,
     /// Rung when jobs are due.
     pub jobs_due: Notify,
+    /// Rung when there may be something due in rollouts.
+    pub rollouts_due: Notify,
     /// Rung when progress was reported.
     pub progress_due: Notify,
     /// What publishers published and the connected agents were told.
@@ -102,6 +106,7 @@ impl Live {
             progress: Mutex::default(),
             clients_due: Notify::new(),
             jobs_due: Notify::new(),
+            rollouts_due: Notify::new(),
             progress_due: Notify::new(),
             changed: broadcast::channel(1024).0,
         }
@@ -248,10 +253,12 @@ impl Live {
         due.clients.extend(wakes.clients);
         due.run_now.extend(wakes.run_now);
         due.access.extend(wakes.access);
+        due.rollouts.extend(wakes.jobs.iter().cloned());
         due.jobs.extend(wakes.jobs);
         drop(due);
         self.clients_due.notify_one();
         self.jobs_due.notify_one();
+        self.rollouts_due.notify_one();
     }
 
     /// Up to `limit` connected clients that are due; those who are not connected are asked when they come.
@@ -281,6 +288,29 @@ impl Live {
     /// Jobs whose rows changed.
     pub fn take_jobs(&self) -> Vec<JobId> {
         std::mem::take(&mut lock(&self.due).jobs).into_iter().collect()
+    }
+
+    /// Notes that there may be something due in the rollouts of these jobs.
+    pub fn look_at_rollouts(&self, jobs: Vec<JobId>) {
+        lock(&self.due).rollouts.extend(jobs);
+        self.rollouts_due.notify_one();
+    }
+
+    /// Notes when there will be something due in a rollout although nothing happens; never, if it says none.
+    pub fn look_at_rollout_later(&self, job: &JobId, at: Option<Timestamp>) {
+        let later = &mut lock(&self.due).rollouts_later;
+        match at {
+            Some(at) => later.insert(job.clone(), at),
+            None => later.remove(job),
+        };
+    }
+
+    /// Jobs in whose rollout something may be due now.
+    pub fn take_rollouts(&self, now: Timestamp) -> BTreeSet<JobId> {
+        let mut due = lock(&self.due);
+        let mut jobs = std::mem::take(&mut due.rollouts);
+        jobs.extend(due.rollouts_later.iter().filter(|(_, at)| **at <= now).map(|(job, _)| job.clone()));
+        jobs
     }
 
     /// Notes where an attempt is; the newest report of each is written in batches. A client that reports more attempts than it

@@ -2,7 +2,7 @@
 
 use super::{asked, leases::Even, orders, scrub};
 use crate::{
-    app::{App, AppError, archive, audit, disk_failed, reconcile, sessions},
+    app::{App, AppError, archive, audit, disk_failed, reconcile, rollouts, sessions},
     telemetry::Metrics,
 };
 use std::{
@@ -10,7 +10,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
-use sutler_base::ClientId;
+use sutler_base::{ClientId, JobId};
 use sutler_core::execution;
 use sutler_proto::v1::{self, connect_response::Message};
 use tokio::{sync::Notify, task::JoinSet};
@@ -80,6 +80,17 @@ pub fn start(app: Arc<App>, pace: Pace) -> JoinSet<()> {
         pace.seldom,
         move || write_progress(a.clone(), gather),
     ));
+    let (a, gather) = (app.clone(), pace.gather);
+    set.spawn(repeat(
+        "rollouts",
+        metrics.clone(),
+        Some(app.clone()),
+        |live| &live.rollouts_due,
+        pace.often,
+        move || roll_out(a.clone(), gather),
+    ));
+    let a = app.clone();
+    set.spawn(repeat("staged", metrics.clone(), None, |live| &live.jobs_due, pace.seldom, move || find_rollouts(a.clone())));
     let a = app.clone();
     set.spawn(repeat("presence", metrics.clone(), None, |live| &live.jobs_due, pace.seldom, move || note_presence(a.clone())));
     let a = app.clone();
@@ -184,6 +195,43 @@ async fn find_complete(app: Arc<App>) -> Result<(), AppError> {
             return Ok(());
         }
         after = next;
+    }
+}
+
+/// Does what is due in rollouts: those that were heard of, and those whose time has come.
+async fn roll_out(app: Arc<App>, gather: Duration) -> Result<(), AppError> {
+    let jobs = app.live.take_rollouts(app.world.now());
+    if jobs.is_empty() {
+        return Ok(());
+    }
+    for job in jobs {
+        // Asked first: a unit that writes has everybody else's writes behind it.
+        let outlook = app.view("manager", "rollout_outlook", job.clone(), |tx, env, job| Box::pin(rollouts::outlook(tx, env, job))).await?;
+        app.live.look_at_rollout_later(&job, outlook.later);
+        while outlook.now && app.change("manager", "rollout", job.clone(), |tx, env, job| Box::pin(rollouts::step(tx, env, job))).await? {}
+    }
+    // What comes meanwhile is looked at together.
+    tokio::time::sleep(gather).await;
+    Ok(())
+}
+
+/// Finds jobs with stages: for what was heard of by nobody, or by another manager, and for silence.
+async fn find_rollouts(app: Arc<App>) -> Result<(), AppError> {
+    let mut after: Option<JobId> = None;
+    loop {
+        let found = app
+            .view("manager", "find_rollouts", after.clone(), |tx, _env, after| {
+                Box::pin(async move { Ok(tx.rollouts_active(after.as_ref(), 1000).await?) })
+            })
+            .await?;
+        let full = found.len() == 1000;
+        after = found.last().cloned();
+        if !found.is_empty() {
+            app.live.look_at_rollouts(found);
+        }
+        if !full {
+            return Ok(());
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! `JobService`.
 
 use super::{Operator, Services, caller, logs, page, parsed, shown, status, terms};
-use crate::app::{AppError, Violations, jobs, packages};
+use crate::app::{AppError, Violations, jobs, packages, rollouts};
 use futures_util::Stream;
 use std::{collections::HashMap, pin::Pin, time::Duration};
 use sutler_base::{
@@ -258,6 +258,66 @@ impl v1::job_service_server::JobService for Services {
             id(&r.name)?,
             |tx, env, id| Box::pin(jobs::cancel(tx, env, id)),
             |j| v1::CancelJobResponse { job: Some(shown::job(j)) },
+        );
+        answer.await.map(Response::new).map_err(status)
+    }
+
+    async fn pause_job(&self, request: Request<v1::PauseJobRequest>) -> Result<Response<v1::PauseJobResponse>, Status> {
+        let operator = self.operator(&request)?;
+        let r = request.into_inner();
+        let (caller, body) = caller(&operator, &r.request_id, "PauseJob", &r)?;
+        let answer = self.app.mutate(
+            &caller,
+            "pause_job",
+            body,
+            id(&r.name)?,
+            |tx, env, id| Box::pin(rollouts::pause(tx, env, id)),
+            |j| v1::PauseJobResponse { job: Some(shown::job(j)) },
+        );
+        answer.await.map(Response::new).map_err(status)
+    }
+
+    async fn resume_job(&self, request: Request<v1::ResumeJobRequest>) -> Result<Response<v1::ResumeJobResponse>, Status> {
+        let operator = self.operator(&request)?;
+        let r = request.into_inner();
+        let (caller, body) = caller(&operator, &r.request_id, "ResumeJob", &r)?;
+        let answer = self.app.mutate(
+            &caller,
+            "resume_job",
+            body,
+            id(&r.name)?,
+            |tx, env, id| Box::pin(rollouts::resume(tx, env, id)),
+            |j| v1::ResumeJobResponse { job: Some(shown::job(j)) },
+        );
+        answer.await.map(Response::new).map_err(status)
+    }
+
+    async fn promote_job(&self, request: Request<v1::PromoteJobRequest>) -> Result<Response<v1::PromoteJobResponse>, Status> {
+        let operator = self.operator(&request)?;
+        let r = request.into_inner();
+        let (caller, body) = caller(&operator, &r.request_id, "PromoteJob", &r)?;
+        let answer = self.app.mutate(
+            &caller,
+            "promote_job",
+            body,
+            rollouts::Promote { id: id(&r.name)?, all: r.all },
+            |tx, env, i| Box::pin(rollouts::promote(tx, env, i)),
+            |j| v1::PromoteJobResponse { job: Some(shown::job(j)) },
+        );
+        answer.await.map(Response::new).map_err(status)
+    }
+
+    async fn abort_job(&self, request: Request<v1::AbortJobRequest>) -> Result<Response<v1::AbortJobResponse>, Status> {
+        let operator = self.operator(&request)?;
+        let r = request.into_inner();
+        let (caller, body) = caller(&operator, &r.request_id, "AbortJob", &r)?;
+        let answer = self.app.mutate(
+            &caller,
+            "abort_job",
+            body,
+            id(&r.name)?,
+            |tx, env, id| Box::pin(jobs::abort(tx, env, id)),
+            |j| v1::AbortJobResponse { job: Some(shown::job(j)) },
         );
         answer.await.map(Response::new).map_err(status)
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use sutler_base::{
     PackageName, Uid,
     outcome::{ItemResult, Outcome},
-    state::{ClientState, Counter, ExecutionState, Presence},
+    state::{ClientState, Counter, ExecutionState, JobState, Presence},
 };
 use sutler_core::{
     execution,
@@ -250,6 +250,7 @@ pub(super) fn job(j: jobs::Shown) -> v1::Job {
             needed: p.needed.into_iter().map(need).collect(),
         })
         .collect();
+    let rollout = j.rollout.as_ref().map(|rollout| super::terms::status(&j.job, rollout));
     let requirements = if j.job.requirements.is_empty() { None } else { serde_json::to_string(&j.job.requirements).ok() };
     v1::Job {
         name: format!("jobs/{}", j.job.id),
@@ -274,6 +275,7 @@ pub(super) fn job(j: jobs::Shown) -> v1::Job {
         condition: j.job.condition,
         requirements: requirements.unwrap_or_default(),
         terms: Some(super::terms::shown(&j.job.terms)),
+        rollout,
         etag: j.job.change.to_string(),
     }
 }
@@ -323,6 +325,14 @@ pub(super) fn execution(row: jobs::Row, contact: &Contact<'_>) -> v1::Execution 
         _ if !row.reached => "LEFT_GROUP",
         _ => "",
     };
+    // What holds it back stands before what is known of the last try.
+    let (reason, detail) = match e.hold.filter(|_| e.state == ExecutionState::Queued) {
+        _ if e.state == ExecutionState::Queued && row.job == JobState::Paused => {
+            ("PAUSED".into(), "the job is paused; `job show` says why".into())
+        }
+        Some(hold) => (hold.to_string(), "waits for its stage of the rollout; `job show` says which is open".into()),
+        None => (e.reason.clone(), e.detail.clone()),
+    };
     v1::Execution {
         name: format!("jobs/{}/executions/{}", e.job, e.client),
         client: format!("clients/{}", e.client),
@@ -336,8 +346,8 @@ pub(super) fn execution(row: jobs::Row, contact: &Contact<'_>) -> v1::Execution 
         last_seen_time: Some(wire_time(if online { contact.now } else { row.client.last_seen })),
         mark: mark.into(),
         cancel_deadline: e.cancel.as_ref().map(|c| wire_time(c.deadline)),
-        reason: e.reason,
-        detail: e.detail,
+        reason,
+        detail,
     }
 }
 

@@ -34,10 +34,12 @@ mod inspect;
 #[cfg(test)]
 mod plans;
 mod postgres;
+mod rollouts;
 mod sqlite;
 mod tx;
 
 pub use inspect::{Inspection, inspect};
+pub use rollouts::*;
 pub use tx::*;
 
 use std::{future::Future, path::Path, pin::Pin, sync::Arc};

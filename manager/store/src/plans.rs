@@ -158,6 +158,16 @@ async fn every_statement_walks_along_an_index() {
                     tx.clients_with_queued(None, 5).await?;
                     tx.queued_clients_of(&job, None, 5).await?;
                     tx.cancels_overdue(now, 5).await?;
+                    tx.rollout(&job).await?;
+                    tx.rollouts_active(None, 5).await?;
+                    tx.stopped_among(std::slice::from_ref(&job)).await?;
+                    tx.stage_counts(&job, 1).await?;
+                    tx.stage_waiting(&job, 1, None, 5).await?;
+                    tx.offered_before(&job, now, 5).await?;
+                    tx.failed_since(&job, now, 5).await?;
+                    tx.newest_outcomes(&job, now, 5).await?;
+                    tx.held_by_stage(&job, &[], None, 5).await?;
+                    tx.held_by_stage(&job, std::slice::from_ref(&uid), None, 5).await?;
                     tx.attempt(&attempt).await?;
                     tx.attempts(&[]).await?;
                     tx.attempts_of(&job, &client).await?;
@@ -221,6 +231,8 @@ async fn every_statement_walks_along_an_index() {
                     tx.insert_executions(&job, std::slice::from_ref(&client), now).await?;
                     tx.insert_executions_for_group(&job, &uid, now).await?;
                     tx.set_attempt_states(&[(AttemptId::new(now, [1; 16]), ExecutionState::Waiting)]).await?;
+                    tx.release_to_stage(&job, std::slice::from_ref(&client), 1).await?;
+                    tx.hold_by_stage(&job, std::slice::from_ref(&client), ExecutionState::Queued).await?;
                     tx.put_site(&Site { id: uid.clone(), addresses: Vec::new() }).await?;
                     tx.drop_oldest_logs().await?;
                     tx.put_request("a", "b", &Digest::of(b"c"), b"d", now).await?;

@@ -3,7 +3,7 @@
 //! All methods run inside one transaction: what was read holds until the unit ends. A method never decides anything; it
 //! says what is there, or writes what it was given.
 
-use crate::StoreError;
+use crate::{Rollouts, StoreError};
 use async_trait::async_trait;
 use std::collections::BTreeMap;
 use sutler_base::{
@@ -29,6 +29,7 @@ pub trait Tx:
     + Packages
     + Jobs
     + Executions
+    + Rollouts
     + Logs
     + Trust
     + Operators
@@ -313,7 +314,7 @@ pub trait Jobs {
     async fn jobs_with_target(&mut self, target: &Target, states: &[JobState]) -> Result<Vec<Job>>;
     /// ACTIVE and PAUSED jobs whose newest revision has this version, by id.
     async fn jobs_with_version(&mut self, version: &Uid) -> Result<Vec<Job>>;
-    /// ACTIVE jobs whose newest revision follows the newest version of this package.
+    /// ACTIVE and PAUSED jobs whose newest revision follows the newest version of this package.
     async fn jobs_following(&mut self, package: &PackageName) -> Result<Vec<Job>>;
     /// Jobs in one of these states whose expire time is not after `now`.
     async fn jobs_expired(&mut self, now: Timestamp, states: &[JobState], limit: u32) -> Result<Vec<Job>>;

@@ -288,6 +288,21 @@ words! {
         Withdrawn = "WITHDRAWN",
         /// The client was archived before anything started.
         ClientArchived = "CLIENT_ARCHIVED",
+        /// The job was paused, or halted; it is queued again.
+        JobPaused = "JOB_PAUSED",
+        /// An operator aborted the job's rollout.
+        JobAborted = "JOB_ABORTED",
+        /// The client went out of contact before it accepted: its place in the stage is another's, and it is queued again.
+        PlaceGiven = "PLACE_GIVEN",
+    }
+}
+
+words! {
+    /// By what the manager itself holds a queued execution back. A stage comes first: whatever else holds rows leaves those alone
+    /// that a stage holds.
+    HoldReason: "what holds an execution" {
+        /// Its stage of the job's rollout is not open yet, or full.
+        Stage = "STAGE",
     }
 }
 

@@ -25,7 +25,7 @@ fn fifty_agents_enrol_with_one_token_and_one_from_elsewhere_waits_for_approval()
     cli.ok(&format!("package push {}", package.path().display()));
     cli.ok("group create new-clients");
     cli.ok("policy create everybody --group new-clients --trigger new-client");
-    let job = cli.id("job run --package hello --group new-clients");
+    let job = cli.id("job run --package hello --group new-clients --rollout all-at-once");
     let token = cli.ok(&format!("token create --uses {} --ttl 1h --network 127.0.0.0/8", MACHINES + 1));
 
     let mut foreign = TokenString::parse(&token).unwrap();

@@ -141,6 +141,46 @@ fn what_was_canceled_at_a_machine_that_is_cut_off_never_starts_there_once_that_i
 }
 
 #[test]
+fn what_was_paused_at_a_machine_that_is_cut_off_never_starts_there_until_it_is_resumed() {
+    let line = Proxy::new();
+    let (manager, agent) = over_with(&line, "[limits]\nlease = \"5s\"\n");
+    let cli = manager.cli();
+    let pipe = agent.root().join("etc/go");
+    rustix::fs::mknodat(CWD, &pipe, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    push(&cli, "waits", WAITS, 0);
+    push(&cli, "next", sutler_tests::harness::COUNTING, 0);
+    let first = cli.id(&format!("job run --package waits --client {}", agent.id()));
+    JobView::wait_for_row(&cli, &first, &agent.id(), "INSTALLING");
+    let second = cli.id(&format!("job run --package next --client {}", agent.id()));
+    JobView::wait_for_row(&cli, &second, &agent.id(), "WAITING");
+
+    line.now(Line::Cut);
+    wait_until("the machine to be without a manager", PATIENCE, || !agent.status()["connected"].is_string());
+    let said = cli.ok(&format!("job pause {second}"));
+    assert!(said.contains("1 clients that had not begun did not say yet that they stopped"), "{said}");
+    // What has begun goes to its end.
+    cli.ok(&format!("job pause {first}"));
+    assert_eq!(JobView::of(&cli, &second).row(&agent.id()).unwrap().state, "WAITING", "the machine has not answered and holds a lease");
+    JobView::wait_for_row(&cli, &second, &agent.id(), "QUEUED");
+    assert!(!cli.ok(&format!("job show {second}")).contains("did not say yet"));
+
+    // It is the second one's turn, and it is still cut off.
+    fs_err::write(&pipe, "go\n").unwrap();
+    wait_until("the first step's end to be recorded", PATIENCE, || agent.log().matches("ended attempt=").count() == 1);
+    line.now(Line::Open);
+    once(&cli, &first, &agent, "waits");
+    wait_until("the machine to have let go of both", PATIENCE, || {
+        let attempts = fs_err::read_dir(agent.state().join("attempts")).unwrap();
+        attempts.filter(|e| !e.as_ref().unwrap().file_name().to_string_lossy().starts_with('.')).count() == 0
+    });
+    let row = JobView::of(&cli, &second).row(&agent.id()).cloned().unwrap();
+    assert_eq!((row.state.as_str(), agent.read("opt/next.runs")), ("QUEUED", None), "it was shown as stopped, and ran");
+    cli.ok(&format!("job resume {second}"));
+    let row = JobView::wait_for_row(&cli, &second, &agent.id(), "SUCCEEDED");
+    assert_eq!((row.attempts, agent.read("opt/next.runs").as_deref()), (2, Some("run\n")));
+}
+
+#[test]
 fn what_a_machine_has_said_is_worth_nothing_when_somebody_says_it_again() {
     let line = Proxy::new();
     let (manager, agent) = over(&line);

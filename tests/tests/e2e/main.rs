@@ -28,6 +28,7 @@ mod recovery;
 mod refusals;
 mod relations;
 mod requests;
+mod rollouts;
 mod rules;
 mod sources;
 mod story;

@@ -125,6 +125,15 @@ fn every_mutation_may_be_sent_twice_also_across_a_restart() {
     twice!(t, job_service_client::JobServiceClient, update_job, "UpdateJob", update, |r| r.priority = Some(1));
     let retry = v1::RetryJobRequest { name: id.clone(), ..Default::default() };
     twice!(t, job_service_client::JobServiceClient, retry_job, "RetryJob", retry, |r| r.error_kind = "TRANSFER".into());
+    let other = "jobs/0123456789";
+    let pause = v1::PauseJobRequest { name: id.clone(), ..Default::default() };
+    twice!(t, job_service_client::JobServiceClient, pause_job, "PauseJob", pause, |r| r.name = other.into());
+    let resume = v1::ResumeJobRequest { name: id.clone(), ..Default::default() };
+    twice!(t, job_service_client::JobServiceClient, resume_job, "ResumeJob", resume, |r| r.name = other.into());
+    let promote = v1::PromoteJobRequest { name: id.clone(), ..Default::default() };
+    twice!(t, job_service_client::JobServiceClient, promote_job, "PromoteJob", promote, |r| r.all = true);
+    let abort = v1::AbortJobRequest { name: id.clone(), ..Default::default() };
+    twice!(t, job_service_client::JobServiceClient, abort_job, "AbortJob", abort, |r| r.name = other.into());
     let cancel = v1::CancelJobRequest { name: id.clone(), ..Default::default() };
     twice!(t, job_service_client::JobServiceClient, cancel_job, "CancelJob", cancel, |r| r.name = "jobs/0123456789".into());
     let archive = v1::ArchiveJobRequest { name: id, ..Default::default() };

@@ -404,14 +404,16 @@ impl Case {
             .collect();
         let mut destinations: Vec<String> = order.groups.iter().map(|g| format!("groups/{}", GROUPS[*g])).collect();
         destinations.extend(client.map(|c| self.client_name(c)));
+        // What stages and gates hold back is another story.
+        let terms = Some(v1::JobTerms { rollout: Some(v1::Rollout { all_at_once: true, ..Default::default() }) });
         let started = if order.draft {
-            let request = v1::CreateJobRequest { packages, destinations, ..Default::default() };
+            let request = v1::CreateJobRequest { packages, destinations, terms, ..Default::default() };
             let made = ok("a draft", order!(self.jobs.create_job(request), |a| a.job.as_ref().map(|j| &j.name)));
             let name = made.job.expect("it is in the answer").name;
             let request = v1::StartJobRequest { name, ..Default::default() };
             order!(self.jobs.start_job(request), |a| a.job.as_ref().map(|j| &j.name)).map(|a| a.job)
         } else {
-            let request = v1::RunJobRequest { packages, destinations, ..Default::default() };
+            let request = v1::RunJobRequest { packages, destinations, terms, ..Default::default() };
             order!(self.jobs.run_job(request), |a| a.job.as_ref().map(|j| &j.name)).map(|a| a.job)
         };
         if self.expected.is_second(order) {

@@ -7,6 +7,7 @@ mod audit;
 mod clients;
 mod executions;
 mod kept;
+mod rollouts;
 mod rows;
 mod speed;
 mod units;
@@ -112,6 +113,7 @@ cases! {
         units::a_closed_store_says_so,
         kept::a_committed_unit_survives_the_death_of_the_process,
         kept::a_newer_database_is_refused,
+        rollouts::what_a_stage_holds_is_offered_to_nobody_and_let_go_in_its_order,
         rows::every_row_reads_back_as_it_was_written,
         rows::titles_are_counted_by_what_changed_and_what_is_not_true_changes_nothing,
         rows::what_publishers_signed_reads_back_in_its_order_and_never_changes,

@@ -3,6 +3,7 @@
 mod follow;
 mod logs;
 mod order;
+mod rollout;
 mod status;
 mod terms;
 mod view;
@@ -87,6 +88,8 @@ pub enum JobCommand {
   sutler job run --package clamav@1.0.7 --client CLIENT
   sutler job run --package clamav --group new-clients --expires 30d --replaces JOB
   sutler job run --package web --set port=8080 --group web-servers
+  sutler job run --package clamav --group all --stage group=pilots:1d --stage 10%:1h
+  sutler job run --package hotfix --group all --rollout all-at-once
   sutler job run --uninstall clamav --group retired")]
     Run(OrderArgs),
     /// List jobs, the newest first
@@ -133,6 +136,46 @@ pub enum JobCommand {
         /// Only if the job still has this etag
         #[arg(long, default_value = "", hide_default_value = true)]
         etag: String,
+    },
+    /// Start nothing more until `resume`: what was offered and has not begun is called back
+    #[command(after_help = "Examples:
+  sutler job pause JOB")]
+    Pause {
+        /// The job's id
+        #[arg(value_parser = names::job)]
+        job: String,
+    },
+    /// Go on with a job that was paused, or halted by its gate: then failures count anew from now
+    #[command(after_help = "Examples:
+  sutler job resume JOB")]
+    Resume {
+        /// The job's id
+        #[arg(value_parser = names::job)]
+        job: String,
+    },
+    /// Open the next stage of a job's rollout now, or all of them
+    #[command(after_help = "Examples:
+  sutler job promote JOB
+  sutler job promote JOB --all")]
+    Promote {
+        /// The job's id
+        #[arg(value_parser = names::job)]
+        job: String,
+        /// Not only the next stage: everybody
+        #[arg(long)]
+        all: bool,
+    },
+    /// End a job because its rollout went wrong: as `cancel`, and its rows say so
+    #[command(after_help = "Examples:
+  sutler job abort JOB
+  sutler job abort JOB --yes")]
+    Abort {
+        /// The job's id
+        #[arg(value_parser = names::job)]
+        job: String,
+        /// Do not ask
+        #[arg(short, long)]
+        yes: bool,
     },
     /// End a job: what has not started never will, what has goes to its end
     #[command(after_help = "Examples:
@@ -253,6 +296,10 @@ pub async fn run(command: JobCommand, session: &Session) -> Result<u8, CliError>
             let answer = call!(session, jobs.update_job(request), "{tried}")?;
             session.done(&answer.job.unwrap_or_default().name, "updated")?;
         }
+        JobCommand::Pause { job } => rollout::pause(session, job).await?,
+        JobCommand::Resume { job } => rollout::resume(session, job).await?,
+        JobCommand::Promote { job, all } => rollout::promote(session, job, all).await?,
+        JobCommand::Abort { job, yes } => rollout::abort(session, job, yes).await?,
         JobCommand::Cancel { job, yes } => cancel(session, job, yes).await?,
         JobCommand::Archive { job } => {
             let request = v1::ArchiveJobRequest { name: job.clone(), request_id: request_id()? };
@@ -308,11 +355,19 @@ async fn executions(session: &Session, job: &str, states: &[v1::ExecutionState])
 }
 
 async fn cancel(session: &Session, name: String, yes: bool) -> Result<(), CliError> {
+    confirm_end(session, "Cancel", &name, yes).await?;
+    let request = v1::CancelJobRequest { name: name.clone(), request_id: request_id()? };
+    let answer = call!(session, jobs.cancel_job(request), "cancel the job {}", names::short(&name))?;
+    called_off(session, &answer.job.unwrap_or_default(), "canceled")
+}
+
+/// Asks before a job is ended.
+async fn confirm_end(session: &Session, verb: &str, name: &str, yes: bool) -> Result<(), CliError> {
     if !yes {
-        let job = get(session, &name).await?;
+        let job = get(session, name).await?;
         let counters = job.counters.unwrap_or_default();
         let question = format!(
-            "Cancel {name} ({} on {})? What has not begun to install ({} wait, {} download or run) never will; what has goes to its end.",
+            "{verb} {name} ({} on {})? What has not begun to install ({} wait, {} download or run) never will; what has goes to its end.",
             view::packages(&job),
             names::words(&job.destinations),
             counters.waiting,
@@ -320,12 +375,14 @@ async fn cancel(session: &Session, name: String, yes: bool) -> Result<(), CliErr
         );
         confirm(&question, yes)?;
     }
-    let request = v1::CancelJobRequest { name: name.clone(), request_id: request_id()? };
-    let answer = call!(session, jobs.cancel_job(request), "cancel the job {}", names::short(&name))?;
-    let job = answer.job.unwrap_or_default();
+    Ok(())
+}
+
+/// Says that a job was ended.
+fn called_off(session: &Session, job: &v1::Job, word: &str) -> Result<(), CliError> {
     let sentence = match job.canceling {
-        0 => "canceled".to_owned(),
-        n => format!("being canceled: {n} clients did not say yet that they stopped; `sutler job status` shows when it is final"),
+        0 => word.to_owned(),
+        n => format!("being {word}: {n} clients did not say yet that they stopped; `sutler job status` shows when it is final"),
     };
     session.done(&job.name, &sentence)
 }

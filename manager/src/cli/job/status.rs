@@ -42,7 +42,7 @@ pub struct StatusArgs {
     /// Go on showing it, live, until the job has ended
     #[arg(long)]
     watch: bool,
-    /// Wait until every execution that exists is at an end
+    /// Wait until every execution that exists is at an end, or the job is paused or halted and nothing runs
     #[arg(long)]
     wait: bool,
     /// Wait no longer than this (such as 10m); while there is no client yet, wait for the first
@@ -101,6 +101,12 @@ impl ExitStatus {
 fn is_settled(job: &v1::Job, limited: bool) -> bool {
     match ExitStatus::of(job) {
         ExitStatus::AllWell | ExitStatus::Failed => true,
+        // What was halted or paused goes on when somebody says so, and not by itself.
+        ExitStatus::Open | ExitStatus::OpenAndFailed
+            if job.state() == v1::JobState::Paused && job.counters.is_some_and(|c| c.running == 0) =>
+        {
+            true
+        }
         ExitStatus::Open | ExitStatus::OpenAndFailed | ExitStatus::Canceling => false,
         ExitStatus::NoClient => !limited,
     }

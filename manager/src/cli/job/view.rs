@@ -70,7 +70,8 @@ pub(super) fn heading(job: &v1::Job) -> String {
     }
     lines.extend(requirements(job).iter().map(|one| format!("requires {one}")));
     lines.extend(job.terms.iter().flat_map(terms::lines));
-    if job.canceling > 0 {
+    lines.extend(terms::status(job));
+    if job.canceling > 0 && job.state() != v1::JobState::Paused {
         lines.push(format!("being canceled: {} did not say yet that they stopped", job.canceling));
     }
     if !job.unavailable.is_empty() {
@@ -105,6 +106,7 @@ impl Record for v1::Job {
         Column::new("canceled", |j| counters(j).canceled.to_string()),
         Column::new("waiting", |j| counters(j).waiting.to_string()),
         Column::new("running", |j| counters(j).running.to_string()),
+        Column::new("rollout", terms::word),
         Column::wide("already_installed", |j| counters(j).already_installed.to_string()),
         Column::wide("description", |j| j.description.clone()),
         Column::wide("priority", |j| j.priority.to_string()),
@@ -118,6 +120,9 @@ impl Record for v1::Job {
         Column::wide("archived", |j| if j.archived { "yes" } else { "no" }.to_owned()),
         Column::wide("condition", |j| j.condition.clone()),
         Column::wide("requires", |j| requirements(j).join(", ")),
+        Column::wide("terms", |j| j.terms.iter().flat_map(terms::lines).collect::<Vec<_>>().join("; ")),
+        Column::wide("rollout is", |j| j.rollout.as_ref().map(|r| r.sentence.clone()).unwrap_or_default()),
+        Column::wide("halted", |j| j.rollout.as_ref().map(|r| r.halt.clone()).unwrap_or_default()),
         Column::wide("unavailable", |j| j.unavailable.clone()),
         Column::wide("unavailable soon", |j| j.unavailable_soon.clone()),
         Column::wide("push again", |j| j.damaged_versions.iter().map(|v| names::package_word(v)).collect::<Vec<_>>().join(" ")),

@@ -63,6 +63,8 @@ mod packages;
 mod policies;
 #[path = "../sql/questions.rs"]
 mod questions;
+#[path = "../sql/rollouts.rs"]
+mod rollouts;
 #[path = "../sql/tokens.rs"]
 mod tokens;
 #[path = "../sql/trust.rs"]
@@ -94,6 +96,7 @@ fn migrator() -> Migrator {
         (12, "conditions", include_str!("../../migrations/postgres/0012_conditions.sql")),
         (13, "unarchived", include_str!("../../migrations/postgres/0013_unarchived.sql")),
         (14, "terms", include_str!("../../migrations/postgres/0014_terms.sql")),
+        (16, "rollouts", include_str!("../../migrations/postgres/0016_rollouts.sql")),
     ];
     let made = |(n, name, sql): (i64, &'static str, &'static str)| {
         Migration::new(n, name.into(), MigrationType::Simple, sql.into_sql_str(), false)

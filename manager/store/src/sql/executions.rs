@@ -8,7 +8,10 @@ use crate::{ExecutionChange, Executions, Page, StoreError, bind};
 use async_trait::async_trait;
 use std::collections::{BTreeMap, BTreeSet};
 use sutler_base::{AttemptId, ClientId, JobId, Timestamp, Uid, state::ExecutionState};
-use sutler_core::model::{Attempt, CancelRequest, Execution, Job};
+use sutler_core::{
+    model::{Attempt, CancelRequest, Execution, Job},
+    rollout,
+};
 
 /// Rows in one statement: so many that a statement's own cost is nothing, so few that its text of parameters stays small.
 const ROWS: usize = 500;
@@ -17,9 +20,10 @@ const ROWS: usize = 500;
 macro_rules! execution_columns {
     () => {
         "e.job, e.client, e.state, e.reason, e.detail, e.entered_ms, e.attempt, e.attempts, e.revision, e.item, e.bytes_done, e.bytes_total, \
-         e.step, e.cancel_reason, e.cancel_deadline_ms, e.change"
+         e.step, e.cancel_reason, e.cancel_deadline_ms, e.hold, e.stage, e.change"
     };
 }
+pub(super) use execution_columns;
 /// What makes an [`Attempt`], from `attempt a`.
 macro_rules! attempt_columns {
     () => {
@@ -36,12 +40,12 @@ macro_rules! own_site {
 /// with all jobs that are active.
 macro_rules! offerable {
     () => {
-        " e.state = 'QUEUED' AND e.cancel_reason IS NULL AND (SELECT j.state FROM job j WHERE j.id = e.job) = 'ACTIVE' \
+        " e.state = 'QUEUED' AND e.hold = '' AND e.cancel_reason IS NULL AND (SELECT j.state FROM job j WHERE j.id = e.job) = 'ACTIVE' \
          AND (SELECT c.state FROM client c WHERE c.id = e.client) = 'ACTIVE' "
     };
 }
 
-fn execution(row: &mut Columns<'_>) -> Result<Execution> {
+pub(super) fn execution(row: &mut Columns<'_>) -> Result<Execution> {
     Ok(Execution {
         job: row.parse()?,
         client: row.parse()?,
@@ -60,6 +64,8 @@ fn execution(row: &mut Columns<'_>) -> Result<Execution> {
             (Some(reason), Some(deadline)) => Some(CancelRequest { reason, deadline }),
             _ => None,
         },
+        hold: row.word()?,
+        stage: row.number()?,
         change: row.int()?,
     })
 }
@@ -85,14 +91,16 @@ impl Unit<'_> {
         let change = self.change(clients.len()).await?;
         let sql = concat!(
             "INSERT INTO execution (job, client, owner_site, epoch, state, reason, detail, entered_ms, attempts, revision, item, bytes_done, \
-             bytes_total, step, change) SELECT j.id, c.id, ",
+             bytes_total, step, change, hold, turn) SELECT j.id, c.id, ",
             own_site!(),
-            ", 1, 'QUEUED', '', '', $3, 0, 0, 0, 0, 0, '', $4 FROM client c CROSS JOIN job j WHERE j.id = $2 \
-             AND c.archived_ms IS NULL AND c.id",
-            any!(1),
-            " ORDER BY c.id ON CONFLICT DO NOTHING RETURNING client"
+            ", 1, 'QUEUED', '', '', $3, 0, 0, 0, 0, 0, '', $4, COALESCE((SELECT r.hold FROM rollout r WHERE r.job = j.id), ''), \
+             CAST(v.value->>1 AS BIGINT) FROM",
+            each!(1),
+            "CROSS JOIN client c CROSS JOIN job j WHERE j.id = $2 AND c.archived_ms IS NULL AND c.id = v.value->>0 \
+             ORDER BY c.id ON CONFLICT DO NOTHING RETURNING client"
         );
-        let query = query!(sql, bind::json(clients), job.to_string(), bind::ms(now), change);
+        let turns: Vec<_> = clients.iter().map(|client| (client, rollout::turn(job, client))).collect();
+        let query = query!(sql, bind::json(&turns), job.to_string(), bind::ms(now), change);
         let mut added: Vec<ClientId> = self.list("execution", query, |row| row.parse()).await?;
         added.sort();
         self.count(&BTreeMap::from([((job, ExecutionState::Queued), added.len() as i64)])).await?;
@@ -300,7 +308,7 @@ impl Executions for Unit<'_> {
     }
 
     async fn queued_clients_of(&mut self, job: &JobId, after: Option<&ClientId>, limit: u32) -> Result<Vec<ClientId>> {
-        let sql = "SELECT client FROM execution WHERE job = $1 AND state = 'QUEUED' AND client > $2 ORDER BY client LIMIT $3";
+        let sql = "SELECT client FROM execution WHERE job = $1 AND state = 'QUEUED' AND hold = '' AND client > $2 ORDER BY client LIMIT $3";
         let after = after.map(|a| a.to_string()).unwrap_or_default();
         self.list("execution", query!(sql, job.to_string(), after, i64::from(limit)), |row| row.parse()).await
     }

@@ -219,7 +219,7 @@ impl Jobs for Unit<'_> {
         let sql = concat!(
             "SELECT ",
             job_columns!(),
-            " FROM job j WHERE j.state = 'ACTIVE' AND EXISTS (SELECT 1 FROM job_package p WHERE p.job = j.id AND p.revision = j.revision \
+            " FROM job j WHERE j.state IN ('ACTIVE', 'PAUSED') AND EXISTS (SELECT 1 FROM job_package p WHERE p.job = j.id AND p.revision = j.revision \
              AND p.package = $1 AND p.follow) ORDER BY j.id"
         );
         self.list("job", query!(sql, package.to_string()), job).await

@@ -251,6 +251,12 @@ impl<'r> Columns<'r> {
         text.map(|text| text.parse().map_err(|e| self.corrupt(self.at - 1, e))).transpose()
     }
 
+    /// A word, or nothing where the text is empty.
+    pub(super) fn word<T: FromStr<Err: std::fmt::Display>>(&mut self) -> Result<Option<T>> {
+        let text: &str = self.next()?;
+        if text.is_empty() { Ok(None) } else { text.parse().map(Some).map_err(|e| self.corrupt(self.at - 1, e)) }
+    }
+
     pub(super) fn time(&mut self) -> Result<Timestamp> {
         let value = self.int()?;
         Timestamp::from_millisecond(value).map_err(|e| self.corrupt(self.at - 1, e))

@@ -68,6 +68,8 @@ mod packages;
 mod policies;
 #[path = "../sql/questions.rs"]
 mod questions;
+#[path = "../sql/rollouts.rs"]
+mod rollouts;
 #[path = "../sql/tokens.rs"]
 mod tokens;
 #[path = "../sql/trust.rs"]
@@ -96,6 +98,7 @@ fn migrator() -> Migrator {
         (12, "conditions", include_str!("../../migrations/sqlite/0012_conditions.sql")),
         (13, "unarchived", include_str!("../../migrations/sqlite/0013_unarchived.sql")),
         (14, "terms", include_str!("../../migrations/sqlite/0014_terms.sql")),
+        (16, "rollouts", include_str!("../../migrations/sqlite/0016_rollouts.sql")),
     ];
     let made = |(n, name, sql): (i64, &'static str, &'static str)| {
         Migration::new(n, name.into(), MigrationType::Simple, sql.into_sql_str(), false)

@@ -54,6 +54,10 @@ const ABOUT_A_JOB: &[(&str, AboutJob)] = &[
     ("JobService/UpdateJob", |job| v1::UpdateJobRequest { name: job.into(), ..Default::default() }.encode_to_vec()),
     ("JobService/StartJob", |job| v1::StartJobRequest { name: job.into(), ..Default::default() }.encode_to_vec()),
     ("JobService/RetryJob", |job| v1::RetryJobRequest { name: job.into(), ..Default::default() }.encode_to_vec()),
+    ("JobService/PauseJob", |job| v1::PauseJobRequest { name: job.into(), ..Default::default() }.encode_to_vec()),
+    ("JobService/ResumeJob", |job| v1::ResumeJobRequest { name: job.into(), ..Default::default() }.encode_to_vec()),
+    ("JobService/PromoteJob", |job| v1::PromoteJobRequest { name: job.into(), ..Default::default() }.encode_to_vec()),
+    ("JobService/AbortJob", |job| v1::AbortJobRequest { name: job.into(), ..Default::default() }.encode_to_vec()),
     ("JobService/CancelJob", |job| v1::CancelJobRequest { name: job.into(), ..Default::default() }.encode_to_vec()),
     ("JobService/ArchiveJob", |job| v1::ArchiveJobRequest { name: job.into(), ..Default::default() }.encode_to_vec()),
 ];

@@ -1,0 +1,409 @@
+//! Rollouts: what stages let go and gates halt, and what operators do about it. `core` decides (`sutler_core::rollout` says how a
+//! rollout works); here is loaded what it decides by, and done what it decided.
+
+use super::{AppError, Env, Result, executions, groups, jobs};
+use sutler_base::{
+    ClientId, JobId, Timestamp, Uid,
+    state::{CancelReason, ClientState, ExecutionState, HoldReason, JobState, Presence},
+};
+use sutler_core::{
+    model::{Execution, Job},
+    rollout::{self, Decision, GATE, Halt, Offered, Position, Seen, Share},
+    terms::JobTerms,
+};
+use sutler_store::{Page, Reached, Tx};
+
+/// How many rows are let go or called back in one statement.
+const BATCH: u32 = 500;
+/// How many rows that may be failures are looked at: far more than a gate tolerates.
+const LOOKED_AT: u32 = 10_000;
+
+/// How far the rollout of a job is, as it is shown.
+#[derive(Debug, Clone)]
+pub struct Shown {
+    /// How far.
+    pub position: Position,
+    /// What the database says of it; nothing once the job has ended.
+    pub seen: Seen,
+}
+
+/// Finds the groups that the stages of a job name.
+pub async fn resolve(tx: &mut dyn Tx, terms: &mut JobTerms) -> Result<()> {
+    for stage in &mut terms.rollout.stages {
+        if let Share::Members(pilots) = &mut stage.share {
+            for pilot in pilots {
+                pilot.uid = Some(groups::load(tx, &pilot.name).await?.uid);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Makes the job one whose rows wait for their stage, if it has any. Before it has rows.
+pub async fn begin(tx: &mut dyn Tx, env: &Env, job: &Job) -> Result<()> {
+    if job.terms.rollout.stages().is_empty() {
+        return env.audit(tx, "rollout", format!("jobs/{}", job.id), "all at once: no stages, and nothing stops it").await;
+    }
+    put(tx, job, &Position { counted_from_ms: env.now.as_millisecond(), ..Position::default() }).await
+}
+
+/// A job that had ended stands again: whatever halted it before does so no longer, and failures count anew.
+pub async fn stands_again(tx: &mut dyn Tx, env: &Env, job: &Job) -> Result<()> {
+    let Some(mut position) = tx.rollout(&job.id).await? else { return Ok(()) };
+    count_anew(&mut position, env);
+    put(tx, job, &position).await
+}
+
+fn count_anew(position: &mut Position, env: &Env) {
+    position.counted_from_ms = env.now.as_millisecond();
+    position.settled_ms = None;
+    position.halt = None;
+}
+
+/// Writes how far a job is. Rows that it gets later wait for a stage until the rest is open.
+async fn put(tx: &mut dyn Tx, job: &Job, position: &Position) -> Result<()> {
+    let staged = (position.stage as usize) < job.terms.rollout.stages().len();
+    Ok(tx.put_rollout(&job.id, position, staged.then_some(HoldReason::Stage)).await?)
+}
+
+/// Until when a client was in contact: now, if it is.
+fn heard(env: &Env, client: &ClientId, last_seen: Timestamp) -> Timestamp {
+    match env.live.presence(client, last_seen, env.now, env.settings.limits.overdue) {
+        Presence::Online => env.now,
+        _ => last_seen,
+    }
+}
+
+/// What the database says of a job's rows.
+async fn look(tx: &mut dyn Tx, env: &Env, job: &Job, position: &Position) -> Result<Seen> {
+    let stages = job.terms.rollout.stages().len();
+    let open = position.stage as usize;
+    let from = Timestamp::from_millisecond(position.counted_from_ms).unwrap_or(Timestamp::UNIX_EPOCH);
+    let total: i64 = tx.counts(&job.id).await?.0.values().sum();
+    let mut seen = Seen { total: count(total), failed: vec![0; stages + 1], silence: vec![0; stages + 1], ..Seen::default() };
+    // What no stage let go, or the rest did, is the rest's.
+    let of = |stage: u32| (stage as usize).checked_sub(1).map_or(stages, |n| n.min(stages));
+    if open < stages {
+        for (state, n) in tx.stage_counts(&job.id, position.number()).await? {
+            if rollout::takes_place(state) {
+                seen.taken += count(n);
+                seen.ended += if state.is_end() { count(n) } else { 0 };
+                seen.waiting += if state == ExecutionState::Waiting { count(n) } else { 0 };
+            }
+        }
+        if let Some(groups) = members(job, open) {
+            seen.members_left = !in_contact(tx, env, job, &groups, 1).await?.is_empty();
+        }
+    }
+    let silence = job.terms.rollout.gate.silence_seconds;
+    let before = env.now.saturating_sub(jiff::SignedDuration::from_secs(silence.into())).unwrap_or(Timestamp::UNIX_EPOCH);
+    for row in tx.offered_before(&job.id, before, LOOKED_AT).await? {
+        let Reached { execution, last_seen, .. } = row;
+        let offered = Offered { state: execution.state, entered: execution.entered, heard: heard(env, &execution.client, last_seen) };
+        if rollout::is_silent(&offered, from, silence, env.now) {
+            seen.silence[of(execution.stage)] += 1;
+            if of(execution.stage) == open && open < stages {
+                seen.silent += 1;
+                seen.waiting = seen.waiting.saturating_sub(u64::from(execution.state == ExecutionState::Waiting));
+            }
+        }
+    }
+    for stage in tx.failed_since(&job.id, from, LOOKED_AT).await? {
+        seen.failed[of(stage)] += 1;
+    }
+    if open >= stages || seen.failed.iter().any(|n| *n > 0) {
+        let newest = tx.newest_outcomes(&job.id, from, rollout::WINDOW).await?;
+        let failed: Vec<&Execution> = newest.iter().filter(|row| rollout::is_failure(row.state)).collect();
+        if open >= stages {
+            seen.failed[stages] = failed.len() as u64;
+        }
+        if let Some(row) = failed.first() {
+            seen.example = format!("clients/{}: {} ({})", row.client, row.detail, row.reason);
+        }
+    }
+    Ok(seen)
+}
+
+fn count(n: i64) -> u64 {
+    u64::try_from(n).unwrap_or_default()
+}
+
+/// The groups whose members the stage of this number lets go; none where it lets go anybody.
+fn members(job: &Job, stage: usize) -> Option<Vec<Uid>> {
+    match job.terms.rollout.stages().get(stage)?.share.groups() {
+        [] => None,
+        groups => Some(groups.iter().filter_map(|group| group.uid.clone()).collect()),
+    }
+}
+
+/// The first clients in the order of the job whose row a stage holds and that are in contact.
+async fn in_contact(tx: &mut dyn Tx, env: &Env, job: &Job, groups: &[Uid], wanted: u64) -> Result<Vec<ClientId>> {
+    let mut found = Vec::new();
+    let mut after: Option<(i64, ClientId)> = None;
+    loop {
+        let page = tx.held_by_stage(&job.id, groups, after.as_ref().map(|(turn, client)| (*turn, client)), BATCH).await?;
+        let full = page.len() as u32 == BATCH;
+        after = page.last().map(|held| (held.turn, held.client.clone()));
+        for held in page {
+            if held.client_state == ClientState::Active && heard(env, &held.client, held.last_seen) == env.now {
+                found.push(held.client);
+                if found.len() as u64 == wanted.min(BATCH.into()) {
+                    return Ok(found);
+                }
+            }
+        }
+        if !full {
+            return Ok(found);
+        }
+    }
+}
+
+/// What is due in a rollout.
+#[derive(Debug, Default)]
+struct Due {
+    decision: Option<(Decision, Position)>,
+    /// Who is let go.
+    release: Vec<ClientId>,
+    /// Whose place is given to others: not offered yet, and offered.
+    back: (Vec<ClientId>, Vec<Execution>),
+}
+
+impl Due {
+    fn is_something(&self) -> bool {
+        let moves = self.decision.as_ref().is_some_and(|(new, old)| !new.halt.is_empty() || new.position != *old);
+        moves || !self.release.is_empty() || !self.back.0.is_empty() || !self.back.1.is_empty()
+    }
+}
+
+async fn due(tx: &mut dyn Tx, env: &Env, job: &Job) -> Result<Due> {
+    let mut due = Due::default();
+    let Some(position) = tx.rollout(&job.id).await? else { return Ok(due) };
+    let seen = look(tx, env, job, &position).await?;
+    let decision = rollout::decide(&job.terms.rollout, &position, &seen, env.now);
+    let stages = job.terms.rollout.stages().len();
+    if decision.halt.is_empty() {
+        let open = decision.position.stage as usize;
+        if open >= stages {
+            let held = tx.held_by_stage(&job.id, &[], None, BATCH).await?;
+            due.release = held.into_iter().map(|held| held.client).collect();
+        } else if decision.release > 0 {
+            let groups = members(job, open).unwrap_or_default();
+            // A group that was deleted has no members.
+            if !groups.is_empty() || members(job, open).is_none() {
+                due.release = in_contact(tx, env, job, &groups, decision.release).await?;
+            }
+        }
+        if (position.stage as usize) < stages {
+            due.back = out_of_contact(tx, env, job, position.number()).await?;
+        }
+    }
+    due.decision = Some((decision, position));
+    Ok(due)
+}
+
+/// Rows of a stage whose client went out of contact before it accepted.
+async fn out_of_contact(tx: &mut dyn Tx, env: &Env, job: &Job, stage: u32) -> Result<(Vec<ClientId>, Vec<Execution>)> {
+    let (mut queued, mut offered) = (Vec::new(), Vec::new());
+    let mut after: Option<ClientId> = None;
+    loop {
+        let page = tx.stage_waiting(&job.id, stage, after.as_ref(), BATCH).await?;
+        let full = page.len() as u32 == BATCH;
+        after = page.last().map(|row| row.execution.client.clone());
+        for Reached { execution, client_state, last_seen } in page {
+            let heard = if client_state == ClientState::Active { heard(env, &execution.client, last_seen) } else { Timestamp::UNIX_EPOCH };
+            if execution.cancel.is_some() || !rollout::gives_place_back(&execution, heard, env.now) {
+                continue;
+            }
+            match execution.state {
+                ExecutionState::Queued => queued.push(execution.client),
+                _ => offered.push(execution),
+            }
+        }
+        if !full {
+            return Ok((queued, offered));
+        }
+    }
+}
+
+/// What is known of a rollout after a look at it.
+#[derive(Debug, Clone, Copy)]
+pub struct Outlook {
+    /// There is something to do.
+    pub now: bool,
+    /// When there may be, although nothing happens.
+    pub later: Option<Timestamp>,
+}
+
+/// Whether something is due in the rollout of a job.
+pub async fn outlook(tx: &mut dyn Tx, env: &Env, id: &JobId) -> Result<Outlook> {
+    let Some(job) = tx.job(id).await?.filter(|job| job.state == JobState::Active) else { return Ok(Outlook { now: false, later: None }) };
+    let due = due(tx, env, &job).await?;
+    let later = due.decision.as_ref().and_then(|(decision, _)| decision.due_ms);
+    Ok(Outlook { now: due.is_something(), later: later.and_then(|ms| Timestamp::from_millisecond(ms).ok()) })
+}
+
+/// Does what is due in the rollout of a job. Gives back whether it did anything: then more may be due.
+///
+/// The job's row is locked first, so that of several managers one decides at a time.
+pub async fn step(tx: &mut dyn Tx, env: &Env, id: &JobId) -> Result<bool> {
+    let Some(mut job) = tx.job(id).await?.filter(|job| job.state == JobState::Active) else { return Ok(false) };
+    let due = due(tx, env, &job).await?;
+    let something = due.is_something();
+    let Some((decision, old)) = due.decision.filter(|_| something) else { return Ok(false) };
+    if !decision.halt.is_empty() {
+        let halt = Halt { why: decision.halt.clone(), by: GATE.into(), at_ms: env.now.as_millisecond() };
+        stop(tx, env, &mut job, old, halt).await?;
+        halted(tx, env, &job, &decision.halt).await?;
+        return Ok(true);
+    }
+    if decision.position != old {
+        put(tx, &job, &decision.position).await?;
+        if decision.position.stage != old.stage {
+            let name = rollout::stage_name(&job.terms.rollout.stages(), decision.position.stage as usize);
+            env.audit(tx, "open_stage", format!("jobs/{id}"), name).await?;
+        }
+    }
+    let (queued, offered) = due.back;
+    for clients in queued.chunks(BATCH as usize) {
+        tx.hold_by_stage(id, clients, ExecutionState::Queued).await?;
+    }
+    for rows in offered.chunks(BATCH as usize) {
+        executions::cancel(tx, env, rows, CancelReason::PlaceGiven).await?;
+    }
+    if !due.release.is_empty() {
+        tx.release_to_stage(id, &due.release, decision.position.number()).await?;
+    }
+    let mut wakes = env.wakes();
+    wakes.clients.extend(due.release);
+    wakes.jobs.insert(id.clone());
+    Ok(true)
+}
+
+/// A gate halted a job: who has to know of it is told here.
+async fn halted(tx: &mut dyn Tx, env: &Env, job: &Job, why: &str) -> Result<()> {
+    env.audit(tx, "halt_job", format!("jobs/{}", job.id), why).await
+}
+
+/// Lets nothing of a job start any more, and calls back what was offered and has not begun.
+async fn stop(tx: &mut dyn Tx, env: &Env, job: &mut Job, mut position: Position, halt: Halt) -> Result<()> {
+    position.halt = Some(halt);
+    job.state = JobState::Paused;
+    // First, so that what is offered at the same time is seen below or sees this.
+    tx.save_job(job).await?;
+    put(tx, job, &position).await?;
+    use ExecutionState::*;
+    let mut page = Page { after: None, limit: BATCH };
+    loop {
+        let rows = tx.list_executions(&job.id, &page, &[Offered, Downloading, Waiting]).await?;
+        let full = rows.len() as u32 == BATCH;
+        page.after = rows.last().map(|row| row.client.to_string());
+        executions::cancel(tx, env, &rows, CancelReason::JobPaused).await?;
+        if !full {
+            break;
+        }
+    }
+    env.wakes().jobs.insert(job.id.clone());
+    Ok(())
+}
+
+fn refused(job: &Job, reason: &'static str, message: String) -> AppError {
+    AppError::state(format!("jobs/{}", job.id), reason, message)
+}
+
+/// Lets nothing of an active job start until it is resumed.
+pub async fn pause(tx: &mut dyn Tx, env: &Env, id: &JobId) -> Result<jobs::Shown> {
+    let mut job = jobs::load(tx, env, id).await?;
+    match job.state {
+        JobState::Active => {}
+        JobState::Paused => return jobs::show(tx, env, job).await,
+        state => return Err(refused(&job, "NOT_ACTIVE", format!("jobs/{id} is {state}; only an active job can be paused"))),
+    }
+    let position = tx.rollout(id).await?.unwrap_or_default();
+    let halt = Halt { why: format!("{} paused it", env.actor), by: env.actor.clone(), at_ms: env.now.as_millisecond() };
+    stop(tx, env, &mut job, position, halt).await?;
+    env.audit(tx, "pause_job", format!("jobs/{id}"), "").await?;
+    jobs::get(tx, env, id).await
+}
+
+/// Goes on with a paused job. If its gate had halted it, failures count anew from now on.
+pub async fn resume(tx: &mut dyn Tx, env: &Env, id: &JobId) -> Result<jobs::Shown> {
+    let mut job = jobs::load(tx, env, id).await?;
+    match job.state {
+        JobState::Paused => {}
+        JobState::Active => return jobs::show(tx, env, job).await,
+        state => return Err(refused(&job, "NOT_PAUSED", format!("jobs/{id} is {state}; only a paused job can be resumed"))),
+    }
+    let mut position = tx.rollout(id).await?.unwrap_or_default();
+    let anew = position.halt.take().is_some_and(|halt| halt.by == GATE);
+    if anew {
+        count_anew(&mut position, env);
+    }
+    job.state = JobState::Active;
+    tx.save_job(&job).await?;
+    put(tx, &job, &position).await?;
+    env.audit(tx, "resume_job", format!("jobs/{id}"), if anew { "failures count anew" } else { "" }).await?;
+    jobs::wake_queued(tx, env, id).await?;
+    jobs::get(tx, env, id).await
+}
+
+/// What is to be opened.
+#[derive(Debug, Clone)]
+pub struct Promote {
+    /// The job.
+    pub id: JobId,
+    /// Not only the next stage: everybody.
+    pub all: bool,
+}
+
+/// Opens the next stage of an active job now.
+pub async fn promote(tx: &mut dyn Tx, env: &Env, input: &Promote) -> Result<jobs::Shown> {
+    let id = &input.id;
+    let job = jobs::load(tx, env, id).await?;
+    match job.state {
+        JobState::Active => {}
+        JobState::Paused => {
+            let message = format!("jobs/{id} is PAUSED and starts nothing; `job resume` goes on with it");
+            return Err(refused(&job, "PAUSED", message));
+        }
+        state => return Err(refused(&job, "NOT_ACTIVE", format!("jobs/{id} is {state}; only an active job has an open stage"))),
+    }
+    let next = match tx.rollout(id).await? {
+        Some(position) => {
+            let seen = look(tx, env, &job, &position).await?;
+            rollout::promote(&job.terms.rollout, &position, &seen, input.all)
+        }
+        None => None,
+    };
+    let Some(next) = next else {
+        return Err(refused(&job, "NO_STAGE_LEFT", format!("jobs/{id} has no further stage: everybody may start it")));
+    };
+    put(tx, &job, &next).await?;
+    let name = rollout::stage_name(&job.terms.rollout.stages(), next.stage as usize);
+    env.audit(tx, "promote_job", format!("jobs/{id}"), name).await?;
+    env.wakes().jobs.insert(id.clone());
+    jobs::get(tx, env, id).await
+}
+
+/// How far the rollout of a job is; none before it was started.
+pub async fn show(tx: &mut dyn Tx, env: &Env, job: &Job) -> Result<Option<Shown>> {
+    let Some(position) = tx.rollout(&job.id).await? else {
+        let started = job.terms.rollout.all_at_once && job.started.is_some();
+        return Ok(started.then(|| Shown { position: Position::default(), seen: Seen::default() }));
+    };
+    let seen = match job.state {
+        JobState::Active | JobState::Paused => look(tx, env, job, &position).await?,
+        _ => Seen::default(),
+    };
+    Ok(Some(Shown { position, seen }))
+}
+
+/// What a row that waits for its stage is told, and one of a job that starts nothing.
+pub fn sentence(job: &Job, shown: Option<&Shown>, row: &Execution) -> Option<String> {
+    let shown = shown?;
+    if job.state == JobState::Paused {
+        let why = shown.position.halt.as_ref().map_or("", |halt| halt.why.as_str());
+        return Some(format!("the job is paused ({why}); nothing starts until `job resume`"));
+    }
+    let status = rollout::status(&job.terms.rollout, &shown.position, &shown.seen);
+    (row.hold == Some(HoldReason::Stage)).then(|| format!("waits for its stage of the rollout; open is {status}"))
+}

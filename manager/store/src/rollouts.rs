@@ -1,0 +1,66 @@
+//! What a unit of work can ask about rollouts: how far a job is in its stages, and which rows a stage lets go or holds.
+
+use crate::StoreError;
+use async_trait::async_trait;
+use sutler_base::{
+    ClientId, JobId, Timestamp, Uid,
+    state::{ClientState, ExecutionState, HoldReason},
+};
+use sutler_core::{model::Execution, rollout::Position};
+
+type Result<T> = std::result::Result<T, StoreError>;
+
+/// A row with what has to be known of its client.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Reached {
+    /// The row.
+    pub execution: Execution,
+    /// What the client may do.
+    pub client_state: ClientState,
+    /// When it was heard of last.
+    pub last_seen: Timestamp,
+}
+
+/// A client whose row a stage holds.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Held {
+    /// Its place in the order of the job.
+    pub turn: i64,
+    /// The client.
+    pub client: ClientId,
+    /// What it may do.
+    pub client_state: ClientState,
+    /// When it was heard of last.
+    pub last_seen: Timestamp,
+}
+
+/// Rollouts.
+#[async_trait]
+pub trait Rollouts {
+    /// How far a job is in its stages; none for a job that has none.
+    async fn rollout(&mut self, job: &JobId) -> Result<Option<Position>>;
+    /// Writes how far a job is, and by what its new rows are held.
+    async fn put_rollout(&mut self, job: &JobId, position: &Position, hold: Option<HoldReason>) -> Result<()>;
+    /// ACTIVE jobs with stages, by id, after `after`; at most `limit`.
+    async fn rollouts_active(&mut self, after: Option<&JobId>, limit: u32) -> Result<Vec<JobId>>;
+    /// Those of these jobs that are not ACTIVE. Not for update: who asks holds the change sequence, and who stops a job waits for it.
+    async fn stopped_among(&mut self, jobs: &[JobId]) -> Result<Vec<JobId>>;
+    /// How many rows of a stage (from 1) are in each state.
+    async fn stage_counts(&mut self, job: &JobId, stage: u32) -> Result<Vec<(ExecutionState, i64)>>;
+    /// QUEUED and OFFERED rows that a stage let go and nothing else holds, by client, after `after`; at most `limit`.
+    async fn stage_waiting(&mut self, job: &JobId, stage: u32, after: Option<&ClientId>, limit: u32) -> Result<Vec<Reached>>;
+    /// Rows of a job that were offered and are not at an end, in a state that they entered before that; at most `limit`.
+    async fn offered_before(&mut self, job: &JobId, before: Timestamp, limit: u32) -> Result<Vec<Reached>>;
+    /// The stages (0 for none) of rows that FAILED or were INTERRUPTED since then; at most `limit`.
+    async fn failed_since(&mut self, job: &JobId, since: Timestamp, limit: u32) -> Result<Vec<u32>>;
+    /// The newest rows that SUCCEEDED, FAILED or were INTERRUPTED since then, the newest first; at most `limit`.
+    async fn newest_outcomes(&mut self, job: &JobId, since: Timestamp, limit: u32) -> Result<Vec<Execution>>;
+    /// QUEUED rows that a stage holds, in the order of the job, after this place in it; only members of these groups, if any are
+    /// named; at most `limit`.
+    async fn held_by_stage(&mut self, job: &JobId, groups: &[Uid], after: Option<(i64, &ClientId)>, limit: u32) -> Result<Vec<Held>>;
+    /// Lets rows go that a stage holds; gives back how many.
+    async fn release_to_stage(&mut self, job: &JobId, clients: &[ClientId], stage: u32) -> Result<u64>;
+    /// Lets a stage hold rows again that one let go and that are in this state; gives back how many. What is not QUEUED has to become
+    /// so in the same unit.
+    async fn hold_by_stage(&mut self, job: &JobId, clients: &[ClientId], state: ExecutionState) -> Result<u64>;
+}

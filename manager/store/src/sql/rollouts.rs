@@ -1,0 +1,156 @@
+//! Rollouts: the positions of jobs in their stages, and what stages hold.
+
+use super::{
+    executions::{execution, execution_columns},
+    unit::{Columns, Result, Unit},
+};
+use crate::{Held, Reached, Rollouts, bind};
+use async_trait::async_trait;
+use sutler_base::{
+    ClientId, JobId, Timestamp, Uid,
+    state::{ExecutionState, HoldReason},
+};
+use sutler_core::{model::Execution, rollout::Position};
+
+fn reached(row: &mut Columns<'_>) -> Result<Reached> {
+    Ok(Reached { execution: execution(row)?, client_state: row.parse()?, last_seen: row.time()? })
+}
+
+#[async_trait]
+impl Rollouts for Unit<'_> {
+    async fn rollout(&mut self, job: &JobId) -> Result<Option<Position>> {
+        let sql = self.lock("SELECT position FROM rollout WHERE job = $1");
+        self.one("rollout", query!(sql, job.to_string()), |row| row.json()).await
+    }
+
+    async fn put_rollout(&mut self, job: &JobId, position: &Position, hold: Option<HoldReason>) -> Result<()> {
+        // Who offers what is queued has taken its number before, or sees this.
+        self.change(1).await?;
+        let sql = "INSERT INTO rollout (job, hold, position) VALUES ($1, $2, $3) \
+                   ON CONFLICT (job) DO UPDATE SET hold = excluded.hold, position = excluded.position";
+        let hold = hold.map_or("", HoldReason::as_str);
+        self.run(query!(sql, job.to_string(), hold, bind::text(&bind::json(position)))).await?;
+        Ok(())
+    }
+
+    async fn rollouts_active(&mut self, after: Option<&JobId>, limit: u32) -> Result<Vec<JobId>> {
+        let sql = "SELECT j.id FROM job j WHERE j.state = 'ACTIVE' AND j.id > $1 \
+                   AND (SELECT r.job FROM rollout r WHERE r.job = j.id) IS NOT NULL ORDER BY j.id LIMIT $2";
+        let after = after.map(|a| a.to_string()).unwrap_or_default();
+        self.list("job", query!(sql, after, i64::from(limit)), |row| row.parse()).await
+    }
+
+    async fn stopped_among(&mut self, jobs: &[JobId]) -> Result<Vec<JobId>> {
+        let sql = concat!("SELECT j.id FROM job j WHERE j.state <> 'ACTIVE' AND j.id", any!(1), " ORDER BY j.id");
+        self.list("job", query!(sql, bind::list(jobs)), |row| row.parse()).await
+    }
+
+    async fn stage_counts(&mut self, job: &JobId, stage: u32) -> Result<Vec<(ExecutionState, i64)>> {
+        // One walk for each state, with every column of the index: else SQLite goes over all stages.
+        let sql = "SELECT COUNT(*) FROM execution WHERE job = $1 AND stage = $2 AND stage > 0 AND state = $3 AND client > ''";
+        let mut counts = Vec::new();
+        for state in ExecutionState::ALL {
+            let query = query!(sql, job.to_string(), i64::from(stage), state.as_str());
+            let n = self.one("execution", query, |row| row.int()).await?.unwrap_or(0);
+            counts.extend((n > 0).then_some((*state, n)));
+        }
+        Ok(counts)
+    }
+
+    async fn stage_waiting(&mut self, job: &JobId, stage: u32, after: Option<&ClientId>, limit: u32) -> Result<Vec<Reached>> {
+        let sql = concat!(
+            "SELECT ",
+            execution_columns!(),
+            ", c.state, COALESCE((SELECT s.seen_ms FROM client_seen s WHERE s.client = c.id), c.enrolled_ms) FROM execution e CROSS JOIN client c WHERE e.job = $1 AND e.stage = $2 AND e.stage > 0 \
+             AND e.state = $3 AND e.client > $4 AND e.hold = '' AND c.id = e.client ORDER BY e.client LIMIT $5"
+        );
+        let after = after.map(|a| a.to_string()).unwrap_or_default();
+        let mut rows = Vec::new();
+        for state in [ExecutionState::Queued, ExecutionState::Offered] {
+            let query = query!(sql, job.to_string(), i64::from(stage), state.as_str(), after.clone(), i64::from(limit));
+            rows.extend(self.list("execution", query, reached).await?);
+        }
+        rows.sort_by(|a, b| a.execution.client.cmp(&b.execution.client));
+        rows.truncate(limit as usize);
+        Ok(rows)
+    }
+
+    async fn offered_before(&mut self, job: &JobId, before: Timestamp, limit: u32) -> Result<Vec<Reached>> {
+        let sql = concat!(
+            "SELECT ",
+            execution_columns!(),
+            ", c.state, COALESCE((SELECT s.seen_ms FROM client_seen s WHERE s.client = c.id), c.enrolled_ms) FROM execution e CROSS JOIN client c WHERE e.job = $1 AND e.state = $2 AND e.client > '' \
+             AND e.entered_ms <= $3 AND c.id = e.client ORDER BY e.client LIMIT $4"
+        );
+        let mut rows = Vec::new();
+        use ExecutionState::*;
+        for state in [Offered, Downloading, Waiting, Installing, Verifying, Restoring] {
+            let query = query!(sql, job.to_string(), state.as_str(), bind::ms(before), i64::from(limit));
+            rows.extend(self.list("execution", query, reached).await?);
+        }
+        rows.truncate(limit as usize);
+        Ok(rows)
+    }
+
+    async fn failed_since(&mut self, job: &JobId, since: Timestamp, limit: u32) -> Result<Vec<u32>> {
+        let sql = "SELECT stage FROM execution WHERE job = $1 AND state = $2 AND client > '' AND entered_ms >= $3 ORDER BY client LIMIT $4";
+        let mut stages = Vec::new();
+        for state in [ExecutionState::Failed, ExecutionState::Interrupted] {
+            let query = query!(sql, job.to_string(), state.as_str(), bind::ms(since), i64::from(limit));
+            stages.extend(self.list("execution", query, |row| row.number::<u32>()).await?);
+        }
+        stages.truncate(limit as usize);
+        Ok(stages)
+    }
+
+    async fn newest_outcomes(&mut self, job: &JobId, since: Timestamp, limit: u32) -> Result<Vec<Execution>> {
+        // Along the changes, the newest first: by state all of them would be sorted.
+        let sql = concat!(
+            "SELECT ",
+            execution_columns!(),
+            " FROM execution e WHERE e.job = $1 AND e.state || '' IN ('SUCCEEDED', 'FAILED', 'INTERRUPTED') AND e.entered_ms >= $2 \
+             ORDER BY e.change DESC LIMIT $3"
+        );
+        self.list("execution", query!(sql, job.to_string(), bind::ms(since), i64::from(limit)), execution).await
+    }
+
+    async fn held_by_stage(&mut self, job: &JobId, groups: &[Uid], after: Option<(i64, &ClientId)>, limit: u32) -> Result<Vec<Held>> {
+        let (turn, client) = after.map_or((-1, String::new()), |(turn, client)| (turn, client.to_string()));
+        let read =
+            |row: &mut Columns<'_>| Ok(Held { turn: row.int()?, client: row.parse()?, client_state: row.parse()?, last_seen: row.time()? });
+        if groups.is_empty() {
+            let sql = "SELECT e.turn, e.client, c.state, COALESCE((SELECT s.seen_ms FROM client_seen s WHERE s.client = c.id), c.enrolled_ms) FROM execution e CROSS JOIN client c WHERE e.job = $1 \
+                       AND e.state = 'QUEUED' AND e.hold = 'STAGE' AND (e.turn, e.client) > ($2, $3) AND c.id = e.client \
+                       ORDER BY e.turn, e.client LIMIT $4";
+            return self.list("execution", query!(sql, job.to_string(), turn, client, i64::from(limit)), read).await;
+        }
+        let sql = concat!(
+            "SELECT e.turn, e.client, c.state, COALESCE((SELECT s.seen_ms FROM client_seen s WHERE s.client = c.id), c.enrolled_ms) FROM execution e CROSS JOIN client c WHERE e.job = $1 \
+             AND e.state = 'QUEUED' AND e.hold = 'STAGE' AND (e.turn, e.client) > ($2, $3) AND c.id = e.client \
+             AND EXISTS (SELECT 1 FROM membership m WHERE m.client = e.client AND m.group_uid",
+            any!(5),
+            ") ORDER BY e.turn, e.client LIMIT $4"
+        );
+        let query = query!(sql, job.to_string(), turn, client, i64::from(limit), bind::list(groups));
+        self.list("execution", query, read).await
+    }
+
+    async fn release_to_stage(&mut self, job: &JobId, clients: &[ClientId], stage: u32) -> Result<u64> {
+        let change = self.change(clients.len()).await?;
+        let sql = concat!(
+            "UPDATE execution SET hold = '', stage = $2, change = $3 WHERE job = $1 AND state = 'QUEUED' AND hold = 'STAGE' AND client",
+            any!(4)
+        );
+        self.run(query!(sql, job.to_string(), i64::from(stage), change, bind::list(clients))).await
+    }
+
+    async fn hold_by_stage(&mut self, job: &JobId, clients: &[ClientId], state: ExecutionState) -> Result<u64> {
+        let change = self.change(clients.len()).await?;
+        let sql = concat!(
+            "UPDATE execution SET hold = 'STAGE', stage = 0, change = $2 WHERE job = $1 AND state = $4 AND hold = '' AND stage + 0 > 0 \
+             AND client",
+            any!(3)
+        );
+        self.run(query!(sql, job.to_string(), change, bind::list(clients), state.as_str())).await
+    }
+}
