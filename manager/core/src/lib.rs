@@ -13,3 +13,4 @@ pub mod relations;
 pub mod rights;
 pub mod session;
 pub mod terms;
+pub mod transfer;
