@@ -70,6 +70,8 @@ mod policies;
 mod questions;
 #[path = "../sql/tokens.rs"]
 mod tokens;
+#[path = "../sql/transfers.rs"]
+mod transfers;
 #[path = "../sql/trust.rs"]
 mod trust;
 #[path = "../sql/unit.rs"]
@@ -96,6 +98,7 @@ fn migrator() -> Migrator {
         (12, "conditions", include_str!("../../migrations/sqlite/0012_conditions.sql")),
         (13, "unarchived", include_str!("../../migrations/sqlite/0013_unarchived.sql")),
         (14, "terms", include_str!("../../migrations/sqlite/0014_terms.sql")),
+        (19, "transfer", include_str!("../../migrations/sqlite/0019_transfer.sql")),
     ];
     let made = |(n, name, sql): (i64, &'static str, &'static str)| {
         Migration::new(n, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
