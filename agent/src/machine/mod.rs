@@ -77,6 +77,8 @@ struct Attempt {
     doubted: Vec<PackageName>,
     /// The manager said that it does not want it any more: no lease will come.
     unwanted: bool,
+    /// It waits because the manager gives this machine no bytes.
+    suspended: bool,
 }
 
 impl Attempt {
@@ -92,6 +94,7 @@ impl Attempt {
             again: None,
             doubted: vec![],
             unwanted: false,
+            suspended: false,
         }
     }
 
@@ -373,7 +376,8 @@ impl State {
                 attempt.record.results.push(result);
                 attempt.bytes = (0, 0);
             }
-            Prepared::Later(_) => {
+            Prepared::Later(_) | Prepared::Suspended => {
+                attempt.suspended = prepared == Prepared::Suspended;
                 attempt.activity = Activity::Backoff(now.boot + pause(attempt.tries, jitter));
                 attempt.tries = attempt.tries.saturating_add(1);
                 return;

@@ -5,4 +5,7 @@ use serde::{Deserialize, Serialize};
 /// The terms of a job, as they are kept: what is missing has its default, so that a newer manager reads what an older one wrote.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct JobTerms {}
+pub struct JobTerms {
+    /// Its bytes flow although the transfers of a group that the client is in are suspended.
+    pub through_suspended: bool,
+}

@@ -28,6 +28,7 @@ pub mod relations;
 pub mod restored;
 pub mod sessions;
 pub mod tokens;
+pub mod transfers;
 pub mod trust;
 
 pub use conditions::Conditions;

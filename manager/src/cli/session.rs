@@ -210,6 +210,8 @@ services! {
     policies: policy_service_client::PolicyServiceClient;
     /// What users are asked.
     questions: question_service_client::QuestionServiceClient;
+    /// How fast bytes flow.
+    transfers: transfer_service_client::TransferServiceClient;
     /// Software.
     packages: package_service_client::PackageServiceClient;
     /// Orders.

@@ -6,6 +6,7 @@ pub mod asked;
 mod leases;
 pub mod orders;
 mod scrub;
+pub mod transfers;
 pub mod workers;
 
 use crate::app::{Wakes, sessions::Progress, trust};
@@ -84,6 +85,8 @@ pub struct Live {
     left: Mutex<HashMap<ClientId, Timestamp>>,
     lacking: Mutex<BTreeMap<AttemptId, ClientId>>,
     behind: Mutex<BTreeSet<ClientId>>,
+    /// What flows to clients.
+    pub transfers: transfers::Transfers,
 }
 
 impl Live {
@@ -96,6 +99,7 @@ impl Live {
             left: Mutex::default(),
             lacking: Mutex::default(),
             behind: Mutex::default(),
+            transfers: transfers::Transfers::default(),
             sessions: Mutex::default(),
             next: AtomicU64::new(1),
             due: Mutex::default(),

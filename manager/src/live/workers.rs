@@ -1,6 +1,6 @@
 //! What goes on by itself: each worker looks at what is due, when it is woken and now and then, and does it.
 
-use super::{asked, leases::Even, orders, scrub};
+use super::{asked, leases::Even, orders, scrub, transfers};
 use crate::{
     app::{App, AppError, archive, audit, disk_failed, reconcile, sessions},
     telemetry::Metrics,
@@ -102,6 +102,9 @@ pub fn start(app: Arc<App>, pace: Pace) -> JoinSet<()> {
         let (a, pause) = (app.clone(), (silence / ARCHIVE_PARTS).clamp(pace.often, ARCHIVE_LOOK));
         set.spawn(repeat("archive", metrics.clone(), None, |live| &live.jobs_due, pause, move || put_away_silent(a.clone(), silence)));
     }
+    let a = app.clone();
+    let recheck = app.settings.limits.recheck;
+    set.spawn(repeat("transfers", metrics.clone(), None, |live| &live.jobs_due, recheck, move || look_at_transfers(a.clone())));
     let a = app.clone();
     set.spawn(follow_trust(a, metrics, app.settings.limits.recheck));
     set
@@ -234,6 +237,11 @@ async fn find_queued(app: Arc<App>) -> Result<(), AppError> {
 async fn look_at_disk(app: Arc<App>) -> Result<(), AppError> {
     app.reserve.look();
     Ok(())
+}
+
+/// What was changed of transfers, by whichever manager, holds from now on.
+async fn look_at_transfers(app: Arc<App>) -> Result<(), AppError> {
+    transfers::look(&app).await
 }
 
 /// Seals what is full or old, and writes down which refusals have no entry.

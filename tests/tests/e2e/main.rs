@@ -33,3 +33,4 @@ mod rules;
 mod sources;
 mod story;
 mod takeover;
+mod transfers;
