@@ -5,7 +5,7 @@ use prost::Message;
 use protox::{Compiler, prost_reflect::DynamicMessage};
 use std::{env, error::Error, fs, path::PathBuf};
 
-const FILES: [&str; 17] = [
+const FILES: [&str; 18] = [
     "access",
     "types",
     "enrollment",
@@ -17,6 +17,7 @@ const FILES: [&str; 17] = [
     "package",
     "job",
     "token",
+    "transfer",
     "software",
     "window",
     "operator",

@@ -7,7 +7,7 @@ use crate::v1;
 use prost_types::{ListValue, Struct, Timestamp as WireTime, Value, value::Kind};
 use std::str::FromStr;
 use sutler_base::{
-    ClientId, GroupName, Invalid, JobId, OperatorName, PackageName, PolicyName, QuestionName, Timestamp, TokenId, Version, WindowName,
+    ClientId, GroupName, Invalid, JobId, OperatorName, PackageName, PolicyName, QuestionName, Timestamp, TokenId, Uid, Version, WindowName,
     question::AnswerRule, quoted, state,
 };
 
@@ -145,6 +145,11 @@ pub fn job_id(name: &str) -> Result<JobId, Invalid> {
 /// `tokens/ID`
 pub fn token_id(name: &str) -> Result<TokenId, Invalid> {
     named("tokens", name)
+}
+
+/// `transferLimits/ID`
+pub fn transfer_limit(name: &str) -> Result<Uid, Invalid> {
+    named("transferLimits", name)
 }
 
 /// `packages/NAME`

@@ -18,6 +18,9 @@ pub const PROTOCOL_VERSION: u32 = 1;
 /// The capability of an agent that reports outcomes again to a manager that was restored from a backup.
 pub const REPORT_AGAIN: &str = "report-again";
 
+/// The word for a client that gets no bytes because the transfers of a group that it is in are suspended.
+pub const TRANSFER_SUSPENDED: &str = "TRANSFER_SUSPENDED";
+
 /// The capability of an agent that shows its users what operators ask, and sends their answers.
 pub const QUESTIONS: &str = "questions";
 

@@ -9,7 +9,7 @@ mod parts;
 
 use crate::{
     installer::{Tree, Trouble, failure},
-    link::Connection,
+    link::{Connection, precondition},
 };
 use parts::Assembler;
 use std::{
@@ -21,7 +21,10 @@ use std::{
     time::Duration,
 };
 use sutler_base::{AttemptId, Digest, chunks::Chunk, limits, outcome::Failure, state::ErrorKind};
-use sutler_proto::v1::{self, agent_service_client::AgentServiceClient};
+use sutler_proto::{
+    TRANSFER_SUSPENDED,
+    v1::{self, agent_service_client::AgentServiceClient},
+};
 use tokio::sync::mpsc;
 
 /// How many bytes of content are asked for at once, and how many such questions are open.
@@ -39,6 +42,8 @@ const TELL: Duration = Duration::from_millis(500);
 pub enum FetchError {
     /// It may work later.
     Later(String),
+    /// The manager gives this machine no bytes until its transfers are resumed.
+    Suspended(String),
     /// It won't.
     Never(Failure),
     /// The process must end.
@@ -265,6 +270,7 @@ fn refused(status: &tonic::Status) -> FetchError {
     match status.code() {
         NotFound => FetchError::Never(failure(ErrorKind::PackageUnavailable, message())),
         InvalidArgument | OutOfRange | Unimplemented => FetchError::Never(failure(ErrorKind::Transfer, message())),
+        FailedPrecondition if precondition(status).as_deref() == Some(TRANSFER_SUSPENDED) => FetchError::Suspended(message()),
         // Stored bytes that are damaged (DATA_LOSS) are sent to the manager again, and then this goes on.
         _ => FetchError::Later(message()),
     }

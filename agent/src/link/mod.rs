@@ -357,6 +357,28 @@ fn error_reason(status: &tonic::Status) -> Option<String> {
     Some(ErrorInfo::decode(&*info.value).ok()?.reason.chars().filter(|c| c.is_ascii_graphic()).take(64).collect())
 }
 
+/// `google.rpc.PreconditionFailure`, as far as it is read here.
+#[derive(Clone, PartialEq, Message)]
+struct PreconditionFailure {
+    #[prost(message, repeated, tag = "1")]
+    violations: Vec<Violation>,
+}
+
+/// One of its violations, as far as it is read here.
+#[derive(Clone, PartialEq, Message)]
+struct Violation {
+    #[prost(string, tag = "1")]
+    kind: String,
+}
+
+/// The word in a status's PreconditionFailure.
+pub(crate) fn precondition(status: &tonic::Status) -> Option<String> {
+    let details = RpcStatus::decode(status.details()).ok()?.details;
+    let failure = details.into_iter().find(|d| d.type_url.ends_with("google.rpc.PreconditionFailure"))?;
+    let violations = PreconditionFailure::decode(&*failure.value).ok()?.violations;
+    violations.into_iter().next().map(|violation| violation.kind)
+}
+
 /// Asks for a certificate for a new key, and keeps both beside the ones in use.
 pub async fn renew(identity: &Identity, connection: &Connection) -> Result<(), String> {
     let key = PrivateKey::generate().map_err(|e| e.to_string())?;

@@ -81,6 +81,8 @@ pub enum Prepared {
     Ended(ItemResult),
     /// It may work later.
     Later(String),
+    /// The manager gives no bytes until transfers are resumed.
+    Suspended,
 }
 
 /// What happens to the agent.

@@ -82,6 +82,8 @@ struct Attempt {
     unwanted: bool,
     /// The next package is about to be begun, and nothing of it was done; whether anything of the attempt was before.
     beginning: Option<bool>,
+    /// It waits because the manager gives this machine no bytes.
+    suspended: bool,
 }
 
 impl Attempt {
@@ -98,6 +100,7 @@ impl Attempt {
             doubted: vec![],
             unwanted: false,
             beginning: None,
+            suspended: false,
         }
     }
 
@@ -402,7 +405,8 @@ impl State {
                 attempt.record.results.push(result);
                 attempt.bytes = (0, 0);
             }
-            Prepared::Later(_) => {
+            Prepared::Later(_) | Prepared::Suspended => {
+                attempt.suspended = prepared == Prepared::Suspended;
                 attempt.activity = Activity::Backoff(now.boot + pause(attempt.tries, jitter));
                 attempt.tries = attempt.tries.saturating_add(1);
                 return;

@@ -53,6 +53,7 @@ impl State {
         let (state, wait, step) = match &record.stage {
             Stage::Finished { .. } | Stage::Canceled => return None,
             _ if attempt.activity == Activity::Signing => return None,
+            Stage::Offered if matches!(attempt.activity, Activity::Backoff(_)) && attempt.suspended => wait(WaitReason::TransferSuspended),
             _ if matches!(attempt.activity, Activity::Backoff(_)) => wait(WaitReason::Retry),
             Stage::Offered if record.verdict().is_some() => return None,
             Stage::Offered if attempt.activity == Activity::Fetching => (ExecutionState::Downloading, None, String::new()),

@@ -38,6 +38,8 @@ enum Stop {
     End(ExecutionState, Option<Failure>),
     /// Not now.
     Later(String),
+    /// Not before its transfers are resumed.
+    Suspended(String),
     /// The process must end.
     Fatal(String),
 }
@@ -46,6 +48,7 @@ impl From<FetchError> for Stop {
     fn from(error: FetchError) -> Self {
         match error {
             FetchError::Later(why) => Stop::Later(why),
+            FetchError::Suspended(why) => Stop::Suspended(why),
             FetchError::Never(failure) => failed(failure),
             FetchError::Fatal(why) => Stop::Fatal(why),
         }
@@ -112,6 +115,10 @@ pub(super) async fn prepare(shared: &Shared, attempt: &AttemptId, index: usize, 
         Err(Stop::Later(why)) => {
             tracing::info!(%attempt, "transfer put off: {why}");
             Ok(Prepared::Later(why))
+        }
+        Err(Stop::Suspended(why)) => {
+            tracing::info!(%attempt, "transfer put off: {why}");
+            Ok(Prepared::Suspended)
         }
         Err(Stop::Fatal(why)) => Err(why),
     }

@@ -17,4 +17,5 @@ pub mod rollout;
 pub mod schedule;
 pub mod session;
 pub mod terms;
+pub mod transfer;
 pub mod window;

@@ -11,4 +11,6 @@ pub struct JobTerms {
     pub rollout: Rollout,
     /// When.
     pub schedule: Schedule,
+    /// Its bytes flow although the transfers of a group that the client is in are suspended.
+    pub through_suspended: bool,
 }

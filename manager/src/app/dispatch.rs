@@ -3,7 +3,7 @@
 use super::{
     AppError, Env, Result, conditions, executions, inventory,
     schedule::{self, Clock, Times},
-    trust,
+    transfers, trust,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use sutler_base::{
@@ -385,19 +385,29 @@ fn needed(package: &JobPackage) -> Vec<Dependency> {
     if all.len() > limits::RELATIONS_MAX { Vec::new() } else { all }
 }
 
+/// What an attempt may read, and how that flows.
+#[derive(Debug, Clone)]
+pub struct Readable {
+    /// The manifests whose content it may read.
+    pub manifests: Vec<sutler_base::Digest>,
+    /// Where its client stands.
+    pub standing: transfers::Standing,
+    /// It reads although the transfers of a group that the client is in are suspended.
+    pub through_suspended: bool,
+}
+
 /// The manifests that an attempt of this client may read: those of its job's revision, and of what has to be uninstalled for them.
 /// None where there is no such attempt of it.
-pub async fn readable(tx: &mut dyn Tx, client: &ClientId, attempt: &AttemptId) -> Result<Option<Vec<sutler_base::Digest>>> {
+pub async fn readable(tx: &mut dyn Tx, client: &ClientId, attempt: &AttemptId) -> Result<Option<Readable>> {
     let Some(attempt) = tx.attempt(attempt).await?.filter(|a| a.client == *client) else { return Ok(None) };
     if attempt.state.is_end() {
         // No word about the content: who still holds it is told to let go of it, and has nothing to report.
         let message = "this attempt is over; nothing is fetched for it any more";
         return Err(AppError::state(format!("attempts/{}", attempt.id), "ATTEMPT_OVER", message));
     }
-    let state = tx.client(client).await?.map(|c| c.state);
-    if state != Some(ClientState::Active) {
-        return Err(not_active(client, state));
-    }
+    let reader = tx.client(client).await?;
+    let state = reader.as_ref().map(|c| c.state);
+    let Some(reader) = reader.filter(|c| c.state == ClientState::Active) else { return Err(not_active(client, state)) };
     let uids: Vec<Uid> = tx.job_packages(&attempt.job, attempt.revision).await?.into_iter().filter_map(|p| p.version).collect();
     let versions = tx.versions_by_uid(&uids).await?;
     let mut manifests: Vec<_> = versions.iter().map(|v| v.manifest).collect();
@@ -407,7 +417,11 @@ pub async fn readable(tx: &mut dyn Tx, client: &ClientId, attempt: &AttemptId) -
             manifests.extend(old.iter().filter(|old| new.present().displaces(&old.present()).is_some()).map(|old| old.manifest));
         }
     }
-    Ok(Some(manifests))
+    Ok(Some(Readable {
+        manifests,
+        standing: transfers::standing_of(tx, &reader).await?,
+        through_suspended: tx.job(&attempt.job).await?.is_some_and(|job| job.terms.through_suspended),
+    }))
 }
 
 /// A client that is not `ACTIVE` reads nothing. It may again later: that is no word about the content.

@@ -224,6 +224,9 @@ fn waits_for(reason: &str) -> String {
         Ok(WaitReason::Reboot) => "waits for a restart of the machine".into(),
         Ok(WaitReason::Lease) => "waits for contact: the permission to start has run out".into(),
         Ok(WaitReason::Retry) => "waits for its next try, after one that may be repeated; `job retry --kind waiting` tries now".into(),
+        Ok(WaitReason::TransferSuspended) => {
+            "the transfers of a group that the client is in are suspended (`transfer status`); `transfer resume` lets it go on".into()
+        }
         Err(_) => "waits".into(),
     }
 }

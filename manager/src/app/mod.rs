@@ -33,6 +33,7 @@ pub mod rollouts;
 pub mod schedule;
 pub mod sessions;
 pub mod tokens;
+pub mod transfers;
 pub mod trust;
 pub mod windows;
 

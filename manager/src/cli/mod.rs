@@ -40,6 +40,7 @@ pub mod session;
 pub mod software;
 pub mod source;
 pub mod token;
+pub mod transfer;
 pub mod trust;
 pub mod when;
 pub mod window;
@@ -120,6 +121,9 @@ enum Command {
     /// What is installed across the fleet: which versions, and where
     #[command(subcommand, after_help = software::EXAMPLES)]
     Software(software::SoftwareCommand),
+    /// How fast bytes flow to clients: limits by time of day, suspend and resume
+    #[command(subcommand, after_help = transfer::EXAMPLES)]
+    Transfer(transfer::TransferCommand),
     /// Enrolment tokens: what lets machines in
     #[command(subcommand, after_help = token::EXAMPLES)]
     Token(token::TokenCommand),
@@ -205,6 +209,7 @@ fn dispatch(cli: Cli) -> Result<u8, CliError> {
             Command::Policy(command) => policy::run(command, &session).await,
             Command::Question(command) => question::run(command, &session).await,
             Command::Window(command) => window::run(command, &session).await,
+            Command::Transfer(command) => transfer::run(command, &session).await,
             Command::Package(command) => package::run(command, &session).await,
             Command::Content(command) => content::run(command, &session).await,
             Command::Job(command) => job::run(command, &session).await,

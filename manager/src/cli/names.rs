@@ -1,8 +1,8 @@
 //! Reads names on the command line: `new-clients` or `groups/new-clients`, as people type or paste them.
 
 use sutler_base::{
-    ClientId, GroupName, Invalid, JobId, LabelKey, OperatorName, PackageName, ParameterName, PolicyName, QuestionName, TokenId, Version,
-    WindowName, limits, quoted,
+    ClientId, GroupName, Invalid, JobId, LabelKey, OperatorName, PackageName, ParameterName, PolicyName, QuestionName, TokenId, Uid,
+    Version, WindowName, limits, quoted,
 };
 
 /// The resource name for a text with or without its collection.
@@ -35,6 +35,11 @@ pub fn question(text: &str) -> Result<String, String> {
 /// `windows/NAME`
 pub fn window(text: &str) -> Result<String, String> {
     resource::<WindowName>("windows", text)
+}
+
+/// `transferLimits/ID`
+pub fn transfer_limit(text: &str) -> Result<String, String> {
+    resource::<Uid>("transferLimits", text).map_err(|e| format!("{e}; `sutler transfer limit list` shows the ids"))
 }
 
 /// `clients/ID`

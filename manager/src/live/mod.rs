@@ -8,6 +8,7 @@ mod leases;
 pub mod orders;
 mod scrub;
 mod times;
+pub mod transfers;
 pub mod workers;
 
 use crate::app::{Wakes, sessions::Progress, trust};
@@ -94,6 +95,8 @@ pub struct Live {
     left: Mutex<HashMap<ClientId, Timestamp>>,
     lacking: Mutex<BTreeMap<AttemptId, ClientId>>,
     behind: Mutex<BTreeSet<ClientId>>,
+    /// What flows to clients.
+    pub transfers: transfers::Transfers,
 }
 
 impl Live {
@@ -106,6 +109,7 @@ impl Live {
             left: Mutex::default(),
             lacking: Mutex::default(),
             behind: Mutex::default(),
+            transfers: transfers::Transfers::default(),
             sessions: Mutex::default(),
             next: AtomicU64::new(1),
             due: Mutex::default(),

@@ -1,6 +1,6 @@
 //! What goes on by itself: each worker looks at what is due, when it is woken and now and then, and does it.
 
-use super::{asked, hooks, leases::Even, orders, scrub, times};
+use super::{asked, hooks, leases::Even, orders, scrub, times, transfers};
 use crate::{
     app::{App, AppError, archive, audit, disk_failed, events, occurrences, reconcile, rollouts, sessions},
     hooks::Receiver,
@@ -123,6 +123,8 @@ pub fn start(app: Arc<App>, pace: Pace, receivers: Vec<Receiver>) -> JoinSet<()>
     set.spawn(repeat("schedule", metrics.clone(), None, |live| &live.jobs_due, pace.often, move || times::start_due(a.clone())));
     let a = app.clone();
     set.spawn(times::follow(a, metrics.clone(), app.settings.limits.recheck));
+    let (a, recheck) = (app.clone(), app.settings.limits.recheck);
+    set.spawn(repeat("transfers", metrics.clone(), None, |live| &live.jobs_due, recheck, move || look_at_transfers(a.clone())));
     let a = app.clone();
     set.spawn(follow_trust(a, metrics, app.settings.limits.recheck));
     set
@@ -293,6 +295,11 @@ async fn find_queued(app: Arc<App>) -> Result<(), AppError> {
 async fn look_at_disk(app: Arc<App>) -> Result<(), AppError> {
     app.reserve.look();
     Ok(())
+}
+
+/// What was changed of transfers, by whichever manager, holds from now on.
+async fn look_at_transfers(app: Arc<App>) -> Result<(), AppError> {
+    transfers::look(&app).await
 }
 
 /// Seals what is full or old, and writes down which refusals have no entry.

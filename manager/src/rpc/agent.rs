@@ -7,10 +7,13 @@ use crate::{
         enrolment::{self, Renewal, renew_client},
         groups, inventory, questions, restored, sessions, trust,
     },
-    live::{OUTBOX, ToAgent, asked, orders},
+    live::{
+        OUTBOX, ToAgent, asked, orders,
+        transfers::{self, Flow, Halt},
+    },
 };
 use bytes::Bytes;
-use futures_util::Stream;
+use futures_util::{Stream, StreamExt as _, stream};
 use std::{
     collections::{BTreeMap, BTreeSet},
     pin::Pin,
@@ -134,7 +137,7 @@ impl v1::agent_service_server::AgentService for Services {
         let attempt = parsed(attempt)?;
         // The same answer for what is not stored, what is another client's, and what belongs to something else.
         let absent = || Status::not_found("there is no such content in this attempt");
-        let manifests = self
+        let readable = self
             .app
             .view("manager", "readable", (client.clone(), attempt.clone()), |tx, _env, (client, attempt)| {
                 Box::pin(dispatch::readable(tx, client, attempt))
@@ -143,21 +146,30 @@ impl v1::agent_service_server::AgentService for Services {
             .map_err(status)?
             .ok_or_else(absent)?;
         let mut closures: Vec<(Digest, Arc<Closure>)> = Vec::new();
-        for manifest in manifests {
+        for manifest in readable.manifests {
             let closure = self.app.content.load_closure(manifest).await.map_err(|e| self.damaged(&client, &attempt, e))?;
             closures.push((manifest, closure));
         }
         if !digests.iter().all(|d| closures.iter().any(|(_, c)| c.contains(d))) {
             return Err(absent());
         }
+        if !self.app.live.transfers.is_known() {
+            transfers::look(&self.app).await.map_err(status)?;
+        }
+        let flow = Arc::new(Flow::open(self.app.clone(), &client, &attempt, readable.standing, readable.through_suspended));
+        flow.pass(1).await.map_err(|halt| status(flow.halted(halt)))?;
         let (sender, receiver) = mpsc::channel(AHEAD);
-        let services = self.clone();
+        let (services, sent) = (self.clone(), flow.clone());
         tokio::spawn(async move {
-            if let Err(status) = services.send_objects(&client, &attempt, digests, &sender).await {
+            if let Err(status) = services.send_objects(&client, &attempt, &sent, digests, &sender).await {
                 let _ = sender.send(Err(status)).await;
             }
         });
-        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+        // What waits for the connection does not go either once the client is suspended.
+        let end = flow.clone();
+        let end = stream::once(async move { end.is_suspended().then(|| Err(status(end.halted(Halt::Suspended)))) });
+        let sent = ReceiverStream::new(receiver).take_until(async move { flow.suspended().await });
+        Ok(Response::new(Box::pin(sent.chain(end.filter_map(std::future::ready)))))
     }
 
     async fn renew_certificate(
@@ -252,6 +264,9 @@ impl Services {
         if reason == WaitReason::Retry.as_str() && self.app.live.is_lacking(&attempt) {
             reason = ErrorKind::DataLoss.as_str().into();
         }
+        if reason == WaitReason::Retry.as_str() && self.app.live.transfers.is_refused(&attempt) {
+            reason = WaitReason::TransferSuspended.as_str().into();
+        }
         self.app.live.report(sessions::Progress {
             attempt,
             client: client.clone(),
@@ -286,6 +301,7 @@ impl Services {
         &self,
         client: &ClientId,
         id: &AttemptId,
+        flow: &Flow,
         digests: Vec<Digest>,
         sender: &mpsc::Sender<Result<v1::ReadChunksResponse, Status>>,
     ) -> Result<(), Status> {
@@ -306,11 +322,13 @@ impl Services {
                 Encoding::Zstd => v1::Encoding::Zstd,
             };
             loop {
-                let part: Bytes = data.split_to(data.len().min(MESSAGE));
+                let wanted = data.len().min(MESSAGE);
+                let (may, limited) = flow.pass(wanted).await.map_err(|halt| status(flow.halted(halt)))?;
+                let part: Bytes = data.split_to(may);
                 size += part.len();
                 self.app.metrics.chunk_bytes.inc_by(part.len() as u64);
                 parts.push(v1::ObjectPart { index: index as u32, encoding: encoding.into(), data: part, last: data.is_empty() });
-                if size >= MESSAGE {
+                if size >= MESSAGE || limited {
                     size = 0;
                     let message = v1::ReadChunksResponse { parts: std::mem::take(&mut parts) };
                     if sender.send(Ok(message)).await.is_err() {

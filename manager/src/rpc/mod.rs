@@ -20,6 +20,7 @@ mod software;
 mod status;
 mod terms;
 mod tokens;
+mod transfers;
 mod windows;
 
 pub use status::status;
@@ -91,6 +92,7 @@ impl Services {
             .add_service(
                 v1::enrollment_token_service_server::EnrollmentTokenServiceServer::new(self.clone()).max_decoding_message_size(max),
             )
+            .add_service(v1::transfer_service_server::TransferServiceServer::new(self.clone()).max_decoding_message_size(max))
             .add_service(v1::software_service_server::SoftwareServiceServer::new(self.clone()).max_decoding_message_size(max))
             .add_service(v1::operator_service_server::OperatorServiceServer::new(self.clone()).max_decoding_message_size(max))
             .add_service(v1::audit_service_server::AuditServiceServer::new(self.clone()).max_decoding_message_size(max))

@@ -18,6 +18,7 @@ use sutler_core::{
     hook::Hook,
     model::*,
     terms::JobTerms,
+    transfer::{Limit, Suspension},
     window::Window,
 };
 
@@ -39,6 +40,7 @@ pub trait Tx:
     + Logs
     + Events
     + Trust
+    + Transfers
     + Operators
     + Admin
     + Audit
@@ -459,6 +461,23 @@ pub trait Trust {
     async fn insert_revocations(&mut self, epoch: u64, version: u64, list: &[u8], now: Timestamp, creator: &str) -> Result<()>;
     /// The newest revocation list.
     async fn newest_revocations(&mut self) -> Result<Option<Vec<u8>>>;
+}
+
+/// How fast bytes may flow, and whose stand still.
+#[async_trait]
+pub trait Transfers {
+    /// Adds a limit.
+    async fn insert_transfer_limit(&mut self, limit: &Limit) -> Result<()>;
+    /// All limits, the oldest first.
+    async fn transfer_limits(&mut self) -> Result<Vec<Limit>>;
+    /// Deletes a limit; gives back whether it was there.
+    async fn delete_transfer_limit(&mut self, uid: &Uid) -> Result<bool>;
+    /// Suspends the transfers of a group's members; gives back whether they were not suspended before.
+    async fn insert_suspension(&mut self, suspension: &Suspension) -> Result<bool>;
+    /// All groups whose transfers are suspended.
+    async fn suspensions(&mut self) -> Result<Vec<Suspension>>;
+    /// Ends that; gives back whether there was anything to end.
+    async fn delete_suspension(&mut self, group: &Uid) -> Result<bool>;
 }
 
 /// Operators.

@@ -323,6 +323,8 @@ words! {
         Lease = "LEASE",
         /// The next try, after one that may be repeated.
         Retry = "RETRY",
+        /// The transfers of a group that the client is in are suspended.
+        TransferSuspended = "TRANSFER_SUSPENDED",
     }
 }
 

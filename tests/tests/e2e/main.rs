@@ -37,3 +37,4 @@ mod schedule;
 mod sources;
 mod story;
 mod takeover;
+mod transfers;

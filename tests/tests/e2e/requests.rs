@@ -122,6 +122,22 @@ fn every_mutation_may_be_sent_twice_also_across_a_restart() {
     twice!(t, window_service_client::WindowServiceClient, update_window, "UpdateWindow", update, |r| r.description = None);
     let delete = v1::DeleteWindowRequest { name: name("windows/nights"), ..Default::default() };
     twice!(t, window_service_client::WindowServiceClient, delete_window, "DeleteWindow", delete, |r| r.name = name("windows/b"));
+    // Transfers.
+    let limit = v1::TransferLimit { scope: v1::TransferScope::EachClient.into(), bytes_per_second: 1 << 30, ..Default::default() };
+    let create = v1::CreateTransferLimitRequest { limit: Some(limit), ..Default::default() };
+    let (_, made) = twice!(t, transfer_service_client::TransferServiceClient, create_transfer_limit, "CreateTransferLimit", create, |r| {
+        r.limit.as_mut().unwrap().bytes_per_second += 1;
+    });
+    let delete = v1::DeleteTransferLimitRequest { name: made.limit.unwrap().name, ..Default::default() };
+    twice!(t, transfer_service_client::TransferServiceClient, delete_transfer_limit, "DeleteTransferLimit", delete, |r| {
+        r.name = format!("transferLimits/{}", "0".repeat(26));
+    });
+    let suspend = v1::SuspendTransfersRequest { group: name("groups/one"), ..Default::default() };
+    twice!(t, transfer_service_client::TransferServiceClient, suspend_transfers, "SuspendTransfers", suspend, |r| r.group =
+        name("groups/two"));
+    let resume = v1::ResumeTransfersRequest { group: name("groups/one"), ..Default::default() };
+    twice!(t, transfer_service_client::TransferServiceClient, resume_transfers, "ResumeTransfers", resume, |r| r.group =
+        name("groups/two"));
     // Jobs.
     let packages = vec![v1::JobPackage { package: name("packages/hello"), ..Default::default() }];
     let job = v1::CreateJobRequest { packages: packages.clone(), destinations: vec![name("groups/one")], ..Default::default() };

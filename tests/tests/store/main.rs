@@ -11,6 +11,7 @@ mod kept;
 mod rollouts;
 mod rows;
 mod speed;
+mod transfers;
 mod units;
 mod windows;
 
@@ -130,6 +131,7 @@ cases! {
         windows::windows_have_a_revision_and_long_leases_are_kept_until_they_are_over,
         clients::archived_clients_are_in_no_list_and_get_no_executions,
         clients::clients_are_alike_by_the_keys_that_they_have_now,
+        transfers::limits_and_suspensions_read_back_and_go_with_their_group,
         rows::an_operators_name_is_never_free_again,
         rows::a_version_in_use_is_found,
         rows::versions_are_found_by_what_they_depend_on_and_take_the_place_of,

@@ -16,10 +16,15 @@ pub(super) fn read(v: &mut Violations, wire: Option<&v1::JobTerms>) -> JobTerms 
     JobTerms {
         rollout: wire.rollout.as_ref().map(|wire| rollout::read(v, wire)).unwrap_or_default(),
         schedule: wire.schedule.as_ref().map(|wire| schedule::read(v, wire)).unwrap_or_default(),
+        through_suspended: wire.through_suspended,
     }
 }
 
 /// The terms of a job, as they are shown.
 pub(super) fn shown(terms: &JobTerms) -> v1::JobTerms {
-    v1::JobTerms { rollout: Some(rollout::shown(&terms.rollout)), schedule: schedule::shown(&terms.schedule) }
+    v1::JobTerms {
+        rollout: Some(rollout::shown(&terms.rollout)),
+        schedule: schedule::shown(&terms.schedule),
+        through_suspended: terms.through_suspended,
+    }
 }

@@ -69,6 +69,8 @@ mod questions;
 mod rollouts;
 #[path = "../sql/tokens.rs"]
 mod tokens;
+#[path = "../sql/transfers.rs"]
+mod transfers;
 #[path = "../sql/trust.rs"]
 mod trust;
 #[path = "../sql/unit.rs"]
@@ -103,6 +105,7 @@ fn migrator() -> Migrator {
         (15, "events", include_str!("../../migrations/postgres/0015_events.sql")),
         (16, "rollouts", include_str!("../../migrations/postgres/0016_rollouts.sql")),
         (17, "windows", include_str!("../../migrations/postgres/0017_windows.sql")),
+        (19, "transfer", include_str!("../../migrations/postgres/0019_transfer.sql")),
     ];
     let made = |(n, name, sql): (i64, &'static str, &'static str)| {
         Migration::new(n, name.into(), MigrationType::Simple, sql.into_sql_str(), false)

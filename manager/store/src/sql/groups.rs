@@ -99,6 +99,8 @@ impl Groups for Unit<'_> {
         self.save("group", uid.as_str(), query!(sql, uid.to_string(), bind::ms(now), change)).await?;
         self.run(query!("DELETE FROM membership WHERE group_uid = $1", uid.to_string())).await?;
         self.run(query!("DELETE FROM membership_hold WHERE group_uid = $1", uid.to_string())).await?;
+        self.run(query!("DELETE FROM transfer_limit WHERE group_uid = $1", uid.to_string())).await?;
+        self.run(query!("DELETE FROM transfer_suspension WHERE group_uid = $1", uid.to_string())).await?;
         Ok(())
     }
 

@@ -74,6 +74,8 @@ mod questions;
 mod rollouts;
 #[path = "../sql/tokens.rs"]
 mod tokens;
+#[path = "../sql/transfers.rs"]
+mod transfers;
 #[path = "../sql/trust.rs"]
 mod trust;
 #[path = "../sql/unit.rs"]
@@ -105,6 +107,7 @@ fn migrator() -> Migrator {
         (15, "events", include_str!("../../migrations/sqlite/0015_events.sql")),
         (16, "rollouts", include_str!("../../migrations/sqlite/0016_rollouts.sql")),
         (17, "windows", include_str!("../../migrations/sqlite/0017_windows.sql")),
+        (19, "transfer", include_str!("../../migrations/sqlite/0019_transfer.sql")),
     ];
     let made = |(n, name, sql): (i64, &'static str, &'static str)| {
         Migration::new(n, name.into(), MigrationType::Simple, sql.into_sql_str(), false)

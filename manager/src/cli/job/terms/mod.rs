@@ -17,12 +17,16 @@ pub(super) struct TermsArgs {
     rollout: rollout::RolloutArgs,
     #[command(flatten)]
     schedule: ScheduleArgs,
+    /// Get its bytes through although transfers are suspended (`transfer suspend`)
+    #[arg(long)]
+    through_suspended: bool,
 }
 
 impl TermsArgs {
     /// The terms that the options give; none if all of them are left to their defaults.
     pub(super) fn terms(self, session: &Session) -> Result<Option<v1::JobTerms>, CliError> {
-        let terms = v1::JobTerms { rollout: self.rollout.wire(), schedule: self.schedule.wire(session) };
+        let terms =
+            v1::JobTerms { rollout: self.rollout.wire(), schedule: self.schedule.wire(session), through_suspended: self.through_suspended };
         Ok((terms != v1::JobTerms::default()).then_some(terms))
     }
 }
@@ -30,5 +34,6 @@ impl TermsArgs {
 /// What of a job's terms is not as it is by default: a line each.
 pub(super) fn lines(terms: &v1::JobTerms) -> Vec<String> {
     let stages = terms.rollout.iter().flat_map(rollout::lines);
-    stages.chain(terms.schedule.iter().flat_map(schedule::lines)).collect()
+    let through = terms.through_suspended.then(|| "its bytes flow although transfers are suspended".to_owned());
+    stages.chain(terms.schedule.iter().flat_map(schedule::lines)).chain(through).collect()
 }
