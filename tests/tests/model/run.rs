@@ -405,7 +405,7 @@ impl Case {
         let mut destinations: Vec<String> = order.groups.iter().map(|g| format!("groups/{}", GROUPS[*g])).collect();
         destinations.extend(client.map(|c| self.client_name(c)));
         // What stages and gates hold back is another story.
-        let terms = Some(v1::JobTerms { rollout: Some(v1::Rollout { all_at_once: true, ..Default::default() }) });
+        let terms = Some(v1::JobTerms { rollout: Some(v1::Rollout { all_at_once: true, ..Default::default() }), ..Default::default() });
         let started = if order.draft {
             let request = v1::CreateJobRequest { packages, destinations, terms, ..Default::default() };
             let made = ok("a draft", order!(self.jobs.create_job(request), |a| a.job.as_ref().map(|j| &j.name)));

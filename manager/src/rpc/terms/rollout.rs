@@ -130,7 +130,7 @@ fn wire_seconds(seconds: u32) -> prost_types::Duration {
 }
 
 /// How far the rollout of a job is.
-pub fn status(job: &Job, shown: &rollouts::Shown) -> v1::RolloutStatus {
+pub(in crate::rpc) fn status(job: &Job, shown: &rollouts::Shown) -> v1::RolloutStatus {
     let rollouts::Shown { position, seen } = shown;
     let rollout = &job.terms.rollout;
     let figures = rollout::figures(rollout, position, seen);

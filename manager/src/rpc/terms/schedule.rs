@@ -21,7 +21,7 @@ pub(super) fn read(v: &mut Violations, wire: &v1::Schedule) -> Schedule {
 }
 
 /// The times that a request gives.
-pub fn change(v: &mut Violations, path: &str, wire: &v1::Schedule) -> Change {
+pub(in crate::rpc) fn change(v: &mut Violations, path: &str, wire: &v1::Schedule) -> Change {
     let mut moment = |field: &str, at: Option<&prost_types::Timestamp>| -> Option<Timestamp> {
         at.and_then(|at| v.take(&format!("{path}.{field}"), time(at)))
     };

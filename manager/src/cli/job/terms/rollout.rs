@@ -8,7 +8,7 @@ use sutler_proto::v1;
 
 /// Whether a job goes in stages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Stages {
+enum Stages {
     /// In stages
     Default,
     /// Everybody at once, and nothing stops it
@@ -17,7 +17,7 @@ pub enum Stages {
 
 /// The stages and the gate.
 #[derive(Debug, Args)]
-pub struct RolloutArgs {
+pub(in crate::cli::job) struct RolloutArgs {
     /// In stages, or everybody at once. By default the first 20 clients start freely; then 5 more, or 1 % if that is more; then 10 %,
     /// then 50 %, each with a soak of 15 minutes; then the rest
     #[arg(long, value_enum, default_value = "default", hide_default_value = true)]
@@ -145,7 +145,7 @@ pub(super) fn lines(rollout: &v1::Rollout) -> Vec<String> {
 }
 
 /// How far the rollout of a job is: a line or two; none where everything is as it is by default and all may start.
-pub fn status(job: &v1::Job) -> Vec<String> {
+pub(in crate::cli::job) fn status(job: &v1::Job) -> Vec<String> {
     let Some(rollout) = &job.rollout else { return vec![] };
     let mut lines = Vec::new();
     if !rollout.halt.is_empty() {
@@ -161,7 +161,7 @@ pub fn status(job: &v1::Job) -> Vec<String> {
 }
 
 /// The word for how far the rollout of a job is.
-pub fn word(job: &v1::Job) -> String {
+pub(in crate::cli::job) fn word(job: &v1::Job) -> String {
     match &job.rollout {
         None => String::new(),
         Some(rollout) if rollout.all_at_once => "ALL AT ONCE".into(),

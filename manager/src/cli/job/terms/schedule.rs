@@ -61,7 +61,7 @@ pub(super) fn lines(s: &v1::Schedule) -> Vec<String> {
 }
 
 /// What a job that has just been started says of when that is.
-pub fn begins(job: &v1::Job) -> String {
+pub(in crate::cli::job) fn begins(job: &v1::Job) -> String {
     let start = job.terms.as_ref().and_then(|t| t.schedule.as_ref()).map(|s| moment(&s.start_time)).unwrap_or_default();
     match word!(JobState, "JOB_STATE", job.state).as_str() {
         "SCHEDULED" => format!("scheduled for {start}"),
