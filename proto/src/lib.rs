@@ -20,3 +20,5 @@ pub const REPORT_AGAIN: &str = "report-again";
 
 /// The capability of an agent that shows its users what operators ask, and sends their answers.
 pub const QUESTIONS: &str = "questions";
+/// The capability of an agent that says whether what it installed is still there.
+pub const CHECKS: &str = "checks";

@@ -5,6 +5,7 @@ pub mod admission;
 pub mod audit;
 pub mod condition;
 pub mod execution;
+pub mod keep;
 pub mod likeness;
 pub mod model;
 pub mod policy;

@@ -1,12 +1,12 @@
 //! What connected clients are to be told: attempts are made and committed here, before anybody hears of them.
 
-use super::{AppError, Env, Result, conditions, executions, inventory, trust};
+use super::{AppError, Env, Result, conditions, executions, inventory, leaving, trust};
 use std::collections::{BTreeMap, BTreeSet};
 use sutler_base::{
     AttemptId, ClientId, JobId, Timestamp, Uid, limits,
     manifest::{Dependency, Requirement, relations::Values},
     quoted,
-    state::{CancelReason, ClientState, ErrorKind, ExecutionState, Intent},
+    state::{CancelReason, ClientState, ErrorKind, ExecutionState, Intent, Purpose},
 };
 use sutler_core::{
     model::{Attempt, Client, Job, JobPackage, PackageVersion},
@@ -120,13 +120,14 @@ pub async fn orders(
             client: row.client.clone(),
             number: row.attempts + 1,
             revision: job.revision,
+            purpose: row.purpose,
             state: ExecutionState::Offered,
             created: env.now,
             ended: None,
             outcome: vec![],
             signature: vec![],
         };
-        if let Some(client) = seen.get(&row.client).filter(|_| !job.condition.is_empty()) {
+        if let Some(client) = seen.get(&row.client).filter(|_| !job.condition.is_empty() && row.purpose != Purpose::Leave) {
             // Before that nothing can be told; the facts wake it.
             if client.facts_time.is_none() {
                 continue;
@@ -151,7 +152,11 @@ pub async fn orders(
         changes.push(ExecutionChange {
             attempt: Some((attempt.id.clone(), attempt.number, attempt.revision)),
             progress: Some((0, 0, 0, String::new())),
-            ..executions::moved(&row, ExecutionState::Offered, "", "", env)
+            ..match row.purpose {
+                // Why it is uninstalled, or installed again, stays to be seen.
+                Purpose::Leave | Purpose::Drift => executions::moved(&row, ExecutionState::Offered, &row.reason, &row.detail, env),
+                _ => executions::moved(&row, ExecutionState::Offered, "", "", env),
+            }
         });
         env.wakes().jobs.insert(job.id.clone());
         out.entry(row.client).or_default().offers.push(offer);
@@ -226,16 +231,36 @@ impl Catalogue {
             }
             self.packages.insert(key.clone(), packages);
         }
+        if attempt.purpose == Purpose::Leave {
+            let installed = leaving::to_uninstall(tx, &job.id, &attempt.client).await?;
+            let items = installed.into_iter().map(|i| Item {
+                envelope: i.version.envelope,
+                intent: Intent::Uninstall,
+                values: i.package.values,
+                requirements: vec![],
+                replace_always: false,
+                succeeded: false,
+                needed: vec![],
+            });
+            return Ok(Some(of(attempt, job, items.collect())));
+        }
         // A retry skips the packages that an earlier attempt installed.
         let mut done = Vec::new();
-        let earlier = if attempt.number > 1 { tx.attempts_of(&job.id, &attempt.client).await? } else { vec![] };
-        for earlier in earlier.into_iter().filter(|e| replaced.is_none_or(|at| e.created >= *at)) {
-            if let Ok(outcome) = sutler_base::outcome::Outcome::parse(&earlier.outcome) {
-                done.extend(outcome.items.into_iter().filter(|i| i.state.is_good()).map(|i| (i.package, i.manifest)));
-            }
+        let earlier = match (attempt.number, attempt.purpose) {
+            (1, _) | (_, Purpose::Drift) => vec![],
+            _ => leaving::that_count(tx.attempts_of(&job.id, &attempt.client).await?, replaced),
+        };
+        for earlier in &earlier {
+            done.extend(leaving::results(earlier).into_iter().filter(|i| i.state.is_good()).map(|i| (i.package, i.manifest)));
         }
         let mut items = Vec::new();
-        for package in &self.packages[&key] {
+        let all = &self.packages[&key];
+        let picks = if job.rolls_back.is_some() { tx.picks(&job.id, &attempt.client).await? } else { None };
+        let picked: Vec<&JobPackage> = match picks {
+            Some(picks) => picks.into_iter().filter_map(|n| all.get(n)).collect(),
+            None => all.iter().collect(),
+        };
+        for package in picked {
             let version = package.version.as_ref().and_then(|uid| self.versions.get(uid)?.as_ref());
             // What is taken back may well be taken off.
             let offered = |v: &&PackageVersion| package.intent == Intent::Uninstall || trust::deliverable(v, word, env.now).is_ok();
@@ -254,15 +279,20 @@ impl Catalogue {
                 needed: needed(package),
             });
         }
-        Ok(Some(Offer {
-            attempt: attempt.id.clone(),
-            job: job.id.clone(),
-            revision: attempt.revision,
-            items,
-            expires: job.expires,
-            continue_on_failure: job.continue_on_failure,
-            priority: job.priority,
-        }))
+        Ok(Some(of(attempt, job, items)))
+    }
+}
+
+/// The offer of an attempt with these packages.
+fn of(attempt: &Attempt, job: &Job, items: Vec<Item>) -> Offer {
+    Offer {
+        attempt: attempt.id.clone(),
+        job: job.id.clone(),
+        revision: attempt.revision,
+        items,
+        expires: job.expires,
+        continue_on_failure: job.continue_on_failure,
+        priority: job.priority,
     }
 }
 
@@ -286,7 +316,13 @@ pub async fn readable(tx: &mut dyn Tx, client: &ClientId, attempt: &AttemptId) -
     if state != Some(ClientState::Active) {
         return Err(not_active(client, state));
     }
-    let uids: Vec<Uid> = tx.job_packages(&attempt.job, attempt.revision).await?.into_iter().filter_map(|p| p.version).collect();
+    if attempt.purpose == Purpose::Leave {
+        return Ok(Some(leaving::readable(tx, &attempt.job, client).await?));
+    }
+    let picks = tx.picks(&attempt.job, client).await?;
+    let packages = tx.job_packages(&attempt.job, attempt.revision).await?.into_iter().enumerate();
+    let picked = packages.filter(|(n, _)| picks.as_ref().is_none_or(|picks| picks.contains(n)));
+    let uids: Vec<Uid> = picked.filter_map(|(_, p)| p.version).collect();
     let versions = tx.versions_by_uid(&uids).await?;
     let mut manifests: Vec<_> = versions.iter().map(|v| v.manifest).collect();
     for new in versions.iter().filter(|v| v.terms.supersedes.iter().any(|other| other.uninstall)) {

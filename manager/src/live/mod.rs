@@ -3,6 +3,7 @@
 //! Nothing here is remembered. What is to be done stands in the database; a wake-up only says that it is worth looking.
 
 pub mod asked;
+mod keeping;
 mod leases;
 pub mod orders;
 mod scrub;
@@ -84,6 +85,7 @@ pub struct Live {
     left: Mutex<HashMap<ClientId, Timestamp>>,
     lacking: Mutex<BTreeMap<AttemptId, ClientId>>,
     behind: Mutex<BTreeSet<ClientId>>,
+    checks: Mutex<BTreeSet<ClientId>>,
 }
 
 impl Live {
@@ -96,6 +98,7 @@ impl Live {
             left: Mutex::default(),
             lacking: Mutex::default(),
             behind: Mutex::default(),
+            checks: Mutex::default(),
             sessions: Mutex::default(),
             next: AtomicU64::new(1),
             due: Mutex::default(),
@@ -327,6 +330,24 @@ impl Live {
         } else {
             all.remove(client);
         }
+    }
+
+    /// Notes whether the client's agent can say if what it installed is still there.
+    pub fn set_checks(&self, client: &ClientId, checks: bool) {
+        let mut all = lock(&self.checks);
+        if checks {
+            all.insert(client.clone());
+        } else {
+            all.remove(client);
+        }
+    }
+
+    /// The connected clients whose agents can say if what they installed is still there.
+    pub fn that_check(&self) -> Vec<ClientId> {
+        let mut all = lock(&self.checks);
+        let sessions = lock(&self.sessions);
+        all.retain(|client| sessions.contains_key(client));
+        all.iter().cloned().collect()
     }
 
     /// Notes that what an attempt needs is damaged here.

@@ -1,6 +1,6 @@
 //! What goes on by itself: each worker looks at what is due, when it is woken and now and then, and does it.
 
-use super::{asked, leases::Even, orders, scrub};
+use super::{asked, keeping, leases::Even, orders, scrub};
 use crate::{
     app::{App, AppError, archive, audit, disk_failed, reconcile, sessions},
     telemetry::Metrics,
@@ -84,6 +84,8 @@ pub fn start(app: Arc<App>, pace: Pace) -> JoinSet<()> {
     set.spawn(repeat("presence", metrics.clone(), None, |live| &live.jobs_due, pace.seldom, move || note_presence(a.clone())));
     let a = app.clone();
     set.spawn(repeat("queued", metrics.clone(), None, |live| &live.jobs_due, pace.seldom, move || find_queued(a.clone())));
+    let a = app.clone();
+    set.spawn(repeat("keep", metrics.clone(), None, |live| &live.jobs_due, pace.seldom, move || keeping::ask(a.clone())));
     let a = app.clone();
     set.spawn(repeat("complete", metrics.clone(), None, |live| &live.jobs_due, pace.seldom, move || find_complete(a.clone())));
     let a = app.clone();

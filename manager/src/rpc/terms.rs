@@ -1,16 +1,29 @@
 //! The terms of a job, from the wire and back.
 
 use crate::app::Violations;
+use std::{ops::RangeInclusive, time::Duration};
+use sutler_base::state::OnLeave;
 use sutler_core::terms::JobTerms;
-use sutler_proto::v1;
+use sutler_proto::{convert::Word, v1};
+
+/// How often what was installed may be detected again: it costs every client of the job a look at its disk.
+const KEEP: RangeInclusive<Duration> = Duration::from_secs(3600)..=Duration::from_secs(366 * 86_400);
 
 /// The terms that a request gives; each that can't be as it is given is a violation of `terms.…`.
-pub(super) fn read(_v: &mut Violations, wire: Option<&v1::JobTerms>) -> JobTerms {
-    let Some(_wire) = wire else { return JobTerms::default() };
-    JobTerms {}
+pub(super) fn read(v: &mut Violations, wire: Option<&v1::JobTerms>) -> JobTerms {
+    let Some(wire) = wire else { return JobTerms::default() };
+    let keep = wire.keep.as_ref().and_then(|d| match Duration::try_from(*d) {
+        Ok(keep) if KEEP.contains(&keep) => Some(keep),
+        _ => {
+            v.add("terms.keep", "is from one hour to 366 days");
+            None
+        }
+    });
+    let on_leave = v.take("terms.on_leave", OnLeave::from_wire(wire.on_leave)).flatten().unwrap_or_default();
+    JobTerms { keep, on_leave }
 }
 
 /// The terms of a job, as they are shown.
-pub(super) fn shown(_terms: &JobTerms) -> v1::JobTerms {
-    v1::JobTerms {}
+pub(super) fn shown(terms: &JobTerms) -> v1::JobTerms {
+    v1::JobTerms { keep: terms.keep.and_then(|keep| keep.try_into().ok()), on_leave: terms.on_leave.to_wire() }
 }

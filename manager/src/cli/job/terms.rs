@@ -1,21 +1,51 @@
 //! How a job is carried out: the options for it, and how they look.
 
-use super::super::{error::CliError, session::Session};
-use clap::Args;
+use super::super::{error::CliError, session::Session, when};
+use clap::{Args, ValueEnum};
+use std::time::Duration;
 use sutler_proto::v1;
+
+/// What becomes of what a job installed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum OnLeave {
+    /// It stays
+    Keep,
+    /// It is uninstalled
+    Uninstall,
+}
 
 /// How the job is carried out.
 #[derive(Debug, Args)]
-pub(super) struct TermsArgs {}
+pub(super) struct TermsArgs {
+    /// Detect what it installed again this often (1h to 366d) while it stands, and install again what is gone [default: never]
+    #[arg(long, value_name = "TIME", value_parser = when::some_duration)]
+    keep: Option<Duration>,
+    /// What becomes of what it installed on a client that leaves its groups while it stands [default: keep]
+    #[arg(long, value_enum)]
+    on_leave: Option<OnLeave>,
+}
 
 impl TermsArgs {
     /// The terms that the options give; none if all of them are left to their defaults.
     pub(super) fn terms(self, _session: &Session) -> Result<Option<v1::JobTerms>, CliError> {
-        Ok(None)
+        let on_leave = match self.on_leave {
+            None => v1::OnLeave::Unspecified,
+            Some(OnLeave::Keep) => v1::OnLeave::Keep,
+            Some(OnLeave::Uninstall) => v1::OnLeave::Uninstall,
+        };
+        let terms = v1::JobTerms { keep: self.keep.and_then(|keep| keep.try_into().ok()), on_leave: on_leave.into() };
+        Ok((terms != v1::JobTerms::default()).then_some(terms))
     }
 }
 
 /// What of a job's terms is not as it is by default: a line each.
-pub(super) fn lines(_terms: &v1::JobTerms) -> Vec<String> {
-    vec![]
+pub(super) fn lines(terms: &v1::JobTerms) -> Vec<String> {
+    let mut lines = vec![];
+    if let Some(keep) = terms.keep.and_then(|keep| Duration::try_from(keep).ok()) {
+        lines.push(format!("what it installed is looked at every {}, and installed again where it is gone", when::span(keep)));
+    }
+    if terms.on_leave() == v1::OnLeave::Uninstall {
+        lines.push("what it installed is uninstalled where a client leaves its reach".to_owned());
+    }
+    lines
 }

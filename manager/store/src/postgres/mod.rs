@@ -45,6 +45,8 @@ mod admin;
 mod audit;
 #[path = "../sql/clients.rs"]
 mod clients;
+#[path = "../sql/destinations.rs"]
+mod destinations;
 #[path = "../sql/executions.rs"]
 mod executions;
 #[path = "../sql/groups.rs"]
@@ -94,6 +96,7 @@ fn migrator() -> Migrator {
         (12, "conditions", include_str!("../../migrations/postgres/0012_conditions.sql")),
         (13, "unarchived", include_str!("../../migrations/postgres/0013_unarchived.sql")),
         (14, "terms", include_str!("../../migrations/postgres/0014_terms.sql")),
+        (18, "lifecycle", include_str!("../../migrations/postgres/0018_lifecycle.sql")),
     ];
     let made = |(n, name, sql): (i64, &'static str, &'static str)| {
         Migration::new(n, name.into(), MigrationType::Simple, sql.into_sql_str(), false)

@@ -50,6 +50,8 @@ mod admin;
 mod audit;
 #[path = "../sql/clients.rs"]
 mod clients;
+#[path = "../sql/destinations.rs"]
+mod destinations;
 #[path = "../sql/executions.rs"]
 mod executions;
 #[path = "../sql/groups.rs"]
@@ -96,6 +98,7 @@ fn migrator() -> Migrator {
         (12, "conditions", include_str!("../../migrations/sqlite/0012_conditions.sql")),
         (13, "unarchived", include_str!("../../migrations/sqlite/0013_unarchived.sql")),
         (14, "terms", include_str!("../../migrations/sqlite/0014_terms.sql")),
+        (18, "lifecycle", include_str!("../../migrations/sqlite/0018_lifecycle.sql")),
     ];
     let made = |(n, name, sql): (i64, &'static str, &'static str)| {
         Migration::new(n, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
