@@ -26,3 +26,5 @@ pub const QUESTIONS: &str = "questions";
 
 /// The capability of an agent that begins nothing outside of the times that it is told.
 pub const TIMES: &str = "times";
+/// The capability of an agent that says whether what it installed is still there.
+pub const CHECKS: &str = "checks";

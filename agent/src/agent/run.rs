@@ -28,7 +28,7 @@ use sutler_base::{
     state::{ClientState, ErrorKind},
 };
 use sutler_proto::{
-    PROTOCOL_VERSION, QUESTIONS, REPORT_AGAIN, TIMES,
+    CHECKS, PROTOCOL_VERSION, QUESTIONS, REPORT_AGAIN, TIMES,
     convert::{Word, time, wire_time},
     v1::{self, connect_request::Message as Up, connect_response::Message as Down},
 };
@@ -182,6 +182,10 @@ impl Loop {
                 Cause::Told(Told::Handover(program)) => Some(Ended::Handover(program)),
                 Cause::Told(Told::Installed) => {
                     self.measure();
+                    None
+                }
+                Cause::Told(Told::Checked { job, missing }) => {
+                    self.send(Up::Checked(v1::CheckResult { job, missing }));
                     None
                 }
                 Cause::Told(Told::Forgotten(attempt)) => {
@@ -497,7 +501,7 @@ impl Loop {
         let open = self.state.records().filter(|r| r.stage != Stage::Canceled).map(|r| wire::open_attempt(r, progress.get(r.id())));
         Ok(Some(v1::Hello {
             protocol_version: PROTOCOL_VERSION,
-            capabilities: vec![REPORT_AGAIN.into(), QUESTIONS.into(), TIMES.into()],
+            capabilities: vec![REPORT_AGAIN.into(), QUESTIONS.into(), TIMES.into(), CHECKS.into()],
             questions_digest: self.questions.digest(),
             trust_version: self.identity.publishers().map_or(0, |t| t.version()),
             revocations_epoch: self.identity.revocations().map_or(0, |r| r.epoch()),
@@ -609,6 +613,15 @@ impl Loop {
             Down::Questions(questions) => {
                 let kept = self.questions.is_told(&questions);
                 self.unless_full(kept)?;
+            }
+            Down::Check(check) => {
+                // While something is installed nobody can tell; it is asked again.
+                if !self.state.records().any(|r| matches!(r.stage, Stage::Installing(_))) {
+                    match wire::checked(&check) {
+                        Ok(items) => self.worker.check(check.job, items),
+                        Err(e) => warn!("cannot read what the manager asks about: {}", e.0),
+                    }
+                }
             }
             Down::Answered(result) => self.answered(&result.request_id, result.error, Vec::new())?,
             Down::StateChanged(changed) => {

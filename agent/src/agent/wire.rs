@@ -82,6 +82,14 @@ pub(super) fn times(wire: &v1::Times, now: &Now) -> Result<Times, Invalid> {
     })
 }
 
+/// What is asked about, checked.
+pub(super) fn checked(wire: &v1::CheckInstalled) -> Result<Vec<OfferedItem>, Invalid> {
+    if wire.items.len() > limits::JOB_PACKAGES_MAX {
+        return Err(Invalid::new(format!("at most {} packages are asked about, not {}", limits::JOB_PACKAGES_MAX, wire.items.len())));
+    }
+    wire.items.iter().map(item).collect()
+}
+
 fn item(wire: &v1::OfferItem) -> Result<OfferedItem, Invalid> {
     let value = |(name, value): (&String, &String)| Ok((name.parse()?, value.clone()));
     if wire.values.len() > limits::PARAMETERS_MAX {

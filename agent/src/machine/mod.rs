@@ -701,6 +701,7 @@ fn result_of(installing: &Installing, now: &Now) -> ItemResult {
         fetched_bytes: plan.fetched_bytes,
         total_bytes: plan.total_bytes,
         duration_ms: plan.prepared_ms + took,
+        before: plan.before.clone(),
     }
 }
 

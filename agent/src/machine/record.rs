@@ -9,7 +9,7 @@ use std::{ops::Range, time::Duration};
 use sutler_base::{
     AttemptId, Digest, PackageName, Timestamp, Version,
     manifest::{Dependency, Phase, Requirement, relations::Values},
-    outcome::{Failure, ItemResult},
+    outcome::{Failure, ItemResult, Was},
     state::{ErrorKind, ExecutionState, Intent},
 };
 
@@ -128,6 +128,10 @@ pub struct Plan {
     /// What is there of the packages whose place it takes and that are uninstalled before it is installed.
     #[serde(default)]
     pub displaced: Vec<Displaced>,
+    /// What of it, and of those whose place it takes, was recorded as installed before; none in a plan of an older agent, and where it
+    /// is uninstalled.
+    #[serde(default)]
+    pub before: Option<Vec<Was>>,
     /// All packages whose place it takes: while one of them is being installed, whether it is there is not known.
     #[serde(default)]
     pub supersedes: Vec<PackageName>,

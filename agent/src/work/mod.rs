@@ -3,6 +3,7 @@
 //! Everything here may be cut off at any point and asked for again. What it needs again after that (manifests and chunk
 //! lists, which are signed or verified) is kept in the vault under its digest.
 
+mod check;
 mod content;
 mod perform;
 mod prepare;
@@ -17,7 +18,7 @@ use crate::{
     identity::Identity,
     installer::{Installer, Trouble},
     link::Connection,
-    machine::{Event, Op, OpReport, Record},
+    machine::{Event, OfferedItem, Op, OpReport, Record},
     policy::Policy,
     vault::{Vault, VaultError},
 };
@@ -39,6 +40,13 @@ pub enum Told {
     Installed,
     /// What an attempt that is over left on the machine is gone.
     Forgotten(AttemptId),
+    /// What of what a job installed is missing.
+    Checked {
+        /// The job, as it was asked.
+        job: String,
+        /// What is missing, a sentence each.
+        missing: Vec<String>,
+    },
     /// A new agent is staged at this path, and is to run in the place of this one.
     Handover(PathBuf),
     /// Nobody can say what is on the disk any more: the process must end.
@@ -140,6 +148,20 @@ impl Worker {
             record,
             move |shared, record| async move { perform::pick_up(&shared, &record, item, step, run).await.map(Performed::Ended) },
         );
+    }
+
+    /// Finds out whether what a job installed is still there.
+    pub fn check(&mut self, job: String, items: Vec<OfferedItem>) {
+        let shared = self.shared.clone();
+        self.reap();
+        self.tasks.spawn(async move {
+            match check::missing(&shared, &items).await {
+                Ok(missing) => drop(shared.told.send(Told::Checked { job, missing })),
+                // Nobody can tell; it is asked again.
+                Err(Trouble::Failed(failure)) => tracing::warn!(job, "cannot tell what is installed: {}", failure.message),
+                Err(Trouble::Fatal(why)) => shared.fatal(why),
+            }
+        });
     }
 
     fn spawn<F>(&mut self, record: &Record, work: impl FnOnce(Arc<Shared>, Record) -> F + Send + 'static)

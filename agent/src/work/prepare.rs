@@ -23,7 +23,7 @@ use sutler_base::{
     chunks::ChunkList,
     limits,
     manifest::{Manifest, Phase, Requirement, Step, relations, requirement::Verdict},
-    outcome::{Failure, ItemResult},
+    outcome::{Failure, ItemResult, Was},
     state::{ErrorKind, ExecutionState, Intent},
 };
 use sutler_certs::{
@@ -111,6 +111,7 @@ pub(super) async fn prepare(shared: &Shared, attempt: &AttemptId, index: usize, 
             fetched_bytes: known.fetched_bytes,
             total_bytes: known.total_bytes,
             duration_ms: took,
+            before: None,
         })),
         Err(Stop::Later(why)) => {
             tracing::info!(%attempt, "transfer put off: {why}");
@@ -155,10 +156,20 @@ async fn stage(shared: &Shared, attempt: &AttemptId, index: usize, offered: &Off
             }
             let lists = chunk_lists(shared, attempt, &item.manifest, known).await?;
             fill(shared, &item, &lists, known).await?;
-            Ok(plan(&item, Intent::Install, detected_before, &leaves, known))
+            let before = Some(was_there(shared, &item));
+            Ok(Plan { before, ..plan(&item, Intent::Install, detected_before, &leaves, known) })
         }
         Intent::Uninstall => uninstall(shared, item, known).await,
     }
+}
+
+/// What is recorded as installed of this package, and of those whose place it takes.
+fn was_there(shared: &Shared, item: &Item) -> Vec<Was> {
+    let present = item.manifest.present();
+    let all = shared.installed.all().into_iter();
+    let gone = all.filter(|there| there.package == item.manifest.name || present.displaces(&there.present()).is_some());
+    let gone = gone.map(|there| Was { package: there.package, version: there.version, manifest: there.manifest });
+    gone.take(limits::RELATIONS_MAX + 1).collect()
 }
 
 /// What has to be done to uninstall a package: by the steps of the version that is there, where that is known.
@@ -236,6 +247,7 @@ fn plan(item: &Item, intent: Intent, detected_before: bool, leaves: &[Leaves], k
         steps,
         displaced,
         supersedes: manifest.supersedes.iter().map(|other| other.package.clone()).collect(),
+        before: None,
         directory: manifest.directory.is_some(),
         agent: intent == Intent::Install && manifest.agent.is_some(),
         logs: !manifest.logs.is_empty(),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use sutler_base::{
     Timestamp,
     outcome::{Failure, Outcome},
-    state::{CancelReason, Counter, ErrorKind, ExecutionState, RetryKind},
+    state::{CancelReason, Counter, ErrorKind, ExecutionState, Purpose, RetryKind},
 };
 
 /// What a request to cancel comes to for one execution.
@@ -36,14 +36,18 @@ pub fn cancellation(execution: &Execution) -> Cancellation {
 }
 
 /// Whether a new member, or a client that is archived no longer, gets a row that is there back into the queue: it had left before
-/// the newest attempt started. Earlier ones may have: then it left between a retry and its start.
+/// the newest attempt started. Earlier ones may have: then it left between a retry and its start. So does one whose uninstallation after
+/// it had left came to an end.
 pub fn comes_back(execution: &Execution) -> bool {
+    if execution.purpose == Purpose::Leave {
+        return execution.state.is_end();
+    }
     execution.state == ExecutionState::Canceled && execution.reason.parse().is_ok_and(by_leaving)
 }
 
-/// Whether what was canceled for this reason is queued again once the job reaches the client anew.
+/// Whether what was canceled for this reason is queued again once the job reaches the client anew, or still reaches it.
 pub fn by_leaving(reason: CancelReason) -> bool {
-    matches!(reason, CancelReason::LeftGroup | CancelReason::DestinationDeleted | CancelReason::ClientArchived)
+    matches!(reason, CancelReason::LeftGroup | CancelReason::DestinationDeleted | CancelReason::ClientArchived | CancelReason::Revised)
 }
 
 /// Whether what was called off for this reason waits for its turn again once that is final.
@@ -164,6 +168,8 @@ mod tests {
             cancel: None,
             hold: None,
             stage: 0,
+            purpose: Purpose::Order,
+            drifts: 0,
             change: 0,
         }
     }
@@ -202,5 +208,8 @@ mod tests {
         assert!(!comes_back(&row(ExecutionState::Canceled, "JOB_CANCELED")));
         assert!(!comes_back(&row(ExecutionState::Succeeded, "")));
         assert!(!comes_back(&row(ExecutionState::Failed, "STEP_FAILED")));
+        // What was to be uninstalled may be half gone.
+        let leaving = |state| Execution { purpose: Purpose::Leave, ..row(state, "STEP_FAILED") };
+        assert!(comes_back(&leaving(ExecutionState::Failed)) && !comes_back(&leaving(ExecutionState::Installing)));
     }
 }

@@ -7,6 +7,7 @@ pub mod condition;
 pub mod event;
 pub mod execution;
 pub mod hook;
+pub mod keep;
 pub mod likeness;
 pub mod model;
 pub mod policy;

@@ -10,8 +10,8 @@ use sutler_base::{
     manifest::{Dependency, Manifest, Parameter, Platform, Present, Requirement, Supersedes, relations::Values},
     question::AnswerRule,
     state::{
-        AppliesTo, CancelReason, ClientKind, ClientState, ExecutionState, HoldReason, Intent, JobState, JoinMode, OnMismatch, Role, Source,
-        Trigger,
+        AppliesTo, CancelReason, ClientKind, ClientState, ExecutionState, HoldReason, Intent, JobState, JoinMode, OnMismatch, Purpose,
+        Role, Source, Trigger,
     },
     version::Ordering,
 };
@@ -430,6 +430,10 @@ pub struct Job {
     pub requirements: Vec<Requirement>,
     /// How it is carried out.
     pub terms: JobTerms,
+    /// A condition as a destination: it reaches every client for which that held once since it was started; empty for none.
+    pub clients_where: String,
+    /// The job whose changes it puts back.
+    pub rolls_back: Option<JobId>,
     /// Changes with every change.
     pub change: i64,
 }
@@ -499,6 +503,10 @@ pub struct Execution {
     pub hold: Option<HoldReason>,
     /// In which stage of the job's rollout it was let go, from 1; 0 if in none.
     pub stage: u32,
+    /// What its newest attempt is for; the next one where it is queued.
+    pub purpose: Purpose,
+    /// How often what was installed was found missing.
+    pub drifts: u32,
     /// Grows with every change; from the one sequence of the manager.
     pub change: i64,
 }
@@ -527,6 +535,8 @@ pub struct Attempt {
     pub revision: i64,
     /// Where it is.
     pub state: ExecutionState,
+    /// What it is for.
+    pub purpose: Purpose,
     /// When it was made.
     pub created: Timestamp,
     /// When it ended.

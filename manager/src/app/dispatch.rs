@@ -1,7 +1,7 @@
 //! What connected clients are to be told: attempts are made and committed here, before anybody hears of them.
 
 use super::{
-    AppError, Env, Result, conditions, executions, inventory,
+    AppError, Env, Result, conditions, executions, inventory, leaving,
     schedule::{self, Clock, Times},
     transfers, trust,
 };
@@ -10,7 +10,7 @@ use sutler_base::{
     AttemptId, ClientId, JobId, Timestamp, Uid, limits,
     manifest::{Dependency, Requirement, relations::Values},
     quoted,
-    state::{CancelReason, ClientState, ErrorKind, ExecutionState, Intent, WaitReason},
+    state::{CancelReason, ClientState, ErrorKind, ExecutionState, Intent, Purpose, WaitReason},
 };
 use sutler_core::{
     model::{Attempt, Client, Job, JobPackage, PackageVersion},
@@ -119,7 +119,10 @@ pub async fn orders(
                 None if client.state == ClientState::Active => {
                     orders.leases.push(attempt.clone());
                     if env.live.is_timed(&client.id) {
-                        waiting.push((client.id.clone(), attempt, row.job, row.revision));
+                        waiting.push((
+                            attempt,
+                            Timed { job: row.job, client: client.id.clone(), revision: row.revision, purpose: row.purpose },
+                        ));
                     }
                 }
                 None => {}
@@ -144,13 +147,14 @@ pub async fn orders(
             client: row.client.clone(),
             number: row.attempts + 1,
             revision: job.revision,
+            purpose: row.purpose,
             state: ExecutionState::Offered,
             created: env.now,
             ended: None,
             outcome: vec![],
             signature: vec![],
         };
-        if let Some(client) = seen.get(&row.client).filter(|_| !job.condition.is_empty()) {
+        if let Some(client) = seen.get(&row.client).filter(|_| !job.condition.is_empty() && row.purpose != Purpose::Leave) {
             // Before that nothing can be told; the facts wake it.
             if client.facts_time.is_none() {
                 continue;
@@ -182,12 +186,16 @@ pub async fn orders(
             }
             continue;
         };
-        offer.times = catalogue.times(openings, &job.id, attempt.revision);
+        offer.times = catalogue.times(tx, openings, &Timed::of(&attempt)).await?;
         *slots += 1;
         changes.push(ExecutionChange {
             attempt: Some((attempt.id.clone(), attempt.number, attempt.revision)),
             progress: Some((0, 0, 0, String::new())),
-            ..executions::moved(&row, ExecutionState::Offered, "", "", env)
+            ..match row.purpose {
+                // Why it is uninstalled, or installed again, stays to be seen.
+                Purpose::Leave | Purpose::Drift => executions::moved(&row, ExecutionState::Offered, &row.reason, &row.detail, env),
+                _ => executions::moved(&row, ExecutionState::Offered, "", "", env),
+            }
         });
         env.wakes().jobs.insert(job.id.clone());
         offered_of.insert((job.id, row.client.clone()));
@@ -219,7 +227,7 @@ pub async fn orders(
         let Some(orders) = out.get_mut(&attempt.client).filter(|o| o.state == Some(ClientState::Active)) else { continue };
         let Some(job) = tx.job(&attempt.job).await? else { continue };
         if let Some(mut offer) = catalogue.offer(tx, env, &attempt, &job, replaced.get(&attempt.client)).await? {
-            offer.times = catalogue.times(clock.openings(&attempt.client, &job.terms.schedule), &job.id, attempt.revision);
+            offer.times = catalogue.times(tx, clock.openings(&attempt.client, &job.terms.schedule), &Timed::of(&attempt)).await?;
             if offer.times.is_none() || env.live.is_timed(&attempt.client) {
                 orders.offers.push(offer);
             }
@@ -229,27 +237,38 @@ pub async fn orders(
     Ok(out)
 }
 
+/// An attempt, as far as it says how long its packages take.
+struct Timed {
+    job: JobId,
+    client: ClientId,
+    revision: i64,
+    purpose: Purpose,
+}
+
+impl Timed {
+    fn of(attempt: &Attempt) -> Timed {
+        Timed { job: attempt.job.clone(), client: attempt.client.clone(), revision: attempt.revision, purpose: attempt.purpose }
+    }
+}
+
 /// When attempts that wait may be begun now: it may be another time than when they were offered.
 async fn time_waiting(
     tx: &mut dyn Tx,
     clock: &Clock,
     catalogue: &mut Catalogue,
-    waiting: Vec<(ClientId, AttemptId, JobId, i64)>,
+    waiting: Vec<(AttemptId, Timed)>,
     out: &mut BTreeMap<ClientId, Orders>,
 ) -> Result<()> {
     if waiting.is_empty() {
         return Ok(());
     }
-    let jobs: BTreeSet<JobId> = waiting.iter().map(|(_, _, job, _)| job.clone()).collect();
+    let jobs: BTreeSet<JobId> = waiting.iter().map(|(_, timed)| timed.job.clone()).collect();
     let terms = tx.terms_of(&jobs.into_iter().collect::<Vec<_>>()).await?;
-    for (client, attempt, job, revision) in waiting {
-        let Some((_, _, terms)) = terms.iter().find(|(id, ..)| *id == job) else { continue };
-        let openings = clock.openings(&client, &terms.schedule);
-        if openings.is_some() {
-            catalogue.load(tx, &job, revision).await?;
-        }
-        let times = catalogue.times(openings, &job, revision);
-        if let Some(orders) = out.get_mut(&client) {
+    for (attempt, timed) in waiting {
+        let Some((_, _, terms)) = terms.iter().find(|(id, ..)| *id == timed.job) else { continue };
+        let openings = clock.openings(&timed.client, &terms.schedule);
+        let times = catalogue.times(tx, openings, &timed).await?;
+        if let Some(orders) = out.get_mut(&timed.client) {
             orders.times.push((attempt, times));
         }
     }
@@ -312,18 +331,34 @@ impl Catalogue {
             None => trust::word(tx).await?,
         };
         self.word = Some(word);
+        if attempt.purpose == Purpose::Leave {
+            let installed = leaving::to_uninstall(tx, &job.id, &attempt.client).await?;
+            let items = installed.into_iter().map(|i| Item {
+                envelope: i.version.envelope,
+                intent: Intent::Uninstall,
+                values: i.package.values,
+                requirements: vec![],
+                replace_always: false,
+                succeeded: false,
+                needed: vec![],
+            });
+            return Ok(Some(of(attempt, job, items.collect())));
+        }
         self.load(tx, &job.id, attempt.revision).await?;
         let Some(word) = &self.word else { return Ok(None) };
         // A retry skips the packages that an earlier attempt installed.
         let mut done = Vec::new();
-        let earlier = if attempt.number > 1 { tx.attempts_of(&job.id, &attempt.client).await? } else { vec![] };
-        for earlier in earlier.into_iter().filter(|e| replaced.is_none_or(|at| e.created >= *at)) {
-            if let Ok(outcome) = sutler_base::outcome::Outcome::parse(&earlier.outcome) {
-                done.extend(outcome.items.into_iter().filter(|i| i.state.is_good()).map(|i| (i.package, i.manifest)));
-            }
+        let earlier = match (attempt.number, attempt.purpose) {
+            (1, _) | (_, Purpose::Drift) => vec![],
+            _ => leaving::that_count(tx.attempts_of(&job.id, &attempt.client).await?, replaced),
+        };
+        for earlier in &earlier {
+            done.extend(leaving::results(earlier).into_iter().filter(|i| i.state.is_good()).map(|i| (i.package, i.manifest)));
         }
         let mut items = Vec::new();
-        for package in &self.packages[&key] {
+        let all = &self.packages[&key];
+        let picks = if job.rolls_back.is_some() { tx.picks(&job.id, &attempt.client).await? } else { None };
+        for package in picked(all, picks) {
             let version = package.version.as_ref().and_then(|uid| self.versions.get(uid)?.as_ref());
             // What is taken back may well be taken off.
             let offered = |v: &&PackageVersion| package.intent == Intent::Uninstall || trust::deliverable(v, word, env.now).is_ok();
@@ -342,16 +377,7 @@ impl Catalogue {
                 needed: needed(package),
             });
         }
-        Ok(Some(Offer {
-            attempt: attempt.id.clone(),
-            job: job.id.clone(),
-            revision: attempt.revision,
-            items,
-            expires: job.expires,
-            continue_on_failure: job.continue_on_failure,
-            priority: job.priority,
-            times: None,
-        }))
+        Ok(Some(of(attempt, job, items)))
     }
 
     /// Looks up the packages of a job's revision, if that was not done before.
@@ -370,11 +396,40 @@ impl Catalogue {
         Ok(())
     }
 
-    /// When the packages of a job's revision, which was looked up, may be begun; none: at any time.
-    fn times(&self, openings: Option<Vec<Opening>>, job: &JobId, revision: i64) -> Option<Times> {
-        let packages = self.packages.get(&(job.clone(), revision)).map_or(&[][..], Vec::as_slice);
+    /// When the packages of an attempt may be begun, in the order in which it has them; none: at any time.
+    async fn times(&mut self, tx: &mut dyn Tx, openings: Option<Vec<Opening>>, timed: &Timed) -> Result<Option<Times>> {
+        let Some(openings) = openings else { return Ok(None) };
+        // Nobody states how long it takes to take something off.
+        if timed.purpose == Purpose::Leave {
+            return Ok(Some(Times { openings, durations: vec![] }));
+        }
+        self.load(tx, &timed.job, timed.revision).await?;
+        let picks = tx.picks(&timed.job, &timed.client).await?;
+        let packages = self.packages.get(&(timed.job.clone(), timed.revision)).map_or(&[][..], Vec::as_slice);
         let version = |p: &JobPackage| p.version.as_ref().and_then(|uid| self.versions.get(uid)?.as_ref());
-        Some(Times { openings: openings?, durations: packages.iter().map(|p| schedule::takes(p, version(p))).collect() })
+        Ok(Some(Times { openings, durations: picked(packages, picks).into_iter().map(|p| schedule::takes(p, version(p))).collect() }))
+    }
+}
+
+/// The offer of an attempt with these packages.
+fn of(attempt: &Attempt, job: &Job, items: Vec<Item>) -> Offer {
+    Offer {
+        attempt: attempt.id.clone(),
+        job: job.id.clone(),
+        revision: attempt.revision,
+        items,
+        expires: job.expires,
+        continue_on_failure: job.continue_on_failure,
+        priority: job.priority,
+        times: None,
+    }
+}
+
+/// The packages of a job that one client gets: those that were picked for it, else all.
+fn picked(all: &[JobPackage], picks: Option<Vec<usize>>) -> Vec<&JobPackage> {
+    match picks {
+        Some(picks) => picks.into_iter().filter_map(|n| all.get(n)).collect(),
+        None => all.iter().collect(),
     }
 }
 
@@ -408,7 +463,23 @@ pub async fn readable(tx: &mut dyn Tx, client: &ClientId, attempt: &AttemptId) -
     let reader = tx.client(client).await?;
     let state = reader.as_ref().map(|c| c.state);
     let Some(reader) = reader.filter(|c| c.state == ClientState::Active) else { return Err(not_active(client, state)) };
-    let uids: Vec<Uid> = tx.job_packages(&attempt.job, attempt.revision).await?.into_iter().filter_map(|p| p.version).collect();
+    let manifests = if attempt.purpose == Purpose::Leave {
+        leaving::readable(tx, &attempt.job, client).await?
+    } else {
+        manifests(tx, client, &attempt).await?
+    };
+    Ok(Some(Readable {
+        manifests,
+        standing: transfers::standing_of(tx, &reader).await?,
+        through_suspended: tx.job(&attempt.job).await?.is_some_and(|job| job.terms.through_suspended),
+    }))
+}
+
+/// The manifests of what an attempt installs or uninstalls by its job, and of what has to be uninstalled for that.
+async fn manifests(tx: &mut dyn Tx, client: &ClientId, attempt: &Attempt) -> Result<Vec<sutler_base::Digest>> {
+    let picks = tx.picks(&attempt.job, client).await?;
+    let packages = tx.job_packages(&attempt.job, attempt.revision).await?;
+    let uids: Vec<Uid> = picked(&packages, picks).into_iter().filter_map(|p| p.version.clone()).collect();
     let versions = tx.versions_by_uid(&uids).await?;
     let mut manifests: Vec<_> = versions.iter().map(|v| v.manifest).collect();
     for new in versions.iter().filter(|v| v.terms.supersedes.iter().any(|other| other.uninstall)) {
@@ -417,11 +488,7 @@ pub async fn readable(tx: &mut dyn Tx, client: &ClientId, attempt: &AttemptId) -
             manifests.extend(old.iter().filter(|old| new.present().displaces(&old.present()).is_some()).map(|old| old.manifest));
         }
     }
-    Ok(Some(Readable {
-        manifests,
-        standing: transfers::standing_of(tx, &reader).await?,
-        through_suspended: tx.job(&attempt.job).await?.is_some_and(|job| job.terms.through_suspended),
-    }))
+    Ok(manifests)
 }
 
 /// A client that is not `ACTIVE` reads nothing. It may again later: that is no word about the content.

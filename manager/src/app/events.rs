@@ -221,7 +221,10 @@ impl Reached {
         if let Some(known) = self.0.get(job) {
             return Ok(*known);
         }
-        let reached = jobs::reaches_job(tx, env, job).await?;
+        let reached = match tx.job(job).await? {
+            Some(job) => jobs::reaches_job(tx, env, &job).await?,
+            None => false,
+        };
         self.0.insert(job.clone(), reached);
         Ok(reached)
     }

@@ -1,14 +1,14 @@
 //! Executions: how clients come into reach of a job and leave it, and how cancellations are carried out.
 
-use super::{Env, Result, events, schedule};
+use super::{Env, Result, destinations, events, leaving, schedule};
 use std::collections::BTreeSet;
 use sutler_base::{
     ClientId, JobId,
-    state::{CancelReason, ClientState, ErrorKind, ExecutionState, JobState},
+    state::{CancelReason, ClientState, ErrorKind, ExecutionState, JobState, Purpose},
 };
 use sutler_core::{
     execution::{self, Cancellation},
-    model::{CancelRequest, Client, Execution, Target},
+    model::{CancelRequest, Client, Execution},
 };
 use sutler_store::{ExecutionChange, Tx};
 
@@ -28,6 +28,7 @@ pub fn moved(execution: &Execution, to: ExecutionState, reason: &str, detail: &s
         attempt: None,
         progress: None,
         cancel: None,
+        purpose: None,
     }
 }
 
@@ -36,16 +37,25 @@ pub fn moved(execution: &Execution, to: ExecutionState, reason: &str, detail: &s
 pub async fn reach(tx: &mut dyn Tx, env: &Env, job: &JobId, clients: &[ClientId]) -> Result<()> {
     for batch in clients.chunks(BATCH) {
         let added: BTreeSet<ClientId> = tx.insert_executions(job, batch, env.now).await?.into_iter().collect();
-        let keys: Vec<_> = batch.iter().filter(|c| !added.contains(c)).map(|c| (job.clone(), c.clone())).collect();
+        let reached = destinations::reached(tx, job, batch).await?;
+        let keys: Vec<_> = reached.iter().filter(|c| !added.contains(c)).map(|c| (job.clone(), c.clone())).collect();
         let mut changes = Vec::new();
+        let mut called_back = Vec::new();
         for row in tx.executions(&keys).await? {
             if execution::comes_back(&row) {
                 let mut change = moved(&row, ExecutionState::Queued, "", "", env);
                 change.cancel = Some(None);
+                change.purpose = Some(Purpose::Order);
                 changes.push(change);
+            } else if row.purpose == Purpose::Leave {
+                match execution::cancellation(&row) {
+                    Cancellation::AtOnce => changes.push(leaving::take_back(tx, env, &row).await?),
+                    _ => called_back.push(row),
+                }
             }
         }
         tx.change_executions(&changes).await?;
+        cancel(tx, env, &called_back, CancelReason::CameBack).await?;
         let mut wakes = env.wakes();
         wakes.clients.extend(added);
         wakes.clients.extend(changes.into_iter().map(|c| c.client));
@@ -57,11 +67,11 @@ pub async fn reach(tx: &mut dyn Tx, env: &Env, job: &JobId, clients: &[ClientId]
 /// The client's machine was replaced, and what was installed is gone: every job that stands and reaches it makes a new attempt.
 /// What the old machine had begun is over, for nobody can report it any more.
 pub async fn start_over(tx: &mut dyn Tx, env: &Env, client: &Client) -> Result<()> {
-    let mut targets = vec![Target::Client(client.id.clone())];
-    targets.extend(tx.memberships_of(&client.id).await?.into_iter().map(|m| Target::Group(m.group)));
     let mut standing = BTreeSet::new();
-    for target in targets {
-        standing.extend(tx.jobs_with_target(&target, &[JobState::Active, JobState::Paused]).await?.into_iter().map(|j| j.id));
+    for job in destinations::jobs_holding(tx, &client.id, &destinations::STANDING).await? {
+        if is_reached(tx, &job, &client.id).await? {
+            standing.insert(job);
+        }
     }
     let keys: Vec<_> = standing.iter().map(|job| (job.clone(), client.id.clone())).collect();
     let mut rows = Vec::new();
@@ -84,6 +94,7 @@ pub async fn start_over(tx: &mut dyn Tx, env: &Env, client: &Client) -> Result<(
             None => moved(row, ExecutionState::Interrupted, ErrorKind::JournalLost.as_str(), "the machine was replaced", env),
         };
         change.cancel = Some(None);
+        change.purpose = Some(Purpose::Order);
         changes.push(change);
     }
     for batch in changes.chunks(BATCH) {
@@ -98,23 +109,21 @@ pub async fn start_over(tx: &mut dyn Tx, env: &Env, client: &Client) -> Result<(
     Ok(())
 }
 
-/// Whether any destination of the job holds the client.
+/// Whether any destination of the job holds the client, and no exclusion takes it out again.
 pub async fn is_reached(tx: &mut dyn Tx, job: &JobId, client: &ClientId) -> Result<bool> {
-    let groups: BTreeSet<Target> = tx.memberships_of(client).await?.into_iter().map(|m| Target::Group(m.group)).collect();
-    Ok(tx.job_targets(job).await?.iter().any(|t| *t == Target::Client(client.clone()) || groups.contains(t)))
+    Ok(!destinations::reached(tx, job, std::slice::from_ref(client)).await?.is_empty())
 }
 
 /// Takes clients out of reach of a job: what has not started is canceled, unless another destination holds the client.
 pub async fn no_longer_reached(tx: &mut dyn Tx, env: &Env, job: &JobId, clients: &[ClientId], reason: CancelReason) -> Result<()> {
-    let mut gone = Vec::new();
-    for client in clients {
-        if !is_reached(tx, job, client).await? {
-            gone.push((job.clone(), client.clone()));
-        }
-    }
-    for batch in gone.chunks(BATCH) {
-        let rows = tx.executions(batch).await?;
+    for batch in clients.chunks(BATCH) {
+        let reached = destinations::reached(tx, job, batch).await?;
+        let gone: Vec<_> = batch.iter().filter(|c| !reached.contains(c)).map(|c| (job.clone(), c.clone())).collect();
+        let mut rows = tx.executions(&gone).await?;
+        // What it takes back is taken back.
+        rows.retain(|row| row.purpose != Purpose::Leave || row.cancel.is_some());
         cancel(tx, env, &rows, reason).await?;
+        leaving::leave(tx, env, job, &gone.into_iter().map(|(_, client)| client).collect::<Vec<_>>()).await?;
     }
     Ok(())
 }
@@ -155,20 +164,33 @@ pub async fn cancel(tx: &mut dyn Tx, env: &Env, rows: &[Execution], reason: Canc
     Ok(())
 }
 
-/// What a cancellation ends as, once it is final: canceled; or queued again where the client has come back meanwhile, or its turn was
-/// only put off, if the job still stands.
+/// What a cancellation ends as, once it is final: canceled; or queued again where the client has come back meanwhile, the job has a
+/// new revision, or its turn was only put off, if the job still stands.
 pub async fn canceled(tx: &mut dyn Tx, env: &Env, row: &Execution, reason: CancelReason) -> Result<ExecutionChange> {
+    let is_reached = is_reached(tx, &row.job, &row.client).await?;
+    if row.purpose == Purpose::Leave && is_reached {
+        if let Some(attempt) = &row.attempt {
+            tx.set_attempt_states(&[(attempt.clone(), ExecutionState::Canceled)]).await?;
+        }
+        env.wakes().clients.insert(row.client.clone());
+        return leaving::take_back(tx, env, row).await;
+    }
     let by_rollout = execution::by_rollout(reason);
-    let back = (by_rollout || execution::by_leaving(reason))
-        && is_reached(tx, &row.job, &row.client).await?
+    // What is uninstalled because the client left goes on later, too.
+    let back = (by_rollout && (is_reached || row.purpose == Purpose::Leave) || execution::by_leaving(reason) && is_reached)
         && tx.client(&row.client).await?.is_some_and(|client| client.archived.is_none());
     let job = if back { tx.job(&row.job).await?.map(|j| j.state) } else { None };
     let mut change = match job {
+        Some(JobState::Active | JobState::Paused) if row.purpose == Purpose::Leave => {
+            moved(row, ExecutionState::Queued, &row.reason, &row.detail, env)
+        }
         Some(JobState::Active | JobState::Paused) => moved(row, ExecutionState::Queued, "", "", env),
         Some(JobState::Expired) => moved(row, ExecutionState::Expired, "", "the job's time was over before it started here", env),
         // Nothing of a job that has ended may wait in the queue for ever.
         Some(_) => moved(row, ExecutionState::Canceled, CancelReason::JobCanceled.as_str(), "", env),
         None if by_rollout => moved(row, ExecutionState::Canceled, CancelReason::LeftGroup.as_str(), "", env),
+        // It was called back for another revision, and has left meanwhile.
+        None if reason == CancelReason::Revised => moved(row, ExecutionState::Canceled, CancelReason::LeftGroup.as_str(), "", env),
         None => moved(row, ExecutionState::Canceled, reason.as_str(), "", env),
     };
     change.cancel = Some(None);

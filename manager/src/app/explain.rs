@@ -3,7 +3,7 @@
 use super::{Env, Result, clients, conditions::Asked, executions, inventory, jobs, rollouts, schedule};
 use sutler_base::{
     ClientId, Timestamp, Uid,
-    state::{AppliesTo, CancelReason, ClientState, ExecutionState, Source, Trigger, WaitReason},
+    state::{AppliesTo, CancelReason, ClientState, ExecutionState, Purpose, Source, Trigger, WaitReason},
 };
 use sutler_core::{
     condition::Outcome,
@@ -121,7 +121,7 @@ pub async fn explain(tx: &mut dyn Tx, env: &Env, id: &ClientId, online: bool) ->
         let Some(job) = tx.job(&row.job).await? else { continue };
         let packages = tx.job_packages(&job.id, job.revision).await?;
         let targets = tx.job_targets(&job.id).await?;
-        if !jobs::reaches(tx, env, &targets).await? {
+        if !jobs::reaches_job(tx, env, &job).await? {
             continue;
         }
         let destination = targets.iter().find_map(|t| match t {
@@ -129,23 +129,28 @@ pub async fn explain(tx: &mut dyn Tx, env: &Env, id: &ClientId, online: bool) ->
             Target::Group(uid) => shown.groups.get(uid).map(|name| format!("groups/{name}")),
             Target::Client(_) => None,
         });
+        let destination = match destination {
+            None if !tx.listed(&job.id, std::slice::from_ref(id)).await?.is_empty() => Some(format!("where {}", job.clients_where)),
+            found => found,
+        };
         let reached = executions::is_reached(tx, &job.id, id).await?;
         let job_shown = jobs::show(tx, env, job.clone()).await?;
         let rollout = rollouts::sentence(&job, job_shown.rollout.as_ref(), &row);
         verdicts.push(JobVerdict {
             packages: packages.iter().map(|p| format!("packages/{}/versions/{}", p.package, p.version_text)).collect(),
-            destination: destination.unwrap_or_default(),
+            destination: destination.filter(|_| reached).unwrap_or_default(),
             state: row.state,
-            sentence: match waits_for_time(tx, env, client, &job, &row).await? {
-                Some(time) => time,
-                None => sentence(client, &row, reached, online, &job_shown.unavailable, rollout),
-            },
+            sentence: leaving(&row)
+                + &match waits_for_time(tx, env, client, &job, &row).await? {
+                    Some(time) => time,
+                    None => sentence(client, &row, reached, online, &job_shown.unavailable, rollout),
+                },
             entered: row.entered,
             job,
         });
     }
     for (job, target) in schedule::ahead(tx, id).await? {
-        if !jobs::reaches_job(tx, env, &job.id).await? {
+        if !jobs::reaches_job(tx, env, &job).await? {
             continue;
         }
         let packages = tx.job_packages(&job.id, job.revision).await?;
@@ -171,6 +176,14 @@ async fn waits_for_time(tx: &mut dyn Tx, env: &Env, client: &Client, job: &Job, 
         return Ok(None);
     }
     schedule::sentence(tx, env, client, job, Some(row)).await
+}
+
+/// What stands before the sentence where it is about the uninstallation of what the job installed.
+fn leaving(row: &Execution) -> String {
+    if row.purpose != Purpose::Leave {
+        return String::new();
+    }
+    "the client left the job's reach, and what the job installed is uninstalled: ".to_owned()
 }
 
 /// Why the execution is where it is, and what it waits for.
@@ -239,7 +252,9 @@ fn canceled(reason: &str) -> String {
         Ok(CancelReason::ClientArchived) => {
             "the client was archived before it started; it is queued again if the client comes back while the job stands".into()
         }
-        Ok(CancelReason::DestinationDeleted) => "the group was deleted before it started here".into(),
+        Ok(CancelReason::DestinationDeleted) => "the job lost the destination that held the client before it started here".into(),
+        Ok(CancelReason::CameBack) => "the client came back before what the job installed was uninstalled".into(),
+        Ok(CancelReason::Revised) => "it was called back for a new revision of the job".into(),
         Ok(CancelReason::Withdrawn) => "the version was withdrawn before it started here".into(),
         Ok(CancelReason::JobAborted) => "the job was aborted before it started here".into(),
         Ok(CancelReason::JobPaused | CancelReason::PlaceGiven) => "it was called back before it started here".into(),

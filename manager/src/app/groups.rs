@@ -1,6 +1,6 @@
 //! Groups: made, changed, deleted; members added and taken out by operators, and by the clients themselves.
 
-use super::{AppError, Env, Result, Violations, clients, conditions::Asked, executions, membership, policies};
+use super::{AppError, Env, Result, Violations, clients, conditions::Asked, destinations, executions, membership, policies};
 use std::collections::BTreeSet;
 use sutler_base::{
     ClientId, GroupName, PolicyName, limits, quoted,
@@ -144,17 +144,16 @@ pub async fn delete(tx: &mut dyn Tx, env: &Env, name: &GroupName, force: bool) -
         );
         return Err(AppError::state(format!("groups/{name}"), "JOB_ACTIVE", message));
     }
-    let mut members = Vec::new();
-    let mut page = Page { after: None, limit: limits::PAGE_MAX };
-    loop {
-        let rows = tx.list_members(&group.uid, &page).await?;
-        let full = rows.len() as u32 == page.limit;
-        page.after = rows.last().map(|m| m.client.to_string());
-        members.extend(rows.into_iter().map(|m| m.client));
-        if !full {
-            break;
-        }
+    let excluding = tx.jobs_excluding(&target, &[JobState::Scheduled, JobState::Active, JobState::Paused]).await?;
+    if let Some(job) = excluding.first().filter(|_| !force) {
+        let message = format!(
+            "jobs/{}, which is {}, never reaches the members of groups/{name}; cancel that job, or delete with --force and it reaches them \
+             where a destination holds them",
+            job.id, job.state
+        );
+        return Err(AppError::state(format!("groups/{name}"), "JOB_ACTIVE", message));
     }
+    let members = destinations::members(tx, &group.uid).await?;
     let mut deleted = Vec::new();
     loop {
         let rows = tx.list_policies(&Page { after: None, limit: limits::PAGE_MAX }, Some(&group.uid)).await?;
@@ -173,6 +172,8 @@ pub async fn delete(tx: &mut dyn Tx, env: &Env, name: &GroupName, force: bool) -
         executions::no_longer_reached(tx, env, &job.id, &members, CancelReason::DestinationDeleted).await?;
         env.wakes().jobs.insert(job.id);
     }
+    let standing: Vec<_> = excluding.into_iter().filter(|job| destinations::STANDING.contains(&job.state)).collect();
+    destinations::not_excluded(tx, env, &standing, &members).await?;
     env.audit(
         tx,
         "delete_group",

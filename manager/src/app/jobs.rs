@@ -1,15 +1,15 @@
 //! Jobs: made, started, changed, canceled, archived, run again.
 
-use super::{AppError, Env, Result, clients, conditions, events, executions, groups, packages, rollouts, schedule, trust};
+use super::{AppError, Env, Result, conditions, destinations, events, executions, groups, packages, rollouts, schedule, trust};
 use jiff::SignedDuration;
 use std::collections::BTreeSet;
 use sutler_base::{
-    ClientId, GroupName, JobId, PackageName, Timestamp, Version, limits,
+    ClientId, GroupName, JobId, PackageName, Timestamp, Version,
     manifest::{
         Requirement,
         relations::{self, Values},
     },
-    state::{CancelReason, ClientState, ErrorKind, ExecutionState, Intent, JobState, RetryKind},
+    state::{CancelReason, ClientState, ErrorKind, ExecutionState, Intent, JobState, Purpose, RetryKind},
 };
 use sutler_core::{
     execution::{self, Again},
@@ -70,6 +70,10 @@ pub struct Create {
     pub requirements: Vec<Requirement>,
     /// How it is carried out.
     pub terms: JobTerms,
+    /// Whom it never reaches.
+    pub exclusions: Vec<Destination>,
+    /// A condition as a destination; empty for none.
+    pub clients_where: String,
 }
 
 /// A job with everything that is shown of it.
@@ -81,10 +85,14 @@ pub struct Shown {
     pub packages: Vec<JobPackage>,
     /// `groups/NAME` and `clients/ID`
     pub destinations: Vec<String>,
+    /// `groups/NAME` and `clients/ID` that it never reaches.
+    pub exclusions: Vec<String>,
     /// How many executions are where.
     pub counts: Counts,
     /// How many wait for a cancellation to be acknowledged.
     pub canceling: i64,
+    /// How often what it installed was found missing.
+    pub drifts: i64,
     /// Why no client can start; empty if they can.
     pub unavailable: String,
     /// Why no client will be able to start in a while, as far as is known now; empty if they will.
@@ -99,18 +107,18 @@ const SOON: SignedDuration = SignedDuration::from_hours(14 * 24);
 /// The job, or that there is none: also where whoever asks does not reach it.
 pub async fn load(tx: &mut dyn Tx, env: &Env, id: &JobId) -> Result<Job> {
     match tx.job(id).await? {
-        Some(job) if reaches_job(tx, env, id).await? => Ok(job),
+        Some(job) if reaches_job(tx, env, &job).await? => Ok(job),
         _ => Err(AppError::not_found("job", id)),
     }
 }
 
-/// Whether whoever asks reaches this job.
-pub async fn reaches_job(tx: &mut dyn Tx, env: &Env, id: &JobId) -> Result<bool> {
+/// Whether whoever asks reaches this job. One with a condition as destination may reach anybody.
+pub async fn reaches_job(tx: &mut dyn Tx, env: &Env, job: &Job) -> Result<bool> {
     if env.reach == Reach::Everywhere {
         return Ok(true);
     }
-    let targets = tx.job_targets(id).await?;
-    reaches(tx, env, &targets).await
+    let targets = tx.job_targets(&job.id).await?;
+    Ok(job.clients_where.is_empty() && reaches(tx, env, &targets).await?)
 }
 
 /// Whether whoever asks reaches a job with these destinations. It goes by where clients are now: a client that leaves a
@@ -134,20 +142,15 @@ pub async fn get(tx: &mut dyn Tx, env: &Env, id: &JobId) -> Result<Shown> {
 pub async fn show(tx: &mut dyn Tx, env: &Env, job: Job) -> Result<Shown> {
     let packages = tx.job_packages(&job.id, job.revision).await?;
     let targets = tx.job_targets(&job.id).await?;
-    let uids: Vec<_> = targets.iter().filter_map(|t| if let Target::Group(uid) = t { Some(uid.clone()) } else { None }).collect();
-    let names = tx.groups_by_uid(&uids).await?;
-    let destinations = targets
-        .iter()
-        .filter_map(|t| match t {
-            Target::Client(id) => Some(format!("clients/{id}")),
-            Target::Group(uid) => names.iter().find(|g| g.uid == *uid).map(|g| format!("groups/{}", g.name)),
-        })
-        .collect();
+    let destinations = destinations::names(tx, &targets).await?;
+    let exclusions = tx.exclusions(&job.id).await?;
+    let exclusions = destinations::names(tx, &exclusions).await?;
     let counts = tx.counts(&job.id).await?;
     let canceling = tx.canceling(&job.id).await?;
+    let drifts = tx.drift_count(&job.id).await?;
     let (now, soon) = unavailable_now_and_soon(tx, env, &job, &packages).await?;
     let rollout = rollouts::show(tx, env, &job).await?;
-    Ok(Shown { job, packages, destinations, counts, canceling, unavailable: now, unavailable_soon: soon, rollout })
+    Ok(Shown { job, packages, destinations, exclusions, counts, canceling, drifts, unavailable: now, unavailable_soon: soon, rollout })
 }
 
 /// Why no client can start a job that stands; and if they can, why they will not be able to in a while. Empty if they can, and will.
@@ -182,10 +185,10 @@ async fn unavailable(tx: &mut dyn Tx, wanted: &[JobPackage], word: &trust::Word,
     Ok(String::new())
 }
 
-/// Makes a draft. Packages, versions, groups and clients must exist.
-pub async fn create(tx: &mut dyn Tx, env: &Env, input: &Create) -> Result<Shown> {
+/// The packages of an order, which must exist; a version that is named is pinned.
+pub async fn wanted(tx: &mut dyn Tx, asked: &[Wanted]) -> Result<Vec<JobPackage>> {
     let mut wanted = Vec::new();
-    for (n, package) in input.packages.iter().enumerate() {
+    for (n, package) in asked.iter().enumerate() {
         let exact = if let VersionChoice::Exact(version) = &package.version { Some(version) } else { None };
         let found = packages::version(tx, &package.package, exact).await?;
         check_values(n, package.intent, &package.values, &found)?;
@@ -201,28 +204,32 @@ pub async fn create(tx: &mut dyn Tx, env: &Env, input: &Create) -> Result<Shown>
             needed: Vec::new(),
         });
     }
-    let mut targets = BTreeSet::new();
+    Ok(wanted)
+}
+
+/// Pins the versions of an order as they are now.
+pub async fn pin(tx: &mut dyn Tx, wanted: &mut [JobPackage]) -> Result<()> {
+    for (n, package) in wanted.iter_mut().enumerate() {
+        let exact = if package.follow { None } else { package.version_text.parse().ok() };
+        let version = packages::version(tx, &package.package, exact.as_ref()).await?;
+        check_values(n, package.intent, &package.values, &version)?;
+        refuse_withdrawn(package.intent, &version)?;
+        package.version_text = version.version.to_string();
+        package.version = Some(version.uid);
+    }
+    Ok(())
+}
+
+/// Makes a draft. Packages, versions, groups and clients must exist.
+pub async fn create(tx: &mut dyn Tx, env: &Env, input: &Create) -> Result<Shown> {
+    let wanted = wanted(tx, &input.packages).await?;
+    destinations::needs_all(env, &input.clients_where)?;
+    let (mut targets, mut exclusions) = (BTreeSet::new(), BTreeSet::new());
     for destination in &input.destinations {
-        let mut archived = None;
-        let (target, unseen) = match destination {
-            Destination::Group(name) => (Target::Group(groups::load(tx, name).await?.uid), AppError::not_found("group", name)),
-            Destination::Client(id) => {
-                let client = clients::load(tx, id).await?;
-                if client.state == ClientState::Removed {
-                    return Err(AppError::not_found("client", id));
-                }
-                archived = client.archived.map(|_| id);
-                (Target::Client(id.clone()), AppError::not_found("client", id))
-            }
-        };
-        if !reaches(tx, env, std::slice::from_ref(&target)).await? {
-            return Err(unseen);
-        }
-        targets.insert(target);
-        if let Some(id) = archived {
-            let message = format!("clients/{id} is archived, and no job reaches it; `client unarchive` takes it back");
-            return Err(AppError::state(format!("clients/{id}"), "ARCHIVED", message));
-        }
+        targets.insert(destinations::resolve(tx, env, destination).await?);
+    }
+    for destination in &input.exclusions {
+        exclusions.insert(destinations::resolve_exclusion(tx, env, destination).await?);
     }
     if let Some(expires) = input.expires
         && expires <= env.now
@@ -242,8 +249,10 @@ pub async fn create(tx: &mut dyn Tx, env: &Env, input: &Create) -> Result<Shown>
     if let Some(other) = &input.replaces {
         load(tx, env, other).await?;
     }
-    if !input.condition.is_empty() {
-        conditions::compile(tx, env, "condition", &input.condition).await?;
+    for (field, condition) in [("condition", &input.condition), ("clients_where", &input.clients_where)] {
+        if !condition.is_empty() {
+            conditions::compile(tx, env, field, condition).await?;
+        }
     }
     let mut terms = input.terms.clone();
     rollouts::resolve(tx, &mut terms).await?;
@@ -264,9 +273,12 @@ pub async fn create(tx: &mut dyn Tx, env: &Env, input: &Create) -> Result<Shown>
         condition: input.condition.clone(),
         requirements: input.requirements.clone(),
         terms,
+        clients_where: input.clients_where.clone(),
+        rolls_back: None,
         change: 0,
     };
     tx.insert_job(&job, &wanted, &targets.into_iter().collect::<Vec<_>>()).await?;
+    tx.add_exclusions(&job.id, &exclusions.into_iter().collect::<Vec<_>>()).await?;
     env.audit(tx, "create_job", format!("jobs/{}", job.id), describe(&wanted)).await?;
     get(tx, env, &job.id).await
 }
@@ -294,7 +306,8 @@ fn check_values(n: usize, intent: Intent, values: &Values, version: &PackageVers
     }
 }
 
-fn describe(wanted: &[JobPackage]) -> String {
+/// The packages of a job, in words.
+pub fn describe(wanted: &[JobPackage]) -> String {
     let one = |p: &JobPackage| {
         let word = if p.intent == Intent::Uninstall { "uninstall " } else { "" };
         format!("{word}{}@{}", p.package, if p.follow { "latest" } else { &p.version_text })
@@ -330,7 +343,7 @@ pub async fn start(tx: &mut dyn Tx, env: &Env, id: &JobId) -> Result<Shown> {
         activate(tx, env, job).await?;
         return get(tx, env, id).await;
     }
-    let (wanted, targets) = pin(tx, env, &job).await?;
+    let (wanted, targets) = pinned(tx, env, &job).await?;
     for target in &targets {
         refuse_second(tx, env, &job, &wanted, target).await?;
     }
@@ -344,22 +357,15 @@ pub async fn start(tx: &mut dyn Tx, env: &Env, id: &JobId) -> Result<Shown> {
 }
 
 /// The versions of a job with what they depend on, and its destinations, as it is about to start.
-async fn pin(tx: &mut dyn Tx, env: &Env, job: &Job) -> Result<(Vec<JobPackage>, Vec<Target>)> {
+async fn pinned(tx: &mut dyn Tx, env: &Env, job: &Job) -> Result<(Vec<JobPackage>, Vec<Target>)> {
     let id = &job.id;
     let mut wanted = tx.job_packages(id, job.revision).await?;
     // What others need is chosen anew.
     wanted.retain(|package| package.needed.is_empty());
-    for (n, package) in wanted.iter_mut().enumerate() {
-        let exact = if package.follow { None } else { package.version_text.parse().ok() };
-        let version = packages::version(tx, &package.package, exact.as_ref()).await?;
-        check_values(n, package.intent, &package.values, &version)?;
-        refuse_withdrawn(package.intent, &version)?;
-        package.version_text = version.version.to_string();
-        package.version = Some(version.uid);
-    }
+    pin(tx, &mut wanted).await?;
     let wanted = super::relations::expand(tx, env, &format!("jobs/{id}"), wanted).await?;
     let targets = tx.job_targets(id).await?;
-    if targets.is_empty() {
+    if targets.is_empty() && job.clients_where.is_empty() {
         return Err(AppError::state(
             format!("jobs/{id}"),
             "NO_DESTINATION",
@@ -372,7 +378,7 @@ async fn pin(tx: &mut dyn Tx, env: &Env, job: &Job) -> Result<(Vec<JobPackage>, 
 /// Makes a job reach its destinations, from this commit on.
 pub async fn activate(tx: &mut dyn Tx, env: &Env, mut job: Job) -> Result<()> {
     let id = &job.id.clone();
-    let (wanted, targets) = pin(tx, env, &job).await?;
+    let (wanted, targets) = pinned(tx, env, &job).await?;
     if let Some(other) = job.replaces.clone() {
         replace(tx, env, &other).await?;
     }
@@ -396,6 +402,7 @@ pub async fn activate(tx: &mut dyn Tx, env: &Env, mut job: Job) -> Result<()> {
             }
         }
     }
+    destinations::reach_matching(tx, env, &job).await?;
     let ignores = if job.terms.schedule.ignore_windows { ", ignoring maintenance windows" } else { "" };
     env.audit(tx, "start_job", format!("jobs/{id}"), format!("{}{ignores}", describe(&wanted))).await?;
     events::job_started(tx, env, &job, &describe(&wanted), false).await?;
@@ -419,7 +426,7 @@ pub async fn wake_queued(tx: &mut dyn Tx, env: &Env, id: &JobId) -> Result<()> {
 }
 
 /// Wakes every client that has an open row of this job: agents are told anew when it may be begun.
-async fn wake_open(tx: &mut dyn Tx, env: &Env, id: &JobId) -> Result<()> {
+pub async fn wake_open(tx: &mut dyn Tx, env: &Env, id: &JobId) -> Result<()> {
     use ExecutionState::*;
     let mut page = Page { after: None, limit: BATCH };
     loop {
@@ -435,7 +442,7 @@ async fn wake_open(tx: &mut dyn Tx, env: &Env, id: &JobId) -> Result<()> {
 
 /// Two active jobs for the same package on the same destination would undo each other. What others need is asked for by nobody, and
 /// left alone where it will do.
-async fn refuse_second(tx: &mut dyn Tx, env: &Env, job: &Job, wanted: &[JobPackage], target: &Target) -> Result<()> {
+pub async fn refuse_second(tx: &mut dyn Tx, env: &Env, job: &Job, wanted: &[JobPackage], target: &Target) -> Result<()> {
     if matches!(target, Target::Client(_)) {
         return Ok(());
     }
@@ -446,7 +453,7 @@ async fn refuse_second(tx: &mut dyn Tx, env: &Env, job: &Job, wanted: &[JobPacka
         for package in tx.job_packages(&other.id, other.revision).await? {
             if package.needed.is_empty() && wanted.iter().any(|w| w.needed.is_empty() && w.package == package.package) {
                 let shown = show(tx, env, other.clone()).await?;
-                if !reaches_job(tx, env, &other.id).await? {
+                if !reaches_job(tx, env, &other).await? {
                     let message = format!("another job, outside the scope of your role, installs {} there", package.package);
                     return Err(AppError::state(format!("jobs/{}", job.id), "SECOND_JOB", message));
                 }
@@ -465,7 +472,7 @@ async fn refuse_second(tx: &mut dyn Tx, env: &Env, job: &Job, wanted: &[JobPacka
 }
 
 /// Ends a job because another takes its place.
-async fn replace(tx: &mut dyn Tx, env: &Env, id: &JobId) -> Result<()> {
+pub async fn replace(tx: &mut dyn Tx, env: &Env, id: &JobId) -> Result<()> {
     let mut job = load(tx, env, id).await?;
     if matches!(job.state, JobState::Active | JobState::Paused | JobState::Scheduled) {
         end(tx, env, &mut job, JobState::Canceled).await?;
@@ -506,7 +513,7 @@ pub async fn list(tx: &mut dyn Tx, env: &Env, page: &Page, archived: bool) -> Re
         let more = rows.len() as u32 == page.limit;
         page.after = rows.last().map(key).or(page.after);
         for job in rows {
-            if reaches_job(tx, env, &job.id).await? {
+            if reaches_job(tx, env, &job).await? {
                 // The key of a job that is not reached would tell of it.
                 let next = key(&job);
                 out.push(show(tx, env, job).await?);
@@ -523,50 +530,6 @@ pub async fn list(tx: &mut dyn Tx, env: &Env, page: &Page, archived: bool) -> Re
 
 fn key(job: &Job) -> String {
     format!("{}/{}", job.created.as_millisecond(), job.id)
-}
-
-/// What changes a job; `None` leaves a field as it is.
-#[derive(Debug, Clone)]
-pub struct Update {
-    /// Which.
-    pub id: JobId,
-    /// For people.
-    pub description: Option<String>,
-    /// After this nothing is started.
-    pub expires: Option<Timestamp>,
-    /// 1 (first) to 9.
-    pub priority: Option<u8>,
-    /// When it is carried out.
-    pub schedule: Option<schedule::Change>,
-    /// What it was when the caller read it; empty for whatever it is.
-    pub etag: String,
-}
-
-/// Changes a job that has not ended.
-pub async fn update(tx: &mut dyn Tx, env: &Env, input: &Update) -> Result<Shown> {
-    let mut job = load(tx, env, &input.id).await?;
-    groups::check_etag(&input.etag, job.change, || format!("jobs/{}", input.id))?;
-    if matches!(job.state, JobState::Canceled | JobState::Expired | JobState::Completed) {
-        let message = format!("jobs/{} is {}; what has ended is not changed, run it again with `job retry`", job.id, job.state);
-        return Err(AppError::state(format!("jobs/{}", job.id), "ENDED", message));
-    }
-    if input.expires.is_some_and(|e| e <= env.now) {
-        return Err(AppError::invalid("expire_time", "lies in the past; end the job with `job cancel`"));
-    }
-    job.description = input.description.clone().unwrap_or(job.description);
-    job.expires = input.expires.or(job.expires);
-    job.priority = input.priority.unwrap_or(job.priority);
-    match &input.schedule {
-        Some(change) => schedule::change(&mut job, env, change)?,
-        None => schedule::check(&job.terms.schedule, job.expires)?,
-    }
-    tx.save_job(&job).await?;
-    env.audit(tx, "update_job", format!("jobs/{}", job.id), format!("{input:?}")).await?;
-    env.wakes().jobs.insert(job.id.clone());
-    if input.schedule.is_some() {
-        wake_open(tx, env, &job.id).await?;
-    }
-    get(tx, env, &job.id).await
 }
 
 /// Ends a job: what has not started never will; what has goes to its end.
@@ -659,16 +622,7 @@ pub async fn retry(tx: &mut dyn Tx, env: &Env, input: &Retry) -> Result<Retried>
     let mut members: Option<BTreeSet<ClientId>> = (!input.clients.is_empty()).then(|| input.clients.iter().cloned().collect());
     for group in &input.groups {
         let group = groups::load(tx, group).await?;
-        let mut page = Page { after: None, limit: limits::PAGE_MAX };
-        loop {
-            let rows = tx.list_members(&group.uid, &page).await?;
-            let full = rows.len() as u32 == page.limit;
-            page.after = rows.last().map(|m| m.client.to_string());
-            members.get_or_insert_default().extend(rows.into_iter().map(|m| m.client));
-            if !full {
-                break;
-            }
-        }
+        members.get_or_insert_default().extend(destinations::members(tx, &group.uid).await?);
     }
     for client in &input.clients {
         if tx.execution(&job.id, client).await?.is_none() {
@@ -693,7 +647,7 @@ pub async fn retry(tx: &mut dyn Tx, env: &Env, input: &Retry) -> Result<Retried>
     tx.save_job(&job).await?;
     if stands_again {
         rollouts::stands_again(tx, env, &job).await?;
-        reach_all(tx, env, &job.id).await?;
+        reach_all(tx, env, &job).await?;
     }
     let (mut retried, mut offered_again) = (0, 0);
     let mut page = Page { after: None, limit: BATCH };
@@ -712,7 +666,7 @@ pub async fn retry(tx: &mut dyn Tx, env: &Env, input: &Retry) -> Result<Retried>
                     wakes.run_now.insert(row.client.clone());
                 }
                 // A row of a client that left stays as it is: the job does not reach it any more.
-                Again::NewAttempt if executions::is_reached(tx, &job.id, &row.client).await? => {
+                Again::NewAttempt if row.purpose == Purpose::Leave || executions::is_reached(tx, &job.id, &row.client).await? => {
                     retried += 1;
                     changes.push(executions::moved(row, ExecutionState::Queued, "", "", env));
                     env.wakes().clients.insert(row.client.clone());
@@ -731,29 +685,18 @@ pub async fn retry(tx: &mut dyn Tx, env: &Env, input: &Retry) -> Result<Retried>
 }
 
 /// Reaches everybody whom a job that stands again did not reach while it did not: members that came, or came back.
-async fn reach_all(tx: &mut dyn Tx, env: &Env, id: &JobId) -> Result<()> {
-    for target in tx.job_targets(id).await? {
-        match target {
-            Target::Client(client) => reach_admitted(tx, env, id, &[client]).await?,
-            Target::Group(uid) => {
-                let mut page = Page { after: None, limit: BATCH };
-                loop {
-                    let members: Vec<ClientId> = tx.list_members(&uid, &page).await?.into_iter().map(|m| m.client).collect();
-                    let full = members.len() as u32 == BATCH;
-                    page.after = members.last().map(ClientId::to_string);
-                    reach_admitted(tx, env, id, &members).await?;
-                    if !full {
-                        break;
-                    }
-                }
-            }
+async fn reach_all(tx: &mut dyn Tx, env: &Env, job: &Job) -> Result<()> {
+    for target in tx.job_targets(&job.id).await? {
+        let clients = destinations::held_by(tx, &target).await?;
+        for batch in clients.chunks(BATCH as usize) {
+            reach_admitted(tx, env, &job.id, batch).await?;
         }
     }
-    Ok(())
+    destinations::reach_matching(tx, env, job).await
 }
 
 /// Reaches those of these clients that were let in and are not archived.
-async fn reach_admitted(tx: &mut dyn Tx, env: &Env, id: &JobId, clients: &[ClientId]) -> Result<()> {
+pub async fn reach_admitted(tx: &mut dyn Tx, env: &Env, id: &JobId, clients: &[ClientId]) -> Result<()> {
     let found = tx.clients(clients).await?;
     let admitted = found.into_iter().filter(|c| matches!(c.state, ClientState::Active | ClientState::Quarantined) && c.archived.is_none());
     executions::reach(tx, env, id, &admitted.map(|c| c.id).collect::<Vec<_>>()).await
@@ -838,16 +781,14 @@ pub async fn with_clients(tx: &mut dyn Tx, env: &Env, rows: Vec<Execution>) -> R
     let found = tx.clients(&ids).await?;
     let attempts: Vec<_> = rows.iter().filter_map(|r| r.attempt.clone()).collect();
     let attempts = tx.attempts(&attempts).await?;
-    let targets: BTreeSet<Target> = tx.job_targets(&job).await?.into_iter().collect();
+    let reached = destinations::reached(tx, &job, &ids).await?;
     let Some(job) = tx.job(&job).await? else { return Ok(vec![]) };
-    let memberships = tx.memberships_of_all(&ids).await?;
     let mut shown: Vec<Row> = rows
         .into_iter()
         .filter_map(|execution| {
             let client = found.iter().find(|c| c.id == execution.client)?.clone();
             let attempt = attempts.iter().find(|a| Some(&a.id) == execution.attempt.as_ref()).cloned();
-            let reached = targets.contains(&Target::Client(client.id.clone()))
-                || memberships.iter().any(|m| m.client == client.id && targets.contains(&Target::Group(m.group.clone())));
+            let reached = reached.contains(&client.id);
             Some(Row { execution, client, attempt, reached, job: job.state })
         })
         .collect();

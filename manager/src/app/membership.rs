@@ -1,16 +1,16 @@
 //! Joining and leaving groups, and what follows for the jobs that have the group as destination.
 
-use super::{Env, Result, executions};
+use super::{Env, Result, destinations, executions};
 use sutler_base::{
     ClientId, Uid,
-    state::{CancelReason, ClientState, JobState, Source},
+    state::{CancelReason, ClientState, Source},
 };
 use sutler_core::model::{Client, Group, Membership, Target};
 use sutler_store::Tx;
 
 /// Puts clients into a group; those who are in it already stay as they are. Gives back who is new.
 ///
-/// Every job that has the group as destination and is active reaches them from this commit on.
+/// Every job that has the group as destination and is active reaches them from this commit on, and none that excludes it.
 pub async fn join(
     tx: &mut dyn Tx,
     env: &Env,
@@ -31,9 +31,11 @@ pub async fn join(
     // A client that waits for approval or is archived gets nothing; its jobs are looked up again when it is let in or is back.
     let gets = |c: &&Client| c.state != ClientState::Pending && c.archived.is_none() && added.contains(&c.id);
     let reached: Vec<ClientId> = clients.iter().filter(gets).map(|c| c.id.clone()).collect();
-    for job in tx.jobs_with_target(&Target::Group(group.uid.clone()), &[JobState::Active, JobState::Paused]).await? {
+    let target = Target::Group(group.uid.clone());
+    for job in tx.jobs_with_target(&target, &destinations::STANDING).await? {
         executions::reach(tx, env, &job.id, &reached).await?;
     }
+    destinations::excluded(tx, env, &target, &added).await?;
     told_anew(tx, env, &group.uid, &added).await?;
     Ok(added)
 }
@@ -48,12 +50,16 @@ async fn told_anew(tx: &mut dyn Tx, env: &Env, group: &Uid, clients: &[ClientId]
 
 /// Takes clients out of a group. Gives back who was in it.
 ///
-/// What a job has not started there is canceled, unless another destination of the job holds the client.
+/// What a job has not started there is canceled, unless another destination of the job holds the client. One that excludes the group
+/// reaches them, where a destination holds them.
 pub async fn leave(tx: &mut dyn Tx, env: &Env, group: &Uid, clients: &[ClientId]) -> Result<Vec<ClientId>> {
     let left = tx.delete_memberships(group, clients).await?;
-    for job in tx.jobs_with_target(&Target::Group(group.clone()), &[JobState::Active, JobState::Paused]).await? {
+    let target = Target::Group(group.clone());
+    for job in tx.jobs_with_target(&target, &destinations::STANDING).await? {
         executions::no_longer_reached(tx, env, &job.id, &left, CancelReason::LeftGroup).await?;
     }
+    let excluding = tx.jobs_excluding(&target, &destinations::STANDING).await?;
+    destinations::not_excluded(tx, env, &excluding, &left).await?;
     told_anew(tx, env, group, &left).await?;
     Ok(left)
 }
@@ -63,13 +69,8 @@ pub async fn reach_admitted(tx: &mut dyn Tx, env: &Env, client: &Client) -> Resu
     if client.archived.is_some() {
         return Ok(());
     }
-    let client = &client.id;
-    let mut targets = vec![Target::Client(client.clone())];
-    targets.extend(tx.memberships_of(client).await?.into_iter().map(|m| Target::Group(m.group)));
-    for target in targets {
-        for job in tx.jobs_with_target(&target, &[JobState::Active, JobState::Paused]).await? {
-            executions::reach(tx, env, &job.id, std::slice::from_ref(client)).await?;
-        }
+    for job in destinations::jobs_holding(tx, &client.id, &destinations::STANDING).await? {
+        executions::reach(tx, env, &job, std::slice::from_ref(&client.id)).await?;
     }
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! Policies: made, changed, previewed, applied; and what they do when a client is new or its inventory changes.
 
-use super::{AppError, Env, Result, conditions, conditions::Asked, groups, inventory, membership};
+use super::{AppError, Env, Result, conditions, conditions::Asked, destinations, groups, inventory, membership};
 use sutler_base::{
     ClientId, GroupName, PolicyName,
     state::{AppliesTo, ClientState, JoinMode, OnMismatch, Source, Trigger},
@@ -265,11 +265,12 @@ async fn register(tx: &mut dyn Tx, env: &Env, policy: &Policy, group: &Group, cl
     Ok(membership::join(tx, env, group, &free, Source::Policy, policy.uid.as_str()).await?.len())
 }
 
-/// Lets the policies look at a client after something happened to it.
+/// Lets the policies, and the conditions of jobs, look at a client after something happened to it.
 pub async fn look(tx: &mut dyn Tx, env: &Env, client: &Client, event: Event) -> Result<()> {
     if client.state != ClientState::Active {
         return Ok(());
     }
+    destinations::look(tx, env, client).await?;
     let trigger = if event == Event::Inventory { Some(Trigger::Inventory) } else { None };
     let policies = tx.policies_with_trigger(trigger).await?;
     if policies.is_empty() {

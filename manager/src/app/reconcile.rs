@@ -1,7 +1,7 @@
 //! What happens by itself: jobs that expire or are complete, cancellations that become final. Each of these has no input: it
 //! reads what is and does what is due, so that running it twice, or late, does no harm.
 
-use super::{Env, Result, events, executions, schedule};
+use super::{Env, Result, destinations, events, executions, schedule};
 use std::{collections::BTreeSet, time::Duration};
 use sutler_base::{
     ClientId, JobId, Timestamp,
@@ -91,6 +91,9 @@ async fn is_complete(tx: &mut dyn Tx, id: &JobId) -> Result<bool> {
     if !execution::all_ended(&tx.counts(id).await?) {
         return Ok(false);
     }
+    if tx.job(id).await?.is_some_and(|job| !job.clients_where.is_empty()) {
+        return Ok(false);
+    }
     let mut clients = Vec::new();
     for target in tx.job_targets(id).await? {
         match target {
@@ -102,7 +105,9 @@ async fn is_complete(tx: &mut dyn Tx, id: &JobId) -> Result<bool> {
     for batch in clients.chunks(BATCH as usize) {
         let keys: Vec<_> = batch.iter().map(|client| (id.clone(), client.clone())).collect();
         let rows: BTreeSet<ClientId> = tx.executions(&keys).await?.into_iter().map(|row| row.client).collect();
-        let without: Vec<ClientId> = batch.iter().filter(|client| !rows.contains(client)).cloned().collect();
+        let mut without = destinations::reached(tx, id, batch).await?;
+        without.retain(|client| !rows.contains(client));
+        let without: Vec<ClientId> = without.into_iter().collect();
         if tx.clients(&without).await?.iter().any(|client| client.state != ClientState::Removed && client.archived.is_none()) {
             return Ok(false);
         }

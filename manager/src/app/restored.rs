@@ -204,6 +204,7 @@ pub async fn adopt_attempt(tx: &mut dyn Tx, env: &Env, unknown: &Unknown) -> Res
         client: unknown.client.clone(),
         number: row.attempts + 1,
         revision: unknown.revision,
+        purpose: row.purpose,
         state: unknown.state,
         created: env.now,
         ended: None,

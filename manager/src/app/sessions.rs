@@ -1,19 +1,19 @@
 //! Sessions of agents: who connected, what it has, what it reports.
 
 use super::{
-    AppError, Env, Result, archive, clients, enrolment, events, executions,
+    AppError, Env, Result, archive, clients, enrolment, events, executions, keeping, leaving,
     restored::{self, Unknown},
 };
 use std::collections::BTreeMap;
 use sutler_base::{
     AttemptId, ClientId, Digest, JobId, Timestamp,
     outcome::{Outcome, SIGNING_CONTEXT},
-    state::{ClientState, ErrorKind, ExecutionState},
+    state::{CancelReason, ClientState, ErrorKind, ExecutionState, Purpose},
 };
 use sutler_certs::keys::PublicKey;
 use sutler_core::{
     execution,
-    model::{Attempt, CertificateState, Client, Machine, Subject},
+    model::{Attempt, CancelRequest, CertificateState, Client, Machine, Subject},
     session::{self, Identified, Presented, identify},
 };
 use sutler_proto::REPORT_AGAIN;
@@ -362,9 +362,28 @@ pub async fn outcome(tx: &mut dyn Tx, env: &Env, report: &Report) -> Result<std:
             (Some(cancel), ExecutionState::Canceled) => cancel.reason.as_str().to_owned(),
             _ => reason,
         };
-        let mut change = executions::moved(&row, outcome.state, &reason, &detail, env);
+        let mut change = match &row.cancel {
+            // It is offered the newest revision.
+            Some(CancelRequest { reason: why @ (CancelReason::Revised | CancelReason::CameBack), .. })
+                if outcome.state == ExecutionState::Canceled =>
+            {
+                executions::canceled(tx, env, &row, *why).await?
+            }
+            _ => executions::moved(&row, outcome.state, &reason, &detail, env),
+        };
+        if attempt.purpose == Purpose::Leave && outcome.state != ExecutionState::Canceled {
+            change = leaving::ended(tx, env, &row, outcome.state, &reason, &detail).await?;
+        }
         change.cancel = Some(None);
+        let (ended, good) = (change.to.is_end() && attempt.purpose != Purpose::Leave, change.to.is_good());
         tx.change_executions(&[change]).await?;
+        if ended && good {
+            keeping::finished(tx, env, &attempt.job, &attempt.client).await?;
+        }
+        // It may have left while something ran.
+        if ended && leaving::takes_back(tx, &attempt.job).await? && !executions::is_reached(tx, &attempt.job, &attempt.client).await? {
+            leaving::leave(tx, env, &attempt.job, std::slice::from_ref(&attempt.client)).await?;
+        }
     }
     env.wakes().jobs.insert(attempt.job);
     Ok(Ok(()))

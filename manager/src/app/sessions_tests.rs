@@ -18,7 +18,7 @@ use std::sync::Arc;
 use sutler_base::{
     AttemptId, ClientId,
     outcome::{Outcome, SIGNING_CONTEXT},
-    state::{ExecutionState, JobState},
+    state::{ExecutionState, JobState, Purpose},
     token::TokenString,
 };
 use sutler_certs::PrivateKey;
@@ -73,6 +73,8 @@ async fn attempt(app: &Arc<App>, client: &ClientId) -> AttemptId {
         replaces: None,
         condition: String::new(),
         requirements: vec![],
+        clients_where: String::new(),
+        rolls_back: None,
         terms: Default::default(),
         change: 0,
     };
@@ -82,6 +84,7 @@ async fn attempt(app: &Arc<App>, client: &ClientId) -> AttemptId {
         client: client.clone(),
         number: 1,
         revision: 1,
+        purpose: Purpose::Order,
         state: ExecutionState::Installing,
         created: now,
         ended: None,

@@ -4,6 +4,7 @@
 
 pub mod asked;
 mod hooks;
+mod keeping;
 mod leases;
 pub mod orders;
 mod scrub;
@@ -97,6 +98,7 @@ pub struct Live {
     behind: Mutex<BTreeSet<ClientId>>,
     /// What flows to clients.
     pub transfers: transfers::Transfers,
+    checks: Mutex<BTreeSet<ClientId>>,
 }
 
 impl Live {
@@ -110,6 +112,7 @@ impl Live {
             lacking: Mutex::default(),
             behind: Mutex::default(),
             transfers: transfers::Transfers::default(),
+            checks: Mutex::default(),
             sessions: Mutex::default(),
             next: AtomicU64::new(1),
             due: Mutex::default(),
@@ -377,6 +380,24 @@ impl Live {
         } else {
             all.remove(client);
         }
+    }
+
+    /// Notes whether the client's agent can say if what it installed is still there.
+    pub fn set_checks(&self, client: &ClientId, checks: bool) {
+        let mut all = lock(&self.checks);
+        if checks {
+            all.insert(client.clone());
+        } else {
+            all.remove(client);
+        }
+    }
+
+    /// The connected clients whose agents can say if what they installed is still there.
+    pub fn that_check(&self) -> Vec<ClientId> {
+        let mut all = lock(&self.checks);
+        let sessions = lock(&self.sessions);
+        all.retain(|client| sessions.contains_key(client));
+        all.iter().cloned().collect()
     }
 
     /// Notes that what an attempt needs is damaged here.

@@ -1,6 +1,6 @@
 //! What goes on by itself: each worker looks at what is due, when it is woken and now and then, and does it.
 
-use super::{asked, hooks, leases::Even, orders, scrub, times, transfers};
+use super::{asked, hooks, keeping, leases::Even, orders, scrub, times, transfers};
 use crate::{
     app::{App, AppError, archive, audit, disk_failed, events, occurrences, reconcile, rollouts, sessions},
     hooks::Receiver,
@@ -96,6 +96,8 @@ pub fn start(app: Arc<App>, pace: Pace, receivers: Vec<Receiver>) -> JoinSet<()>
     set.spawn(repeat("presence", metrics.clone(), None, |live| &live.jobs_due, pace.seldom, move || note_presence(a.clone())));
     let a = app.clone();
     set.spawn(repeat("queued", metrics.clone(), None, |live| &live.jobs_due, pace.seldom, move || find_queued(a.clone())));
+    let a = app.clone();
+    set.spawn(repeat("keep", metrics.clone(), None, |live| &live.jobs_due, pace.seldom, move || keeping::ask(a.clone())));
     let a = app.clone();
     set.spawn(repeat("complete", metrics.clone(), None, |live| &live.jobs_due, pace.seldom, move || find_complete(a.clone())));
     let a = app.clone();

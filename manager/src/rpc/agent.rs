@@ -5,7 +5,7 @@ use crate::{
     app::{
         AppError, Violations, clients, dispatch,
         enrolment::{self, Renewal, renew_client},
-        groups, inventory, questions, restored, sessions, trust,
+        groups, inventory, keeping, questions, restored, sessions, trust,
     },
     live::{
         OUTBOX, ToAgent, asked, orders,
@@ -68,6 +68,7 @@ impl v1::agent_service_server::AgentService for Services {
         }
         let asks = hello.capabilities.iter().any(|c| c == sutler_proto::QUESTIONS).then(|| hello.questions_digest.clone());
         let timed = hello.capabilities.iter().any(|c| c == sutler_proto::TIMES);
+        let checks = hello.capabilities.iter().any(|c| c == sutler_proto::CHECKS);
         let held = trust::Held { trust: hello.trust_version, revocations: (hello.revocations_epoch, hello.revocations_version) };
         let hello = Arc::new(sessions::Hello { serial: serial.clone(), ..parse_hello(&client, address, hello)? });
         let (reported, counter) = (hello.open.clone(), hello.session_counter);
@@ -103,6 +104,7 @@ impl v1::agent_service_server::AgentService for Services {
         }
         let behind = welcome.report_from.is_some();
         self.app.live.set_behind(&client, behind);
+        self.app.live.set_checks(&client, checks);
         let (number, cut) = self.app.live.enter(&client, serial, counter, welcome.client.state, outbox.clone(), timed);
         self.app.metrics.sessions.inc();
         let known = reported.keys().cloned().collect();
@@ -501,6 +503,7 @@ impl Session {
             FromAgent::Group(m) => self.group(&actor, m).await,
             FromAgent::Log(m) => self.log(&actor, m).await,
             FromAgent::Answer(m) => self.answer(&actor, m).await,
+            FromAgent::Checked(m) => self.checked(&actor, m).await,
             FromAgent::CaughtUp(_) => self.caught_up(&actor).await,
             FromAgent::Unenroll(_) => {
                 // No session any more from here on: the commit has others cut off whatever the client has open, and the answer is
@@ -565,6 +568,25 @@ impl Session {
         app.live.wake(crate::app::Wakes { clients: [self.client.clone()].into(), ..Default::default() });
         app.live.send(&self.client, Message::OutcomeRecorded(v1::OutcomeRecorded { attempt: id.to_string(), refused }));
         Ok(())
+    }
+
+    /// What an agent says of what a job installed. An agent says of its own machine alone, and of jobs that are there; whatever else it
+    /// says changes nothing.
+    async fn checked(&self, actor: &str, m: v1::CheckResult) -> Result<(), Status> {
+        let Ok(job) = job_id(&m.job) else { return Err(invalid("checked.job", "is jobs/ID")) };
+        if m.missing.is_empty() {
+            return Ok(());
+        }
+        let words = m.missing.iter().take(limits::JOB_PACKAGES_MAX).map(|what| {
+            let what: String = what.chars().filter(|c| !c.is_control()).take(200).collect();
+            what
+        });
+        let input = (self.client.clone(), job, words.collect::<Vec<_>>().join("; "));
+        self.services
+            .app
+            .change(actor, "checked", input, |tx, env, (client, job, what)| Box::pin(keeping::missing(tx, env, client, job, what)))
+            .await
+            .map_err(status)
     }
 
     async fn answer(&self, actor: &str, m: v1::AnswerRequest) -> Result<(), Status> {

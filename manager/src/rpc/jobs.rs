@@ -1,12 +1,12 @@
 //! `JobService`.
 
 use super::{Operator, Services, caller, logs, page, parsed, shown, status, terms};
-use crate::app::{AppError, Violations, jobs, packages, rollouts};
+use crate::app::{AppError, Violations, jobs, packages, revise, rollback, rollouts};
 use futures_util::Stream;
 use std::{collections::HashMap, pin::Pin, time::Duration};
 use sutler_base::{
     AttemptId, ClientId, Invalid, JobId, ParameterName, Timestamp, limits,
-    manifest::{relations::Values, requirement},
+    manifest::{Requirement, relations::Values, requirement},
     state::{ErrorKind, ExecutionState, Intent, JobState, RetryKind},
 };
 use sutler_proto::{
@@ -69,18 +69,10 @@ const REQUIREMENTS_MAX: usize = 16 << 10;
 // An offer that an agent doesn't take ends its connection, and comes again with the next one.
 const _: () = assert!(REQUIREMENTS_MAX * limits::JOB_PACKAGES_MAX <= limits::AGENT_MESSAGE_MAX / 2);
 
-/// What `CreateJob` and `RunJob` have in common: they have the same fields.
-fn create(r: &v1::CreateJobRequest) -> Result<jobs::Create, Status> {
-    let mut v = Violations::default();
-    let bounds =
-        [("packages", r.packages.len(), limits::JOB_PACKAGES_MAX), ("destinations", r.destinations.len(), limits::JOB_TARGETS_MAX)];
-    for (field, len, max) in bounds {
-        if len == 0 || len > max {
-            v.add(field, format!("has 1 to {max} entries, not {len}"));
-        }
-    }
+/// The packages of an order.
+fn packages_of(v: &mut Violations, wire: &[v1::JobPackage]) -> Vec<jobs::Wanted> {
     let mut packages: Vec<jobs::Wanted> = Vec::new();
-    for (n, p) in r.packages.iter().enumerate().take(limits::JOB_PACKAGES_MAX) {
+    for (n, p) in wire.iter().enumerate().take(limits::JOB_PACKAGES_MAX) {
         let replace_always = match v1::Replace::try_from(p.replace) {
             Ok(v1::Replace::Always) => true,
             Ok(_) => false,
@@ -90,7 +82,7 @@ fn create(r: &v1::CreateJobRequest) -> Result<jobs::Create, Status> {
             }
         };
         let intent = v.take(&format!("packages[{n}].intent"), Intent::from_wire(p.intent)).flatten().unwrap_or(Intent::Install);
-        let values = values(&mut v, &format!("packages[{n}].values"), &p.values);
+        let values = values(v, &format!("packages[{n}].values"), &p.values);
         if let Some((package, version)) = v.take(&format!("packages[{n}].package"), package_choice(&p.package)) {
             if packages.iter().any(|w| w.package == package) {
                 v.add(&format!("packages[{n}].package"), format!("{package} stands in the job twice"));
@@ -98,21 +90,35 @@ fn create(r: &v1::CreateJobRequest) -> Result<jobs::Create, Status> {
             packages.push(jobs::Wanted { package, version, replace_always, intent, values });
         }
     }
-    let mut destinations = Vec::new();
-    for (n, d) in r.destinations.iter().enumerate().take(limits::JOB_TARGETS_MAX) {
-        let field = format!("destinations[{n}]");
+    packages
+}
+
+/// Groups and clients.
+fn destinations(v: &mut Violations, field: &str, wire: &[String]) -> Vec<jobs::Destination> {
+    let mut all = Vec::new();
+    for (n, d) in wire.iter().enumerate().take(limits::JOB_TARGETS_MAX) {
+        let field = format!("{field}[{n}]");
         let destination = if d.starts_with("clients/") {
             v.take(&field, client_id(d)).map(jobs::Destination::Client)
         } else {
             v.take(&field, group_name(d)).map(jobs::Destination::Group)
         };
-        destinations.extend(destination);
+        all.extend(destination);
     }
-    v.text("description", &r.description, limits::DESCRIPTION_MAX);
-    let priority = priority(&mut v, r.priority, 5);
-    let expires = moment(&mut v, "expire_time", r.expire_time.as_ref());
-    let replaces = if r.replaces.is_empty() { None } else { v.take("replaces", job_id(&r.replaces)) };
-    let requirements = match r.requirements.as_str() {
+    all
+}
+
+/// Groups and clients, as many as a job may have of them, or none.
+fn destinations_at_most(v: &mut Violations, field: &str, wire: &[String]) -> Vec<jobs::Destination> {
+    if wire.len() > limits::JOB_TARGETS_MAX {
+        v.add(field, format!("has at most {} entries, not {}", limits::JOB_TARGETS_MAX, wire.len()));
+    }
+    destinations(v, field, wire)
+}
+
+/// What a job requires of a machine: a JSON array.
+fn requirements(v: &mut Violations, wire: &str) -> Vec<Requirement> {
+    let requirements = match wire {
         "" => Vec::new(),
         json => v.take("requirements", requirement::from_json(json.as_bytes())).unwrap_or_default(),
     };
@@ -121,6 +127,29 @@ fn create(r: &v1::CreateJobRequest) -> Result<jobs::Create, Status> {
     if bytes > REQUIREMENTS_MAX {
         v.add("requirements", format!("a job's requirements have at most {REQUIREMENTS_MAX} bytes as JSON, not {bytes}"));
     }
+    requirements
+}
+
+/// What `CreateJob` and `RunJob` have in common: they have the same fields.
+fn create(r: &v1::CreateJobRequest) -> Result<jobs::Create, Status> {
+    let mut v = Violations::default();
+    let bounds = [
+        ("packages", r.packages.len(), limits::JOB_PACKAGES_MAX, false),
+        ("destinations", r.destinations.len(), limits::JOB_TARGETS_MAX, !r.clients_where.is_empty()),
+    ];
+    for (field, len, max, may_be_none) in bounds {
+        if (len == 0 && !may_be_none) || len > max {
+            v.add(field, format!("has 1 to {max} entries, not {len}"));
+        }
+    }
+    let packages = packages_of(&mut v, &r.packages);
+    let destinations = destinations(&mut v, "destinations", &r.destinations);
+    let exclusions = destinations_at_most(&mut v, "exclusions", &r.exclusions);
+    v.text("description", &r.description, limits::DESCRIPTION_MAX);
+    let priority = priority(&mut v, r.priority, 5);
+    let expires = moment(&mut v, "expire_time", r.expire_time.as_ref());
+    let replaces = if r.replaces.is_empty() { None } else { v.take("replaces", job_id(&r.replaces)) };
+    let requirements = requirements(&mut v, &r.requirements);
     let terms = terms::read(&mut v, r.terms.as_ref());
     v.done()?;
     Ok(jobs::Create {
@@ -134,6 +163,8 @@ fn create(r: &v1::CreateJobRequest) -> Result<jobs::Create, Status> {
         condition: r.condition.clone(),
         requirements,
         terms,
+        exclusions,
+        clients_where: r.clients_where.clone(),
     })
 }
 
@@ -190,6 +221,8 @@ impl v1::job_service_server::JobService for Services {
             condition: r.condition,
             requirements: r.requirements,
             terms: r.terms,
+            exclusions: r.exclusions,
+            clients_where: r.clients_where,
         })?;
         let answer = self.app.mutate(
             &caller,
@@ -233,16 +266,41 @@ impl v1::job_service_server::JobService for Services {
             v.text("description", text, limits::DESCRIPTION_MAX);
         }
         let priority = r.priority.map(|p| priority(&mut v, p, 5));
-        let expires = moment(&mut v, "expire_time", r.expire_time.as_ref());
-        let schedule = r.schedule.as_ref().map(|wire| terms::schedule(&mut v, "schedule", wire));
+        let expires = moment(&mut v, "expire_time", r.expire_time.as_ref()).map(Some).or(r.never_expires.then_some(None));
+        if r.never_expires && r.expire_time.is_some() {
+            v.add("never_expires", "and expire_time say opposite things");
+        }
+        if r.packages.len() > limits::JOB_PACKAGES_MAX {
+            v.add("packages", format!("has at most {} entries, not {}", limits::JOB_PACKAGES_MAX, r.packages.len()));
+        }
+        // Of the times what is given changes; the other terms are given whole.
+        let mut given = r.terms.unwrap_or_default();
+        let schedule = given.schedule.take().map(|wire| terms::schedule(&mut v, "terms.schedule", &wire));
+        let input = revise::Update {
+            packages: packages_of(&mut v, &r.packages),
+            requirements: r.requirements.as_ref().map(|json| requirements(&mut v, json)),
+            terms: terms::read(&mut v, Some(&given)),
+            schedule,
+            add_destinations: destinations_at_most(&mut v, "add_destinations", &r.add_destinations),
+            remove_destinations: destinations_at_most(&mut v, "remove_destinations", &r.remove_destinations),
+            add_exclusions: destinations_at_most(&mut v, "add_exclusions", &r.add_exclusions),
+            remove_exclusions: destinations_at_most(&mut v, "remove_exclusions", &r.remove_exclusions),
+            id: v.take("name", job_id(&r.name)),
+            description: r.description,
+            expires,
+            priority,
+            condition: r.condition,
+            continue_on_failure: r.continue_on_failure,
+            reset_terms: r.reset_terms,
+            etag: r.etag,
+        };
         v.done()?;
-        let input = jobs::Update { id: id(&r.name)?, description: r.description, expires, priority, schedule, etag: r.etag };
         let answer = self.app.mutate(
             &caller,
             "update_job",
             body,
             input,
-            |tx, env, i| Box::pin(jobs::update(tx, env, i)),
+            |tx, env, i| Box::pin(revise::update(tx, env, i)),
             |j| v1::UpdateJobResponse { job: Some(shown::job(j)) },
         );
         answer.await.map(Response::new).map_err(status)
@@ -334,6 +392,29 @@ impl v1::job_service_server::JobService for Services {
             id(&r.name)?,
             |tx, env, id| Box::pin(jobs::archive(tx, env, id)),
             |j| v1::ArchiveJobResponse { job: Some(shown::job(j)) },
+        );
+        answer.await.map(Response::new).map_err(status)
+    }
+
+    async fn rollback_job(&self, request: Request<v1::RollbackJobRequest>) -> Result<Response<v1::RollbackJobResponse>, Status> {
+        let operator = self.operator(&request)?;
+        let r = request.into_inner();
+        let (caller, body) = caller(&operator, &r.request_id, "RollbackJob", &r)?;
+        let mut v = Violations::default();
+        v.text("description", &r.description, limits::DESCRIPTION_MAX);
+        v.done()?;
+        let input = rollback::Rollback { id: id(&r.name)?, dry_run: r.dry_run, description: r.description };
+        let answer = self.app.mutate(
+            &caller,
+            "rollback_job",
+            body,
+            input,
+            |tx, env, i| Box::pin(rollback::rollback(tx, env, i)),
+            |r| v1::RollbackJobResponse {
+                job: r.job.map(shown::job),
+                steps: r.steps.into_iter().map(shown::rollback_step).collect(),
+                left: r.left,
+            },
         );
         answer.await.map(Response::new).map_err(status)
     }

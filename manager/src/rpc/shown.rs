@@ -1,11 +1,11 @@
 //! Types → wire: how the manager's objects are shown.
 
-use crate::app::{clients, jobs, operators, packages, policies, tokens};
+use crate::app::{clients, jobs, operators, packages, policies, rollback, tokens};
 use std::collections::BTreeMap;
 use sutler_base::{
     PackageName, Uid,
     outcome::{ItemResult, Outcome},
-    state::{ClientState, Counter, ExecutionState, JobState, Presence},
+    state::{ClientState, Counter, ExecutionState, JobState, Presence, Purpose},
 };
 use sutler_core::{
     execution,
@@ -276,7 +276,19 @@ pub(super) fn job(j: jobs::Shown) -> v1::Job {
         requirements: requirements.unwrap_or_default(),
         terms: Some(super::terms::shown(&j.job.terms)),
         rollout,
+        exclusions: j.exclusions,
+        clients_where: j.job.clients_where,
+        rolls_back: j.job.rolls_back.map(|id| format!("jobs/{id}")).unwrap_or_default(),
+        drift_count: j.drifts,
         etag: j.job.change.to_string(),
+    }
+}
+
+pub(super) fn rollback_step(step: rollback::Step) -> v1::RollbackStep {
+    v1::RollbackStep {
+        package: format!("packages/{}/versions/{}", step.package.package, step.package.version_text),
+        intent: step.package.intent.to_wire(),
+        clients: step.clients,
     }
 }
 
@@ -346,6 +358,8 @@ pub(super) fn execution(row: jobs::Row, contact: &Contact<'_>) -> v1::Execution 
         last_seen_time: Some(wire_time(if online { contact.now } else { row.client.last_seen })),
         mark: mark.into(),
         cancel_deadline: e.cancel.as_ref().map(|c| wire_time(c.deadline)),
+        purpose: if e.purpose == Purpose::Order { String::new() } else { e.purpose.as_str().to_owned() },
+        drift_count: e.drifts as i32,
         reason,
         detail,
     }

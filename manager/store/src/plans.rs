@@ -73,6 +73,12 @@ const ALLOWED: &[(&str, &str)] = &[
     // The jobs of one destination, of one package.
     ("USE TEMP B-TREE FOR ORDER BY", "job_target"),
     ("USE TEMP B-TREE FOR ORDER BY", "job_package"),
+    ("USE TEMP B-TREE FOR ORDER BY", "job_exclusion"),
+    ("USE TEMP B-TREE FOR ORDER BY", "job_matched"),
+    ("USE TEMP B-TREE FOR ORDER BY", "clients_where"),
+    // The few that are due.
+    ("USE TEMP B-TREE FOR ORDER BY", "e.check_ms <= $2"),
+    ("SCAN execution USING COVERING INDEX execution_check", "LIMIT 1"),
 ];
 
 #[tokio::test]
@@ -160,6 +166,12 @@ async fn every_statement_walks_along_an_index() {
                     tx.job_packages(&job, 1).await?;
                     tx.job_targets(&job).await?;
                     tx.jobs_with_target(&target, &[JobState::Active]).await?;
+                    tx.exclusions(&job).await?;
+                    tx.jobs_excluding(&target, &[JobState::Active]).await?;
+                    tx.jobs_by_condition().await?;
+                    tx.listed(&job, std::slice::from_ref(&client)).await?;
+                    tx.picks(&job, &client).await?;
+                    tx.jobs_listing(&client, &[JobState::Active]).await?;
                     tx.jobs_following(&package).await?;
                     tx.jobs_with_version(&uid).await?;
                     tx.jobs_expired(now, &[JobState::Active], 5).await?;
@@ -187,6 +199,10 @@ async fn every_statement_walks_along_an_index() {
                     tx.newest_outcomes(&job, now, 5).await?;
                     tx.held_by_stage(&job, &[], None, 5).await?;
                     tx.held_by_stage(&job, std::slice::from_ref(&uid), None, 5).await?;
+                    tx.job_terms(&job).await?;
+                    tx.drift_count(&job).await?;
+                    tx.checks_wait().await?;
+                    tx.checks_due(std::slice::from_ref(&client), now, 5).await?;
                     tx.attempt(&attempt).await?;
                     tx.attempts(&[]).await?;
                     tx.attempts_of(&job, &client).await?;
@@ -259,6 +275,9 @@ async fn every_statement_walks_along_an_index() {
                     tx.delete_memberships(&uid, &[]).await?;
                     tx.put_job_packages(&job, 1, &[]).await?;
                     tx.drop_target(&target).await?;
+                    tx.remove_target(&job, &target).await?;
+                    tx.remove_exclusion(&job, &target).await?;
+                    tx.set_checks(&[(job.clone(), client.clone(), Some(now))]).await?;
                     tx.insert_executions(&job, std::slice::from_ref(&client), now).await?;
                     tx.insert_executions_for_group(&job, &uid, now).await?;
                     tx.set_attempt_states(&[(AttemptId::new(now, [1; 16]), ExecutionState::Waiting)]).await?;
@@ -285,6 +304,7 @@ async fn every_statement_walks_along_an_index() {
                         attempt: None,
                         progress: None,
                         cancel: None,
+                        purpose: None,
                     };
                     assert!(tx.change_executions(&[change]).await.is_err());
                     assert!(tx.set_certificate_state("a", CertificateState::Active).await.is_err());

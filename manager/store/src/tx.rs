@@ -10,7 +10,7 @@ use sutler_base::{
     AttemptId, ClientId, Digest, GroupName, JobId, OperatorName, PackageName, PolicyName, QuestionName, Timestamp, TokenId, Uid, Version,
     WindowName,
     facts::Package as InstalledPackage,
-    state::{ClientState, ExecutionState, JobState, Trigger},
+    state::{ClientState, ExecutionState, JobState, Purpose, Trigger},
 };
 use sutler_core::{
     audit::{AuditRecord, AuditSegment},
@@ -35,6 +35,7 @@ pub trait Tx:
     + Windows
     + Packages
     + Jobs
+    + Destinations
     + Executions
     + Rollouts
     + Logs
@@ -336,6 +337,8 @@ pub trait Jobs {
     async fn job(&mut self, id: &JobId) -> Result<Option<Job>>;
     /// Jobs, the newest first (`after` = "created_ms/id", milliseconds since 1970); archived ones too, if asked.
     async fn list_jobs(&mut self, page: &Page, archived: bool) -> Result<Vec<Job>>;
+    /// The terms of a job, which may be changed meanwhile: nothing is locked for them.
+    async fn job_terms(&mut self, id: &JobId) -> Result<Option<JobTerms>>;
     /// Writes every column of a job; `change` is set by the store.
     async fn save_job(&mut self, job: &Job) -> Result<()>;
     /// The packages of one revision in their order.
@@ -344,7 +347,7 @@ pub trait Jobs {
     async fn put_job_packages(&mut self, job: &JobId, revision: i64, packages: &[JobPackage]) -> Result<()>;
     /// The destinations of a job.
     async fn job_targets(&mut self, job: &JobId) -> Result<Vec<Target>>;
-    /// Takes a destination away from every job; gives back the jobs that had it.
+    /// Takes a destination away from every job, and an exclusion likewise; gives back the jobs that had it as a destination.
     async fn drop_target(&mut self, target: &Target) -> Result<Vec<JobId>>;
     /// Jobs in these states that have this destination, by id.
     async fn jobs_with_target(&mut self, target: &Target, states: &[JobState]) -> Result<Vec<Job>>;
@@ -360,6 +363,35 @@ pub trait Jobs {
     async fn counts(&mut self, job: &JobId) -> Result<Counts>;
     /// How many executions of a job wait for a cancellation to be acknowledged.
     async fn canceling(&mut self, job: &JobId) -> Result<i64>;
+}
+
+/// What changes whom a job reaches after it was made.
+#[async_trait]
+pub trait Destinations {
+    /// Adds destinations; those that it has stay.
+    async fn add_targets(&mut self, job: &JobId, targets: &[Target]) -> Result<()>;
+    /// Takes a destination away from one job; whether it had it.
+    async fn remove_target(&mut self, job: &JobId, target: &Target) -> Result<bool>;
+    /// What a job never reaches.
+    async fn exclusions(&mut self, job: &JobId) -> Result<Vec<Target>>;
+    /// Adds exclusions; those that it has stay.
+    async fn add_exclusions(&mut self, job: &JobId, targets: &[Target]) -> Result<()>;
+    /// Takes an exclusion away; whether it had it.
+    async fn remove_exclusion(&mut self, job: &JobId, target: &Target) -> Result<bool>;
+    /// Jobs in these states that never reach this, by id.
+    async fn jobs_excluding(&mut self, target: &Target, states: &[JobState]) -> Result<Vec<Job>>;
+    /// ACTIVE and PAUSED jobs with a condition as destination, by id.
+    async fn jobs_by_condition(&mut self) -> Result<Vec<Job>>;
+    /// Notes clients that the job's condition reached; those that it has stay.
+    async fn add_listed(&mut self, job: &JobId, clients: &[ClientId]) -> Result<()>;
+    /// Notes which of the job's packages clients get, in this order, by their numbers: those of a job that puts back.
+    async fn add_picks(&mut self, job: &JobId, picks: &[(ClientId, Vec<usize>)]) -> Result<()>;
+    /// Which of the job's packages the client gets; none for all.
+    async fn picks(&mut self, job: &JobId, client: &ClientId) -> Result<Option<Vec<usize>>>;
+    /// Which of these clients the job's condition has reached, or it puts something back on.
+    async fn listed(&mut self, job: &JobId, clients: &[ClientId]) -> Result<Vec<ClientId>>;
+    /// Jobs in these states whose condition has reached this client, by id.
+    async fn jobs_listing(&mut self, client: &ClientId, states: &[JobState]) -> Result<Vec<Job>>;
 }
 
 /// A new state of an execution. `None` leaves a column as it is.
@@ -385,6 +417,8 @@ pub struct ExecutionChange {
     pub progress: Option<(u32, u64, u64, String)>,
     /// `Some(None)` ends a cancellation, `Some(Some(_))` asks for one.
     pub cancel: Option<Option<CancelRequest>>,
+    /// What the newest attempt, or the next one, is for. `DRIFT` counts as one more.
+    pub purpose: Option<Purpose>,
 }
 
 /// Executions and attempts.
@@ -417,6 +451,14 @@ pub trait Executions {
     /// Writes changes and keeps the counters; many rows to a statement. A row that isn't in the state that it is changed from
     /// fails the unit. Several changes of one row are made one after the other.
     async fn change_executions(&mut self, changes: &[ExecutionChange]) -> Result<()>;
+    /// How often what a job installed was found missing, over all its executions.
+    async fn drift_count(&mut self, job: &JobId) -> Result<i64>;
+    /// Whether any execution is ever to be looked at again.
+    async fn checks_wait(&mut self) -> Result<bool>;
+    /// Executions of these clients that are to be looked at by now, with their jobs.
+    async fn checks_due(&mut self, clients: &[ClientId], now: Timestamp, limit: u32) -> Result<Vec<(Execution, Job)>>;
+    /// When executions are looked at next; none for never. Nobody is told: nothing of it is shown.
+    async fn set_checks(&mut self, checks: &[(JobId, ClientId, Option<Timestamp>)]) -> Result<()>;
     /// Rows whose cancellation was not acknowledged by its deadline.
     async fn cancels_overdue(&mut self, now: Timestamp, limit: u32) -> Result<Vec<Execution>>;
     /// Adds attempts.

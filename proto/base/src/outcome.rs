@@ -51,6 +51,21 @@ pub struct ItemResult {
     /// How long the package took (milliseconds).
     #[serde(default)]
     pub duration_ms: u64,
+    /// What of the package, and of those whose place it takes, was there before it was installed, as far as the agent had installed
+    /// it; none where an older agent does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<Vec<Was>>,
+}
+
+/// A package that was there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Was {
+    /// Which.
+    pub package: PackageName,
+    /// Its version.
+    pub version: Version,
+    /// The digest of its manifest.
+    pub manifest: Digest,
 }
 
 /// What went wrong.
@@ -107,6 +122,9 @@ impl Outcome {
         }
         if outcome.items.len() > limits::JOB_PACKAGES_MAX {
             return Err(Invalid::new(format!("an outcome has at most {} results, not {}", limits::JOB_PACKAGES_MAX, outcome.items.len())));
+        }
+        if outcome.items.iter().flat_map(|i| &i.before).any(|was| was.len() > limits::RELATIONS_MAX + 1) {
+            return Err(Invalid::new(format!("a result names at most {} packages that were there before", limits::RELATIONS_MAX + 1)));
         }
         Ok(outcome)
     }

@@ -272,6 +272,36 @@ words! {
 }
 
 words! {
+    /// What becomes of what a job installed where it does not reach the client any more.
+    OnLeave: "what a job does on leaving" {
+        /// It stays.
+        Keep = "KEEP",
+        /// It is uninstalled.
+        Uninstall = "UNINSTALL",
+    }
+}
+
+// Not derived: the macro makes no attributes for words.
+#[allow(clippy::derivable_impls)]
+impl Default for OnLeave {
+    fn default() -> Self {
+        OnLeave::Keep
+    }
+}
+
+words! {
+    /// What an attempt is for.
+    Purpose: "the purpose of an attempt" {
+        /// What the job orders.
+        Order = "ORDER",
+        /// The same, for it was found missing: what earlier attempts installed does not count any more.
+        Drift = "DRIFT",
+        /// The client has left the job's reach, and what the job installed is uninstalled.
+        Leave = "LEAVE",
+    }
+}
+
+words! {
     /// Why an execution was canceled.
     CancelReason: "the reason of a cancellation" {
         /// An operator canceled the job.
@@ -294,6 +324,10 @@ words! {
         JobAborted = "JOB_ABORTED",
         /// The client went out of contact before it accepted: its place in the stage is another's, and it is queued again.
         PlaceGiven = "PLACE_GIVEN",
+        /// The job has a new revision, which is offered in its place.
+        Revised = "REVISED",
+        /// What the job installed was to be uninstalled, and the client came back before that began.
+        CameBack = "CAME_BACK",
     }
 }
 

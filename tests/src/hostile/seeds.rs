@@ -123,6 +123,7 @@ fn record(stage: Stage) -> Record {
 fn records() -> [(&'static str, Record); 4] {
     let step = |name: &str, phase| PlannedStep { name: name.into(), phase, continue_on_failure: false };
     let plan = Plan {
+        before: None,
         intent: sutler_base::state::Intent::Install,
         package: "clamav".parse().expect("it is a name"),
         version: "1.0".parse().expect("it is a version"),

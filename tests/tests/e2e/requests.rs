@@ -167,6 +167,8 @@ fn every_mutation_may_be_sent_twice_also_across_a_restart() {
     let id = run.job.unwrap().name;
     let number = id.trim_start_matches("jobs/");
     JobView::wait(&cli, number, "the job to be over", PATIENCE, |view| view.state == "COMPLETED");
+    let rollback = v1::RollbackJobRequest { name: id.clone(), dry_run: true, ..Default::default() };
+    twice!(t, job_service_client::JobServiceClient, rollback_job, "RollbackJob", rollback, |r| r.description = name("x"));
     let archive = v1::ArchiveJobRequest { name: id, ..Default::default() };
     twice!(t, job_service_client::JobServiceClient, archive_job, "ArchiveJob", archive, |r| r.name = "jobs/0123456789".into());
     // Packages.

@@ -25,6 +25,7 @@ fn change(job: &JobId, n: u64, from: ExecutionState, to: ExecutionState) -> Exec
         attempt: None,
         progress: None,
         cancel: None,
+        purpose: None,
     }
 }
 

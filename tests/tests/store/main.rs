@@ -18,7 +18,7 @@ mod windows;
 use std::{collections::BTreeMap, future::Future};
 use sutler_base::{
     AttemptId, ClientId, Digest, JobId, Timestamp, TokenId, Uid,
-    state::{AppliesTo, ClientKind, ClientState, ExecutionState, JobState, JoinMode, OnMismatch, Role, Source, Trigger},
+    state::{AppliesTo, ClientKind, ClientState, ExecutionState, JobState, JoinMode, OnMismatch, Purpose, Role, Source, Trigger},
 };
 use sutler_core::model::*;
 use sutler_store::{Kind, Options, Store, StoreError, Tx, Work};
@@ -324,6 +324,8 @@ pub(crate) fn job(n: u64) -> Job {
         condition: String::new(),
         requirements: vec![],
         terms: Default::default(),
+        clients_where: String::new(),
+        rolls_back: None,
         change: 0,
     }
 }
@@ -336,6 +338,7 @@ pub(crate) fn attempt(n: u64, job: &JobId, client: &ClientId, number: u32) -> At
         number,
         revision: 1,
         state: ExecutionState::Offered,
+        purpose: Purpose::Order,
         created: at(5),
         ended: None,
         outcome: Vec::new(),

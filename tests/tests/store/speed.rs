@@ -40,6 +40,7 @@ async fn measure(db: Database) {
                 attempt: Some((attempt(n, &one, &client_id(n), 1).id, 1, 1)),
                 progress: Some((0, n, 1 << 30, "copy".into())),
                 cancel: None,
+                purpose: None,
             })
             .collect();
         write(&db.store, unit!([changes] | tx | { tx.change_executions(&changes).await })).await.unwrap();

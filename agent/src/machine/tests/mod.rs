@@ -40,6 +40,7 @@ fn offer(n: u8, items: usize) -> Offer {
 fn plan(phases: &[Phase], detected_before: bool) -> Plan {
     let step = |(n, phase): (usize, &Phase)| PlannedStep { name: format!("step {n}"), phase: *phase, continue_on_failure: false };
     Plan {
+        before: None,
         intent: Intent::Install,
         package: "tool".parse().unwrap(),
         version: "1".parse().unwrap(),
@@ -71,6 +72,7 @@ fn there(package: &str) -> Prepared {
         fetched_bytes: 0,
         total_bytes: 0,
         duration_ms: 0,
+        before: None,
     })
 }
 

@@ -1,9 +1,11 @@
 //! `sutler job`: orders to install packages on groups and clients.
 
+mod change;
 mod follow;
 mod logs;
 mod order;
 mod report;
+mod rollback;
 mod rollout;
 mod status;
 mod terms;
@@ -117,32 +119,20 @@ pub enum JobCommand {
         #[command(flatten)]
         output: OutputArg,
     },
-    /// Change what is given; on a started job only description, priority and times
-    #[command(group = clap::ArgGroup::new("change").required(true).multiple(true).args(["description", "expires", "priority", "start", "prefetch", "deadline", "ignore_windows"]),
-        after_help = "Examples:
+    /// Make a draft with the order of another job; what is given is different
+    #[command(after_help = "Examples:
+  sutler job clone JOB
+  sutler job clone JOB --package clamav@1.0.8 --group pilots")]
+    Clone(Box<change::CloneArgs>),
+    /// Change what is given, for clients that have not started: they get a new revision
+    #[command(after_help = "Examples:
   sutler job update JOB --expires 90d
   sutler job update JOB --description 'second wave' --priority 3
-  sutler job update JOB --at 2027-01-31T22:00:00+01:00 --deadline 2027-02-07T22:00:00+01:00")]
-    Update {
-        /// The job's id
-        #[arg(value_parser = names::job)]
-        job: String,
-        /// For people
-        #[arg(long)]
-        description: Option<String>,
-        /// After this nothing is started any more: from now (30d) or a time (2027-01-31T12:00:00Z)
-        #[arg(long, value_name = "WHEN", value_parser = when::until)]
-        expires: Option<Until>,
-        /// 1 (first) to 9
-        #[arg(long, value_parser = clap::value_parser!(i32).range(1..=9))]
-        priority: Option<i32>,
-        /// When it is carried out; the start time as long as it has not come
-        #[command(flatten)]
-        schedule: terms::ScheduleArgs,
-        /// Only if the job still has this etag
-        #[arg(long, default_value = "", hide_default_value = true)]
-        etag: String,
-    },
+  sutler job update JOB --package clamav@1.0.8 --set clamav:level=high
+  sutler job update JOB --add-group pilots --remove-group retired
+  sutler job update JOB --at 2027-01-31T22:00:00+01:00 --deadline 2027-02-07T22:00:00+01:00
+  sutler job update JOB --exclude-group kiosks")]
+    Update(Box<change::UpdateArgs>),
     /// Start nothing more until `resume`: what was offered and has not begun is called back
     #[command(after_help = "Examples:
   sutler job pause JOB")]
@@ -229,6 +219,11 @@ pub enum JobCommand {
         #[arg(long, value_name = "WHEN", value_parser = when::until)]
         expires: Option<Until>,
     },
+    /// Put back what each client had before a job changed it, as another job
+    #[command(after_help = "Examples:
+  sutler job rollback JOB --dry-run
+  sutler job rollback JOB --yes")]
+    Rollback(rollback::RollbackArgs),
     /// Show the counters and each client's row; the exit code says how it went
     #[command(after_help = status::HELP)]
     Status(StatusArgs),
@@ -309,21 +304,8 @@ pub async fn run(command: JobCommand, session: &Session) -> Result<u8, CliError>
             output::list(&jobs, output.format)?;
         }
         JobCommand::Show { job, output } => output::show(&get(session, &job).await?, output.format)?,
-        JobCommand::Update { job, description, expires, priority, schedule, etag } => {
-            let tried = format!("update the job {}", names::short(&job));
-            let expire_time = expires.map(|e| e.wire(session.now()));
-            let request = v1::UpdateJobRequest {
-                name: job,
-                description,
-                expire_time,
-                priority,
-                etag,
-                request_id: request_id()?,
-                schedule: schedule.wire(session),
-            };
-            let answer = call!(session, jobs.update_job(request), "{tried}")?;
-            session.done(&answer.job.unwrap_or_default().name, "updated")?;
-        }
+        JobCommand::Clone(args) => change::clone(session, *args).await?,
+        JobCommand::Update(args) => change::update(session, *args).await?,
         JobCommand::Pause { job } => rollout::pause(session, job).await?,
         JobCommand::Resume { job } => rollout::resume(session, job).await?,
         JobCommand::Promote { job, all } => rollout::promote(session, job, all).await?,
@@ -349,6 +331,7 @@ pub async fn run(command: JobCommand, session: &Session) -> Result<u8, CliError>
             let sentence = format!("{} get a new attempt, {} offered again", answer.retried, answer.offered_again);
             session.done(&answer.job.unwrap_or_default().name, &sentence)?;
         }
+        JobCommand::Rollback(args) => rollback::run(session, args).await?,
         JobCommand::Status(args) => return status::run(session, args).await,
         JobCommand::Watch { job, output } => follow::changes(session, &job, output.format).await?,
         JobCommand::Report { job, output } => report::print(session, &job, output).await?,
@@ -398,7 +381,7 @@ async fn confirm_end(session: &Session, verb: &str, name: &str, yes: bool) -> Re
         let question = format!(
             "{verb} {name} ({} on {})? What has not begun to install ({} wait, {} download or run) never will; what has goes to its end.",
             view::packages(&job),
-            names::words(&job.destinations),
+            view::destinations(&job),
             counters.waiting,
             counters.running
         );

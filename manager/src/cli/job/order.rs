@@ -12,7 +12,7 @@ use super::{
 };
 use crate::package;
 use clap::{Args, ValueEnum};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use sutler_proto::v1;
 
 /// What to do where the package is there already.
@@ -24,9 +24,19 @@ pub(super) enum Replace {
     IfMissing,
 }
 
+impl Replace {
+    /// As the wire has it.
+    pub(super) fn wire(self) -> v1::Replace {
+        match self {
+            Replace::Always => v1::Replace::Always,
+            Replace::IfMissing => v1::Replace::IfMissing,
+        }
+    }
+}
+
 /// What is to be installed where.
 #[derive(Debug, Args)]
-#[command(group = clap::ArgGroup::new("destination").required(true).multiple(true).args(["group", "client"]),
+#[command(group = clap::ArgGroup::new("destination").required(true).multiple(true).args(["group", "client", "clients_where"]),
     group = clap::ArgGroup::new("what").required(true).multiple(true).args(["package", "uninstall"]))]
 pub struct OrderArgs {
     /// A package: NAME pins the newest version, NAME@VERSION that one, NAME@latest follows the newest. Several are installed
@@ -46,6 +56,15 @@ pub struct OrderArgs {
     /// A client's id
     #[arg(long, value_parser = names::client)]
     client: Vec<String>,
+    /// Every client for which this CEL condition holds when the job starts, and every one for which it does later
+    #[arg(long = "where", value_name = "CONDITION")]
+    clients_where: Option<String>,
+    /// A group whose members it never reaches, whatever else holds them
+    #[arg(long, value_name = "GROUP", value_parser = names::group)]
+    exclude_group: Vec<String>,
+    /// A client that it never reaches, whatever else holds it
+    #[arg(long, value_name = "CLIENT", value_parser = names::client)]
+    exclude_client: Vec<String>,
     /// For people
     #[arg(long, default_value = "", hide_default_value = true)]
     description: String,
@@ -76,28 +95,15 @@ pub struct OrderArgs {
 
 impl OrderArgs {
     fn request(self, session: &Session) -> Result<v1::RunJobRequest, CliError> {
-        let replace = match self.replace {
-            Replace::Always => v1::Replace::Always,
-            Replace::IfMissing => v1::Replace::IfMissing,
-        };
-        let package =
-            |package, intent: v1::Intent| v1::JobPackage { package, replace: replace.into(), intent: intent.into(), ..Default::default() };
-        let uninstalled = self.uninstall.into_iter().map(|name| package(name, v1::Intent::Uninstall));
-        let mut packages: Vec<_> = uninstalled.chain(self.package.into_iter().map(|name| package(name, v1::Intent::Install))).collect();
+        let mut packages = packages(self.package, self.uninstall, self.replace);
         for setting in self.set {
             set(&mut packages, setting)?;
         }
-        let requirements = match &self.require {
-            Some(path) => package::definition::requirements(path).map_err(|e| CliError::Local {
-                tried: "read what the job requires".into(),
-                why: e.to_string(),
-                hint: Some("`sutler package init` writes a package.toml with examples".into()),
-            })?,
-            None => vec![],
-        };
         Ok(v1::RunJobRequest {
             condition: self.when,
-            requirements: if requirements.is_empty() { String::new() } else { serde_json::to_string(&requirements).unwrap_or_default() },
+            requirements: self.require.as_deref().map(requirements).transpose()?.unwrap_or_default(),
+            exclusions: self.exclude_group.into_iter().chain(self.exclude_client).collect(),
+            clients_where: self.clients_where.unwrap_or_default(),
             packages,
             destinations: self.group.into_iter().chain(self.client).collect(),
             description: self.description,
@@ -111,8 +117,30 @@ impl OrderArgs {
     }
 }
 
+/// Packages as they are ordered: they are uninstalled before others are installed.
+pub(super) fn packages(install: Vec<String>, uninstall: Vec<String>, replace: Replace) -> Vec<v1::JobPackage> {
+    let package = |package, intent: v1::Intent| v1::JobPackage {
+        package,
+        replace: replace.wire().into(),
+        intent: intent.into(),
+        ..Default::default()
+    };
+    let uninstalled = uninstall.into_iter().map(|name| package(name, v1::Intent::Uninstall));
+    uninstalled.chain(install.into_iter().map(|name| package(name, v1::Intent::Install))).collect()
+}
+
+/// What a file says that a job requires, as a request has it.
+pub(super) fn requirements(path: &Path) -> Result<String, CliError> {
+    let requirements = package::definition::requirements(path).map_err(|e| CliError::Local {
+        tried: "read what the job requires".into(),
+        why: e.to_string(),
+        hint: Some("`sutler package init` writes a package.toml with examples".into()),
+    })?;
+    Ok(if requirements.is_empty() { String::new() } else { serde_json::to_string(&requirements).unwrap_or_default() })
+}
+
 /// Gives a package of the order a value.
-fn set(packages: &mut [v1::JobPackage], setting: names::Setting) -> Result<(), CliError> {
+pub(super) fn set(packages: &mut [v1::JobPackage], setting: names::Setting) -> Result<(), CliError> {
     let tried = format!("set {}", setting.name);
     let refused =
         |why: String| CliError::Local { tried: tried.clone(), why, hint: Some("say which package with PACKAGE:NAME=VALUE".into()) };
@@ -146,16 +174,18 @@ pub(super) async fn create(session: &Session, order: OrderArgs) -> Result<(), Cl
         condition: r.condition,
         requirements: r.requirements,
         terms: r.terms,
+        exclusions: r.exclusions,
+        clients_where: r.clients_where,
     };
     let job = call!(session, jobs.create_job(request), "create the job")?.job.unwrap_or_default();
+    drafted(session, &job)
+}
+
+/// Says that there is a draft, and how to start it.
+pub(super) fn drafted(session: &Session, job: &v1::Job) -> Result<(), CliError> {
     session.done(
         &job.name,
-        &format!(
-            "draft: {} on {}; `sutler job start {}` starts it",
-            view::packages(&job),
-            names::words(&job.destinations),
-            names::short(&job.name)
-        ),
+        &format!("draft: {} on {}; `sutler job start {}` starts it", view::packages(job), view::destinations(job), names::short(&job.name)),
     )
 }
 
@@ -168,7 +198,7 @@ pub(super) async fn run(session: &Session, order: OrderArgs) -> Result<(), CliEr
 
 /// Says what was started: the job and the versions that it pinned.
 pub(super) fn started(session: &Session, job: &v1::Job) -> Result<(), CliError> {
-    session.done(&job.name, &format!("{}: {} on {}", terms::begins(job), view::packages(job), names::words(&job.destinations)))?;
+    session.done(&job.name, &format!("{}: {} on {}", terms::begins(job), view::packages(job), view::destinations(job)))?;
     if !job.unavailable.is_empty() {
         eprintln!("warning: no client can start it yet: {}", super::super::output::printable(&job.unavailable));
     }

@@ -30,6 +30,16 @@ pub(super) fn packages(job: &v1::Job) -> String {
     job.packages.iter().map(one).collect::<Vec<_>>().join(" ")
 }
 
+/// Whom a job reaches: `groups/all, where facts.os == "linux", without groups/kiosks`.
+pub(super) fn destinations(job: &v1::Job) -> String {
+    let mut parts = vec![];
+    parts.extend((!job.destinations.is_empty()).then(|| names::words(&job.destinations)));
+    parts.extend((!job.clients_where.is_empty()).then(|| format!("where {}", job.clients_where)));
+    parts.extend((!job.rolls_back.is_empty()).then(|| format!("clients of {}, which it rolls back", job.rolls_back)));
+    parts.extend((!job.exclusions.is_empty()).then(|| format!("without {}", names::words(&job.exclusions))));
+    parts.join(", ")
+}
+
 /// A job's counters.
 pub(super) fn counters(job: &v1::Job) -> v1::Counters {
     job.counters.unwrap_or_default()
@@ -63,14 +73,16 @@ pub(super) fn counters_line(c: &v1::Counters) -> String {
 /// What stands above the rows: the job, its counters, and what an operator should know.
 pub(super) fn heading(job: &v1::Job) -> String {
     let state = word!(JobState, "JOB_STATE", job.state);
-    let mut lines =
-        vec![format!("{}  {state}  {} on {}", job.name, packages(job), names::words(&job.destinations)), counters_line(&counters(job))];
+    let mut lines = vec![format!("{}  {state}  {} on {}", job.name, packages(job), destinations(job)), counters_line(&counters(job))];
     if !job.condition.is_empty() {
         lines.push(format!("only clients with {}", job.condition));
     }
     lines.extend(requirements(job).iter().map(|one| format!("requires {one}")));
     lines.extend(job.terms.iter().flat_map(terms::lines));
     lines.extend(terms::status(job));
+    if job.drift_count > 0 {
+        lines.push(format!("what it installed was found missing {} times, and installed again", job.drift_count));
+    }
     if job.canceling > 0 && job.state() != v1::JobState::Paused {
         lines.push(format!("being canceled: {} did not say yet that they stopped", job.canceling));
     }
@@ -98,7 +110,7 @@ impl Record for v1::Job {
         Column::new("id", |j| names::short(&j.name).to_owned()),
         Column::new("state", |j| word!(JobState, "JOB_STATE", j.state)),
         Column::new("packages", packages),
-        Column::new("destinations", |j| names::words(&j.destinations)),
+        Column::new("destinations", destinations),
         Column::new("total", |j| counters(j).total.to_string()),
         Column::new("finished", |j| counters(j).finished.to_string()),
         Column::new("error", |j| counters(j).error.to_string()),

@@ -6,8 +6,12 @@ use super::{
 };
 use crate::{ExecutionChange, Executions, Page, StoreError, bind};
 use async_trait::async_trait;
+use serde::{Serialize, Serializer, ser::SerializeSeq as _};
 use std::collections::{BTreeMap, BTreeSet};
-use sutler_base::{AttemptId, ClientId, JobId, Timestamp, Uid, state::ExecutionState};
+use sutler_base::{
+    AttemptId, ClientId, JobId, Timestamp, Uid,
+    state::{ExecutionState, Purpose},
+};
 use sutler_core::{
     model::{Attempt, CancelRequest, Execution, Job},
     rollout,
@@ -20,14 +24,14 @@ const ROWS: usize = 500;
 macro_rules! execution_columns {
     () => {
         "e.job, e.client, e.state, e.reason, e.detail, e.entered_ms, e.attempt, e.attempts, e.revision, e.item, e.bytes_done, e.bytes_total, \
-         e.step, e.cancel_reason, e.cancel_deadline_ms, e.hold, e.stage, e.change"
+         e.step, e.cancel_reason, e.cancel_deadline_ms, e.hold, e.stage, e.purpose, e.drifts, e.change"
     };
 }
 pub(super) use execution_columns;
 /// What makes an [`Attempt`], from `attempt a`.
 macro_rules! attempt_columns {
     () => {
-        "a.id, a.job, a.client, a.number, a.revision, a.state, a.created_ms, a.ended_ms, a.outcome, a.signature"
+        "a.id, a.job, a.client, a.number, a.revision, a.state, a.purpose, a.created_ms, a.ended_ms, a.outcome, a.signature"
     };
 }
 /// The site that this installation is.
@@ -66,6 +70,8 @@ pub(super) fn execution(row: &mut Columns<'_>) -> Result<Execution> {
         },
         hold: row.word()?,
         stage: row.number()?,
+        purpose: row.parse()?,
+        drifts: row.number()?,
         change: row.int()?,
     })
 }
@@ -78,6 +84,7 @@ fn attempt(row: &mut Columns<'_>) -> Result<Attempt> {
         number: row.number()?,
         revision: row.int()?,
         state: row.parse()?,
+        purpose: row.parse()?,
         created: row.time()?,
         ended: row.opt_time()?,
         outcome: row.bytes()?,
@@ -85,8 +92,53 @@ fn attempt(row: &mut Columns<'_>) -> Result<Attempt> {
     })
 }
 
+/// A row with more columns than a tuple may have to be written.
+struct Flat<'a>(
+    #[allow(clippy::type_complexity)]
+    (
+        &'a str,
+        &'a str,
+        &'a str,
+        &'a str,
+        String,
+        String,
+        i64,
+        Option<&'a str>,
+        Option<u32>,
+        Option<i64>,
+        Option<u32>,
+        Option<i64>,
+        Option<i64>,
+        Option<String>,
+        Option<&'a str>,
+    ),
+    (Option<i64>, Option<&'a str>),
+);
+
+impl Serialize for Flat<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        let Flat(a, b) = self;
+        let mut row = serializer.serialize_seq(Some(17))?;
+        for text in [a.0, a.1, a.2, a.3, a.4.as_str(), a.5.as_str()] {
+            row.serialize_element(text)?;
+        }
+        row.serialize_element(&a.6)?;
+        row.serialize_element(&a.7)?;
+        row.serialize_element(&a.8)?;
+        row.serialize_element(&a.9)?;
+        row.serialize_element(&a.10)?;
+        row.serialize_element(&a.11)?;
+        row.serialize_element(&a.12)?;
+        row.serialize_element(&a.13)?;
+        row.serialize_element(&a.14)?;
+        row.serialize_element(&b.0)?;
+        row.serialize_element(&b.1)?;
+        row.end()
+    }
+}
+
 impl Unit<'_> {
-    /// Adds QUEUED executions for clients that exist and are not archived; gives back those that were added.
+    /// Adds QUEUED executions for clients that exist, are not archived and that the job does not exclude; gives back those that were added.
     async fn insert_queued(&mut self, job: &JobId, clients: &[&str], now: Timestamp) -> Result<Vec<ClientId>> {
         let change = self.change(clients.len()).await?;
         let sql = concat!(
@@ -97,6 +149,9 @@ impl Unit<'_> {
              CAST(v.value->>1 AS BIGINT) FROM",
             each!(1),
             "CROSS JOIN client c CROSS JOIN job j WHERE j.id = $2 AND c.archived_ms IS NULL AND c.id = v.value->>0 \
+             AND NOT EXISTS (SELECT 1 FROM job_exclusion x WHERE x.job = $2 AND x.kind = 'CLIENT' AND x.target = c.id) \
+             AND NOT EXISTS (SELECT 1 FROM job_exclusion x JOIN membership m ON m.group_uid = x.target AND m.client = c.id \
+             WHERE x.job = $2 AND x.kind = 'GROUP') \
              ORDER BY c.id ON CONFLICT DO NOTHING RETURNING client"
         );
         let turns: Vec<_> = clients.iter().map(|client| (client, rollout::turn(job, client))).collect();
@@ -151,7 +206,11 @@ impl Unit<'_> {
             };
             let (job, client, from, to) = (c.job.as_str(), c.client.as_str(), c.from.as_str(), c.to.as_str());
             let (reason, detail, entered) = (bind::text(&c.reason), bind::text(&c.detail), bind::ms(c.entered));
-            rows.push((job, client, from, to, reason, detail, entered, id, attempts, revision, item, done, total, step, cancel, deadline));
+            let last = (deadline, c.purpose.map(Purpose::as_str));
+            rows.push(Flat(
+                (job, client, from, to, reason, detail, entered, id, attempts, revision, item, done, total, step, cancel),
+                last,
+            ));
         }
         // Flat rows: SQLite reads the JSON of a row once, but that of a list inside it each time.
         let sql = concat!(
@@ -166,6 +225,8 @@ impl Unit<'_> {
              step = COALESCE(v.value->>13, execution.step), \
              cancel_reason = CASE WHEN v.value->>14 IS NULL THEN execution.cancel_reason ELSE NULLIF(v.value->>14, '') END, \
              cancel_deadline_ms = CASE WHEN v.value->>14 IS NULL THEN execution.cancel_deadline_ms ELSE CAST(v.value->>15 AS BIGINT) END, \
+             purpose = COALESCE(v.value->>16, execution.purpose), \
+             drifts = execution.drifts + CASE WHEN v.value->>16 = 'DRIFT' THEN 1 ELSE 0 END, \
              change = $2 FROM",
             each!(1),
             "WHERE execution.job = v.value->>0 AND execution.client = v.value->>1 AND execution.state = v.value->>2"
@@ -330,6 +391,43 @@ impl Executions for Unit<'_> {
         if batch.is_empty() { Ok(()) } else { self.change_rows(&batch).await }
     }
 
+    async fn drift_count(&mut self, job: &JobId) -> Result<i64> {
+        let sql = "SELECT CAST(COALESCE(SUM(drifts), 0) AS BIGINT) FROM execution WHERE job = $1 AND drifts > 0";
+        Ok(self.one("execution", query!(sql, job.to_string()), |row| row.int()).await?.unwrap_or(0))
+    }
+
+    async fn checks_wait(&mut self) -> Result<bool> {
+        let sql = "SELECT 1 FROM execution WHERE check_ms IS NOT NULL LIMIT 1";
+        Ok(self.one("execution", query!(sql), |row| row.int()).await?.is_some())
+    }
+
+    async fn checks_due(&mut self, clients: &[ClientId], now: Timestamp, limit: u32) -> Result<Vec<(Execution, Job)>> {
+        let sql = concat!(
+            "SELECT ",
+            execution_columns!(),
+            ", ",
+            job_columns!(),
+            " FROM execution e CROSS JOIN job j WHERE j.id = e.job AND e.check_ms <= $2 AND e.client",
+            any!(1),
+            " ORDER BY e.client, e.job LIMIT $3"
+        );
+        let query = query!(sql, bind::list(clients), bind::ms(now), i64::from(limit));
+        self.list("execution", query, |row| Ok((execution(row)?, job(row)?))).await
+    }
+
+    async fn set_checks(&mut self, checks: &[(JobId, ClientId, Option<Timestamp>)]) -> Result<()> {
+        for checks in checks.chunks(ROWS) {
+            let rows: Vec<_> = checks.iter().map(|(job, client, at)| (job.as_str(), client.as_str(), bind::opt_ms(*at))).collect();
+            let sql = concat!(
+                "UPDATE execution SET check_ms = CAST(v.value->>2 AS BIGINT) FROM",
+                each!(1),
+                "WHERE execution.job = v.value->>0 AND execution.client = v.value->>1"
+            );
+            self.run(query!(sql, bind::json(&rows))).await?;
+        }
+        Ok(())
+    }
+
     async fn cancels_overdue(&mut self, now: Timestamp, limit: u32) -> Result<Vec<Execution>> {
         let sql = concat!(
             "SELECT ",
@@ -346,15 +444,15 @@ impl Executions for Unit<'_> {
                 .map(|a| {
                     (
                         (a.id.as_str(), a.job.as_str(), a.client.as_str(), a.number, a.revision),
-                        (a.state.as_str(), bind::ms(a.created), bind::opt_ms(a.ended)),
+                        (a.state.as_str(), bind::ms(a.created), bind::opt_ms(a.ended), a.purpose.as_str()),
                         (bind::hex(&a.outcome), bind::hex(&a.signature)),
                     )
                 })
                 .collect();
             let sql = concat!(
-                "INSERT INTO attempt (id, job, client, number, revision, state, created_ms, ended_ms, outcome, signature) \
+                "INSERT INTO attempt (id, job, client, number, revision, state, created_ms, ended_ms, purpose, outcome, signature) \
                  SELECT v.value->0->>0, v.value->0->>1, v.value->0->>2, CAST(v.value->0->>3 AS BIGINT), CAST(v.value->0->>4 AS BIGINT), \
-                 v.value->1->>0, CAST(v.value->1->>1 AS BIGINT), CAST(v.value->1->>2 AS BIGINT), ",
+                 v.value->1->>0, CAST(v.value->1->>1 AS BIGINT), CAST(v.value->1->>2 AS BIGINT), v.value->1->>3, ",
                 unhex!("v.value->2->>0"),
                 ", ",
                 unhex!("v.value->2->>1"),

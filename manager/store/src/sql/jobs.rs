@@ -1,17 +1,19 @@
 //! Jobs, their packages by revision, their destinations and their counters.
 
 use super::unit::{Columns, Result, Unit};
-use crate::{Jobs, Page, bind};
+use crate::{Destinations as _, Jobs, Page, bind};
 use async_trait::async_trait;
-use std::collections::BTreeSet;
 use sutler_base::{JobId, PackageName, Timestamp, Uid, state::JobState};
-use sutler_core::model::{Counts, Job, JobPackage, Target};
+use sutler_core::{
+    model::{Counts, Job, JobPackage, Target},
+    terms::JobTerms,
+};
 
 /// What makes a [`Job`], from `job j`.
 macro_rules! job_columns {
     () => {
         "j.id, j.state, j.description, j.priority, j.continue_on_failure, j.expires_ms, j.creator, j.created_ms, j.started_ms, j.ended_ms, \
-         j.revision, j.archived, j.replaces, j.condition, j.requirements, j.terms, j.change"
+         j.revision, j.archived, j.replaces, j.condition, j.requirements, j.terms, j.clients_where, j.rolls_back, j.change"
     };
 }
 pub(super) use job_columns;
@@ -34,18 +36,28 @@ pub(super) fn job(row: &mut Columns<'_>) -> Result<Job> {
         condition: row.text()?,
         requirements: row.json()?,
         terms: row.json()?,
+        clients_where: row.text()?,
+        rolls_back: row.opt_parse()?,
         change: row.int()?,
     })
 }
 
-fn target(target: &Target) -> (&'static str, &str) {
+pub(super) fn target(target: &Target) -> (&'static str, &str) {
     match target {
         Target::Group(uid) => ("GROUP", uid.as_str()),
         Target::Client(id) => ("CLIENT", id.as_str()),
     }
 }
 
-fn words(states: &[JobState]) -> String {
+pub(super) fn read_target(row: &mut Columns<'_>) -> Result<Target> {
+    Ok(match row.text()?.as_str() {
+        "GROUP" => Target::Group(row.parse()?),
+        "CLIENT" => Target::Client(row.parse()?),
+        other => return Err(row.unknown(other)),
+    })
+}
+
+pub(super) fn words(states: &[JobState]) -> String {
     let words: Vec<&str> = states.iter().map(|s| s.as_str()).collect();
     bind::json(&words)
 }
@@ -58,8 +70,8 @@ impl Jobs for Unit<'_> {
             "job",
             query!(
                 "INSERT INTO job (id, state, description, priority, continue_on_failure, expires_ms, creator, created_ms, started_ms, ended_ms, \
-                 revision, archived, replaces, condition, requirements, terms, change) \
-                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17) \
+                 revision, archived, replaces, condition, requirements, terms, clients_where, rolls_back, change) \
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19) \
                  ON CONFLICT DO NOTHING",
                 job.id.to_string(),
                 job.state.as_str(),
@@ -77,15 +89,14 @@ impl Jobs for Unit<'_> {
                 bind::text(&job.condition),
                 bind::json(&job.requirements),
                 bind::json(&job.terms),
+                bind::text(&job.clients_where),
+                job.rolls_back.as_ref().map(|j| j.to_string()),
                 change
             ),
         )
         .await?;
         self.put_job_packages(&job.id, job.revision, packages).await?;
-        let rows: BTreeSet<_> = targets.iter().map(target).collect();
-        let sql = concat!("INSERT INTO job_target (job, kind, target) SELECT $2, v.value->>0, v.value->>1 FROM", each!(1));
-        self.run(query!(sql, bind::json(&rows), job.id.to_string())).await?;
-        Ok(())
+        self.add_targets(&job.id, targets).await
     }
 
     async fn job(&mut self, id: &JobId) -> Result<Option<Job>> {
@@ -111,6 +122,10 @@ impl Jobs for Unit<'_> {
         self.list("job", query!(sql, created, id, i64::from(page.limit)), job).await
     }
 
+    async fn job_terms(&mut self, id: &JobId) -> Result<Option<JobTerms>> {
+        self.one("job", query!("SELECT terms FROM job WHERE id = $1", id.to_string()), |row| row.json()).await
+    }
+
     async fn save_job(&mut self, job: &Job) -> Result<()> {
         let change = self.change(1).await?;
         self.save(
@@ -118,7 +133,8 @@ impl Jobs for Unit<'_> {
             job.id.as_str(),
             query!(
                 "UPDATE job SET state = $2, description = $3, priority = $4, continue_on_failure = $5, expires_ms = $6, creator = $7, \
-                 created_ms = $8, started_ms = $9, ended_ms = $10, revision = $11, archived = $12, replaces = $13, terms = $14, change = $15 WHERE id = $1",
+                 created_ms = $8, started_ms = $9, ended_ms = $10, revision = $11, archived = $12, replaces = $13, terms = $14, condition = $15, \
+                 requirements = $16, change = $17 WHERE id = $1",
                 job.id.to_string(),
                 job.state.as_str(),
                 bind::text(&job.description),
@@ -133,6 +149,8 @@ impl Jobs for Unit<'_> {
                 job.archived,
                 job.replaces.as_ref().map(|j| j.to_string()),
                 bind::json(&job.terms),
+                bind::text(&job.condition),
+                bind::json(&job.requirements),
                 change
             ),
         )
@@ -185,18 +203,12 @@ impl Jobs for Unit<'_> {
 
     async fn job_targets(&mut self, job: &JobId) -> Result<Vec<Target>> {
         let sql = "SELECT kind, target FROM job_target WHERE job = $1 ORDER BY kind, target";
-        self.list("job_target", query!(sql, job.to_string()), |row| {
-            Ok(match row.text()?.as_str() {
-                "GROUP" => Target::Group(row.parse()?),
-                "CLIENT" => Target::Client(row.parse()?),
-                other => return Err(row.unknown(other)),
-            })
-        })
-        .await
+        self.list("job_target", query!(sql, job.to_string()), read_target).await
     }
 
     async fn drop_target(&mut self, target_: &Target) -> Result<Vec<JobId>> {
         let (kind, name) = target(target_);
+        self.run(query!("DELETE FROM job_exclusion WHERE kind = $1 AND target = $2", kind, name.to_owned())).await?;
         let sql = "DELETE FROM job_target WHERE kind = $1 AND target = $2 RETURNING job";
         let mut jobs: Vec<JobId> = self.list("job_target", query!(sql, kind, name.to_owned()), |row| row.parse()).await?;
         jobs.sort();

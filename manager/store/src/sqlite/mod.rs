@@ -50,6 +50,8 @@ mod admin;
 mod audit;
 #[path = "../sql/clients.rs"]
 mod clients;
+#[path = "../sql/destinations.rs"]
+mod destinations;
 #[path = "../sql/events.rs"]
 mod events;
 #[path = "../sql/executions.rs"]
@@ -107,6 +109,7 @@ fn migrator() -> Migrator {
         (15, "events", include_str!("../../migrations/sqlite/0015_events.sql")),
         (16, "rollouts", include_str!("../../migrations/sqlite/0016_rollouts.sql")),
         (17, "windows", include_str!("../../migrations/sqlite/0017_windows.sql")),
+        (18, "lifecycle", include_str!("../../migrations/sqlite/0018_lifecycle.sql")),
         (19, "transfer", include_str!("../../migrations/sqlite/0019_transfer.sql")),
     ];
     let made = |(n, name, sql): (i64, &'static str, &'static str)| {

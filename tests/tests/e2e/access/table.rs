@@ -97,6 +97,7 @@ const TABLE: &[Row] = &[
     ("JobService/AbortJob", Kind::Operator, &[Deployer], Scope::Within, Invalid),
     ("JobService/CancelJob", Kind::Operator, &[Deployer], Scope::Within, Invalid),
     ("JobService/ArchiveJob", Kind::Operator, &[Deployer], Scope::Within, Invalid),
+    ("JobService/RollbackJob", Kind::Operator, &[Deployer], Scope::Unscoped, Invalid),
     ("JobService/RetryJob", Kind::Operator, &[Deployer], Scope::Within, Invalid),
     ("JobService/ListExecutions", Kind::Operator, READERS, Scope::Within, Invalid),
     ("JobService/GetExecution", Kind::Operator, READERS, Scope::Within, Invalid),

@@ -1,14 +1,24 @@
-//! How a job is carried out: the options for it, and how they look. A file for each part.
+//! How a job is carried out: the options for it, and how they look. A file for each part that is more than an option.
 
 mod rollout;
 mod schedule;
 
 pub(super) use rollout::{status, word};
-pub(super) use schedule::{ScheduleArgs, begins};
+pub(super) use schedule::begins;
 
-use super::super::{error::CliError, session::Session};
-use clap::Args;
+use super::super::{error::CliError, session::Session, when};
+use clap::{Args, ValueEnum};
+use std::time::Duration;
 use sutler_proto::v1;
+
+/// What becomes of what a job installed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum OnLeave {
+    /// It stays
+    Keep,
+    /// It is uninstalled
+    Uninstall,
+}
 
 /// How the job is carried out.
 #[derive(Debug, Args)]
@@ -16,24 +26,57 @@ pub(super) struct TermsArgs {
     #[command(flatten)]
     rollout: rollout::RolloutArgs,
     #[command(flatten)]
-    schedule: ScheduleArgs,
+    schedule: schedule::ScheduleArgs,
     /// Get its bytes through although transfers are suspended (`transfer suspend`)
     #[arg(long)]
     through_suspended: bool,
+    /// Detect what it installed again this often (1h to 366d) while it stands, and install again what is gone [default: never]
+    #[arg(long, value_name = "TIME", value_parser = when::some_duration)]
+    keep: Option<Duration>,
+    /// What becomes of what it installed on a client that leaves its groups while it stands [default: keep]
+    #[arg(long, value_enum)]
+    on_leave: Option<OnLeave>,
 }
 
 impl TermsArgs {
     /// The terms that the options give; none if all of them are left to their defaults.
     pub(super) fn terms(self, session: &Session) -> Result<Option<v1::JobTerms>, CliError> {
-        let terms =
-            v1::JobTerms { rollout: self.rollout.wire(), schedule: self.schedule.wire(session), through_suspended: self.through_suspended };
+        let on_leave = match self.on_leave {
+            None => v1::OnLeave::Unspecified,
+            Some(OnLeave::Keep) => v1::OnLeave::Keep,
+            Some(OnLeave::Uninstall) => v1::OnLeave::Uninstall,
+        };
+        let terms = v1::JobTerms {
+            rollout: self.rollout.wire(),
+            schedule: self.schedule.wire(session),
+            through_suspended: self.through_suspended,
+            keep: self.keep.and_then(|keep| keep.try_into().ok()),
+            on_leave: on_leave.into(),
+        };
         Ok((terms != v1::JobTerms::default()).then_some(terms))
     }
 }
 
+/// The terms of a job for one that is made after it: without times that have passed, and without what the manager says of it.
+pub(super) fn again(mut terms: v1::JobTerms, session: &Session) -> v1::JobTerms {
+    if let Some(schedule) = &mut terms.schedule {
+        schedule::forget_past(schedule, session);
+    }
+    terms
+}
+
 /// What of a job's terms is not as it is by default: a line each.
 pub(super) fn lines(terms: &v1::JobTerms) -> Vec<String> {
-    let stages = terms.rollout.iter().flat_map(rollout::lines);
-    let through = terms.through_suspended.then(|| "its bytes flow although transfers are suspended".to_owned());
-    stages.chain(terms.schedule.iter().flat_map(schedule::lines)).chain(through).collect()
+    let mut lines: Vec<String> = terms.rollout.iter().flat_map(rollout::lines).collect();
+    lines.extend(terms.schedule.iter().flat_map(schedule::lines));
+    if terms.through_suspended {
+        lines.push("its bytes flow although transfers are suspended".to_owned());
+    }
+    if let Some(keep) = terms.keep.and_then(|keep| Duration::try_from(keep).ok()) {
+        lines.push(format!("what it installed is looked at every {}, and installed again where it is gone", when::span(keep)));
+    }
+    if terms.on_leave() == v1::OnLeave::Uninstall {
+        lines.push("what it installed is uninstalled where a client leaves its reach".to_owned());
+    }
+    lines
 }

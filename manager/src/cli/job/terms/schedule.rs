@@ -11,7 +11,7 @@ use sutler_proto::v1;
 
 /// When it is carried out.
 #[derive(Debug, Args)]
-pub struct ScheduleArgs {
+pub(super) struct ScheduleArgs {
     /// Start it by itself then, and not before: from now (8h) or a time (2027-01-31T22:00:00+01:00)
     #[arg(long = "at", value_name = "WHEN", value_parser = when::until)]
     start: Option<Until>,
@@ -28,7 +28,7 @@ pub struct ScheduleArgs {
 
 impl ScheduleArgs {
     /// The times that the options give; none if none is given.
-    pub fn wire(self, session: &Session) -> Option<v1::Schedule> {
+    pub(super) fn wire(self, session: &Session) -> Option<v1::Schedule> {
         let schedule = v1::Schedule {
             start_time: self.start.map(|at| at.wire(session.now())),
             prefetch: self.prefetch.map(|early| prost_types::Duration { seconds: early.as_secs() as i64, nanos: 0 }),
@@ -38,6 +38,18 @@ impl ScheduleArgs {
         };
         (schedule != v1::Schedule::default()).then_some(schedule)
     }
+}
+
+/// Forgets times that have passed, and what the manager says of them.
+pub(super) fn forget_past(schedule: &mut v1::Schedule, session: &Session) {
+    let now = session.now().as_second();
+    let ahead = |at: &prost_types::Timestamp| at.seconds > now;
+    schedule.start_time = schedule.start_time.take().filter(ahead);
+    schedule.deadline_time = schedule.deadline_time.take().filter(ahead);
+    if schedule.start_time.is_none() {
+        schedule.prefetch = None;
+    }
+    schedule.start_failure.clear();
 }
 
 /// What of it is not as it is by default: a line each.

@@ -1,0 +1,188 @@
+//! What becomes of what a job installed on a client that leaves its reach: `on_leave`.
+//!
+//! It is uninstalled as an order to uninstall would do it, once: as another attempt of the same execution, with another purpose. Only
+//! what the job itself installed there is, in the opposite order, and nothing that another job which stands installs there as well. A
+//! job that has ended takes nothing back, and of a client that was removed or archived nothing is taken.
+
+use super::{Env, Result, destinations, executions};
+use std::collections::BTreeSet;
+use sutler_base::{
+    ClientId, Digest, JobId, PackageName, Timestamp, Uid,
+    outcome::{ItemResult, Outcome},
+    state::{CancelReason, ClientState, ExecutionState, Intent, OnLeave, Purpose},
+};
+use sutler_core::model::{Attempt, Execution, JobPackage, PackageVersion};
+use sutler_store::{ExecutionChange, Tx};
+
+/// Of the attempts of an execution, the newest first, those whose results a new one skips: nothing from before the machine was
+/// `replaced`, before something of it may have been uninstalled, or before something was found missing.
+pub fn that_count(attempts: Vec<Attempt>, replaced: Option<&Timestamp>) -> Vec<Attempt> {
+    let mut counting = Vec::new();
+    for attempt in attempts.into_iter().filter(|a| replaced.is_none_or(|at| a.created >= *at)) {
+        let purpose = attempt.purpose;
+        match purpose {
+            // It was called off before anything of it was done.
+            Purpose::Leave if attempt.state == ExecutionState::Canceled && results(&attempt).is_empty() => continue,
+            Purpose::Leave => break,
+            Purpose::Order | Purpose::Drift => counting.push(attempt),
+        }
+        if purpose == Purpose::Drift {
+            break;
+        }
+    }
+    counting
+}
+
+/// Of the attempts of an execution, the newest first, those that may have installed what is there: nothing from before the machine was
+/// `replaced`, or before all of it was uninstalled.
+pub fn since_left(attempts: Vec<Attempt>, replaced: Option<&Timestamp>) -> Vec<Attempt> {
+    let all = attempts.into_iter().filter(|a| replaced.is_none_or(|at| a.created >= *at));
+    all.take_while(|a| a.purpose != Purpose::Leave || !a.state.is_good()).filter(|a| a.purpose != Purpose::Leave).collect()
+}
+
+/// What came of the packages of an attempt.
+pub fn results(attempt: &Attempt) -> Vec<ItemResult> {
+    Outcome::parse(&attempt.outcome).map(|outcome| outcome.items).unwrap_or_default()
+}
+
+/// A package that an attempt of a job installed.
+#[derive(Debug, Clone)]
+pub struct Installed {
+    /// As the job ordered it.
+    pub package: JobPackage,
+    /// Its version.
+    pub version: PackageVersion,
+}
+
+/// What a job has installed on a client and no other job that stands installs there, in the opposite order.
+pub async fn to_uninstall(tx: &mut dyn Tx, job: &JobId, client: &ClientId) -> Result<Vec<Installed>> {
+    let replaced = tx.client(client).await?.and_then(|c| c.replaced);
+    let mut kept: Option<BTreeSet<PackageName>> = None;
+    let mut found: Vec<Installed> = Vec::new();
+    for attempt in since_left(tx.attempts_of(job, client).await?, replaced.as_ref()) {
+        let packages = tx.job_packages(job, attempt.revision).await?;
+        let uids: Vec<Uid> = packages.iter().filter_map(|p| p.version.clone()).collect();
+        let versions = tx.versions_by_uid(&uids).await?;
+        for item in results(&attempt).into_iter().rev().filter(|item| item.state == ExecutionState::Succeeded) {
+            let Some(version) = versions.iter().find(|v| v.manifest == item.manifest) else { continue };
+            let is_it = |p: &&JobPackage| p.version.as_ref() == Some(&version.uid) && p.intent == Intent::Install;
+            let Some(package) = packages.iter().find(is_it) else { continue };
+            if found.iter().any(|other| other.version.name == version.name) {
+                continue;
+            }
+            if kept.is_none() {
+                kept = Some(kept_by_others(tx, job, client).await?);
+            }
+            if kept.as_ref().is_some_and(|kept| !kept.contains(&version.name)) {
+                found.push(Installed { package: package.clone(), version: version.clone() });
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// The packages that other jobs which stand install on a client.
+async fn kept_by_others(tx: &mut dyn Tx, job: &JobId, client: &ClientId) -> Result<BTreeSet<PackageName>> {
+    let mut kept = BTreeSet::new();
+    for other in destinations::jobs_holding(tx, client, &destinations::STANDING).await? {
+        if other != *job && executions::is_reached(tx, &other, client).await? {
+            let Some(other) = tx.job(&other).await? else { continue };
+            let packages = tx.job_packages(&other.id, other.revision).await?;
+            kept.extend(packages.into_iter().filter(|p| p.intent == Intent::Install).map(|p| p.package));
+        }
+    }
+    Ok(kept)
+}
+
+/// Whether a job takes back what it installed.
+pub async fn takes_back(tx: &mut dyn Tx, job: &JobId) -> Result<bool> {
+    Ok(tx.job_terms(job).await?.is_some_and(|terms| terms.on_leave == OnLeave::Uninstall))
+}
+
+/// Has what the job installed uninstalled where it does not reach the client any more and nothing is under way.
+pub async fn leave(tx: &mut dyn Tx, env: &Env, job: &JobId, clients: &[ClientId]) -> Result<()> {
+    if clients.is_empty() || !takes_back(tx, job).await? {
+        return Ok(());
+    }
+    let Some(job) = tx.job(job).await?.filter(|j| j.terms.on_leave == OnLeave::Uninstall && destinations::STANDING.contains(&j.state))
+    else {
+        return Ok(());
+    };
+    let keys: Vec<_> = clients.iter().map(|client| (job.id.clone(), client.clone())).collect();
+    let mut changes = Vec::new();
+    for row in tx.executions(&keys).await? {
+        if !row.state.is_end() || row.attempts == 0 || row.purpose == Purpose::Leave {
+            continue;
+        }
+        let there = tx.client(&row.client).await?;
+        if !there.is_some_and(|c| matches!(c.state, ClientState::Active | ClientState::Quarantined) && c.archived.is_none()) {
+            continue;
+        }
+        let installed = to_uninstall(tx, &job.id, &row.client).await?;
+        if !installed.is_empty() {
+            let which: Vec<_> = installed.iter().map(|i| format!("{} {}", i.version.name, i.version.version)).collect();
+            let detail = format!("the client left the job's reach; what the job installed is uninstalled: {}", which.join(", "));
+            let mut change = executions::moved(&row, ExecutionState::Queued, CancelReason::LeftGroup.as_str(), &detail, env);
+            change.purpose = Some(Purpose::Leave);
+            changes.push(change);
+        }
+    }
+    tx.change_executions(&changes).await?;
+    let mut wakes = env.wakes();
+    wakes.jobs.insert(job.id);
+    wakes.clients.extend(changes.into_iter().map(|c| c.client));
+    Ok(())
+}
+
+/// A row whose uninstallation has not begun, and whose client is back: it is where it was before.
+pub async fn take_back(tx: &mut dyn Tx, env: &Env, row: &Execution) -> Result<ExecutionChange> {
+    let attempts = tx.attempts_of(&row.job, &row.client).await?;
+    let before = attempts.into_iter().find(|a| a.purpose != Purpose::Leave && a.state.is_end());
+    let mut change = match before {
+        Some(before) => {
+            let outcome = Outcome::parse(&before.outcome).ok();
+            let (reason, detail) = outcome.as_ref().map(sutler_core::execution::says).unwrap_or_default();
+            executions::moved(row, before.state, &reason, &detail, env)
+        }
+        None => executions::moved(row, ExecutionState::Queued, "", "", env),
+    };
+    // What had been canceled is wanted again.
+    if change.to == ExecutionState::Canceled {
+        change = executions::moved(row, ExecutionState::Queued, "", "", env);
+    }
+    change.purpose = Some(Purpose::Order);
+    change.cancel = Some(None);
+    Ok(change)
+}
+
+/// What becomes of a row whose uninstallation has ended like that.
+pub async fn ended(
+    tx: &mut dyn Tx,
+    env: &Env,
+    row: &Execution,
+    state: ExecutionState,
+    reason: &str,
+    detail: &str,
+) -> Result<ExecutionChange> {
+    let stands = tx.job(&row.job).await?.is_some_and(|job| destinations::STANDING.contains(&job.state));
+    let mut change = if stands && executions::is_reached(tx, &row.job, &row.client).await? {
+        executions::moved(row, ExecutionState::Queued, "", "", env)
+    } else if state.is_good() {
+        let detail = "left the job's reach, and what the job had installed was uninstalled";
+        executions::moved(row, ExecutionState::Canceled, CancelReason::LeftGroup.as_str(), detail, env)
+    } else {
+        let mut failed = executions::moved(row, state, reason, detail, env);
+        failed.purpose = Some(Purpose::Leave);
+        failed.cancel = Some(None);
+        return Ok(failed);
+    };
+    change.purpose = Some(Purpose::Order);
+    change.cancel = Some(None);
+    env.wakes().clients.insert(row.client.clone());
+    Ok(change)
+}
+
+/// The manifests that an attempt may read that uninstalls what was installed by these revisions of the job.
+pub async fn readable(tx: &mut dyn Tx, job: &JobId, client: &ClientId) -> Result<Vec<Digest>> {
+    Ok(to_uninstall(tx, job, client).await?.into_iter().map(|i| i.version.manifest).collect())
+}
