@@ -35,6 +35,7 @@ impl Crew {
         operator.groups(&manager, |mut g| async move { g.create_group(group).await }).unwrap();
         let request = v1::CreateEnrollmentTokensRequest {
             uses: 1000,
+            ttl: Some(prost_types::Duration { seconds: 3 * 86_400, nanos: 0 }),
             networks: vec!["127.0.0.0/8".into()],
             groups: vec!["groups/all".into()],
             ..Default::default()
