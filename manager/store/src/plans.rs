@@ -68,6 +68,8 @@ const ALLOWED: &[(&str, &str)] = &[
     ("USE TEMP B-TREE FOR ORDER BY", "FROM maintenance_window WHERE group_uid"),
     ("SCAN audit_segment", "ORDER BY number DESC LIMIT 1"),
     ("SCAN audit", "SELECT hash FROM audit ORDER BY sequence DESC LIMIT 1"),
+    // The clients of one statement, in one order for all units.
+    ("USE TEMP B-TREE FOR ORDER BY", "INSERT INTO execution"),
     // The few keys that were asked for.
     ("USE TEMP B-TREE FOR ORDER BY", "CROSS JOIN execution e"),
     // The jobs of one destination, of one package.

@@ -35,6 +35,7 @@ impl Crew {
         operator.groups(&manager, |mut g| async move { g.create_group(group).await }).unwrap();
         let request = v1::CreateEnrollmentTokensRequest {
             uses: 1000,
+            ttl: Some(prost_types::Duration { seconds: 3 * 86_400, nanos: 0 }),
             networks: vec!["127.0.0.0/8".into()],
             groups: vec!["groups/all".into()],
             ..Default::default()
@@ -151,7 +152,7 @@ fn a_bad_package_sent_to_two_hundred_clients_stops_by_itself_at_the_first_twenty
     let why = crew.explained(waiting.client.clone());
     assert!(why.contains("paused") && why.contains("stage 1 of 5"), "{why}");
     // It stays so, whatever time passes and whoever comes.
-    crew.manager.step_clock(24 * 3600 * 1000);
+    crew.manager.step_clock(6 * 3600 * 1000);
     crew.join(true);
     crew.settle(&[]);
     assert_eq!((crew.hurt(), crew.job(&job).state()), (hurt, JobState::Paused));
