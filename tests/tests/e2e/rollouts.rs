@@ -70,7 +70,7 @@ impl Crew {
         let request = v1::RunJobRequest {
             packages: vec![v1::JobPackage { package: "packages/hello".into(), ..Default::default() }],
             destinations: vec!["groups/all".into()],
-            terms: rollout.map(|rollout| v1::JobTerms { rollout: Some(rollout) }),
+            terms: rollout.map(|rollout| v1::JobTerms { rollout: Some(rollout), ..Default::default() }),
             ..Default::default()
         };
         self.operator.jobs(&self.manager, |mut j| async move { j.run_job(request).await }).unwrap().job.unwrap().name
