@@ -45,7 +45,8 @@ pub async fn reach(tx: &mut dyn Tx, env: &Env, job: &JobId, clients: &[ClientId]
             if execution::comes_back(&row) {
                 let mut change = moved(&row, ExecutionState::Queued, "", "", env);
                 change.cancel = Some(None);
-                change.purpose = Some(Purpose::Order);
+                // What was found missing is missing still.
+                change.purpose = (row.purpose == Purpose::Leave).then_some(Purpose::Order);
                 changes.push(change);
             } else if row.purpose == Purpose::Leave {
                 match execution::cancellation(&row) {

@@ -10,7 +10,7 @@ use super::{
     leaving::{results, since_left},
     packages, rollouts, trust,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map::Entry};
 use sutler_base::{
     ClientId, Digest, JobId, PackageName, Version,
     facts::Facts,
@@ -224,15 +224,18 @@ impl Known {
         let mut changes: Vec<Changed> = Vec::new();
         for attempt in since_left(tx.attempts_of(&row.job, &row.client).await?, client.replaced.as_ref()) {
             let revision = attempt.revision;
-            if !self.packages.contains_key(&revision) {
-                let packages = tx.job_packages(&row.job, revision).await?;
-                let uids: Vec<_> = packages.iter().filter_map(|p| p.version.clone()).collect();
-                let versions = tx.versions_by_uid(&uids).await?;
-                let version = |p: &JobPackage| versions.iter().find(|v| p.version.as_ref() == Some(&v.uid)).cloned();
-                self.packages.insert(revision, packages.into_iter().map(|p| (p.clone(), version(&p))).collect());
-            }
+            let packages = match self.packages.entry(revision) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(new) => {
+                    let packages = tx.job_packages(&row.job, revision).await?;
+                    let uids: Vec<_> = packages.iter().filter_map(|p| p.version.clone()).collect();
+                    let versions = tx.versions_by_uid(&uids).await?;
+                    let version = |p: &JobPackage| versions.iter().find(|v| p.version.as_ref() == Some(&v.uid)).cloned();
+                    new.insert(packages.into_iter().map(|p| (p.clone(), version(&p))).collect())
+                }
+            };
             for item in results(&attempt).into_iter().rev().filter(|item| item.state == ExecutionState::Succeeded) {
-                let Some((package, version)) = self.packages[&revision].iter().find(|(p, _)| p.package == item.package) else { continue };
+                let Some((package, version)) = packages.iter().find(|(p, _)| p.package == item.package) else { continue };
                 let uninstalled = package.intent == Intent::Uninstall;
                 let was = Was { package: item.package.clone(), version: item.version.clone(), manifest: item.manifest };
                 let before = if uninstalled { Some(vec![was]) } else { item.before };

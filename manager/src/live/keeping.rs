@@ -23,6 +23,7 @@ pub(super) async fn ask(app: Arc<App>) -> Result<(), AppError> {
                 ..Default::default()
             });
             let check = v1::CheckInstalled { job: format!("jobs/{}", question.job), items: items.collect() };
+            app.live.asks(&question.client, &question.job);
             app.live.send(&question.client, Message::Check(check));
         }
     }

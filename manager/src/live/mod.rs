@@ -98,7 +98,7 @@ pub struct Live {
     behind: Mutex<BTreeSet<ClientId>>,
     /// What flows to clients.
     pub transfers: transfers::Transfers,
-    checks: Mutex<BTreeSet<ClientId>>,
+    checks: Mutex<BTreeMap<ClientId, BTreeSet<JobId>>>,
 }
 
 impl Live {
@@ -386,7 +386,7 @@ impl Live {
     pub fn set_checks(&self, client: &ClientId, checks: bool) {
         let mut all = lock(&self.checks);
         if checks {
-            all.insert(client.clone());
+            all.insert(client.clone(), BTreeSet::new());
         } else {
             all.remove(client);
         }
@@ -396,8 +396,20 @@ impl Live {
     pub fn that_check(&self) -> Vec<ClientId> {
         let mut all = lock(&self.checks);
         let sessions = lock(&self.sessions);
-        all.retain(|client| sessions.contains_key(client));
-        all.iter().cloned().collect()
+        all.retain(|client, _| sessions.contains_key(client));
+        all.keys().cloned().collect()
+    }
+
+    /// Notes that the client is asked whether what this job installed is still there.
+    pub fn asks(&self, client: &ClientId, job: &JobId) {
+        if let Some(asked) = lock(&self.checks).get_mut(client) {
+            asked.insert(job.clone());
+        }
+    }
+
+    /// Whether the client was asked that, and has not answered before: nobody makes attempts by saying it again and again.
+    pub fn was_asked(&self, client: &ClientId, job: &JobId) -> bool {
+        lock(&self.checks).get_mut(client).is_some_and(|asked| asked.remove(job))
     }
 
     /// Notes that what an attempt needs is damaged here.

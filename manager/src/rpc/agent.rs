@@ -104,8 +104,8 @@ impl v1::agent_service_server::AgentService for Services {
         }
         let behind = welcome.report_from.is_some();
         self.app.live.set_behind(&client, behind);
-        self.app.live.set_checks(&client, checks);
         let (number, cut) = self.app.live.enter(&client, serial, counter, welcome.client.state, outbox.clone(), timed);
+        self.app.live.set_checks(&client, checks);
         self.app.metrics.sessions.inc();
         let known = reported.keys().cloned().collect();
         for (attempt, open) in reported {
@@ -574,7 +574,8 @@ impl Session {
     /// says changes nothing.
     async fn checked(&self, actor: &str, m: v1::CheckResult) -> Result<(), Status> {
         let Ok(job) = job_id(&m.job) else { return Err(invalid("checked.job", "is jobs/ID")) };
-        if m.missing.is_empty() {
+        // What nobody asked changes nothing.
+        if !self.services.app.live.was_asked(&self.client, &job) || m.missing.is_empty() {
             return Ok(());
         }
         let words = m.missing.iter().take(limits::JOB_PACKAGES_MAX).map(|what| {
