@@ -5,7 +5,7 @@ use prost::Message;
 use protox::{Compiler, prost_reflect::DynamicMessage};
 use std::{env, error::Error, fs, path::PathBuf};
 
-const FILES: [&str; 18] = [
+const FILES: [&str; 19] = [
     "access",
     "types",
     "enrollment",
@@ -15,6 +15,7 @@ const FILES: [&str; 18] = [
     "policy",
     "question",
     "package",
+    "terms",
     "job",
     "token",
     "transfer",
