@@ -176,7 +176,7 @@ fn zone_of(client: &Client) -> String {
     struct Facts {
         time_zone: String,
     }
-    serde_json::from_str(&client.facts).unwrap_or(Facts::default()).time_zone
+    serde_json::from_str::<Facts>(&client.facts).unwrap_or_default().time_zone
 }
 
 /// The days of the week, as they are given: each once, in their order.

@@ -16,7 +16,7 @@ use sutler_proto::v1;
 /// Examples of the noun.
 pub const EXAMPLES: &str = "Examples:
   sutler window create nights --group offices --on mon-fri --from 22:00 --to 05:00
-  sutler window create weekend --group lines --on sat,sun --from 00:00 --for 24h --zone Europe/Berlin
+  sutler window create weekend --group lines --on sat,sun --from 00:00 --for 24h
   sutler job run --package clamav --group offices --deadline 14d";
 
 /// Days of the week as they are typed: `mon-fri`, `sat,sun`, `daily`.
@@ -115,7 +115,7 @@ pub enum WindowCommand {
     /// Make a window: from then on jobs begin on the clients of the group only in its windows
     #[command(group = clap::ArgGroup::new("end").required(true).args(["to", "length"]), after_help = "Examples:
   sutler window create nights --group offices --on mon-fri --from 22:00 --to 05:00
-  sutler window create sunday --group plant --on sun --from 06:00 --for 4h --zone Europe/Berlin")]
+  sutler window create sunday --group plant --on sun --from 06:00 --for 4h --zone Asia/Tokyo")]
     Create {
         /// Its name: 1 to 63 of a-z 0-9 and -
         #[arg(value_parser = names::window)]
