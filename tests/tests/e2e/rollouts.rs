@@ -108,6 +108,11 @@ impl Crew {
         self.machines.iter().filter(|machine| !machine.simulated.machine.runs().is_empty()).count()
     }
 
+    /// Waits until so many machines have begun their step: `running` counts those that still fetch, too.
+    fn until_begun(&self, machines: usize) {
+        wait_until("machines to have begun their step", 2 * PATIENCE, || self.hurt() == machines);
+    }
+
     /// Waits until managers have looked at all rollouts several times.
     fn settle(&mut self, others: &[&Manager]) {
         for manager in std::iter::once(&self.manager).chain(others.iter().copied()) {
@@ -236,8 +241,10 @@ fn who_goes_before_it_accepted_gives_its_place_to_the_next() {
     }
     crew.machines[0].start(ClientState::Active);
     crew.until("the one that is there to begin", &job, |job| counters(job).running == 1);
+    crew.until_begun(1);
     crew.machines[1].start(ClientState::Active);
     crew.until("the second to begin", &job, |job| counters(job).running == 2);
+    crew.until_begun(2);
     // The stage is full: who comes now waits.
     crew.machines[2].start(ClientState::Active);
     crew.settle(&[]);
@@ -256,6 +263,7 @@ fn silence_halts_a_rollout_as_failures_do() {
     }
     let job = crew.run(None);
     crew.until("twenty to begin", &job, |job| counters(job).running == 20);
+    crew.until_begun(20);
     // Three of them die without a word, and the others do well.
     let begun: Vec<usize> = (0..30).filter(|n| !crew.machines[*n].simulated.machine.runs().is_empty()).collect();
     assert_eq!(begun.len(), 20);
@@ -283,6 +291,7 @@ fn a_manager_that_is_killed_in_the_middle_of_a_stage_goes_on_where_it_was() {
     }
     let job = crew.run(None);
     crew.until("twenty to begin", &job, |job| counters(job).running == 20);
+    crew.until_begun(20);
     for _ in 0..3 {
         crew.operator.hang_up();
         crew.manager.crash();
@@ -363,10 +372,12 @@ fn an_operator_pauses_resumes_promotes_and_aborts() {
     let one = v1::RolloutStage { count: 1, ..Default::default() };
     let job = crew.run(Some(v1::Rollout { stages: vec![one, v1::RolloutStage { count: 3, ..Default::default() }], ..Default::default() }));
     crew.until("the first to begin", &job, |job| counters(job).running == 1);
+    crew.until_begun(1);
     let promote = |all| v1::PromoteJobRequest { name: job.clone(), all, ..Default::default() };
     let next = promote(false);
     crew.operator.jobs(&crew.manager, |mut j| async move { j.promote_job(next).await }).unwrap();
     crew.until("three to have begun", &job, |job| counters(job).running == 3);
+    crew.until_begun(3);
     let pause = v1::PauseJobRequest { name: job.clone(), ..Default::default() };
     let paused = crew.operator.jobs(&crew.manager, |mut j| async move { j.pause_job(pause).await }).unwrap().job.unwrap();
     assert_eq!((paused.state(), status(&paused).halt.as_str()), (JobState::Paused, "operators/anna paused it"));
@@ -385,6 +396,7 @@ fn an_operator_pauses_resumes_promotes_and_aborts() {
     }
     crew.resume(&job);
     crew.until("the rest to begin", &job, |job| status(job).stage == 3 && counters(job).running == 3);
+    crew.until_begun(6);
     let all = promote(true);
     let refused = crew.operator.jobs(&crew.manager, |mut j| async move { j.promote_job(all).await }).unwrap_err();
     assert_eq!(refused.code, Code::FailedPrecondition);
