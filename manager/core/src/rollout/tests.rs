@@ -413,6 +413,8 @@ fn a_row_gives_its_place_back_until_it_was_begun() {
         cancel: None,
         hold: None,
         stage: 1,
+        purpose: sutler_base::state::Purpose::Order,
+        drifts: 0,
         change: 0,
     };
     assert!(gives_place_back(&row(Queued, 0), at(100), at(160)) && gives_place_back(&row(ExecutionState::Offered, 1), at(100), at(160)));
