@@ -96,7 +96,12 @@ pub enum LimitCommand {
 #[derive(Debug, Subcommand)]
 pub enum TransferCommand {
     /// How fast bytes flow, by the time of day: set, list, clear
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Examples:
+  sutler transfer limit list
+  sutler transfer limit set 256KiB/s --each-client"
+    )]
     Limit(LimitCommand),
     /// Give the members of a group no bytes until `resume`; what has all its bytes is installed all the same
     #[command(after_help = "Examples:
