@@ -5,7 +5,7 @@ use prost::Message;
 use protox::{Compiler, prost_reflect::DynamicMessage};
 use std::{env, error::Error, fs, path::PathBuf};
 
-const FILES: [&str; 19] = [
+const FILES: [&str; 20] = [
     "access",
     "types",
     "enrollment",
@@ -23,6 +23,7 @@ const FILES: [&str; 19] = [
     "window",
     "operator",
     "audit",
+    "configuration",
     "event",
     "report",
 ];

@@ -6,6 +6,7 @@ pub mod backup;
 pub mod cli;
 pub mod config;
 pub mod doctor;
+pub mod documents;
 pub mod folder;
 pub mod hooks;
 pub mod init;

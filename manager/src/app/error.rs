@@ -150,6 +150,12 @@ impl Violations {
         }
     }
 
+    /// What was taken, if nothing was noted.
+    pub fn whole<T>(self, value: Option<T>) -> Result<T, AppError> {
+        self.done()?;
+        value.ok_or_else(|| AppError::Bug("a field that is neither there nor refused".into()))
+    }
+
     /// An error if anything was noted.
     pub fn done(self) -> Result<(), AppError> {
         if self.0.is_empty() { Ok(()) } else { Err(AppError::Invalid(self.0)) }

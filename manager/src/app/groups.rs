@@ -23,7 +23,7 @@ pub fn check_etag(etag: &str, change: i64, name: impl FnOnce() -> String) -> Res
 }
 
 /// What makes a group.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Create {
     /// Its name.
     pub name: GroupName,

@@ -4,7 +4,7 @@ use super::{AppError, Env, Result, conditions, destinations, events, executions,
 use jiff::SignedDuration;
 use std::collections::BTreeSet;
 use sutler_base::{
-    ClientId, GroupName, JobId, PackageName, Timestamp, Version,
+    ClientId, GroupName, JobAlias, JobId, PackageName, Timestamp, Version,
     manifest::{
         Requirement,
         relations::{self, Values},
@@ -18,13 +18,13 @@ use sutler_core::{
     terms::JobTerms,
 };
 use sutler_proto::convert::VersionChoice;
-use sutler_store::{Page, Tx};
+use sutler_store::{Page, StoreError, Tx};
 
 /// How many rows are handled at a time.
 const BATCH: u32 = 500;
 
 /// A package of a job, as it is asked for.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Wanted {
     /// The package.
     pub package: PackageName,
@@ -48,7 +48,7 @@ pub enum Destination {
 }
 
 /// What makes a job.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Create {
     /// What it installs, in this order.
     pub packages: Vec<Wanted>,
@@ -70,6 +70,8 @@ pub struct Create {
     pub requirements: Vec<Requirement>,
     /// How it is carried out.
     pub terms: JobTerms,
+    /// What people call it.
+    pub alias: Option<JobAlias>,
     /// Whom it never reaches.
     pub exclusions: Vec<Destination>,
     /// A condition as a destination; empty for none.
@@ -81,6 +83,8 @@ pub struct Create {
 pub struct Shown {
     /// The job.
     pub job: Job,
+    /// What people call it.
+    pub alias: Option<JobAlias>,
     /// What it installs, in the newest revision.
     pub packages: Vec<JobPackage>,
     /// `groups/NAME` and `clients/ID`
@@ -140,6 +144,7 @@ pub async fn get(tx: &mut dyn Tx, env: &Env, id: &JobId) -> Result<Shown> {
 
 /// A job with everything that is shown of it.
 pub async fn show(tx: &mut dyn Tx, env: &Env, job: Job) -> Result<Shown> {
+    let alias = tx.alias(&job.id).await?;
     let packages = tx.job_packages(&job.id, job.revision).await?;
     let targets = tx.job_targets(&job.id).await?;
     let destinations = destinations::names(tx, &targets).await?;
@@ -150,7 +155,19 @@ pub async fn show(tx: &mut dyn Tx, env: &Env, job: Job) -> Result<Shown> {
     let drifts = tx.drift_count(&job.id).await?;
     let (now, soon) = unavailable_now_and_soon(tx, env, &job, &packages).await?;
     let rollout = rollouts::show(tx, env, &job).await?;
-    Ok(Shown { job, packages, destinations, exclusions, counts, canceling, drifts, unavailable: now, unavailable_soon: soon, rollout })
+    Ok(Shown {
+        job,
+        alias,
+        packages,
+        destinations,
+        exclusions,
+        counts,
+        canceling,
+        drifts,
+        unavailable: now,
+        unavailable_soon: soon,
+        rollout,
+    })
 }
 
 /// Why no client can start a job that stands; and if they can, why they will not be able to in a while. Empty if they can, and will.
@@ -254,6 +271,10 @@ pub async fn create(tx: &mut dyn Tx, env: &Env, input: &Create) -> Result<Shown>
             conditions::compile(tx, env, field, condition).await?;
         }
     }
+    let before = match &input.alias {
+        Some(alias) => free_alias(tx, alias).await?,
+        None => None,
+    };
     let mut terms = input.terms.clone();
     rollouts::resolve(tx, &mut terms).await?;
     let job = Job {
@@ -278,9 +299,45 @@ pub async fn create(tx: &mut dyn Tx, env: &Env, input: &Create) -> Result<Shown>
         change: 0,
     };
     tx.insert_job(&job, &wanted, &targets.into_iter().collect::<Vec<_>>()).await?;
+    if let Some(alias) = &input.alias {
+        tx.put_alias(alias, &job.id, before.as_ref()).await.map_err(|e| match e {
+            StoreError::Exists(_) => alias_taken(alias),
+            other => other.into(),
+        })?;
+    }
     tx.add_exclusions(&job.id, &exclusions.into_iter().collect::<Vec<_>>()).await?;
     env.audit(tx, "create_job", format!("jobs/{}", job.id), describe(&wanted)).await?;
     get(tx, env, &job.id).await
+}
+
+/// The job that has ended whose alias may be given to another one, if any has it.
+async fn free_alias(tx: &mut dyn Tx, alias: &JobAlias) -> Result<Option<JobId>> {
+    let Some(id) = tx.job_by_alias(alias).await? else { return Ok(None) };
+    match tx.job(&id).await? {
+        Some(job) if !has_ended(job.state) => Err(alias_taken(alias)),
+        _ => Ok(Some(id)),
+    }
+}
+
+fn alias_taken(alias: &JobAlias) -> AppError {
+    AppError::Exists { what: "job", name: alias.to_string(), hint: "end that one with `job cancel`, or choose another alias".into() }
+}
+
+/// As [`get`], by what people call the job.
+pub async fn get_by_alias(tx: &mut dyn Tx, env: &Env, alias: &JobAlias) -> Result<Shown> {
+    let job = match tx.job_by_alias(alias).await? {
+        Some(id) => tx.job(&id).await?,
+        None => None,
+    };
+    match job {
+        Some(job) if reaches_job(tx, env, &job).await? => show(tx, env, job).await,
+        _ => Err(AppError::not_found("job", alias)),
+    }
+}
+
+/// Whether a job in this state is over.
+pub fn has_ended(state: JobState) -> bool {
+    matches!(state, JobState::Completed | JobState::Canceled | JobState::Expired)
 }
 
 /// A version that was withdrawn reaches nobody: an order for it would only wait.
@@ -507,6 +564,16 @@ pub async fn cancel_open(tx: &mut dyn Tx, env: &Env, id: &JobId, reason: CancelR
 
 /// A page of the jobs that are reached, and the key of the next one.
 pub async fn list(tx: &mut dyn Tx, env: &Env, page: &Page, archived: bool) -> Result<(Vec<Shown>, Option<String>)> {
+    let (jobs, next) = self::page(tx, env, page, archived).await?;
+    let mut out = Vec::new();
+    for job in jobs {
+        out.push(show(tx, env, job).await?);
+    }
+    Ok((out, next))
+}
+
+/// The same, of each the job alone.
+pub async fn page(tx: &mut dyn Tx, env: &Env, page: &Page, archived: bool) -> Result<(Vec<Job>, Option<String>)> {
     let (mut page, mut out) = (page.clone(), Vec::new());
     loop {
         let rows = tx.list_jobs(&page, archived).await?;
@@ -516,7 +583,7 @@ pub async fn list(tx: &mut dyn Tx, env: &Env, page: &Page, archived: bool) -> Re
             if reaches_job(tx, env, &job).await? {
                 // The key of a job that is not reached would tell of it.
                 let next = key(&job);
-                out.push(show(tx, env, job).await?);
+                out.push(job);
                 if out.len() as u32 == page.limit {
                     return Ok((out, Some(next)));
                 }

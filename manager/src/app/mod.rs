@@ -8,6 +8,7 @@ pub mod archive;
 pub mod audit;
 pub mod clients;
 mod conditions;
+pub mod configuration;
 pub mod content;
 pub mod destinations;
 pub mod dispatch;
@@ -232,6 +233,21 @@ impl Env {
     }
 }
 
+/// What a unit of work came to that is undone in any case.
+struct Undone<T>(Result<T>);
+
+impl<T> From<Result<T>> for Undone<T> {
+    fn from(out: Result<T>) -> Undone<T> {
+        Undone(out)
+    }
+}
+
+impl<T> From<StoreError> for Undone<T> {
+    fn from(error: StoreError) -> Undone<T> {
+        Undone(Err(error.into()))
+    }
+}
+
 impl App {
     /// Who issues certificates now.
     pub fn ca(&self) -> Arc<CaBundle> {
@@ -358,6 +374,26 @@ impl App {
         let out = out?;
         self.wake(&wakes);
         Ok(out)
+    }
+
+    /// Runs a change and undoes it: what it would come to, or why it can't be made.
+    pub async fn rehearse<I, T, F>(&self, who: impl Into<Who>, name: &'static str, input: I, run: F) -> Result<T>
+    where
+        I: Send + Sync + 'static,
+        T: Send + 'static,
+        F: for<'a> Fn(&'a mut dyn Tx, &'a Env, &'a I) -> Work<'a, T, AppError> + Send + Sync + 'static,
+    {
+        self.room_for(name)?;
+        let env = self.env(who.into());
+        let (input, run) = (Arc::new(input), Arc::new(run));
+        let began = Instant::now();
+        let unit = unit!([env, input, run] | tx | { Err::<std::convert::Infallible, _>(run(tx, &env, &input).await.into()) });
+        let out = match self.store.write(name, unit).await {
+            Ok(never) => match never {},
+            Err(Undone(out)) => out,
+        };
+        self.metrics.unit(name, out.is_ok(), began.elapsed());
+        out
     }
 
     /// Reads, in one snapshot.

@@ -16,7 +16,7 @@ use sutler_store::{Besides, Page, StoreError, Tx};
 pub type Named = (Policy, GroupName);
 
 /// What makes a policy.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Create {
     /// Its name.
     pub name: PolicyName,

@@ -30,7 +30,7 @@ async fn used_by(tx: &mut dyn Tx, env: &Env, name: &QuestionName) -> Result<Vec<
 }
 
 /// What makes a question.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Create {
     /// Its name.
     pub name: QuestionName,

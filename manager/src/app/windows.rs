@@ -24,7 +24,7 @@ async fn named(tx: &mut dyn Tx, window: Window) -> Result<Named> {
 }
 
 /// What makes a window.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Create {
     /// Its name.
     pub name: WindowName,

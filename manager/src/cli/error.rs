@@ -62,6 +62,12 @@ pub enum CliError {
         /// What to do.
         hint: String,
     },
+    /// Files can't be applied as they are. Nothing was changed.
+    #[error("cannot apply the files: {} thing{} wrong, so nothing was changed", wrong.len(), if wrong.len() == 1 { " is" } else { "s are" })]
+    Documents {
+        /// One sentence for each, with file and line.
+        wrong: Vec<String>,
+    },
     /// Something on this machine did not work: a package folder, a key, a server that could not start.
     #[error("cannot {tried}: {why}")]
     Local {
@@ -115,7 +121,7 @@ impl CliError {
             CliError::Usage { hint, .. } | CliError::Profile { hint, .. } | CliError::Local { hint, .. } => hint.clone(),
             CliError::Connect { hint, .. } | CliError::Rows { hint, .. } => Some(hint.clone()),
             CliError::Call { status, .. } => status_hint(status),
-            CliError::File { .. } | CliError::Declined | CliError::Output(_) => None,
+            CliError::File { .. } | CliError::Documents { .. } | CliError::Declined | CliError::Output(_) => None,
         }
     }
 
@@ -129,7 +135,7 @@ impl CliError {
             _ => format!("error: {}\n", printable(&self.to_string())),
         };
         match self {
-            CliError::Rows { rows, .. } => {
+            CliError::Rows { rows, .. } | CliError::Documents { wrong: rows } => {
                 for row in rows.iter().take(ROWS_SHOWN) {
                     text.push_str(&format!("  {}\n", printable(row)));
                 }

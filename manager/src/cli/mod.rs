@@ -4,6 +4,7 @@
 //! Every noun has a file. A command parses what was typed into resource names and types, makes calls, shows the answer;
 //! it decides nothing that the manager decides.
 
+pub mod apply;
 pub mod ask;
 pub mod audit;
 pub mod bundle;
@@ -118,6 +119,12 @@ enum Command {
     /// Orders to install packages on groups and clients
     #[command(subcommand, after_help = job::EXAMPLES)]
     Job(job::JobCommand),
+    /// Make groups, policies, questions and jobs be as files say: shows what will change, asks, and does all of it or nothing
+    #[command(after_help = apply::APPLY_EXAMPLES)]
+    Apply(apply::ApplyArgs),
+    /// Write groups, policies, questions and jobs as files; applied again they change nothing
+    #[command(after_help = apply::EXPORT_EXAMPLES)]
+    Export(apply::ExportArgs),
     /// What is installed across the fleet: which versions, and where
     #[command(subcommand, after_help = software::EXAMPLES)]
     Software(software::SoftwareCommand),
@@ -213,6 +220,8 @@ fn dispatch(cli: Cli) -> Result<u8, CliError> {
             Command::Package(command) => package::run(command, &session).await,
             Command::Content(command) => content::run(command, &session).await,
             Command::Job(command) => job::run(command, &session).await,
+            Command::Apply(args) => apply::apply(args, &session).await,
+            Command::Export(args) => apply::export(args, &session).await,
             Command::Software(command) => software::run(command, &session).await,
             Command::Token(command) => token::run(command, &session).await,
             Command::Publisher(command) => publisher::run(command, &session).await,

@@ -1,8 +1,8 @@
 //! Reads names on the command line: `new-clients` or `groups/new-clients`, as people type or paste them.
 
 use sutler_base::{
-    ClientId, GroupName, Invalid, JobId, LabelKey, OperatorName, PackageName, ParameterName, PolicyName, QuestionName, TokenId, Uid,
-    Version, WindowName, limits, quoted,
+    ClientId, GroupName, Invalid, JobAlias, JobId, LabelKey, OperatorName, PackageName, ParameterName, PolicyName, QuestionName, TokenId,
+    Uid, Version, WindowName, limits, quoted,
 };
 
 /// The resource name for a text with or without its collection.
@@ -47,9 +47,19 @@ pub fn client(text: &str) -> Result<String, String> {
     resource::<ClientId>("clients", text).map_err(|e| format!("{e}; `sutler client list` shows the ids"))
 }
 
-/// `jobs/ID`
+/// `jobs/ID` or `jobs/ALIAS`
 pub fn job(text: &str) -> Result<String, String> {
-    resource::<JobId>("jobs", text)
+    resource::<JobId>("jobs", text).or_else(|_| resource::<JobAlias>("jobs", text)).map_err(|_| {
+        format!(
+            "a job is named by its id, 10 characters of 0-9 a-z without i l o u, or by its alias, 1 to 63 of a-z 0-9 and -, not {}",
+            quoted(text)
+        )
+    })
+}
+
+/// An alias of a job, as it is.
+pub fn alias(text: &str) -> Result<String, String> {
+    text.parse::<JobAlias>().map(|alias| alias.to_string()).map_err(|e| e.0)
 }
 
 /// `tokens/ID`

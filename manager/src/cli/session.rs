@@ -224,6 +224,8 @@ services! {
     software: software_service_client::SoftwareServiceClient;
     /// People and programs.
     operators: operator_service_client::OperatorServiceClient;
+    /// A fleet as it stands in files.
+    configuration: configuration_service_client::ConfigurationServiceClient;
     /// Who did what.
     audit: audit_service_client::AuditServiceClient;
     /// What happened.

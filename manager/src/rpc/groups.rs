@@ -2,7 +2,7 @@
 
 use super::{Services, caller, page, parsed, shown, status};
 use crate::{
-    app::{Violations, groups},
+    app::{AppError, Violations, groups},
     password,
 };
 use std::collections::BTreeMap;
@@ -14,21 +14,25 @@ use sutler_proto::{
 };
 use tonic::{Request, Response, Status, async_trait};
 
+/// What makes a group, without the hash of its password.
+pub(super) fn create(r: &v1::CreateGroupRequest) -> Result<groups::Create, AppError> {
+    let mut v = Violations::default();
+    let name = v.take("group_id", r.group_id.parse());
+    v.text("description", &r.description, limits::DESCRIPTION_MAX);
+    v.text("join_password", &r.join_password, 256);
+    let join_mode = v.take("join_mode", JoinMode::from_wire(r.join_mode)).flatten().unwrap_or(JoinMode::Closed);
+    let name = v.whole(name)?;
+    Ok(groups::Create { name, description: r.description.clone(), restricted: r.restricted, join_mode, join_hash: None })
+}
+
 #[async_trait]
 impl v1::group_service_server::GroupService for Services {
     async fn create_group(&self, request: Request<v1::CreateGroupRequest>) -> Result<Response<v1::CreateGroupResponse>, Status> {
         let operator = self.operator(&request)?;
         let r = request.into_inner();
         let (caller, body) = caller(&operator, &r.request_id, "CreateGroup", &r)?;
-        let mut v = Violations::default();
-        let name = v.take("group_id", r.group_id.parse());
-        v.text("description", &r.description, limits::DESCRIPTION_MAX);
-        v.text("join_password", &r.join_password, 256);
-        let mode = v.take("join_mode", JoinMode::from_wire(r.join_mode)).flatten().unwrap_or(JoinMode::Closed);
-        v.done()?;
-        let name = parsed(name)?;
-        let join_hash = self.hash(r.join_password).await;
-        let input = groups::Create { name, description: r.description, restricted: r.restricted, join_mode: mode, join_hash };
+        let mut input = create(&r)?;
+        input.join_hash = self.hash(r.join_password).await;
         let answer = self.app.mutate(
             &caller,
             "create_group",

@@ -5,7 +5,7 @@ use crate::app::{AppError, Violations, jobs, packages, revise, rollback, rollout
 use futures_util::Stream;
 use std::{collections::HashMap, pin::Pin, time::Duration};
 use sutler_base::{
-    AttemptId, ClientId, Invalid, JobId, ParameterName, Timestamp, limits,
+    AttemptId, ClientId, Invalid, JobAlias, JobId, ParameterName, Timestamp, limits,
     manifest::{Requirement, relations::Values, requirement},
     state::{ErrorKind, ExecutionState, Intent, JobState, RetryKind},
 };
@@ -131,7 +131,7 @@ fn requirements(v: &mut Violations, wire: &str) -> Vec<Requirement> {
 }
 
 /// What `CreateJob` and `RunJob` have in common: they have the same fields.
-fn create(r: &v1::CreateJobRequest) -> Result<jobs::Create, Status> {
+pub(super) fn create(r: &v1::CreateJobRequest) -> Result<jobs::Create, AppError> {
     let mut v = Violations::default();
     let bounds = [
         ("packages", r.packages.len(), limits::JOB_PACKAGES_MAX, false),
@@ -151,6 +151,7 @@ fn create(r: &v1::CreateJobRequest) -> Result<jobs::Create, Status> {
     let replaces = if r.replaces.is_empty() { None } else { v.take("replaces", job_id(&r.replaces)) };
     let requirements = requirements(&mut v, &r.requirements);
     let terms = terms::read(&mut v, r.terms.as_ref());
+    let alias = if r.alias.is_empty() { None } else { v.take("alias", r.alias.parse()) };
     v.done()?;
     Ok(jobs::Create {
         packages,
@@ -163,6 +164,7 @@ fn create(r: &v1::CreateJobRequest) -> Result<jobs::Create, Status> {
         condition: r.condition.clone(),
         requirements,
         terms,
+        alias,
         exclusions,
         clients_where: r.clients_where.clone(),
     })
@@ -221,6 +223,7 @@ impl v1::job_service_server::JobService for Services {
             condition: r.condition,
             requirements: r.requirements,
             terms: r.terms,
+            alias: r.alias,
             exclusions: r.exclusions,
             clients_where: r.clients_where,
         })?;
@@ -237,8 +240,13 @@ impl v1::job_service_server::JobService for Services {
 
     async fn get_job(&self, request: Request<v1::GetJobRequest>) -> Result<Response<v1::GetJobResponse>, Status> {
         let operator = self.operator(&request)?;
-        let id = id(&request.get_ref().name)?;
-        let job = self.app.view(&operator, "get_job", id, |tx, env, id| Box::pin(jobs::get(tx, env, id))).await.map_err(status)?;
+        let name = &request.get_ref().name;
+        let alias = name.strip_prefix("jobs/").and_then(|alias| alias.parse::<JobAlias>().ok());
+        let job = match alias {
+            Some(alias) => self.app.view(&operator, "get_job", alias, |tx, env, alias| Box::pin(jobs::get_by_alias(tx, env, alias))).await,
+            None => self.app.view(&operator, "get_job", id(name)?, |tx, env, id| Box::pin(jobs::get(tx, env, id))).await,
+        };
+        let job = job.map_err(status)?;
         Ok(Response::new(v1::GetJobResponse { job: Some(self.with_damaged(job).await?) }))
     }
 

@@ -4,6 +4,7 @@
 pub mod agent;
 mod audit;
 mod clients;
+mod configuration;
 mod enrollment;
 pub(crate) mod events;
 mod groups;
@@ -95,6 +96,7 @@ impl Services {
             .add_service(v1::transfer_service_server::TransferServiceServer::new(self.clone()).max_decoding_message_size(max))
             .add_service(v1::software_service_server::SoftwareServiceServer::new(self.clone()).max_decoding_message_size(max))
             .add_service(v1::operator_service_server::OperatorServiceServer::new(self.clone()).max_decoding_message_size(max))
+            .add_service(v1::configuration_service_server::ConfigurationServiceServer::new(self.clone()).max_decoding_message_size(max))
             .add_service(v1::audit_service_server::AuditServiceServer::new(self.clone()).max_decoding_message_size(max))
             .add_service(v1::event_service_server::EventServiceServer::new(self.clone()).max_decoding_message_size(max))
             .add_service(v1::report_service_server::ReportServiceServer::new(self.clone()).max_decoding_message_size(max))

@@ -1,7 +1,7 @@
 //! `PolicyService`.
 
 use super::{Services, caller, page, parsed, shown, status};
-use crate::app::{Violations, policies};
+use crate::app::{AppError, Violations, policies};
 use sutler_base::{
     limits,
     state::{AppliesTo, OnMismatch, Trigger},
@@ -12,22 +12,27 @@ use sutler_proto::{
 };
 use tonic::{Request, Response, Status, async_trait};
 
+/// What makes a policy.
+pub(super) fn create(r: &v1::CreatePolicyRequest) -> Result<policies::Create, AppError> {
+    let mut v = Violations::default();
+    let name = v.take("policy_id", r.policy_id.parse());
+    let group = v.take("group", group_name(&r.group));
+    let trigger = v.take("trigger", Trigger::from_wire(r.trigger)).flatten().unwrap_or(Trigger::NewClient);
+    let applies_to = v.take("applies_to", AppliesTo::from_wire(r.applies_to)).flatten().unwrap_or(AppliesTo::NewOnly);
+    let on_mismatch = v.take("on_mismatch", OnMismatch::from_wire(r.on_mismatch)).flatten().unwrap_or(OnMismatch::Keep);
+    v.text("description", &r.description, limits::DESCRIPTION_MAX);
+    let (name, group) = v.whole(name.zip(group))?;
+    let (condition, description) = (r.condition.clone(), r.description.clone());
+    Ok(policies::Create { name, group, trigger, condition, applies_to, on_mismatch, description })
+}
+
 #[async_trait]
 impl v1::policy_service_server::PolicyService for Services {
     async fn create_policy(&self, request: Request<v1::CreatePolicyRequest>) -> Result<Response<v1::CreatePolicyResponse>, Status> {
         let operator = self.operator(&request)?;
         let r = request.into_inner();
         let (caller, body) = caller(&operator, &r.request_id, "CreatePolicy", &r)?;
-        let mut v = Violations::default();
-        let name = v.take("policy_id", r.policy_id.parse());
-        let group = v.take("group", group_name(&r.group));
-        let trigger = v.take("trigger", Trigger::from_wire(r.trigger)).flatten().unwrap_or(Trigger::NewClient);
-        let applies_to = v.take("applies_to", AppliesTo::from_wire(r.applies_to)).flatten().unwrap_or(AppliesTo::NewOnly);
-        let on_mismatch = v.take("on_mismatch", OnMismatch::from_wire(r.on_mismatch)).flatten().unwrap_or(OnMismatch::Keep);
-        v.text("description", &r.description, limits::DESCRIPTION_MAX);
-        v.done()?;
-        let (name, group) = (parsed(name)?, parsed(group)?);
-        let input = policies::Create { name, group, trigger, condition: r.condition, applies_to, on_mismatch, description: r.description };
+        let input = create(&r)?;
         let answer = self.app.mutate(
             &caller,
             "create_policy",

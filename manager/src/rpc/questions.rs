@@ -1,7 +1,7 @@
 //! `QuestionService`.
 
 use super::{Services, caller, page, parsed, shown, status};
-use crate::app::{Violations, questions};
+use crate::app::{AppError, Violations, questions};
 use sutler_base::{PolicyName, is_harmful, limits, question::AnswerRule};
 use sutler_proto::{
     convert::{question_name, rule},
@@ -22,21 +22,26 @@ fn prompt(v: &mut Violations, text: &str) {
     }
 }
 
+/// What makes a question.
+pub(super) fn create(r: &v1::CreateQuestionRequest) -> Result<questions::Create, AppError> {
+    let mut v = Violations::default();
+    let name = v.take("question_id", r.question_id.parse());
+    prompt(&mut v, &r.prompt);
+    let rule = match &r.rule {
+        Some(wire) => v.take("rule", rule(wire)),
+        None => Some(AnswerRule::String { pattern: None }),
+    };
+    let (name, rule) = v.whole(name.zip(rule))?;
+    Ok(questions::Create { name, prompt: r.prompt.clone(), rule })
+}
+
 #[async_trait]
 impl v1::question_service_server::QuestionService for Services {
     async fn create_question(&self, request: Request<v1::CreateQuestionRequest>) -> Result<Response<v1::CreateQuestionResponse>, Status> {
         let operator = self.operator(&request)?;
         let r = request.into_inner();
         let (caller, body) = caller(&operator, &r.request_id, "CreateQuestion", &r)?;
-        let mut v = Violations::default();
-        let name = v.take("question_id", r.question_id.parse());
-        prompt(&mut v, &r.prompt);
-        let rule = match &r.rule {
-            Some(wire) => v.take("rule", rule(wire)),
-            None => Some(AnswerRule::String { pattern: None }),
-        };
-        v.done()?;
-        let input = questions::Create { name: parsed(name)?, prompt: r.prompt, rule: parsed(rule)? };
+        let input = create(&r)?;
         let answer = self.app.mutate(
             &caller,
             "create_question",

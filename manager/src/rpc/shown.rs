@@ -281,6 +281,7 @@ pub(super) fn job(j: jobs::Shown) -> v1::Job {
         rolls_back: j.job.rolls_back.map(|id| format!("jobs/{id}")).unwrap_or_default(),
         drift_count: j.drifts,
         etag: j.job.change.to_string(),
+        alias: j.alias.map(|alias| alias.to_string()).unwrap_or_default(),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::{Services, caller, page, parsed, status};
 use crate::app::{
-    Violations,
+    AppError, Violations,
     windows::{self, Named},
 };
 use sutler_base::limits;
@@ -13,18 +13,22 @@ use sutler_proto::{
 };
 use tonic::{Request, Response, Status, async_trait};
 
+/// When a window is open, as it is sent.
+pub(super) fn wire_hours(hours: &Hours) -> v1::Hours {
+    v1::Hours {
+        weekdays: hours.days.iter().map(|day| *day as i32 + 1).collect(),
+        from: window::clock(hours.from),
+        to: window::clock(hours.to),
+        zone: hours.zone.to_string(),
+    }
+}
+
 fn shown((window, group): Named) -> v1::Window {
-    let hours = window.hours;
     v1::Window {
         name: format!("windows/{}", window.name),
         uid: window.uid.to_string(),
         group: format!("groups/{group}"),
-        hours: Some(v1::Hours {
-            weekdays: hours.days.iter().map(|day| *day as i32 + 1).collect(),
-            from: window::clock(hours.from),
-            to: window::clock(hours.to),
-            zone: hours.zone.to_string(),
-        }),
+        hours: Some(wire_hours(&window.hours)),
         description: window.description,
         create_time: Some(wire_time(window.created)),
         etag: window.change.to_string(),
@@ -60,27 +64,32 @@ fn minutes(v: &mut Violations, field: &str, text: &str) -> Option<u16> {
     if text.is_empty() { None } else { v.take(field, window::minutes(text)) }
 }
 
+/// What makes a window.
+pub(super) fn create(r: &v1::CreateWindowRequest) -> Result<windows::Create, AppError> {
+    let mut v = Violations::default();
+    let name = v.take("window_id", r.window_id.parse());
+    let group = v.take("group", group_name(&r.group));
+    let wire = r.hours.clone().unwrap_or_default();
+    let days = days(&mut v, &wire.weekdays);
+    if wire.weekdays.is_empty() {
+        v.add("hours.weekdays", "has at least one day; without one the window would never open");
+    }
+    let from = v.take("hours.from", window::minutes(&wire.from));
+    let to = v.take("hours.to", window::minutes(&wire.to));
+    let zone = v.take("hours.zone", wire.zone.parse::<Zone>());
+    v.text("description", &r.description, limits::DESCRIPTION_MAX);
+    let hours = days.zip(from.zip(to)).zip(zone).map(|((days, (from, to)), zone)| Hours { days, from, to, zone });
+    let ((name, group), hours) = v.whole(name.zip(group).zip(hours))?;
+    Ok(windows::Create { name, group, hours, description: r.description.clone() })
+}
+
 #[async_trait]
 impl v1::window_service_server::WindowService for Services {
     async fn create_window(&self, request: Request<v1::CreateWindowRequest>) -> Result<Response<v1::CreateWindowResponse>, Status> {
         let operator = self.operator(&request)?;
         let r = request.into_inner();
         let (caller, body) = caller(&operator, &r.request_id, "CreateWindow", &r)?;
-        let mut v = Violations::default();
-        let name = v.take("window_id", r.window_id.parse());
-        let group = v.take("group", group_name(&r.group));
-        let wire = r.hours.unwrap_or_default();
-        let days = days(&mut v, &wire.weekdays);
-        if wire.weekdays.is_empty() {
-            v.add("hours.weekdays", "has at least one day; without one the window would never open");
-        }
-        let from = v.take("hours.from", window::minutes(&wire.from));
-        let to = v.take("hours.to", window::minutes(&wire.to));
-        let zone = v.take("hours.zone", wire.zone.parse::<Zone>());
-        v.text("description", &r.description, limits::DESCRIPTION_MAX);
-        v.done()?;
-        let hours = Hours { days: parsed(days)?, from: parsed(from)?, to: parsed(to)?, zone: parsed(zone)? };
-        let input = windows::Create { name: parsed(name)?, group: parsed(group)?, hours, description: r.description };
+        let input = create(&r)?;
         let answer = self.app.mutate(
             &caller,
             "create_window",

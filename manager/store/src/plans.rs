@@ -63,6 +63,8 @@ const ALLOWED: &[(&str, &str)] = &[
     ("SCAN trust_document", "ORDER BY version DESC LIMIT 1"),
     ("SCAN revocation_list", "ORDER BY epoch DESC, version DESC LIMIT 1"),
     ("SCAN question USING COVERING INDEX question_change", "ORDER BY change DESC LIMIT 1"),
+    // One row per alias, of which people make a few hundred: all of them are wanted.
+    ("SCAN job_alias", "SELECT alias, job FROM job_alias ORDER BY alias"),
     ("SCAN maintenance_window USING COVERING INDEX maintenance_window_change", "ORDER BY change DESC LIMIT 1"),
     // The windows of a client's groups.
     ("USE TEMP B-TREE FOR ORDER BY", "FROM maintenance_window WHERE group_uid"),
@@ -150,6 +152,10 @@ async fn every_statement_walks_along_an_index() {
                     tx.transfer_limits().await?;
                     tx.suspensions().await?;
                     tx.clients_that_answered(&uid, &page).await?;
+                    tx.job_by_alias(&"a".parse().unwrap()).await?;
+                    tx.alias(&job).await?;
+                    tx.aliases().await?;
+                    tx.configured("group").await?;
                     tx.package(&package).await?;
                     tx.list_packages(&page).await?;
                     tx.version(&package, &"1".parse().unwrap()).await?;

@@ -7,8 +7,8 @@ use crate::{Rollouts, StoreError};
 use async_trait::async_trait;
 use std::collections::BTreeMap;
 use sutler_base::{
-    AttemptId, ClientId, Digest, GroupName, JobId, OperatorName, PackageName, PolicyName, QuestionName, Timestamp, TokenId, Uid, Version,
-    WindowName,
+    AttemptId, ClientId, Digest, GroupName, JobAlias, JobId, OperatorName, PackageName, PolicyName, QuestionName, Timestamp, TokenId, Uid,
+    Version, WindowName,
     facts::Package as InstalledPackage,
     state::{ClientState, ExecutionState, JobState, Purpose, Trigger},
 };
@@ -32,6 +32,7 @@ pub trait Tx:
     + Groups
     + Policies
     + Questions
+    + Configurations
     + Windows
     + Packages
     + Jobs
@@ -573,6 +574,28 @@ pub trait Admin {
     /// What the database's own machine says the time is, for what several managers have to agree on; none where the database is
     /// this process's file.
     async fn clock(&mut self) -> Result<Option<Timestamp>>;
+}
+
+/// What people call jobs, and what was put there by files.
+#[async_trait]
+pub trait Configurations {
+    /// Gives a job an alias: a free one, or that of the job `before`. [`StoreError::Exists`] if another job has it.
+    async fn put_alias(&mut self, alias: &JobAlias, job: &JobId, before: Option<&JobId>) -> Result<()>;
+    /// Takes a job's alias away.
+    async fn drop_alias(&mut self, job: &JobId) -> Result<()>;
+    /// The job that got the alias last. For update on databases with row locks.
+    async fn job_by_alias(&mut self, alias: &JobAlias) -> Result<Option<JobId>>;
+    /// The alias of a job.
+    async fn alias(&mut self, job: &JobId) -> Result<Option<JobAlias>>;
+    /// All aliases, in their order.
+    async fn aliases(&mut self) -> Result<Vec<(JobAlias, JobId)>>;
+    /// The objects of a kind that were put there by files, perhaps some that are no more: the uid of a group, policy or question, the
+    /// id of a job.
+    async fn configured(&mut self, kind: &str) -> Result<Vec<String>>;
+    /// Notes that an object was put there by files.
+    async fn configure(&mut self, kind: &str, id: &str) -> Result<()>;
+    /// It no longer counts as that.
+    async fn forget_configured(&mut self, kind: &str, id: &str) -> Result<()>;
 }
 
 /// The audit log. Nothing changes an entry, and the database refuses to.

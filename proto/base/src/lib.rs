@@ -26,7 +26,7 @@ pub mod version;
 pub use digest::Digest;
 pub use id::{AttemptId, ClientId, JobId, TokenId, Uid};
 pub use jiff::Timestamp;
-pub use name::{GroupName, LabelKey, OperatorName, PackageName, ParameterName, PolicyName, QuestionName, Version, WindowName};
+pub use name::{GroupName, JobAlias, LabelKey, OperatorName, PackageName, ParameterName, PolicyName, QuestionName, Version, WindowName};
 
 /// Why a text is not a value of the type that it was read as: one sentence that names the rule and the text.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

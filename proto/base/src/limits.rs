@@ -69,6 +69,8 @@ pub const LABELS_MAX: usize = 64;
 pub const LABEL_VALUE_MAX: usize = 256;
 /// The most questions that operators ask: all of them fit into one message to an agent, with their answers.
 pub const QUESTIONS_MAX: usize = 100;
+/// The most objects in one set of files.
+pub const CONFIGURATION_MAX: usize = 2000;
 /// The longest text of a question (bytes).
 pub const PROMPT_MAX: usize = 512;
 /// The most choices of a question, and the longest of them (bytes).

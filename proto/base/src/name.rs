@@ -92,6 +92,10 @@ name!(
     QuestionName, "a question's name has 1 to 63 of a-z 0-9 and _, starts with a letter and ends with a letter or digit", |t| label(t, 63, b"_") && !t.contains('-') && !t.starts_with(|c: char| c.is_ascii_digit())
 );
 name!(
+    /// What people call a job: never what reads like a job's id.
+    JobAlias, "a job's alias has 1 to 63 of a-z 0-9 and -, starts and ends with a letter or digit, and does not read like an id (10 of 0-9 a-z)", |t| label(t, 63, b"") && t.parse::<crate::JobId>().is_err()
+);
+name!(
     /// The name of a maintenance window.
     WindowName, "a window's name has 1 to 63 of a-z 0-9 and -, and starts and ends with a letter or digit", |t| label(t, 63, b"")
 );

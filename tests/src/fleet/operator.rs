@@ -86,6 +86,7 @@ impl Operator {
         tokens: enrollment_token_service_client::EnrollmentTokenServiceClient,
         software: software_service_client::SoftwareServiceClient,
         operators: operator_service_client::OperatorServiceClient,
+        configuration: configuration_service_client::ConfigurationServiceClient,
         audit: audit_service_client::AuditServiceClient,
         events: event_service_client::EventServiceClient,
     }

@@ -5,6 +5,7 @@ mod api;
 mod audit;
 mod bad_input;
 mod clients;
+mod configuration;
 mod crowds;
 mod damage;
 mod demo;

@@ -12,7 +12,7 @@ use sutler_tests::{
 use tonic::Code;
 
 /// Methods that change nothing, by how their names begin.
-const READS: [&str; 8] = ["Get", "List", "Read", "Find", "Preview", "Plan", "Explain", "Watch"];
+const READS: [&str; 9] = ["Get", "List", "Read", "Find", "Preview", "Plan", "Explain", "Watch", "Export"];
 /// Methods that change something and need no id: the same push or the same signed document makes nothing new (its content is
 /// its address), and a further certificate for a further key is what a repeated renewal is to give.
 const BY_THEMSELVES: [&str; 4] = ["PushPackage", "PublishTrustDocument", "PublishRevocations", "RenewOperatorCertificate"];
@@ -114,6 +114,13 @@ fn every_mutation_may_be_sent_twice_also_across_a_restart() {
     twice!(t, question_service_client::QuestionServiceClient, update_question, "UpdateQuestion", update, |r| r.force = true);
     let delete = v1::DeleteQuestionRequest { name: name("questions/room"), ..Default::default() };
     twice!(t, question_service_client::QuestionServiceClient, delete_question, "DeleteQuestion", delete, |r| r.force = true);
+    // All of them together.
+    let object = v1::configuration_object::Object::Group(v1::CreateGroupRequest { group_id: name("two"), ..Default::default() });
+    let objects = vec![v1::ConfigurationObject { object: Some(object), ..Default::default() }];
+    let apply = v1::ApplyConfigurationRequest { objects, ..Default::default() };
+    twice!(t, configuration_service_client::ConfigurationServiceClient, apply_configuration, "ApplyConfiguration", apply, |r| {
+        r.prune = true;
+    });
     // Windows.
     let hours = Some(v1::Hours { weekdays: vec![1], from: name("22:00"), to: name("23:00"), zone: name("UTC") });
     let window = v1::CreateWindowRequest { window_id: name("nights"), group: name("groups/one"), hours, ..Default::default() };

@@ -5,6 +5,7 @@
 
 mod audit;
 mod clients;
+mod configuration;
 mod events;
 mod executions;
 mod kept;
@@ -131,6 +132,8 @@ cases! {
         windows::windows_have_a_revision_and_long_leases_are_kept_until_they_are_over,
         clients::archived_clients_are_in_no_list_and_get_no_executions,
         clients::clients_are_alike_by_the_keys_that_they_have_now,
+        configuration::an_alias_is_one_jobs_and_goes_over_to_another_from_the_one_that_had_it,
+        configuration::what_was_put_there_by_files_is_known_by_its_kind,
         transfers::limits_and_suspensions_read_back_and_go_with_their_group,
         rows::an_operators_name_is_never_free_again,
         rows::a_version_in_use_is_found,

@@ -83,7 +83,7 @@ fn asked(job: &v1::Job) -> Vec<v1::JobPackage> {
 pub struct CloneArgs {
     /// The job's id
     #[arg(value_parser = names::job)]
-    job: String,
+    pub(super) job: String,
     /// A group, in place of all destinations of the job
     #[arg(long, value_parser = names::group)]
     group: Vec<String>,
@@ -126,6 +126,8 @@ pub(super) async fn clone(session: &Session, mut args: CloneArgs) -> Result<(), 
     }
     let exclusions: Vec<String> = args.exclude_group.into_iter().chain(args.exclude_client).collect();
     let request = v1::CreateJobRequest {
+        // That of the job stays with it.
+        alias: String::new(),
         packages,
         destinations,
         clients_where,
@@ -155,7 +157,7 @@ pub(super) async fn clone(session: &Session, mut args: CloneArgs) -> Result<(), 
 pub struct UpdateArgs {
     /// The job's id
     #[arg(value_parser = names::job)]
-    job: String,
+    pub(super) job: String,
     #[command(flatten)]
     differences: Differences,
     /// Let it stand until it is ended

@@ -22,6 +22,7 @@ use super::{
 use clap::{Subcommand, ValueEnum};
 use order::OrderArgs;
 use status::StatusArgs;
+use sutler_base::JobId;
 use sutler_proto::v1;
 
 pub use status::ExitStatus;
@@ -288,8 +289,39 @@ Examples:
     },
 }
 
+impl JobCommand {
+    /// The job that it names.
+    fn job(&mut self) -> Option<&mut String> {
+        match self {
+            JobCommand::Create(order) | JobCommand::Run(order) => order.replaces.as_mut(),
+            JobCommand::List { .. } => None,
+            JobCommand::Clone(args) => Some(&mut args.job),
+            JobCommand::Update(args) => Some(&mut args.job),
+            JobCommand::Rollback(args) => Some(&mut args.job),
+            JobCommand::Status(args) => Some(&mut args.job),
+            JobCommand::Start { job }
+            | JobCommand::Show { job, .. }
+            | JobCommand::Pause { job }
+            | JobCommand::Resume { job }
+            | JobCommand::Promote { job, .. }
+            | JobCommand::Abort { job, .. }
+            | JobCommand::Report { job, .. }
+            | JobCommand::Cancel { job, .. }
+            | JobCommand::Archive { job }
+            | JobCommand::Retry { job, .. }
+            | JobCommand::Watch { job, .. }
+            | JobCommand::Logs { job, .. }
+            | JobCommand::Executions { job, .. } => Some(job),
+        }
+    }
+}
+
 /// Runs a command of this noun.
-pub async fn run(command: JobCommand, session: &Session) -> Result<u8, CliError> {
+pub async fn run(mut command: JobCommand, session: &Session) -> Result<u8, CliError> {
+    // Whoever names a job by its alias means the one that has it now, however long the command takes.
+    if let Some(job) = command.job().filter(|job| names::short(job).parse::<JobId>().is_err()) {
+        *job = get(session, job).await?.name;
+    }
     match command {
         JobCommand::Create(order) => order::create(session, order).await?,
         JobCommand::Run(order) => order::run(session, order).await?,

@@ -88,7 +88,10 @@ pub struct OrderArgs {
     require: Option<PathBuf>,
     /// An active job for the same package and group, which is canceled when this one starts
     #[arg(long, value_name = "JOB", value_parser = names::job)]
-    replaces: Option<String>,
+    pub(super) replaces: Option<String>,
+    /// A name for it, to be typed wherever a job is meant; no other job that has not ended has it
+    #[arg(long, value_name = "NAME", value_parser = names::alias)]
+    alias: Option<String>,
     #[command(flatten)]
     terms: TermsArgs,
 }
@@ -113,6 +116,7 @@ impl OrderArgs {
             request_id: request_id()?,
             replaces: self.replaces.unwrap_or_default(),
             terms: self.terms.terms(session)?,
+            alias: self.alias.unwrap_or_default(),
         })
     }
 }
@@ -174,6 +178,7 @@ pub(super) async fn create(session: &Session, order: OrderArgs) -> Result<(), Cl
         condition: r.condition,
         requirements: r.requirements,
         terms: r.terms,
+        alias: r.alias,
         exclusions: r.exclusions,
         clients_where: r.clients_where,
     };

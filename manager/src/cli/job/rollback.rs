@@ -17,7 +17,7 @@ use sutler_proto::v1;
 pub struct RollbackArgs {
     /// The job's id
     #[arg(value_parser = names::job)]
-    job: String,
+    pub(super) job: String,
     /// Only say what would be put back, and on how many clients
     #[arg(long)]
     dry_run: bool,

@@ -38,7 +38,7 @@ Exit codes:
 pub struct StatusArgs {
     /// The job's id
     #[arg(value_parser = names::job)]
-    job: String,
+    pub(super) job: String,
     /// Go on showing it, live, until the job has ended
     #[arg(long)]
     watch: bool,

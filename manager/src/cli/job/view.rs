@@ -108,6 +108,7 @@ impl Record for v1::Job {
     const TYPE: &'static str = "sutler.v1.Job";
     const COLUMNS: &'static [Column<Self>] = &[
         Column::new("id", |j| names::short(&j.name).to_owned()),
+        Column::new("alias", |j| j.alias.clone()),
         Column::new("state", |j| word!(JobState, "JOB_STATE", j.state)),
         Column::new("packages", packages),
         Column::new("destinations", destinations),

@@ -45,6 +45,8 @@ mod admin;
 mod audit;
 #[path = "../sql/clients.rs"]
 mod clients;
+#[path = "../sql/configuration.rs"]
+mod configuration;
 #[path = "../sql/destinations.rs"]
 mod destinations;
 #[path = "../sql/events.rs"]
@@ -109,6 +111,7 @@ fn migrator() -> Migrator {
         (17, "windows", include_str!("../../migrations/postgres/0017_windows.sql")),
         (18, "lifecycle", include_str!("../../migrations/postgres/0018_lifecycle.sql")),
         (19, "transfer", include_str!("../../migrations/postgres/0019_transfer.sql")),
+        (20, "configuration", include_str!("../../migrations/postgres/0020_configuration.sql")),
     ];
     let made = |(n, name, sql): (i64, &'static str, &'static str)| {
         Migration::new(n, name.into(), MigrationType::Simple, sql.into_sql_str(), false)

@@ -71,6 +71,8 @@ const OTHERS: &[&str] = &[
     "JobService/GetExecution",
     "JobService/ReadLogs",
     "ClientService/ExplainClient",
+    // In `configuration.rs`.
+    "ConfigurationService/ExportConfiguration",
     "EventService/ListEvents",
     "EventService/WatchEvents",
 ];

@@ -115,6 +115,8 @@ const TABLE: &[Row] = &[
     ("OperatorService/UpdateOperator", Kind::Operator, &[], Scope::Unscoped, Invalid),
     ("OperatorService/RevokeOperator", Kind::Operator, &[], Scope::Unscoped, Invalid),
     ("OperatorService/IssueOperatorCertificate", Kind::Operator, &[], Scope::Unscoped, Invalid),
+    ("ConfigurationService/ApplyConfiguration", Kind::Operator, &[Deployer], Scope::Placing, Fine),
+    ("ConfigurationService/ExportConfiguration", Kind::Operator, READERS, Scope::Within, Fine),
     ("AuditService/ListAuditEntries", Kind::Operator, &[Auditor], Scope::Any, Fine),
     ("AuditService/ListAuditSegments", Kind::Operator, &[Auditor], Scope::Any, Fine),
     ("EventService/ListEvents", Kind::Operator, READERS, Scope::Within, Fine),
