@@ -118,7 +118,7 @@ enum Command {
     Content(content::ContentCommand),
     /// Orders to install packages on groups and clients
     #[command(subcommand, after_help = job::EXAMPLES)]
-    Job(job::JobCommand),
+    Job(Box<job::JobCommand>),
     /// Make groups, policies, questions and jobs be as files say: shows what will change, asks, and does all of it or nothing
     #[command(after_help = apply::APPLY_EXAMPLES)]
     Apply(apply::ApplyArgs),
@@ -219,7 +219,7 @@ fn dispatch(cli: Cli) -> Result<u8, CliError> {
             Command::Transfer(command) => transfer::run(command, &session).await,
             Command::Package(command) => package::run(command, &session).await,
             Command::Content(command) => content::run(command, &session).await,
-            Command::Job(command) => job::run(command, &session).await,
+            Command::Job(command) => job::run(*command, &session).await,
             Command::Apply(args) => apply::apply(args, &session).await,
             Command::Export(args) => apply::export(args, &session).await,
             Command::Software(command) => software::run(command, &session).await,

@@ -30,7 +30,7 @@ impl Format {
         match self {
             Format::Toml => {
                 for object in objects {
-                    let _ = write!(out, "{}[[{kind}]]\n", if out.is_empty() { "" } else { "\n" });
+                    let _ = writeln!(out, "{}[[{kind}]]", if out.is_empty() { "" } else { "\n" });
                     if let Value::Map(entries) = &object.value {
                         for (key, node) in entries {
                             let _ = writeln!(out, "{} = {}", toml_key(key), toml_value(node));

@@ -92,7 +92,7 @@ fn object(wire: &v1::ConfigurationObject) -> Result<Object, AppError> {
                 if order.alias.is_none() {
                     return Err(AppError::invalid("alias", "is needed, so that the job is known again"));
                 }
-                Ok(Object::Job(NamedJob { order, draft: state == Some(JobState::Draft) }))
+                Ok(Object::Job(Box::new(NamedJob { order, draft: state == Some(JobState::Draft) })))
             });
             parsed.map_err(|e| within("job", e))
         }

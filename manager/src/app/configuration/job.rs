@@ -61,7 +61,7 @@ async fn found(tx: &mut dyn Tx, alias: JobAlias, job: Job) -> Result<Found> {
         clients_where: job.clients_where,
     };
     let ended = jobs::has_ended(job.state).then(|| job.state.to_string());
-    let object = Object::Job(NamedJob { order, draft: job.state == JobState::Draft });
+    let object = Object::Job(Box::new(NamedJob { order, draft: job.state == JobState::Draft }));
     Ok(Found { object, id: job.id.to_string(), etag: job.change.to_string(), ended })
 }
 

@@ -81,7 +81,7 @@ pub enum Object {
     /// A policy.
     Policy(policies::Create),
     /// A job.
-    Job(NamedJob),
+    Job(Box<NamedJob>),
 }
 
 impl Object {
@@ -188,7 +188,7 @@ pub async fn export(tx: &mut dyn Tx, env: &Env) -> Result<(Vec<Object>, Vec<JobI
 /// What is to be done with one of the objects.
 enum Step {
     Make { note: String },
-    Change(Found),
+    Change(Box<Found>),
     Leave,
 }
 
@@ -270,13 +270,13 @@ async fn by_files(tx: &mut dyn Tx) -> Result<BTreeSet<(Kind, String)>> {
 fn step(object: &Object, state: &State) -> (Object, Step) {
     let Some(found) = state.get(&(object.kind(), object.name())) else { return (object.clone(), Step::Make { note: String::new() }) };
     let object = match (object, &found.object) {
-        (Object::Job(wanted), Object::Job(is)) => Object::Job(job::beside(wanted, is, found.ended.is_some())),
+        (Object::Job(wanted), Object::Job(is)) => Object::Job(Box::new(job::beside(wanted, is, found.ended.is_some()))),
         _ => object.clone(),
     };
     let step = match &found.ended {
         _ if object == found.object => Step::Leave,
         Some(how) => Step::Make { note: format!("jobs/{} was it, which is {how}", found.id) },
-        None => Step::Change(found.clone()),
+        None => Step::Change(Box::new(found.clone())),
     };
     (object, step)
 }
@@ -378,9 +378,7 @@ fn is_as_wanted(wanted: &[(Object, Step)], after: &State) -> Result<()> {
     for (object, _) in wanted {
         let found = after.get(&(object.kind(), object.name()));
         let is = match (object, found) {
-            (Object::Job(wanted), Some(Found { object: Object::Job(is), ended, .. })) => {
-                Object::Job(job::beside(wanted, is, ended.is_some())) == Object::Job(is.clone())
-            }
+            (Object::Job(wanted), Some(Found { object: Object::Job(is), ended, .. })) => job::beside(wanted, is, ended.is_some()) == **is,
             (_, Some(found)) => *object == found.object,
             (_, None) => false,
         };
