@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Stdio;
 use sutler_proto::v1;
 use sutler_tests::api_call;
-use sutler_tests::harness::{Agent, Api, Cli, JobView, Manager, PATIENCE, PackageFolder, Reader, wait_until};
+use sutler_tests::harness::{Agent, Api, Cli, JobView, Manager, PATIENCE, PackageFolder, Reader, Rows, wait_until};
 use tonic::Code;
 
 /// A group, a policy on it and a job for it, each referred to before it is made.
@@ -40,6 +40,12 @@ fn with_hello(versions: &[&str]) -> (Manager, Cli) {
     (manager, cli)
 }
 
+/// What is in the database, once the manager has noted by itself that it read all content after its start.
+fn rows(manager: &Manager) -> Rows {
+    wait_until("the stored content to have been read", PATIENCE, || manager.log().contains("all stored content was read"));
+    Reader::open(manager).rows()
+}
+
 #[test]
 fn an_exported_fleet_applied_again_changes_nothing_whichever_way_it_was_written() {
     let (manager, cli) = with_hello(&["1.0", "1.1"]);
@@ -65,13 +71,13 @@ fn an_exported_fleet_applied_again_changes_nothing_whichever_way_it_was_written(
     let first = cli.run(&format!("apply -f {}", toml.display())).ends_with(0);
     assert_eq!(first.stdout, "", "nothing changes: {}", first.stderr);
     assert!(first.stderr.contains("11 objects that were there are kept by files from now on"), "{}", first.stderr);
-    let rows = Reader::open(&manager).rows();
+    let before = rows(&manager);
     for folder in [&toml, &yaml] {
         let again = cli.run(&format!("apply -f {} --prune", folder.display())).ends_with(0);
         assert_eq!(again.stdout, "", "{}", again.stderr);
         assert!(again.stderr.contains("nothing to change: 11 objects"), "{}", again.stderr);
     }
-    assert_eq!(rows.difference(&Reader::open(&manager).rows()), None);
+    assert_eq!(before.difference(&rows(&manager)), None);
     // All of it in one, and the same on another manager: what it was made of says it all.
     let whole = cli.ok("export");
     let (_other, other) = with_hello(&["1.0", "1.1"]);
@@ -89,7 +95,7 @@ fn the_diff_says_exactly_what_changes_and_a_dry_run_leaves_no_trace() {
     write(&fleet, "sub/web.toml", WEB);
     write(&fleet, "notes.md", "not for us");
     let apply = format!("apply -f {}", fleet.display());
-    let rows = Reader::open(&manager).rows();
+    let before = rows(&manager);
     let plan = cli.fails(31, &format!("{apply} --dry-run"));
     let made = r#"+ group web
     description = "what serves"
@@ -107,9 +113,9 @@ fn the_diff_says_exactly_what_changes_and_a_dry_run_leaves_no_trace() {
     terms = { rollout = { stages = [{ count = 20, soak = "0s" }, { count = 5, percent = 1, beyond = true, soak = "900s" }, { percent = 10, soak = "900s" }, { percent = 50, soak = "900s" }], gate = { max_failures_percent = 10, silence = "3600s" } }, on_leave = "keep" }
 "#;
     assert_eq!(plan.stdout, made);
-    assert_eq!(rows.difference(&Reader::open(&manager).rows()), None);
+    assert_eq!(before.difference(&rows(&manager)), None);
     cli.fails(2, &apply).says(&["Make 3, change 0, delete 0?", "--yes"]);
-    assert_eq!(rows.difference(&Reader::open(&manager).rows()), None);
+    assert_eq!(before.difference(&rows(&manager)), None);
     assert_eq!(cli.ok(&format!("{apply} --yes")), made);
     assert_eq!(cli.ok(&format!("{apply} --yes")), "");
     // The version is whichever the job has: a newer one does not change what was ordered.
@@ -170,7 +176,7 @@ fn a_set_of_which_one_object_is_refused_leaves_nothing_and_all_that_is_wrong_is_
         "policy:\n  - name: bad\n    group: nowhere\n  - name: worse\n    group: web\n    condition: facts.os.famly == 'x'\njob:\n  - name: lost\n    packages: [{package: nothing}]\n    destinations: [groups/web]\n",
     );
     let apply = format!("apply -f {} --yes", fleet.display());
-    let rows = Reader::open(&manager).rows();
+    let before = rows(&manager);
     let said = cli.fails(1, &apply).says(&[
         "3 things are wrong, so nothing was changed",
         "b.yaml:2: policy bad: there is no group nowhere",
@@ -187,7 +193,7 @@ fn a_set_of_which_one_object_is_refused_leaves_nothing_and_all_that_is_wrong_is_
     cli.fails(1, &apply).says(&["2004 objects, and at most 2000"]);
     write(&fleet, "b.yaml", "job:\n  - name: web-too\n    packages: [{package: hello}]\n    destinations: [groups/web]\n");
     cli.fails(1, &apply).says(&["b.yaml:2: job web-too: ", "is active and installs hello on groups/web"]);
-    assert_eq!(rows.difference(&Reader::open(&manager).rows()), None);
+    assert_eq!(before.difference(&rows(&manager)), None);
 }
 
 #[test]
@@ -240,11 +246,11 @@ fn what_was_changed_between_the_diff_and_the_order_is_not_overwritten() {
     let plan = apply(request.clone()).unwrap();
     assert_eq!(plan.changes.iter().map(|c| c.object.as_str()).collect::<Vec<_>>(), ["groups/one", "groups/two"]);
     cli.ok("group create one --description mine");
-    let rows = Reader::open(&manager).rows();
+    let before = rows(&manager);
     let order = v1::ApplyConfigurationRequest { validate_only: false, etag: plan.etag, ..request.clone() };
     let refused = apply(order.clone()).unwrap_err();
     assert_eq!(refused.code(), Code::Aborted, "{refused:?}");
-    assert_eq!(rows.difference(&Reader::open(&manager).rows()), None);
+    assert_eq!(before.difference(&rows(&manager)), None);
     let plan = apply(request).unwrap();
     assert_eq!(plan.changes[0].fields[0].old_value, "\"mine\"");
     let done = apply(v1::ApplyConfigurationRequest { etag: plan.etag.clone(), ..order }).unwrap();
@@ -269,9 +275,9 @@ fn prune_deletes_what_files_put_there_and_nothing_else() {
     assert_eq!(cli.fails(31, &format!("apply -f {} --prune --dry-run", fleet.display())).stdout, gone);
     // What somebody made by hand would go with the group: the whole is refused.
     cli.ok("policy create guest --group web");
-    let rows = Reader::open(&manager).rows();
+    let before = rows(&manager);
     cli.fails(1, &format!("{apply} --prune")).says(&["prune.groups/web: policies/guest registers clients into groups/web"]);
-    assert_eq!(rows.difference(&Reader::open(&manager).rows()), None);
+    assert_eq!(before.difference(&rows(&manager)), None);
     cli.ok("policy delete guest");
     assert_eq!(cli.ok(&format!("{apply} --prune")), gone);
     assert_eq!(JobView::of(&cli, &job).state, "CANCELED");
