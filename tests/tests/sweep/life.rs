@@ -208,6 +208,8 @@ impl Site {
             packages: vec![v1::JobPackage { package: "packages/tiny".into(), ..Default::default() }],
             destinations: vec!["groups/machines".into()],
             request_id: "job".into(),
+            // Stages would have those wait that come after the first twenty.
+            terms: Some(v1::JobTerms { rollout: Some(v1::Rollout { all_at_once: true, ..Default::default() }), ..Default::default() }),
             ..Default::default()
         };
         let made = self.ask("a job", |api| api_call!(api, job_service_client::JobServiceClient, run_job(request.clone())));
