@@ -1,4 +1,4 @@
-//! Jobs: made, started, changed, canceled, archived, run again.
+//! Jobs: made, started, canceled, archived, run again. How they are changed is in [`revise`](super::revise).
 
 use super::{AppError, Env, Result, conditions, destinations, events, executions, groups, packages, rollouts, schedule, trust};
 use jiff::SignedDuration;
