@@ -19,4 +19,5 @@ pub mod schedule;
 pub mod session;
 pub mod terms;
 pub mod transfer;
+pub mod user;
 pub mod window;

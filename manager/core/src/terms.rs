@@ -1,6 +1,6 @@
 //! How a job is carried out: when, in which order of clients, and what follows from how it goes.
 
-use crate::{rollout::Rollout, schedule::Schedule};
+use crate::{rollout::Rollout, schedule::Schedule, user::UserTerms};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use sutler_base::state::OnLeave;
@@ -13,6 +13,8 @@ pub struct JobTerms {
     pub rollout: Rollout,
     /// When.
     pub schedule: Schedule,
+    /// What it means for the user of a machine.
+    pub user: UserTerms,
     /// Its bytes flow although the transfers of a group that the client is in are suspended.
     pub through_suspended: bool,
     /// How often what it installed is detected again, and installed again where it is gone; never if none.

@@ -136,6 +136,7 @@ pub async fn explain(tx: &mut dyn Tx, env: &Env, id: &ClientId, online: bool) ->
         let reached = executions::is_reached(tx, &job.id, id).await?;
         let job_shown = jobs::show(tx, env, job.clone()).await?;
         let rollout = rollouts::sentence(&job, job_shown.rollout.as_ref(), &row);
+        let row = Execution { detail: schedule::told(&job, &row), ..row };
         verdicts.push(JobVerdict {
             packages: packages.iter().map(|p| format!("packages/{}/versions/{}", p.package, p.version_text)).collect(),
             destination: destination.filter(|_| reached).unwrap_or_default(),
@@ -204,6 +205,7 @@ pub fn sentence(client: &Client, row: &Execution, reached: bool, online: bool, u
         Queued if let Some(why) = rollout => why,
         Queued if !unavailable.is_empty() => format!("waits, because {unavailable}"),
         Queued if row.reason == WaitReason::Window.as_str() => row.detail.clone(),
+        Queued if online && [WaitReason::User, WaitReason::Reboot].iter().any(|r| row.reason == r.as_str()) => row.detail.clone(),
         Queued if !online => format!("the client is offline since {}; it is offered the job at its next contact", client.last_seen),
         Queued => "waits to be offered to the connected client".into(),
         Offered if !online => {
@@ -212,6 +214,7 @@ pub fn sentence(client: &Client, row: &Execution, reached: bool, online: bool, u
         Offered => "was offered; the agent has not accepted it yet".into(),
         Downloading if !online => format!("was downloading when contact was lost at {}; it goes on at its next contact", client.last_seen),
         Downloading => format!("downloads: {} of {} bytes", row.bytes_done, row.bytes_total),
+        Waiting if !row.detail.is_empty() => row.detail.clone(),
         Waiting => waits_for(&row.reason),
         Installing if !online => format!("step {:?} was running when contact was lost at {}", row.step, client.last_seen),
         Installing => format!("step {:?} runs", row.step),

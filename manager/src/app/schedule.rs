@@ -3,16 +3,18 @@
 //! The manager decides, by its own clock: what an agent is told are moments, with the time that it is here. How long a lease has to
 //! last for an agent that is cut off when its window opens is decided here, too, and written down before it is given.
 
-use super::{AppError, Env, Result, jobs, windows};
+use super::{AppError, Env, Result, jobs, shelf, windows};
 use jiff::SignedDuration;
 use std::{collections::BTreeMap, time::Duration};
 use sutler_base::{
     AttemptId, ClientId, JobId, Timestamp,
-    state::{ExecutionState, Intent, JobState, WaitReason},
+    state::{ExecutionState, Intent, JobState, Timing, WaitReason},
 };
 use sutler_core::{
     model::{Client, Execution, Job, JobPackage, LongLease, PackageVersion, Target},
     schedule::{self, Schedule, lease_until},
+    terms::JobTerms,
+    user,
     window::{Opening, Windows},
 };
 use sutler_store::{Page, Tx};
@@ -57,6 +59,8 @@ pub struct Change {
     pub deadline: Option<Timestamp>,
     /// Windows don't hold it up at all.
     pub ignore_windows: bool,
+    /// At which moment of the machine's life it begins, for those that have not started.
+    pub timing: Option<Timing>,
 }
 
 /// Changes the times of a job.
@@ -81,7 +85,16 @@ pub fn change(job: &mut Job, env: &Env, change: &Change) -> Result<()> {
     schedule.prefetch = change.prefetch.or(schedule.prefetch);
     schedule.deadline = change.deadline.or(schedule.deadline);
     schedule.ignore_windows |= change.ignore_windows;
+    schedule.timing = change.timing.unwrap_or(schedule.timing);
     check(schedule, job.expires)
+}
+
+/// Whether these terms go together with each other.
+pub fn check_terms(terms: &JobTerms) -> Result<()> {
+    match user::check(terms).into_iter().next() {
+        None => Ok(()),
+        Some((field, why)) => Err(AppError::invalid(field, why)),
+    }
 }
 
 /// Whether these times go together.
@@ -118,6 +131,11 @@ impl Clock {
     /// When a job with this schedule may be begun on a client; none: at any time.
     pub fn openings(&self, client: &ClientId, schedule: &Schedule) -> Option<Vec<Opening>> {
         schedule.openings(self.windows.get(client).unwrap_or(&Windows::default()), self.now)
+    }
+
+    /// The openings of what begins with a start or the stop of a machine.
+    pub fn at_any_moment(&self) -> Opening {
+        schedule::at_any_moment(self.now)
     }
 
     /// The sentence about what it waits for there; none where time is not what it waits for.
@@ -171,8 +189,22 @@ async fn left(tx: &mut dyn Tx, job: &Job, row: Option<&Execution>) -> Result<u64
     Ok(packages.iter().skip(row.map_or(0, |row| row.item as usize)).map(takes).sum())
 }
 
+/// What a row says in a sentence: of one that waits for a restart, for which.
+pub fn told(job: &Job, row: &Execution) -> String {
+    let restart = row.state == ExecutionState::Waiting && row.reason == WaitReason::Reboot.as_str() && row.detail.is_empty();
+    if restart { user::waits_for_restart(job.terms.schedule.timing).to_owned() } else { row.detail.clone() }
+}
+
 /// Says of the rows that wait for their time what that is.
 pub async fn tell(tx: &mut dyn Tx, env: &Env, job: &Job, rows: &mut [jobs::Row]) -> Result<()> {
+    for row in rows.iter_mut() {
+        row.execution.detail = told(job, &row.execution);
+        if shelf::is_offered(&row.execution) {
+            row.execution.reason = WaitReason::User.as_str().to_owned();
+            let shows = !env.live.is_connected(&row.client.id) || env.live.abilities(&row.client.id).shelf;
+            row.execution.detail = if shows { user::OFFERED } else { user::NOT_OFFERED }.to_owned();
+        }
+    }
     let waits = |row: &jobs::Row| row.execution.state == ExecutionState::Waiting && row.execution.reason == WaitReason::Window.as_str();
     let clients: Vec<&Client> = rows.iter().filter(|row| waits(row)).map(|row| &row.client).collect();
     if clients.is_empty() {

@@ -239,6 +239,8 @@ pub struct Progress {
     pub state: ExecutionState,
     /// What it waits for, where it waits.
     pub reason: String,
+    /// The same in a sentence, where there is more to say.
+    pub detail: String,
     /// The package that is worked on, from 0.
     pub item: u32,
     /// Bytes that are there.
@@ -263,7 +265,7 @@ pub async fn progress(tx: &mut dyn Tx, env: &Env, reports: &[Progress]) -> Resul
         if row.state.is_end() || report.state.is_end() || attempt.state.is_end() {
             continue;
         }
-        let mut change = executions::moved(row, report.state, &report.reason, "", env);
+        let mut change = executions::moved(row, report.state, &report.reason, &report.detail, env);
         if row.state == report.state && row.reason == report.reason {
             change.entered = row.entered;
         }

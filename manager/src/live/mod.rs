@@ -2,12 +2,14 @@
 //!
 //! Nothing here is remembered. What is to be done stands in the database; a wake-up only says that it is worth looking.
 
+pub mod abilities;
 pub mod asked;
 mod hooks;
 mod keeping;
 mod leases;
 pub mod orders;
 mod scrub;
+mod shelf;
 mod times;
 pub mod transfers;
 pub mod workers;
@@ -58,6 +60,12 @@ struct Session {
     cut: Arc<Notify>,
     /// What its agent was told of when attempts may be begun; none: it does not know of that.
     timed: Option<times::Told>,
+    /// It holds a lease that is longer than usual: that has to be renewed.
+    far: bool,
+    /// What its agent can do for the user of the machine.
+    user: sutler_core::user::Abilities,
+    /// The digest of the shelf that it was told.
+    shelf: Vec<u8>,
 }
 
 #[derive(Default)]
@@ -138,7 +146,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Live {
     /// Makes this the session of the client, in place of an older one, which is closed; `serial` is that of its certificate, and
-    /// `counter` what the agent counted; `timed` says whether it begins nothing outside of the times that it is told. Gives back the session's number, and the bell that rings when the session is cut off.
+    /// `counter` what the agent counted; `said` what it can
+    /// do. Gives back the session's number, and the bell that rings when the session is cut off.
     pub fn enter(
         &self,
         client: &ClientId,
@@ -146,11 +155,13 @@ impl Live {
         counter: u64,
         state: ClientState,
         outbox: mpsc::Sender<ToAgent>,
-        timed: bool,
+        said: abilities::Said,
     ) -> (u64, Arc<Notify>) {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let cut = Arc::new(Notify::new());
-        let session = Session { number, serial, counter, state, outbox, cut: cut.clone(), timed: timed.then(Default::default) };
+        let timed = said.timed.then(Default::default);
+        let session =
+            Session { number, serial, counter, state, outbox, cut: cut.clone(), timed, far: false, user: said.user, shelf: said.shelf };
         if let Some(old) = lock(&self.sessions).insert(client.clone(), session) {
             let _ = old.outbox.try_send(ToAgent::Close(connected_again()));
             old.cut.notify_one();
@@ -450,6 +461,7 @@ mod tests {
             client: client.clone(),
             state: ExecutionState::Installing,
             reason: String::new(),
+            detail: String::new(),
             item: 0,
             bytes_done: 0,
             bytes_total: 0,

@@ -5,10 +5,12 @@ use crate::{
     app::{
         AppError, Violations, clients, dispatch,
         enrolment::{self, Renewal, renew_client},
-        groups, inventory, keeping, questions, restored, sessions, trust,
+        groups, inventory, keeping, questions, restored, sessions, shelf, trust,
     },
     live::{
-        OUTBOX, ToAgent, asked, orders,
+        OUTBOX, ToAgent,
+        abilities::Said,
+        asked, orders,
         transfers::{self, Flow, Halt},
     },
 };
@@ -25,6 +27,7 @@ use sutler_base::{
     state::{ClientState, ErrorKind, ExecutionState, WaitReason},
 };
 use sutler_content::{Closure, Encoding, Error as ContentError, Kind};
+use sutler_core::user;
 use sutler_proto::{
     convert::{Word, job_id, time, wire_time},
     v1::{self, connect_request::Message as FromAgent, connect_response::Message},
@@ -67,7 +70,7 @@ impl v1::agent_service_server::AgentService for Services {
             return Err(status(AppError::state(format!("clients/{client}"), "PROTOCOL_VERSION", text)));
         }
         let asks = hello.capabilities.iter().any(|c| c == sutler_proto::QUESTIONS).then(|| hello.questions_digest.clone());
-        let timed = hello.capabilities.iter().any(|c| c == sutler_proto::TIMES);
+        let said = Said::of(&hello);
         let checks = hello.capabilities.iter().any(|c| c == sutler_proto::CHECKS);
         let held = trust::Held { trust: hello.trust_version, revocations: (hello.revocations_epoch, hello.revocations_version) };
         let hello = Arc::new(sessions::Hello { serial: serial.clone(), ..parse_hello(&client, address, hello)? });
@@ -104,7 +107,7 @@ impl v1::agent_service_server::AgentService for Services {
         }
         let behind = welcome.report_from.is_some();
         self.app.live.set_behind(&client, behind);
-        let (number, cut) = self.app.live.enter(&client, serial, counter, welcome.client.state, outbox.clone(), timed);
+        let (number, cut) = self.app.live.enter(&client, serial, counter, welcome.client.state, outbox.clone(), said);
         self.app.live.set_checks(&client, checks);
         self.app.metrics.sessions.inc();
         let known = reported.keys().cloned().collect();
@@ -273,10 +276,15 @@ impl Services {
             attempt,
             client: client.clone(),
             state,
-            reason,
             item: wire.item,
             bytes_done: wire.bytes_done.min(i64::MAX as u64),
             bytes_total: wire.bytes_total.min(i64::MAX as u64),
+            detail: if reason == WaitReason::User.as_str() && state == ExecutionState::Waiting {
+                user::waits(wire.user_seconds, wire.deferred, wire.put_off, self.app.world.now())
+            } else {
+                String::new()
+            },
+            reason,
             step: wire.step.chars().filter(|c| !c.is_control()).take(63).collect(),
         });
     }
@@ -504,6 +512,7 @@ impl Session {
             FromAgent::Log(m) => self.log(&actor, m).await,
             FromAgent::Answer(m) => self.answer(&actor, m).await,
             FromAgent::Checked(m) => self.checked(&actor, m).await,
+            FromAgent::Choice(m) => self.chosen(&actor, m).await,
             FromAgent::CaughtUp(_) => self.caught_up(&actor).await,
             FromAgent::Unenroll(_) => {
                 // No session any more from here on: the commit has others cut off whatever the client has open, and the answer is
@@ -601,6 +610,17 @@ impl Session {
         asked::tell(app, vec![self.client.clone()], None).await.map_err(status)?;
         let request_id = m.request_id.chars().take(128).collect();
         app.live.send(&self.client, Message::Answered(v1::AnswerResult { request_id, error: answered.err().unwrap_or_default() }));
+        Ok(())
+    }
+
+    /// The user of the machine wants something that is offered to them.
+    async fn chosen(&self, actor: &str, m: v1::Choice) -> Result<(), Status> {
+        let app = &self.services.app;
+        let input = (self.client.clone(), m.job);
+        let chosen =
+            app.change(actor, "choose", input, |tx, env, (id, job)| Box::pin(shelf::choose(tx, env, id, job))).await.map_err(status)?;
+        let request_id = m.request_id.chars().take(128).collect();
+        app.live.send(&self.client, Message::Chosen(v1::ChoiceResult { request_id, error: chosen.err().unwrap_or_default() }));
         Ok(())
     }
 

@@ -5,7 +5,7 @@ use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 use std::{collections::BTreeSet, sync::Mutex};
 use sutler_base::{
     AttemptId, ClientId, Digest, JobId, Timestamp, TokenId, Uid,
-    state::{ClientState, EventKind, ExecutionState, JobState, Trigger},
+    state::{ClientState, EventKind, ExecutionState, HoldReason, JobState, Trigger},
 };
 use sutler_core::model::{Certificate, CertificateState, LogPart, Site, Subject, Target};
 use sutler_core::{
@@ -196,6 +196,7 @@ async fn every_statement_walks_along_an_index() {
                     tx.queued_for(&[], 5).await?;
                     tx.clients_with_queued(None, 5).await?;
                     tx.queued_clients_of(&job, None, 5).await?;
+                    tx.clients_held(&job, HoldReason::User, None, 5).await?;
                     tx.cancels_overdue(now, 5).await?;
                     tx.rollout(&job).await?;
                     tx.rollouts_active(None, 5).await?;
@@ -289,6 +290,7 @@ async fn every_statement_walks_along_an_index() {
                     tx.insert_executions(&job, std::slice::from_ref(&client), now).await?;
                     tx.insert_executions_for_group(&job, &uid, now).await?;
                     tx.set_attempt_states(&[(AttemptId::new(now, [1; 16]), ExecutionState::Waiting)]).await?;
+                    tx.choose(&job, &client).await?;
                     tx.release_to_stage(&job, std::slice::from_ref(&client), 1).await?;
                     tx.hold_by_stage(&job, std::slice::from_ref(&client), ExecutionState::Queued).await?;
                     tx.put_site(&Site { id: uid.clone(), addresses: Vec::new() }).await?;

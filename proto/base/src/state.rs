@@ -290,6 +290,26 @@ impl Default for OnLeave {
 }
 
 words! {
+    /// At which moment of the machine's life something begins.
+    Timing: "a timing" {
+        /// As soon as it may.
+        Now = "NOW",
+        /// At the next start of the machine, before anything else.
+        AtBoot = "AT_BOOT",
+        /// When the machine goes down.
+        AtShutdown = "AT_SHUTDOWN",
+    }
+}
+
+// Not derived: the macro makes no attributes for words.
+#[allow(clippy::derivable_impls)]
+impl Default for Timing {
+    fn default() -> Self {
+        Timing::Now
+    }
+}
+
+words! {
     /// What an attempt is for.
     Purpose: "the purpose of an attempt" {
         /// What the job orders.
@@ -337,6 +357,8 @@ words! {
     HoldReason: "what holds an execution" {
         /// Its stage of the job's rollout is not open yet, or full.
         Stage = "STAGE",
+        /// It is offered to the user of the machine, who has not chosen it.
+        User = "USER",
     }
 }
 
