@@ -28,6 +28,7 @@ mod membership;
 mod networks;
 mod own_update;
 mod packages;
+mod person;
 mod publishers;
 mod put_back;
 mod recovery;
