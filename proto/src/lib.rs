@@ -28,3 +28,7 @@ pub const QUESTIONS: &str = "questions";
 pub const TIMES: &str = "times";
 /// The capability of an agent that says whether what it installed is still there.
 pub const CHECKS: &str = "checks";
+/// The capability of an agent that fetches and keeps what is installed another time.
+pub const PREFETCH: &str = "prefetch";
+/// The capability of an agent that measures and reports its facts when it is asked to.
+pub const INVENTORY: &str = "inventory";

@@ -190,6 +190,7 @@ impl Agent {
             limits,
             measuring: None,
             measure_again: false,
+            inventories: Default::default(),
             looked_at: now.boot,
             waiters: Default::default(),
             groups: None,
@@ -230,10 +231,19 @@ fn interrupted(identity: &Identity, attempt: &AttemptId, clock: &Arc<dyn Clock>)
         job: String::new(),
         revision: 0,
         items: Vec::new(),
+        inventory: false,
         expire: None,
         continue_on_failure: false,
         priority: 5,
         times: None,
     };
-    Ok(Record { offer, accepted: now, lease: None, results: Vec::new(), started: true, stage: Stage::Finished { outcome, signature } })
+    Ok(Record {
+        offer,
+        accepted: now,
+        lease: None,
+        results: Vec::new(),
+        measured: false,
+        started: true,
+        stage: Stage::Finished { outcome, signature },
+    })
 }

@@ -28,7 +28,7 @@ use sutler_base::{
     state::{ClientState, ErrorKind},
 };
 use sutler_proto::{
-    CHECKS, PROTOCOL_VERSION, QUESTIONS, REPORT_AGAIN, TIMES,
+    CHECKS, INVENTORY, PREFETCH, PROTOCOL_VERSION, QUESTIONS, REPORT_AGAIN, TIMES,
     convert::{Word, time, wire_time},
     v1::{self, connect_request::Message as Up, connect_response::Message as Down},
 };
@@ -112,6 +112,8 @@ pub(super) struct Loop {
     pub(super) measuring: Option<JoinHandle<Result<Facts, Trouble>>>,
     /// Something happened since that began.
     pub(super) measure_again: bool,
+    /// The attempts for which they are measured just now, and those that asked since that began.
+    pub(super) inventories: (Vec<AttemptId>, Vec<AttemptId>),
     pub(super) limits: Limits,
     /// When it last looked around (on `CLOCK_BOOTTIME`).
     pub(super) looked_at: Duration,
@@ -200,7 +202,7 @@ impl Loop {
                     self.renewed(result);
                     None
                 }
-                Cause::Measured(facts) => self.measured(*facts).map(|()| None)?,
+                Cause::Measured(facts) => self.measured(*facts).await.map(|()| None)?,
                 Cause::Time => self.look_around().await.map(|()| None)?,
             };
             if let Some(ended) = ended {
@@ -254,6 +256,16 @@ impl Loop {
                 Effect::AcknowledgeCancel(id, started) => {
                     info!(attempt = %id, started, "canceled by the manager");
                     self.send(Up::CancelAcknowledged(v1::CancelAcknowledged { attempt: id.to_string(), started }));
+                }
+                Effect::Measure(id) => {
+                    // What is being measured may have been looked at before it was asked.
+                    let (now, next) = &mut self.inventories;
+                    if self.measuring.is_some() {
+                        next.push(id)
+                    } else {
+                        now.push(id)
+                    }
+                    self.measure();
                 }
                 Effect::Prepare(id, item) => {
                     if let Some(record) = self.state.record(&id) {
@@ -501,7 +513,7 @@ impl Loop {
         let open = self.state.records().filter(|r| r.stage != Stage::Canceled).map(|r| wire::open_attempt(r, progress.get(r.id())));
         Ok(Some(v1::Hello {
             protocol_version: PROTOCOL_VERSION,
-            capabilities: vec![REPORT_AGAIN.into(), QUESTIONS.into(), TIMES.into(), CHECKS.into()],
+            capabilities: vec![REPORT_AGAIN.into(), QUESTIONS.into(), TIMES.into(), CHECKS.into(), PREFETCH.into(), INVENTORY.into()],
             questions_digest: self.questions.digest(),
             trust_version: self.identity.publishers().map_or(0, |t| t.version()),
             revocations_epoch: self.identity.revocations().map_or(0, |r| r.epoch()),
@@ -756,6 +768,7 @@ impl Loop {
             self.garbage = false;
             self.worker.collect_garbage(self.state.records());
         }
+        self.worker.drop_overdue();
         if now.boot >= self.facts_due {
             self.measure();
         }
@@ -810,21 +823,25 @@ impl Loop {
         self.measuring = Some(tokio::spawn(async move { installer.facts(software).await }));
     }
 
-    fn measured(&mut self, facts: Result<Facts, Trouble>) -> Result<(), AgentError> {
+    async fn measured(&mut self, facts: Result<Facts, Trouble>) -> Result<(), AgentError> {
         self.measuring = None;
         self.facts_due = self.clock.now().boot + self.limits.next_facts((self.random)());
+        let next = std::mem::take(&mut self.inventories.1);
+        let asked = std::mem::replace(&mut self.inventories.0, next);
         if std::mem::take(&mut self.measure_again) {
             self.measure();
         }
+        let done = facts.is_ok();
         match facts {
-            Ok(facts) if self.report.measured(&facts) && self.up.is_some() => self.tell_facts(self.report.told()),
-            Ok(_) => Ok(()),
-            Err(Trouble::Failed(failure)) => {
-                warn!("the facts can't be collected: {}", failure.message);
-                Ok(())
-            }
-            Err(Trouble::Fatal(why)) => Err(AgentError::Fatal(why)),
+            Ok(facts) if self.report.measured(&facts) && self.up.is_some() => self.tell_facts(self.report.told())?,
+            Ok(_) => {}
+            Err(Trouble::Failed(failure)) => warn!("the facts can't be collected: {}", failure.message),
+            Err(Trouble::Fatal(why)) => return Err(AgentError::Fatal(why)),
         }
+        for attempt in asked {
+            self.happened(Event::Measured(attempt, done)).await?;
+        }
+        Ok(())
     }
 
     /// Tells a manager that has the facts with this digest what changed since, or everything.

@@ -315,13 +315,14 @@ mod tests {
             job: "jobs/1".into(),
             revision: 1,
             items: vec![],
+            inventory: false,
             expire: None,
             continue_on_failure: false,
             priority: 5,
             times: None,
         };
         let accepted = Timestamp::from_second(1).unwrap();
-        Record { offer, accepted, lease: None, results: vec![], started: false, stage: Stage::Offered }
+        Record { offer, accepted, lease: None, results: vec![], measured: false, started: false, stage: Stage::Offered }
     }
 
     fn state() -> tempfile::TempDir {

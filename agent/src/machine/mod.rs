@@ -50,7 +50,7 @@ enum Activity {
     Idle,
     /// Waits for the journal.
     Journaling,
-    /// Fetches.
+    /// Fetches; or measures, for an inventory.
     Fetching,
     /// An op runs.
     Performing,
@@ -229,6 +229,7 @@ impl State {
                     attempt.bytes = (done, total);
                 }
             }
+            Event::Measured(id, done) => self.measured(&id, done, now, &mut effects),
             Event::Prepared(id, prepared) => self.prepared(&id, prepared, now, &mut effects),
             Event::OpEnded(id, report) => self.op_ended(&id, report, now, &mut effects),
             Event::Signed(id, outcome, signature) => {
@@ -297,6 +298,7 @@ impl State {
             accepted: now.wall,
             lease: Some(lease(seconds, now)),
             results: Vec::new(),
+            measured: false,
             started: false,
             stage: Stage::Offered,
         };
@@ -416,6 +418,21 @@ impl State {
         attempt.journal(effects);
     }
 
+    fn measured(&mut self, id: &AttemptId, done: bool, now: &Now, effects: &mut Vec<Effect>) {
+        let jitter = self.jitter();
+        let Some(attempt) = self.attempts.get_mut(id) else { return };
+        if attempt.activity != Activity::Fetching || !attempt.record.offer.inventory {
+            return;
+        }
+        if done {
+            attempt.record.measured = true;
+            attempt.journal(effects);
+        } else {
+            attempt.activity = Activity::Backoff(now.boot + pause(attempt.tries, jitter));
+            attempt.tries = attempt.tries.saturating_add(1);
+        }
+    }
+
     fn op_ended(&mut self, id: &AttemptId, report: OpReport, now: &Now, effects: &mut Vec<Effect>) {
         let Some(attempt) = self.attempts.get_mut(id) else { return };
         let Stage::Installing(installing) = &mut attempt.record.stage else { return };
@@ -470,7 +487,7 @@ impl State {
         let mut order: Vec<(u8, Timestamp, AttemptId)> =
             self.attempts.iter().map(|(id, a)| (a.record.offer.priority, a.record.accepted, id.clone())).collect();
         order.sort();
-        let mut fetching = self.attempts.values().filter(|a| a.activity == Activity::Fetching).count();
+        let mut fetching = self.attempts.values().filter(|a| a.activity == Activity::Fetching && !a.record.offer.inventory).count();
         for (_, _, id) in order {
             let underway = self.underway();
             let Some(attempt) = self.attempts.get_mut(&id) else { continue };
@@ -506,6 +523,9 @@ impl State {
                     if let Some(end) = attempt.record.verdict() {
                         attempt.activity = Activity::Signing;
                         effects.push(Effect::Sign(self.outcome(&id, end, now)));
+                    } else if attempt.record.offer.inventory {
+                        attempt.activity = Activity::Fetching;
+                        effects.push(Effect::Measure(id.clone()));
                     } else if underway.iter().any(|package| attempt.doubted.contains(package)) {
                         continue;
                     } else if fetching < FETCHES_MAX {

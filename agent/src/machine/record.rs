@@ -85,8 +85,11 @@ pub struct Offer {
     pub job: String,
     /// The revision of the job.
     pub revision: i64,
-    /// The packages in the job's order; never empty.
+    /// The packages in the job's order; none of an inventory.
     pub items: Vec<OfferedItem>,
+    /// In place of packages: the facts are measured, and reported where they changed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub inventory: bool,
     /// After this nothing may be started.
     pub expire: Option<Timestamp>,
     /// Go on with the next package although one failed.
@@ -221,6 +224,8 @@ impl Plan {
                 ops.push(Op::Forget);
                 ops
             }
+            // That ends when it is fetched.
+            Intent::Prefetch => Vec::new(),
         }
     }
 
@@ -392,6 +397,9 @@ pub struct Record {
     pub lease: Option<Lease>,
     /// What became of the packages that are done.
     pub results: Vec<ItemResult>,
+    /// The facts were measured for it, and the manager told what changed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub measured: bool,
     /// Whether anything was ever started: from then on it can't be called off any more.
     pub started: bool,
     /// How far it is.
@@ -424,6 +432,9 @@ impl Record {
     /// The end that the attempt has come to; none while a package is left to do.
     pub fn verdict(&self) -> Option<ExecutionState> {
         use ExecutionState::*;
+        if self.offer.inventory {
+            return self.measured.then_some(Succeeded);
+        }
         let bad = |r: &&ItemResult| !r.state.is_good();
         let over = self.results.len() >= self.offer.items.len();
         let stopped = !self.offer.continue_on_failure && self.results.iter().any(|r| bad(&r));

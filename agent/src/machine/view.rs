@@ -56,7 +56,9 @@ impl State {
             Stage::Offered if matches!(attempt.activity, Activity::Backoff(_)) && attempt.suspended => wait(WaitReason::TransferSuspended),
             _ if matches!(attempt.activity, Activity::Backoff(_)) => wait(WaitReason::Retry),
             Stage::Offered if record.verdict().is_some() => return None,
-            Stage::Offered if attempt.activity == Activity::Fetching => (ExecutionState::Downloading, None, String::new()),
+            Stage::Offered if attempt.activity == Activity::Fetching && !record.offer.inventory => {
+                (ExecutionState::Downloading, None, String::new())
+            }
             Stage::Offered if !attempt.doubted.is_empty() => wait(WaitReason::Turn),
             Stage::Offered => (ExecutionState::Offered, None, String::new()),
             Stage::Fetched(_) if self.held => wait(WaitReason::LocalHold),

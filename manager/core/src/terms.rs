@@ -19,6 +19,8 @@ pub struct JobTerms {
     pub keep: Option<Duration>,
     /// What becomes of what it installed on a client that leaves its reach.
     pub on_leave: OnLeave,
+    /// In place of packages: clients measure their facts and report what changed.
+    pub inventory: bool,
 }
 
 impl JobTerms {

@@ -5,6 +5,7 @@ use super::{
     schedule::{self, Clock, Times},
     transfers, trust,
 };
+use crate::live::Can;
 use std::collections::{BTreeMap, BTreeSet};
 use sutler_base::{
     AttemptId, ClientId, JobId, Timestamp, Uid, limits,
@@ -13,7 +14,7 @@ use sutler_base::{
     state::{CancelReason, ClientState, ErrorKind, ExecutionState, Intent, Purpose, WaitReason},
 };
 use sutler_core::{
-    model::{Attempt, Client, Job, JobPackage, PackageVersion},
+    model::{Attempt, Client, Execution, Job, JobPackage, PackageVersion},
     relations::VERSIONS_MAX,
     window::Opening,
 };
@@ -47,8 +48,10 @@ pub struct Offer {
     pub job: JobId,
     /// The job's revision.
     pub revision: i64,
-    /// The packages in their order.
+    /// The packages in their order; none of an inventory.
     pub items: Vec<Item>,
+    /// In place of packages: the facts are measured, and reported where they changed.
+    pub inventory: bool,
     /// After this nothing may be started.
     pub expires: Option<Timestamp>,
     /// Go on with the next package although one failed.
@@ -169,11 +172,7 @@ pub async fn orders(
         if openings.is_some() && !env.live.is_timed(&row.client) {
             // It would begin at once.
             let why = "its agent knows no maintenance windows and no start times; update it, or run the job with --ignore-windows";
-            if row.detail != why {
-                let mut change = executions::moved(&row, ExecutionState::Queued, WaitReason::Window.as_str(), why, env);
-                change.entered = row.entered;
-                changes.push(change);
-            }
+            changes.extend(still_queued(&row, WaitReason::Window, why, env));
             continue;
         }
         let Some(mut offer) = catalogue.offer(tx, env, &attempt, &job, replaced.get(&row.client)).await? else {
@@ -186,6 +185,10 @@ pub async fn orders(
             }
             continue;
         };
+        if let Some(why) = beyond(&offer, env.live.can(&row.client)) {
+            changes.extend(still_queued(&row, WaitReason::Agent, why, env));
+            continue;
+        }
         offer.times = catalogue.times(tx, openings, &Timed::of(&attempt)).await?;
         *slots += 1;
         changes.push(ExecutionChange {
@@ -235,6 +238,21 @@ pub async fn orders(
     }
     lengthen(tx, env, &clock, &mut out).await?;
     Ok(out)
+}
+
+/// Why an agent that can do this can't do what it would be offered; none if it can.
+fn beyond(offer: &Offer, can: Can) -> Option<&'static str> {
+    if offer.inventory && !can.inventory {
+        return Some("its agent can't measure its facts when it is asked to; update it");
+    }
+    let fetches = offer.items.iter().any(|item| item.intent == Intent::Prefetch);
+    (fetches && !can.prefetch).then_some("its agent can't fetch what is installed another time; update it")
+}
+
+/// The change by which a row that stays queued says why, if it does not say so already.
+fn still_queued(row: &Execution, reason: WaitReason, why: &str, env: &Env) -> Option<ExecutionChange> {
+    let news = row.detail != why;
+    news.then(|| ExecutionChange { entered: row.entered, ..executions::moved(row, ExecutionState::Queued, reason.as_str(), why, env) })
 }
 
 /// An attempt, as far as it says how long its packages take.
@@ -367,11 +385,11 @@ impl Catalogue {
                 envelope: version.envelope.clone(),
                 intent: package.intent,
                 values: package.values.clone(),
-                requirements: if package.intent == Intent::Install { job.requirements.clone() } else { vec![] },
+                requirements: if package.intent == Intent::Uninstall { vec![] } else { job.requirements.clone() },
                 replace_always: package.replace_always,
                 // What was uninstalled is named by the version that was there.
                 succeeded: done.iter().any(|(name, manifest)| match package.intent {
-                    Intent::Install => *manifest == version.manifest,
+                    Intent::Install | Intent::Prefetch => *manifest == version.manifest,
                     Intent::Uninstall => *name == version.name,
                 }),
                 needed: needed(package),
@@ -418,6 +436,7 @@ fn of(attempt: &Attempt, job: &Job, items: Vec<Item>) -> Offer {
         job: job.id.clone(),
         revision: attempt.revision,
         items,
+        inventory: job.terms.inventory,
         expires: job.expires,
         continue_on_failure: job.continue_on_failure,
         priority: job.priority,

@@ -203,7 +203,7 @@ pub fn sentence(client: &Client, row: &Execution, reached: bool, online: bool, u
         Queued if client.state == ClientState::Pending => "the client waits for approval; `client approve` lets it in".into(),
         Queued if let Some(why) = rollout => why,
         Queued if !unavailable.is_empty() => format!("waits, because {unavailable}"),
-        Queued if row.reason == WaitReason::Window.as_str() => row.detail.clone(),
+        Queued if [WaitReason::Window.as_str(), WaitReason::Agent.as_str()].contains(&row.reason.as_str()) => row.detail.clone(),
         Queued if !online => format!("the client is offline since {}; it is offered the job at its next contact", client.last_seen),
         Queued => "waits to be offered to the connected client".into(),
         Offered if !online => {
@@ -232,6 +232,7 @@ fn waits_for(reason: &str) -> String {
     match reason.parse() {
         Ok(WaitReason::Turn) => "waits for another installation on this machine; they run one at a time".into(),
         Ok(WaitReason::Window) => "waits for its time or maintenance window".into(),
+        Ok(WaitReason::Agent) => "its agent can't do what the job asks; update it".into(),
         Ok(WaitReason::User) => "waits for the user at the machine".into(),
         Ok(WaitReason::LocalHold) => "the machine's own administrator holds installations (`hold` in the agent's configuration)".into(),
         Ok(WaitReason::Reboot) => "waits for a restart of the machine".into(),

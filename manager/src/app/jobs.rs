@@ -9,7 +9,7 @@ use sutler_base::{
         Requirement,
         relations::{self, Values},
     },
-    state::{CancelReason, ClientState, ErrorKind, ExecutionState, Intent, JobState, Purpose, RetryKind},
+    state::{CancelReason, ClientState, ErrorKind, ExecutionState, Intent, JobState, OnLeave, Purpose, RetryKind},
 };
 use sutler_core::{
     execution::{self, Again},
@@ -188,7 +188,7 @@ pub async fn unavailable_now_and_soon(tx: &mut dyn Tx, env: &Env, job: &Job, pac
 async fn unavailable(tx: &mut dyn Tx, wanted: &[JobPackage], word: &trust::Word, at: Timestamp) -> Result<String> {
     let uids: Vec<_> = wanted.iter().filter_map(|p| p.version.clone()).collect();
     let versions = tx.versions_by_uid(&uids).await?;
-    for package in wanted.iter().filter(|p| p.intent == Intent::Install) {
+    for package in wanted.iter().filter(|p| p.intent != Intent::Uninstall) {
         let Some(uid) = &package.version else { continue };
         match versions.iter().find(|v| v.uid == *uid) {
             None => return Ok(format!("{}@{} was deleted", package.package, package.version_text)),
@@ -237,8 +237,22 @@ pub async fn pin(tx: &mut dyn Tx, wanted: &mut [JobPackage]) -> Result<()> {
     Ok(())
 }
 
+/// Refuses terms that say one thing where the packages say another.
+pub fn check_what(terms: &JobTerms, packages: usize) -> Result<()> {
+    let why = match (terms.inventory, packages) {
+        (true, 1..) => "is in place of packages; run a job of its own for it",
+        (true, 0) if terms.keep.is_some() || terms.on_leave != OnLeave::default() => {
+            "installs nothing, that could be kept, or taken off where a client leaves; leave out terms.keep and terms.on_leave"
+        }
+        (false, 0) => return Err(AppError::invalid("packages", "is empty, and a job without packages is an inventory")),
+        _ => return Ok(()),
+    };
+    Err(AppError::invalid("terms.inventory", why))
+}
+
 /// Makes a draft. Packages, versions, groups and clients must exist.
 pub async fn create(tx: &mut dyn Tx, env: &Env, input: &Create) -> Result<Shown> {
+    check_what(&input.terms, input.packages.len())?;
     let wanted = wanted(tx, &input.packages).await?;
     destinations::needs_all(env, &input.clients_where)?;
     let (mut targets, mut exclusions) = (BTreeSet::new(), BTreeSet::new());
@@ -343,7 +357,7 @@ pub fn has_ended(state: JobState) -> bool {
 /// A version that was withdrawn reaches nobody: an order for it would only wait.
 pub fn refuse_withdrawn(intent: Intent, version: &PackageVersion) -> Result<()> {
     match &version.withdrawn {
-        Some((_, reason)) if intent == Intent::Install => {
+        Some((_, reason)) if intent != Intent::Uninstall => {
             let name = packages::name_of(version);
             let why = if reason.is_empty() { String::new() } else { format!(" ({reason})") };
             let message = format!("{name} was withdrawn{why}; order another version, or reinstate it with `package reinstate`");
@@ -357,8 +371,8 @@ pub fn refuse_withdrawn(intent: Intent, version: &PackageVersion) -> Result<()> 
 fn check_values(n: usize, intent: Intent, values: &Values, version: &PackageVersion) -> Result<()> {
     match relations::fill(&version.terms.parameters, values) {
         Ok(_) => Ok(()),
-        // To uninstall it goes by the version that is there, which may have had other parameters.
-        Err(_) if intent == Intent::Uninstall && values.is_empty() => Ok(()),
+        // To uninstall it goes by the version that is there, which may have had other parameters; what is only fetched runs nothing.
+        Err(_) if intent != Intent::Install && values.is_empty() => Ok(()),
         Err(why) => Err(AppError::invalid(format!("packages[{n}].values"), format!("{}@{}: {why}", version.name, version.version))),
     }
 }
@@ -366,10 +380,14 @@ fn check_values(n: usize, intent: Intent, values: &Values, version: &PackageVers
 /// The packages of a job, in words.
 pub fn describe(wanted: &[JobPackage]) -> String {
     let one = |p: &JobPackage| {
-        let word = if p.intent == Intent::Uninstall { "uninstall " } else { "" };
+        let word = match p.intent {
+            Intent::Install => "",
+            Intent::Uninstall => "uninstall ",
+            Intent::Prefetch => "fetch ",
+        };
         format!("{word}{}@{}", p.package, if p.follow { "latest" } else { &p.version_text })
     };
-    wanted.iter().map(one).collect::<Vec<_>>().join(", ")
+    if wanted.is_empty() { "report facts".into() } else { wanted.iter().map(one).collect::<Vec<_>>().join(", ") }
 }
 
 /// Makes a job and starts it, in one commit.
@@ -508,7 +526,9 @@ pub async fn refuse_second(tx: &mut dyn Tx, env: &Env, job: &Job, wanted: &[JobP
             continue;
         }
         for package in tx.job_packages(&other.id, other.revision).await? {
-            if package.needed.is_empty() && wanted.iter().any(|w| w.needed.is_empty() && w.package == package.package) {
+            // What is only fetched undoes nothing.
+            let asked = |p: &JobPackage| p.needed.is_empty() && p.intent != Intent::Prefetch;
+            if asked(&package) && wanted.iter().any(|w| asked(w) && w.package == package.package) {
                 let shown = show(tx, env, other.clone()).await?;
                 if !reaches_job(tx, env, &other).await? {
                     let message = format!("another job, outside the scope of your role, installs {} there", package.package);

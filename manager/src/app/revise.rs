@@ -113,6 +113,7 @@ pub async fn update(tx: &mut dyn Tx, env: &Env, input: &Update) -> Result<Shown>
         }
         (wanted != had).then_some(wanted)
     };
+    jobs::check_what(&job.terms, packages.as_ref().unwrap_or(&had).len())?;
     if let Some(wanted) = &packages {
         changes.push(format!("packages: {} in place of {}", jobs::describe(wanted), jobs::describe(&had)));
         for target in tx.job_targets(id).await?.iter().filter(|_| started) {

@@ -235,7 +235,9 @@ impl Known {
                 }
             };
             for item in results(&attempt).into_iter().rev().filter(|item| item.state == ExecutionState::Succeeded) {
-                let Some((package, version)) = packages.iter().find(|(p, _)| p.package == item.package) else { continue };
+                // What was only fetched has changed nothing.
+                let is_it = |(p, _): &&(JobPackage, Option<PackageVersion>)| p.package == item.package && p.intent != Intent::Prefetch;
+                let Some((package, version)) = packages.iter().find(is_it) else { continue };
                 let uninstalled = package.intent == Intent::Uninstall;
                 let was = Was { package: item.package.clone(), version: item.version.clone(), manifest: item.manifest };
                 let before = if uninstalled { Some(vec![was]) } else { item.before };

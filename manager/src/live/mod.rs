@@ -58,6 +58,18 @@ struct Session {
     cut: Arc<Notify>,
     /// What its agent was told of when attempts may be begun; none: it does not know of that.
     timed: Option<times::Told>,
+    can: Can,
+}
+
+/// What an agent said that it can do, as far as work is offered by it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Can {
+    /// It begins nothing outside of the times that it is told.
+    pub times: bool,
+    /// It fetches and keeps what is installed another time.
+    pub prefetch: bool,
+    /// It measures and reports its facts when it is asked to.
+    pub inventory: bool,
 }
 
 #[derive(Default)]
@@ -138,7 +150,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Live {
     /// Makes this the session of the client, in place of an older one, which is closed; `serial` is that of its certificate, and
-    /// `counter` what the agent counted; `timed` says whether it begins nothing outside of the times that it is told. Gives back the session's number, and the bell that rings when the session is cut off.
+    /// `counter` what the agent counted; `can` is what it says that it can do. Gives back the session's number, and the bell that rings
+    /// when the session is cut off.
     pub fn enter(
         &self,
         client: &ClientId,
@@ -146,16 +159,21 @@ impl Live {
         counter: u64,
         state: ClientState,
         outbox: mpsc::Sender<ToAgent>,
-        timed: bool,
+        can: Can,
     ) -> (u64, Arc<Notify>) {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let cut = Arc::new(Notify::new());
-        let session = Session { number, serial, counter, state, outbox, cut: cut.clone(), timed: timed.then(Default::default) };
+        let session = Session { number, serial, counter, state, outbox, cut: cut.clone(), timed: can.times.then(Default::default), can };
         if let Some(old) = lock(&self.sessions).insert(client.clone(), session) {
             let _ = old.outbox.try_send(ToAgent::Close(connected_again()));
             old.cut.notify_one();
         }
         (number, cut)
+    }
+
+    /// What the client's agent can do; nothing that is asked here if it is not connected.
+    pub fn can(&self, client: &ClientId) -> Can {
+        lock(&self.sessions).get(client).map(|s| s.can).unwrap_or_default()
     }
 
     /// Ends this session, if it is still the client's. Gives back whether it was.

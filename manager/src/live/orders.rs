@@ -90,6 +90,7 @@ fn wire_offer(app: &App, offer: dispatch::Offer, lease_seconds: u32) -> v1::Offe
             .into_iter()
             .map(|item| v1::OfferItem {
                 envelope: if item.intent == Intent::Install { item.envelope.clone().into() } else { Bytes::new() },
+                prefetch: if item.intent == Intent::Prefetch { item.envelope.clone().into() } else { Bytes::new() },
                 uninstall: if item.intent == Intent::Uninstall { item.envelope.into() } else { Bytes::new() },
                 values: item.values.into_iter().map(|(name, value)| (name.to_string(), value)).collect(),
                 replace: if item.replace_always { v1::Replace::Always } else { v1::Replace::IfMissing }.into(),
@@ -104,6 +105,7 @@ fn wire_offer(app: &App, offer: dispatch::Offer, lease_seconds: u32) -> v1::Offe
                     .collect(),
             })
             .collect(),
+        inventory: offer.inventory,
         lease_seconds,
         expire_time: offer.expires.map(wire_time),
         continue_on_failure: offer.continue_on_failure,

@@ -8,7 +8,7 @@ use crate::{
         groups, inventory, keeping, questions, restored, sessions, trust,
     },
     live::{
-        OUTBOX, ToAgent, asked, orders,
+        Can, OUTBOX, ToAgent, asked, orders,
         transfers::{self, Flow, Halt},
     },
 };
@@ -67,8 +67,10 @@ impl v1::agent_service_server::AgentService for Services {
             return Err(status(AppError::state(format!("clients/{client}"), "PROTOCOL_VERSION", text)));
         }
         let asks = hello.capabilities.iter().any(|c| c == sutler_proto::QUESTIONS).then(|| hello.questions_digest.clone());
-        let timed = hello.capabilities.iter().any(|c| c == sutler_proto::TIMES);
-        let checks = hello.capabilities.iter().any(|c| c == sutler_proto::CHECKS);
+        let says = |capability: &str| hello.capabilities.iter().any(|c| c == capability);
+        let can =
+            Can { times: says(sutler_proto::TIMES), prefetch: says(sutler_proto::PREFETCH), inventory: says(sutler_proto::INVENTORY) };
+        let checks = says(sutler_proto::CHECKS);
         let held = trust::Held { trust: hello.trust_version, revocations: (hello.revocations_epoch, hello.revocations_version) };
         let hello = Arc::new(sessions::Hello { serial: serial.clone(), ..parse_hello(&client, address, hello)? });
         let (reported, counter) = (hello.open.clone(), hello.session_counter);
@@ -104,7 +106,7 @@ impl v1::agent_service_server::AgentService for Services {
         }
         let behind = welcome.report_from.is_some();
         self.app.live.set_behind(&client, behind);
-        let (number, cut) = self.app.live.enter(&client, serial, counter, welcome.client.state, outbox.clone(), timed);
+        let (number, cut) = self.app.live.enter(&client, serial, counter, welcome.client.state, outbox.clone(), can);
         self.app.live.set_checks(&client, checks);
         self.app.metrics.sessions.inc();
         let known = reported.keys().cloned().collect();

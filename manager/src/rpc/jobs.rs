@@ -134,7 +134,7 @@ fn requirements(v: &mut Violations, wire: &str) -> Vec<Requirement> {
 pub(super) fn create(r: &v1::CreateJobRequest) -> Result<jobs::Create, AppError> {
     let mut v = Violations::default();
     let bounds = [
-        ("packages", r.packages.len(), limits::JOB_PACKAGES_MAX, false),
+        ("packages", r.packages.len(), limits::JOB_PACKAGES_MAX, r.terms.as_ref().is_some_and(|terms| terms.inventory)),
         ("destinations", r.destinations.len(), limits::JOB_TARGETS_MAX, !r.clients_where.is_empty()),
     ];
     for (field, len, max, may_be_none) in bounds {

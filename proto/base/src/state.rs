@@ -225,6 +225,8 @@ words! {
         Install = "INSTALL",
         /// It is to be gone.
         Uninstall = "UNINSTALL",
+        /// Its bytes are to be on the machine; nothing is installed.
+        Prefetch = "PREFETCH",
     }
 }
 
@@ -359,6 +361,8 @@ words! {
         Retry = "RETRY",
         /// The transfers of a group that the client is in are suspended.
         TransferSuspended = "TRANSFER_SUSPENDED",
+        /// An agent that can do what the job asks.
+        Agent = "AGENT",
     }
 }
 

@@ -107,6 +107,7 @@ fn manifest() -> Manifest {
 
 fn record(stage: Stage) -> Record {
     let offer = Offer {
+        inventory: false,
         attempt: AttemptId::new(Timestamp::UNIX_EPOCH, [1; 16]),
         job: "jobs/0123456789abcdef".into(),
         revision: 1,
@@ -117,7 +118,7 @@ fn record(stage: Stage) -> Record {
         times: None,
     };
     let lease = Lease { until: std::time::Duration::from_secs(600), boot_id: "boot".into() };
-    Record { offer, accepted: Timestamp::UNIX_EPOCH, lease: Some(lease), results: vec![], started: false, stage }
+    Record { offer, accepted: Timestamp::UNIX_EPOCH, lease: Some(lease), results: vec![], measured: false, started: false, stage }
 }
 
 fn records() -> [(&'static str, Record); 4] {

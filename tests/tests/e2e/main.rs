@@ -18,6 +18,7 @@ mod help;
 mod hooks;
 mod identity;
 mod in_use;
+mod intents;
 mod leftovers;
 mod lifecycle;
 mod limits;

@@ -30,6 +30,7 @@ fn offer(n: u8, items: usize) -> Offer {
         job: "jobs/1".into(),
         revision: 1,
         items: vec![OfferedItem::install(vec![n]); items],
+        inventory: items == 0,
         expire: None,
         continue_on_failure: false,
         priority: 5,
@@ -146,7 +147,7 @@ impl World {
                     let record = self.state.record(&id).expect("it is there").clone();
                     self.unwritten.push((id, write, record));
                 }
-                Effect::Prepare(id, _) => {
+                Effect::Prepare(id, _) | Effect::Measure(id) => {
                     self.performing.insert((id, None));
                 }
                 Effect::Perform(id, item, op, run) => {
@@ -216,6 +217,9 @@ impl World {
     fn end_work(&mut self, way: u8) {
         let Some(work) = self.performing.pop_first() else { return };
         match work {
+            (id, None) if self.state.record(&id).is_some_and(|record| record.offer.inventory) => {
+                self.event(Event::Measured(id, !way.is_multiple_of(5)));
+            }
             (id, None) => {
                 let prepared = match way % 5 {
                     0 => Prepared::Later("gone".into()),
@@ -327,7 +331,7 @@ enum Act {
 fn acts() -> impl Strategy<Value = Vec<Act>> {
     let n = 1u8..5;
     let act = prop_oneof![
-        3 => (n.clone(), 1u8..3, 0u16..100).prop_map(|(n, items, lease)| Act::Offer(n, items, lease)),
+        3 => (n.clone(), 0u8..3, 0u16..100).prop_map(|(n, items, lease)| Act::Offer(n, items, lease)),
         2 => (n.clone(), 0u16..100).prop_map(|(n, s)| Act::Lease(n, s)),
         2 => (n.clone(), proptest::option::of((0u16..60, proptest::option::of(1u16..60), 0u16..30))).prop_map(|(n, t)| Act::Times(n, t)),
         1 => n.clone().prop_map(Act::Cancel),

@@ -109,3 +109,25 @@ fn a_window_that_closes_while_the_beginning_is_written_down_has_begun_nothing() 
     world.event(Event::CancelAsked(id(1)));
     assert_eq!(world.state.record(&id(1)).unwrap().stage, Stage::Canceled, "nothing of it was started");
 }
+
+#[test]
+fn an_inventory_is_over_when_the_facts_were_measured_after_it_was_asked_and_installs_nothing() {
+    let mut world = World::new();
+    world.event(Event::Held(true));
+    world.event(Event::Offered(offer(1, 0), 0));
+    world.write();
+    assert_eq!(world.performing.len(), 1, "measured at once, also on a machine that holds installations and without a lease");
+    world.event(Event::Measured(id(1), false));
+    assert!(world.unwritten.is_empty(), "they could not be measured: it is tried again");
+    world.at += 10;
+    world.event(Event::Tick);
+    world.crash(0);
+    assert_eq!(world.performing.len(), 1, "nobody knows whether it was, so it is measured again");
+    world.event(Event::Measured(id(1), true));
+    world.write();
+    world.sign();
+    world.write();
+    world.event(Event::Connected(vec![]));
+    assert_eq!(Outcome::parse(&world.outcomes[&id(1)]).unwrap().state, ExecutionState::Succeeded);
+    assert!(world.performed.is_empty());
+}

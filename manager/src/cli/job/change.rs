@@ -24,6 +24,9 @@ struct Differences {
     /// A package that is to be gone; with the ones to install it takes the place of all that the job has
     #[arg(long, value_name = "NAME[@VERSION]", value_parser = names::package)]
     uninstall: Vec<String>,
+    /// A package that is only fetched; with the others it takes the place of all that the job has
+    #[arg(long, value_name = "NAME[@VERSION]", value_parser = names::package)]
+    fetch: Vec<String>,
     /// A value for a parameter of a package; with several packages say which
     #[arg(long, value_name = "[PACKAGE:]NAME=VALUE", value_parser = names::setting)]
     set: Vec<names::Setting>,
@@ -55,10 +58,12 @@ struct Differences {
 impl Differences {
     /// The packages of a job with what is different; none if nothing is.
     fn packages(&mut self, job: &v1::Job) -> Result<Vec<v1::JobPackage>, CliError> {
-        if self.package.is_empty() && self.uninstall.is_empty() && self.set.is_empty() && self.replace.is_none() {
+        let named = [&self.package, &self.uninstall, &self.fetch].iter().any(|names| !names.is_empty());
+        if !named && self.set.is_empty() && self.replace.is_none() {
             return Ok(vec![]);
         }
-        let mut packages = order::packages(std::mem::take(&mut self.package), std::mem::take(&mut self.uninstall), Replace::IfMissing);
+        let [package, uninstall, fetch] = [&mut self.package, &mut self.uninstall, &mut self.fetch].map(std::mem::take);
+        let mut packages = order::packages(package, uninstall, fetch, Replace::IfMissing);
         if packages.is_empty() {
             packages = asked(job);
         }

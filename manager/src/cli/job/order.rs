@@ -37,7 +37,7 @@ impl Replace {
 /// What is to be installed where.
 #[derive(Debug, Args)]
 #[command(group = clap::ArgGroup::new("destination").required(true).multiple(true).args(["group", "client", "clients_where"]),
-    group = clap::ArgGroup::new("what").required(true).multiple(true).args(["package", "uninstall"]))]
+    group = clap::ArgGroup::new("what").required(true).multiple(true).args(["package", "uninstall", "fetch", "inventory"]))]
 pub struct OrderArgs {
     /// A package: NAME pins the newest version, NAME@VERSION that one, NAME@latest follows the newest. Several are installed
     /// in their order
@@ -47,6 +47,12 @@ pub struct OrderArgs {
     /// Packages are uninstalled before others are installed
     #[arg(long, value_name = "NAME[@VERSION]", value_parser = names::package)]
     uninstall: Vec<String>,
+    /// A package that is only fetched, to be installed another time: it stays on the machine for 30 days
+    #[arg(long, value_name = "NAME[@VERSION]", value_parser = names::package)]
+    fetch: Vec<String>,
+    /// In place of packages: the machines measure their facts now, and report what changed
+    #[arg(long, conflicts_with_all = ["package", "uninstall", "fetch", "set", "replace", "keep", "on_leave"])]
+    inventory: bool,
     /// A value for a parameter of a package; with several packages say which
     #[arg(long, value_name = "[PACKAGE:]NAME=VALUE", value_parser = names::setting)]
     set: Vec<names::Setting>,
@@ -98,7 +104,7 @@ pub struct OrderArgs {
 
 impl OrderArgs {
     fn request(self, session: &Session) -> Result<v1::RunJobRequest, CliError> {
-        let mut packages = packages(self.package, self.uninstall, self.replace);
+        let mut packages = packages(self.package, self.uninstall, self.fetch, self.replace);
         for setting in self.set {
             set(&mut packages, setting)?;
         }
@@ -115,14 +121,14 @@ impl OrderArgs {
             expire_time: self.expires.map(|e| e.wire(session.now())),
             request_id: request_id()?,
             replaces: self.replaces.unwrap_or_default(),
-            terms: self.terms.terms(session)?,
+            terms: terms::with_inventory(self.terms.terms(session)?, self.inventory),
             alias: self.alias.unwrap_or_default(),
         })
     }
 }
 
-/// Packages as they are ordered: they are uninstalled before others are installed.
-pub(super) fn packages(install: Vec<String>, uninstall: Vec<String>, replace: Replace) -> Vec<v1::JobPackage> {
+/// Packages as they are ordered: they are uninstalled before others are installed, and others fetched after that.
+pub(super) fn packages(install: Vec<String>, uninstall: Vec<String>, fetch: Vec<String>, replace: Replace) -> Vec<v1::JobPackage> {
     let package = |package, intent: v1::Intent| v1::JobPackage {
         package,
         replace: replace.wire().into(),
@@ -130,7 +136,9 @@ pub(super) fn packages(install: Vec<String>, uninstall: Vec<String>, replace: Re
         ..Default::default()
     };
     let uninstalled = uninstall.into_iter().map(|name| package(name, v1::Intent::Uninstall));
-    uninstalled.chain(install.into_iter().map(|name| package(name, v1::Intent::Install))).collect()
+    let installed = install.into_iter().map(|name| package(name, v1::Intent::Install));
+    let fetched = fetch.into_iter().map(|name| package(name, v1::Intent::Prefetch));
+    uninstalled.chain(installed).chain(fetched).collect()
 }
 
 /// What a file says that a job requires, as a request has it.

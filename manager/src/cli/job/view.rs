@@ -14,7 +14,11 @@ use sutler_proto::v1;
 pub(super) fn packages(job: &v1::Job) -> String {
     let one = |p: &v1::JobPackage| {
         let word = names::package_word(&p.package);
-        let word = if p.intent() == v1::Intent::Uninstall { format!("-{word}") } else { word };
+        let word = match p.intent() {
+            v1::Intent::Uninstall => format!("-{word}"),
+            v1::Intent::Prefetch => format!("fetch:{word}"),
+            _ => word,
+        };
         // A version comes as itself or as the resource's name.
         let version = p.version.rsplit('/').next().unwrap_or_default();
         let word = match (version, word.split_once('@')) {
@@ -27,6 +31,9 @@ pub(super) fn packages(job: &v1::Job) -> String {
         by.dedup();
         if by.is_empty() { word } else { format!("{word} (for {})", by.join(", ")) }
     };
+    if job.terms.as_ref().is_some_and(|terms| terms.inventory) {
+        return "facts".into();
+    }
     job.packages.iter().map(one).collect::<Vec<_>>().join(" ")
 }
 

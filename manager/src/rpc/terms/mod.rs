@@ -9,7 +9,7 @@ pub(super) use schedule::change as schedule;
 use crate::app::Violations;
 use std::{ops::RangeInclusive, time::Duration};
 use sutler_base::state::OnLeave;
-use sutler_core::terms::JobTerms;
+use sutler_core::{rollout::Rollout, terms::JobTerms};
 use sutler_proto::{convert::Word, v1};
 
 /// How often what was installed may be detected again: it costs every client of the job a look at its disk.
@@ -26,8 +26,14 @@ pub(super) fn read(v: &mut Violations, wire: Option<&v1::JobTerms>) -> JobTerms 
         }
     });
     let on_leave = v.take("terms.on_leave", OnLeave::from_wire(wire.on_leave)).flatten().unwrap_or_default();
+    let stages = match &wire.rollout {
+        Some(wire) => rollout::read(v, wire),
+        // It changes nothing on a machine.
+        None => Rollout { all_at_once: wire.inventory, ..Rollout::default() },
+    };
     JobTerms {
-        rollout: wire.rollout.as_ref().map(|wire| rollout::read(v, wire)).unwrap_or_default(),
+        rollout: stages,
+        inventory: wire.inventory,
         schedule: wire.schedule.as_ref().map(|wire| schedule::read(v, wire)).unwrap_or_default(),
         through_suspended: wire.through_suspended,
         keep,
@@ -43,5 +49,6 @@ pub(super) fn shown(terms: &JobTerms) -> v1::JobTerms {
         through_suspended: terms.through_suspended,
         keep: terms.keep.and_then(|keep| keep.try_into().ok()),
         on_leave: terms.on_leave.to_wire(),
+        inventory: terms.inventory,
     }
 }

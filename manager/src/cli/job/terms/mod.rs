@@ -52,9 +52,15 @@ impl TermsArgs {
             through_suspended: self.through_suspended,
             keep: self.keep.and_then(|keep| keep.try_into().ok()),
             on_leave: on_leave.into(),
+            inventory: false,
         };
         Ok((terms != v1::JobTerms::default()).then_some(terms))
     }
+}
+
+/// Terms for a job that has clients measure their facts, if it is one.
+pub(super) fn with_inventory(terms: Option<v1::JobTerms>, inventory: bool) -> Option<v1::JobTerms> {
+    if inventory { Some(v1::JobTerms { inventory, ..terms.unwrap_or_default() }) } else { terms }
 }
 
 /// The terms of a job for one that is made after it: without times that have passed, and without what the manager says of it.
