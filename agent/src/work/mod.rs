@@ -5,6 +5,7 @@
 
 mod check;
 mod content;
+mod found;
 mod perform;
 mod prefetched;
 mod prepare;
@@ -24,6 +25,7 @@ use crate::{
     vault::{Vault, VaultError},
 };
 use content::Content;
+use found::FoundRecord;
 use perform::Performed;
 use prefetched::{Prefetched, PrefetchedRecord};
 use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
@@ -64,6 +66,7 @@ pub(crate) struct Shared {
     pub(crate) platform: (String, String),
     pub(crate) installed: InstalledRecord,
     prefetched: PrefetchedRecord,
+    found: FoundRecord,
     pub(crate) content: Content,
     pub(crate) connection: watch::Receiver<Option<Connection>>,
     pub(crate) told: mpsc::UnboundedSender<Told>,
@@ -108,6 +111,7 @@ impl Worker {
             platform: parts.platform,
             installed: InstalledRecord::load(parts.vault.clone())?,
             prefetched: PrefetchedRecord::load(parts.vault.clone())?,
+            found: FoundRecord::load(parts.vault.clone())?,
             content: Content::new(parts.vault),
             connection: parts.connection,
             told: parts.told,
@@ -122,7 +126,9 @@ impl Worker {
 
     /// Removes content that neither an attempt nor what is installed or kept needs any more.
     pub fn collect_garbage<'a>(&self, records: impl Iterator<Item = &'a Record>) {
-        self.shared.content.keep_only(records, &self.shared.installed.all(), self.shared.prefetched.manifests());
+        let mut kept = self.shared.prefetched.manifests();
+        kept.extend(self.shared.found.all());
+        self.shared.content.keep_only(records, &self.shared.installed.all(), kept);
     }
 
     /// Removes what was only fetched, and that for too long.

@@ -150,11 +150,15 @@ async fn stage(shared: &Shared, attempt: &AttemptId, index: usize, offered: &Off
                 && let Some(there) = others::does_instead(shared, &item, &offered.needed).await?
             {
                 (known.package, known.version, known.manifest) = (there.package, there.version, there.manifest);
+                shared.found.add(item.digest).map_err(|e| Shared::vault_trouble(&e))?;
                 return Err(Stop::End(ExecutionState::AlreadyInstalled, None));
             }
             check_rules(shared, &policy(shared)?, &envelope, &item.manifest, &signed).map_err(failed)?;
             let detected_before = match already_there(shared, &item).await? {
-                (true, _) if offered.replace == Replace::IfMissing => return Err(Stop::End(ExecutionState::AlreadyInstalled, None)),
+                (true, _) if offered.replace == Replace::IfMissing => {
+                    shared.found.add(item.digest).map_err(|e| Shared::vault_trouble(&e))?;
+                    return Err(Stop::End(ExecutionState::AlreadyInstalled, None));
+                }
                 (_, detected) => detected,
             };
             if offered.intent == Intent::Prefetch {

@@ -185,6 +185,11 @@ pub async fn orders(
             }
             continue;
         };
+        if offer.items.is_empty() && row.purpose == Purpose::Leave {
+            changes.push(leaving::nothing_left(&row, env));
+            env.wakes().jobs.insert(job.id);
+            continue;
+        }
         if let Some(why) = beyond(&offer, env.live.can(&row.client)) {
             changes.extend(still_queued(&row, WaitReason::Agent, why, env));
             continue;
@@ -217,8 +222,15 @@ pub async fn orders(
         }
         // In the same way a job that was paused elsewhere is seen here, and a row that a stage took back.
         let jobs: BTreeSet<&JobId> = offered_of.iter().map(|(job, _)| job).collect();
-        if let Some(id) = tx.stopped_among(&jobs.into_iter().cloned().collect::<Vec<_>>()).await?.first() {
+        let jobs: Vec<JobId> = jobs.into_iter().cloned().collect();
+        if let Some(id) = tx.stopped_among(&jobs).await?.first() {
             return Err(StoreError::Unavailable(format!("jobs/{id} has just been stopped by another manager")).into());
+        }
+        // And one that has a new revision: what was offered by the old one would not be called back.
+        for (id, revision, _) in tx.terms_of(&jobs).await? {
+            if attempts.iter().any(|attempt| attempt.job == id && attempt.revision != revision) {
+                return Err(StoreError::Unavailable(format!("jobs/{id} has just been changed by another manager")).into());
+            }
         }
         let rows = tx.executions(&offered_of.into_iter().collect::<Vec<_>>()).await?;
         if let Some(row) = rows.into_iter().find(|row| row.hold.is_some()) {
@@ -230,6 +242,17 @@ pub async fn orders(
         let Some(orders) = out.get_mut(&attempt.client).filter(|o| o.state == Some(ClientState::Active)) else { continue };
         let Some(job) = tx.job(&attempt.job).await? else { continue };
         if let Some(mut offer) = catalogue.offer(tx, env, &attempt, &job, replaced.get(&attempt.client)).await? {
+            if offer.items.is_empty() && attempt.purpose == Purpose::Leave {
+                // Since it was made another job has come that installs it.
+                if let Some(row) =
+                    tx.execution(&attempt.job, &attempt.client).await?.filter(|row| row.attempt.as_ref() == Some(&attempt.id))
+                {
+                    tx.change_executions(&[leaving::nothing_left(&row, env)]).await?;
+                    tx.set_attempt_states(&[(attempt.id, ExecutionState::Canceled)]).await?;
+                    env.wakes().jobs.insert(job.id);
+                }
+                continue;
+            }
             offer.times = catalogue.times(tx, clock.openings(&attempt.client, &job.terms.schedule), &Timed::of(&attempt)).await?;
             if offer.times.is_none() || env.live.is_timed(&attempt.client) {
                 orders.offers.push(offer);

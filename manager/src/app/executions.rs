@@ -124,7 +124,9 @@ pub async fn no_longer_reached(tx: &mut dyn Tx, env: &Env, job: &JobId, clients:
         // What it takes back is taken back.
         rows.retain(|row| row.purpose != Purpose::Leave || row.cancel.is_some());
         cancel(tx, env, &rows, reason).await?;
-        leaving::leave(tx, env, job, &gone.into_iter().map(|(_, client)| client).collect::<Vec<_>>()).await?;
+        let gone: Vec<ClientId> = gone.into_iter().map(|(_, client)| client).collect();
+        leaving::leave(tx, env, job, &gone).await?;
+        leaving::leave_others(tx, env, job, &gone).await?;
     }
     Ok(())
 }
@@ -165,6 +167,17 @@ pub async fn cancel(tx: &mut dyn Tx, env: &Env, rows: &[Execution], reason: Canc
     Ok(())
 }
 
+/// Makes a cancellation final. What earlier attempts installed is taken back, if the job does that and the client has left its reach.
+pub async fn finish_cancel(tx: &mut dyn Tx, env: &Env, row: &Execution, reason: CancelReason) -> Result<()> {
+    let change = canceled(tx, env, row, reason).await?;
+    let ended = change.to == ExecutionState::Canceled && row.purpose != Purpose::Leave;
+    tx.change_executions(&[change]).await?;
+    if ended && leaving::takes_back(tx, &row.job).await? && !is_reached(tx, &row.job, &row.client).await? {
+        leaving::leave(tx, env, &row.job, std::slice::from_ref(&row.client)).await?;
+    }
+    Ok(())
+}
+
 /// What a cancellation ends as, once it is final: canceled; or queued again where the client has come back meanwhile, the job has a
 /// new revision, or its turn was only put off, if the job still stands.
 pub async fn canceled(tx: &mut dyn Tx, env: &Env, row: &Execution, reason: CancelReason) -> Result<ExecutionChange> {
@@ -177,8 +190,9 @@ pub async fn canceled(tx: &mut dyn Tx, env: &Env, row: &Execution, reason: Cance
         return leaving::take_back(tx, env, row).await;
     }
     let by_rollout = execution::by_rollout(reason);
-    // What is uninstalled because the client left goes on later, too.
-    let back = (by_rollout && (is_reached || row.purpose == Purpose::Leave) || execution::by_leaving(reason) && is_reached)
+    // What is uninstalled because the client left goes on later, too; also if it had come back and has left once more.
+    let goes_on = row.purpose == Purpose::Leave && (by_rollout || reason == CancelReason::CameBack);
+    let back = (goes_on || (by_rollout || execution::by_leaving(reason)) && is_reached)
         && tx.client(&row.client).await?.is_some_and(|client| client.archived.is_none());
     let job = if back { tx.job(&row.job).await?.map(|j| j.state) } else { None };
     let mut change = match job {

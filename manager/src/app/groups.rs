@@ -144,7 +144,8 @@ pub async fn delete(tx: &mut dyn Tx, env: &Env, name: &GroupName, force: bool) -
         );
         return Err(AppError::state(format!("groups/{name}"), "JOB_ACTIVE", message));
     }
-    let excluding = tx.jobs_excluding(&target, &[JobState::Scheduled, JobState::Active, JobState::Paused]).await?;
+    // A draft that lost it would reach them once it is started.
+    let excluding = tx.jobs_excluding(&target, &[JobState::Draft, JobState::Scheduled, JobState::Active, JobState::Paused]).await?;
     if let Some(job) = excluding.first().filter(|_| !force) {
         let message = format!(
             "jobs/{}, which is {}, never reaches the members of groups/{name}; cancel that job, or delete with --force and it reaches them \

@@ -63,8 +63,7 @@ pub async fn finish_cancels(tx: &mut dyn Tx, env: &Env, even: Duration) -> Resul
             tx.change_executions(&[change]).await?;
             continue;
         }
-        let change = executions::canceled(tx, env, &row, cancel.reason).await?;
-        tx.change_executions(&[change]).await?;
+        executions::finish_cancel(tx, env, &row, cancel.reason).await?;
     }
     Ok(more)
 }
@@ -91,7 +90,8 @@ async fn is_complete(tx: &mut dyn Tx, id: &JobId) -> Result<bool> {
     if !execution::all_ended(&tx.counts(id).await?) {
         return Ok(false);
     }
-    if tx.job(id).await?.is_some_and(|job| !job.clients_where.is_empty()) {
+    // Who is reached by a condition may come later, and what is to stay is looked at again.
+    if tx.job(id).await?.is_some_and(|job| !job.clients_where.is_empty() || job.terms.keep.is_some()) {
         return Ok(false);
     }
     let mut clients = Vec::new();

@@ -194,8 +194,7 @@ pub(super) async fn missing_at_agent(tx: &mut dyn Tx, env: &Env, hello: &Hello) 
         let attempt = tx.attempt(&id).await?.filter(|a| a.state != ExecutionState::Offered);
         if let Some(cancel) = &row.cancel {
             // What the agent does not have it will not start.
-            let change = executions::canceled(tx, env, &row, cancel.reason).await?;
-            tx.change_executions(&[change]).await?;
+            executions::finish_cancel(tx, env, &row, cancel.reason).await?;
         } else if let Some(attempt) = attempt {
             let text = "the agent had accepted this attempt and does not know it any more; run it again with `job retry`";
             let mut change = executions::moved(&row, ExecutionState::Interrupted, ErrorKind::JournalLost.as_str(), text, env);
@@ -372,7 +371,7 @@ pub async fn outcome(tx: &mut dyn Tx, env: &Env, report: &Report) -> Result<std:
             _ => executions::moved(&row, outcome.state, &reason, &detail, env),
         };
         if attempt.purpose == Purpose::Leave && outcome.state != ExecutionState::Canceled {
-            change = leaving::ended(tx, env, &row, outcome.state, &reason, &detail).await?;
+            change = leaving::ended(tx, env, &row, &outcome, &reason, &detail).await?;
         }
         change.cancel = Some(None);
         let (ended, good) = (change.to.is_end() && attempt.purpose != Purpose::Leave, change.to.is_good());
@@ -415,15 +414,13 @@ pub async fn cancel_acknowledged(tx: &mut dyn Tx, env: &Env, client: &ClientId, 
     let row = tx.execution(&attempt.job, client).await?.filter(|r| r.attempt.as_ref() == Some(id) && !r.state.is_end());
     let Some(row) = row else { return Ok(()) };
     let Some(cancel) = row.cancel.clone() else { return Ok(()) };
-    let change = if started {
-        let mut change = executions::moved(&row, row.state, &row.reason, "had started when the cancellation came; goes on to its end", env);
-        change.entered = row.entered;
-        change.cancel = Some(None);
-        change
-    } else {
-        executions::canceled(tx, env, &row, cancel.reason).await?
-    };
     env.wakes().jobs.insert(row.job.clone());
+    if !started {
+        return executions::finish_cancel(tx, env, &row, cancel.reason).await;
+    }
+    let mut change = executions::moved(&row, row.state, &row.reason, "had started when the cancellation came; goes on to its end", env);
+    change.entered = row.entered;
+    change.cancel = Some(None);
     Ok(tx.change_executions(&[change]).await?)
 }
 

@@ -112,7 +112,7 @@ pub enum GroupCommand {
         #[arg(long, default_value = "", hide_default_value = true)]
         etag: String,
     },
-    /// Delete a group and its policies; refused while a job is active there
+    /// Delete a group and its policies; refused while a job is active there, or one that is still to start excludes it
     #[command(after_help = "Examples:
   sutler group delete new-clients
   sutler group delete new-clients --force")]
@@ -120,7 +120,7 @@ pub enum GroupCommand {
         /// The group
         #[arg(value_parser = names::group)]
         name: String,
-        /// Also if a job is active there: the job loses this destination
+        /// Also then: the jobs lose this destination, or this exclusion
         #[arg(long)]
         force: bool,
     },

@@ -505,7 +505,10 @@ impl Session {
             FromAgent::Group(m) => self.group(&actor, m).await,
             FromAgent::Log(m) => self.log(&actor, m).await,
             FromAgent::Answer(m) => self.answer(&actor, m).await,
-            FromAgent::Checked(m) => self.checked(&actor, m).await,
+            FromAgent::Checked(m) => {
+                app.metrics.checks.inc();
+                self.checked(&actor, m).await
+            }
             FromAgent::CaughtUp(_) => self.caught_up(&actor).await,
             FromAgent::Unenroll(_) => {
                 // No session any more from here on: the commit has others cut off whatever the client has open, and the answer is

@@ -19,6 +19,7 @@ mod hooks;
 mod identity;
 mod in_use;
 mod intents;
+mod leaving;
 mod leftovers;
 mod lifecycle;
 mod limits;
