@@ -95,6 +95,8 @@ pub enum JobCommand {
   sutler job run --package clamav --group all --stage group=pilots:1d --stage 10%:1h
   sutler job run --package hotfix --group all --rollout all-at-once
   sutler job run --package web --group web-servers --at 2027-01-31T22:00:00+01:00 --prefetch 2h
+  sutler job run --fetch web@2.0 --group web-servers
+  sutler job run --inventory --group laptops
   sutler job run --uninstall clamav --group retired")]
     Run(OrderArgs),
     /// List jobs, the newest first
