@@ -272,7 +272,7 @@ pub async fn create(tx: &mut dyn Tx, env: &Env, input: &Create) -> Result<Shown>
         }
     }
     let before = match &input.alias {
-        Some(alias) => free_alias(tx, alias).await?,
+        Some(alias) => free_alias(tx, env, alias).await?,
         None => None,
     };
     let mut terms = input.terms.clone();
@@ -306,15 +306,21 @@ pub async fn create(tx: &mut dyn Tx, env: &Env, input: &Create) -> Result<Shown>
         })?;
     }
     tx.add_exclusions(&job.id, &exclusions.into_iter().collect::<Vec<_>>()).await?;
-    env.audit(tx, "create_job", format!("jobs/{}", job.id), describe(&wanted)).await?;
+    let under = match (&input.alias, &before) {
+        (Some(alias), Some(before)) => format!(", under the alias {alias}, which jobs/{before} had"),
+        (Some(alias), None) => format!(", under the alias {alias}"),
+        (None, _) => String::new(),
+    };
+    env.audit(tx, "create_job", format!("jobs/{}", job.id), format!("{}{under}", describe(&wanted))).await?;
     get(tx, env, &job.id).await
 }
 
-/// The job that has ended whose alias may be given to another one, if any has it.
-async fn free_alias(tx: &mut dyn Tx, alias: &JobAlias) -> Result<Option<JobId>> {
+/// The job that has ended whose alias may be given to another one, if any has it. One that is not reached keeps its alias: whoever
+/// goes by that means the job that had it, and would change another one.
+async fn free_alias(tx: &mut dyn Tx, env: &Env, alias: &JobAlias) -> Result<Option<JobId>> {
     let Some(id) = tx.job_by_alias(alias).await? else { return Ok(None) };
     match tx.job(&id).await? {
-        Some(job) if !has_ended(job.state) => Err(alias_taken(alias)),
+        Some(job) if !has_ended(job.state) || !reaches_job(tx, env, &job).await? => Err(alias_taken(alias)),
         _ => Ok(Some(id)),
     }
 }

@@ -337,6 +337,15 @@ fn whoever_applies_needs_the_rights_of_each_call_that_it_stands_for() {
     assert!(cid.ok("export").contains("\"far\""));
     fs_err::write(&file, "[[group]]\nname = \"inside\"\n").unwrap();
     assert_eq!(bea.ok(&format!("{apply} --prune")), "");
+    // Nor does she get the alias of one that has ended: whoever applies next would make her job as the file has it.
+    let far = cli.json("job show far")["name"].as_str().unwrap().to_owned();
+    cli.ok("job cancel far --yes");
+    fs_err::write(&file, job("far", "inside")).unwrap();
+    bea.fails(1, &apply).says(&["far exists already"]);
+    bea.fails(1, "job create --package hello --group inside --alias far").says(&["far exists already"]);
+    cli.ok("job create --package hello --group inside --alias far");
+    let log = cli.ok("audit list");
+    assert!(log.contains(&format!("under the alias far, which {far} had")), "{log}");
 }
 
 #[test]
