@@ -10,7 +10,9 @@ use std::{
     process::{Child, Stdio},
     time::Duration,
 };
+use sutler::app;
 use sutler_base::state::Role;
+use sutler_core::event::Event;
 use sutler_proto::v1;
 use sutler_tests::{
     fleet::{Database, Packages},
@@ -255,6 +257,37 @@ fn what_happens_to_clients_and_what_nears_its_end_is_told_of_once() {
     looked(&bed, None);
     assert_eq!(objects(&bed, CertificateEndsSoon), ["operators/anna"]);
     assert_eq!(objects(&bed, PackageEndsSoon).len(), 1);
+}
+
+#[test]
+fn whoever_reaches_none_of_many_events_is_told_where_to_look_on() {
+    let mut bed = Bed::new(Database::Sqlite);
+    let group = v1::CreateGroupRequest { group_id: "machines".into(), ..Default::default() };
+    bed.admin.groups(&bed.manager, |mut c| async move { c.create_group(group).await }).unwrap();
+    let app = bed.manager.app().clone();
+    for _ in 0..11 {
+        let some = app.change("manager", "events", (), |tx, env, ()| {
+            Box::pin(async move {
+                for n in 0..1000 {
+                    let event = Event::new(sutler_base::state::EventKind::JobEnded, format!("jobs/{n:010}"), "over");
+                    app::events::emit(tx, env, event).await?;
+                }
+                Ok(())
+            })
+        });
+        bed.runtime.block_on(some).unwrap();
+    }
+    let credential = bed.operator("bea", &[(Role::Viewer, &["machines"])]);
+    let caller = bed.at_operators(&bed.manager, Some(&credential)).unwrap();
+    let list = |page_token: String| {
+        let request = v1::ListEventsRequest { page_size: 1, page_token, ..Default::default() };
+        let answer = bed.call(&caller, "/sutler.v1.EventService/ListEvents", request.encode_to_vec().into()).unwrap();
+        v1::ListEventsResponse::decode(answer).unwrap()
+    };
+    let first = list(String::new());
+    assert!(first.events.is_empty() && !first.next_page_token.is_empty(), "it looks at some, and not at all of them: {first:?}");
+    let last = list(first.next_page_token);
+    assert!(last.events.is_empty() && last.next_page_token.is_empty(), "{last:?}");
 }
 
 #[test]
