@@ -213,7 +213,11 @@ fn diff(changes: &[v1::ConfigurationChange]) -> String {
 fn read(paths: &[PathBuf]) -> Result<Vec<Sourced>, CliError> {
     let mut files = Vec::new();
     for path in paths {
+        let before = files.len();
         find(path, 0, &mut files)?;
+        if files.len() == before {
+            return Err(CliError::usage(format!("{}: there is no .toml, .yaml or .yml file in it", path.display())));
+        }
     }
     let (mut objects, mut wrong) = (Vec::new(), Vec::new());
     for (file, format) in files {

@@ -296,6 +296,24 @@ fn prune_deletes_what_files_put_there_and_nothing_else() {
 }
 
 #[test]
+fn files_that_are_not_there_delete_nothing() {
+    let (manager, cli) = with_hello(&["1.0"]);
+    let fleet = manager.scratch().join("fleet");
+    write(&fleet, "web.toml", WEB);
+    cli.ok(&format!("apply -f {} --yes", fleet.display()));
+    let before = rows(&manager);
+    let empty = manager.scratch().join("empty");
+    fs_err::create_dir(&empty).unwrap();
+    cli.fails(2, &format!("apply -f {} --prune --yes", empty.display())).says(&["empty: there is no .toml, .yaml or .yml file in it"]);
+    // Nor beside others: what was to be read from it would go.
+    cli.fails(2, &format!("apply -f {} -f {} --prune --yes", fleet.display(), empty.display())).says(&["empty: there is no"]);
+    write(&empty, "web.toml", "# moved\n");
+    cli.fails(1, &format!("apply -f {} --prune --yes", empty.display())).says(&["objects: ", "all that files put there would go"]);
+    assert_eq!(cli.ok(&format!("apply -f {} --yes", empty.display())), "");
+    assert_eq!(before.difference(&rows(&manager)), None);
+}
+
+#[test]
 fn whoever_applies_needs_the_rights_of_each_call_that_it_stands_for() {
     let (manager, cli) = with_hello(&["1.0"]);
     for group in ["inside", "outside"] {
