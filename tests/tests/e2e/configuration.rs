@@ -314,6 +314,57 @@ fn files_that_are_not_there_delete_nothing() {
 }
 
 #[test]
+fn what_is_the_same_in_other_words_is_applied_once() {
+    let (manager, cli) = with_hello(&["1.0"]);
+    let lib = PackageFolder::counting("lib", "1.0");
+    cli.ok(&format!("package push {}", lib.path().display()));
+    let app = PackageFolder::with("app", "1.0", "[[depends_on]]\npackage = \"lib\"\nversions = \">=1.0\"\n");
+    app.file("data", "app");
+    cli.ok(&format!("package push {}", app.path().display()));
+    cli.ok("group create web");
+    let file = manager.scratch().join("fleet.toml");
+    let apply = format!("apply -f {} --yes", file.display());
+    // What another one depends on is installed before it, wherever it is listed.
+    let job = |packages: &str, more: &str| {
+        let packages: Vec<_> = packages.split(' ').map(|package| format!("{{ package = \"{package}\" }}")).collect();
+        fs_err::write(
+            &file,
+            format!("[[job]]\nname = \"all\"\npackages = [{}]\ndestinations = [\"groups/web\"]\n{more}", packages.join(", ")),
+        )
+        .unwrap();
+    };
+    let packages = || -> Vec<String> {
+        let shown = cli.json("job show all");
+        shown["packages"].as_array().unwrap().iter().map(|p| p["package"].as_str().unwrap().to_owned()).collect()
+    };
+    job("app lib hello", "state = \"draft\"\n");
+    assert!(cli.ok(&apply).starts_with("+ job all\n"));
+    job("app lib hello", "");
+    assert!(cli.ok(&apply).starts_with("~ job all: "));
+    assert_eq!(packages(), ["packages/lib", "packages/app", "packages/hello"]);
+    let before = rows(&manager);
+    assert_eq!(cli.ok(&apply), "");
+    assert_eq!(before.difference(&rows(&manager)), None);
+    // An order that nothing asks for is whoever's who wrote it.
+    job("hello app lib", "");
+    assert!(cli.ok(&apply).starts_with("~ job all: packages "));
+    assert_eq!(packages(), ["packages/hello", "packages/lib", "packages/app"]);
+    assert_eq!(cli.ok(&apply), "");
+    // Times are kept to the millisecond.
+    job("hello app lib", "expire_time = \"2100-01-01T00:00:00.123456Z\"\n");
+    let diff = cli.ok(&apply);
+    assert!(diff.contains("expire_time none → \"2100-01-01T00:00:00.123Z\""), "{diff}");
+    assert_eq!(cli.ok(&apply), "");
+    // A draft refers to a group that would go: that is said, and both stay.
+    let group = "[[group]]\nname = \"rooms\"\n";
+    let draft = "[[job]]\nname = \"draft\"\nstate = \"draft\"\npackages = [{ package = \"hello\" }]\ndestinations = [\"groups/rooms\"]\n";
+    fs_err::write(&file, format!("{group}{draft}")).unwrap();
+    cli.ok(&apply);
+    fs_err::write(&file, draft).unwrap();
+    cli.fails(1, &format!("{apply} --prune")).says(&["jobs/draft refers to what would be deleted"]);
+}
+
+#[test]
 fn whoever_applies_needs_the_rights_of_each_call_that_it_stands_for() {
     let (manager, cli) = with_hello(&["1.0"]);
     for group in ["inside", "outside"] {
