@@ -59,21 +59,22 @@ pub struct Change {
     pub ignore_windows: bool,
 }
 
-/// Changes the times of a job.
-pub fn change(job: &mut Job, env: &Env, change: &Change) -> Result<()> {
+/// Changes the times of a job, which were these before anything of them was taken out. What is given as it was is no change.
+pub fn change(job: &mut Job, env: &Env, before: &Schedule, change: &Change) -> Result<()> {
     let name = format!("jobs/{}", job.id);
     let schedule = &mut job.terms.schedule;
-    if change.start.is_some() || change.prefetch.is_some() {
+    let start = change.start.filter(|_| change.start != before.start);
+    if start.is_some() || (change.prefetch.is_some() && change.prefetch != before.prefetch) {
         let started = match job.state {
             JobState::Draft => false,
             // While its bytes travel it is ACTIVE, and still waits.
-            _ => schedule.start.is_none_or(|start| start <= env.now),
+            _ => before.start.is_none_or(|start| start <= env.now),
         };
         if started {
             let message = format!("{name} has started; its start time can't be changed any more, only its deadline and its end");
             return Err(AppError::state(name, "STARTED", message));
         }
-        if change.start.is_some_and(|start| start <= env.now) {
+        if start.is_some_and(|start| start <= env.now) {
             return Err(AppError::invalid("schedule.start_time", "lies in the past; to start it now, cancel it and run it anew"));
         }
     }

@@ -1,9 +1,11 @@
 //! A fleet as it stands in files: what is applied, what is shown before, and that a half-applied set never exists.
 
+use crate::access::callers::Bed;
 use std::path::Path;
 use std::process::Stdio;
 use sutler_proto::v1;
 use sutler_tests::api_call;
+use sutler_tests::fleet::{Database, Packages};
 use sutler_tests::harness::{Agent, Api, Cli, JobView, Manager, PATIENCE, PackageFolder, Reader, Rows, wait_until};
 use tonic::Code;
 
@@ -362,6 +364,74 @@ fn what_is_the_same_in_other_words_is_applied_once() {
     cli.ok(&apply);
     fs_err::write(&file, draft).unwrap();
     cli.fails(1, &format!("{apply} --prune")).says(&["jobs/draft refers to what would be deleted"]);
+}
+
+/// A job as it stands in a file, with its times by this clock.
+fn timed(alias: &str, state: v1::JobState, schedule: v1::Schedule) -> v1::ConfigurationObject {
+    let job = v1::CreateJobRequest {
+        alias: alias.into(),
+        packages: vec![v1::JobPackage { package: "packages/hello".into(), ..Default::default() }],
+        destinations: vec![format!("groups/{alias}")],
+        terms: Some(v1::JobTerms { schedule: Some(schedule), ..Default::default() }),
+        ..Default::default()
+    };
+    v1::ConfigurationObject { object: Some(v1::configuration_object::Object::Job(job)), state: state.into() }
+}
+
+#[test]
+fn times_of_a_job_that_are_in_the_files_no_more_are_gone_whether_it_has_started_or_not() {
+    let mut bed = Bed::new(Database::Sqlite);
+    for signed in Packages::new(&["hello"]).sign(&bed.manager.profile()) {
+        bed.admin.push(&bed.manager, &signed).unwrap();
+    }
+    for name in ["draft", "later"] {
+        let group = v1::CreateGroupRequest { group_id: name.into(), ..Default::default() };
+        bed.admin.groups(&bed.manager, |mut c| async move { c.create_group(group).await }).unwrap();
+    }
+    let apply = |bed: &mut Bed, object: v1::ConfigurationObject| {
+        let request = v1::ApplyConfigurationRequest { objects: vec![object], ..Default::default() };
+        bed.admin.configuration(&bed.manager, |mut c| async move { c.apply_configuration(request).await })
+    };
+    let shown = |bed: &mut Bed, alias: &str| {
+        let request = v1::GetJobRequest { name: format!("jobs/{alias}") };
+        let job = bed.admin.jobs(&bed.manager, |mut c| async move { c.get_job(request).await }).unwrap().job.unwrap();
+        (job.state(), job.terms.unwrap_or_default().schedule.unwrap_or_default())
+    };
+    let now = bed.manager.app().world.now().as_second();
+    let at = |hours: i64| Some(prost_types::Timestamp { seconds: now + hours * 3600, nanos: 0 });
+    let whole = v1::Schedule {
+        start_time: at(1),
+        deadline_time: at(5),
+        prefetch: Some(prost_types::Duration { seconds: 600, nanos: 0 }),
+        ignore_windows: true,
+        ..Default::default()
+    };
+    let without = [
+        v1::Schedule { deadline_time: None, ..whole.clone() },
+        v1::Schedule { ignore_windows: false, ..whole.clone() },
+        v1::Schedule { prefetch: None, ..whole.clone() },
+    ];
+    let (draft, run) = (v1::JobState::Draft, v1::JobState::Unspecified);
+    for (alias, state, is) in [("draft", draft, v1::JobState::Draft), ("later", run, v1::JobState::Scheduled)] {
+        for less in &without {
+            apply(&mut bed, timed(alias, state, whole.clone())).unwrap();
+            apply(&mut bed, timed(alias, state, less.clone())).unwrap();
+            assert_eq!(shown(&mut bed, alias), (is, less.clone()));
+        }
+        apply(&mut bed, timed(alias, state, whole.clone())).unwrap();
+    }
+    bed.manager.step_clock(2 * 3_600_000);
+    wait_until("it to start", PATIENCE, || shown(&mut bed, "later").0 == v1::JobState::Active);
+    for (alias, state) in [("draft", draft), ("later", run)] {
+        let less = v1::Schedule { deadline_time: None, ignore_windows: false, ..whole.clone() };
+        apply(&mut bed, timed(alias, state, less.clone())).unwrap();
+        assert_eq!(shown(&mut bed, alias).1, less);
+    }
+    // Another start time is refused all the same.
+    let refused = apply(&mut bed, timed("later", run, v1::Schedule { start_time: at(4), ..Default::default() })).unwrap_err();
+    assert!(refused.message.contains("its start time can't be changed any more"), "{refused:?}");
+    let refused = apply(&mut bed, timed("draft", draft, v1::Schedule { start_time: at(0), ..Default::default() })).unwrap_err();
+    assert!(refused.message.contains("lies in the past"), "{refused:?}");
 }
 
 #[test]
