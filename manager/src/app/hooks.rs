@@ -40,9 +40,12 @@ async fn next_event(tx: &mut dyn Tx, asking: &Asking, cursor: i64) -> Result<Opt
     Ok(tx.events_after(cursor, &filter, 1).await?.pop())
 }
 
-async fn wait(tx: &mut dyn Tx, env: &Env, hook: &Hook, me: &str) -> Result<Option<Duration>> {
-    let now = env.common_clock(tx).await?;
-    let until = hook.wait(me, now);
+async fn wait(tx: &mut dyn Tx, env: &Env, hook: &Hook, asking: &Asking) -> Result<Option<Duration>> {
+    let common = tx.clock().await?;
+    let now = common.unwrap_or(env.now);
+    // Where there is no other manager, whoever held it is one that was killed.
+    let me = if common.is_some() { &asking.me } else { &hook.holder };
+    let until = hook.wait(me, now, asking.time_limit);
     Ok(until.map(|until: Timestamp| Duration::try_from(until.duration_since(now)).unwrap_or_default()))
 }
 
@@ -54,7 +57,7 @@ pub async fn look(tx: &mut dyn Tx, env: &Env, asking: &Asking) -> Result<Due> {
         let passed = tx.events_after(hook.cursor, &EventFilter::default(), 1).await?;
         return Ok(if passed.is_empty() { Due::Nothing } else { Due::MoveOn });
     };
-    Ok(match wait(tx, env, &hook, &asking.me).await? {
+    Ok(match wait(tx, env, &hook, asking).await? {
         Some(wait) => Due::Wait(wait),
         None => Due::Deliver(Box::new(event)),
     })
@@ -76,7 +79,7 @@ pub async fn take(tx: &mut dyn Tx, env: &Env, asking: &Asking) -> Result<Option<
         tx.save_hook(&hook.moved_on(last)).await?;
         return Ok(None);
     }
-    if wait(tx, env, &hook, &asking.me).await?.is_some() {
+    if wait(tx, env, &hook, asking).await?.is_some() {
         return Ok(None);
     }
     let dropped = tx.events_dropped().await?;

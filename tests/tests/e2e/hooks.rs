@@ -13,6 +13,7 @@ use std::{
     },
     time::Duration,
 };
+use sutler::app::{events, hooks};
 use sutler::config::{Hook, hooks::Way};
 use sutler_base::state::EventKind;
 use sutler_tests::{
@@ -240,6 +241,30 @@ fn of_two_managers_one_delivers_each_event() {
     drop(second);
     let objects: Vec<String> = lines(&told).iter().map(|e| e["object"].as_str().unwrap().to_owned()).collect();
     assert_eq!(objects, clients);
+}
+
+#[test]
+fn where_no_other_manager_can_be_nobody_waits_for_one_that_was_killed() {
+    let bed = Bed::new(Database::Sqlite);
+    let app = bed.manager.app().clone();
+    let asking = hooks::Asking {
+        name: "program".into(),
+        kinds: vec![EventKind::JobEnded],
+        me: "this one".into(),
+        time_limit: Duration::from_secs(3600),
+    };
+    let killed = app.change("manager", "killed", asking.clone(), |tx, env, asking| {
+        Box::pin(async move {
+            let mut hook = sutler_core::hook::Hook::new(&asking.name, tx.last_change().await?);
+            tx.insert_hook(&hook).await?;
+            hook.take("the one before", env.now, asking.time_limit);
+            tx.save_hook(&hook).await?;
+            events::emit(tx, env, sutler_core::event::Event::new(EventKind::JobEnded, "jobs/0000000000", "over")).await
+        })
+    });
+    bed.runtime.block_on(killed).unwrap();
+    let taken = app.change("manager", "take_hook", asking, |tx, env, asking| Box::pin(hooks::take(tx, env, asking)));
+    assert!(bed.runtime.block_on(taken).unwrap().is_some());
 }
 
 #[test]
