@@ -435,6 +435,31 @@ fn times_of_a_job_that_are_in_the_files_no_more_are_gone_whether_it_has_started_
 }
 
 #[test]
+fn an_export_leaves_nothing_of_an_earlier_one() {
+    let manager = Manager::start();
+    let cli = manager.cli();
+    cli.ok("group create web");
+    cli.ok("window create nights --group web --on mon --from 22:00 --to 05:00 --zone Europe/Berlin");
+    let fleet = manager.scratch().join("fleet");
+    let export = format!("export -o {}", fleet.display());
+    cli.ok(&format!("{export} --format yaml"));
+    write(&fleet, "own.toml", "# not the export's\n");
+    cli.ok(&export);
+    let names = || {
+        let mut names: Vec<_> = fs_err::read_dir(&fleet).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(names(), ["group.toml", "own.toml", "window.toml"]);
+    cli.ok("window delete nights --yes");
+    let said = cli.run(&export).ends_with(0).stderr;
+    assert!(said.contains("removed ") && said.contains("window.toml"), "{said}");
+    assert_eq!(names(), ["group.toml", "own.toml"]);
+    let again = cli.run(&format!("apply -f {}", fleet.display())).ends_with(0);
+    assert_eq!(again.stdout, "", "{}", again.stderr);
+}
+
+#[test]
 fn whoever_applies_needs_the_rights_of_each_call_that_it_stands_for() {
     let (manager, cli) = with_hello(&["1.0"]);
     for group in ["inside", "outside"] {
