@@ -838,7 +838,7 @@ pub struct Row {
     /// The execution.
     pub execution: Execution,
     /// Its client.
-    pub client: sutler_core::model::Client,
+    pub client: sutler_core::model::ClientBrief,
     /// Its newest attempt.
     pub attempt: Option<sutler_core::model::Attempt>,
     /// Whether the job still reaches the client.
@@ -851,7 +851,7 @@ pub struct Row {
 pub async fn with_clients(tx: &mut dyn Tx, env: &Env, rows: Vec<Execution>) -> Result<Vec<Row>> {
     let Some(job) = rows.first().map(|r| r.job.clone()) else { return Ok(vec![]) };
     let ids: Vec<ClientId> = rows.iter().map(|r| r.client.clone()).collect();
-    let found = tx.clients(&ids).await?;
+    let found = tx.clients_in_brief(&ids).await?;
     let attempts: Vec<_> = rows.iter().filter_map(|r| r.attempt.clone()).collect();
     let attempts = tx.attempts(&attempts).await?;
     let reached = destinations::reached(tx, &job, &ids).await?;

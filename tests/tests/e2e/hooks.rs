@@ -1,6 +1,7 @@
 //! Hooks: whoever is to be told of events is told, however long it takes, and nobody waits for that.
 
 use crate::access::callers::Bed;
+use prost::Message as _;
 use serde_json::Value;
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
@@ -15,9 +16,10 @@ use std::{
 };
 use sutler::app::{events, hooks};
 use sutler::config::{Hook, hooks::Way};
-use sutler_base::state::EventKind;
+use sutler_base::state::{EventKind, Role};
+use sutler_proto::v1;
 use sutler_tests::{
-    fleet::Database,
+    fleet::{Database, Packages},
     harness::{Agent, JobView, Manager, PATIENCE, PackageFolder, Setup, wait_until},
     postgres::Postgres,
 };
@@ -183,6 +185,43 @@ fn hooks_are_told_that_a_job_ended_with_errors_and_are_tried_again_while_jobs_go
     assert_eq!((&row["execution"]["items"][0]["exitCode"], &row["execution"]["items"][0]["output"]), (&3.into(), &"".into()), "{json}");
     assert!(row["attemptTime"].is_string() && row["endTime"].is_string(), "{json}");
     cli.fails(1, "job report 0000000000").says(&["there is no job 0000000000"]);
+}
+
+#[test]
+fn a_page_of_a_report_has_a_hundred_rows_however_many_are_asked_for() {
+    let mut bed = Bed::new(Database::Sqlite);
+    for signed in Packages::new(&["hello"]).sign(&bed.manager.profile()) {
+        bed.admin.push(&bed.manager, &signed).unwrap();
+    }
+    let group = v1::CreateGroupRequest { group_id: "machines".into(), ..Default::default() };
+    bed.admin.groups(&bed.manager, |mut c| async move { c.create_group(group).await }).unwrap();
+    let clients: Vec<String> = (0..101).map(|_| format!("clients/{}", bed.client().0)).collect();
+    let members = v1::AddMembersRequest { name: "groups/machines".into(), clients: clients.clone(), ..Default::default() };
+    bed.admin.groups(&bed.manager, |mut c| async move { c.add_members(members).await }).unwrap();
+    let run = v1::RunJobRequest {
+        packages: vec![v1::JobPackage { package: "packages/hello".into(), ..Default::default() }],
+        destinations: vec!["groups/machines".into()],
+        ..Default::default()
+    };
+    let job = bed.admin.jobs(&bed.manager, |mut c| async move { c.run_job(run).await }).unwrap().job.unwrap().name;
+    let credential = bed.operator("bea", &[(Role::Viewer, &[])]);
+    let caller = bed.at_operators(&bed.manager, Some(&credential)).unwrap();
+    let (mut seen, mut pages) = (Vec::new(), Vec::new());
+    let mut request = v1::ListReportRowsRequest { parent: job, page_size: 1000, ..Default::default() };
+    loop {
+        let answer = bed.call(&caller, "/sutler.v1.ReportService/ListReportRows", request.encode_to_vec().into()).unwrap();
+        let page = v1::ListReportRowsResponse::decode(answer).unwrap();
+        pages.push(page.rows.len());
+        seen.extend(page.rows.into_iter().map(|row| row.execution.unwrap()));
+        request.page_token = page.next_page_token;
+        if request.page_token.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(pages, [100, 1]);
+    let names: std::collections::BTreeSet<_> = seen.iter().map(|e| e.client.clone()).collect();
+    assert_eq!(names, clients.into_iter().collect());
+    assert!(seen.iter().all(|e| e.hostname == "machine" && e.last_seen_time.is_some()), "{seen:?}");
 }
 
 /// The cursor of the n-th event.
