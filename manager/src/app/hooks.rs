@@ -33,6 +33,31 @@ pub enum Due {
     Wait(Duration),
     /// There is nothing.
     Nothing,
+    /// A manager that was started later has other events for it.
+    StandBack,
+}
+
+/// Where it stands which events a hook gets, and how.
+fn stands(asking: &Asking) -> (String, Vec<u8>) {
+    let mut words: Vec<_> = asking.kinds.iter().map(|kind| kind.as_str()).collect();
+    words.sort_unstable();
+    words.dedup();
+    (format!("hook/{}/events", asking.name), words.join(",").into_bytes())
+}
+
+/// This manager was started, and from now on the events count that it has for this hook. Another one that has others stands back: it
+/// would pass over what it does not want, and that would be gone for whoever does.
+pub async fn begin(tx: &mut dyn Tx, asking: &Asking) -> Result<()> {
+    // Whoever takes the next event at this moment is waited for.
+    tx.hook(&asking.name).await?;
+    let (key, events) = stands(asking);
+    Ok(tx.put_setting(&key, &events).await?)
+}
+
+/// Whether the events count that this manager has for this hook.
+async fn counts(tx: &mut dyn Tx, asking: &Asking) -> Result<bool> {
+    let (key, events) = stands(asking);
+    Ok(tx.setting(&key).await?.is_none_or(|those| those == events))
 }
 
 async fn next_event(tx: &mut dyn Tx, asking: &Asking, cursor: i64) -> Result<Option<Event>> {
@@ -51,6 +76,9 @@ async fn wait(tx: &mut dyn Tx, env: &Env, hook: &Hook, asking: &Asking) -> Resul
 
 /// What there is to do for a hook; changes nothing.
 pub async fn look(tx: &mut dyn Tx, env: &Env, asking: &Asking) -> Result<Due> {
+    if !counts(tx, asking).await? {
+        return Ok(Due::StandBack);
+    }
     let Some(hook) = tx.hook(&asking.name).await? else { return Ok(Due::MoveOn) };
     let Some(event) = next_event(tx, asking, hook.cursor).await? else {
         // So that what is not wanted is not gone over again and again.
@@ -73,6 +101,9 @@ pub async fn take(tx: &mut dyn Tx, env: &Env, asking: &Asking) -> Result<Option<
             Err(other) => return Err(other.into()),
         }
     };
+    if !counts(tx, asking).await? {
+        return Ok(None);
+    }
     let event = next_event(tx, asking, hook.cursor).await?;
     if event.is_none() {
         // Whatever is committed up to this number is none that it wants, or was dropped.

@@ -307,6 +307,38 @@ fn where_no_other_manager_can_be_nobody_waits_for_one_that_was_killed() {
 }
 
 #[test]
+fn of_two_managers_with_other_events_for_a_hook_the_one_that_was_started_last_delivers() {
+    let Some(server) = Postgres::shared() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let (script, told) = program(folder.path());
+    fs_err::create_dir(told.parent().unwrap()).unwrap();
+    let mut bed = Bed::tuned(Database::Postgres(server), |config| config.hooks = vec![hook(&script, Duration::from_secs(3600))]);
+    let state = |bed: &Bed| {
+        let app = bed.manager.app().clone();
+        let asked = app.view("manager", "hook", (), |tx, _env, ()| {
+            Box::pin(async move { Ok((tx.hook("program").await?, tx.setting("hook/program/events").await?)) })
+        });
+        bed.runtime.block_on(asked).unwrap()
+    };
+    wait_until("the hook to be known", PATIENCE, || state(&bed).0.is_some());
+    // The first one would pass over what only the second one wants.
+    let second = bed.manager.second_tuned(|config| config.hooks[0].events.push(EventKind::ClientQuarantined));
+    wait_until("its events to count", PATIENCE, || state(&bed).1.is_some_and(|events| events == b"CLIENT_ENROLLED,CLIENT_QUARANTINED"));
+    let mut expected = Vec::new();
+    for _ in 0..15 {
+        let name = format!("clients/{}", bed.client().0);
+        let request = v1::QuarantineClientRequest { name: name.clone(), reason: "lent".into(), ..Default::default() };
+        bed.admin.clients(&bed.manager, |mut c| async move { c.quarantine_client(request).await }).unwrap();
+        expected.extend([("EVENT_KIND_CLIENT_ENROLLED".to_owned(), name.clone()), ("EVENT_KIND_CLIENT_QUARANTINED".to_owned(), name)]);
+    }
+    wait_until("all to be told of", PATIENCE, || state(&bed).0.is_some_and(|hook| hook.delivered >= 30));
+    drop(second);
+    let word = |event: &Value, member: &str| event[member].as_str().unwrap().to_owned();
+    let seen: Vec<_> = lines(&told).iter().map(|e| (word(e, "kind"), word(e, "object"))).collect();
+    assert_eq!(seen, expected);
+}
+
+#[test]
 fn an_event_that_never_arrives_is_given_up_after_its_time_and_the_next_one_goes() {
     let folder = tempfile::tempdir().unwrap();
     let (script, told) = program(folder.path());
