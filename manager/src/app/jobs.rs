@@ -286,7 +286,7 @@ pub async fn create(tx: &mut dyn Tx, env: &Env, input: &Create) -> Result<Shown>
         }
     }
     let before = match &input.alias {
-        Some(alias) => free_alias(tx, alias).await?,
+        Some(alias) => free_alias(tx, env, alias).await?,
         None => None,
     };
     let mut terms = input.terms.clone();
@@ -320,15 +320,21 @@ pub async fn create(tx: &mut dyn Tx, env: &Env, input: &Create) -> Result<Shown>
         })?;
     }
     tx.add_exclusions(&job.id, &exclusions.into_iter().collect::<Vec<_>>()).await?;
-    env.audit(tx, "create_job", format!("jobs/{}", job.id), describe(&wanted)).await?;
+    let under = match (&input.alias, &before) {
+        (Some(alias), Some(before)) => format!(", under the alias {alias}, which jobs/{before} had"),
+        (Some(alias), None) => format!(", under the alias {alias}"),
+        (None, _) => String::new(),
+    };
+    env.audit(tx, "create_job", format!("jobs/{}", job.id), format!("{}{under}", describe(&wanted))).await?;
     get(tx, env, &job.id).await
 }
 
-/// The job that has ended whose alias may be given to another one, if any has it.
-async fn free_alias(tx: &mut dyn Tx, alias: &JobAlias) -> Result<Option<JobId>> {
+/// The job that has ended whose alias may be given to another one, if any has it. One that is not reached keeps its alias: whoever
+/// goes by that means the job that had it, and would change another one.
+async fn free_alias(tx: &mut dyn Tx, env: &Env, alias: &JobAlias) -> Result<Option<JobId>> {
     let Some(id) = tx.job_by_alias(alias).await? else { return Ok(None) };
     match tx.job(&id).await? {
-        Some(job) if !has_ended(job.state) => Err(alias_taken(alias)),
+        Some(job) if !has_ended(job.state) || !reaches_job(tx, env, &job).await? => Err(alias_taken(alias)),
         _ => Ok(Some(id)),
     }
 }
@@ -852,7 +858,7 @@ pub struct Row {
     /// The execution.
     pub execution: Execution,
     /// Its client.
-    pub client: sutler_core::model::Client,
+    pub client: sutler_core::model::ClientBrief,
     /// Its newest attempt.
     pub attempt: Option<sutler_core::model::Attempt>,
     /// Whether the job still reaches the client.
@@ -865,7 +871,7 @@ pub struct Row {
 pub async fn with_clients(tx: &mut dyn Tx, env: &Env, rows: Vec<Execution>) -> Result<Vec<Row>> {
     let Some(job) = rows.first().map(|r| r.job.clone()) else { return Ok(vec![]) };
     let ids: Vec<ClientId> = rows.iter().map(|r| r.client.clone()).collect();
-    let found = tx.clients(&ids).await?;
+    let found = tx.clients_in_brief(&ids).await?;
     let attempts: Vec<_> = rows.iter().filter_map(|r| r.attempt.clone()).collect();
     let attempts = tx.attempts(&attempts).await?;
     let reached = destinations::reached(tx, &job, &ids).await?;

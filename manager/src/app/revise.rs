@@ -85,7 +85,7 @@ pub async fn update(tx: &mut dyn Tx, env: &Env, input: &Update) -> Result<Shown>
     job.continue_on_failure = input.continue_on_failure.unwrap_or(job.continue_on_failure);
     job.terms = job.terms.updated(&input.terms, &input.reset_terms).map_err(|why| AppError::invalid("reset_terms", why))?;
     match &input.schedule {
-        Some(change) => schedule::change(&mut job, env, change)?,
+        Some(change) => schedule::change(&mut job, env, &before.terms.schedule, change)?,
         None => schedule::check(&job.terms.schedule, job.expires)?,
     }
     if job.state == JobState::Scheduled && job.terms.schedule.start.is_none() {

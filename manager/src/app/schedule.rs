@@ -19,6 +19,8 @@ use sutler_store::{Page, Tx};
 
 /// How many jobs are looked at in one unit.
 const BATCH: u32 = 500;
+/// Of how many clients the facts are held at a time, which say in which zone one is.
+const WITH_FACTS: usize = 50;
 
 /// Jobs whose time to reach their clients has come, and the key of the next page.
 pub async fn due(tx: &mut dyn Tx, env: &Env, after: Option<String>) -> Result<(Vec<JobId>, Option<String>)> {
@@ -59,21 +61,22 @@ pub struct Change {
     pub ignore_windows: bool,
 }
 
-/// Changes the times of a job.
-pub fn change(job: &mut Job, env: &Env, change: &Change) -> Result<()> {
+/// Changes the times of a job, which were these before anything of them was taken out. What is given as it was is no change.
+pub fn change(job: &mut Job, env: &Env, before: &Schedule, change: &Change) -> Result<()> {
     let name = format!("jobs/{}", job.id);
     let schedule = &mut job.terms.schedule;
-    if change.start.is_some() || change.prefetch.is_some() {
+    let start = change.start.filter(|_| change.start != before.start);
+    if start.is_some() || (change.prefetch.is_some() && change.prefetch != before.prefetch) {
         let started = match job.state {
             JobState::Draft => false,
             // While its bytes travel it is ACTIVE, and still waits.
-            _ => schedule.start.is_none_or(|start| start <= env.now),
+            _ => before.start.is_none_or(|start| start <= env.now),
         };
         if started {
             let message = format!("{name} has started; its start time can't be changed any more, only its deadline and its end");
             return Err(AppError::state(name, "STARTED", message));
         }
-        if change.start.is_some_and(|start| start <= env.now) {
+        if start.is_some_and(|start| start <= env.now) {
             return Err(AppError::invalid("schedule.start_time", "lies in the past; to start it now, cancel it and run it anew"));
         }
     }
@@ -174,15 +177,16 @@ async fn left(tx: &mut dyn Tx, job: &Job, row: Option<&Execution>) -> Result<u64
 /// Says of the rows that wait for their time what that is.
 pub async fn tell(tx: &mut dyn Tx, env: &Env, job: &Job, rows: &mut [jobs::Row]) -> Result<()> {
     let waits = |row: &jobs::Row| row.execution.state == ExecutionState::Waiting && row.execution.reason == WaitReason::Window.as_str();
-    let clients: Vec<&Client> = rows.iter().filter(|row| waits(row)).map(|row| &row.client).collect();
-    if clients.is_empty() {
-        return Ok(());
-    }
-    let clock = Clock::of(tx, env, &clients).await?;
-    for row in rows.iter_mut().filter(|row| waits(row)) {
-        let seconds = left(tx, job, Some(&row.execution)).await?;
-        if let Some(sentence) = clock.waits_for(&row.client.id, &job.terms.schedule, seconds) {
-            row.execution.detail = sentence;
+    let mut waiting: Vec<&mut jobs::Row> = rows.iter_mut().filter(|row| waits(row)).collect();
+    for rows in waiting.chunks_mut(WITH_FACTS) {
+        let ids: Vec<ClientId> = rows.iter().map(|row| row.client.id.clone()).collect();
+        let clients = tx.clients(&ids).await?;
+        let clock = Clock::of(tx, env, &clients.iter().collect::<Vec<_>>()).await?;
+        for row in rows {
+            let seconds = left(tx, job, Some(&row.execution)).await?;
+            if let Some(sentence) = clock.waits_for(&row.client.id, &job.terms.schedule, seconds) {
+                row.execution.detail = sentence;
+            }
         }
     }
     Ok(())

@@ -13,7 +13,7 @@ mod yaml;
 
 pub use emit::{Format, inline};
 pub use read::{Placed, read};
-pub use write::{fields, write};
+pub use write::{fields, names, write};
 
 use prost_reflect::{DescriptorPool, FieldDescriptor, MessageDescriptor};
 use std::{fmt, sync::LazyLock};

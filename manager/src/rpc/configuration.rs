@@ -17,8 +17,12 @@ use sutler_proto::{
 use tonic::{Request, Response, Status, async_trait};
 
 /// The objects of a request; everything that is wrong with any of them is said at once.
-fn objects(wire: &[v1::ConfigurationObject]) -> Result<Vec<Object>, AppError> {
+fn objects(wire: &[v1::ConfigurationObject], prune: bool) -> Result<Vec<Object>, AppError> {
     let mut v = Violations::default();
+    // A folder that was not there, most likely.
+    if prune && wire.is_empty() {
+        v.add("objects", "is empty, and with prune all that files put there would go; to have that, keep one object, such as a group");
+    }
     if wire.len() > limits::CONFIGURATION_MAX {
         v.add("objects", format!("has at most {} entries, not {}", limits::CONFIGURATION_MAX, wire.len()));
     }
@@ -248,7 +252,7 @@ impl v1::configuration_service_server::ConfigurationService for Services {
         let operator = self.operator(&request)?;
         let r = request.into_inner();
         let (caller, body) = caller(&operator, &r.request_id, "ApplyConfiguration", &r)?;
-        let input = Apply { objects: objects(&r.objects)?, prune: r.prune, etag: r.etag };
+        let input = Apply { objects: objects(&r.objects, r.prune)?, prune: r.prune, etag: r.etag };
         let answer = if r.validate_only {
             let input = Apply { etag: String::new(), ..input };
             let plan = self.app.rehearse(&operator, "plan_configuration", input, |tx, env, i| Box::pin(configuration::apply(tx, env, i)));

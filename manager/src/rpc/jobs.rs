@@ -28,8 +28,9 @@ fn id(name: &str) -> Result<JobId, Status> {
     job_id(name).map_err(|e| status(AppError::invalid("name", e)))
 }
 
+/// A time as it is kept: to the millisecond.
 fn moment(v: &mut Violations, field: &str, wire: Option<&prost_types::Timestamp>) -> Option<Timestamp> {
-    wire.and_then(|w| v.take(field, time(w)))
+    wire.and_then(|w| v.take(field, time(w))).and_then(|t| Timestamp::from_millisecond(t.as_millisecond()).ok())
 }
 
 fn priority(v: &mut Violations, value: i32, unset: u8) -> u8 {

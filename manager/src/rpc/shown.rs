@@ -3,7 +3,7 @@
 use crate::app::{clients, jobs, operators, packages, policies, rollback, tokens};
 use std::collections::BTreeMap;
 use sutler_base::{
-    PackageName, Uid,
+    ClientId, PackageName, Uid,
     outcome::{ItemResult, Outcome},
     state::{ClientState, Counter, ExecutionState, JobState, Presence, Purpose},
 };
@@ -27,13 +27,13 @@ pub(super) struct Contact<'a> {
 
 impl Contact<'_> {
     /// Whether the client is in contact.
-    fn presence(&self, client: &sutler_core::model::Client) -> Presence {
-        self.live.presence(&client.id, client.last_seen, self.now, self.overdue)
+    fn presence(&self, client: &ClientId, last_seen: jiff::Timestamp) -> Presence {
+        self.live.presence(client, last_seen, self.now, self.overdue)
     }
 }
 
 pub(super) fn client(shown: clients::Shown, contact: &Contact<'_>) -> v1::Client {
-    let presence = contact.presence(&shown.client);
+    let presence = contact.presence(&shown.client.id, shown.client.last_seen);
     let online = presence == Presence::Online;
     let c = shown.client;
     let mut groups: Vec<String> = shown.groups.values().map(|name| format!("groups/{name}")).collect();
@@ -328,7 +328,7 @@ pub(super) fn items(attempt: Option<&Attempt>) -> Vec<v1::ItemResult> {
 }
 
 pub(super) fn execution(row: jobs::Row, contact: &Contact<'_>) -> v1::Execution {
-    let online = contact.presence(&row.client) == Presence::Online;
+    let online = contact.presence(&row.client.id, row.client.last_seen) == Presence::Online;
     let e = row.execution;
     let running = e.state.counter() == Counter::Running || e.state == ExecutionState::Offered || e.state == ExecutionState::Waiting;
     let mark = match row.client.state {

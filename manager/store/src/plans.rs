@@ -104,6 +104,7 @@ async fn every_statement_walks_along_an_index() {
                     let subject = Subject::Client(client.clone());
                     tx.client(&client).await?;
                     tx.clients(&[]).await?;
+                    tx.clients_in_brief(&[]).await?;
                     tx.list_clients(&page, Besides::default(), None).await?;
                     tx.list_clients(&page, Besides::default(), Some(&uid)).await?;
                     tx.silent_since(&page).await?;

@@ -86,6 +86,8 @@ pub trait Clients {
     async fn client(&mut self, id: &ClientId) -> Result<Option<Client>>;
     /// The clients of these ids, unknown ones left out, by id.
     async fn clients(&mut self, ids: &[ClientId]) -> Result<Vec<Client>>;
+    /// The same in brief.
+    async fn clients_in_brief(&mut self, ids: &[ClientId]) -> Result<Vec<ClientBrief>>;
     /// Writes every column of a client but `last_seen` and its facts; `change` is set by the store. A client that isn't there fails the unit,
     /// as do all `save_…`, `delete_…` and `revoke_token` of what isn't there.
     async fn save_client(&mut self, client: &Client) -> Result<()>;

@@ -151,6 +151,7 @@ cases! {
         events::a_reader_of_events_misses_none_that_commits_late,
         events::events_are_found_by_kind_object_and_time_and_dropped_from_the_beginning,
         events::an_occurrence_is_told_once_and_a_hook_reads_back,
+        clients::what_is_known_of_clients_in_brief_is_what_their_rows_say,
     }
     sqlite {
         units::the_queue_of_writers_is_bounded,
