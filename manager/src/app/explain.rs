@@ -222,6 +222,9 @@ pub fn sentence(client: &Client, row: &Execution, reached: bool, online: bool, u
         AlreadyAbsent => format!("was not there, so that nothing had to be uninstalled{gone}"),
         Failed => format!("failed: {}; `job retry` runs it again{gone}", row.detail),
         Rejected => format!("a rule said no: {}{gone}", row.detail),
+        // What was done before is said there.
+        Canceled if !row.detail.is_empty() => format!("{} ({}){gone}", row.detail, row.reason),
+        Expired if !row.detail.is_empty() => format!("{}{gone}", row.detail),
         Canceled => format!("{}{gone}", canceled(&row.reason)),
         Expired => format!("the job's time was over before it started here{gone}"),
         Interrupted => format!("nobody can tell how it ended: {}; `job retry` runs it again{gone}", row.detail),

@@ -360,6 +360,8 @@ pub async fn outcome(tx: &mut dyn Tx, env: &Env, report: &Report) -> Result<std:
         let (reason, detail) = execution::says(&outcome);
         let reason = match (&row.cancel, outcome.state) {
             (Some(cancel), ExecutionState::Canceled) => cancel.reason.as_str().to_owned(),
+            // It was final without an answer, and stands.
+            (None, ExecutionState::Canceled) if row.state == ExecutionState::Canceled => row.reason.clone(),
             _ => reason,
         };
         let mut change = match &row.cancel {

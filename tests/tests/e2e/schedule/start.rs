@@ -96,6 +96,37 @@ fn a_scheduled_job_is_changed_and_canceled_and_what_cannot_start_is_said() {
 }
 
 #[test]
+fn what_waits_between_two_packages_is_called_off_and_status_says_what_was_done() {
+    let (_manager, cli) = manager_with_group();
+    let slow = PackageFolder::counting("slow", "1.0");
+    slow.file("bin/install", "#!/bin/sh\nread -r line <../../etc/go\n");
+    cli.ok(&format!("package push {}", slow.path().display()));
+    push(&cli, "next", "");
+    let mut agent = Agent::new("one");
+    agent.configure("");
+    agent.enroll(cli.ok("token create").trim());
+    agent.start();
+    let (pipe, policy) = (agent.root().join("etc/go"), agent.scratch().join("policy.toml"));
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR, 0).unwrap();
+    let job = cli.id(&format!("job run --package slow --package next --client {}", agent.id()));
+    JobView::wait_for_row(&cli, &job, &agent.id(), "INSTALLING");
+    // The second one is held, as it would be by a window that is closed.
+    fs_err::write(&policy, "hold = true\n").unwrap();
+    fs_err::write(&pipe, "go\n").unwrap();
+    JobView::wait_for_row(&cli, &job, &agent.id(), "WAITING");
+    cli.ok(&format!("job cancel {job} --yes"));
+    let row = JobView::wait_for_row(&cli, &job, &agent.id(), "CANCELED");
+    assert_eq!((row.reason.as_str(), &row.json["items"][0]["state"]), ("JOB_CANCELED", &"EXECUTION_STATE_SUCCEEDED".into()), "{row:#?}");
+    assert_eq!(row.json["items"].as_array().map(Vec::len), Some(1));
+    let explained = cli.ok(&format!("client explain {}", agent.id()));
+    assert!(explained.contains("called off between two packages") && explained.contains("slow 1.0 SUCCEEDED"), "{explained}");
+    fs_err::write(&policy, "hold = false\n").unwrap();
+    let after = cli.id(&format!("job run --package next --replace always --client {}", agent.id()));
+    JobView::wait_for_row(&cli, &after, &agent.id(), "SUCCEEDED");
+    assert_eq!(runs(&agent, "next"), 1, "what was called off has not run");
+}
+
+#[test]
 fn a_machine_that_is_cut_off_starts_at_the_time_that_it_was_told_if_its_lease_reaches_there() {
     let line = Proxy::new();
     let config = "[net]\nkeep_alive = \"1s\"\nkeep_alive_timeout = \"2s\"\n[limits]\nlease = \"5s\"\n".into();
