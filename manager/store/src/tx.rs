@@ -181,7 +181,7 @@ pub trait Windows {
     async fn terms_of(&mut self, jobs: &[JobId]) -> Result<Vec<(JobId, i64, JobTerms)>>;
     /// The long leases of these attempts that were given, by attempt.
     async fn long_leases(&mut self, attempts: &[AttemptId]) -> Result<Vec<LongLease>>;
-    /// Writes down long leases, in place of what was given to the same attempts before.
+    /// Writes down long leases; of two for the same attempt the later end and the longer time stay.
     async fn put_long_leases(&mut self, leases: &[LongLease]) -> Result<()>;
     /// Forgets long leases that ended before; gives back how many.
     async fn drop_long_leases(&mut self, before: Timestamp) -> Result<u64>;

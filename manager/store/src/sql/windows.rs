@@ -120,7 +120,9 @@ impl Windows for Unit<'_> {
             "INSERT INTO long_lease (attempt, until_ms, seconds) SELECT v.value->>0, CAST(v.value->>1 AS BIGINT), \
              CAST(v.value->>2 AS BIGINT) FROM",
             each!(1),
-            "WHERE TRUE ON CONFLICT (attempt) DO UPDATE SET until_ms = excluded.until_ms, seconds = excluded.seconds"
+            "WHERE TRUE ON CONFLICT (attempt) DO UPDATE SET \
+             until_ms = CASE WHEN excluded.until_ms > long_lease.until_ms THEN excluded.until_ms ELSE long_lease.until_ms END, \
+             seconds = CASE WHEN excluded.seconds > long_lease.seconds THEN excluded.seconds ELSE long_lease.seconds END"
         );
         self.run(query!(sql, bind::json(&rows))).await?;
         Ok(())
