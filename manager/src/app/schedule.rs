@@ -3,7 +3,7 @@
 //! The manager decides, by its own clock: what an agent is told are moments, with the time that it is here. How long a lease has to
 //! last for an agent that is cut off when its window opens is decided here, too, and written down before it is given.
 
-use super::{AppError, Env, Result, jobs, windows};
+use super::{AppError, Env, Result, events, jobs, windows};
 use jiff::SignedDuration;
 use std::{collections::BTreeMap, time::Duration};
 use sutler_base::{
@@ -38,10 +38,15 @@ pub async fn start(tx: &mut dyn Tx, env: &Env, id: &JobId) -> Result<()> {
 /// Ends a job that could not be started when its time had come, and says why: on the job and in the audit log.
 pub async fn failed(tx: &mut dyn Tx, env: &Env, id: &JobId, why: &str) -> Result<()> {
     let Some(mut job) = tx.job(id).await?.filter(|job| job.state == JobState::Scheduled) else { return Ok(()) };
+    // It was put off meanwhile: what stood in its way may be mended by then.
+    if job.terms.schedule.waits(env.common_clock(tx).await?) {
+        return Ok(());
+    }
     job.state = JobState::Canceled;
     job.ended = Some(env.now);
     job.terms.schedule.failure = why.chars().take(1000).collect();
     tx.save_job(&job).await?;
+    events::job_ended(tx, env, &job).await?;
     env.wakes().jobs.insert(id.clone());
     env.audit(tx, "start_failed", format!("jobs/{id}"), why).await
 }

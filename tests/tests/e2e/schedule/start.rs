@@ -84,6 +84,9 @@ fn a_scheduled_job_is_changed_and_canceled_and_what_cannot_start_is_said() {
     assert!(json["terms"]["schedule"]["startFailure"].as_str().unwrap().contains("withdrawn"), "{json:#}");
     let audit = cli.ok("audit list");
     assert!(audit.contains("start_failed") && audit.contains("schedule_job"), "{audit}");
+    let events = cli.json(&format!("events --object jobs/{job} --kind job-ended"));
+    let event = events[0].to_string();
+    assert!(event.contains("WARNING") && event.contains("could not be started") && event.contains("withdrawn"), "{events:#}");
     push(&cli, "other", "");
     for (bad, word) in [
         ("--at 1h --deadline 30m", "before the start time"),
