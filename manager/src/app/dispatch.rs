@@ -5,7 +5,8 @@ use super::{
     schedule::{self, Clock, Times},
     transfers, trust,
 };
-use std::collections::{BTreeMap, BTreeSet};
+use jiff::SignedDuration;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use sutler_base::{
     AttemptId, ClientId, JobId, Timestamp, Uid, limits,
     manifest::{Dependency, Requirement, relations::Values},
@@ -74,6 +75,8 @@ pub struct Orders {
     pub times: Vec<(AttemptId, Option<Times>)>,
     /// Attempts whose permission is to last so long (seconds), for their window opens while the usual one may be over.
     pub long_leases: Vec<(AttemptId, u32)>,
+    /// How far the clock by which these times are is ahead of that of this manager.
+    pub ahead: SignedDuration,
 }
 
 /// What these clients are to be told now. Attempts are made for what is queued. Where `known` names the attempts that a
@@ -233,7 +236,7 @@ pub async fn orders(
             }
         }
     }
-    lengthen(tx, env, &clock, &mut out).await?;
+    lengthen(tx, &clock, &mut out).await?;
     Ok(out)
 }
 
@@ -276,7 +279,7 @@ async fn time_waiting(
 }
 
 /// Has the leases last until the end of the windows that come next, as far as they may.
-async fn lengthen(tx: &mut dyn Tx, env: &Env, clock: &Clock, out: &mut BTreeMap<ClientId, Orders>) -> Result<()> {
+async fn lengthen(tx: &mut dyn Tx, clock: &Clock, out: &mut BTreeMap<ClientId, Orders>) -> Result<()> {
     let mut all: Vec<(AttemptId, &[Opening])> = Vec::new();
     for orders in out.values() {
         let told = orders.times.iter().map(|(id, times)| (id, times.as_ref()));
@@ -284,9 +287,10 @@ async fn lengthen(tx: &mut dyn Tx, env: &Env, clock: &Clock, out: &mut BTreeMap<
             all.extend(times.map(|times| (id.clone(), &times.openings[..])));
         }
     }
-    let leases = clock.leases(tx, env, &all).await?;
+    let leases = clock.leases(tx, &all).await?;
     drop(all);
     for orders in out.values_mut() {
+        orders.ahead = clock.ahead();
         let ids = orders.times.iter().map(|(id, _)| id).chain(orders.offers.iter().map(|offer| &offer.attempt));
         orders.long_leases = ids.filter_map(|id| Some((id.clone(), *leases.get(id)?))).collect();
     }

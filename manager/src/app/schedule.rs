@@ -1,7 +1,8 @@
 //! Jobs that start by themselves, and when what they order may be begun on a client.
 //!
-//! The manager decides, by its own clock: what an agent is told are moments, with the time that it is here. How long a lease has to
-//! last for an agent that is cut off when its window opens is decided here, too, and written down before it is given.
+//! The manager decides, by the clock that all managers have in common: what an agent is told are moments, with the time that it is
+//! here. How long a lease has to last for an agent that is cut off when its window opens is decided here, too, and written down
+//! before it is given.
 
 use super::{AppError, Env, Result, events, jobs, windows};
 use jiff::SignedDuration;
@@ -22,15 +23,17 @@ const BATCH: u32 = 500;
 
 /// Jobs whose time to reach their clients has come, and the key of the next page.
 pub async fn due(tx: &mut dyn Tx, env: &Env, after: Option<String>) -> Result<(Vec<JobId>, Option<String>)> {
+    let now = env.common_clock(tx).await?;
     let page = tx.jobs_in(&Page { after, limit: BATCH }, JobState::Scheduled).await?;
     let next = if page.len() as u32 == BATCH { page.last().map(|j| j.id.to_string()) } else { None };
-    Ok((page.into_iter().filter(|job| !job.terms.schedule.waits(env.now)).map(|job| job.id).collect(), next))
+    Ok((page.into_iter().filter(|job| !job.terms.schedule.waits(now)).map(|job| job.id).collect(), next))
 }
 
 /// Starts a job whose time has come.
 pub async fn start(tx: &mut dyn Tx, env: &Env, id: &JobId) -> Result<()> {
+    let now = env.common_clock(tx).await?;
     match tx.job(id).await? {
-        Some(job) if job.state == JobState::Scheduled && !job.terms.schedule.waits(env.now) => jobs::activate(tx, env, job).await,
+        Some(job) if job.state == JobState::Scheduled && !job.terms.schedule.waits(now) => jobs::activate(tx, env, job).await,
         _ => Ok(()),
     }
 }
@@ -109,15 +112,26 @@ pub struct Times {
 /// The windows of some clients at a moment.
 pub struct Clock {
     now: Timestamp,
+    /// How far the clock that all managers have in common is ahead of that of this one.
+    ahead: SignedDuration,
     usual: Duration,
     windows: BTreeMap<ClientId, Windows>,
+    /// What was worked out: many jobs have the same schedule.
+    known: BTreeMap<ClientId, Vec<(Schedule, Option<Vec<Opening>>)>>,
 }
 
 impl Clock {
     /// The windows of these clients now.
     pub async fn of(tx: &mut dyn Tx, env: &Env, clients: &[&Client]) -> Result<Clock> {
         let windows = windows::of_clients(tx, clients).await?;
-        Ok(Clock { now: env.now, usual: Duration::from_secs(env.settings.lease_seconds().into()), windows })
+        let now = env.common_clock(tx).await?;
+        let usual = Duration::from_secs(env.settings.lease_seconds().into());
+        Ok(Clock { now, ahead: now.duration_since(env.now), usual, windows, known: BTreeMap::new() })
+    }
+
+    /// How far the clock that all managers have in common is ahead of that of this one.
+    pub fn ahead(&self) -> SignedDuration {
+        self.ahead
     }
 
     /// When a job with this schedule may be begun on a client; none: at any time.
@@ -131,22 +145,20 @@ impl Clock {
     }
 
     /// How long the leases of these attempts are to last (seconds), where that is longer than usual: written down by this.
-    pub async fn leases(&self, tx: &mut dyn Tx, env: &Env, times: &[(AttemptId, &[Opening])]) -> Result<BTreeMap<AttemptId, u32>> {
+    pub async fn leases(&self, tx: &mut dyn Tx, times: &[(AttemptId, &[Opening])]) -> Result<BTreeMap<AttemptId, u32>> {
         let (mut out, mut new) = (BTreeMap::new(), Vec::new());
         if times.is_empty() {
             return Ok(out);
         }
-        // They are waited for by the clock that all managers have in common.
-        let ahead = env.common_clock(tx).await?.duration_since(self.now);
         let ids: Vec<AttemptId> = times.iter().map(|(id, _)| id.clone()).collect();
         let given: BTreeMap<AttemptId, Timestamp> = tx.long_leases(&ids).await?.into_iter().map(|l| (l.attempt, l.until)).collect();
         for (id, openings) in times {
-            let before = given.get(id).and_then(|until| until.checked_sub(ahead).ok());
+            let before = given.get(id).copied();
             let Some(until) = lease_until(openings, self.usual, before, self.now) else { continue };
             let lasts = until.duration_since(self.now);
             let seconds = u32::try_from(lasts.as_secs()).unwrap_or(0);
-            if before != Some(until) {
-                let until = until.checked_add(ahead).unwrap_or(until);
+            // The agent keeps the longest one.
+            if before.is_none_or(|before| before < until) {
                 new.push(LongLease { attempt: id.clone(), until, seconds });
             }
             out.insert(id.clone(), seconds);
