@@ -14,11 +14,14 @@ use sutler_base::{
     state::{CancelReason, ClientState, ErrorKind, ExecutionState, Intent, Purpose, WaitReason},
 };
 use sutler_core::{
-    model::{Attempt, Client, Job, JobPackage, PackageVersion},
+    model::{Attempt, Client, Execution, Job, JobPackage, PackageVersion},
     relations::VERSIONS_MAX,
     window::Opening,
 };
-use sutler_store::{ExecutionChange, StoreError, Tx};
+use sutler_store::{ExecutionChange, QueuedAfter, StoreError, Tx};
+
+/// How many rows are looked at together, and how many attempts are made in one unit.
+const BATCH: u32 = 1000;
 
 /// One package of an offer.
 #[derive(Debug, Clone)]
@@ -134,14 +137,19 @@ pub async fn orders(
         seen.insert(client.id.clone(), client);
     }
     let mut catalogue = Catalogue::default();
-    let clock = Clock::of(tx, env, &seen.values().collect::<Vec<_>>()).await?;
-    time_waiting(tx, &clock, &mut catalogue, waiting, &mut out).await?;
-    let queued = tx.queued_for(&here, 1000).await?;
+    let mut clock = Clock::of(tx, env, &seen.values().collect::<Vec<_>>()).await?;
+    time_waiting(tx, &mut clock, &mut catalogue, waiting, &mut out).await?;
     let (mut attempts, mut changes) = (Vec::new(), Vec::new());
     let mut offered_of: BTreeSet<(JobId, ClientId)> = BTreeSet::new();
-    for (row, job) in queued {
+    let most = env.settings.limits.open_attempts as usize;
+    let mut queue = Queue { clients: here, ..Queue::default() };
+    while let Some((row, job)) = queue.next(tx, attempts.len()).await? {
         let slots = open.entry(row.client.clone()).or_default();
-        if *slots >= env.settings.limits.open_attempts as usize || job.expires.is_some_and(|e| e <= env.now) {
+        if *slots >= most {
+            queue.pass(&row.client);
+            continue;
+        }
+        if job.expires.is_some_and(|e| e <= env.now) {
             continue;
         }
         let attempt = Attempt {
@@ -238,6 +246,36 @@ pub async fn orders(
     }
     lengthen(tx, &clock, &mut out).await?;
     Ok(out)
+}
+
+/// What is queued for some clients, page by page: rows that nothing is offered of yet keep nothing from those that follow.
+#[derive(Default)]
+struct Queue {
+    clients: Vec<ClientId>,
+    page: VecDeque<(Execution, Job)>,
+    after: Option<QueuedAfter>,
+    is_last: bool,
+}
+
+impl Queue {
+    /// The next row; none where no more is queued, or where so many attempts were `made` that the rest is for another unit.
+    async fn next(&mut self, tx: &mut dyn Tx, made: usize) -> Result<Option<(Execution, Job)>> {
+        if made >= BATCH as usize {
+            return Ok(None);
+        }
+        if self.page.is_empty() && !self.is_last {
+            self.page = tx.queued_for(&self.clients, self.after.as_ref(), BATCH).await?.into();
+            self.is_last = self.page.len() < BATCH as usize;
+            self.after = self.page.back().map(|(row, job)| QueuedAfter::of(row, job));
+        }
+        Ok(self.page.pop_front())
+    }
+
+    /// Leaves out what else this client has: it gets nothing more now.
+    fn pass(&mut self, client: &ClientId) {
+        self.clients.retain(|other| other != client);
+        self.page.retain(|(row, _)| row.client != *client);
+    }
 }
 
 /// An attempt, as far as it says how long its packages take.
@@ -509,3 +547,7 @@ pub async fn leases(tx: &mut dyn Tx, client: &ClientId) -> Result<Vec<AttemptId>
     let open = tx.open_executions_of(client).await?;
     Ok(open.into_iter().filter(|r| r.state != ExecutionState::Queued && r.cancel.is_none()).filter_map(|r| r.attempt).collect())
 }
+
+#[cfg(test)]
+#[path = "dispatch_tests.rs"]
+mod tests;

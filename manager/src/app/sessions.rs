@@ -431,4 +431,4 @@ pub async fn cancel_acknowledged(tx: &mut dyn Tx, env: &Env, client: &ClientId, 
 
 #[cfg(test)]
 #[path = "sessions_tests.rs"]
-mod tests;
+pub(super) mod tests;
