@@ -127,7 +127,7 @@ pub async fn orders(
                     if env.live.is_timed(&client.id) {
                         waiting.push((
                             attempt,
-                            Timed { job: row.job, client: client.id.clone(), revision: row.revision, purpose: row.purpose },
+                            Timed { job: row.job, client: client.id.clone(), revision: row.revision, purpose: row.purpose, picked: false },
                         ));
                     }
                 }
@@ -197,7 +197,7 @@ pub async fn orders(
             }
             continue;
         };
-        offer.times = catalogue.times(tx, openings, &Timed::of(&attempt)).await?;
+        offer.times = catalogue.times(tx, openings, &Timed::of(&attempt, &job)).await?;
         *slots += 1;
         changes.push(ExecutionChange {
             attempt: Some((attempt.id.clone(), attempt.number, attempt.revision)),
@@ -238,7 +238,7 @@ pub async fn orders(
         let Some(orders) = out.get_mut(&attempt.client).filter(|o| o.state == Some(ClientState::Active)) else { continue };
         let Some(job) = tx.job(&attempt.job).await? else { continue };
         if let Some(mut offer) = catalogue.offer(tx, env, &attempt, &job, replaced.get(&attempt.client)).await? {
-            offer.times = catalogue.times(tx, clock.openings(&attempt.client, &job.terms.schedule), &Timed::of(&attempt)).await?;
+            offer.times = catalogue.times(tx, clock.openings(&attempt.client, &job.terms.schedule), &Timed::of(&attempt, &job)).await?;
             if offer.times.is_none() || env.live.is_timed(&attempt.client) {
                 orders.offers.push(offer);
             }
@@ -284,18 +284,21 @@ struct Timed {
     client: ClientId,
     revision: i64,
     purpose: Purpose,
+    /// Each client has packages of its own.
+    picked: bool,
 }
 
 impl Timed {
-    fn of(attempt: &Attempt) -> Timed {
-        Timed { job: attempt.job.clone(), client: attempt.client.clone(), revision: attempt.revision, purpose: attempt.purpose }
+    fn of(attempt: &Attempt, job: &Job) -> Timed {
+        let picked = job.rolls_back.is_some();
+        Timed { job: job.id.clone(), client: attempt.client.clone(), revision: attempt.revision, purpose: attempt.purpose, picked }
     }
 }
 
 /// When attempts that wait may be begun now: it may be another time than when they were offered.
 async fn time_waiting(
     tx: &mut dyn Tx,
-    clock: &Clock,
+    clock: &mut Clock,
     catalogue: &mut Catalogue,
     waiting: Vec<(AttemptId, Timed)>,
     out: &mut BTreeMap<ClientId, Orders>,
@@ -305,9 +308,10 @@ async fn time_waiting(
     }
     let jobs: BTreeSet<JobId> = waiting.iter().map(|(_, timed)| timed.job.clone()).collect();
     let terms = tx.terms_of(&jobs.into_iter().collect::<Vec<_>>()).await?;
-    for (attempt, timed) in waiting {
-        let Some((_, _, terms)) = terms.iter().find(|(id, ..)| *id == timed.job) else { continue };
-        let openings = clock.openings(&timed.client, &terms.schedule);
+    for (attempt, mut timed) in waiting {
+        let Some(job) = terms.iter().find(|job| job.id == timed.job) else { continue };
+        timed.picked = job.rolls_back;
+        let openings = clock.openings(&timed.client, &job.terms.schedule);
         let times = catalogue.times(tx, openings, &timed).await?;
         if let Some(orders) = out.get_mut(&timed.client) {
             orders.times.push((attempt, times));
@@ -446,7 +450,7 @@ impl Catalogue {
             return Ok(Some(Times { openings, durations: vec![] }));
         }
         self.load(tx, &timed.job, timed.revision).await?;
-        let picks = tx.picks(&timed.job, &timed.client).await?;
+        let picks = if timed.picked { tx.picks(&timed.job, &timed.client).await? } else { None };
         let packages = self.packages.get(&(timed.job.clone(), timed.revision)).map_or(&[][..], Vec::as_slice);
         let version = |p: &JobPackage| p.version.as_ref().and_then(|uid| self.versions.get(uid)?.as_ref());
         Ok(Some(Times { openings, durations: picked(packages, picks).into_iter().map(|p| schedule::takes(p, version(p))).collect() }))

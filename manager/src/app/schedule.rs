@@ -135,8 +135,14 @@ impl Clock {
     }
 
     /// When a job with this schedule may be begun on a client; none: at any time.
-    pub fn openings(&self, client: &ClientId, schedule: &Schedule) -> Option<Vec<Opening>> {
-        schedule.openings(self.windows.get(client).unwrap_or(&Windows::default()), self.now)
+    pub fn openings(&mut self, client: &ClientId, schedule: &Schedule) -> Option<Vec<Opening>> {
+        let known = self.known.entry(client.clone()).or_default();
+        if let Some((_, openings)) = known.iter().find(|(of, _)| of == schedule) {
+            return openings.clone();
+        }
+        let openings = schedule.openings(self.windows.get(client).unwrap_or(&Windows::default()), self.now);
+        known.push((schedule.clone(), openings.clone()));
+        openings
     }
 
     /// The sentence about what it waits for there; none where time is not what it waits for.
@@ -178,14 +184,12 @@ pub fn takes(package: &JobPackage, version: Option<&PackageVersion>) -> u32 {
     }
 }
 
-/// How long what is left of a job takes on a client (seconds): all of it in the newest revision, or from the package on with which
-/// its attempt is.
-async fn left(tx: &mut dyn Tx, job: &Job, row: Option<&Execution>) -> Result<u64> {
-    let packages = tx.job_packages(&job.id, row.map_or(job.revision, |row| row.revision)).await?;
+/// How long each package of a job's revision takes (seconds).
+async fn durations(tx: &mut dyn Tx, job: &JobId, revision: i64) -> Result<Vec<u64>> {
+    let packages = tx.job_packages(job, revision).await?;
     let uids: Vec<_> = packages.iter().filter_map(|p| p.version.clone()).collect();
     let versions = tx.versions_by_uid(&uids).await?;
-    let takes = |p: &JobPackage| u64::from(takes(p, versions.iter().find(|v| Some(&v.uid) == p.version.as_ref())));
-    Ok(packages.iter().skip(row.map_or(0, |row| row.item as usize)).map(takes).sum())
+    Ok(packages.iter().map(|p| u64::from(takes(p, versions.iter().find(|v| Some(&v.uid) == p.version.as_ref())))).collect())
 }
 
 /// Says of the rows that wait for their time what that is.
@@ -196,8 +200,13 @@ pub async fn tell(tx: &mut dyn Tx, env: &Env, job: &Job, rows: &mut [jobs::Row])
         return Ok(());
     }
     let clock = Clock::of(tx, env, &clients).await?;
+    let mut by_revision: BTreeMap<i64, Vec<u64>> = BTreeMap::new();
     for row in rows.iter_mut().filter(|row| waits(row)) {
-        let seconds = left(tx, job, Some(&row.execution)).await?;
+        let revision = row.execution.revision;
+        if !by_revision.contains_key(&revision) {
+            by_revision.insert(revision, durations(tx, &job.id, revision).await?);
+        }
+        let seconds = by_revision[&revision].iter().skip(row.execution.item as usize).sum();
         if let Some(sentence) = clock.waits_for(&row.client.id, &job.terms.schedule, seconds) {
             row.execution.detail = sentence;
         }
@@ -208,7 +217,9 @@ pub async fn tell(tx: &mut dyn Tx, env: &Env, job: &Job, rows: &mut [jobs::Row])
 /// What a row of this job waits for on this client, if that is its time; of a job without a row there: what will be.
 pub async fn sentence(tx: &mut dyn Tx, env: &Env, client: &Client, job: &Job, row: Option<&Execution>) -> Result<Option<String>> {
     let clock = Clock::of(tx, env, &[client]).await?;
-    let seconds = left(tx, job, row).await?;
+    let packages = durations(tx, &job.id, row.map_or(job.revision, |row| row.revision)).await?;
+    // All of it, or from the package on with which its attempt is.
+    let seconds = packages.iter().skip(row.map_or(0, |row| row.item as usize)).sum();
     Ok(clock.waits_for(&client.id, &job.terms.schedule, seconds))
 }
 

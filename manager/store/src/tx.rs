@@ -208,8 +208,8 @@ pub trait Windows {
     async fn save_window(&mut self, window: &Window) -> Result<()>;
     /// Deletes a window; its uid never comes back.
     async fn delete_window(&mut self, uid: &Uid, now: Timestamp) -> Result<()>;
-    /// The newest revisions and the terms of these jobs, by id.
-    async fn terms_of(&mut self, jobs: &[JobId]) -> Result<Vec<(JobId, i64, JobTerms)>>;
+    /// What orders these jobs, by id.
+    async fn terms_of(&mut self, jobs: &[JobId]) -> Result<Vec<Ordered>>;
     /// The long leases of these attempts that were given, by attempt.
     async fn long_leases(&mut self, attempts: &[AttemptId]) -> Result<Vec<LongLease>>;
     /// Writes down long leases; of two for the same attempt the later end and the longer time stay.
