@@ -217,6 +217,12 @@ impl State {
                 self.connected = true;
                 for (id, attempt) in &mut self.attempts {
                     attempt.unwanted = unwanted.contains(id);
+                    // Transfers may have been resumed meanwhile, and nobody could say so.
+                    let fetches = matches!(attempt.record.stage, Stage::Offered);
+                    if attempt.suspended && fetches && matches!(attempt.activity, Activity::Backoff(_)) {
+                        attempt.activity = Activity::Idle;
+                        attempt.tries = 0;
+                    }
                 }
                 for id in unwanted {
                     self.drop_unwanted(&id, &mut effects);
