@@ -7,6 +7,7 @@
 //! - A step is started at most once per (attempt, package, step, run), also by an agent that was killed in between: what
 //!   a record says was begun is picked up, never started.
 //! - No step is started without a lease; nothing at all after a cancel was acknowledged as *not started*.
+//! - Between two packages it can be called off, and can expire, as before the first: the outcome then says what was done until there.
 //! - No package is begun outside of the times that the manager gave, or where it does not fit into them. What has begun goes on.
 //! - Installations run one at a time. One that has begun keeps its turn until its end, whatever it waits for: half
 //!   installed software is in nobody's way but for a bounded time. Who waits before that, or downloads, holds up no other.
@@ -67,7 +68,7 @@ struct Attempt {
     /// Transfers that failed since the last one that went on.
     tries: u32,
     bytes: (u64, u64),
-    /// The manager asked to call it off; acknowledged when the journal has it.
+    /// The manager asked to call it off: acknowledged when the journal has it; between two packages its outcome is the answer.
     canceling: bool,
     /// The offer was not yet acknowledged.
     accepting: bool,
@@ -110,6 +111,12 @@ impl Attempt {
         let item = self.record.offer.items.get(self.record.results.len());
         let there = self.doubted.contains(&plan.package) && item.is_some_and(|item| item.replace == Replace::IfMissing);
         there || self.doubted.iter().any(|package| plan.supersedes.contains(package))
+    }
+
+    /// Whether its next package is to be fetched or begun, and nothing of that is done or being written down.
+    fn is_between(&self) -> bool {
+        let waits = matches!(self.activity, Activity::Idle | Activity::Fetching | Activity::Backoff(_));
+        waits && matches!(self.record.stage, Stage::Offered | Stage::Fetched(_)) && self.record.verdict().is_none()
     }
 
     /// Has the record written as it is now; nothing goes on before that is acknowledged.
@@ -210,6 +217,12 @@ impl State {
                 self.connected = true;
                 for (id, attempt) in &mut self.attempts {
                     attempt.unwanted = unwanted.contains(id);
+                    // Transfers may have been resumed meanwhile, and nobody could say so.
+                    let fetches = matches!(attempt.record.stage, Stage::Offered);
+                    if attempt.suspended && fetches && matches!(attempt.activity, Activity::Backoff(_)) {
+                        attempt.activity = Activity::Idle;
+                        attempt.tries = 0;
+                    }
                 }
                 for id in unwanted {
                     self.drop_unwanted(&id, &mut effects);
@@ -320,10 +333,14 @@ impl State {
         let leased = attempt.record.leased(now);
         if let Some(started) = attempt.beginning.take()
             && let Stage::Installing(installing) = &attempt.record.stage
-            && (!attempt.record.timely(now) || !leased && installing.op().is_some_and(Op::runs))
+            && (attempt.canceling
+                || attempt.record.is_expired(now)
+                || !attempt.record.timely(now)
+                || !leased && installing.op().is_some_and(Op::runs))
         {
-            // The disk took so long that the window is closed, or the lease over: as if it had not been begun.
-            attempt.record.stage = Stage::Fetched(installing.plan.clone());
+            // The disk took so long that the window is closed, the lease or the time over, or that it was called off meanwhile: as if
+            // it had not been begun.
+            attempt.record.stage = if attempt.canceling && !started { Stage::Canceled } else { Stage::Fetched(installing.plan.clone()) };
             attempt.record.started = started;
             attempt.journal(effects);
             return;
@@ -363,10 +380,22 @@ impl State {
             }
             return;
         };
-        let over = attempt.activity == Activity::Signing || matches!(attempt.record.stage, Stage::Finished { .. });
-        if attempt.record.started || over {
-            if acknowledge {
-                effects.push(Effect::AcknowledgeCancel(id.clone(), true));
+        // The outcome is the answer.
+        if attempt.activity == Activity::Signing {
+            return;
+        }
+        if matches!(attempt.record.stage, Stage::Finished { .. }) {
+            if acknowledge && attempt.activity == Activity::Idle {
+                effects.push(Effect::Report(id.clone()));
+            }
+            return;
+        }
+        if attempt.record.started {
+            match &attempt.record.stage {
+                _ if !acknowledge => {}
+                Stage::Installing(_) if attempt.beginning.is_none() => effects.push(Effect::AcknowledgeCancel(id.clone(), true)),
+                // Nothing of the next package was done yet, and nothing will be: see `journaled` and `advance`.
+                _ => attempt.canceling = true,
             }
             return;
         }
@@ -496,16 +525,16 @@ impl State {
             {
                 attempt.activity = Activity::Idle;
             }
-            let record = &attempt.record;
-            let open = !matches!(record.stage, Stage::Finished { .. } | Stage::Canceled);
-            let expired = open && !record.started && record.offer.expire.is_some_and(|at| now.wall >= at);
-            let waits = matches!(attempt.activity, Activity::Idle | Activity::Fetching | Activity::Backoff(_));
-            if expired && waits {
-                if attempt.activity == Activity::Fetching {
-                    effects.push(Effect::Abandon(id.clone()));
-                }
+            let end = match &attempt.record {
+                _ if !attempt.is_between() => None,
+                _ if attempt.canceling => Some(ExecutionState::Canceled),
+                record if record.is_expired(now) => Some(ExecutionState::Expired),
+                _ => None,
+            };
+            if let Some(end) = end {
+                effects.push(Effect::Abandon(id.clone()));
                 attempt.activity = Activity::Signing;
-                effects.push(Effect::Sign(self.outcome(&id, ExecutionState::Expired, now)));
+                effects.push(Effect::Sign(self.outcome(&id, end, now)));
                 continue;
             }
             if attempt.activity != Activity::Idle {

@@ -400,7 +400,7 @@ pub struct Record {
     /// The facts were measured for it, and the manager told what changed.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub measured: bool,
-    /// Whether anything was ever started: from then on it can't be called off any more.
+    /// Whether anything was ever started: what is called off from then on has an outcome that says what was done.
     pub started: bool,
     /// How far it is.
     pub stage: Stage,
@@ -422,6 +422,11 @@ impl Record {
         if self.lease.as_ref().is_none_or(|old| old.boot_id != lease.boot_id || old.until < lease.until) {
             self.lease = Some(lease);
         }
+    }
+
+    /// Whether its time is over: nothing may be started any more.
+    pub fn is_expired(&self, now: &super::Now) -> bool {
+        self.offer.expire.is_some_and(|at| now.wall >= at)
     }
 
     /// Whether the next package may be begun at this moment, by the times that the manager gave.

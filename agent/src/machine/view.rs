@@ -34,8 +34,7 @@ impl State {
             .values()
             .flat_map(|a| {
                 let backoff = if let Activity::Backoff(until) = a.activity { Some(until) } else { None };
-                let ends = matches!(a.record.stage, Stage::Finished { .. } | Stage::Canceled) || a.record.started;
-                let expires = a.record.offer.expire.filter(|_| !ends).map(|at| {
+                let expires = a.record.offer.expire.filter(|_| a.is_between()).map(|at| {
                     let left = at.as_millisecond().saturating_sub(now.wall.as_millisecond()).max(0) as u64;
                     now.boot + Duration::from_millis(left)
                 });

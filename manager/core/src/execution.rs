@@ -86,6 +86,11 @@ pub fn again(execution: &Execution, kinds: &[RetryKind], error_kind: Option<Erro
 
 /// What the row of an execution says after this outcome: the word and the sentence.
 pub fn says(outcome: &Outcome) -> (String, String) {
+    if matches!(outcome.state, ExecutionState::Canceled | ExecutionState::Expired) && !outcome.items.is_empty() {
+        let done: Vec<_> = outcome.items.iter().map(|item| format!("{} {} {}", item.package, item.version, item.state)).collect();
+        let what = if outcome.state == ExecutionState::Expired { "the job's time was over" } else { "it was called off" };
+        return (String::new(), format!("{what} between two packages; until then: {}", done.join(", ")));
+    }
     let Some(failure) = outcome.failure() else { return (String::new(), String::new()) };
     let word = if outcome.state == ExecutionState::Interrupted { ErrorKind::Interrupted } else { failure.kind };
     (word.as_str().to_owned(), sentence(failure))

@@ -6,7 +6,8 @@ use super::{
     transfers, trust,
 };
 use crate::live::Can;
-use std::collections::{BTreeMap, BTreeSet};
+use jiff::SignedDuration;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use sutler_base::{
     AttemptId, ClientId, JobId, Timestamp, Uid, limits,
     manifest::{Dependency, Requirement, relations::Values},
@@ -18,7 +19,10 @@ use sutler_core::{
     relations::VERSIONS_MAX,
     window::Opening,
 };
-use sutler_store::{ExecutionChange, StoreError, Tx};
+use sutler_store::{ExecutionChange, QueuedAfter, StoreError, Tx};
+
+/// How many rows are looked at together, and how many attempts are made in one unit.
+const BATCH: u32 = 1000;
 
 /// One package of an offer.
 #[derive(Debug, Clone)]
@@ -77,6 +81,8 @@ pub struct Orders {
     pub times: Vec<(AttemptId, Option<Times>)>,
     /// Attempts whose permission is to last so long (seconds), for their window opens while the usual one may be over.
     pub long_leases: Vec<(AttemptId, u32)>,
+    /// How far the clock by which these times are is ahead of that of this manager.
+    pub ahead: SignedDuration,
 }
 
 /// What these clients are to be told now. Attempts are made for what is queued. Where `known` names the attempts that a
@@ -124,7 +130,7 @@ pub async fn orders(
                     if env.live.is_timed(&client.id) {
                         waiting.push((
                             attempt,
-                            Timed { job: row.job, client: client.id.clone(), revision: row.revision, purpose: row.purpose },
+                            Timed { job: row.job, client: client.id.clone(), revision: row.revision, purpose: row.purpose, picked: false },
                         ));
                     }
                 }
@@ -134,14 +140,19 @@ pub async fn orders(
         seen.insert(client.id.clone(), client);
     }
     let mut catalogue = Catalogue::default();
-    let clock = Clock::of(tx, env, &seen.values().collect::<Vec<_>>()).await?;
-    time_waiting(tx, &clock, &mut catalogue, waiting, &mut out).await?;
-    let queued = tx.queued_for(&here, 1000).await?;
+    let mut clock = Clock::of(tx, env, &seen.values().collect::<Vec<_>>()).await?;
+    time_waiting(tx, &mut clock, &mut catalogue, waiting, &mut out).await?;
     let (mut attempts, mut changes) = (Vec::new(), Vec::new());
     let mut offered_of: BTreeSet<(JobId, ClientId)> = BTreeSet::new();
-    for (row, job) in queued {
+    let most = env.settings.limits.open_attempts as usize;
+    let mut queue = Queue { clients: here, ..Queue::default() };
+    while let Some((row, job)) = queue.next(tx, attempts.len()).await? {
         let slots = open.entry(row.client.clone()).or_default();
-        if *slots >= env.settings.limits.open_attempts as usize || job.expires.is_some_and(|e| e <= env.now) {
+        if *slots >= most {
+            queue.pass(&row.client);
+            continue;
+        }
+        if job.expires.is_some_and(|e| e <= env.now) {
             continue;
         }
         let attempt = Attempt {
@@ -194,7 +205,7 @@ pub async fn orders(
             changes.extend(still_queued(&row, WaitReason::Agent, why, env));
             continue;
         }
-        offer.times = catalogue.times(tx, openings, &Timed::of(&attempt)).await?;
+        offer.times = catalogue.times(tx, openings, &Timed::of(&attempt, &job)).await?;
         *slots += 1;
         changes.push(ExecutionChange {
             attempt: Some((attempt.id.clone(), attempt.number, attempt.revision)),
@@ -253,13 +264,13 @@ pub async fn orders(
                 }
                 continue;
             }
-            offer.times = catalogue.times(tx, clock.openings(&attempt.client, &job.terms.schedule), &Timed::of(&attempt)).await?;
+            offer.times = catalogue.times(tx, clock.openings(&attempt.client, &job.terms.schedule), &Timed::of(&attempt, &job)).await?;
             if offer.times.is_none() || env.live.is_timed(&attempt.client) {
                 orders.offers.push(offer);
             }
         }
     }
-    lengthen(tx, env, &clock, &mut out).await?;
+    lengthen(tx, &clock, &mut out).await?;
     Ok(out)
 }
 
@@ -278,24 +289,57 @@ fn still_queued(row: &Execution, reason: WaitReason, why: &str, env: &Env) -> Op
     news.then(|| ExecutionChange { entered: row.entered, ..executions::moved(row, ExecutionState::Queued, reason.as_str(), why, env) })
 }
 
+/// What is queued for some clients, page by page: rows that nothing is offered of yet keep nothing from those that follow.
+#[derive(Default)]
+struct Queue {
+    clients: Vec<ClientId>,
+    page: VecDeque<(Execution, Job)>,
+    after: Option<QueuedAfter>,
+    is_last: bool,
+}
+
+impl Queue {
+    /// The next row; none where no more is queued, or where so many attempts were `made` that the rest is for another unit.
+    async fn next(&mut self, tx: &mut dyn Tx, made: usize) -> Result<Option<(Execution, Job)>> {
+        if made >= BATCH as usize {
+            return Ok(None);
+        }
+        if self.page.is_empty() && !self.is_last {
+            self.page = tx.queued_for(&self.clients, self.after.as_ref(), BATCH).await?.into();
+            self.is_last = self.page.len() < BATCH as usize;
+            self.after = self.page.back().map(|(row, job)| QueuedAfter::of(row, job));
+        }
+        Ok(self.page.pop_front())
+    }
+
+    /// Leaves out what else this client has: it gets nothing more now.
+    fn pass(&mut self, client: &ClientId) {
+        self.clients.retain(|other| other != client);
+        self.page.retain(|(row, _)| row.client != *client);
+    }
+}
+
 /// An attempt, as far as it says how long its packages take.
 struct Timed {
     job: JobId,
     client: ClientId,
     revision: i64,
     purpose: Purpose,
+    /// Each client has packages of its own.
+    picked: bool,
 }
 
 impl Timed {
-    fn of(attempt: &Attempt) -> Timed {
-        Timed { job: attempt.job.clone(), client: attempt.client.clone(), revision: attempt.revision, purpose: attempt.purpose }
+    fn of(attempt: &Attempt, job: &Job) -> Timed {
+        let picked = job.rolls_back.is_some();
+        Timed { job: job.id.clone(), client: attempt.client.clone(), revision: attempt.revision, purpose: attempt.purpose, picked }
     }
 }
 
 /// When attempts that wait may be begun now: it may be another time than when they were offered.
 async fn time_waiting(
     tx: &mut dyn Tx,
-    clock: &Clock,
+    clock: &mut Clock,
     catalogue: &mut Catalogue,
     waiting: Vec<(AttemptId, Timed)>,
     out: &mut BTreeMap<ClientId, Orders>,
@@ -305,9 +349,10 @@ async fn time_waiting(
     }
     let jobs: BTreeSet<JobId> = waiting.iter().map(|(_, timed)| timed.job.clone()).collect();
     let terms = tx.terms_of(&jobs.into_iter().collect::<Vec<_>>()).await?;
-    for (attempt, timed) in waiting {
-        let Some((_, _, terms)) = terms.iter().find(|(id, ..)| *id == timed.job) else { continue };
-        let openings = clock.openings(&timed.client, &terms.schedule);
+    for (attempt, mut timed) in waiting {
+        let Some(job) = terms.iter().find(|job| job.id == timed.job) else { continue };
+        timed.picked = job.rolls_back;
+        let openings = clock.openings(&timed.client, &job.terms.schedule);
         let times = catalogue.times(tx, openings, &timed).await?;
         if let Some(orders) = out.get_mut(&timed.client) {
             orders.times.push((attempt, times));
@@ -317,7 +362,7 @@ async fn time_waiting(
 }
 
 /// Has the leases last until the end of the windows that come next, as far as they may.
-async fn lengthen(tx: &mut dyn Tx, env: &Env, clock: &Clock, out: &mut BTreeMap<ClientId, Orders>) -> Result<()> {
+async fn lengthen(tx: &mut dyn Tx, clock: &Clock, out: &mut BTreeMap<ClientId, Orders>) -> Result<()> {
     let mut all: Vec<(AttemptId, &[Opening])> = Vec::new();
     for orders in out.values() {
         let told = orders.times.iter().map(|(id, times)| (id, times.as_ref()));
@@ -325,9 +370,10 @@ async fn lengthen(tx: &mut dyn Tx, env: &Env, clock: &Clock, out: &mut BTreeMap<
             all.extend(times.map(|times| (id.clone(), &times.openings[..])));
         }
     }
-    let leases = clock.leases(tx, env, &all).await?;
+    let leases = clock.leases(tx, &all).await?;
     drop(all);
     for orders in out.values_mut() {
+        orders.ahead = clock.ahead();
         let ids = orders.times.iter().map(|(id, _)| id).chain(orders.offers.iter().map(|offer| &offer.attempt));
         orders.long_leases = ids.filter_map(|id| Some((id.clone(), *leases.get(id)?))).collect();
     }
@@ -445,7 +491,7 @@ impl Catalogue {
             return Ok(Some(Times { openings, durations: vec![] }));
         }
         self.load(tx, &timed.job, timed.revision).await?;
-        let picks = tx.picks(&timed.job, &timed.client).await?;
+        let picks = if timed.picked { tx.picks(&timed.job, &timed.client).await? } else { None };
         let packages = self.packages.get(&(timed.job.clone(), timed.revision)).map_or(&[][..], Vec::as_slice);
         let version = |p: &JobPackage| p.version.as_ref().and_then(|uid| self.versions.get(uid)?.as_ref());
         Ok(Some(Times { openings, durations: picked(packages, picks).into_iter().map(|p| schedule::takes(p, version(p))).collect() }))
@@ -547,3 +593,7 @@ pub async fn leases(tx: &mut dyn Tx, client: &ClientId) -> Result<Vec<AttemptId>
     let open = tx.open_executions_of(client).await?;
     Ok(open.into_iter().filter(|r| r.state != ExecutionState::Queued && r.cancel.is_none()).filter_map(|r| r.attempt).collect())
 }
+
+#[cfg(test)]
+#[path = "dispatch_tests.rs"]
+mod tests;

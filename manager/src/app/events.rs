@@ -46,7 +46,9 @@ pub async fn job_ended(tx: &mut dyn Tx, env: &Env, job: &Job) -> Result<()> {
     }
     let of = |counter| by_counter.get(&counter).copied().unwrap_or(0);
     let bad = of(Counter::Error) + of(Counter::Rejected);
+    let failure = Some(&job.terms.schedule.failure).filter(|why| job.state == JobState::Canceled && !why.is_empty());
     let (result, severity, words) = match job.state {
+        JobState::Canceled if failure.is_some() => ("CANCELED", Severity::Warning, "could not be started when its time had come"),
         JobState::Canceled => ("CANCELED", Severity::Info, "was canceled"),
         JobState::Expired => ("EXPIRED", Severity::Warning, "has expired"),
         _ if bad > 0 => ("WITH_ERRORS", Severity::Warning, "has ended with errors"),
@@ -56,6 +58,9 @@ pub async fn job_ended(tx: &mut dyn Tx, env: &Env, job: &Job) -> Result<()> {
     let sentence = format!("jobs/{} {words}: of {total} clients {} finished, {bad} did not", job.id, of(Counter::Finished));
     let mut event = Event::new(EventKind::JobEnded, format!("jobs/{}", job.id), sentence).matters(severity);
     event = event.with("result", result).with("total", total).with("description", &job.description);
+    if let Some(why) = failure {
+        event = event.with("reason", why);
+    }
     for counter in Counter::ALL {
         event = event.with(&counter.as_str().to_ascii_lowercase(), of(*counter));
     }

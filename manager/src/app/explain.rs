@@ -142,7 +142,7 @@ pub async fn explain(tx: &mut dyn Tx, env: &Env, id: &ClientId, online: bool) ->
             state: row.state,
             sentence: leaving(&row)
                 + &match waits_for_time(tx, env, client, &job, &row).await? {
-                    Some(time) => time,
+                    Some(time) => format!("{time}{}", out_of_contact(client, online)),
                     None => sentence(client, &row, reached, online, &job_shown.unavailable, rollout),
                 },
             entered: row.entered,
@@ -176,6 +176,11 @@ async fn waits_for_time(tx: &mut dyn Tx, env: &Env, client: &Client, job: &Job, 
         return Ok(None);
     }
     schedule::sentence(tx, env, client, job, Some(row)).await
+}
+
+/// What stands behind the sentence about a row that waits where its agent can't be heard.
+fn out_of_contact(client: &Client, online: bool) -> String {
+    if online { String::new() } else { format!("; the client is out of contact since {}", client.last_seen) }
 }
 
 /// What stands before the sentence where it is about the uninstallation of what the job installed.
@@ -212,7 +217,7 @@ pub fn sentence(client: &Client, row: &Execution, reached: bool, online: bool, u
         Offered => "was offered; the agent has not accepted it yet".into(),
         Downloading if !online => format!("was downloading when contact was lost at {}; it goes on at its next contact", client.last_seen),
         Downloading => format!("downloads: {} of {} bytes", row.bytes_done, row.bytes_total),
-        Waiting => waits_for(&row.reason),
+        Waiting => format!("{}{}", waits_for(&row.reason), out_of_contact(client, online)),
         Installing if !online => format!("step {:?} was running when contact was lost at {}", row.step, client.last_seen),
         Installing => format!("step {:?} runs", row.step),
         Verifying => "the detection rules run".into(),
@@ -222,6 +227,9 @@ pub fn sentence(client: &Client, row: &Execution, reached: bool, online: bool, u
         AlreadyAbsent => format!("was not there, so that nothing had to be uninstalled{gone}"),
         Failed => format!("failed: {}; `job retry` runs it again{gone}", row.detail),
         Rejected => format!("a rule said no: {}{gone}", row.detail),
+        // What was done before is said there.
+        Canceled if !row.detail.is_empty() => format!("{} ({}){gone}", row.detail, row.reason),
+        Expired if !row.detail.is_empty() => format!("{}{gone}", row.detail),
         Canceled => format!("{}{gone}", canceled(&row.reason)),
         Expired => format!("the job's time was over before it started here{gone}"),
         Interrupted => format!("nobody can tell how it ended: {}; `job retry` runs it again{gone}", row.detail),

@@ -420,7 +420,7 @@ pub async fn start(tx: &mut dyn Tx, env: &Env, id: &JobId) -> Result<Shown> {
             format!("the expire time of jobs/{id} is over; give it another with `job update`"),
         ));
     }
-    if !job.terms.schedule.waits(env.now) {
+    if !job.terms.schedule.waits(env.common_clock(tx).await?) {
         activate(tx, env, job).await?;
         return get(tx, env, id).await;
     }

@@ -9,7 +9,7 @@ use sutler_base::{
 };
 use sutler_core::{
     execution,
-    model::{CancelRequest, Target},
+    model::{CancelRequest, LongLease, Target},
 };
 use sutler_store::{Page, Tx};
 
@@ -54,7 +54,10 @@ pub async fn finish_cancels(tx: &mut dyn Tx, env: &Env, even: Duration) -> Resul
     for row in due {
         let Some(cancel) = row.cancel.clone() else { continue };
         let lease = row.attempt.as_ref().and_then(|id| longer.get(id));
-        let missing = lease.map_or(Duration::ZERO, |lease| execution::cancel_patience(lease.seconds).saturating_sub(even));
+        // The longest lease may have been given by another manager, or have been written down after the deadline was set.
+        let left =
+            |lease: &LongLease| Duration::try_from(execution::cancel_deadline(lease.until, 0).duration_since(now)).unwrap_or_default();
+        let missing = lease.map_or(Duration::ZERO, |lease| execution::cancel_patience(lease.seconds).saturating_sub(even).max(left(lease)));
         if !missing.is_zero() {
             let mut change = executions::moved(&row, row.state, &row.reason, &row.detail, env);
             change.entered = row.entered;

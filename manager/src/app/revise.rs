@@ -5,6 +5,8 @@ use super::{
     jobs::{self, Destination, Shown, Wanted},
     keeping, rollouts, schedule,
 };
+use serde_json::Value;
+use std::collections::BTreeSet;
 use sutler_base::{
     ClientId, JobId, Timestamp,
     manifest::Requirement,
@@ -161,12 +163,62 @@ fn changed(before: &Job, after: &Job) -> Vec<String> {
         ("condition", or_none(before.condition.clone()), or_none(after.condition.clone())),
         ("requirements", json(serde_json::to_string(&before.requirements)), json(serde_json::to_string(&after.requirements))),
         ("continue_on_failure", before.continue_on_failure.to_string(), after.continue_on_failure.to_string()),
-        ("terms", json(serde_json::to_string(&before.terms)), json(serde_json::to_string(&after.terms))),
     ];
+    let mut terms = Vec::new();
+    let value = |terms: &JobTerms| serde_json::to_value(terms).unwrap_or_default();
+    each_change("terms".to_owned(), &value(&before.terms), &value(&after.terms), &mut terms);
     let cut =
         |text: &str| -> String { if text.chars().count() > SAID { text.chars().take(SAID).chain(['…']).collect() } else { text.into() } };
-    let differ = pairs.iter().filter(|(_, old, new)| old != new);
+    let pairs = pairs.map(|(name, old, new)| (name.to_owned(), old, new));
+    let differ = pairs.iter().chain(&terms).filter(|(_, old, new)| old != new);
     differ.map(|(name, old, new)| format!("{name}: {} in place of {}", cut(new), cut(old))).collect()
+}
+
+/// What is different in two values, a member or an element at a time: a value that is long hides nothing.
+fn each_change(name: String, old: &Value, new: &Value, out: &mut Vec<(String, String, String)>) {
+    match (old, new) {
+        _ if old == new => {}
+        (Value::Object(a), Value::Object(b)) => {
+            let members: BTreeSet<&String> = a.keys().chain(b.keys()).collect();
+            for member in members {
+                let of = |object: &serde_json::Map<String, Value>| object.get(member).cloned().unwrap_or_default();
+                each_change(format!("{name}.{member}"), &of(a), &of(b), out);
+            }
+        }
+        (Value::Array(a), Value::Array(b)) => {
+            for n in 0..a.len().max(b.len()) {
+                let of = |list: &[Value]| list.get(n).cloned().unwrap_or_default();
+                each_change(format!("{name}[{n}]"), &of(a), &of(b), out);
+            }
+        }
+        _ => {
+            let text = |value: &Value| if value.is_null() { "none".to_owned() } else { value.to_string() };
+            out.push((name, text(old), text(new)));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_of_terms_is_named_however_long_they_are() {
+        let stage = |n: u64| serde_json::json!({ "percent": n, "soak": 900, "groups": ["a-group-with-a-rather-long-name"] });
+        let mut before = serde_json::json!({ "rollout": (1..=10).map(stage).collect::<Vec<_>>(), "schedule": {} });
+        let mut after = before.clone();
+        after["schedule"]["ignore_windows"] = true.into();
+        after["rollout"][9]["soak"] = 1.into();
+        let said = |old: &Value, new: &Value| {
+            let mut out = Vec::new();
+            each_change("terms".into(), old, new, &mut out);
+            out.into_iter().map(|(name, old, new)| format!("{name}: {new} in place of {old}")).collect::<Vec<_>>()
+        };
+        let expected = ["terms.rollout[9].soak: 1 in place of 900", "terms.schedule.ignore_windows: true in place of none"];
+        assert_eq!(said(&before, &after), expected);
+        before["rollout"] = Value::Null;
+        assert!(said(&before, &after)[0].starts_with("terms.rollout: [{"));
+    }
 }
 
 /// Destinations and exclusions that come and go. A draft reaches nobody yet.

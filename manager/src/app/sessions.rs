@@ -359,6 +359,8 @@ pub async fn outcome(tx: &mut dyn Tx, env: &Env, report: &Report) -> Result<std:
         let (reason, detail) = execution::says(&outcome);
         let reason = match (&row.cancel, outcome.state) {
             (Some(cancel), ExecutionState::Canceled) => cancel.reason.as_str().to_owned(),
+            // It was final without an answer, and stands.
+            (None, ExecutionState::Canceled) if row.state == ExecutionState::Canceled => row.reason.clone(),
             _ => reason,
         };
         let mut change = match &row.cancel {
@@ -426,4 +428,4 @@ pub async fn cancel_acknowledged(tx: &mut dyn Tx, env: &Env, client: &ClientId, 
 
 #[cfg(test)]
 #[path = "sessions_tests.rs"]
-mod tests;
+pub(super) mod tests;

@@ -194,7 +194,9 @@ async fn every_statement_walks_along_an_index() {
                     tx.executions_changed_since(&job, 1, 5).await?;
                     tx.executions_of(&client, 5).await?;
                     tx.open_executions_of(&client).await?;
-                    tx.queued_for(&[], 5).await?;
+                    tx.queued_for(&[], None, 5).await?;
+                    let after = QueuedAfter { client: client.clone(), priority: 5, created: now, job: job.clone() };
+                    tx.queued_for(std::slice::from_ref(&client), Some(&after), 5).await?;
                     tx.clients_with_queued(None, 5).await?;
                     tx.queued_clients_of(&job, None, 5).await?;
                     tx.cancels_overdue(now, 5).await?;

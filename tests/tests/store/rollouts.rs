@@ -36,7 +36,7 @@ pub(crate) async fn what_a_stage_holds_is_offered_to_nobody_and_let_go_in_its_or
                 let held = tx.held_by_stage(&job, &[], None, 2).await?;
                 let last = held.last().map(|h| (h.turn, h.client.clone()));
                 let later = tx.held_by_stage(&job, &[], last.as_ref().map(|(turn, client)| (*turn, client)), 9).await?;
-                Ok((tx.rollout(&job).await?, tx.queued_for(&everyone, 99).await?, held, later, tx.rollouts_active(None, 9).await?))
+                Ok((tx.rollout(&job).await?, tx.queued_for(&everyone, None, 99).await?, held, later, tx.rollouts_active(None, 9).await?))
             }
         ),
     )

@@ -105,6 +105,8 @@ struct World {
     signing: Vec<Outcome>,
     performed: Vec<(AttemptId, usize, Op, u32)>,
     never: BTreeSet<AttemptId>,
+    /// Called off between two packages, by an agent that was not restarted since.
+    off: BTreeSet<AttemptId>,
     refused: BTreeSet<(AttemptId, usize)>,
     outcomes: HashMap<AttemptId, Vec<u8>>,
     /// The agent has just been started: what it picks up was begun before.
@@ -124,6 +126,7 @@ impl World {
             signing: vec![],
             performed: vec![],
             never: BTreeSet::new(),
+            off: BTreeSet::new(),
             refused: BTreeSet::new(),
             outcomes: HashMap::new(),
             recovering: false,
@@ -136,6 +139,11 @@ impl World {
     }
 
     fn event(&mut self, event: Event) {
+        if let Event::CancelAsked(id) = &event
+            && self.state.record(id).is_some_and(|r| r.started && !matches!(r.stage, Stage::Installing(_)))
+        {
+            self.off.insert(id.clone());
+        }
         let effects = self.state.handle(event, &self.now());
         self.take(effects);
     }
@@ -159,6 +167,8 @@ impl World {
                     let first = installing.at == 0 && installing.run == 0 && installing.course == Course::Forward;
                     if first && !self.recovering {
                         assert!(self.state.record(&id).unwrap().timely(&self.now()), "begun outside of its times");
+                        assert!(!self.off.contains(&id), "begun after it was called off between two packages");
+                        assert!(!self.state.record(&id).unwrap().is_expired(&self.now()), "begun when its time was over");
                     }
                     if op.runs() {
                         assert!(!self.refused.contains(&(id.clone(), item)), "a step of what was refused is run");
@@ -266,6 +276,8 @@ impl World {
         }
         self.performing.clear();
         self.signing.clear();
+        // The manager asks again.
+        self.off.clear();
         // The refusal may not have reached the disk: then nothing knows of it.
         self.refused.clear();
         let mut records: Vec<Record> = self.disk.values().cloned().collect();
@@ -313,7 +325,7 @@ impl World {
 
 #[derive(Debug, Clone)]
 enum Act {
-    Offer(u8, u8, u16),
+    Offer(u8, u8, u16, Option<u16>),
     Lease(u8, u16),
     Times(u8, Option<(u16, Option<u16>, u16)>),
     Cancel(u8),
@@ -331,7 +343,8 @@ enum Act {
 fn acts() -> impl Strategy<Value = Vec<Act>> {
     let n = 1u8..5;
     let act = prop_oneof![
-        3 => (n.clone(), 0u8..3, 0u16..100).prop_map(|(n, items, lease)| Act::Offer(n, items, lease)),
+        3 => (n.clone(), 0u8..3, 0u16..100, proptest::option::weighted(0.3, 0u16..200))
+            .prop_map(|(n, items, lease, expire)| Act::Offer(n, items, lease, expire)),
         2 => (n.clone(), 0u16..100).prop_map(|(n, s)| Act::Lease(n, s)),
         2 => (n.clone(), proptest::option::of((0u16..60, proptest::option::of(1u16..60), 0u16..30))).prop_map(|(n, t)| Act::Times(n, t)),
         1 => n.clone().prop_map(Act::Cancel),
@@ -359,9 +372,10 @@ proptest! {
             match act {
                 // An id that is over is answered from the journal, above the machine.
                 Act::Offer(n, ..) if offered.contains(&n) && world.state.record(&id(n)).is_none() => {}
-                Act::Offer(n, items, lease) => {
+                Act::Offer(n, items, lease, expire) => {
                     offered.insert(n);
-                    world.event(Event::Offered(offer(n, items.into()), lease.into()));
+                    let expire = expire.map(|seconds| now(world.at + u64::from(seconds)).wall);
+                    world.event(Event::Offered(Offer { expire, ..offer(n, items.into()) }, lease.into()));
                 }
                 Act::Lease(n, seconds) => world.event(Event::Leased(vec![id(n)], seconds.into())),
                 Act::Times(n, times) => {

@@ -4,7 +4,7 @@ use super::{
     jobs::{job, job_columns},
     unit::{Columns, Result, Unit},
 };
-use crate::{ExecutionChange, Executions, Page, StoreError, bind};
+use crate::{ExecutionChange, Executions, Page, QueuedAfter, StoreError, bind};
 use async_trait::async_trait;
 use serde::{Serialize, Serializer, ser::SerializeSeq as _};
 use std::collections::{BTreeMap, BTreeSet};
@@ -347,7 +347,7 @@ impl Executions for Unit<'_> {
         self.list("execution", query!(sql, client.to_string()), execution).await
     }
 
-    async fn queued_for(&mut self, clients: &[ClientId], limit: u32) -> Result<Vec<(Execution, Job)>> {
+    async fn queued_for(&mut self, clients: &[ClientId], after: Option<&QueuedAfter>, limit: u32) -> Result<Vec<(Execution, Job)>> {
         let sql = concat!(
             "SELECT ",
             execution_columns!(),
@@ -357,9 +357,14 @@ impl Executions for Unit<'_> {
             any!(1),
             " AND",
             offerable!(),
-            "ORDER BY e.client, j.priority, j.created_ms, j.id LIMIT $2"
+            "AND (e.client, j.priority, j.created_ms, j.id) > ($3, $4, $5, $6) ORDER BY e.client, j.priority, j.created_ms, j.id LIMIT $2"
         );
-        self.list("execution", query!(sql, bind::list(clients), i64::from(limit)), |row| Ok((execution(row)?, job(row)?))).await
+        let (client, priority, created, id) = match after {
+            Some(a) => (a.client.to_string(), i64::from(a.priority), bind::ms(a.created), a.job.to_string()),
+            None => Default::default(),
+        };
+        let query = query!(sql, bind::list(clients), i64::from(limit), client, priority, created, id);
+        self.list("execution", query, |row| Ok((execution(row)?, job(row)?))).await
     }
 
     async fn clients_with_queued(&mut self, after: Option<&ClientId>, limit: u32) -> Result<Vec<ClientId>> {

@@ -84,6 +84,9 @@ fn a_scheduled_job_is_changed_and_canceled_and_what_cannot_start_is_said() {
     assert!(json["terms"]["schedule"]["startFailure"].as_str().unwrap().contains("withdrawn"), "{json:#}");
     let audit = cli.ok("audit list");
     assert!(audit.contains("start_failed") && audit.contains("schedule_job"), "{audit}");
+    let events = cli.json(&format!("events --object jobs/{job} --kind job-ended"));
+    let event = events[0].to_string();
+    assert!(event.contains("WARNING") && event.contains("could not be started") && event.contains("withdrawn"), "{events:#}");
     push(&cli, "other", "");
     for (bad, word) in [
         ("--at 1h --deadline 30m", "before the start time"),
@@ -93,6 +96,37 @@ fn a_scheduled_job_is_changed_and_canceled_and_what_cannot_start_is_said() {
     ] {
         cli.fails(1, &format!("job run --package other --group machines {bad}")).says(&[word]);
     }
+}
+
+#[test]
+fn what_waits_between_two_packages_is_called_off_and_status_says_what_was_done() {
+    let (_manager, cli) = manager_with_group();
+    let slow = PackageFolder::counting("slow", "1.0");
+    slow.file("bin/install", "#!/bin/sh\nread -r line <../../etc/go\n");
+    cli.ok(&format!("package push {}", slow.path().display()));
+    push(&cli, "next", "");
+    let mut agent = Agent::new("one");
+    agent.configure("");
+    agent.enroll(cli.ok("token create").trim());
+    agent.start();
+    let (pipe, policy) = (agent.root().join("etc/go"), agent.scratch().join("policy.toml"));
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR, 0).unwrap();
+    let job = cli.id(&format!("job run --package slow --package next --client {}", agent.id()));
+    JobView::wait_for_row(&cli, &job, &agent.id(), "INSTALLING");
+    // The second one is held, as it would be by a window that is closed.
+    fs_err::write(&policy, "hold = true\n").unwrap();
+    fs_err::write(&pipe, "go\n").unwrap();
+    JobView::wait_for_row(&cli, &job, &agent.id(), "WAITING");
+    cli.ok(&format!("job cancel {job} --yes"));
+    let row = JobView::wait_for_row(&cli, &job, &agent.id(), "CANCELED");
+    assert_eq!((row.reason.as_str(), &row.json["items"][0]["state"]), ("JOB_CANCELED", &"EXECUTION_STATE_SUCCEEDED".into()), "{row:#?}");
+    assert_eq!(row.json["items"].as_array().map(Vec::len), Some(1));
+    let explained = cli.ok(&format!("client explain {}", agent.id()));
+    assert!(explained.contains("called off between two packages") && explained.contains("slow 1.0 SUCCEEDED"), "{explained}");
+    fs_err::write(&policy, "hold = false\n").unwrap();
+    let after = cli.id(&format!("job run --package next --replace always --client {}", agent.id()));
+    JobView::wait_for_row(&cli, &after, &agent.id(), "SUCCEEDED");
+    assert_eq!(runs(&agent, "next"), 1, "what was called off has not run");
 }
 
 #[test]
