@@ -144,6 +144,11 @@ pub async fn get(tx: &mut dyn Tx, env: &Env, id: &JobId) -> Result<Shown> {
 
 /// A job with everything that is shown of it.
 pub async fn show(tx: &mut dyn Tx, env: &Env, job: Job) -> Result<Shown> {
+    let rollout = rollouts::show(tx, env, &job).await?;
+    with_rollout(tx, env, job, rollout).await
+}
+
+async fn with_rollout(tx: &mut dyn Tx, env: &Env, job: Job, rollout: Option<rollouts::Shown>) -> Result<Shown> {
     let alias = tx.alias(&job.id).await?;
     let packages = tx.job_packages(&job.id, job.revision).await?;
     let targets = tx.job_targets(&job.id).await?;
@@ -154,7 +159,6 @@ pub async fn show(tx: &mut dyn Tx, env: &Env, job: Job) -> Result<Shown> {
     let canceling = tx.canceling(&job.id).await?;
     let drifts = tx.drift_count(&job.id).await?;
     let (now, soon) = unavailable_now_and_soon(tx, env, &job, &packages).await?;
-    let rollout = rollouts::show(tx, env, &job).await?;
     Ok(Shown {
         job,
         alias,
@@ -567,7 +571,9 @@ pub async fn list(tx: &mut dyn Tx, env: &Env, page: &Page, archived: bool) -> Re
     let (jobs, next) = self::page(tx, env, page, archived).await?;
     let mut out = Vec::new();
     for job in jobs {
-        out.push(show(tx, env, job).await?);
+        // Not by a look at all rows of all jobs.
+        let rollout = rollouts::glance(tx, &job).await?;
+        out.push(with_rollout(tx, env, job, rollout).await?);
     }
     Ok((out, next))
 }

@@ -237,8 +237,8 @@ pub struct Progress {
     pub client: ClientId,
     /// Where it is; no end.
     pub state: ExecutionState,
-    /// What it waits for, where it waits.
-    pub reason: String,
+    /// What it waits for, where it waits; none where the agent did not say, and it may be what it was.
+    pub reason: Option<String>,
     /// The package that is worked on, from 0.
     pub item: u32,
     /// Bytes that are there.
@@ -263,11 +263,15 @@ pub async fn progress(tx: &mut dyn Tx, env: &Env, reports: &[Progress]) -> Resul
         if row.state.is_end() || report.state.is_end() || attempt.state.is_end() {
             continue;
         }
-        let mut change = executions::moved(row, report.state, &report.reason, "", env);
-        if row.state == report.state && row.reason == report.reason {
+        let same = row.state == report.state;
+        let reason = report.reason.as_deref().unwrap_or(if same { &row.reason } else { "" });
+        let mut change = executions::moved(row, report.state, reason, "", env);
+        if same && row.reason == reason {
             change.entered = row.entered;
         }
-        change.progress = Some((report.item, report.bytes_done, report.bytes_total, report.step.clone()));
+        if !same || report.reason.is_some() {
+            change.progress = Some((report.item, report.bytes_done, report.bytes_total, report.step.clone()));
+        }
         changes.push(change);
         if attempt.state != report.state {
             states.push((attempt.id.clone(), report.state));

@@ -37,6 +37,9 @@ const LACKING_MAX: usize = 100_000;
 /// How many attempts of one client wait to have their progress written.
 const REPORTS_PER_CLIENT: usize = 4 * limits::OPEN_ATTEMPTS_MAX;
 
+/// For how long nobody is looked for of whom too few were there: who connects elsewhere, or is held again, is found after that.
+const TOO_FEW: jiff::SignedDuration = jiff::SignedDuration::from_secs(5);
+
 /// For how long it is remembered that a client was connected here.
 const KEPT: jiff::SignedDuration = jiff::SignedDuration::from_mins(5);
 
@@ -86,6 +89,9 @@ pub struct Live {
     /// Rung when progress was reported.
     pub progress_due: Notify,
     /// What publishers published and the connected agents were told.
+/// The number that the next session gets; how many rows a job has, and the number of its open stage.
+type Affairs = (u64, (u64, u32));
+
     pub told: tokio::sync::Mutex<Option<trust::Held>>,
     changed: broadcast::Sender<JobId>,
     /// Who waits for events sees this change with each.
@@ -112,6 +118,8 @@ impl Live {
             lacking: Mutex::default(),
             behind: Mutex::default(),
             transfers: transfers::Transfers::default(),
+    /// Of each job in which state of affairs too few of its clients were in contact, and when that was seen.
+    too_few: Mutex<BTreeMap<JobId, (Affairs, Timestamp)>>,
             checks: Mutex::default(),
             sessions: Mutex::default(),
             next: AtomicU64::new(1),
@@ -127,6 +135,7 @@ impl Live {
     }
 }
 
+            too_few: Mutex::default(),
 /// What an older session of a client is told.
 fn connected_again() -> tonic::Status {
     tonic::Status::aborted("the same client has connected again; this session is over")
@@ -182,6 +191,11 @@ impl Live {
     /// once it has been silent for longer than `overdue`.
     pub fn presence(&self, client: &ClientId, last_seen: Timestamp, now: Timestamp, overdue: Duration) -> Presence {
         presence::presence(Known { connected: self.is_connected(client), until: self.known_until(client) }, last_seen, now, overdue)
+    /// Since when this manager can have heard of anybody.
+    pub fn started(&self) -> Timestamp {
+        self.started
+    }
+
     }
 
     /// Whether this is still the client's session.
@@ -449,7 +463,7 @@ mod tests {
             attempt: AttemptId::new(Timestamp::UNIX_EPOCH, random),
             client: client.clone(),
             state: ExecutionState::Installing,
-            reason: String::new(),
+            reason: None,
             item: 0,
             bytes_done: 0,
             bytes_total: 0,

@@ -109,7 +109,7 @@ impl v1::agent_service_server::AgentService for Services {
         self.app.metrics.sessions.inc();
         let known = reported.keys().cloned().collect();
         for (attempt, open) in reported {
-            self.report(&client, attempt, open.state, v1::AttemptProgress::default());
+            self.report(&client, attempt, open.state, None);
         }
         tokio::spawn(forward(inbox, sender));
         let behind = Mutex::new(behind.then_some(hello));
@@ -256,12 +256,14 @@ fn parse_hello(client: &ClientId, address: String, hello: v1::Hello) -> Result<s
 }
 
 impl Services {
-    /// Notes where an attempt is, as its agent says. An end is not progress: it comes as an outcome.
-    fn report(&self, client: &ClientId, attempt: AttemptId, state: ExecutionState, wire: v1::AttemptProgress) {
+    /// Notes where an attempt is, as its agent says, which may say no more than that. An end is not progress: it comes as an outcome.
+    fn report(&self, client: &ClientId, attempt: AttemptId, state: ExecutionState, more: Option<v1::AttemptProgress>) {
         if state.is_end() || matches!(state, ExecutionState::Queued | ExecutionState::Offered) {
             return;
         }
         let mut reason: String = wire.wait_reason.chars().filter(|c| c.is_ascii_uppercase() || *c == '_').take(32).collect();
+        let says_why = more.is_some();
+        let wire = more.unwrap_or_default();
         // The agent only knows that it is to try again.
         if reason == WaitReason::Retry.as_str() && self.app.live.is_lacking(&attempt) {
             reason = ErrorKind::DataLoss.as_str().into();
@@ -273,7 +275,7 @@ impl Services {
             attempt,
             client: client.clone(),
             state,
-            reason,
+            reason: says_why.then_some(reason),
             item: wire.item,
             bytes_done: wire.bytes_done.min(i64::MAX as u64),
             bytes_total: wire.bytes_total.min(i64::MAX as u64),
@@ -476,14 +478,14 @@ impl Session {
             }
             FromAgent::Accepted(m) => {
                 let attempt = attempt(&m.attempt)?;
-                self.services.report(&self.client, attempt, ExecutionState::Downloading, v1::AttemptProgress::default());
+                self.services.report(&self.client, attempt, ExecutionState::Downloading, None);
                 Ok(())
             }
             FromAgent::Progress(m) => {
                 let attempt = attempt(&m.attempt)?;
                 let state = ExecutionState::from_wire(m.state).map_err(|e| status(AppError::invalid("progress.state", e)))?;
                 if let Some(state) = state {
-                    self.services.report(&self.client, attempt, state, m);
+                    self.services.report(&self.client, attempt, state, Some(m));
                 }
                 Ok(())
             }
