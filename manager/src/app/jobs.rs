@@ -728,7 +728,7 @@ pub async fn retry(tx: &mut dyn Tx, env: &Env, input: &Retry) -> Result<Retried>
         let rows = tx.list_executions(&job.id, &page, &[]).await?;
         let full = rows.len() as u32 == BATCH;
         page.after = rows.last().map(|r| r.client.to_string());
-        let mut changes = Vec::new();
+        let (mut changes, mut again) = (Vec::new(), Vec::new());
         for row in rows.iter().filter(|r| members.as_ref().is_none_or(|m| m.contains(&r.client))) {
             match execution::again(row, &input.kinds, input.error_kind) {
                 Again::Leave => {}
@@ -741,12 +741,14 @@ pub async fn retry(tx: &mut dyn Tx, env: &Env, input: &Retry) -> Result<Retried>
                 // A row of a client that left stays as it is: the job does not reach it any more.
                 Again::NewAttempt if row.purpose == Purpose::Leave || executions::is_reached(tx, &job.id, &row.client).await? => {
                     retried += 1;
+                    again.extend((row.purpose != Purpose::Leave).then_some(row));
                     changes.push(executions::moved(row, ExecutionState::Queued, "", "", env));
                     env.wakes().clients.insert(row.client.clone());
                 }
                 Again::NewAttempt => {}
             }
         }
+        rollouts::queued_again(tx, &job.id, &again).await?;
         tx.change_executions(&changes).await?;
         if !full {
             break;

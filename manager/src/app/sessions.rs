@@ -3,6 +3,7 @@
 use super::{
     AppError, Env, Result, archive, clients, enrolment, events, executions, keeping, leaving,
     restored::{self, Unknown},
+    rollouts,
 };
 use std::collections::BTreeMap;
 use sutler_base::{
@@ -206,6 +207,7 @@ pub(super) async fn missing_at_agent(tx: &mut dyn Tx, env: &Env, hello: &Hello) 
             tx.set_attempt_states(&[(id, ExecutionState::Interrupted)]).await?;
             env.wakes().jobs.insert(row.job);
         } else if hello.journal_lost {
+            rollouts::queued_again(tx, &row.job, &[&row]).await?;
             let change = executions::moved(&row, ExecutionState::Queued, "", "", env);
             tx.change_executions(&[change]).await?;
             tx.set_attempt_states(&[(id, ExecutionState::Canceled)]).await?;
