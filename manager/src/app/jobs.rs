@@ -821,8 +821,10 @@ async fn catch_up(tx: &mut dyn Tx, env: &Env, mut job: Job) -> Result<()> {
     job.revision += 1;
     tx.put_job_packages(&job.id, job.revision, &wanted).await?;
     tx.save_job(&job).await?;
+    rollouts::other_packages(tx, &job).await?;
     let with = if news.is_empty() { "others of what its packages depend on".into() } else { news.join(", ") };
     env.audit(tx, "follow", &name, format!("revision {} with {with}", job.revision)).await?;
+    env.wakes().jobs.insert(job.id.clone());
     wake_queued(tx, env, &job.id).await
 }
 
