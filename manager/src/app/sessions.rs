@@ -352,6 +352,9 @@ pub async fn outcome(tx: &mut dyn Tx, env: &Env, report: &Report) -> Result<std:
         let (reason, detail) = execution::says(&outcome);
         events::execution_failed(tx, env, row, &attempt, outcome.state, (&reason, &detail)).await?;
     }
+    if let Some(row) = row.as_ref().filter(|r| r.attempt.as_ref() == Some(&attempt.id) && outcome.state != ExecutionState::Canceled) {
+        rollouts::happened(tx, env, row).await?;
+    }
     // What really happened wins over a cancellation that became final because a lease had run out, or over a loss that
     // turned out to be none; a newer attempt wins over both.
     if let Some(row) = row.filter(|r| {

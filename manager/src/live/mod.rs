@@ -61,6 +61,22 @@ struct Session {
     cut: Arc<Notify>,
     /// What its agent was told of when attempts may be begun; none: it does not know of that.
     timed: Option<times::Told>,
+    unsettled: BTreeSet<AttemptId>,
+}
+
+/// What is known of a client that has just connected.
+#[derive(Debug)]
+pub struct Arrival {
+    /// The serial number of its certificate.
+    pub serial: String,
+    /// What the agent counted.
+    pub counter: u64,
+    /// What the client may do.
+    pub state: ClientState,
+    /// Whether its agent begins nothing outside of the times that it is told.
+    pub timed: bool,
+    /// The attempts that it has: what became of them is still to be heard.
+    pub unsettled: BTreeSet<AttemptId>,
 }
 
 #[derive(Default)]
@@ -72,6 +88,9 @@ struct Due {
     rollouts: BTreeSet<JobId>,
     rollouts_later: BTreeMap<JobId, Timestamp>,
 }
+
+/// The number that the next session gets; how many rows a job has, and the number of its open stage.
+type Affairs = (u64, (u64, u32));
 
 /// What is connected now.
 pub struct Live {
@@ -89,9 +108,6 @@ pub struct Live {
     /// Rung when progress was reported.
     pub progress_due: Notify,
     /// What publishers published and the connected agents were told.
-/// The number that the next session gets; how many rows a job has, and the number of its open stage.
-type Affairs = (u64, (u64, u32));
-
     pub told: tokio::sync::Mutex<Option<trust::Held>>,
     changed: broadcast::Sender<JobId>,
     /// Who waits for events sees this change with each.
@@ -102,6 +118,8 @@ type Affairs = (u64, (u64, u32));
     left: Mutex<HashMap<ClientId, Timestamp>>,
     lacking: Mutex<BTreeMap<AttemptId, ClientId>>,
     behind: Mutex<BTreeSet<ClientId>>,
+    /// Of each job in which state of affairs too few of its clients were in contact, and when that was seen.
+    too_few: Mutex<BTreeMap<JobId, (Affairs, Timestamp)>>,
     /// What flows to clients.
     pub transfers: transfers::Transfers,
     checks: Mutex<BTreeMap<ClientId, BTreeSet<JobId>>>,
@@ -117,9 +135,8 @@ impl Live {
             left: Mutex::default(),
             lacking: Mutex::default(),
             behind: Mutex::default(),
+            too_few: Mutex::default(),
             transfers: transfers::Transfers::default(),
-    /// Of each job in which state of affairs too few of its clients were in contact, and when that was seen.
-    too_few: Mutex<BTreeMap<JobId, (Affairs, Timestamp)>>,
             checks: Mutex::default(),
             sessions: Mutex::default(),
             next: AtomicU64::new(1),
@@ -135,7 +152,6 @@ impl Live {
     }
 }
 
-            too_few: Mutex::default(),
 /// What an older session of a client is told.
 fn connected_again() -> tonic::Status {
     tonic::Status::aborted("the same client has connected again; this session is over")
@@ -146,20 +162,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Live {
-    /// Makes this the session of the client, in place of an older one, which is closed; `serial` is that of its certificate, and
-    /// `counter` what the agent counted; `timed` says whether it begins nothing outside of the times that it is told. Gives back the session's number, and the bell that rings when the session is cut off.
-    pub fn enter(
-        &self,
-        client: &ClientId,
-        serial: String,
-        counter: u64,
-        state: ClientState,
-        outbox: mpsc::Sender<ToAgent>,
-        timed: bool,
-    ) -> (u64, Arc<Notify>) {
+    /// Makes this the session of the client, in place of an older one, which is closed. Gives back the session's number, and the bell
+    /// that rings when the session is cut off.
+    pub fn enter(&self, client: &ClientId, arrival: Arrival, outbox: mpsc::Sender<ToAgent>) -> (u64, Arc<Notify>) {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let cut = Arc::new(Notify::new());
-        let session = Session { number, serial, counter, state, outbox, cut: cut.clone(), timed: timed.then(Default::default) };
+        let Arrival { serial, counter, state, timed, unsettled } = arrival;
+        let session = Session { number, serial, counter, state, outbox, cut: cut.clone(), timed: timed.then(Default::default), unsettled };
         if let Some(old) = lock(&self.sessions).insert(client.clone(), session) {
             let _ = old.outbox.try_send(ToAgent::Close(connected_again()));
             old.cut.notify_one();
@@ -182,6 +191,11 @@ impl Live {
         mine
     }
 
+    /// Since when this manager can have heard of anybody.
+    pub fn started(&self) -> Timestamp {
+        self.started
+    }
+
     /// Until when this manager knows by itself whether the client was connected: what was heard of it later, another manager heard.
     fn known_until(&self, client: &ClientId) -> Timestamp {
         lock(&self.left).get(client).copied().unwrap_or(self.started)
@@ -191,11 +205,6 @@ impl Live {
     /// once it has been silent for longer than `overdue`.
     pub fn presence(&self, client: &ClientId, last_seen: Timestamp, now: Timestamp, overdue: Duration) -> Presence {
         presence::presence(Known { connected: self.is_connected(client), until: self.known_until(client) }, last_seen, now, overdue)
-    /// Since when this manager can have heard of anybody.
-    pub fn started(&self) -> Timestamp {
-        self.started
-    }
-
     }
 
     /// Whether this is still the client's session.
@@ -296,6 +305,37 @@ impl Live {
     /// What changes with each event that this manager writes, from now on.
     pub fn watch_events(&self) -> watch::Receiver<()> {
         self.told_events.subscribe()
+    }
+
+    /// Whether too few of the clients of a job with so many rows and this open stage were in contact when they were looked for not long
+    /// before `now`, and nobody has connected here since.
+    pub fn are_too_few(&self, job: &JobId, at: (u64, u32), now: Timestamp) -> bool {
+        let affairs = (self.next.load(Ordering::Relaxed), at);
+        let seen = lock(&self.too_few).get(job).copied();
+        seen.is_some_and(|(seen, then)| seen == affairs && (then..then.saturating_add(TOO_FEW).unwrap_or(then)).contains(&now))
+    }
+
+    /// Notes that too few were, or that there were enough.
+    pub fn note_too_few(&self, job: &JobId, at: (u64, u32), now: Timestamp, too_few: bool) {
+        let mut all = lock(&self.too_few);
+        if too_few {
+            let affairs = (self.next.load(Ordering::Relaxed), at);
+            all.insert(job.clone(), (affairs, now));
+        } else {
+            all.remove(job);
+        }
+    }
+
+    /// Whether the client came with this attempt and has not said since what became of it.
+    pub fn is_unsettled(&self, client: &ClientId, attempt: &AttemptId) -> bool {
+        lock(&self.sessions).get(client).is_some_and(|s| s.unsettled.contains(attempt))
+    }
+
+    /// Notes that the client said what became of an attempt. If it had come with it, something else may wait for that.
+    pub fn settle(&self, client: &ClientId, attempt: &AttemptId) {
+        if lock(&self.sessions).get_mut(client).is_some_and(|s| s.unsettled.remove(attempt)) {
+            self.wake(Wakes { clients: [client.clone()].into(), ..Default::default() });
+        }
     }
 
     /// Up to `limit` connected clients that are due; those who are not connected are asked when they come.

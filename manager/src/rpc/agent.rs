@@ -8,7 +8,7 @@ use crate::{
         groups, inventory, keeping, questions, restored, sessions, trust,
     },
     live::{
-        OUTBOX, ToAgent, asked, orders,
+        Arrival, OUTBOX, ToAgent, asked, orders,
         transfers::{self, Flow, Halt},
     },
 };
@@ -104,10 +104,11 @@ impl v1::agent_service_server::AgentService for Services {
         }
         let behind = welcome.report_from.is_some();
         self.app.live.set_behind(&client, behind);
-        let (number, cut) = self.app.live.enter(&client, serial, counter, welcome.client.state, outbox.clone(), timed);
+        let known: BTreeSet<AttemptId> = reported.keys().cloned().collect();
+        let arrival = Arrival { serial, counter, state: welcome.client.state, timed, unsettled: known.clone() };
+        let (number, cut) = self.app.live.enter(&client, arrival, outbox.clone());
         self.app.live.set_checks(&client, checks);
         self.app.metrics.sessions.inc();
-        let known = reported.keys().cloned().collect();
         for (attempt, open) in reported {
             self.report(&client, attempt, open.state, None);
         }
@@ -261,9 +262,9 @@ impl Services {
         if state.is_end() || matches!(state, ExecutionState::Queued | ExecutionState::Offered) {
             return;
         }
-        let mut reason: String = wire.wait_reason.chars().filter(|c| c.is_ascii_uppercase() || *c == '_').take(32).collect();
         let says_why = more.is_some();
         let wire = more.unwrap_or_default();
+        let mut reason: String = wire.wait_reason.chars().filter(|c| c.is_ascii_uppercase() || *c == '_').take(32).collect();
         // The agent only knows that it is to try again.
         if reason == WaitReason::Retry.as_str() && self.app.live.is_lacking(&attempt) {
             reason = ErrorKind::DataLoss.as_str().into();
@@ -495,12 +496,17 @@ impl Session {
                 if !m.started {
                     app.live.drop_report(&self.client, &id);
                 }
-                let input = (self.client.clone(), id, m.started);
+                let input = (self.client.clone(), id.clone(), m.started);
                 app.change(&actor, "cancel_acknowledged", input, |tx, env, (client, id, started)| {
                     Box::pin(sessions::cancel_acknowledged(tx, env, client, id, *started))
                 })
                 .await
-                .map_err(status)
+                .map_err(status)?;
+                // What had started comes to an end of its own.
+                if !m.started {
+                    app.live.settle(&self.client, &id);
+                }
+                Ok(())
             }
             FromAgent::Group(m) => self.group(&actor, m).await,
             FromAgent::Log(m) => self.log(&actor, m).await,
@@ -566,6 +572,7 @@ impl Session {
         if !refused.is_empty() {
             tracing::warn!(client = %self.client, attempt = %id, %refused, "an outcome was refused");
         }
+        app.live.settle(&self.client, &id);
         // The agent may have been busy with this one: there may be room for the next.
         app.live.wake(crate::app::Wakes { clients: [self.client.clone()].into(), ..Default::default() });
         app.live.send(&self.client, Message::OutcomeRecorded(v1::OutcomeRecorded { attempt: id.to_string(), refused }));
