@@ -155,6 +155,11 @@ pub async fn orders(
         if job.expires.is_some_and(|e| e <= env.now) {
             continue;
         }
+        // It was called back while the machine was cut off, which may have begun it: its agent is asked, and what it did counts.
+        if let Some(former) = row.attempt.as_ref().filter(|former| env.live.is_unsettled(&row.client, former)) {
+            out.entry(row.client).or_default().cancels.push((former.clone(), CancelReason::Revised));
+            continue;
+        }
         let attempt = Attempt {
             id: env.world.attempt_id(),
             job: job.id.clone(),

@@ -1,6 +1,6 @@
 //! Executions: how clients come into reach of a job and leave it, and how cancellations are carried out.
 
-use super::{Env, Result, destinations, events, leaving, schedule};
+use super::{Env, Result, destinations, events, leaving, rollouts, schedule};
 use std::collections::BTreeSet;
 use sutler_base::{
     ClientId, JobId,
@@ -43,6 +43,7 @@ pub async fn reach(tx: &mut dyn Tx, env: &Env, job: &JobId, clients: &[ClientId]
         let mut called_back = Vec::new();
         for row in tx.executions(&keys).await? {
             if execution::comes_back(&row) {
+                rollouts::queued_again(tx, job, &[&row]).await?;
                 let mut change = moved(&row, ExecutionState::Queued, "", "", env);
                 change.cancel = Some(None);
                 // What was found missing is missing still.
@@ -82,6 +83,9 @@ pub async fn start_over(tx: &mut dyn Tx, env: &Env, client: &Client) -> Result<(
     rows.extend(tx.open_executions_of(&client.id).await?.into_iter().filter(|row| !standing.contains(&row.job)));
     let mut changes = Vec::new();
     for row in rows.iter().filter(|row| row.state != ExecutionState::Queued) {
+        if standing.contains(&row.job) {
+            rollouts::queued_again(tx, &row.job, &[row]).await?;
+        }
         if let Some(attempt) = row.attempt.clone().filter(|_| !row.state.is_end()) {
             if let Some(attempt) = tx.attempt(&attempt).await?.filter(|_| row.cancel.is_none()) {
                 let why = (ErrorKind::JournalLost.as_str(), "the machine was replaced");
@@ -209,9 +213,13 @@ pub async fn canceled(tx: &mut dyn Tx, env: &Env, row: &Execution, reason: Cance
         None => moved(row, ExecutionState::Canceled, reason.as_str(), "", env),
     };
     change.cancel = Some(None);
-    if by_rollout && change.to == ExecutionState::Queued {
-        // Its place in the stage is free again; who comes next in order gets it.
-        tx.hold_by_stage(&row.job, std::slice::from_ref(&row.client), row.state).await?;
+    if change.to == ExecutionState::Queued && row.purpose != Purpose::Leave {
+        if by_rollout {
+            // Its place in the stage is free again; who comes next in order gets it.
+            tx.hold_by_stage(&row.job, std::slice::from_ref(&row.client), row.state).await?;
+        } else {
+            rollouts::queued_again(tx, &row.job, &[row]).await?;
+        }
     }
     if let Some(attempt) = &row.attempt {
         tx.set_attempt_states(&[(attempt.clone(), ExecutionState::Canceled)]).await?;

@@ -1,6 +1,6 @@
 //! Groups: made, changed, deleted; members added and taken out by operators, and by the clients themselves.
 
-use super::{AppError, Env, Result, Violations, clients, conditions::Asked, destinations, executions, membership, policies};
+use super::{AppError, Env, Result, Violations, clients, conditions::Asked, destinations, executions, membership, policies, rollouts};
 use std::collections::BTreeSet;
 use sutler_base::{
     ClientId, GroupName, PolicyName, limits, quoted,
@@ -150,6 +150,14 @@ pub async fn delete(tx: &mut dyn Tx, env: &Env, name: &GroupName, force: bool) -
         let message = format!(
             "jobs/{}, which is {}, never reaches the members of groups/{name}; cancel that job, or delete with --force and it reaches them \
              where a destination holds them",
+            job.id, job.state
+        );
+        return Err(AppError::state(format!("groups/{name}"), "JOB_ACTIVE", message));
+    }
+    if let Some(job) = rollouts::job_that_waits_for(tx, &group.uid).await?.filter(|_| !force) {
+        let message = format!(
+            "members of groups/{name} go first in a stage of jobs/{}, which is {}; cancel that job, or delete with --force and nobody goes \
+             first",
             job.id, job.state
         );
         return Err(AppError::state(format!("groups/{name}"), "JOB_ACTIVE", message));

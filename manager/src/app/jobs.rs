@@ -144,6 +144,11 @@ pub async fn get(tx: &mut dyn Tx, env: &Env, id: &JobId) -> Result<Shown> {
 
 /// A job with everything that is shown of it.
 pub async fn show(tx: &mut dyn Tx, env: &Env, job: Job) -> Result<Shown> {
+    let rollout = rollouts::show(tx, env, &job).await?;
+    with_rollout(tx, env, job, rollout).await
+}
+
+async fn with_rollout(tx: &mut dyn Tx, env: &Env, job: Job, rollout: Option<rollouts::Shown>) -> Result<Shown> {
     let alias = tx.alias(&job.id).await?;
     let packages = tx.job_packages(&job.id, job.revision).await?;
     let targets = tx.job_targets(&job.id).await?;
@@ -154,7 +159,6 @@ pub async fn show(tx: &mut dyn Tx, env: &Env, job: Job) -> Result<Shown> {
     let canceling = tx.canceling(&job.id).await?;
     let drifts = tx.drift_count(&job.id).await?;
     let (now, soon) = unavailable_now_and_soon(tx, env, &job, &packages).await?;
-    let rollout = rollouts::show(tx, env, &job).await?;
     Ok(Shown {
         job,
         alias,
@@ -593,7 +597,9 @@ pub async fn list(tx: &mut dyn Tx, env: &Env, page: &Page, archived: bool) -> Re
     let (jobs, next) = self::page(tx, env, page, archived).await?;
     let mut out = Vec::new();
     for job in jobs {
-        out.push(show(tx, env, job).await?);
+        // Not by a look at all rows of all jobs.
+        let rollout = rollouts::glance(tx, &job).await?;
+        out.push(with_rollout(tx, env, job, rollout).await?);
     }
     Ok((out, next))
 }
@@ -748,7 +754,7 @@ pub async fn retry(tx: &mut dyn Tx, env: &Env, input: &Retry) -> Result<Retried>
         let rows = tx.list_executions(&job.id, &page, &[]).await?;
         let full = rows.len() as u32 == BATCH;
         page.after = rows.last().map(|r| r.client.to_string());
-        let mut changes = Vec::new();
+        let (mut changes, mut again) = (Vec::new(), Vec::new());
         for row in rows.iter().filter(|r| members.as_ref().is_none_or(|m| m.contains(&r.client))) {
             match execution::again(row, &input.kinds, input.error_kind) {
                 Again::Leave => {}
@@ -761,12 +767,14 @@ pub async fn retry(tx: &mut dyn Tx, env: &Env, input: &Retry) -> Result<Retried>
                 // A row of a client that left stays as it is: the job does not reach it any more.
                 Again::NewAttempt if row.purpose == Purpose::Leave || executions::is_reached(tx, &job.id, &row.client).await? => {
                     retried += 1;
+                    again.extend((row.purpose != Purpose::Leave).then_some(row));
                     changes.push(executions::moved(row, ExecutionState::Queued, "", "", env));
                     env.wakes().clients.insert(row.client.clone());
                 }
                 Again::NewAttempt => {}
             }
         }
+        rollouts::queued_again(tx, &job.id, &again).await?;
         tx.change_executions(&changes).await?;
         if !full {
             break;
@@ -839,8 +847,10 @@ async fn catch_up(tx: &mut dyn Tx, env: &Env, mut job: Job) -> Result<()> {
     job.revision += 1;
     tx.put_job_packages(&job.id, job.revision, &wanted).await?;
     tx.save_job(&job).await?;
+    rollouts::other_packages(tx, &job).await?;
     let with = if news.is_empty() { "others of what its packages depend on".into() } else { news.join(", ") };
     env.audit(tx, "follow", &name, format!("revision {} with {with}", job.revision)).await?;
+    env.wakes().jobs.insert(job.id.clone());
     wake_queued(tx, env, &job.id).await
 }
 

@@ -3,7 +3,7 @@
 //! The agent is asked without an attempt: a client where all is well shows nothing of it. One that is offline or can't say is asked when
 //! its turn comes the next time.
 
-use super::{Env, Result, destinations, executions};
+use super::{Env, Result, destinations, executions, rollouts};
 use sutler_base::{
     ClientId, JobId,
     state::{Intent, JobState, Purpose},
@@ -85,6 +85,7 @@ pub async fn missing(tx: &mut dyn Tx, env: &Env, client: &ClientId, job: &JobId,
 pub async fn again(tx: &mut dyn Tx, env: &Env, row: &Execution, what: &str) -> Result<()> {
     let mut change = executions::moved(row, sutler_base::state::ExecutionState::Queued, Purpose::Drift.as_str(), what, env);
     change.purpose = Some(Purpose::Drift);
+    rollouts::queued_again(tx, &job.id, &[&row]).await?;
     tx.change_executions(&[change]).await?;
     env.audit(tx, "drift", format!("jobs/{}/executions/{}", row.job, row.client), what).await?;
     let mut wakes = env.wakes();

@@ -4,7 +4,7 @@
 //! what the job itself installed there is, in the opposite order, and nothing that another job which stands installs there as well. A
 //! job that has ended takes nothing back, and of a client that was removed or archived nothing is taken.
 
-use super::{Env, Result, destinations, executions, keeping};
+use super::{Env, Result, destinations, executions, keeping, rollouts};
 use std::collections::BTreeSet;
 use sutler_base::{
     ClientId, Digest, JobId, PackageName, Timestamp, Uid, limits,
@@ -204,6 +204,9 @@ pub async fn take_back(tx: &mut dyn Tx, env: &Env, row: &Execution) -> Result<Ex
     }
     change.purpose = Some(Purpose::Order);
     change.cancel = Some(None);
+    if change.to == ExecutionState::Queued {
+        rollouts::queued_again(tx, &row.job, &[row]).await?;
+    }
     Ok(change)
 }
 
@@ -214,6 +217,7 @@ pub async fn ended(tx: &mut dyn Tx, env: &Env, row: &Execution, outcome: &Outcom
     restore_for_others(tx, env, row, &gone.collect::<Vec<_>>()).await?;
     let stands = tx.job(&row.job).await?.is_some_and(|job| destinations::STANDING.contains(&job.state));
     let mut change = if stands && executions::is_reached(tx, &row.job, &row.client).await? {
+        rollouts::queued_again(tx, &row.job, &[row]).await?;
         executions::moved(row, ExecutionState::Queued, "", "", env)
     } else if state.is_good() {
         let detail = "left the job's reach, and what the job had installed was uninstalled";

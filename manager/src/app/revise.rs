@@ -134,6 +134,9 @@ pub async fn update(tx: &mut dyn Tx, env: &Env, input: &Update) -> Result<Shown>
         tx.put_job_packages(id, job.revision, packages.as_deref().unwrap_or(&had)).await?;
     }
     tx.save_job(&job).await?;
+    if packages.is_some() && rollouts::other_packages(tx, &job).await? {
+        changes.push("other packages: its stages begin again".into());
+    }
     let wanted = packages.unwrap_or(had);
     changes.extend(change_destinations(tx, env, &job, &wanted, input).await?);
     if job.terms.keep != before.terms.keep {

@@ -3,6 +3,7 @@
 use super::{
     AppError, Env, Result, archive, clients, enrolment, events, executions, keeping, leaving,
     restored::{self, Unknown},
+    rollouts,
 };
 use std::collections::BTreeMap;
 use sutler_base::{
@@ -205,6 +206,7 @@ pub(super) async fn missing_at_agent(tx: &mut dyn Tx, env: &Env, hello: &Hello) 
             tx.set_attempt_states(&[(id, ExecutionState::Interrupted)]).await?;
             env.wakes().jobs.insert(row.job);
         } else if hello.journal_lost {
+            rollouts::queued_again(tx, &row.job, &[&row]).await?;
             let change = executions::moved(&row, ExecutionState::Queued, "", "", env);
             tx.change_executions(&[change]).await?;
             tx.set_attempt_states(&[(id, ExecutionState::Canceled)]).await?;
@@ -236,8 +238,8 @@ pub struct Progress {
     pub client: ClientId,
     /// Where it is; no end.
     pub state: ExecutionState,
-    /// What it waits for, where it waits.
-    pub reason: String,
+    /// What it waits for, where it waits; none where the agent did not say, and it may be what it was.
+    pub reason: Option<String>,
     /// The package that is worked on, from 0.
     pub item: u32,
     /// Bytes that are there.
@@ -262,11 +264,15 @@ pub async fn progress(tx: &mut dyn Tx, env: &Env, reports: &[Progress]) -> Resul
         if row.state.is_end() || report.state.is_end() || attempt.state.is_end() {
             continue;
         }
-        let mut change = executions::moved(row, report.state, &report.reason, "", env);
-        if row.state == report.state && row.reason == report.reason {
+        let same = row.state == report.state;
+        let reason = report.reason.as_deref().unwrap_or(if same { &row.reason } else { "" });
+        let mut change = executions::moved(row, report.state, reason, "", env);
+        if same && row.reason == reason {
             change.entered = row.entered;
         }
-        change.progress = Some((report.item, report.bytes_done, report.bytes_total, report.step.clone()));
+        if !same || report.reason.is_some() {
+            change.progress = Some((report.item, report.bytes_done, report.bytes_total, report.step.clone()));
+        }
         changes.push(change);
         if attempt.state != report.state {
             states.push((attempt.id.clone(), report.state));
@@ -344,6 +350,9 @@ pub async fn outcome(tx: &mut dyn Tx, env: &Env, report: &Report) -> Result<std:
     if let Some(row) = &row {
         let (reason, detail) = execution::says(&outcome);
         events::execution_failed(tx, env, row, &attempt, outcome.state, (&reason, &detail)).await?;
+    }
+    if let Some(row) = row.as_ref().filter(|r| r.attempt.as_ref() == Some(&attempt.id) && outcome.state != ExecutionState::Canceled) {
+        rollouts::happened(tx, env, row).await?;
     }
     // What really happened wins over a cancellation that became final because a lease had run out, or over a loss that
     // turned out to be none; a newer attempt wins over both.

@@ -219,15 +219,27 @@ async fn roll_out(app: Arc<App>, gather: Duration) -> Result<(), AppError> {
     if jobs.is_empty() {
         return Ok(());
     }
+    let mut result = Ok(());
     for job in jobs {
-        // Asked first: a unit that writes has everybody else's writes behind it.
-        let outlook = app.view("manager", "rollout_outlook", job.clone(), |tx, env, job| Box::pin(rollouts::outlook(tx, env, job))).await?;
-        app.live.look_at_rollout_later(&job, outlook.later);
-        while outlook.now && app.change("manager", "rollout", job.clone(), |tx, env, job| Box::pin(rollouts::step(tx, env, job))).await? {}
+        // What can't be done for one holds up no other: where the disk is full, halting is all that can.
+        result = result.and(roll_one_out(&app, &job).await);
     }
+    result?;
     // What comes meanwhile is looked at together.
     tokio::time::sleep(gather).await;
     Ok(())
+}
+
+async fn roll_one_out(app: &App, job: &JobId) -> Result<(), AppError> {
+    loop {
+        // Asked first: a unit that writes has everybody else's writes behind it.
+        let outlook = app.view("manager", "rollout_outlook", job.clone(), |tx, env, job| Box::pin(rollouts::outlook(tx, env, job))).await?;
+        app.live.look_at_rollout_later(job, outlook.later);
+        let unit = if outlook.halt { "halt_job" } else { "rollout" };
+        if !outlook.now || !app.change("manager", unit, job.clone(), |tx, env, job| Box::pin(rollouts::step(tx, env, job))).await? {
+            return Ok(());
+        }
+    }
 }
 
 /// Finds jobs with stages: for what was heard of by nobody, or by another manager, and for silence.

@@ -8,7 +8,7 @@ use crate::{
         groups, inventory, keeping, questions, restored, sessions, trust,
     },
     live::{
-        Can, OUTBOX, ToAgent, asked, orders,
+        Arrival, Can, OUTBOX, ToAgent, asked, orders,
         transfers::{self, Flow, Halt},
     },
 };
@@ -106,12 +106,13 @@ impl v1::agent_service_server::AgentService for Services {
         }
         let behind = welcome.report_from.is_some();
         self.app.live.set_behind(&client, behind);
-        let (number, cut) = self.app.live.enter(&client, serial, counter, welcome.client.state, outbox.clone(), can);
+        let known: BTreeSet<AttemptId> = reported.keys().cloned().collect();
+        let arrival = Arrival { serial, counter, state: welcome.client.state, can, unsettled: known.clone() };
+        let (number, cut) = self.app.live.enter(&client, arrival, outbox.clone());
         self.app.live.set_checks(&client, checks);
         self.app.metrics.sessions.inc();
-        let known = reported.keys().cloned().collect();
         for (attempt, open) in reported {
-            self.report(&client, attempt, open.state, v1::AttemptProgress::default());
+            self.report(&client, attempt, open.state, None);
         }
         tokio::spawn(forward(inbox, sender));
         let behind = Mutex::new(behind.then_some(hello));
@@ -258,11 +259,13 @@ fn parse_hello(client: &ClientId, address: String, hello: v1::Hello) -> Result<s
 }
 
 impl Services {
-    /// Notes where an attempt is, as its agent says. An end is not progress: it comes as an outcome.
-    fn report(&self, client: &ClientId, attempt: AttemptId, state: ExecutionState, wire: v1::AttemptProgress) {
+    /// Notes where an attempt is, as its agent says, which may say no more than that. An end is not progress: it comes as an outcome.
+    fn report(&self, client: &ClientId, attempt: AttemptId, state: ExecutionState, more: Option<v1::AttemptProgress>) {
         if state.is_end() || matches!(state, ExecutionState::Queued | ExecutionState::Offered) {
             return;
         }
+        let says_why = more.is_some();
+        let wire = more.unwrap_or_default();
         let mut reason: String = wire.wait_reason.chars().filter(|c| c.is_ascii_uppercase() || *c == '_').take(32).collect();
         // The agent only knows that it is to try again.
         if reason == WaitReason::Retry.as_str() && self.app.live.is_lacking(&attempt) {
@@ -275,7 +278,7 @@ impl Services {
             attempt,
             client: client.clone(),
             state,
-            reason,
+            reason: says_why.then_some(reason),
             item: wire.item,
             bytes_done: wire.bytes_done.min(i64::MAX as u64),
             bytes_total: wire.bytes_total.min(i64::MAX as u64),
@@ -478,14 +481,14 @@ impl Session {
             }
             FromAgent::Accepted(m) => {
                 let attempt = attempt(&m.attempt)?;
-                self.services.report(&self.client, attempt, ExecutionState::Downloading, v1::AttemptProgress::default());
+                self.services.report(&self.client, attempt, ExecutionState::Downloading, None);
                 Ok(())
             }
             FromAgent::Progress(m) => {
                 let attempt = attempt(&m.attempt)?;
                 let state = ExecutionState::from_wire(m.state).map_err(|e| status(AppError::invalid("progress.state", e)))?;
                 if let Some(state) = state {
-                    self.services.report(&self.client, attempt, state, m);
+                    self.services.report(&self.client, attempt, state, Some(m));
                 }
                 Ok(())
             }
@@ -495,12 +498,17 @@ impl Session {
                 if !m.started {
                     app.live.drop_report(&self.client, &id);
                 }
-                let input = (self.client.clone(), id, m.started);
+                let input = (self.client.clone(), id.clone(), m.started);
                 app.change(&actor, "cancel_acknowledged", input, |tx, env, (client, id, started)| {
                     Box::pin(sessions::cancel_acknowledged(tx, env, client, id, *started))
                 })
                 .await
-                .map_err(status)
+                .map_err(status)?;
+                // What had started comes to an end of its own.
+                if !m.started {
+                    app.live.settle(&self.client, &id);
+                }
+                Ok(())
             }
             FromAgent::Group(m) => self.group(&actor, m).await,
             FromAgent::Log(m) => self.log(&actor, m).await,
@@ -569,6 +577,7 @@ impl Session {
         if !refused.is_empty() {
             tracing::warn!(client = %self.client, attempt = %id, %refused, "an outcome was refused");
         }
+        app.live.settle(&self.client, &id);
         // The agent may have been busy with this one: there may be room for the next.
         app.live.wake(crate::app::Wakes { clients: [self.client.clone()].into(), ..Default::default() });
         app.live.send(&self.client, Message::OutcomeRecorded(v1::OutcomeRecorded { attempt: id.to_string(), refused }));

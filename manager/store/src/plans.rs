@@ -83,6 +83,11 @@ const ALLOWED: &[(&str, &str)] = &[
     // The few that are due.
     ("USE TEMP B-TREE FOR ORDER BY", "e.check_ms <= $2"),
     ("SCAN execution USING COVERING INDEX execution_check", "LIMIT 1"),
+    // A number for each of a few stages, and the last of those that are silent.
+    ("USE TEMP B-TREE FOR GROUP BY", "GROUP BY s.stage"),
+    ("SCAN s", "GROUP BY s.stage"),
+    ("USE TEMP B-TREE FOR ORDER BY", "ORDER BY s.quiet_ms DESC"),
+    ("SCAN s", "ORDER BY s.quiet_ms DESC"),
 ];
 
 #[tokio::test]
@@ -205,9 +210,12 @@ async fn every_statement_walks_along_an_index() {
                     tx.stopped_among(std::slice::from_ref(&job)).await?;
                     tx.stage_counts(&job, 1).await?;
                     tx.stage_waiting(&job, 1, None, 5).await?;
-                    tx.offered_before(&job, now, 5).await?;
-                    tx.failed_since(&job, now, 5).await?;
-                    tx.newest_outcomes(&job, now, 5).await?;
+                    tx.offered(&job, None, 5).await?;
+                    tx.silent(&job, now).await?;
+                    tx.silent_last(&job, 1, now, 5).await?;
+                    tx.silent_waiting(&job, now, None, 5).await?;
+                    tx.failed_after(&job, 1).await?;
+                    tx.newest_outcomes(&job, 1, 5).await?;
                     tx.held_by_stage(&job, &[], None, 5).await?;
                     tx.held_by_stage(&job, std::slice::from_ref(&uid), None, 5).await?;
                     tx.job_terms(&job).await?;
@@ -292,8 +300,10 @@ async fn every_statement_walks_along_an_index() {
                     tx.insert_executions(&job, std::slice::from_ref(&client), now).await?;
                     tx.insert_executions_for_group(&job, &uid, now).await?;
                     tx.set_attempt_states(&[(AttemptId::new(now, [1; 16]), ExecutionState::Waiting)]).await?;
-                    tx.release_to_stage(&job, std::slice::from_ref(&client), 1).await?;
+                    tx.release_to_stage(&job, std::slice::from_ref(&client), 1, now).await?;
                     tx.hold_by_stage(&job, std::slice::from_ref(&client), ExecutionState::Queued).await?;
+                    tx.put_last(&job, std::slice::from_ref(&client)).await?;
+                    tx.hold_queued(&job).await?;
                     tx.put_site(&Site { id: uid.clone(), addresses: Vec::new() }).await?;
                     tx.drop_oldest_logs().await?;
                     tx.insert_event(&Event::new(EventKind::JobEnded, "a", "b")).await?;

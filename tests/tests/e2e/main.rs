@@ -10,6 +10,7 @@ mod crowds;
 mod damage;
 mod demo;
 mod disk;
+mod disturbances;
 mod doctor;
 mod durability;
 mod events;

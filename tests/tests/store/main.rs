@@ -118,6 +118,8 @@ cases! {
         kept::a_committed_unit_survives_the_death_of_the_process,
         kept::a_newer_database_is_refused,
         rollouts::what_a_stage_holds_is_offered_to_nobody_and_let_go_in_its_order,
+        rollouts::silence_counts_since_the_offer_or_the_last_wait_that_may_last,
+        rollouts::what_may_last_is_known_to_the_statements,
         rows::every_row_reads_back_as_it_was_written,
         rows::titles_are_counted_by_what_changed_and_what_is_not_true_changes_nothing,
         rows::what_publishers_signed_reads_back_in_its_order_and_never_changes,

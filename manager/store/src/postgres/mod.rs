@@ -112,6 +112,7 @@ fn migrator() -> Migrator {
         (18, "lifecycle", include_str!("../../migrations/postgres/0018_lifecycle.sql")),
         (19, "transfer", include_str!("../../migrations/postgres/0019_transfer.sql")),
         (20, "configuration", include_str!("../../migrations/postgres/0020_configuration.sql")),
+        (26, "silence", include_str!("../../migrations/postgres/0026_silence.sql")),
     ];
     let made = |(n, name, sql): (i64, &'static str, &'static str)| {
         Migration::new(n, name.into(), MigrationType::Simple, sql.into_sql_str(), false)

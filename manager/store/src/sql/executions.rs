@@ -28,6 +28,13 @@ macro_rules! execution_columns {
     };
 }
 pub(super) use execution_columns;
+/// Reasons of waits that may last: [`rollout::may_wait`].
+macro_rules! may_wait {
+    () => {
+        "('WINDOW', 'USER', 'LOCAL_HOLD', 'REBOOT', 'TRANSFER_SUSPENDED')"
+    };
+}
+pub(super) use may_wait;
 /// What makes an [`Attempt`], from `attempt a`.
 macro_rules! attempt_columns {
     () => {
@@ -143,10 +150,10 @@ impl Unit<'_> {
         let change = self.change(clients.len()).await?;
         let sql = concat!(
             "INSERT INTO execution (job, client, owner_site, epoch, state, reason, detail, entered_ms, attempts, revision, item, bytes_done, \
-             bytes_total, step, change, hold, turn) SELECT j.id, c.id, ",
+             bytes_total, step, change, hold, turn, quiet_ms) SELECT j.id, c.id, ",
             own_site!(),
             ", 1, 'QUEUED', '', '', $3, 0, 0, 0, 0, 0, '', $4, COALESCE((SELECT r.hold FROM rollout r WHERE r.job = j.id), ''), \
-             CAST(v.value->>1 AS BIGINT) FROM",
+             CAST(v.value->>1 AS BIGINT), $3 FROM",
             each!(1),
             "CROSS JOIN client c CROSS JOIN job j WHERE j.id = $2 AND c.archived_ms IS NULL AND c.id = v.value->>0 \
              AND NOT EXISTS (SELECT 1 FROM job_exclusion x WHERE x.job = $2 AND x.kind = 'CLIENT' AND x.target = c.id) \
@@ -227,6 +234,12 @@ impl Unit<'_> {
              cancel_deadline_ms = CASE WHEN v.value->>14 IS NULL THEN execution.cancel_deadline_ms ELSE CAST(v.value->>15 AS BIGINT) END, \
              purpose = COALESCE(v.value->>16, execution.purpose), \
              drifts = execution.drifts + CASE WHEN v.value->>16 = 'DRIFT' THEN 1 ELSE 0 END, \
+             quiet_ms = CASE WHEN v.value->>7 IS NOT NULL OR (v.value->>3 = 'QUEUED' AND execution.state <> 'QUEUED') \
+             OR (execution.state = 'WAITING' AND execution.reason IN ",
+            may_wait!(),
+            " AND NOT (v.value->>3 = 'WAITING' AND v.value->>4 IN ",
+            may_wait!(),
+            ")) THEN CAST(v.value->>6 AS BIGINT) ELSE execution.quiet_ms END, \
              change = $2 FROM",
             each!(1),
             "WHERE execution.job = v.value->>0 AND execution.client = v.value->>1 AND execution.state = v.value->>2"

@@ -187,3 +187,29 @@ fn a_cancellation_waits_for_the_end_of_a_lease_that_reaches_to_the_start_time() 
     JobView::wait_for_row(&cli, &job, &agent.id(), "CANCELED");
     assert_eq!(runs(&agent, "hello"), 0);
 }
+
+#[test]
+fn what_a_machine_did_within_its_lease_while_it_was_cut_off_is_not_done_again_for_a_new_revision() {
+    let line = Proxy::new();
+    let config = "[net]\nkeep_alive = \"1s\"\nkeep_alive_timeout = \"2s\"\n[limits]\nlease = \"5s\"\n".into();
+    let manager = Manager::start_with(Setup { advertise: vec![line.address()], config, ..Setup::default() });
+    line.leads_to(manager.addresses().agents);
+    let cli = manager.cli();
+    push(&cli, "hello", "");
+    let mut agent = Agent::new("one");
+    agent.configure("[limits]\nkeep_alive = \"1s\"\nkeep_alive_timeout = \"2s\"\nreconnect = \"100ms\"\nreconnect_most = \"1s\"\n");
+    agent.enroll(cli.ok("token create").trim());
+    agent.start();
+    connected(&agent);
+    let job = cli.id(&format!("job run --package hello --client {} --at 15s --prefetch 1h", agent.id()));
+    waits(&cli, &job, &agent);
+    line.now(Line::Cut);
+    wait_until("the machine to be without a manager", PATIENCE, || !agent.status()["connected"].is_string());
+    // It is called back, and can't be told.
+    cli.ok(&format!("job update {job} --priority 3"));
+    wait_until("it to be installed without contact", LONG, || runs(&agent, "hello") == 1);
+    JobView::wait(&cli, &job, "the lease to be over", LONG, |view| view.row(&agent.id()).is_some_and(|row| row.state == "QUEUED"));
+    // It is heard what came of that before anything else is offered.
+    line.now(Line::Open);
+    installed(&cli, &job, &agent, "hello");
+}
