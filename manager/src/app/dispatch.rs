@@ -243,9 +243,9 @@ pub async fn orders(
             return Err(StoreError::Unavailable(format!("jobs/{id} has just been stopped by another manager")).into());
         }
         // And one that has a new revision: what was offered by the old one would not be called back.
-        for (id, revision, _) in tx.terms_of(&jobs).await? {
-            if attempts.iter().any(|attempt| attempt.job == id && attempt.revision != revision) {
-                return Err(StoreError::Unavailable(format!("jobs/{id} has just been changed by another manager")).into());
+        for job in tx.terms_of(&jobs).await? {
+            if attempts.iter().any(|attempt| attempt.job == job.id && attempt.revision != job.revision) {
+                return Err(StoreError::Unavailable(format!("jobs/{} has just been changed by another manager", job.id)).into());
             }
         }
         let rows = tx.executions(&offered_of.into_iter().collect::<Vec<_>>()).await?;

@@ -85,7 +85,7 @@ pub async fn missing(tx: &mut dyn Tx, env: &Env, client: &ClientId, job: &JobId,
 pub async fn again(tx: &mut dyn Tx, env: &Env, row: &Execution, what: &str) -> Result<()> {
     let mut change = executions::moved(row, sutler_base::state::ExecutionState::Queued, Purpose::Drift.as_str(), what, env);
     change.purpose = Some(Purpose::Drift);
-    rollouts::queued_again(tx, &job.id, &[&row]).await?;
+    rollouts::queued_again(tx, &row.job, &[row]).await?;
     tx.change_executions(&[change]).await?;
     env.audit(tx, "drift", format!("jobs/{}/executions/{}", row.job, row.client), what).await?;
     let mut wakes = env.wakes();

@@ -96,8 +96,8 @@ async fn kept_by_others(tx: &mut dyn Tx, job: &JobId, client: &ClientId) -> Resu
 /// The packages that a job installs, in its newest revision.
 async fn installs(tx: &mut dyn Tx, job: &JobId) -> Result<Vec<PackageName>> {
     // Locked, the jobs of a client would be so in whatever order it has them.
-    let Some((id, revision, _)) = tx.terms_of(std::slice::from_ref(job)).await?.pop() else { return Ok(vec![]) };
-    let packages = tx.job_packages(&id, revision).await?;
+    let Some(job) = tx.terms_of(std::slice::from_ref(job)).await?.pop() else { return Ok(vec![]) };
+    let packages = tx.job_packages(&job.id, job.revision).await?;
     Ok(packages.into_iter().filter(|p| p.intent == Intent::Install).map(|p| p.package).collect())
 }
 

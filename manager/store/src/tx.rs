@@ -75,6 +75,8 @@ impl QueuedAfter {
 pub struct Ordered {
     /// The job.
     pub id: JobId,
+    /// Its newest revision.
+    pub revision: i64,
     /// Its terms.
     pub terms: JobTerms,
     /// It puts back what clients had: each of them has packages of its own.

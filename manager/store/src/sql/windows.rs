@@ -102,9 +102,11 @@ impl Windows for Unit<'_> {
     }
 
     async fn terms_of(&mut self, jobs: &[JobId]) -> Result<Vec<Ordered>> {
-        let sql = concat!("SELECT id, terms, rolls_back IS NOT NULL FROM job WHERE id", any!(1), " ORDER BY id");
-        self.list("job", query!(sql, bind::list(jobs)), |row| Ok(Ordered { id: row.parse()?, terms: row.json()?, rolls_back: row.flag()? }))
-            .await
+        let sql = concat!("SELECT id, revision, terms, rolls_back IS NOT NULL FROM job WHERE id", any!(1), " ORDER BY id");
+        self.list("job", query!(sql, bind::list(jobs)), |row| {
+            Ok(Ordered { id: row.parse()?, revision: row.number()?, terms: row.json()?, rolls_back: row.flag()? })
+        })
+        .await
     }
 
     async fn long_leases(&mut self, attempts: &[AttemptId]) -> Result<Vec<LongLease>> {
