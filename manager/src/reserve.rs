@@ -23,7 +23,7 @@ const LOOK: Duration = Duration::from_millis(250);
 /// What goes on from the reserve: what takes rights away, what keeps clients and operators from being locked out, what ends
 /// work that is under way, and what makes room. None of it lets anybody write as much as he likes.
 pub fn is_essential(unit: &str) -> bool {
-    const NAMES: [&str; 22] = [
+    const NAMES: [&str; 23] = [
         "remove",
         "unenroll",
         "quarantine",
@@ -32,6 +32,7 @@ pub fn is_essential(unit: &str) -> bool {
         "update_operator",
         "issue_operator",
         "cancel_job",
+        "stop_work",
         "renew_client",
         "renew_operator",
         "first_use",

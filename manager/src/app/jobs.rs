@@ -1,6 +1,6 @@
 //! Jobs: made, started, canceled, archived, run again. How they are changed is in [`revise`](super::revise).
 
-use super::{AppError, Env, Result, conditions, destinations, events, executions, groups, packages, rollouts, schedule, trust};
+use super::{AppError, Env, Result, brakes, conditions, destinations, events, executions, groups, packages, rollouts, schedule, trust};
 use jiff::SignedDuration;
 use std::collections::BTreeSet;
 use sutler_base::{
@@ -9,7 +9,7 @@ use sutler_base::{
         Requirement,
         relations::{self, Values},
     },
-    state::{CancelReason, ClientState, ErrorKind, ExecutionState, Intent, JobState, Purpose, RetryKind},
+    state::{CancelReason, ClientState, ErrorKind, ExecutionState, HoldReason, Intent, JobState, Purpose, RetryKind},
 };
 use sutler_core::{
     execution::{self, Again},
@@ -103,6 +103,8 @@ pub struct Shown {
     pub unavailable_soon: String,
     /// How far its rollout is; none before the start.
     pub rollout: Option<rollouts::Shown>,
+    /// What holds clients of it back whatever its rollout says, a sentence each.
+    pub held_back: Vec<String>,
 }
 
 /// How long before nobody can start a job any more that is said.
@@ -155,6 +157,7 @@ pub async fn show(tx: &mut dyn Tx, env: &Env, job: Job) -> Result<Shown> {
     let drifts = tx.drift_count(&job.id).await?;
     let (now, soon) = unavailable_now_and_soon(tx, env, &job, &packages).await?;
     let rollout = rollouts::show(tx, env, &job).await?;
+    let held_back = brakes::of_job(tx, env, &job, &packages, &targets).await?;
     Ok(Shown {
         job,
         alias,
@@ -167,6 +170,7 @@ pub async fn show(tx: &mut dyn Tx, env: &Env, job: Job) -> Result<Shown> {
         unavailable: now,
         unavailable_soon: soon,
         rollout,
+        held_back,
     })
 }
 
@@ -728,6 +732,9 @@ pub async fn retry(tx: &mut dyn Tx, env: &Env, input: &Retry) -> Result<Retried>
                 Again::Leave => {}
                 Again::OfferAgain => {
                     offered_again += 1;
+                    if row.hold == Some(HoldReason::Retry) {
+                        brakes::retries::go(tx, env, &[(row.job.clone(), row.client.clone())]).await?;
+                    }
                     let mut wakes = env.wakes();
                     wakes.clients.insert(row.client.clone());
                     wakes.run_now.insert(row.client.clone());
@@ -742,6 +749,8 @@ pub async fn retry(tx: &mut dyn Tx, env: &Env, input: &Retry) -> Result<Retried>
             }
         }
         tx.change_executions(&changes).await?;
+        // Whoever asks for a new attempt wants what the job says of retries for it, too.
+        tx.forget_retries(&changes.into_iter().map(|change| (change.job, change.client)).collect::<Vec<_>>()).await?;
         if !full {
             break;
         }
@@ -839,6 +848,8 @@ pub struct Row {
     pub reached: bool,
     /// Where the job is.
     pub job: JobState,
+    /// What holds it back whatever the job's rollout says.
+    pub held: Option<brakes::Held>,
 }
 
 /// Rows with what is shown beside them.
@@ -856,9 +867,10 @@ pub async fn with_clients(tx: &mut dyn Tx, env: &Env, rows: Vec<Execution>) -> R
             let client = found.iter().find(|c| c.id == execution.client)?.clone();
             let attempt = attempts.iter().find(|a| Some(&a.id) == execution.attempt.as_ref()).cloned();
             let reached = reached.contains(&client.id);
-            Some(Row { execution, client, attempt, reached, job: job.state })
+            Some(Row { execution, client, attempt, reached, job: job.state, held: None })
         })
         .collect();
     schedule::tell(tx, env, &job, &mut shown).await?;
+    brakes::tell(tx, env, &job, &mut shown).await?;
     Ok(shown)
 }

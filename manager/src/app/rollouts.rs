@@ -1,7 +1,11 @@
 //! Rollouts: what stages let go and gates halt, and what operators do about it. `core` decides (`sutler_core::rollout` says how a
 //! rollout works); here is loaded what it decides by, and done what it decided.
 
-use super::{AppError, Env, Result, events, executions, groups, jobs};
+use super::{
+    AppError, Env, Result,
+    brakes::offline::{self, Looked},
+    events, executions, groups, jobs,
+};
 use sutler_base::{
     ClientId, JobId, Timestamp, Uid,
     state::{CancelReason, ClientState, EventKind, ExecutionState, HoldReason, JobState, Presence},
@@ -93,7 +97,7 @@ async fn look(tx: &mut dyn Tx, env: &Env, job: &Job, position: &Position) -> Res
             }
         }
         if let Some(groups) = members(job, open) {
-            seen.members_left = !in_contact(tx, env, job, &groups, 1).await?.is_empty();
+            seen.members_left = !in_contact(tx, env, job, &groups, 1).await?.found.is_empty();
         }
     }
     let silence = job.terms.rollout.gate.silence_seconds;
@@ -114,7 +118,7 @@ async fn look(tx: &mut dyn Tx, env: &Env, job: &Job, position: &Position) -> Res
     }
     if open >= stages || seen.failed.iter().any(|n| *n > 0) {
         let newest = tx.newest_outcomes(&job.id, from, rollout::WINDOW).await?;
-        let failed: Vec<&Execution> = newest.iter().filter(|row| rollout::is_failure(row.state)).collect();
+        let failed: Vec<&Execution> = newest.iter().filter(|row| rollout::counts_as_failure(row)).collect();
         if open >= stages {
             seen.failed[stages] = failed.len() as u64;
         }
@@ -137,24 +141,35 @@ fn members(job: &Job, stage: usize) -> Option<Vec<Uid>> {
     }
 }
 
+/// The next clients in the order of a job.
+#[derive(Default)]
+struct Next {
+    /// Those that are in contact.
+    found: Vec<ClientId>,
+    /// Those before them, or all others, that are not, and when each was heard of last: their turn has come as well.
+    passed: Vec<(ClientId, Timestamp)>,
+}
+
 /// The first clients in the order of the job whose row a stage holds and that are in contact.
-async fn in_contact(tx: &mut dyn Tx, env: &Env, job: &Job, groups: &[Uid], wanted: u64) -> Result<Vec<ClientId>> {
-    let mut found = Vec::new();
+async fn in_contact(tx: &mut dyn Tx, env: &Env, job: &Job, groups: &[Uid], wanted: u64) -> Result<Next> {
+    let mut next = Next::default();
     let mut after: Option<(i64, ClientId)> = None;
     loop {
         let page = tx.held_by_stage(&job.id, groups, after.as_ref().map(|(turn, client)| (*turn, client)), BATCH).await?;
         let full = page.len() as u32 == BATCH;
         after = page.last().map(|held| (held.turn, held.client.clone()));
-        for held in page {
-            if held.client_state == ClientState::Active && heard(env, &held.client, held.last_seen) == env.now {
-                found.push(held.client);
-                if found.len() as u64 == wanted.min(BATCH.into()) {
-                    return Ok(found);
+        for held in page.into_iter().filter(|held| held.client_state == ClientState::Active) {
+            if heard(env, &held.client, held.last_seen) == env.now {
+                next.found.push(held.client);
+                if next.found.len() as u64 == wanted.min(BATCH.into()) {
+                    return Ok(next);
                 }
+            } else if !job.terms.offline.waits_for_ever() {
+                next.passed.push((held.client, held.last_seen));
             }
         }
         if !full {
-            return Ok(found);
+            return Ok(next);
         }
     }
 }
@@ -167,12 +182,14 @@ struct Due {
     release: Vec<ClientId>,
     /// Whose place is given to others: not offered yet, and offered.
     back: (Vec<ClientId>, Vec<Execution>),
+    /// What becomes of those who are passed over.
+    passed: Looked,
 }
 
 impl Due {
     fn is_something(&self) -> bool {
         let moves = self.decision.as_ref().is_some_and(|(new, old)| !new.halt.is_empty() || new.position != *old);
-        moves || !self.release.is_empty() || !self.back.0.is_empty() || !self.back.1.is_empty()
+        moves || !self.release.is_empty() || !self.back.0.is_empty() || !self.back.1.is_empty() || !self.passed.is_nothing()
     }
 }
 
@@ -191,7 +208,9 @@ async fn due(tx: &mut dyn Tx, env: &Env, job: &Job) -> Result<Due> {
             let groups = members(job, open).unwrap_or_default();
             // A group that was deleted has no members.
             if !groups.is_empty() || members(job, open).is_none() {
-                due.release = in_contact(tx, env, job, &groups, decision.release).await?;
+                let next = in_contact(tx, env, job, &groups, decision.release).await?;
+                due.release = next.found;
+                due.passed = offline::look(tx, env, job, &next.passed).await?;
             }
         }
         if (position.stage as usize) < stages {
@@ -270,6 +289,9 @@ pub async fn step(tx: &mut dyn Tx, env: &Env, id: &JobId) -> Result<bool> {
     }
     for rows in offered.chunks(BATCH as usize) {
         executions::cancel(tx, env, rows, CancelReason::PlaceGiven).await?;
+    }
+    if !due.passed.is_nothing() {
+        offline::act(tx, env, &job, &due.passed).await?;
     }
     if !due.release.is_empty() {
         tx.release_to_stage(id, &due.release, decision.position.number()).await?;

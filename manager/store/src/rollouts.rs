@@ -47,13 +47,14 @@ pub trait Rollouts {
     async fn stopped_among(&mut self, jobs: &[JobId]) -> Result<Vec<JobId>>;
     /// How many rows of a stage (from 1) are in each state.
     async fn stage_counts(&mut self, job: &JobId, stage: u32) -> Result<Vec<(ExecutionState, i64)>>;
-    /// QUEUED and OFFERED rows that a stage let go and nothing else holds, by client, after `after`; at most `limit`.
+    /// QUEUED and OFFERED rows that a stage let go, by client, after `after`; at most `limit`.
     async fn stage_waiting(&mut self, job: &JobId, stage: u32, after: Option<&ClientId>, limit: u32) -> Result<Vec<Reached>>;
     /// Rows of a job that were offered and are not at an end, in a state that they entered before that; at most `limit`.
     async fn offered_before(&mut self, job: &JobId, before: Timestamp, limit: u32) -> Result<Vec<Reached>>;
-    /// The stages (0 for none) of rows that FAILED or were INTERRUPTED since then; at most `limit`.
+    /// The stages (0 for none) of rows that FAILED or were INTERRUPTED since then, those that wait for a retry among them, and without
+    /// those whose client was offline when its turn came; at most `limit`.
     async fn failed_since(&mut self, job: &JobId, since: Timestamp, limit: u32) -> Result<Vec<u32>>;
-    /// The newest rows that SUCCEEDED, FAILED or were INTERRUPTED since then, the newest first; at most `limit`.
+    /// The newest rows that SUCCEEDED, FAILED or were INTERRUPTED since then, the same among them, the newest first; at most `limit`.
     async fn newest_outcomes(&mut self, job: &JobId, since: Timestamp, limit: u32) -> Result<Vec<Execution>>;
     /// QUEUED rows that a stage holds, in the order of the job, after this place in it; only members of these groups, if any are
     /// named; at most `limit`.

@@ -4,6 +4,7 @@
 //! installed.
 
 mod audit;
+mod brakes;
 mod clients;
 mod configuration;
 mod events;
@@ -117,6 +118,8 @@ cases! {
         units::a_closed_store_says_so,
         kept::a_committed_unit_survives_the_death_of_the_process,
         kept::a_newer_database_is_refused,
+        brakes::what_is_stopped_reads_back_and_what_is_held_is_offered_to_nobody,
+        brakes::breakers_retries_and_budgets_read_back,
         rollouts::what_a_stage_holds_is_offered_to_nobody_and_let_go_in_its_order,
         rows::every_row_reads_back_as_it_was_written,
         rows::titles_are_counted_by_what_changed_and_what_is_not_true_changes_nothing,

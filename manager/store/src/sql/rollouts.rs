@@ -62,7 +62,7 @@ impl Rollouts for Unit<'_> {
             "SELECT ",
             execution_columns!(),
             ", c.state, COALESCE((SELECT s.seen_ms FROM client_seen s WHERE s.client = c.id), c.enrolled_ms) FROM execution e CROSS JOIN client c WHERE e.job = $1 AND e.stage = $2 AND e.stage > 0 \
-             AND e.state = $3 AND e.client > $4 AND e.hold = '' AND c.id = e.client ORDER BY e.client LIMIT $5"
+             AND e.state = $3 AND e.client > $4 AND e.hold <> 'STAGE' AND c.id = e.client ORDER BY e.client LIMIT $5"
         );
         let after = after.map(|a| a.to_string()).unwrap_or_default();
         let mut rows = Vec::new();
@@ -93,12 +93,18 @@ impl Rollouts for Unit<'_> {
     }
 
     async fn failed_since(&mut self, job: &JobId, since: Timestamp, limit: u32) -> Result<Vec<u32>> {
-        let sql = "SELECT stage FROM execution WHERE job = $1 AND state = $2 AND client > '' AND entered_ms >= $3 ORDER BY client LIMIT $4";
+        // Who was offline when its turn came says nothing of the package; what waits for its retry has failed.
+        let sql = "SELECT stage FROM execution WHERE job = $1 AND state = $2 AND client > '' AND entered_ms >= $3 \
+                   AND reason || '' <> 'OFFLINE' ORDER BY client LIMIT $4";
         let mut stages = Vec::new();
         for state in [ExecutionState::Failed, ExecutionState::Interrupted] {
             let query = query!(sql, job.to_string(), state.as_str(), bind::ms(since), i64::from(limit));
             stages.extend(self.list("execution", query, |row| row.number::<u32>()).await?);
         }
+        let sql = "SELECT stage FROM execution WHERE state = 'QUEUED' AND hold IN ('STOPPED', 'BREAKER', 'BUDGET', 'RETRY') \
+                   AND hold = 'RETRY' AND job = $1 AND entered_ms >= $2 ORDER BY client LIMIT $3";
+        let query = query!(sql, job.to_string(), bind::ms(since), i64::from(limit));
+        stages.extend(self.list("execution", query, |row| row.number::<u32>()).await?);
         stages.truncate(limit as usize);
         Ok(stages)
     }
@@ -108,7 +114,8 @@ impl Rollouts for Unit<'_> {
         let sql = concat!(
             "SELECT ",
             execution_columns!(),
-            " FROM execution e WHERE e.job = $1 AND e.state || '' IN ('SUCCEEDED', 'FAILED', 'INTERRUPTED') AND e.entered_ms >= $2 \
+            " FROM execution e WHERE e.job = $1 AND (e.state || '' IN ('SUCCEEDED', 'FAILED', 'INTERRUPTED') AND e.reason <> 'OFFLINE' \
+             OR e.state || '' = 'QUEUED' AND e.hold || '' = 'RETRY') AND e.entered_ms >= $2 \
              ORDER BY e.change DESC LIMIT $3"
         );
         self.list("execution", query!(sql, job.to_string(), bind::ms(since), i64::from(limit)), execution).await
@@ -147,7 +154,7 @@ impl Rollouts for Unit<'_> {
     async fn hold_by_stage(&mut self, job: &JobId, clients: &[ClientId], state: ExecutionState) -> Result<u64> {
         let change = self.change(clients.len()).await?;
         let sql = concat!(
-            "UPDATE execution SET hold = 'STAGE', stage = 0, change = $2 WHERE job = $1 AND state = $4 AND hold = '' AND stage + 0 > 0 \
+            "UPDATE execution SET hold = 'STAGE', stage = 0, change = $2 WHERE job = $1 AND state = $4 AND hold <> 'STAGE' AND stage + 0 > 0 \
              AND client",
             any!(3)
         );
