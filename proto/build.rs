@@ -5,7 +5,7 @@ use prost::Message;
 use protox::{Compiler, prost_reflect::DynamicMessage};
 use std::{env, error::Error, fs, path::PathBuf};
 
-const FILES: [&str; 20] = [
+const FILES: [&str; 21] = [
     "access",
     "types",
     "enrollment",
@@ -19,6 +19,7 @@ const FILES: [&str; 20] = [
     "job",
     "token",
     "transfer",
+    "brake",
     "software",
     "window",
     "operator",

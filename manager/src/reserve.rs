@@ -23,7 +23,7 @@ const LOOK: Duration = Duration::from_millis(250);
 /// What goes on from the reserve: what takes rights away, what keeps clients and operators from being locked out, what ends
 /// work that is under way, and what makes room. None of it lets anybody write as much as he likes.
 pub fn is_essential(unit: &str) -> bool {
-    const NAMES: [&str; 25] = [
+    const NAMES: [&str; 26] = [
         "remove",
         "unenroll",
         "quarantine",
@@ -35,6 +35,7 @@ pub fn is_essential(unit: &str) -> bool {
         "abort_job",
         "pause_job",
         "halt_job",
+        "stop_work",
         "renew_client",
         "renew_operator",
         "first_use",

@@ -153,6 +153,11 @@ pub fn transfer_limit(name: &str) -> Result<Uid, Invalid> {
     named("transferLimits", name)
 }
 
+/// `breakers/ID`
+pub fn breaker_uid(name: &str) -> Result<Uid, Invalid> {
+    named("breakers", name)
+}
+
 /// `packages/NAME`
 pub fn package_name(name: &str) -> Result<PackageName, Invalid> {
     named("packages", name)

@@ -50,9 +50,9 @@ pub fn by_leaving(reason: CancelReason) -> bool {
     matches!(reason, CancelReason::LeftGroup | CancelReason::DestinationDeleted | CancelReason::ClientArchived | CancelReason::Revised)
 }
 
-/// Whether what was called off for this reason waits for its turn again once that is final.
+/// Whether what was called off for this reason, by its rollout or a brake, waits for its turn again once that is final.
 pub fn by_rollout(reason: CancelReason) -> bool {
-    matches!(reason, CancelReason::JobPaused | CancelReason::PlaceGiven)
+    matches!(reason, CancelReason::JobPaused | CancelReason::PlaceGiven | CancelReason::Stopped)
 }
 
 /// What a re-execution does with one row.

@@ -3,6 +3,7 @@
 
 pub mod admission;
 pub mod audit;
+pub mod brake;
 pub mod condition;
 pub mod event;
 pub mod execution;

@@ -1,7 +1,9 @@
 //! What connected clients are to be told: attempts are made and committed here, before anybody hears of them.
 
 use super::{
-    AppError, Env, Result, conditions, executions, inventory, leaving,
+    AppError, Env, Result,
+    brakes::{Gate, budgets::Purses},
+    conditions, executions, inventory, leaving,
     schedule::{self, Clock, Times},
     transfers, trust,
 };
@@ -12,7 +14,7 @@ use sutler_base::{
     AttemptId, ClientId, JobId, Timestamp, Uid, limits,
     manifest::{Dependency, Requirement, relations::Values},
     quoted,
-    state::{CancelReason, ClientState, ErrorKind, ExecutionState, Intent, Purpose, WaitReason},
+    state::{CancelReason, ClientState, ErrorKind, ExecutionState, HoldReason, Intent, Purpose, WaitReason},
 };
 use sutler_core::{
     model::{Attempt, Client, Execution, Job, JobPackage, PackageVersion},
@@ -142,6 +144,10 @@ pub async fn orders(
     let mut catalogue = Catalogue::default();
     let mut clock = Clock::of(tx, env, &seen.values().collect::<Vec<_>>()).await?;
     time_waiting(tx, &mut clock, &mut catalogue, waiting, &mut out).await?;
+    let mut gate = Gate::now(tx).await?;
+    let mut held: BTreeMap<HoldReason, Vec<(JobId, ClientId)>> = BTreeMap::new();
+    let mut purses = Purses::default();
+    gate.meet(tx, &here).await?;
     let (mut attempts, mut changes) = (Vec::new(), Vec::new());
     let mut offered_of: BTreeSet<(JobId, ClientId)> = BTreeSet::new();
     let most = env.settings.limits.open_attempts as usize;
@@ -158,6 +164,15 @@ pub async fn orders(
         // It was called back while the machine was cut off, which may have begun it: its agent is asked, and what it did counts.
         if let Some(former) = row.attempt.as_ref().filter(|former| env.live.is_unsettled(&row.client, former)) {
             out.entry(row.client).or_default().cancels.push((former.clone(), CancelReason::Revised));
+            continue;
+        }
+        if !job.terms.offline.waits_for_ever() {
+            // It is here: nobody waits for it any more.
+            tx.forget_awaited(&[(job.id.clone(), row.client.clone())]).await?;
+        }
+        if let Some(brake) = gate.covers(tx, &job, &row, job.revision).await? {
+            env.wakes().jobs.insert(job.id.clone());
+            held.entry(brake.hold()).or_default().push((job.id, row.client));
             continue;
         }
         let attempt = Attempt {
@@ -210,6 +225,11 @@ pub async fn orders(
             changes.extend(still_queued(&row, WaitReason::Agent, why, env));
             continue;
         }
+        if !purses.take(tx, env, &job).await? {
+            env.wakes().jobs.insert(job.id.clone());
+            held.entry(HoldReason::Budget).or_default().push((job.id, row.client));
+            continue;
+        }
         offer.times = catalogue.times(tx, openings, &Timed::of(&attempt, &job)).await?;
         *slots += 1;
         changes.push(ExecutionChange {
@@ -228,6 +248,10 @@ pub async fn orders(
     }
     tx.insert_attempts(&attempts).await?;
     tx.change_executions(&changes).await?;
+    for (by, rows) in held {
+        tx.hold(&rows, by).await?;
+    }
+    purses.spend(tx, env).await?;
     if !attempts.is_empty() {
         // Again, since the unit has its number in the change sequence now: a session that was opened elsewhere before that is seen
         // here, and one that comes after it is offered what it does not have.
@@ -236,7 +260,11 @@ pub async fn orders(
             let why = format!("clients/{} has just connected to another manager", elsewhere.id);
             return Err(StoreError::Unavailable(why).into());
         }
-        // In the same way a job that was paused elsewhere is seen here, and a row that a stage took back.
+        // In the same way what was stopped elsewhere is seen here.
+        if !gate.still_stands(tx).await? {
+            return Err(StoreError::Unavailable("a brake has just been put on by another manager".into()).into());
+        }
+        // And a job that was paused elsewhere is seen here, and a row that a stage took back.
         let jobs: BTreeSet<&JobId> = offered_of.iter().map(|(job, _)| job).collect();
         let jobs: Vec<JobId> = jobs.into_iter().cloned().collect();
         if let Some(id) = tx.stopped_among(&jobs).await?.first() {
@@ -257,6 +285,13 @@ pub async fn orders(
     for attempt in tx.attempts(&lost).await? {
         let Some(orders) = out.get_mut(&attempt.client).filter(|o| o.state == Some(ClientState::Active)) else { continue };
         let Some(job) = tx.job(&attempt.job).await? else { continue };
+        // What a brake covers is called back; until then nobody hears of it again.
+        if !gate.is_open()
+            && let Some(row) = tx.execution(&attempt.job, &attempt.client).await?
+            && gate.covers(tx, &job, &row, attempt.revision).await?.is_some()
+        {
+            continue;
+        }
         if let Some(mut offer) = catalogue.offer(tx, env, &attempt, &job, replaced.get(&attempt.client)).await? {
             if offer.items.is_empty() && attempt.purpose == Purpose::Leave {
                 // Since it was made another job has come that installs it.

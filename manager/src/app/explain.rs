@@ -1,6 +1,6 @@
 //! Why a client is in its groups, and what each of its jobs waits for, in sentences.
 
-use super::{Env, Result, clients, conditions::Asked, executions, inventory, jobs, rollouts, schedule};
+use super::{Env, Result, brakes, clients, conditions::Asked, executions, inventory, jobs, rollouts, schedule};
 use sutler_base::{
     ClientId, Timestamp, Uid,
     state::{AppliesTo, CancelReason, ClientState, ExecutionState, Purpose, Source, Trigger, WaitReason},
@@ -135,7 +135,10 @@ pub async fn explain(tx: &mut dyn Tx, env: &Env, id: &ClientId, online: bool) ->
         };
         let reached = executions::is_reached(tx, &job.id, id).await?;
         let job_shown = jobs::show(tx, env, job.clone()).await?;
-        let rollout = rollouts::sentence(&job, job_shown.rollout.as_ref(), &row);
+        let held = match brakes::held(tx, env, &job, &row).await? {
+            Some(held) => Some(held.why),
+            None => rollouts::sentence(&job, job_shown.rollout.as_ref(), &row),
+        };
         verdicts.push(JobVerdict {
             packages: packages.iter().map(|p| format!("packages/{}/versions/{}", p.package, p.version_text)).collect(),
             destination: destination.filter(|_| reached).unwrap_or_default(),
@@ -143,7 +146,7 @@ pub async fn explain(tx: &mut dyn Tx, env: &Env, id: &ClientId, online: bool) ->
             sentence: leaving(&row)
                 + &match waits_for_time(tx, env, client, &job, &row).await? {
                     Some(time) => format!("{time}{}", out_of_contact(client, online)),
-                    None => sentence(client, &row, reached, online, &job_shown.unavailable, rollout),
+                    None => sentence(client, &row, reached, online, &job_shown.unavailable, held),
                 },
             entered: row.entered,
             job,
@@ -192,7 +195,7 @@ fn leaving(row: &Execution) -> String {
 }
 
 /// Why the execution is where it is, and what it waits for.
-pub fn sentence(client: &Client, row: &Execution, reached: bool, online: bool, unavailable: &str, rollout: Option<String>) -> String {
+pub fn sentence(client: &Client, row: &Execution, reached: bool, online: bool, unavailable: &str, held: Option<String>) -> String {
     use ExecutionState::*;
     let gone = if reached { "" } else { "; the client is no longer in a destination of this job" };
     if let Some(cancel) = &row.cancel {
@@ -206,7 +209,7 @@ pub fn sentence(client: &Client, row: &Execution, reached: bool, online: bool, u
             format!("the client is quarantined ({}); it gets no work and no bytes until `client release`", client.notice)
         }
         Queued if client.state == ClientState::Pending => "the client waits for approval; `client approve` lets it in".into(),
-        Queued if let Some(why) = rollout => why,
+        Queued if let Some(why) = held => why,
         Queued if !unavailable.is_empty() => format!("waits, because {unavailable}"),
         Queued if [WaitReason::Window.as_str(), WaitReason::Agent.as_str()].contains(&row.reason.as_str()) => row.detail.clone(),
         Queued if !online => format!("the client is offline since {}; it is offered the job at its next contact", client.last_seen),
@@ -266,7 +269,9 @@ fn canceled(reason: &str) -> String {
         Ok(CancelReason::Revised) => "it was called back for a new revision of the job".into(),
         Ok(CancelReason::Withdrawn) => "the version was withdrawn before it started here".into(),
         Ok(CancelReason::JobAborted) => "the job was aborted before it started here".into(),
-        Ok(CancelReason::JobPaused | CancelReason::PlaceGiven) => "it was called back before it started here".into(),
+        Ok(CancelReason::JobPaused | CancelReason::PlaceGiven | CancelReason::Stopped) => {
+            "it was called back before it started here".into()
+        }
         Ok(CancelReason::Replaced) => "another job took its place before it started here".into(),
         Err(_) => "was canceled".into(),
     }

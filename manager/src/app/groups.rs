@@ -135,6 +135,7 @@ pub async fn list(tx: &mut dyn Tx, page: &Page) -> Result<(Vec<Group>, Option<St
 /// Deletes a group with its policies; jobs lose it as a destination. Gives back the policies that went with it.
 pub async fn delete(tx: &mut dyn Tx, env: &Env, name: &GroupName, force: bool) -> Result<Vec<PolicyName>> {
     let group = load(tx, name).await?;
+    super::brakes::stops::refuse_if_stopped(tx, &group).await?;
     let target = Target::Group(group.uid.clone());
     let jobs = tx.jobs_with_target(&target, &[JobState::Scheduled, JobState::Active, JobState::Paused]).await?;
     if let Some(job) = jobs.first().filter(|_| !force) {

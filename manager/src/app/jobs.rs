@@ -1,6 +1,6 @@
 //! Jobs: made, started, canceled, archived, run again. How they are changed is in [`revise`](super::revise).
 
-use super::{AppError, Env, Result, conditions, destinations, events, executions, groups, packages, rollouts, schedule, trust};
+use super::{AppError, Env, Result, brakes, conditions, destinations, events, executions, groups, packages, rollouts, schedule, trust};
 use jiff::SignedDuration;
 use std::collections::BTreeSet;
 use sutler_base::{
@@ -9,7 +9,7 @@ use sutler_base::{
         Requirement,
         relations::{self, Values},
     },
-    state::{CancelReason, ClientState, ErrorKind, ExecutionState, Intent, JobState, OnLeave, Purpose, RetryKind},
+    state::{CancelReason, ClientState, ErrorKind, ExecutionState, HoldReason, Intent, JobState, OnLeave, Purpose, RetryKind},
 };
 use sutler_core::{
     execution::{self, Again},
@@ -103,6 +103,8 @@ pub struct Shown {
     pub unavailable_soon: String,
     /// How far its rollout is; none before the start.
     pub rollout: Option<rollouts::Shown>,
+    /// What holds clients of it back whatever its rollout says, a sentence each.
+    pub held_back: Vec<String>,
 }
 
 /// How long before nobody can start a job any more that is said.
@@ -159,6 +161,7 @@ async fn with_rollout(tx: &mut dyn Tx, env: &Env, job: Job, rollout: Option<roll
     let canceling = tx.canceling(&job.id).await?;
     let drifts = tx.drift_count(&job.id).await?;
     let (now, soon) = unavailable_now_and_soon(tx, env, &job, &packages).await?;
+    let held_back = brakes::of_job(tx, env, &job, &packages, &targets).await?;
     Ok(Shown {
         job,
         alias,
@@ -171,6 +174,7 @@ async fn with_rollout(tx: &mut dyn Tx, env: &Env, job: Job, rollout: Option<roll
         unavailable: now,
         unavailable_soon: soon,
         rollout,
+        held_back,
     })
 }
 
@@ -760,6 +764,9 @@ pub async fn retry(tx: &mut dyn Tx, env: &Env, input: &Retry) -> Result<Retried>
                 Again::Leave => {}
                 Again::OfferAgain => {
                     offered_again += 1;
+                    if row.hold == Some(HoldReason::Retry) {
+                        brakes::retries::go(tx, env, &[(row.job.clone(), row.client.clone())]).await?;
+                    }
                     let mut wakes = env.wakes();
                     wakes.clients.insert(row.client.clone());
                     wakes.run_now.insert(row.client.clone());
@@ -776,6 +783,8 @@ pub async fn retry(tx: &mut dyn Tx, env: &Env, input: &Retry) -> Result<Retried>
         }
         rollouts::queued_again(tx, &job.id, &again).await?;
         tx.change_executions(&changes).await?;
+        // Whoever asks for a new attempt wants what the job says of retries for it, too.
+        tx.forget_retries(&changes.into_iter().map(|change| (change.job, change.client)).collect::<Vec<_>>()).await?;
         if !full {
             break;
         }
@@ -875,6 +884,8 @@ pub struct Row {
     pub reached: bool,
     /// Where the job is.
     pub job: JobState,
+    /// What holds it back whatever the job's rollout says.
+    pub held: Option<brakes::Held>,
 }
 
 /// Rows with what is shown beside them.
@@ -892,9 +903,10 @@ pub async fn with_clients(tx: &mut dyn Tx, env: &Env, rows: Vec<Execution>) -> R
             let client = found.iter().find(|c| c.id == execution.client)?.clone();
             let attempt = attempts.iter().find(|a| Some(&a.id) == execution.attempt.as_ref()).cloned();
             let reached = reached.contains(&client.id);
-            Some(Row { execution, client, attempt, reached, job: job.state })
+            Some(Row { execution, client, attempt, reached, job: job.state, held: None })
         })
         .collect();
     schedule::tell(tx, env, &job, &mut shown).await?;
+    brakes::tell(tx, env, &job, &mut shown).await?;
     Ok(shown)
 }

@@ -6,6 +6,7 @@
 
 pub mod archive;
 pub mod audit;
+pub mod brakes;
 pub mod clients;
 mod conditions;
 pub mod configuration;
@@ -171,6 +172,8 @@ pub struct Wakes {
     pub jobs: BTreeSet<JobId>,
     /// Whether there are events that nobody was told of.
     pub events: bool,
+    /// Whether brakes were put on or taken off.
+    pub brakes: bool,
 }
 
 /// What a unit of work is told: who, when, with which ids; and what it asks to be done after the commit.

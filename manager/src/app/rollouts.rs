@@ -1,7 +1,11 @@
 //! Rollouts: what stages let go and gates halt, and what operators do about it. `core` decides (`sutler_core::rollout` says how a
 //! rollout works); here is loaded what it decides by, and done what it decided.
 
-use super::{AppError, Env, Result, events, executions, groups, jobs};
+use super::{
+    AppError, Env, Result,
+    brakes::offline::{self, Looked},
+    events, executions, groups, jobs,
+};
 use std::collections::BTreeMap;
 use sutler_base::{
     ClientId, JobId, Timestamp, Uid,
@@ -156,7 +160,7 @@ async fn look(tx: &mut dyn Tx, env: &Env, job: &Job, position: &Position) -> Res
             }
         }
         if let Some(groups) = members(job, open) {
-            seen.members_left = !in_contact(tx, env, job, &groups, 1).await?.is_empty();
+            seen.members_left = !in_contact(tx, env, job, &groups, 1).await?.found.is_empty();
             seen.members_held = !tx.held_by_stage(&job.id, &groups, None, 1).await?.is_empty();
         }
     }
@@ -169,10 +173,10 @@ async fn look(tx: &mut dyn Tx, env: &Env, job: &Job, position: &Position) -> Res
     if open >= stages || seen.failed.iter().any(|n| *n > 0) {
         let newest = tx.newest_outcomes(&job.id, position.counted_after, rollout::WINDOW).await?;
         if open >= stages {
-            let outcomes: Vec<_> = newest.iter().map(|row| (row.entered, rollout::is_failure(row.state))).collect();
+            let outcomes: Vec<_> = newest.iter().map(|row| (row.entered, rollout::counts_as_failure(row))).collect();
             (seen.failed[stages], seen.silence[stages]) = rollout::of_window(&outcomes, &fell_silent);
         }
-        if let Some(row) = newest.iter().find(|row| rollout::is_failure(row.state)) {
+        if let Some(row) = newest.iter().find(|row| rollout::counts_as_failure(row)) {
             seen.example = format!("clients/{}: {} ({})", row.client, row.detail, row.reason);
         }
     }
@@ -244,24 +248,35 @@ fn members(job: &Job, stage: usize) -> Option<Vec<Uid>> {
     }
 }
 
+/// The next clients in the order of a job.
+#[derive(Default)]
+struct Next {
+    /// Those that are in contact.
+    found: Vec<ClientId>,
+    /// Those before them, or all others, that are not, and when each was heard of last: their turn has come as well.
+    passed: Vec<(ClientId, Timestamp)>,
+}
+
 /// The first clients in the order of the job whose row a stage holds and that are in contact.
-async fn in_contact(tx: &mut dyn Tx, env: &Env, job: &Job, groups: &[Uid], wanted: u64) -> Result<Vec<ClientId>> {
-    let mut found = Vec::new();
+async fn in_contact(tx: &mut dyn Tx, env: &Env, job: &Job, groups: &[Uid], wanted: u64) -> Result<Next> {
+    let mut next = Next::default();
     let mut after: Option<(i64, ClientId)> = None;
     loop {
         let page = tx.held_by_stage(&job.id, groups, after.as_ref().map(|(turn, client)| (*turn, client)), BATCH).await?;
         let full = page.len() as u32 == BATCH;
         after = page.last().map(|held| (held.turn, held.client.clone()));
-        for held in page {
-            if held.client_state == ClientState::Active && heard(env, &held.client, held.last_seen) == env.now {
-                found.push(held.client);
-                if found.len() as u64 == wanted.min(BATCH.into()) {
-                    return Ok(found);
+        for held in page.into_iter().filter(|held| held.client_state == ClientState::Active) {
+            if heard(env, &held.client, held.last_seen) == env.now {
+                next.found.push(held.client);
+                if next.found.len() as u64 == wanted.min(BATCH.into()) {
+                    return Ok(next);
                 }
+            } else if !job.terms.offline.waits_for_ever() {
+                next.passed.push((held.client, held.last_seen));
             }
         }
         if !full {
-            return Ok(found);
+            return Ok(next);
         }
     }
 }
@@ -274,6 +289,8 @@ struct Due {
     release: Vec<ClientId>,
     /// Whose place is given to others.
     back: Back,
+    /// What becomes of those who are passed over.
+    passed: Looked,
 }
 
 /// Rows whose place is given to others.
@@ -290,7 +307,8 @@ struct Back {
 impl Due {
     fn is_something(&self) -> bool {
         let moves = self.decision.as_ref().is_some_and(|(new, old)| !new.halt.is_empty() || new.position != *old);
-        moves || !self.release.is_empty() || !self.back.queued.is_empty() || !self.back.offered.is_empty()
+        let back = !self.back.queued.is_empty() || !self.back.offered.is_empty();
+        moves || back || !self.release.is_empty() || !self.passed.is_nothing()
     }
 }
 
@@ -310,9 +328,12 @@ async fn due(tx: &mut dyn Tx, env: &Env, job: &Job, again: bool) -> Result<Due> 
             let groups = members(job, open).unwrap_or_default();
             // A group that was deleted has no members.
             let anybody = !groups.is_empty() || members(job, open).is_none();
-            // While nobody comes, all that are held are not gone through again and again.
-            if anybody && (again || !env.live.are_too_few(&job.id, (seen.total, decision.position.number()), env.now)) {
-                due.release = in_contact(tx, env, job, &groups, decision.release).await?;
+            // While nobody comes, all that are held are not gone through again and again; but for those who are waited for so long.
+            let few = !again && job.terms.offline.waits_for_ever();
+            if anybody && !(few && env.live.are_too_few(&job.id, (seen.total, decision.position.number()), env.now)) {
+                let next = in_contact(tx, env, job, &groups, decision.release).await?;
+                due.release = next.found;
+                due.passed = offline::look(tx, env, job, &next.passed).await?;
                 let too_few = (due.release.len() as u64) < decision.release.min(BATCH.into());
                 env.live.note_too_few(&job.id, (seen.total, decision.position.number()), env.now, too_few);
             }
@@ -408,6 +429,9 @@ pub async fn step(tx: &mut dyn Tx, env: &Env, id: &JobId) -> Result<bool> {
     }
     for rows in due.back.offered.chunks(BATCH as usize) {
         executions::cancel(tx, env, rows, CancelReason::PlaceGiven).await?;
+    }
+    if !due.passed.is_nothing() {
+        offline::act(tx, env, &job, &due.passed).await?;
     }
     if !due.release.is_empty() {
         tx.release_to_stage(id, &due.release, decision.position.number(), env.now).await?;

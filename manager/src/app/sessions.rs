@@ -1,7 +1,9 @@
 //! Sessions of agents: who connected, what it has, what it reports.
 
 use super::{
-    AppError, Env, Result, archive, clients, enrolment, events, executions, keeping, leaving,
+    AppError, Env, Result, archive,
+    brakes::{breakers, retries},
+    clients, enrolment, events, executions, keeping, leaving,
     restored::{self, Unknown},
     rollouts,
 };
@@ -201,6 +203,7 @@ pub(super) async fn missing_at_agent(tx: &mut dyn Tx, env: &Env, hello: &Hello) 
             let mut change = executions::moved(&row, ExecutionState::Interrupted, ErrorKind::JournalLost.as_str(), text, env);
             change.cancel = Some(None);
             tx.change_executions(&[change]).await?;
+            breakers::count_lost(tx, env, &attempt).await?;
             let why = (ErrorKind::JournalLost.as_str(), text);
             events::execution_failed(tx, env, &row, &attempt, ExecutionState::Interrupted, why).await?;
             tx.set_attempt_states(&[(id, ExecutionState::Interrupted)]).await?;
@@ -339,6 +342,7 @@ pub async fn outcome(tx: &mut dyn Tx, env: &Env, report: &Report) -> Result<std:
         return Ok(Err("the outcome is not signed with a key of this client".into()));
     }
     let row = tx.execution(&attempt.job, &attempt.client).await?;
+    breakers::count(tx, env, &attempt, &outcome).await?;
     let done = Attempt {
         state: outcome.state,
         ended: Some(env.now),
@@ -385,6 +389,15 @@ pub async fn outcome(tx: &mut dyn Tx, env: &Env, report: &Report) -> Result<std:
             change = leaving::ended(tx, env, &row, &outcome, &reason, &detail).await?;
         }
         change.cancel = Some(None);
+        if let Some((waits, retried)) = retries::again(tx, env, &row, &outcome, &change).await? {
+            tx.change_executions(&[waits]).await?;
+            retries::wait(tx, &retried).await?;
+            env.wakes().jobs.insert(attempt.job);
+            return Ok(Ok(()));
+        }
+        if change.to.is_good() && row.attempts > 1 {
+            tx.forget_retries(&[(row.job.clone(), row.client.clone())]).await?;
+        }
         let (ended, good) = (change.to.is_end() && attempt.purpose != Purpose::Leave, change.to.is_good());
         tx.change_executions(&[change]).await?;
         if ended && good {

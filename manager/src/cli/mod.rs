@@ -7,6 +7,7 @@
 pub mod apply;
 pub mod ask;
 pub mod audit;
+pub mod brake;
 pub mod bundle;
 pub mod ca;
 pub mod client;
@@ -128,6 +129,15 @@ enum Command {
     /// What is installed across the fleet: which versions, and where
     #[command(subcommand, after_help = software::EXAMPLES)]
     Software(software::SoftwareCommand),
+    /// Stop everything, a group or a package at once, on every manager, until `resume`; without any of them show what is stopped
+    #[command(after_help = brake::STOP_EXAMPLES)]
+    Stop(brake::StopArgs),
+    /// Let what was stopped go on
+    #[command(after_help = brake::RESUME_EXAMPLES)]
+    Resume(brake::ResumeArgs),
+    /// Circuit breakers: list those that are open, close them
+    #[command(subcommand, after_help = brake::BREAKER_EXAMPLES)]
+    Breaker(brake::BreakerCommand),
     /// How fast bytes flow to clients: limits by time of day, suspend and resume
     #[command(subcommand, after_help = transfer::EXAMPLES)]
     Transfer(transfer::TransferCommand),
@@ -216,6 +226,9 @@ fn dispatch(cli: Cli) -> Result<u8, CliError> {
             Command::Policy(command) => policy::run(command, &session).await,
             Command::Question(command) => question::run(command, &session).await,
             Command::Window(command) => window::run(command, &session).await,
+            Command::Stop(args) => brake::stop(args, &session).await,
+            Command::Resume(args) => brake::resume(args, &session).await,
+            Command::Breaker(command) => brake::breaker(command, &session).await,
             Command::Transfer(command) => transfer::run(command, &session).await,
             Command::Package(command) => package::run(command, &session).await,
             Command::Content(command) => content::run(command, &session).await,

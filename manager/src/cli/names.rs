@@ -42,6 +42,11 @@ pub fn transfer_limit(text: &str) -> Result<String, String> {
     resource::<Uid>("transferLimits", text).map_err(|e| format!("{e}; `sutler transfer limit list` shows the ids"))
 }
 
+/// `breakers/ID`
+pub fn breaker(text: &str) -> Result<String, String> {
+    resource::<Uid>("breakers", text).map_err(|e| format!("{e}; `sutler breaker list` shows the ids"))
+}
+
 /// `clients/ID`
 pub fn client(text: &str) -> Result<String, String> {
     resource::<ClientId>("clients", text).map_err(|e| format!("{e}; `sutler client list` shows the ids"))

@@ -212,6 +212,8 @@ services! {
     questions: question_service_client::QuestionServiceClient;
     /// When machines may be disturbed.
     windows: window_service_client::WindowServiceClient;
+    /// What holds work back.
+    brakes: brake_service_client::BrakeServiceClient;
     /// How fast bytes flow.
     transfers: transfer_service_client::TransferServiceClient;
     /// Software.

@@ -3,6 +3,7 @@
 //! Nothing here is remembered. What is to be done stands in the database; a wake-up only says that it is worth looking.
 
 pub mod asked;
+mod brakes;
 mod hooks;
 mod keeping;
 mod leases;
@@ -117,6 +118,8 @@ pub struct Live {
     pub jobs_due: Notify,
     /// Rung when there may be something due in rollouts.
     pub rollouts_due: Notify,
+    /// Rung when brakes were put on or taken off.
+    pub brakes_due: Notify,
     /// Rung when progress was reported.
     pub progress_due: Notify,
     /// What publishers published and the connected agents were told.
@@ -155,6 +158,7 @@ impl Live {
             due: Mutex::default(),
             progress: Mutex::default(),
             clients_due: Notify::new(),
+            brakes_due: Notify::new(),
             jobs_due: Notify::new(),
             rollouts_due: Notify::new(),
             progress_due: Notify::new(),
@@ -300,6 +304,9 @@ impl Live {
     pub fn wake(&self, wakes: Wakes) {
         if wakes.events {
             self.told_events.send_replace(());
+        }
+        if wakes.brakes {
+            self.brakes_due.notify_one();
         }
         if wakes.clients.is_empty() && wakes.run_now.is_empty() && wakes.access.is_empty() && wakes.jobs.is_empty() {
             return;

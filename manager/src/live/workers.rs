@@ -1,6 +1,6 @@
 //! What goes on by itself: each worker looks at what is due, when it is woken and now and then, and does it.
 
-use super::{asked, hooks, keeping, leases::Even, orders, scrub, times, transfers};
+use super::{asked, brakes, hooks, keeping, leases::Even, orders, scrub, times, transfers};
 use crate::{
     app::{App, AppError, archive, audit, disk_failed, events, occurrences, reconcile, rollouts, sessions},
     hooks::Receiver,
@@ -90,6 +90,11 @@ pub fn start(app: Arc<App>, pace: Pace, receivers: Vec<Receiver>) -> JoinSet<()>
         pace.often,
         move || roll_out(a.clone(), gather),
     ));
+    let (a, looked) = (app.clone(), Arc::<Mutex<_>>::default());
+    let look_at_brakes = move || brakes::look(a.clone(), looked.clone());
+    set.spawn(repeat("brakes", metrics.clone(), Some(app.clone()), |live| &live.brakes_due, pace.often, look_at_brakes));
+    let a = app.clone();
+    set.spawn(repeat("offline", metrics.clone(), None, |live| &live.jobs_due, pace.seldom, move || brakes::pass_over(a.clone())));
     let a = app.clone();
     set.spawn(repeat("staged", metrics.clone(), None, |live| &live.jobs_due, pace.seldom, move || find_rollouts(a.clone())));
     let a = app.clone();

@@ -309,6 +309,7 @@ mod tests {
         "rollout",
         "rolls_back",
         "drift_count",
+        "held_back",
     ];
 
     #[test]

@@ -3,6 +3,7 @@
 
 pub mod agent;
 mod audit;
+mod brakes;
 mod clients;
 mod configuration;
 mod enrollment;
@@ -93,6 +94,7 @@ impl Services {
             .add_service(
                 v1::enrollment_token_service_server::EnrollmentTokenServiceServer::new(self.clone()).max_decoding_message_size(max),
             )
+            .add_service(v1::brake_service_server::BrakeServiceServer::new(self.clone()).max_decoding_message_size(max))
             .add_service(v1::transfer_service_server::TransferServiceServer::new(self.clone()).max_decoding_message_size(max))
             .add_service(v1::software_service_server::SoftwareServiceServer::new(self.clone()).max_decoding_message_size(max))
             .add_service(v1::operator_service_server::OperatorServiceServer::new(self.clone()).max_decoding_message_size(max))

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use sutler_base::{
     ClientId, PackageName, Uid,
     outcome::{ItemResult, Outcome},
-    state::{ClientState, Counter, ExecutionState, JobState, Presence, Purpose},
+    state::{ClientState, Counter, ExecutionState, HoldReason, JobState, Presence, Purpose},
 };
 use sutler_core::{
     execution,
@@ -195,6 +195,7 @@ pub(super) fn operator(o: operators::Shown) -> v1::Operator {
         creator: o.operator.creator,
         revoke_time: o.operator.revoked.map(wire_time),
         etag: o.operator.change.to_string(),
+        budget: o.budget.and_then(|budget| budget.try_into().ok()),
     }
 }
 
@@ -282,6 +283,7 @@ pub(super) fn job(j: jobs::Shown) -> v1::Job {
         drift_count: j.drifts,
         etag: j.job.change.to_string(),
         alias: j.alias.map(|alias| alias.to_string()).unwrap_or_default(),
+        held_back: j.held_back,
     }
 }
 
@@ -340,11 +342,12 @@ pub(super) fn execution(row: jobs::Row, contact: &Contact<'_>) -> v1::Execution 
     };
     // What holds it back stands before what is known of the last try.
     let (reason, detail) = match e.hold.filter(|_| e.state == ExecutionState::Queued) {
+        _ if let Some(held) = row.held.filter(|_| e.state == ExecutionState::Queued) => (held.by.to_string(), held.why),
         _ if e.state == ExecutionState::Queued && row.job == JobState::Paused => {
             ("PAUSED".into(), "the job is paused; `job show` says why".into())
         }
-        Some(hold) => (hold.to_string(), "waits for its stage of the rollout; `job show` says which is open".into()),
-        None => (e.reason.clone(), e.detail.clone()),
+        Some(hold @ HoldReason::Stage) => (hold.to_string(), "waits for its stage of the rollout; `job show` says which is open".into()),
+        _ => (e.reason.clone(), e.detail.clone()),
     };
     v1::Execution {
         name: format!("jobs/{}/executions/{}", e.job, e.client),

@@ -28,6 +28,7 @@ macro_rules! query {
 }
 
 mod bind;
+mod brakes;
 mod chain;
 mod failure;
 mod inspect;
@@ -38,6 +39,7 @@ mod rollouts;
 mod sqlite;
 mod tx;
 
+pub use brakes::*;
 pub use inspect::{FailingHook, Inspection, inspect};
 pub use rollouts::*;
 pub use tx::*;

@@ -5,10 +5,11 @@ use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 use std::{collections::BTreeSet, sync::Mutex};
 use sutler_base::{
     AttemptId, ClientId, Digest, JobId, Timestamp, TokenId, Uid,
-    state::{ClientState, EventKind, ExecutionState, JobState, Trigger},
+    state::{ClientState, EventKind, ExecutionState, HoldReason, JobState, Trigger},
 };
 use sutler_core::model::{Certificate, CertificateState, LogPart, Site, Subject, Target};
 use sutler_core::{
+    brake::{breaker::Scope, budget::Purse},
     event::{Event, EventFilter},
     hook::Hook,
 };
@@ -45,6 +46,10 @@ const ALLOWED: &[(&str, &str)] = &[
     ("USE TEMP B-TREE FOR DISTINCT", "FROM package_relation r"),
     ("USE TEMP B-TREE FOR ORDER BY", "FROM package_relation r"),
     // The few limits and suspensions that operators make: all of them are wanted.
+    // Those that a person has to close: all of them are wanted.
+    ("SCAN breaker USING INDEX breaker_open", ""),
+    // A hundred at the most: all of them are wanted.
+    ("SCAN stop", "FROM stop ORDER BY"),
     ("SCAN transfer_limit USING INDEX", ""),
     ("SCAN transfer_suspension USING INDEX", ""),
     // Titles that no client has any more: all of them go.
@@ -155,6 +160,20 @@ async fn every_statement_walks_along_an_index() {
                     tx.windows_revision().await?;
                     tx.terms_of(&[]).await?;
                     tx.long_leases(&[]).await?;
+                    tx.stops().await?;
+                    tx.jobs_offered(None, 5).await?;
+                    tx.is_open_in(&job, &uid).await?;
+                    tx.held(HoldReason::Stopped, None, 5).await?;
+                    tx.next_held_job(HoldReason::Budget, None).await?;
+                    tx.held_of(&job, HoldReason::Budget, 5).await?;
+                    tx.installs(&job, 1).await?;
+                    tx.breaker(&uid).await?;
+                    tx.open_breakers().await?;
+                    tx.retries(&[(job.clone(), client.clone())]).await?;
+                    tx.retries_due(now, 5).await?;
+                    tx.awaited(&job, std::slice::from_ref(&client)).await?;
+                    tx.operator_budget(&"a".parse().unwrap()).await?;
+                    tx.spent(&Purse::Job(job.clone()), 1).await?;
                     tx.transfer_limits().await?;
                     tx.suspensions().await?;
                     tx.clients_that_answered(&uid, &page).await?;
@@ -304,6 +323,20 @@ async fn every_statement_walks_along_an_index() {
                     tx.hold_by_stage(&job, std::slice::from_ref(&client), ExecutionState::Queued).await?;
                     tx.put_last(&job, std::slice::from_ref(&client)).await?;
                     tx.hold_queued(&job).await?;
+                    tx.hold(&[(job.clone(), client.clone())], HoldReason::Stopped).await?;
+                    tx.release(&[(job.clone(), client.clone())], HoldReason::Stopped).await?;
+                    let breaker = tx.breaker_of(&uid, &Scope::Job(job.clone()), &uid).await?;
+                    tx.save_breaker(&breaker).await?;
+                    let key = [(job.clone(), client.clone())];
+                    tx.put_retries(&Retried { job: job.clone(), client: client.clone(), used: 1, due: None }).await?;
+                    tx.retries_done(&key).await?;
+                    tx.forget_retries(&key).await?;
+                    tx.put_awaited(&job, std::slice::from_ref(&client), now).await?;
+                    tx.forget_awaited(&key).await?;
+                    tx.set_operator_budget(&"a".parse().unwrap(), Some(1)).await?;
+                    tx.set_operator_budget(&"a".parse().unwrap(), None).await?;
+                    tx.lock_purse(&Purse::Job(job.clone())).await?;
+                    tx.spend(&Purse::Job(job.clone()), 5, 1, 1).await?;
                     tx.put_site(&Site { id: uid.clone(), addresses: Vec::new() }).await?;
                     tx.drop_oldest_logs().await?;
                     tx.insert_event(&Event::new(EventKind::JobEnded, "a", "b")).await?;

@@ -51,7 +51,7 @@ pub trait Rollouts {
     async fn change_number(&mut self) -> Result<i64>;
     /// How many rows of a stage (from 1) are in each state. Here and below nothing counts that is uninstalled because its client left.
     async fn stage_counts(&mut self, job: &JobId, stage: u32) -> Result<Vec<(ExecutionState, i64)>>;
-    /// QUEUED and OFFERED rows that a stage let go and nothing else holds, by client, after `after`; at most `limit`.
+    /// QUEUED and OFFERED rows that a stage let go, by client, after `after`; at most `limit`.
     async fn stage_waiting(&mut self, job: &JobId, stage: u32, after: Option<&ClientId>, limit: u32) -> Result<Vec<Reached>>;
     /// OFFERED rows of a job, whichever stage let them go, by client, after `after`; at most `limit`.
     async fn offered(&mut self, job: &JobId, after: Option<&ClientId>, limit: u32) -> Result<Vec<Reached>>;
@@ -63,9 +63,11 @@ pub trait Rollouts {
     /// WAITING rows that wait since before that for what may last, and whose clients were not heard of since, by client, after `after`; at
     /// most `limit`.
     async fn silent_waiting(&mut self, job: &JobId, before: Timestamp, after: Option<&ClientId>, limit: u32) -> Result<Vec<Reached>>;
-    /// How many rows of each stage (0 for none) FAILED or were INTERRUPTED after this change.
+    /// How many rows of each stage (0 for none) FAILED or were INTERRUPTED after this change, those that wait for a retry
+    /// among them, and without those whose client was offline when its turn came.
     async fn failed_after(&mut self, job: &JobId, change: i64) -> Result<Vec<(u32, i64)>>;
-    /// The newest rows that SUCCEEDED, FAILED or were INTERRUPTED after this change, the newest first; at most `limit`.
+    /// The newest rows that SUCCEEDED, FAILED or were INTERRUPTED after this change, the same among them, the newest first; at
+    /// most `limit`.
     async fn newest_outcomes(&mut self, job: &JobId, change: i64, limit: u32) -> Result<Vec<Execution>>;
     /// QUEUED rows that a stage holds, in the order of the job, after this place in it; only members of these groups, if any are
     /// named; at most `limit`.

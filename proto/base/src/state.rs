@@ -330,6 +330,8 @@ words! {
         Revised = "REVISED",
         /// What the job installed was to be uninstalled, and the client came back before that began.
         CameBack = "CAME_BACK",
+        /// An operator stopped it, or everything like it; it is queued again.
+        Stopped = "STOPPED",
     }
 }
 
@@ -339,6 +341,14 @@ words! {
     HoldReason: "what holds an execution" {
         /// Its stage of the job's rollout is not open yet, or full.
         Stage = "STAGE",
+        /// An operator stopped everything, its client's group, or a package.
+        Stopped = "STOPPED",
+        /// The circuit breaker of a version that it installs is open.
+        Breaker = "BREAKER",
+        /// The budget that it is let go from is used up.
+        Budget = "BUDGET",
+        /// It failed, and its retry has its time.
+        Retry = "RETRY",
     }
 }
 
@@ -419,6 +429,8 @@ words! {
         ParameterInvalid = "PARAMETER_INVALID",
         /// The package's bytes can't be had any more.
         PackageUnavailable = "PACKAGE_UNAVAILABLE",
+        /// The client was out of contact when its turn came, and the job does not wait for it.
+        Offline = "OFFLINE",
     }
 }
 
@@ -473,6 +485,10 @@ words! {
         CertificateEndsSoon = "CERTIFICATE_ENDS_SOON",
         /// No client will be able to start a job that stands in a while.
         PackageEndsSoon = "PACKAGE_ENDS_SOON",
+        /// An operator stopped everything, a group or a package.
+        Stopped = "STOPPED",
+        /// An operator let what was stopped go on.
+        Resumed = "RESUMED",
     }
 }
 
@@ -492,8 +508,8 @@ impl EventKind {
     /// How much an event of this kind matters, unless it says otherwise.
     pub fn severity(self) -> Severity {
         match self {
-            EventKind::JobStarted | EventKind::JobEnded | EventKind::ClientEnrolled => Severity::Info,
-            EventKind::JobHalted | EventKind::BreakerOpened => Severity::Error,
+            EventKind::JobStarted | EventKind::JobEnded | EventKind::ClientEnrolled | EventKind::Resumed => Severity::Info,
+            EventKind::JobHalted | EventKind::BreakerOpened | EventKind::Stopped => Severity::Error,
             _ => Severity::Warning,
         }
     }

@@ -81,6 +81,7 @@ impl Operator {
         policies: policy_service_client::PolicyServiceClient,
         questions: question_service_client::QuestionServiceClient,
         windows: window_service_client::WindowServiceClient,
+        brakes: brake_service_client::BrakeServiceClient,
         packages: package_service_client::PackageServiceClient,
         jobs: job_service_client::JobServiceClient,
         tokens: enrollment_token_service_client::EnrollmentTokenServiceClient,

@@ -4,6 +4,7 @@ mod access;
 mod api;
 mod audit;
 mod bad_input;
+mod brakes;
 mod clients;
 mod configuration;
 mod crowds;

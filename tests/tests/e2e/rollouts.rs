@@ -1,5 +1,6 @@
 //! Rollouts over a real manager: what a mistake costs, with hundreds of real agents on simulated machines.
 
+use sutler::config::Config;
 use sutler_base::{PackageName, state::ClientState};
 use sutler_proto::v1::{self, ExecutionState as S, JobState};
 use sutler_tests::fleet::{Database, Machine, Manager, Operator, Packages};
@@ -19,13 +20,18 @@ pub(crate) struct Crew {
     pub(crate) machines: Vec<Machine>,
     pub(crate) operator: Operator,
     pub(crate) manager: Manager,
-    runtime: Runtime,
-    token: String,
+    pub(crate) runtime: Runtime,
+    pub(crate) token: String,
 }
 
 impl Crew {
     pub(crate) fn new(database: Database) -> Crew {
-        let manager = Manager::start(database, None);
+        Crew::tuned(database, |_| {})
+    }
+
+    /// The same with a manager that is set up otherwise.
+    pub(crate) fn tuned(database: Database, tune: impl FnOnce(&mut Config)) -> Crew {
+        let manager = Manager::tuned(database, None, tune);
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let mut operator = Operator::new(&manager, runtime.handle());
         let packages = Packages::new(&["hello"]);
@@ -80,6 +86,12 @@ impl Crew {
             destinations: vec!["groups/all".into()],
             ..request
         };
+    }
+
+    /// A job with these terms, which installs it also where it is.
+    pub(crate) fn order_on(&mut self, destinations: Vec<String>, terms: v1::JobTerms) -> String {
+        let package = v1::JobPackage { package: "packages/hello".into(), replace: v1::Replace::Always.into(), ..Default::default() };
+        let request = v1::RunJobRequest { packages: vec![package], destinations, terms: Some(terms), ..Default::default() };
         self.operator.jobs(&self.manager, |mut j| async move { j.run_job(request).await }).unwrap().job.unwrap().name
     }
 
@@ -128,7 +140,7 @@ impl Crew {
         }
     }
 
-    fn explained(&mut self, client: String) -> String {
+    pub(crate) fn explained(&mut self, client: String) -> String {
         let request = v1::ExplainClientRequest { name: client };
         let answer = self.operator.clients(&self.manager, |mut c| async move { c.explain_client(request).await }).unwrap();
         answer.jobs[0].sentence.clone()

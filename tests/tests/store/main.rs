@@ -4,6 +4,7 @@
 //! installed.
 
 mod audit;
+mod brakes;
 mod clients;
 mod configuration;
 mod events;
@@ -117,6 +118,8 @@ cases! {
         units::a_closed_store_says_so,
         kept::a_committed_unit_survives_the_death_of_the_process,
         kept::a_newer_database_is_refused,
+        brakes::what_is_stopped_reads_back_and_what_is_held_is_offered_to_nobody,
+        brakes::breakers_retries_and_budgets_read_back,
         rollouts::what_a_stage_holds_is_offered_to_nobody_and_let_go_in_its_order,
         rollouts::silence_counts_since_the_offer_or_the_last_wait_that_may_last,
         rollouts::what_may_last_is_known_to_the_statements,

@@ -49,7 +49,7 @@ pub use say::{Figures, figures, soak_end, stage_name, status};
 use serde::{Deserialize, Serialize};
 use sutler_base::{
     Digest, GroupName, JobId, Timestamp, Uid,
-    state::{ExecutionState, Purpose, WaitReason},
+    state::{ExecutionState, HoldReason, Purpose, WaitReason},
 };
 
 /// How many stages a job has at most.
@@ -312,6 +312,12 @@ impl Seen {
 /// Whether an execution that ended so is a failure for the gate. A rule that said no and a cancellation are none.
 pub fn is_failure(state: ExecutionState) -> bool {
     matches!(state, ExecutionState::Failed | ExecutionState::Interrupted)
+}
+
+/// Whether a row counts as a failure for the gate: it ended so, or it waits for its retry. One whose client was offline when its turn
+/// came says nothing of the package; it is not asked for.
+pub fn counts_as_failure(row: &Execution) -> bool {
+    is_failure(row.state) || row.state == ExecutionState::Queued && row.hold == Some(HoldReason::Retry)
 }
 
 /// Whether a row that a stage let go takes a place in it.

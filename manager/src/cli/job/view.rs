@@ -86,6 +86,7 @@ pub(super) fn heading(job: &v1::Job) -> String {
     }
     lines.extend(requirements(job).iter().map(|one| format!("requires {one}")));
     lines.extend(job.terms.iter().flat_map(terms::lines));
+    lines.extend(job.held_back.iter().cloned());
     lines.extend(terms::status(job));
     if job.drift_count > 0 {
         lines.push(format!("what it installed was found missing {} times, and installed again", job.drift_count));
@@ -144,6 +145,7 @@ impl Record for v1::Job {
         Column::wide("terms", |j| j.terms.iter().flat_map(terms::lines).collect::<Vec<_>>().join("; ")),
         Column::wide("rollout is", |j| j.rollout.as_ref().map(|r| r.sentence.clone()).unwrap_or_default()),
         Column::wide("halted", |j| j.rollout.as_ref().map(|r| r.halt.clone()).unwrap_or_default()),
+        Column::wide("held back", |j| j.held_back.join("; ")),
         Column::wide("unavailable", |j| j.unavailable.clone()),
         Column::wide("unavailable soon", |j| j.unavailable_soon.clone()),
         Column::wide("push again", |j| j.damaged_versions.iter().map(|v| names::package_word(v)).collect::<Vec<_>>().join(" ")),

@@ -1,8 +1,10 @@
 //! The terms of a job, from the wire and back: a file for each of them.
 
+mod brakes;
 mod rollout;
 mod schedule;
 
+pub(in crate::rpc) use brakes::budget;
 pub(super) use rollout::status;
 pub(super) use schedule::change as schedule;
 
@@ -38,6 +40,9 @@ pub(super) fn read(v: &mut Violations, wire: Option<&v1::JobTerms>) -> JobTerms 
         through_suspended: wire.through_suspended,
         keep,
         on_leave,
+        retries: wire.retries.as_ref().and_then(|wire| brakes::retries(v, wire)),
+        offline: wire.offline.as_ref().map(|wire| brakes::offline(v, wire)).unwrap_or_default(),
+        budget: budget(v, "terms.budget", wire.budget).unwrap_or_default(),
     }
 }
 
@@ -50,5 +55,8 @@ pub(super) fn shown(terms: &JobTerms) -> v1::JobTerms {
         keep: terms.keep.and_then(|keep| keep.try_into().ok()),
         on_leave: terms.on_leave.to_wire(),
         inventory: terms.inventory,
+        retries: terms.retries.as_ref().map(brakes::shown_retries),
+        offline: brakes::shown_offline(terms.offline),
+        budget: terms.budget.try_into().unwrap_or(i32::MAX),
     }
 }

@@ -43,6 +43,8 @@ macro_rules! unhex {
 mod admin;
 #[path = "../sql/audit.rs"]
 mod audit;
+#[path = "../sql/brakes.rs"]
+mod brakes;
 #[path = "../sql/clients.rs"]
 mod clients;
 #[path = "../sql/configuration.rs"]
@@ -112,6 +114,7 @@ fn migrator() -> Migrator {
         (18, "lifecycle", include_str!("../../migrations/postgres/0018_lifecycle.sql")),
         (19, "transfer", include_str!("../../migrations/postgres/0019_transfer.sql")),
         (20, "configuration", include_str!("../../migrations/postgres/0020_configuration.sql")),
+        (21, "brakes", include_str!("../../migrations/postgres/0021_brakes.sql")),
         (26, "silence", include_str!("../../migrations/postgres/0026_silence.sql")),
     ];
     let made = |(n, name, sql): (i64, &'static str, &'static str)| {

@@ -233,6 +233,7 @@ impl Unit<'_> {
              cancel_reason = CASE WHEN v.value->>14 IS NULL THEN execution.cancel_reason ELSE NULLIF(v.value->>14, '') END, \
              cancel_deadline_ms = CASE WHEN v.value->>14 IS NULL THEN execution.cancel_deadline_ms ELSE CAST(v.value->>15 AS BIGINT) END, \
              purpose = COALESCE(v.value->>16, execution.purpose), \
+             hold = CASE WHEN v.value->>3 <> 'QUEUED' AND execution.hold <> 'STAGE' THEN '' ELSE execution.hold END, \
              drifts = execution.drifts + CASE WHEN v.value->>16 = 'DRIFT' THEN 1 ELSE 0 END, \
              quiet_ms = CASE WHEN v.value->>7 IS NOT NULL OR (v.value->>3 = 'QUEUED' AND execution.state <> 'QUEUED') \
              OR (execution.state = 'WAITING' AND execution.reason IN ",

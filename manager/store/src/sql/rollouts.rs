@@ -83,7 +83,7 @@ impl Rollouts for Unit<'_> {
             "SELECT ",
             reached_columns!(),
             " FROM execution e CROSS JOIN client c WHERE e.job = $1 AND e.stage = $2 AND e.stage > 0 \
-             AND e.state = $3 AND e.purpose <> 'LEAVE' AND e.client > $4 AND e.hold = '' AND c.id = e.client ORDER BY e.client LIMIT $5"
+             AND e.state = $3 AND e.purpose <> 'LEAVE' AND e.client > $4 AND e.hold <> 'STAGE' AND c.id = e.client ORDER BY e.client LIMIT $5"
         );
         let after = after.map(|a| a.to_string()).unwrap_or_default();
         let mut rows = Vec::new();
@@ -155,13 +155,18 @@ impl Rollouts for Unit<'_> {
     }
 
     async fn failed_after(&mut self, job: &JobId, change: i64) -> Result<Vec<(u32, i64)>> {
+        // Who was offline when its turn came says nothing of the package; what waits for its retry has failed.
         let sql = "SELECT s.stage, COUNT(*) FROM (SELECT stage FROM execution WHERE job = $1 AND state = $2 AND client > '' AND change > $3 \
-                   AND purpose <> 'LEAVE' ORDER BY client LIMIT 9223372036854775807) s GROUP BY s.stage ORDER BY s.stage";
+                   AND reason || '' <> 'OFFLINE' AND purpose <> 'LEAVE' ORDER BY client LIMIT 9223372036854775807) s GROUP BY s.stage ORDER BY s.stage";
         let mut failed = Vec::new();
         for state in [ExecutionState::Failed, ExecutionState::Interrupted] {
             let query = query!(sql, job.to_string(), state.as_str(), change);
             failed.extend(self.list("execution", query, |row| Ok((row.number::<u32>()?, row.int()?))).await?);
         }
+        let sql = "SELECT s.stage, COUNT(*) FROM (SELECT stage FROM execution WHERE state = 'QUEUED' \
+                   AND hold IN ('STOPPED', 'BREAKER', 'BUDGET', 'RETRY') AND hold = 'RETRY' AND job = $1 AND change > $2 AND purpose <> 'LEAVE' \
+                   ORDER BY client LIMIT 9223372036854775807) s GROUP BY s.stage ORDER BY s.stage";
+        failed.extend(self.list("execution", query!(sql, job.to_string(), change), |row| Ok((row.number::<u32>()?, row.int()?))).await?);
         Ok(failed)
     }
 
@@ -171,9 +176,19 @@ impl Rollouts for Unit<'_> {
             "SELECT ",
             execution_columns!(),
             " FROM execution e WHERE e.job = $1 AND e.state IN ('SUCCEEDED', 'FAILED', 'INTERRUPTED') AND e.purpose <> 'LEAVE' \
-             AND e.change > $2 ORDER BY e.change DESC LIMIT $3"
+             AND e.reason <> 'OFFLINE' AND e.change > $2 ORDER BY e.change DESC LIMIT $3"
         );
-        self.list("execution", query!(sql, job.to_string(), change, i64::from(limit)), execution).await
+        let mut newest: Vec<Execution> = self.list("execution", query!(sql, job.to_string(), change, i64::from(limit)), execution).await?;
+        let sql = concat!(
+            "SELECT ",
+            execution_columns!(),
+            " FROM execution e WHERE e.state = 'QUEUED' AND e.hold IN ('STOPPED', 'BREAKER', 'BUDGET', 'RETRY') AND e.hold = 'RETRY' \
+             AND e.job = $1 AND e.change > $2 AND e.purpose <> 'LEAVE' ORDER BY e.change DESC LIMIT $3"
+        );
+        newest.extend(self.list("execution", query!(sql, job.to_string(), change, i64::from(limit)), execution).await?);
+        newest.sort_by_key(|row| std::cmp::Reverse(row.change));
+        newest.truncate(limit as usize);
+        Ok(newest)
     }
 
     async fn held_by_stage(&mut self, job: &JobId, groups: &[Uid], after: Option<(i64, &ClientId)>, limit: u32) -> Result<Vec<Held>> {
@@ -210,7 +225,7 @@ impl Rollouts for Unit<'_> {
     async fn hold_by_stage(&mut self, job: &JobId, clients: &[ClientId], state: ExecutionState) -> Result<u64> {
         let change = self.change(clients.len()).await?;
         let sql = concat!(
-            "UPDATE execution SET hold = 'STAGE', stage = 0, change = $2 WHERE job = $1 AND state = $4 AND hold = '' \
+            "UPDATE execution SET hold = 'STAGE', stage = 0, change = $2 WHERE job = $1 AND state = $4 AND hold <> 'STAGE' \
              AND (stage + 0 > 0 OR (SELECT r.hold FROM rollout r WHERE r.job = $1) = 'STAGE') AND client",
             any!(3)
         );

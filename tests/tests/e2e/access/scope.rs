@@ -75,6 +75,12 @@ const OTHERS: &[&str] = &[
     "ConfigurationService/ExportConfiguration",
     "EventService/ListEvents",
     "EventService/WatchEvents",
+    // In `brakes/stops.rs`.
+    "BrakeService/StopWork",
+    "BrakeService/ResumeWork",
+    "BrakeService/ListStops",
+    "BrakeService/ListBreakers",
+    "BrakeService/CloseBreaker",
 ];
 
 #[test]

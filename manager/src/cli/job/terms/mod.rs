@@ -1,5 +1,6 @@
 //! How a job is carried out: the options for it, and how they look. A file for each part that is more than an option.
 
+mod brakes;
 mod rollout;
 mod schedule;
 
@@ -36,6 +37,8 @@ pub(super) struct TermsArgs {
     /// What becomes of what it installed on a client that leaves its groups while it stands [default: keep]
     #[arg(long, value_enum)]
     on_leave: Option<OnLeave>,
+    #[command(flatten)]
+    brakes: brakes::BrakeArgs,
 }
 
 impl TermsArgs {
@@ -53,6 +56,9 @@ impl TermsArgs {
             keep: self.keep.and_then(|keep| keep.try_into().ok()),
             on_leave: on_leave.into(),
             inventory: false,
+            retries: self.brakes.retries(),
+            offline: self.brakes.offline(),
+            budget: self.brakes.budget(),
         };
         Ok((terms != v1::JobTerms::default()).then_some(terms))
     }
@@ -84,5 +90,6 @@ pub(super) fn lines(terms: &v1::JobTerms) -> Vec<String> {
     if terms.on_leave() == v1::OnLeave::Uninstall {
         lines.push("what it installed is uninstalled where a client leaves its reach".to_owned());
     }
+    lines.extend(brakes::lines(terms));
     lines
 }
