@@ -42,7 +42,7 @@ async fn what_cannot_be_offered_yet_keeps_nothing_from_others_however_much_it_is
     let told = app.change("manager", "orders", sessions, |tx, env, sessions| Box::pin(orders(tx, env, sessions, None))).await.unwrap();
     for client in &clients {
         let offers: Vec<_> = told[client].offers.iter().map(|offer| offer.job.clone()).collect();
-        assert_eq!(offers, [now.id.clone()], "of {client}");
+        assert_eq!(offers, std::slice::from_ref(&now.id), "of {client}");
     }
     let rows = app.view("manager", "rows", (now.id, clients), |tx, _env, (job, clients)| {
         let keys: Vec<_> = clients.iter().map(|c| (job.clone(), c.clone())).collect();

@@ -201,29 +201,6 @@ fn each_change(name: String, old: &Value, new: &Value, out: &mut Vec<(String, St
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_change_of_terms_is_named_however_long_they_are() {
-        let stage = |n: u64| serde_json::json!({ "percent": n, "soak": 900, "groups": ["a-group-with-a-rather-long-name"] });
-        let mut before = serde_json::json!({ "rollout": (1..=10).map(stage).collect::<Vec<_>>(), "schedule": {} });
-        let mut after = before.clone();
-        after["schedule"]["ignore_windows"] = true.into();
-        after["rollout"][9]["soak"] = 1.into();
-        let said = |old: &Value, new: &Value| {
-            let mut out = Vec::new();
-            each_change("terms".into(), old, new, &mut out);
-            out.into_iter().map(|(name, old, new)| format!("{name}: {new} in place of {old}")).collect::<Vec<_>>()
-        };
-        let expected = ["terms.rollout[9].soak: 1 in place of 900", "terms.schedule.ignore_windows: true in place of none"];
-        assert_eq!(said(&before, &after), expected);
-        before["rollout"] = Value::Null;
-        assert!(said(&before, &after)[0].starts_with("terms.rollout: [{"));
-    }
-}
-
 /// Destinations and exclusions that come and go. A draft reaches nobody yet.
 async fn change_destinations(
     tx: &mut dyn Tx,
@@ -302,5 +279,28 @@ async fn call_back(tx: &mut dyn Tx, env: &Env, id: &JobId) -> Result<()> {
         if !full {
             return Ok(());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_of_terms_is_named_however_long_they_are() {
+        let stage = |n: u64| serde_json::json!({ "percent": n, "soak": 900, "groups": ["a-group-with-a-rather-long-name"] });
+        let mut before = serde_json::json!({ "rollout": (1..=10).map(stage).collect::<Vec<_>>(), "schedule": {} });
+        let mut after = before.clone();
+        after["schedule"]["ignore_windows"] = true.into();
+        after["rollout"][9]["soak"] = 1.into();
+        let said = |old: &Value, new: &Value| {
+            let mut out = Vec::new();
+            each_change("terms".into(), old, new, &mut out);
+            out.into_iter().map(|(name, old, new)| format!("{name}: {new} in place of {old}")).collect::<Vec<_>>()
+        };
+        let expected = ["terms.rollout[9].soak: 1 in place of 900", "terms.schedule.ignore_windows: true in place of none"];
+        assert_eq!(said(&before, &after), expected);
+        before["rollout"] = Value::Null;
+        assert!(said(&before, &after)[0].starts_with("terms.rollout: [{"));
     }
 }

@@ -6,7 +6,10 @@
 
 use super::{AppError, Env, Result, events, jobs, windows};
 use jiff::SignedDuration;
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    time::Duration,
+};
 use sutler_base::{
     AttemptId, ClientId, JobId, Timestamp,
     state::{ExecutionState, Intent, JobState, WaitReason},
@@ -112,6 +115,9 @@ pub struct Times {
     pub durations: Vec<u32>,
 }
 
+/// A schedule, and when it lets a job begin on a client.
+type Known = (Schedule, Option<Vec<Opening>>);
+
 /// The windows of some clients at a moment.
 pub struct Clock {
     now: Timestamp,
@@ -120,7 +126,7 @@ pub struct Clock {
     usual: Duration,
     windows: BTreeMap<ClientId, Windows>,
     /// What was worked out: many jobs have the same schedule.
-    known: BTreeMap<ClientId, Vec<(Schedule, Option<Vec<Opening>>)>>,
+    known: BTreeMap<ClientId, Vec<Known>>,
 }
 
 impl Clock {
@@ -206,10 +212,11 @@ pub async fn tell(tx: &mut dyn Tx, env: &Env, job: &Job, rows: &mut [jobs::Row])
         let clock = Clock::of(tx, env, &clients.iter().collect::<Vec<_>>()).await?;
         for row in rows {
             let revision = row.execution.revision;
-            if !by_revision.contains_key(&revision) {
-                by_revision.insert(revision, durations(tx, &job.id, revision).await?);
-            }
-            let seconds = by_revision[&revision].iter().skip(row.execution.item as usize).sum();
+            let packages = match by_revision.entry(revision) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(new) => new.insert(durations(tx, &job.id, revision).await?),
+            };
+            let seconds = packages.iter().skip(row.execution.item as usize).sum();
             if let Some(sentence) = clock.waits_for(&row.client.id, &job.terms.schedule, seconds) {
                 row.execution.detail = sentence;
             }

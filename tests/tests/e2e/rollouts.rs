@@ -86,6 +86,7 @@ impl Crew {
             destinations: vec!["groups/all".into()],
             ..request
         };
+        self.operator.jobs(&self.manager, |mut j| async move { j.run_job(request).await }).unwrap().job.unwrap().name
     }
 
     /// A job with these terms, which installs it also where it is.

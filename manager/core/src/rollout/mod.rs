@@ -46,6 +46,7 @@ mod tests;
 pub use decide::{Decision, decide, promote};
 pub use say::{Figures, figures, soak_end, stage_name, status};
 
+use crate::model::Execution;
 use serde::{Deserialize, Serialize};
 use sutler_base::{
     Digest, GroupName, JobId, Timestamp, Uid,
