@@ -42,7 +42,7 @@ pub(crate) async fn what_is_stopped_reads_back_and_what_is_held_is_offered_to_no
                 let more = tx.held(HoldReason::Stopped, last.as_ref().map(|(job, client)| (job, client)), 9).await?;
                 let budget = (tx.next_held_job(HoldReason::Budget, None).await?, tx.held_of(&job, HoldReason::Budget, 9).await?);
                 let after = tx.next_held_job(HoldReason::Budget, Some(&job)).await?;
-                Ok((tx.stops().await?, stopped.len(), more.len(), budget, after, tx.queued_for(&everyone, 9).await?.len()))
+                Ok((tx.stops().await?, stopped.len(), more.len(), budget, after, tx.queued_for(&everyone, None, 9).await?.len()))
             }
         ),
     )
