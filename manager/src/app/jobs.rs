@@ -1,6 +1,6 @@
 //! Jobs: made, started, canceled, archived, run again. How they are changed is in [`revise`](super::revise).
 
-use super::{AppError, Env, Result, conditions, destinations, events, executions, groups, packages, rollouts, schedule, trust};
+use super::{AppError, Env, Result, approvals, conditions, destinations, events, executions, groups, packages, rollouts, schedule, trust};
 use jiff::SignedDuration;
 use std::collections::BTreeSet;
 use sutler_base::{
@@ -12,6 +12,7 @@ use sutler_base::{
     state::{CancelReason, ClientState, ErrorKind, ExecutionState, Intent, JobState, Purpose, RetryKind},
 };
 use sutler_core::{
+    approval::Approval,
     execution::{self, Again},
     model::{Counts, Execution, Job, JobPackage, PackageVersion, Target},
     rights::Reach,
@@ -103,6 +104,8 @@ pub struct Shown {
     pub unavailable_soon: String,
     /// How far its rollout is; none before the start.
     pub rollout: Option<rollouts::Shown>,
+    /// What about it waits for a second person.
+    pub approval: Option<Approval>,
 }
 
 /// How long before nobody can start a job any more that is said.
@@ -155,6 +158,7 @@ pub async fn show(tx: &mut dyn Tx, env: &Env, job: Job) -> Result<Shown> {
     let drifts = tx.drift_count(&job.id).await?;
     let (now, soon) = unavailable_now_and_soon(tx, env, &job, &packages).await?;
     let rollout = rollouts::show(tx, env, &job).await?;
+    let approval = tx.approval_of(&job.id).await?;
     Ok(Shown {
         job,
         alias,
@@ -167,6 +171,7 @@ pub async fn show(tx: &mut dyn Tx, env: &Env, job: Job) -> Result<Shown> {
         unavailable: now,
         unavailable_soon: soon,
         rollout,
+        approval,
     })
 }
 
@@ -239,6 +244,11 @@ pub async fn pin(tx: &mut dyn Tx, wanted: &mut [JobPackage]) -> Result<()> {
 
 /// Makes a draft. Packages, versions, groups and clients must exist.
 pub async fn create(tx: &mut dyn Tx, env: &Env, input: &Create) -> Result<Shown> {
+    create_as(tx, env, input, env.world.job_id()).await
+}
+
+/// The same, under this id, which no job has.
+pub async fn create_as(tx: &mut dyn Tx, env: &Env, input: &Create, id: JobId) -> Result<Shown> {
     let wanted = wanted(tx, &input.packages).await?;
     destinations::needs_all(env, &input.clients_where)?;
     let (mut targets, mut exclusions) = (BTreeSet::new(), BTreeSet::new());
@@ -278,7 +288,7 @@ pub async fn create(tx: &mut dyn Tx, env: &Env, input: &Create) -> Result<Shown>
     let mut terms = input.terms.clone();
     rollouts::resolve(tx, &mut terms).await?;
     let job = Job {
-        id: env.world.job_id(),
+        id,
         state: JobState::Draft,
         description: input.description.clone(),
         priority: input.priority,
@@ -407,6 +417,7 @@ pub async fn start(tx: &mut dyn Tx, env: &Env, id: &JobId) -> Result<Shown> {
     tx.put_job_packages(id, job.revision, &wanted).await?;
     job.state = JobState::Scheduled;
     tx.save_job(&job).await?;
+    destinations::note_ahead(tx, env, &job, &targets).await?;
     let when = job.terms.schedule.start.map(|at| at.to_string()).unwrap_or_default();
     env.audit(tx, "schedule_job", format!("jobs/{id}"), format!("{}, for {when}", describe(&wanted))).await?;
     env.wakes().jobs.insert(id.clone());
@@ -460,6 +471,7 @@ pub async fn activate(tx: &mut dyn Tx, env: &Env, mut job: Job) -> Result<()> {
         }
     }
     destinations::reach_matching(tx, env, &job).await?;
+    env.reached().note_rows(id, &[]);
     let ignores = if job.terms.schedule.ignore_windows { ", ignoring maintenance windows" } else { "" };
     env.audit(tx, "start_job", format!("jobs/{id}"), format!("{}{ignores}", describe(&wanted))).await?;
     events::job_started(tx, env, &job, &describe(&wanted), false).await?;
@@ -621,6 +633,7 @@ async fn call_off(tx: &mut dyn Tx, env: &Env, id: &JobId, action: &str, reason: 
     }
     end(tx, env, &mut job, JobState::Canceled).await?;
     cancel_open(tx, env, id, reason).await?;
+    approvals::job_is_over(tx, env, id).await?;
     events::job_ended(tx, env, &job).await?;
     env.audit(tx, action, format!("jobs/{id}"), "").await?;
     get(tx, env, id).await
@@ -636,6 +649,7 @@ pub async fn archive(tx: &mut dyn Tx, env: &Env, id: &JobId) -> Result<Shown> {
     if !job.archived {
         job.archived = true;
         tx.save_job(&job).await?;
+        approvals::job_is_over(tx, env, id).await?;
         env.audit(tx, "archive_job", format!("jobs/{id}"), "").await?;
     }
     get(tx, env, id).await
@@ -735,6 +749,7 @@ pub async fn retry(tx: &mut dyn Tx, env: &Env, input: &Retry) -> Result<Retried>
                 // A row of a client that left stays as it is: the job does not reach it any more.
                 Again::NewAttempt if row.purpose == Purpose::Leave || executions::is_reached(tx, &job.id, &row.client).await? => {
                     retried += 1;
+                    env.reached().note(&job.id, [&row.client]);
                     changes.push(executions::moved(row, ExecutionState::Queued, "", "", env));
                     env.wakes().clients.insert(row.client.clone());
                 }
@@ -765,7 +780,7 @@ async fn reach_all(tx: &mut dyn Tx, env: &Env, job: &Job) -> Result<()> {
 /// Reaches those of these clients that were let in and are not archived.
 pub async fn reach_admitted(tx: &mut dyn Tx, env: &Env, id: &JobId, clients: &[ClientId]) -> Result<()> {
     let found = tx.clients(clients).await?;
-    let admitted = found.into_iter().filter(|c| matches!(c.state, ClientState::Active | ClientState::Quarantined) && c.archived.is_none());
+    let admitted = found.into_iter().filter(destinations::is_admitted);
     executions::reach(tx, env, id, &admitted.map(|c| c.id).collect::<Vec<_>>()).await
 }
 

@@ -3,7 +3,7 @@
 use super::{Env, Result, destinations, executions};
 use sutler_base::{
     ClientId, Uid,
-    state::{CancelReason, ClientState, Source},
+    state::{CancelReason, ClientState, JobState, Source},
 };
 use sutler_core::model::{Client, Group, Membership, Target};
 use sutler_store::Tx;
@@ -34,6 +34,10 @@ pub async fn join(
     let target = Target::Group(group.uid.clone());
     for job in tx.jobs_with_target(&target, &destinations::STANDING).await? {
         executions::reach(tx, env, &job.id, &reached).await?;
+    }
+    for job in tx.jobs_with_target(&target, &[JobState::Scheduled]).await? {
+        let ahead = destinations::reached(tx, &job.id, &reached).await?;
+        env.reached().note(&job.id, &ahead);
     }
     destinations::excluded(tx, env, &target, &added).await?;
     told_anew(tx, env, &group.uid, &added).await?;

@@ -282,6 +282,7 @@ pub(super) fn job(j: jobs::Shown) -> v1::Job {
         drift_count: j.drifts,
         etag: j.job.change.to_string(),
         alias: j.alias.map(|alias| alias.to_string()).unwrap_or_default(),
+        approval: j.approval.map(super::approvals::shown),
     }
 }
 

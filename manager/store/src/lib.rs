@@ -31,6 +31,7 @@ mod bind;
 mod chain;
 mod failure;
 mod inspect;
+mod planned;
 #[cfg(test)]
 mod plans;
 mod postgres;
@@ -39,6 +40,7 @@ mod sqlite;
 mod tx;
 
 pub use inspect::{FailingHook, Inspection, inspect};
+pub use planned::*;
 pub use rollouts::*;
 pub use tx::*;
 

@@ -3,7 +3,7 @@
 //! All methods run inside one transaction: what was read holds until the unit ends. A method never decides anything; it
 //! says what is there, or writes what it was given.
 
-use crate::{Rollouts, StoreError};
+use crate::{Approvals, JobPlans, Rollouts, StoreError};
 use async_trait::async_trait;
 use std::collections::BTreeMap;
 use sutler_base::{
@@ -39,6 +39,8 @@ pub trait Tx:
     + Destinations
     + Executions
     + Rollouts
+    + Approvals
+    + JobPlans
     + Logs
     + Events
     + Trust

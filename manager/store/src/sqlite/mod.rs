@@ -46,6 +46,8 @@ macro_rules! unhex {
 
 #[path = "../sql/admin.rs"]
 mod admin;
+#[path = "../sql/approvals.rs"]
+mod approvals;
 #[path = "../sql/audit.rs"]
 mod audit;
 #[path = "../sql/clients.rs"]
@@ -70,6 +72,8 @@ mod logs;
 mod operators;
 #[path = "../sql/packages.rs"]
 mod packages;
+#[path = "../sql/planned.rs"]
+mod planned;
 #[path = "../sql/policies.rs"]
 mod policies;
 #[path = "../sql/questions.rs"]
@@ -114,6 +118,7 @@ fn migrator() -> Migrator {
         (18, "lifecycle", include_str!("../../migrations/sqlite/0018_lifecycle.sql")),
         (19, "transfer", include_str!("../../migrations/sqlite/0019_transfer.sql")),
         (20, "configuration", include_str!("../../migrations/sqlite/0020_configuration.sql")),
+        (22, "approvals", include_str!("../../migrations/sqlite/0022_approvals.sql")),
     ];
     let made = |(n, name, sql): (i64, &'static str, &'static str)| {
         Migration::new(n, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
