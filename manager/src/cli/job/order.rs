@@ -35,6 +35,9 @@ impl Replace {
     }
 }
 
+/// The priority of a job that says nothing of it.
+const PRIORITY: i32 = 5;
+
 /// What is to be installed where.
 #[derive(Debug, Args)]
 #[command(group = clap::ArgGroup::new("destination").required(true).multiple(true).args(["group", "client", "clients_where"]),
@@ -70,7 +73,7 @@ pub struct OrderArgs {
     #[arg(long, default_value = "", hide_default_value = true)]
     description: String,
     /// 1 (first) to 9
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(i32).range(1..=9))]
+    #[arg(long, default_value_t = PRIORITY, value_parser = clap::value_parser!(i32).range(1..=9))]
     priority: i32,
     /// After this nothing is started any more: from now (30d) or a time (2027-01-31T12:00:00Z) [default: never]
     #[arg(long, value_name = "WHEN", value_parser = when::until)]
@@ -103,7 +106,7 @@ pub struct RunArgs {
     #[command(flatten)]
     pub(super) order: OrderArgs,
     /// A plan of `job plan`, in place of an order: it is refused if it would come to anything else by now
-    #[arg(long, value_name = "PLAN", value_parser = names::plan, groups = ["destination", "what"], conflicts_with_all = ["OrderArgs", "TermsArgs", "RolloutArgs", "ScheduleArgs"])]
+    #[arg(long, value_name = "PLAN", value_parser = names::plan, groups = ["destination", "what"])]
     plan: Option<String>,
     /// Confirms how many clients that reaches
     #[command(flatten)]
@@ -218,7 +221,13 @@ pub(super) fn drafted(session: &Session, job: &v1::Job) -> Result<(), CliError> 
 /// `sutler job run`
 pub(super) async fn run(session: &Session, args: RunArgs) -> Result<(), CliError> {
     let request = match args.plan {
-        Some(plan) => v1::RunJobRequest { plan, request_id: request_id()?, ..Default::default() },
+        Some(plan) => {
+            let bare = v1::CreateJobRequest { priority: PRIORITY, ..Default::default() };
+            if args.order.order(session)? != bare {
+                return Err(CliError::usage("--plan stands for an order with all its options; give --plan alone, or an order"));
+            }
+            v1::RunJobRequest { plan, request_id: request_id()?, ..Default::default() }
+        }
         None => args.order.request(session)?,
     };
     let request = v1::RunJobRequest { confirm: args.confirm.confirm, ..request };

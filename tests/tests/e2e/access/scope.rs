@@ -75,6 +75,14 @@ const OTHERS: &[&str] = &[
     "ConfigurationService/ExportConfiguration",
     "EventService/ListEvents",
     "EventService/WatchEvents",
+    // In `second_person.rs`.
+    "ApprovalService/ListApprovals",
+    "ApprovalService/GetApproval",
+    "ApprovalService/ApproveChange",
+    "ApprovalService/RejectChange",
+    "PlanService/PlanJob",
+    "PlanService/GetPlan",
+    "PlanService/ListPlanClients",
 ];
 
 #[test]
