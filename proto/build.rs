@@ -5,7 +5,7 @@ use prost::Message;
 use protox::{Compiler, prost_reflect::DynamicMessage};
 use std::{env, error::Error, fs, path::PathBuf};
 
-const FILES: [&str; 21] = [
+const FILES: [&str; 23] = [
     "access",
     "types",
     "enrollment",
@@ -16,7 +16,9 @@ const FILES: [&str; 21] = [
     "question",
     "package",
     "terms",
+    "approval",
     "job",
+    "plan",
     "token",
     "transfer",
     "brake",

@@ -51,6 +51,8 @@ word!(state::RetryKind, v1::RetryKind, "RETRY_KIND");
 word!(state::Role, v1::Role, "ROLE");
 word!(state::EventKind, v1::EventKind, "EVENT_KIND");
 word!(state::Severity, v1::Severity, "SEVERITY");
+word!(state::ApprovalState, v1::ApprovalState, "APPROVAL_STATE");
+word!(state::PlanVerdict, v1::PlanVerdict, "PLAN_VERDICT");
 
 /// A time on the wire.
 pub fn wire_time(time: Timestamp) -> WireTime {
@@ -141,6 +143,16 @@ pub fn client_id(name: &str) -> Result<ClientId, Invalid> {
 /// `jobs/ID`
 pub fn job_id(name: &str) -> Result<JobId, Invalid> {
     named("jobs", name)
+}
+
+/// `approvals/ID`
+pub fn approval_id(name: &str) -> Result<Uid, Invalid> {
+    named("approvals", name)
+}
+
+/// `plans/ID`
+pub fn plan_id(name: &str) -> Result<Uid, Invalid> {
+    named("plans", name)
 }
 
 /// `tokens/ID`
@@ -261,6 +273,8 @@ mod tests {
         agree(state::RetryKind::ALL);
         agree(state::Role::ALL);
         agree(state::EventKind::ALL);
+        agree(state::ApprovalState::ALL);
+        agree(state::PlanVerdict::ALL);
         agree(state::Severity::ALL);
     }
 

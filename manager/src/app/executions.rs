@@ -58,6 +58,8 @@ pub async fn reach(tx: &mut dyn Tx, env: &Env, job: &JobId, clients: &[ClientId]
         }
         tx.change_executions(&changes).await?;
         cancel(tx, env, &called_back, CancelReason::CameBack).await?;
+        let queued = changes.iter().filter(|change| change.to == ExecutionState::Queued).map(|change| &change.client);
+        env.reached().note(job, added.iter().chain(queued));
         let mut wakes = env.wakes();
         wakes.clients.extend(added);
         wakes.clients.extend(changes.into_iter().map(|c| c.client));

@@ -1,6 +1,8 @@
 //! Jobs: made, started, canceled, archived, run again. How they are changed is in [`revise`](super::revise).
 
-use super::{AppError, Env, Result, brakes, conditions, destinations, events, executions, groups, packages, rollouts, schedule, trust};
+use super::{
+    AppError, Env, Result, approvals, brakes, conditions, destinations, events, executions, groups, packages, rollouts, schedule, trust,
+};
 use jiff::SignedDuration;
 use std::collections::BTreeSet;
 use sutler_base::{
@@ -12,6 +14,7 @@ use sutler_base::{
     state::{CancelReason, ClientState, ErrorKind, ExecutionState, HoldReason, Intent, JobState, OnLeave, Purpose, RetryKind},
 };
 use sutler_core::{
+    approval::Approval,
     execution::{self, Again},
     model::{Counts, Execution, Job, JobPackage, PackageVersion, Target},
     rights::Reach,
@@ -105,6 +108,8 @@ pub struct Shown {
     pub rollout: Option<rollouts::Shown>,
     /// What holds clients of it back whatever its rollout says, a sentence each.
     pub held_back: Vec<String>,
+    /// What about it waits for a second person.
+    pub approval: Option<Approval>,
 }
 
 /// How long before nobody can start a job any more that is said.
@@ -162,6 +167,7 @@ async fn with_rollout(tx: &mut dyn Tx, env: &Env, job: Job, rollout: Option<roll
     let drifts = tx.drift_count(&job.id).await?;
     let (now, soon) = unavailable_now_and_soon(tx, env, &job, &packages).await?;
     let held_back = brakes::of_job(tx, env, &job, &packages, &targets).await?;
+    let approval = tx.approval_of(&job.id).await?;
     Ok(Shown {
         job,
         alias,
@@ -175,6 +181,7 @@ async fn with_rollout(tx: &mut dyn Tx, env: &Env, job: Job, rollout: Option<roll
         unavailable_soon: soon,
         rollout,
         held_back,
+        approval,
     })
 }
 
@@ -260,6 +267,11 @@ pub fn check_what(terms: &JobTerms, packages: usize) -> Result<()> {
 
 /// Makes a draft. Packages, versions, groups and clients must exist.
 pub async fn create(tx: &mut dyn Tx, env: &Env, input: &Create) -> Result<Shown> {
+    create_as(tx, env, input, env.world.job_id()).await
+}
+
+/// The same, under this id, which no job has.
+pub async fn create_as(tx: &mut dyn Tx, env: &Env, input: &Create, id: JobId) -> Result<Shown> {
     check_what(&input.terms, input.packages.len())?;
     let wanted = wanted(tx, &input.packages).await?;
     destinations::needs_all(env, &input.clients_where)?;
@@ -300,7 +312,7 @@ pub async fn create(tx: &mut dyn Tx, env: &Env, input: &Create) -> Result<Shown>
     let mut terms = input.terms.clone();
     rollouts::resolve(tx, &mut terms).await?;
     let job = Job {
-        id: env.world.job_id(),
+        id,
         state: JobState::Draft,
         description: input.description.clone(),
         priority: input.priority,
@@ -439,6 +451,7 @@ pub async fn start(tx: &mut dyn Tx, env: &Env, id: &JobId) -> Result<Shown> {
     tx.put_job_packages(id, job.revision, &wanted).await?;
     job.state = JobState::Scheduled;
     tx.save_job(&job).await?;
+    destinations::note_ahead(tx, env, &job, &targets).await?;
     let when = job.terms.schedule.start.map(|at| at.to_string()).unwrap_or_default();
     env.audit(tx, "schedule_job", format!("jobs/{id}"), format!("{}, for {when}", describe(&wanted))).await?;
     env.wakes().jobs.insert(id.clone());
@@ -492,6 +505,7 @@ pub async fn activate(tx: &mut dyn Tx, env: &Env, mut job: Job) -> Result<()> {
         }
     }
     destinations::reach_matching(tx, env, &job).await?;
+    env.reached().note_rows(id, &[]);
     let ignores = if job.terms.schedule.ignore_windows { ", ignoring maintenance windows" } else { "" };
     env.audit(tx, "start_job", format!("jobs/{id}"), format!("{}{ignores}", describe(&wanted))).await?;
     events::job_started(tx, env, &job, &describe(&wanted), false).await?;
@@ -657,6 +671,7 @@ async fn call_off(tx: &mut dyn Tx, env: &Env, id: &JobId, action: &str, reason: 
     }
     end(tx, env, &mut job, JobState::Canceled).await?;
     cancel_open(tx, env, id, reason).await?;
+    approvals::job_is_over(tx, env, id).await?;
     events::job_ended(tx, env, &job).await?;
     env.audit(tx, action, format!("jobs/{id}"), "").await?;
     get(tx, env, id).await
@@ -672,6 +687,7 @@ pub async fn archive(tx: &mut dyn Tx, env: &Env, id: &JobId) -> Result<Shown> {
     if !job.archived {
         job.archived = true;
         tx.save_job(&job).await?;
+        approvals::job_is_over(tx, env, id).await?;
         env.audit(tx, "archive_job", format!("jobs/{id}"), "").await?;
     }
     get(tx, env, id).await
@@ -775,6 +791,7 @@ pub async fn retry(tx: &mut dyn Tx, env: &Env, input: &Retry) -> Result<Retried>
                 Again::NewAttempt if row.purpose == Purpose::Leave || executions::is_reached(tx, &job.id, &row.client).await? => {
                     retried += 1;
                     again.extend((row.purpose != Purpose::Leave).then_some(row));
+                    env.reached().note(&job.id, [&row.client]);
                     changes.push(executions::moved(row, ExecutionState::Queued, "", "", env));
                     env.wakes().clients.insert(row.client.clone());
                 }
@@ -808,7 +825,7 @@ async fn reach_all(tx: &mut dyn Tx, env: &Env, job: &Job) -> Result<()> {
 /// Reaches those of these clients that were let in and are not archived.
 pub async fn reach_admitted(tx: &mut dyn Tx, env: &Env, id: &JobId, clients: &[ClientId]) -> Result<()> {
     let found = tx.clients(clients).await?;
-    let admitted = found.into_iter().filter(|c| matches!(c.state, ClientState::Active | ClientState::Quarantined) && c.archived.is_none());
+    let admitted = found.into_iter().filter(destinations::is_admitted);
     executions::reach(tx, env, id, &admitted.map(|c| c.id).collect::<Vec<_>>()).await
 }
 

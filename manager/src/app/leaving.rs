@@ -176,6 +176,7 @@ pub async fn leave(tx: &mut dyn Tx, env: &Env, job: &JobId, clients: &[ClientId]
         }
     }
     tx.change_executions(&changes).await?;
+    env.reached().note(&job.id, changes.iter().map(|change| &change.client));
     let mut wakes = env.wakes();
     wakes.jobs.insert(job.id);
     wakes.clients.extend(changes.into_iter().map(|c| c.client));

@@ -1,7 +1,7 @@
 //! What happens by itself: jobs that expire or are complete, cancellations that become final. Each of these has no input: it
 //! reads what is and does what is due, so that running it twice, or late, does no harm.
 
-use super::{Env, Result, destinations, events, executions, schedule};
+use super::{Env, Result, approvals, destinations, events, executions, planned, schedule};
 use std::{collections::BTreeSet, time::Duration};
 use sutler_base::{
     ClientId, JobId, Timestamp,
@@ -132,10 +132,13 @@ pub async fn completable(tx: &mut dyn Tx, after: Option<String>) -> Result<(Vec<
     Ok((complete, next))
 }
 
-/// Forgets answers that are kept for repeated requests, after their time, and software that no client has any more.
+/// Forgets answers that are kept for repeated requests, after their time, software that no client has any more, what waited for a second
+/// person too long, and plans that are over.
 pub async fn forget_requests(tx: &mut dyn Tx, env: &Env) -> Result<()> {
     let before = env.now.checked_sub(env.settings.limits.request_memory).unwrap_or(env.now);
     tx.drop_requests(before).await?;
     tx.drop_titles().await?;
+    approvals::expire(tx, env).await?;
+    planned::forget(tx, env).await?;
     schedule::forget_leases(tx, env).await
 }

@@ -3,7 +3,7 @@
 use super::{
     AppError, Env, Result, conditions, destinations, executions, groups,
     jobs::{self, Destination, Shown, Wanted},
-    keeping, rollouts, schedule,
+    keeping, reached, rollouts, schedule,
 };
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -137,6 +137,14 @@ pub async fn update(tx: &mut dyn Tx, env: &Env, input: &Update) -> Result<Shown>
     if packages.is_some() && rollouts::other_packages(tx, &job).await? {
         changes.push("other packages: its stages begin again".into());
     }
+    if started && (packages.is_some() || job.condition != before.condition || job.requirements != before.requirements) {
+        // Whoever has not begun gets what nobody had agreed to.
+        env.reached().note_rows(id, reached::NOT_BEGUN);
+        if job.state == JobState::Scheduled {
+            let targets = tx.job_targets(id).await?;
+            destinations::note_ahead(tx, env, &job, &targets).await?;
+        }
+    }
     let wanted = packages.unwrap_or(had);
     changes.extend(change_destinations(tx, env, &job, &wanted, input).await?);
     if job.terms.keep != before.terms.keep {
@@ -250,6 +258,11 @@ async fn change_destinations(
         if !targets.is_empty() {
             changes.push(format!("{word} {}", destinations::names(tx, targets).await?.join(", ")));
         }
+    }
+    if job.state == JobState::Scheduled {
+        let come: Vec<_> = add.iter().chain(&free).cloned().collect();
+        let within = Job { clients_where: String::new(), ..job.clone() };
+        destinations::note_ahead(tx, env, &within, &come).await?;
     }
     if stands {
         for (targets, reason) in [(&lost, CancelReason::DestinationDeleted), (&exclude, CancelReason::LeftGroup)] {

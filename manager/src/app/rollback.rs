@@ -105,6 +105,7 @@ pub async fn rollback(tx: &mut dyn Tx, env: &Env, input: &Rollback) -> Result<Ro
     let clients: Vec<ClientId> = plan.picks.into_iter().map(|(client, _)| client).collect();
     rollouts::begin(tx, env, &back).await?;
     tx.insert_executions(&back.id, &clients, env.now).await?;
+    env.reached().note(&back.id, &clients);
     events::job_started(tx, env, &back, &jobs::describe(&wanted), false).await?;
     let detail = format!("jobs/{} on {} clients: {}", back.id, clients.len(), jobs::describe(&wanted));
     env.audit(tx, "rollback_job", &name, detail).await?;

@@ -4,6 +4,7 @@
 //! done.
 
 use super::{
+    approval::ConfirmArg,
     ask::confirm,
     error::CliError,
     output::{self, printable},
@@ -66,6 +67,9 @@ pub struct ApplyArgs {
     /// Do not ask
     #[arg(short, long)]
     yes: bool,
+    /// Confirms how many clients that reaches
+    #[command(flatten)]
+    confirm: ConfirmArg,
 }
 
 /// What to export.
@@ -109,7 +113,13 @@ pub async fn apply(args: ApplyArgs, session: &Session) -> Result<u8, CliError> {
     if !plan.changes.is_empty() {
         confirm(&format!("Make {made}, change {changed}, delete {deleted}?"), args.yes)?;
     }
-    let request = v1::ApplyConfigurationRequest { validate_only: false, etag: plan.etag, request_id: request_id()?, ..request };
+    let request = v1::ApplyConfigurationRequest {
+        validate_only: false,
+        etag: plan.etag,
+        confirm: args.confirm.confirm,
+        request_id: request_id()?,
+        ..request
+    };
     let done = send(session, request, &objects).await?;
     if !done.changes.is_empty() {
         session.tell(&format!("applied: {made} made, {changed} changed, {deleted} deleted"));

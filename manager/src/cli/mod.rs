@@ -5,6 +5,7 @@
 //! it decides nothing that the manager decides.
 
 pub mod apply;
+pub mod approval;
 pub mod ask;
 pub mod audit;
 pub mod brake;
@@ -120,6 +121,9 @@ enum Command {
     /// Orders to install packages on groups and clients
     #[command(subcommand, after_help = job::EXAMPLES)]
     Job(Box<job::JobCommand>),
+    /// Changes that need a second person: list, approve, reject
+    #[command(subcommand, after_help = approval::EXAMPLES)]
+    Approval(approval::ApprovalCommand),
     /// Make groups, policies, questions and jobs be as files say: shows what will change, asks, and does all of it or nothing
     #[command(after_help = apply::APPLY_EXAMPLES)]
     Apply(apply::ApplyArgs),
@@ -233,6 +237,7 @@ fn dispatch(cli: Cli) -> Result<u8, CliError> {
             Command::Package(command) => package::run(command, &session).await,
             Command::Content(command) => content::run(command, &session).await,
             Command::Job(command) => job::run(*command, &session).await,
+            Command::Approval(command) => approval::run(command, &session).await,
             Command::Apply(args) => apply::apply(args, &session).await,
             Command::Export(args) => apply::export(args, &session).await,
             Command::Software(command) => software::run(command, &session).await,
@@ -323,6 +328,7 @@ mod tests {
         // Letters in capitals stand for an id or a name.
         let stands = |w: &String| match w.as_str() {
             "JOB" => "k3v9x0abcd".to_owned(),
+            "APPROVAL" | "PLAN" => "01hzx0kqk3v9x0abcdk3v9x0ab".to_owned(),
             "CLIENT" => "0123456789abcdef".to_owned(),
             "TOKEN" => "k3v9x0abcd".to_owned(),
             _ => w.clone(),

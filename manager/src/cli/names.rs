@@ -72,6 +72,16 @@ pub fn token(text: &str) -> Result<String, String> {
     resource::<TokenId>("tokens", text)
 }
 
+/// `approvals/ID`
+pub fn approval(text: &str) -> Result<String, String> {
+    resource::<Uid>("approvals", text).map_err(|e| format!("{e}; `sutler approval list` shows the ids"))
+}
+
+/// `plans/ID`
+pub fn plan(text: &str) -> Result<String, String> {
+    resource::<Uid>("plans", text).map_err(|e| format!("{e}; `sutler job plan` prints the id"))
+}
+
 /// `packages/NAME`, or `packages/NAME/versions/VERSION` for `NAME@VERSION`; `latest` is a version here.
 pub fn package(text: &str) -> Result<String, String> {
     let rest = text.strip_prefix("packages/").unwrap_or(text);

@@ -218,6 +218,10 @@ services! {
     transfers: transfer_service_client::TransferServiceClient;
     /// Software.
     packages: package_service_client::PackageServiceClient;
+    /// Changes that need a second person.
+    approvals: approval_service_client::ApprovalServiceClient;
+    /// What jobs would come to.
+    plans: plan_service_client::PlanServiceClient;
     /// Orders.
     jobs: job_service_client::JobServiceClient;
     /// What lets machines in.

@@ -5,7 +5,10 @@ use std::time::Duration;
 use sutler_base::limits;
 use sutler_base::quantity::{size, span};
 use sutler_certs::{issue, tls};
-use sutler_core::brake::{breaker, budget::BUDGET_MAX};
+use sutler_core::{
+    brake::{breaker, budget::BUDGET_MAX},
+    share::Bounds,
+};
 
 /// Bounds above the listeners. Those of the listeners are [`net::Limits`](crate::net::Limits).
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -88,6 +91,10 @@ pub struct Limits {
     /// How long after a scrub of everything the next one begins.
     #[serde(deserialize_with = "span")]
     pub scrub_every: Duration,
+    /// From how many clients on a change needs a second person …
+    pub second_person_clients: u32,
+    /// … if they are so many percent of the fleet, too.
+    pub second_person_percent: u32,
     /// Space that is kept on the disk for revocation, renewal and audit (bytes); 0 for none. The disk counts as full when less
     /// than a quarter of it is left besides.
     #[serde(deserialize_with = "size")]
@@ -125,12 +132,19 @@ impl Default for Limits {
             budget: 0,
             scrub_rate: 8 << 20,
             scrub_every: seconds(7 * 24 * 3600),
+            second_person_clients: 50,
+            second_person_percent: 10,
             disk_reserve: 64 << 20,
         }
     }
 }
 
 impl Limits {
+    /// From how much of the fleet on a change needs a second person.
+    pub fn second_person(&self) -> Bounds {
+        Bounds { clients: self.second_person_clients, percent: self.second_person_percent }
+    }
+
     /// The first rule that these limits break, as a sentence.
     pub fn broken_rule(&self) -> Option<String> {
         // By name and without a rest: a limit that nobody gave a range is no limit.
@@ -162,6 +176,8 @@ impl Limits {
             budget,
             scrub_rate,
             scrub_every,
+            second_person_clients,
+            second_person_percent,
             disk_reserve,
         } = *self;
         let sizes = [
@@ -206,6 +222,9 @@ impl Limits {
             ("breaker_failures", breaker_failures, 0, breaker::WINDOW as u32),
             ("breaker_attempts", breaker_attempts, 0, 1_000_000),
             ("budget", budget, 0, BUDGET_MAX),
+            // More clients than there are: nothing needs a second person.
+            ("second_person_clients", second_person_clients, 1, 1_000_000_000),
+            ("second_person_percent", second_person_percent, 0, 100),
         ];
         let broken = counts.iter().find(|(_, v, low, high)| v < low || v > high);
         broken.map(|(name, value, low, high)| format!("limits.{name} is {value}; give {low} to {high}"))

@@ -115,6 +115,7 @@ fn kinds() -> impl Iterator<Item = Kind> {
 /// Fields that no file has: they belong to one call, are secrets, or only say how something is.
 const NOT_CARRIED: &[&str] = &[
     "sutler.v1.CreateGroupRequest.join_password",
+    "sutler.v1.CreatePolicyRequest.confirm",
     "sutler.v1.CreateJobRequest.replaces",
     "sutler.v1.JobPackage.version",
     "sutler.v1.JobPackage.needed",

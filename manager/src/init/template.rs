@@ -161,6 +161,9 @@ const LIMITS: &str = r#"# The bounds of both ports.
 # How much the scrub of stored content reads in a second, and how long after a whole one the next one begins.
 # scrub_rate = "8MiB"
 # scrub_every = "7d"
+# From how many clients on, and of how many percent of the fleet, a change needs a second person: both have to be reached.
+# second_person_clients = 50
+# second_person_percent = 10
 # Space on the disk that is kept for revocation, renewal and audit; with less than a quarter of it left besides, the disk
 # counts as full.
 # disk_reserve = "64MiB"

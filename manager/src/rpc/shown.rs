@@ -284,6 +284,7 @@ pub(super) fn job(j: jobs::Shown) -> v1::Job {
         etag: j.job.change.to_string(),
         alias: j.alias.map(|alias| alias.to_string()).unwrap_or_default(),
         held_back: j.held_back,
+        approval: j.approval.map(super::approvals::shown),
     }
 }
 

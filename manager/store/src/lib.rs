@@ -32,6 +32,7 @@ mod brakes;
 mod chain;
 mod failure;
 mod inspect;
+mod planned;
 #[cfg(test)]
 mod plans;
 mod postgres;
@@ -41,6 +42,7 @@ mod tx;
 
 pub use brakes::*;
 pub use inspect::{FailingHook, Inspection, inspect};
+pub use planned::*;
 pub use rollouts::*;
 pub use tx::*;
 

@@ -85,6 +85,8 @@ const ALLOWED: &[(&str, &str)] = &[
     ("USE TEMP B-TREE FOR ORDER BY", "job_exclusion"),
     ("USE TEMP B-TREE FOR ORDER BY", "job_matched"),
     ("USE TEMP B-TREE FOR ORDER BY", "clients_where"),
+    // Of plans a hundred are kept.
+    ("SCAN job_plan USING INDEX", "SELECT id, expires_ms, clients FROM job_plan ORDER BY id"),
     // The few that are due.
     ("USE TEMP B-TREE FOR ORDER BY", "e.check_ms <= $2"),
     ("SCAN execution USING COVERING INDEX execution_check", "LIMIT 1"),
@@ -259,6 +261,17 @@ async fn every_statement_walks_along_an_index() {
                     tx.event_before_newest(5).await?;
                     tx.events_dropped().await?;
                     tx.event_marks(&[]).await?;
+                    tx.count_fleet().await?;
+                    tx.approval(&uid).await?;
+                    tx.list_approvals(&page, true).await?;
+                    tx.list_approvals(&page, false).await?;
+                    tx.approval_of(&job).await?;
+                    tx.approvals_by("a", 5).await?;
+                    tx.approvals_overdue(now, 5).await?;
+                    tx.plan(&uid).await?;
+                    tx.plan_clients(&uid, &page).await?;
+                    tx.planned_among(&uid, std::slice::from_ref(&client)).await?;
+                    tx.plans_kept().await?;
                     tx.hook("a").await?;
                     tx.site().await?;
                     tx.setting("a").await?;
@@ -337,6 +350,8 @@ async fn every_statement_walks_along_an_index() {
                     tx.set_operator_budget(&"a".parse().unwrap(), None).await?;
                     tx.lock_purse(&Purse::Job(job.clone())).await?;
                     tx.spend(&Purse::Job(job.clone()), 5, 1, 1).await?;
+                    tx.drop_approvals(now).await?;
+                    tx.delete_plan(&uid).await?;
                     tx.put_site(&Site { id: uid.clone(), addresses: Vec::new() }).await?;
                     tx.drop_oldest_logs().await?;
                     tx.insert_event(&Event::new(EventKind::JobEnded, "a", "b")).await?;

@@ -3,7 +3,7 @@
 //! All methods run inside one transaction: what was read holds until the unit ends. A method never decides anything; it
 //! says what is there, or writes what it was given.
 
-use crate::{Brakes, Rollouts, StoreError};
+use crate::{Approvals, Brakes, JobPlans, Rollouts, StoreError};
 use async_trait::async_trait;
 use std::collections::BTreeMap;
 use sutler_base::{
@@ -40,6 +40,8 @@ pub trait Tx:
     + Executions
     + Rollouts
     + Brakes
+    + Approvals
+    + JobPlans
     + Logs
     + Events
     + Trust

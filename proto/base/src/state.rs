@@ -489,6 +489,38 @@ words! {
         Stopped = "STOPPED",
         /// An operator let what was stopped go on.
         Resumed = "RESUMED",
+        /// A change waits until a second person agrees.
+        ApprovalNeeded = "APPROVAL_NEEDED",
+        /// A second person has agreed to a change, or has not.
+        ApprovalDecided = "APPROVAL_DECIDED",
+    }
+}
+
+words! {
+    /// Where a change is that needs a second person.
+    ApprovalState: "the state of an approval" {
+        /// Somebody has to decide.
+        Pending = "PENDING",
+        /// Somebody agreed, and it was done.
+        Approved = "APPROVED",
+        /// Somebody did not agree.
+        Rejected = "REJECTED",
+        /// Nobody decided in time.
+        Expired = "EXPIRED",
+    }
+}
+
+words! {
+    /// What a plan says of a client.
+    PlanVerdict: "the verdict of a plan" {
+        /// It would be done there.
+        Runs = "RUNS",
+        /// It would be tried there: only the machine knows whether it can be done.
+        Unknown = "UNKNOWN",
+        /// Nothing would change: what is ordered is there already.
+        AlreadyThere = "ALREADY_THERE",
+        /// A rule says no.
+        Rejected = "REJECTED",
     }
 }
 
@@ -508,7 +540,9 @@ impl EventKind {
     /// How much an event of this kind matters, unless it says otherwise.
     pub fn severity(self) -> Severity {
         match self {
-            EventKind::JobStarted | EventKind::JobEnded | EventKind::ClientEnrolled | EventKind::Resumed => Severity::Info,
+            EventKind::JobStarted | EventKind::JobEnded | EventKind::ClientEnrolled | EventKind::Resumed | EventKind::ApprovalDecided => {
+                Severity::Info
+            }
             EventKind::JobHalted | EventKind::BreakerOpened | EventKind::Stopped => Severity::Error,
             _ => Severity::Warning,
         }

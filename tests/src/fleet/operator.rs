@@ -84,6 +84,8 @@ impl Operator {
         brakes: brake_service_client::BrakeServiceClient,
         packages: package_service_client::PackageServiceClient,
         jobs: job_service_client::JobServiceClient,
+        plans: plan_service_client::PlanServiceClient,
+        approvals: approval_service_client::ApprovalServiceClient,
         tokens: enrollment_token_service_client::EnrollmentTokenServiceClient,
         software: software_service_client::SoftwareServiceClient,
         operators: operator_service_client::OperatorServiceClient,

@@ -199,6 +199,8 @@ fn every_mutation_may_be_sent_twice_also_across_a_restart() {
     twice!(t, job_service_client::JobServiceClient, rollback_job, "RollbackJob", rollback, |r| r.description = name("x"));
     let archive = v1::ArchiveJobRequest { name: id, ..Default::default() };
     twice!(t, job_service_client::JobServiceClient, archive_job, "ArchiveJob", archive, |r| r.name = "jobs/0123456789".into());
+    // Changes that need a second person: in `second_person.rs`, where there is one.
+    t.methods.extend(["ApproveChange".to_owned(), "RejectChange".to_owned()]);
     // Packages.
     let scrub = v1::ScrubContentRequest { request_id: "scrub".into() };
     t.methods.insert("ScrubContent".into());

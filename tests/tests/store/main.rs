@@ -10,6 +10,7 @@ mod configuration;
 mod events;
 mod executions;
 mod kept;
+mod planned;
 mod rollouts;
 mod rows;
 mod speed;
@@ -134,6 +135,8 @@ cases! {
         rows::a_client_is_found_by_its_labels_of_now,
         rows::the_last_contact_never_goes_back,
         clients::questions_have_a_revision_and_know_who_answered_them,
+        planned::an_approval_is_pending_until_it_is_decided_and_is_kept_for_a_while,
+        planned::a_plan_is_read_as_it_was_written_and_goes_with_its_clients,
         windows::windows_have_a_revision_and_long_leases_are_kept_until_they_are_over,
         clients::archived_clients_are_in_no_list_and_get_no_executions,
         clients::clients_are_alike_by_the_keys_that_they_have_now,

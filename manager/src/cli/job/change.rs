@@ -2,6 +2,7 @@
 
 use super::{
     super::{
+        approval::ConfirmArg,
         error::CliError,
         names,
         session::{Session, call, request_id},
@@ -198,6 +199,9 @@ pub struct UpdateArgs {
     /// Only if the job still has this etag
     #[arg(long, default_value = "", hide_default_value = true)]
     etag: String,
+    /// Confirms how many clients that reaches
+    #[command(flatten)]
+    confirm: ConfirmArg,
 }
 
 /// `sutler job update`
@@ -235,13 +239,14 @@ pub(super) async fn update(session: &Session, mut args: UpdateArgs) -> Result<()
         remove_exclusions: args.include_group.into_iter().chain(args.include_client).collect(),
         never_expires: args.never_expires,
         request_id: String::new(),
+        confirm: 0,
     };
     let only_named = v1::UpdateJobRequest { name: request.name.clone(), etag: request.etag.clone(), ..Default::default() };
     if request == only_named {
         let hint = Some("`sutler job update --help` lists what can be changed".into());
         return Err(CliError::Local { tried, why: "nothing was given that would change it".into(), hint });
     }
-    let request = v1::UpdateJobRequest { request_id: request_id()?, ..request };
+    let request = v1::UpdateJobRequest { request_id: request_id()?, confirm: args.confirm.confirm, ..request };
     let job = call!(session, jobs.update_job(request), "{tried}")?.job.unwrap_or_default();
     session.done(&job.name, &format!("updated, revision {}: {} on {}", job.revision, view::packages(&job), view::destinations(&job)))
 }

@@ -147,6 +147,7 @@ impl Record for v1::Job {
         Column::wide("halted", |j| j.rollout.as_ref().map(|r| r.halt.clone()).unwrap_or_default()),
         Column::wide("held back", |j| j.held_back.join("; ")),
         Column::wide("unavailable", |j| j.unavailable.clone()),
+        Column::wide("waits for", |j| j.approval.as_ref().map(|a| format!("{}: {}", a.name, a.sentence)).unwrap_or_default()),
         Column::wide("unavailable soon", |j| j.unavailable_soon.clone()),
         Column::wide("push again", |j| j.damaged_versions.iter().map(|v| names::package_word(v)).collect::<Vec<_>>().join(" ")),
         Column::wide("canceling", |j| j.canceling.to_string()),

@@ -81,6 +81,14 @@ const OTHERS: &[&str] = &[
     "BrakeService/ListStops",
     "BrakeService/ListBreakers",
     "BrakeService/CloseBreaker",
+    // In `second_person.rs`.
+    "ApprovalService/ListApprovals",
+    "ApprovalService/GetApproval",
+    "ApprovalService/ApproveChange",
+    "ApprovalService/RejectChange",
+    "PlanService/PlanJob",
+    "PlanService/GetPlan",
+    "PlanService/ListPlanClients",
 ];
 
 #[test]

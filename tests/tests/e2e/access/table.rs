@@ -126,6 +126,13 @@ const TABLE: &[Row] = &[
     ("AuditService/ListAuditSegments", Kind::Operator, &[Auditor], Scope::Any, Fine),
     ("EventService/ListEvents", Kind::Operator, READERS, Scope::Within, Fine),
     ("EventService/WatchEvents", Kind::Operator, READERS, Scope::Within, Fine),
+    ("ApprovalService/ListApprovals", Kind::Operator, READERS, Scope::Within, Fine),
+    ("ApprovalService/GetApproval", Kind::Operator, READERS, Scope::Within, Invalid),
+    ("ApprovalService/ApproveChange", Kind::Operator, &[Approver], Scope::Within, Invalid),
+    ("ApprovalService/RejectChange", Kind::Operator, &[Approver], Scope::Within, Invalid),
+    ("PlanService/PlanJob", Kind::Operator, &[Deployer], Scope::Within, Invalid),
+    ("PlanService/GetPlan", Kind::Operator, &[Deployer], Scope::Within, Invalid),
+    ("PlanService/ListPlanClients", Kind::Operator, &[Deployer], Scope::Within, Invalid),
     ("ReportService/ListReportRows", Kind::Operator, READERS, Scope::Within, Invalid),
 ];
 
