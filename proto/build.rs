@@ -5,7 +5,7 @@ use prost::Message;
 use protox::{Compiler, prost_reflect::DynamicMessage};
 use std::{env, error::Error, fs, path::PathBuf};
 
-const FILES: [&str; 20] = [
+const FILES: [&str; 23] = [
     "access",
     "types",
     "enrollment",
@@ -16,9 +16,12 @@ const FILES: [&str; 20] = [
     "question",
     "package",
     "terms",
+    "approval",
     "job",
+    "plan",
     "token",
     "transfer",
+    "brake",
     "software",
     "window",
     "operator",

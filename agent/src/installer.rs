@@ -24,6 +24,7 @@ use sutler_base::{
         requirement::{Requirement, Verdict, ask},
     },
     outcome::Failure,
+    path::InstallPath,
     state::ErrorKind,
 };
 
@@ -105,8 +106,12 @@ pub trait Installer: Send + Sync + 'static {
     fn detect<'a>(&'a self, item: &'a Item) -> Doing<'a, Detected>;
     /// The manifest of what the agent installed at the package's directory; none if it did not, or if it has none.
     fn installed<'a>(&'a self, item: &'a Item) -> Doing<'a, Option<Digest>>;
-    /// Makes room for the package, or opens what an earlier try left.
+    /// Makes room for the package, or opens what an earlier try left, or what is kept of it.
     fn stage<'a>(&'a self, item: &'a Item, lists: &'a ChunkLists) -> Doing<'a, Box<dyn Tree>>;
+    /// What is staged of the package is kept for a later attempt, whole or not. Asked again it does nothing.
+    fn keep<'a>(&'a self, item: &'a Item) -> Doing<'a, ()>;
+    /// What is kept of the manifest with this digest goes, whose package has this directory. Asked again it does nothing.
+    fn drop_kept<'a>(&'a self, directory: Option<&'a InstallPath>, manifest: &'a Digest) -> Doing<'a, ()>;
     /// The program of the staged package, which is a new agent.
     fn staged_agent<'a>(&'a self, item: &'a Item) -> Doing<'a, PathBuf>;
     /// The staged tree takes its place. Asked again it does nothing.
@@ -286,10 +291,25 @@ impl Installer for Machine {
     fn stage<'a>(&'a self, item: &'a Item, lists: &'a ChunkLists) -> Doing<'a, Box<dyn Tree>> {
         let (item, lists, layout, reserve) = (item.clone(), lists.clone(), self.layout.clone(), self.reserve);
         self.blocking(move |_| {
+            install::take(&layout, item.manifest.directory.as_ref(), &item.digest, &item.attempt, item.index)?;
             let source = Source { manifest: item.manifest.clone(), digest: item.digest };
             let staging = Staging::open(&layout, source, &lists, &item.attempt, item.index, reserve)?;
             Ok(Box::new(RealTree { layout, staging, item }) as Box<dyn Tree>)
         })
+    }
+
+    fn keep<'a>(&'a self, item: &'a Item) -> Doing<'a, ()> {
+        let item = item.clone();
+        self.blocking(move |layout| match exchange_of(layout, &item) {
+            // The staging place may hold the tree that was there before.
+            Some(exchange) if exchange.state()? != ExchangeState::Before => Ok(()),
+            _ => install::keep(layout, item.manifest.directory.as_ref(), &item.digest, &item.attempt, item.index),
+        })
+    }
+
+    fn drop_kept<'a>(&'a self, directory: Option<&'a InstallPath>, manifest: &'a Digest) -> Doing<'a, ()> {
+        let (directory, manifest) = (directory.cloned(), *manifest);
+        self.blocking(move |layout| install::drop_kept(layout, directory.as_ref(), &manifest))
     }
 
     fn staged_agent<'a>(&'a self, item: &'a Item) -> Doing<'a, PathBuf> {

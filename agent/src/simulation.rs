@@ -30,6 +30,7 @@ use sutler_base::{
     chunks::Chunk,
     facts::{Facts, Software},
     manifest::{EntryKind, Manifest, Present, Requirement, requirement::Verdict},
+    path::InstallPath,
     state::ErrorKind,
     token::TokenString,
 };
@@ -152,6 +153,8 @@ struct Inside {
     twice: Vec<Run>,
     exchanged: HashMap<(AttemptId, usize), Option<Digest>>,
     installed: BTreeMap<PackageName, Digest>,
+    staged: HashSet<(AttemptId, usize)>,
+    kept: HashSet<Digest>,
     exit_codes: HashMap<PackageName, (i32, Option<u32>)>,
     facts: Facts,
 }
@@ -315,9 +318,26 @@ impl Installer for SimulatedMachine {
     }
 
     fn stage<'a>(&'a self, item: &'a Item, lists: &'a ChunkLists) -> Doing<'a, Box<dyn Tree>> {
-        let missing = chunks(&item.manifest, lists);
+        let mut inside = lock(&self.inside);
+        let kept = inside.kept.remove(&item.digest);
+        inside.staged.insert((item.attempt.clone(), item.index));
+        let missing = if kept { Vec::new() } else { chunks(&item.manifest, lists) };
         let lacking = missing.iter().map(|c| c.digest).collect();
         now(Box::new(SimulatedTree { missing, lacking }) as Box<dyn Tree>)
+    }
+
+    fn keep<'a>(&'a self, item: &'a Item) -> Doing<'a, ()> {
+        let mut inside = lock(&self.inside);
+        let key = (item.attempt.clone(), item.index);
+        if inside.staged.remove(&key) && !inside.exchanged.contains_key(&key) {
+            inside.kept.insert(item.digest);
+        }
+        now(())
+    }
+
+    fn drop_kept<'a>(&'a self, _: Option<&'a InstallPath>, manifest: &'a Digest) -> Doing<'a, ()> {
+        lock(&self.inside).kept.remove(manifest);
+        now(())
     }
 
     fn exchange<'a>(&'a self, item: &'a Item) -> Doing<'a, ()> {

@@ -23,7 +23,7 @@ const LOOK: Duration = Duration::from_millis(250);
 /// What goes on from the reserve: what takes rights away, what keeps clients and operators from being locked out, what ends
 /// work that is under way, and what makes room. None of it lets anybody write as much as he likes.
 pub fn is_essential(unit: &str) -> bool {
-    const NAMES: [&str; 22] = [
+    const NAMES: [&str; 26] = [
         "remove",
         "unenroll",
         "quarantine",
@@ -32,6 +32,10 @@ pub fn is_essential(unit: &str) -> bool {
         "update_operator",
         "issue_operator",
         "cancel_job",
+        "abort_job",
+        "pause_job",
+        "halt_job",
+        "stop_work",
         "renew_client",
         "renew_operator",
         "first_use",
@@ -161,10 +165,14 @@ mod tests {
 
     #[test]
     fn what_takes_rights_away_is_essential_and_what_gives_them_is_not() {
-        for unit in ["remove", "quarantine", "revoke_token", "renew_client", "renew_operator", "cancel_job"] {
+        for unit in
+            ["remove", "quarantine", "revoke_token", "renew_client", "renew_operator", "cancel_job", "abort_job", "pause_job", "halt_job"]
+        {
             assert!(is_essential(unit), "{unit}");
         }
-        for unit in ["create_group", "enroll", "push_package", "run_job", "facts", "orders", "approve"] {
+        for unit in
+            ["create_group", "enroll", "push_package", "run_job", "facts", "orders", "approve", "resume_job", "promote_job", "rollout"]
+        {
             assert!(!is_essential(unit), "{unit}");
         }
     }

@@ -52,6 +52,8 @@ word!(state::RetryKind, v1::RetryKind, "RETRY_KIND");
 word!(state::Role, v1::Role, "ROLE");
 word!(state::EventKind, v1::EventKind, "EVENT_KIND");
 word!(state::Severity, v1::Severity, "SEVERITY");
+word!(state::ApprovalState, v1::ApprovalState, "APPROVAL_STATE");
+word!(state::PlanVerdict, v1::PlanVerdict, "PLAN_VERDICT");
 
 /// A time on the wire.
 pub fn wire_time(time: Timestamp) -> WireTime {
@@ -144,6 +146,16 @@ pub fn job_id(name: &str) -> Result<JobId, Invalid> {
     named("jobs", name)
 }
 
+/// `approvals/ID`
+pub fn approval_id(name: &str) -> Result<Uid, Invalid> {
+    named("approvals", name)
+}
+
+/// `plans/ID`
+pub fn plan_id(name: &str) -> Result<Uid, Invalid> {
+    named("plans", name)
+}
+
 /// `tokens/ID`
 pub fn token_id(name: &str) -> Result<TokenId, Invalid> {
     named("tokens", name)
@@ -152,6 +164,11 @@ pub fn token_id(name: &str) -> Result<TokenId, Invalid> {
 /// `transferLimits/ID`
 pub fn transfer_limit(name: &str) -> Result<Uid, Invalid> {
     named("transferLimits", name)
+}
+
+/// `breakers/ID`
+pub fn breaker_uid(name: &str) -> Result<Uid, Invalid> {
+    named("breakers", name)
 }
 
 /// `packages/NAME`
@@ -258,6 +275,8 @@ mod tests {
         agree(state::RetryKind::ALL);
         agree(state::Role::ALL);
         agree(state::EventKind::ALL);
+        agree(state::ApprovalState::ALL);
+        agree(state::PlanVerdict::ALL);
         agree(state::Severity::ALL);
     }
 

@@ -28,6 +28,10 @@ pub const QUESTIONS: &str = "questions";
 pub const TIMES: &str = "times";
 /// The capability of an agent that says whether what it installed is still there.
 pub const CHECKS: &str = "checks";
+/// The capability of an agent that fetches and keeps what is installed another time.
+pub const PREFETCH: &str = "prefetch";
+/// The capability of an agent that measures and reports its facts when it is asked to.
+pub const INVENTORY: &str = "inventory";
 /// The capability of an agent that announces to its users what a job announces, and takes in what they answer.
 pub const ANNOUNCEMENTS: &str = "announcements";
 /// The capability of an agent that begins at a start or the stop of the machine, and has it restarted, where a job says so.

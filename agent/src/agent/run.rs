@@ -37,7 +37,7 @@ use sutler_base::{
     state::{ClientState, ErrorKind},
 };
 use sutler_proto::{
-    ANNOUNCEMENTS, BOOTS, CHECKS, PROTOCOL_VERSION, QUESTIONS, REPORT_AGAIN, SHELF, TIMES,
+    ANNOUNCEMENTS, BOOTS, CHECKS, INVENTORY, PREFETCH, PROTOCOL_VERSION, QUESTIONS, REPORT_AGAIN, SHELF, TIMES,
     convert::{Word, time, wire_time},
     v1::{self, connect_request::Message as Up, connect_response::Message as Down},
 };
@@ -129,6 +129,8 @@ pub(super) struct Loop {
     pub(super) measuring: Option<JoinHandle<Result<Facts, Trouble>>>,
     /// Something happened since that began.
     pub(super) measure_again: bool,
+    /// The attempts for which they are measured just now, and those that asked since that began.
+    pub(super) inventories: (Vec<AttemptId>, Vec<AttemptId>),
     pub(super) limits: Limits,
     /// When it last looked around (on `CLOCK_BOOTTIME`).
     pub(super) looked_at: Duration,
@@ -218,7 +220,7 @@ impl Loop {
                     self.renewed(result);
                     None
                 }
-                Cause::Measured(facts) => self.measured(*facts).map(|()| None)?,
+                Cause::Measured(facts) => self.measured(*facts).await.map(|()| None)?,
                 Cause::Time => self.look_around().await.map(|()| None)?,
             };
             self.look_at_shutdown();
@@ -281,6 +283,16 @@ impl Loop {
                 Effect::AcknowledgeCancel(id, started) => {
                     info!(attempt = %id, started, "canceled by the manager");
                     self.send(Up::CancelAcknowledged(v1::CancelAcknowledged { attempt: id.to_string(), started }));
+                }
+                Effect::Measure(id) => {
+                    // What is being measured may have been looked at before it was asked.
+                    let (now, next) = &mut self.inventories;
+                    if self.measuring.is_some() {
+                        next.push(id)
+                    } else {
+                        now.push(id)
+                    }
+                    self.measure();
                 }
                 Effect::Prepare(id, item) => {
                     if let Some(record) = self.state.record(&id) {
@@ -530,7 +542,7 @@ impl Loop {
         let open = self.state.records().filter(|r| r.stage != Stage::Canceled).map(|r| wire::open_attempt(r, progress.get(r.id())));
         Ok(Some(v1::Hello {
             protocol_version: PROTOCOL_VERSION,
-            capabilities: [REPORT_AGAIN, QUESTIONS, TIMES, CHECKS, ANNOUNCEMENTS, BOOTS, SHELF].map(str::to_owned).to_vec(),
+            capabilities: [REPORT_AGAIN, QUESTIONS, TIMES, CHECKS, PREFETCH, INVENTORY, ANNOUNCEMENTS, BOOTS, SHELF].map(str::to_owned).to_vec(),
             questions_digest: self.questions.digest(),
             shelf_digest: self.shelf.digest(),
             trust_version: self.identity.publishers().map_or(0, |t| t.version()),
@@ -795,6 +807,7 @@ impl Loop {
             self.garbage = false;
             self.worker.collect_garbage(self.state.records());
         }
+        self.worker.drop_overdue();
         if now.boot >= self.facts_due {
             self.measure();
         }
@@ -865,24 +878,29 @@ impl Loop {
         self.measuring = Some(tokio::spawn(async move { installer.facts(software).await }));
     }
 
-    fn measured(&mut self, facts: Result<Facts, Trouble>) -> Result<(), AgentError> {
+    async fn measured(&mut self, facts: Result<Facts, Trouble>) -> Result<(), AgentError> {
         self.measuring = None;
         self.facts_due = self.clock.now().boot + self.limits.next_facts((self.random)());
+        let next = std::mem::take(&mut self.inventories.1);
+        let asked = std::mem::replace(&mut self.inventories.0, next);
         if std::mem::take(&mut self.measure_again) {
             self.measure();
         }
+        let done = facts.is_ok();
         match facts {
             Ok(mut facts) => {
                 self.restarts.add_to(&mut facts);
-                let news = self.report.measured(&facts) && self.up.is_some();
-                if news { self.tell_facts(self.report.told()) } else { Ok(()) }
+                if self.report.measured(&facts) && self.up.is_some() {
+                    self.tell_facts(self.report.told())?;
+                }
             }
-            Err(Trouble::Failed(failure)) => {
-                warn!("the facts can't be collected: {}", failure.message);
-                Ok(())
-            }
-            Err(Trouble::Fatal(why)) => Err(AgentError::Fatal(why)),
+            Err(Trouble::Failed(failure)) => warn!("the facts can't be collected: {}", failure.message),
+            Err(Trouble::Fatal(why)) => return Err(AgentError::Fatal(why)),
         }
+        for attempt in asked {
+            self.happened(Event::Measured(attempt, done)).await?;
+        }
+        Ok(())
     }
 
     /// Tells a manager that has the facts with this digest what changed since, or everything.

@@ -34,7 +34,7 @@ pub(super) fn log<'a>(attempt: &AttemptId, log: &'a LogEnd) -> impl Iterator<Ite
 
 /// An offer, checked; and how long its lease is (seconds).
 pub(super) fn offer(wire: &v1::Offer, now: &Now) -> Result<(Offer, u32), Invalid> {
-    if wire.items.is_empty() || wire.items.len() > limits::JOB_PACKAGES_MAX {
+    if wire.items.is_empty() != wire.inventory || wire.items.len() > limits::JOB_PACKAGES_MAX {
         return Err(Invalid::new(format!("an offer has 1 to {} packages, not {}", limits::JOB_PACKAGES_MAX, wire.items.len())));
     }
     let offer = Offer {
@@ -42,6 +42,7 @@ pub(super) fn offer(wire: &v1::Offer, now: &Now) -> Result<(Offer, u32), Invalid
         job: wire.job.chars().filter(|c| !c.is_control()).take(64).collect(),
         revision: wire.revision,
         items: wire.items.iter().map(item).collect::<Result<_, _>>()?,
+        inventory: wire.inventory,
         expire: wire.expire_time.as_ref().map(time).transpose()?,
         continue_on_failure: wire.continue_on_failure,
         priority: match wire.priority {
@@ -121,10 +122,14 @@ fn item(wire: &v1::OfferItem) -> Result<OfferedItem, Invalid> {
             wire.values.len()
         )));
     }
-    let uninstall = !wire.uninstall.is_empty();
+    let (envelope, intent) = match (&wire.uninstall[..], &wire.prefetch[..]) {
+        ([], []) => (&wire.envelope, Intent::Install),
+        ([], _) => (&wire.prefetch, Intent::Prefetch),
+        _ => (&wire.uninstall, Intent::Uninstall),
+    };
     Ok(OfferedItem {
-        envelope: if uninstall { wire.uninstall.to_vec() } else { wire.envelope.to_vec() },
-        intent: if uninstall { Intent::Uninstall } else { Intent::Install },
+        envelope: envelope.to_vec(),
+        intent,
         replace: if wire.replace == v1::Replace::Always as i32 { Replace::Always } else { Replace::IfMissing },
         values: wire.values.iter().map(value).collect::<Result<_, Invalid>>()?,
         succeeded: wire.succeeded,

@@ -338,7 +338,7 @@ pub(crate) fn discard_staging(layout: &Layout, attempt: &AttemptId, item: usize)
 }
 
 /// Removes a directory beside a spot, however an earlier removal was cut off.
-fn remove(spot: &Spot, name: &str) -> Result<(), Error> {
+pub(super) fn remove(spot: &Spot, name: &str) -> Result<(), Error> {
     let going = gone(name);
     for _ in 0..2 {
         if spot.look(&going)?.is_some() {

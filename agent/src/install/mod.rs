@@ -2,6 +2,7 @@
 //!
 //! - [`Layout`]: where things lie, and that nothing on the way to them belongs to somebody else.
 //! - [`Staging`]: the package's tree beside its final place, made of chunks that are each verified before they are written.
+//! - [`keep`], [`take`]: a tree that is kept for a later attempt, since it was only to be fetched.
 //! - [`Exchange`]: the new tree takes the place of the old one in one rename, and can go back in one.
 //! - [`Supervisor`], [`start`], [`pick_up`]: a step of the package, run at most once by a process that outlives the agent.
 //! - [`supervise`]: that process.
@@ -23,6 +24,7 @@ mod durable;
 mod error;
 mod exchange;
 mod host;
+mod kept;
 mod layout;
 pub(crate) mod logs;
 mod plan;
@@ -37,6 +39,7 @@ pub use detect::{Detected, detect};
 pub use error::Error;
 pub use exchange::{Exchange, ExchangeState, TreeRecord, remove_installed};
 pub use host::Host;
+pub use kept::{drop_kept, keep, take};
 pub use layout::{Layout, room};
 pub use logs::LogEnd;
 pub use plan::ChunkLists;

@@ -315,6 +315,7 @@ mod tests {
             job: "jobs/1".into(),
             revision: 1,
             items: vec![],
+            inventory: false,
             expire: None,
             continue_on_failure: false,
             priority: 5,

@@ -104,6 +104,8 @@ pub enum Event {
     Disconnected,
     /// Bytes of the package that is being fetched: those that are there, and all.
     Fetched(AttemptId, u64, u64),
+    /// The facts were measured for an attempt, after it asked for that, and the manager told; false if they could not be.
+    Measured(AttemptId, bool),
     /// Fetching has come to an end.
     Prepared(AttemptId, Prepared),
     /// An op has come to an end.
@@ -133,6 +135,8 @@ pub enum Effect {
     Accept(AttemptId),
     /// Tell the manager that it is called off, and whether something had been started.
     AcknowledgeCancel(AttemptId, bool),
+    /// Measure the facts anew and tell the manager what changed, then say [`Event::Measured`].
+    Measure(AttemptId),
     /// Fetch the package with this number.
     Prepare(AttemptId, usize),
     /// Do the op of the package with this number.

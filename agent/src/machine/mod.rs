@@ -8,6 +8,7 @@
 //!   a record says was begun is picked up, never started.
 //! - No step is started without a lease; nothing at all after a cancel was acknowledged as *not started*.
 //! - What a job announces to the user, or orders for a start or the stop of the machine, is not begun before that.
+//! - Between two packages it can be called off, and can expire, as before the first: the outcome then says what was done until there.
 //! - No package is begun outside of the times that the manager gave, or where it does not fit into them. What has begun goes on.
 //! - Installations run one at a time. One that has begun keeps its turn until its end, whatever it waits for: half
 //!   installed software is in nobody's way but for a bounded time. Who waits before that, or downloads, holds up no other.
@@ -56,7 +57,7 @@ enum Activity {
     Idle,
     /// Waits for the journal.
     Journaling,
-    /// Fetches.
+    /// Fetches; or measures, for an inventory.
     Fetching,
     /// An op runs.
     Performing,
@@ -73,7 +74,7 @@ struct Attempt {
     /// Transfers that failed since the last one that went on.
     tries: u32,
     bytes: (u64, u64),
-    /// The manager asked to call it off; acknowledged when the journal has it.
+    /// The manager asked to call it off: acknowledged when the journal has it; between two packages its outcome is the answer.
     canceling: bool,
     /// The offer was not yet acknowledged.
     accepting: bool,
@@ -119,6 +120,12 @@ impl Attempt {
         let item = self.record.offer.items.get(self.record.results.len());
         let there = self.doubted.contains(&plan.package) && item.is_some_and(|item| item.replace == Replace::IfMissing);
         there || self.doubted.iter().any(|package| plan.supersedes.contains(package))
+    }
+
+    /// Whether its next package is to be fetched or begun, and nothing of that is done or being written down.
+    fn is_between(&self) -> bool {
+        let waits = matches!(self.activity, Activity::Idle | Activity::Fetching | Activity::Backoff(_));
+        waits && matches!(self.record.stage, Stage::Offered | Stage::Fetched(_)) && self.record.verdict().is_none()
     }
 
     /// Has the record written as it is now; nothing goes on before that is acknowledged.
@@ -245,6 +252,12 @@ impl State {
                 self.connected = true;
                 for (id, attempt) in &mut self.attempts {
                     attempt.unwanted = unwanted.contains(id);
+                    // Transfers may have been resumed meanwhile, and nobody could say so.
+                    let fetches = matches!(attempt.record.stage, Stage::Offered);
+                    if attempt.suspended && fetches && matches!(attempt.activity, Activity::Backoff(_)) {
+                        attempt.activity = Activity::Idle;
+                        attempt.tries = 0;
+                    }
                 }
                 for id in unwanted {
                     self.drop_unwanted(&id, &mut effects);
@@ -264,6 +277,7 @@ impl State {
                     attempt.bytes = (done, total);
                 }
             }
+            Event::Measured(id, done) => self.measured(&id, done, now, &mut effects),
             Event::Prepared(id, prepared) => self.prepared(&id, prepared, now, &mut effects),
             Event::OpEnded(id, report) => self.op_ended(&id, report, now, &mut effects),
             Event::Signed(id, outcome, signature) => {
@@ -352,12 +366,15 @@ impl State {
         let leased = attempt.record.leased(now);
         if let Some(started) = attempt.beginning.take()
             && let Stage::Installing(installing) = &attempt.record.stage
-            && (!attempt.record.timely(now)
+            && (attempt.canceling
+                || attempt.record.is_expired(now)
+                || !attempt.record.timely(now)
                 || !started && !attempt.record.may_be_first(going_down, now)
                 || !leased && installing.op().is_some_and(Op::runs))
         {
-            // The disk took so long that the window is closed, the lease over or the machine goes down: as if it had not been begun.
-            attempt.record.stage = Stage::Fetched(installing.plan.clone());
+            // The disk took so long that the window is closed, the lease or the time over, that the machine goes down, or that it was
+            // called off meanwhile: as if it had not been begun.
+            attempt.record.stage = if attempt.canceling && !started { Stage::Canceled } else { Stage::Fetched(installing.plan.clone()) };
             attempt.record.started = started;
             attempt.journal(effects);
             return;
@@ -397,10 +414,22 @@ impl State {
             }
             return;
         };
-        let over = attempt.activity == Activity::Signing || matches!(attempt.record.stage, Stage::Finished { .. });
-        if attempt.record.started || over {
-            if acknowledge {
-                effects.push(Effect::AcknowledgeCancel(id.clone(), true));
+        // The outcome is the answer.
+        if attempt.activity == Activity::Signing {
+            return;
+        }
+        if matches!(attempt.record.stage, Stage::Finished { .. }) {
+            if acknowledge && attempt.activity == Activity::Idle {
+                effects.push(Effect::Report(id.clone()));
+            }
+            return;
+        }
+        if attempt.record.started {
+            match &attempt.record.stage {
+                _ if !acknowledge => {}
+                Stage::Installing(_) if attempt.beginning.is_none() => effects.push(Effect::AcknowledgeCancel(id.clone(), true)),
+                // Nothing of the next package was done yet, and nothing will be: see `journaled` and `advance`.
+                _ => attempt.canceling = true,
             }
             return;
         }
@@ -453,6 +482,21 @@ impl State {
         }
         attempt.tries = 0;
         attempt.journal(effects);
+    }
+
+    fn measured(&mut self, id: &AttemptId, done: bool, now: &Now, effects: &mut Vec<Effect>) {
+        let jitter = self.jitter();
+        let Some(attempt) = self.attempts.get_mut(id) else { return };
+        if attempt.activity != Activity::Fetching || !attempt.record.offer.inventory {
+            return;
+        }
+        if done {
+            attempt.record.measured = true;
+            attempt.journal(effects);
+        } else {
+            attempt.activity = Activity::Backoff(now.boot + pause(attempt.tries, jitter));
+            attempt.tries = attempt.tries.saturating_add(1);
+        }
     }
 
     fn op_ended(&mut self, id: &AttemptId, report: OpReport, now: &Now, effects: &mut Vec<Effect>) {
@@ -527,7 +571,7 @@ impl State {
             .collect();
         order.sort();
         self.order_restart(now, effects);
-        let mut fetching = self.attempts.values().filter(|a| a.activity == Activity::Fetching).count();
+        let mut fetching = self.attempts.values().filter(|a| a.activity == Activity::Fetching && !a.record.offer.inventory).count();
         for (_, _, _, id) in order {
             let underway = self.underway();
             let (going_down, restarts, boots) = (self.goes_down(now), self.restarts(now), self.boots(now));
@@ -537,16 +581,16 @@ impl State {
             {
                 attempt.activity = Activity::Idle;
             }
-            let record = &attempt.record;
-            let open = !matches!(record.stage, Stage::Finished { .. } | Stage::Canceled);
-            let expired = open && !record.started && record.offer.expire.is_some_and(|at| now.wall >= at);
-            let waits = matches!(attempt.activity, Activity::Idle | Activity::Fetching | Activity::Backoff(_));
-            if expired && waits {
-                if attempt.activity == Activity::Fetching {
-                    effects.push(Effect::Abandon(id.clone()));
-                }
+            let end = match &attempt.record {
+                _ if !attempt.is_between() => None,
+                _ if attempt.canceling => Some(ExecutionState::Canceled),
+                record if record.is_expired(now) => Some(ExecutionState::Expired),
+                _ => None,
+            };
+            if let Some(end) = end {
+                effects.push(Effect::Abandon(id.clone()));
                 attempt.activity = Activity::Signing;
-                effects.push(Effect::Sign(self.outcome(&id, ExecutionState::Expired, now)));
+                effects.push(Effect::Sign(self.outcome(&id, end, now)));
                 continue;
             }
             if attempt.activity != Activity::Idle {
@@ -567,6 +611,9 @@ impl State {
                         }
                         attempt.activity = Activity::Signing;
                         effects.push(Effect::Sign(self.outcome(&id, end, now)));
+                    } else if attempt.record.offer.inventory {
+                        attempt.activity = Activity::Fetching;
+                        effects.push(Effect::Measure(id.clone()));
                     } else if underway.iter().any(|package| attempt.doubted.contains(package)) {
                         continue;
                     } else if fetching < FETCHES_MAX {

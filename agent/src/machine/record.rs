@@ -90,8 +90,11 @@ pub struct Offer {
     pub job: String,
     /// The revision of the job.
     pub revision: i64,
-    /// The packages in the job's order; never empty.
+    /// The packages in the job's order; none of an inventory.
     pub items: Vec<OfferedItem>,
+    /// In place of packages: the facts are measured, and reported where they changed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub inventory: bool,
     /// After this nothing may be started.
     pub expire: Option<Timestamp>,
     /// Go on with the next package although one failed.
@@ -235,6 +238,8 @@ impl Plan {
                 ops.push(Op::Forget);
                 ops
             }
+            // That ends when it is fetched.
+            Intent::Prefetch => Vec::new(),
         }
     }
 
@@ -403,7 +408,10 @@ pub struct Record {
     pub lease: Option<Lease>,
     /// What became of the packages that are done.
     pub results: Vec<ItemResult>,
-    /// Whether anything was ever started: from then on it can't be called off any more.
+    /// The facts were measured for it, and the manager told what changed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub measured: bool,
+    /// Whether anything was ever started: what is called off from then on has an outcome that says what was done.
     pub started: bool,
     /// How it stands with the user, once it was announced.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -429,6 +437,7 @@ impl Record {
             accepted,
             lease: None,
             results: Vec::new(),
+            measured: false,
             started: false,
             asked: None,
             refused: false,
@@ -455,6 +464,11 @@ impl Record {
         }
     }
 
+    /// Whether its time is over: nothing may be started any more.
+    pub fn is_expired(&self, now: &super::Now) -> bool {
+        self.offer.expire.is_some_and(|at| now.wall >= at)
+    }
+
     /// Whether the next package may be begun at this moment, by the times that the manager gave.
     pub fn timely(&self, now: &super::Now) -> bool {
         self.offer.times.as_ref().is_none_or(|times| times.allow(self.results.len(), now))
@@ -463,6 +477,9 @@ impl Record {
     /// The end that the attempt has come to; none while a package is left to do.
     pub fn verdict(&self) -> Option<ExecutionState> {
         use ExecutionState::*;
+        if self.offer.inventory {
+            return self.measured.then_some(Succeeded);
+        }
         let bad = |r: &&ItemResult| !r.state.is_good();
         let over = self.results.len() >= self.offer.items.len();
         let stopped = self.refused || !self.offer.continue_on_failure && self.results.iter().any(|r| bad(&r));

@@ -1,7 +1,8 @@
 //! When the packages of an attempt may be begun, counted on the clock of the machine that never jumps.
 //!
 //! The manager says it as moments of its own clock, and what time it was there. What counts from then on is `CLOCK_BOOTTIME`: a wrong
-//! clock of the machine, or one that is set, changes nothing. A message that was long on its way only makes it later.
+//! clock of the machine, or one that is set, changes nothing. A message that was long on its way moves all of it, the ends too, by as much: an opening is never longer than it is
+//! here, and a package may be begun so long after its end there as the message took.
 
 use super::Now;
 use serde::{Deserialize, Serialize};

@@ -47,14 +47,13 @@ impl State {
             .values()
             .flat_map(|a| {
                 let backoff = if let Activity::Backoff(until) = a.activity { Some(until) } else { None };
-                let ends = matches!(a.record.stage, Stage::Finished { .. } | Stage::Canceled) || a.record.started;
-                let expires = a.record.offer.expire.filter(|_| !ends).map(|at| {
+                let expires = a.record.offer.expire.filter(|_| a.is_between()).map(|at| {
                     let left = at.as_millisecond().saturating_sub(now.wall.as_millisecond()).max(0) as u64;
                     now.boot + Duration::from_millis(left)
                 });
                 // By the times that it was given: what has begun goes on.
                 let opens = a.record.offer.times.as_ref().filter(|_| waits_to_begin(a)).and_then(|times| times.next(now));
-                let asked = a.record.asked.as_ref().filter(|_| !ends && waits_to_begin(a));
+                let asked = a.record.asked.as_ref().filter(|_| !a.record.started && waits_to_begin(a));
                 let user =
                     asked.and_then(|asked| asked.due()).map(|due| now.boot.saturating_add(due.left(now))).filter(|at| *at > now.boot);
                 [backoff, expires, opens, user, State::restart_again(&a.record, now)]
@@ -74,7 +73,9 @@ impl State {
             Stage::Offered if matches!(attempt.activity, Activity::Backoff(_)) && attempt.suspended => wait(WaitReason::TransferSuspended),
             _ if matches!(attempt.activity, Activity::Backoff(_)) => wait(WaitReason::Retry),
             Stage::Offered if record.verdict().is_some() => return None,
-            Stage::Offered if attempt.activity == Activity::Fetching => (ExecutionState::Downloading, None, String::new()),
+            Stage::Offered if attempt.activity == Activity::Fetching && !record.offer.inventory => {
+                (ExecutionState::Downloading, None, String::new())
+            }
             Stage::Offered if !attempt.doubted.is_empty() => wait(WaitReason::Turn),
             Stage::Offered => (ExecutionState::Offered, None, String::new()),
             Stage::Fetched(_) if self.held => wait(WaitReason::LocalHold),

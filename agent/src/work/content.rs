@@ -67,8 +67,8 @@ impl Content {
     }
 
     /// Removes what belongs to none of these. Best effort: what stays costs room and nothing else.
-    pub(crate) fn keep_only<'a>(&self, records: impl Iterator<Item = &'a Record>, installed: &[Installed]) {
-        let mut manifests: HashSet<Digest> = installed.iter().map(|i| i.manifest).collect();
+    pub(crate) fn keep_only<'a>(&self, records: impl Iterator<Item = &'a Record>, installed: &[Installed], kept: Vec<Digest>) {
+        let mut manifests: HashSet<Digest> = installed.iter().map(|i| i.manifest).chain(kept).collect();
         for record in records {
             for item in &record.offer.items {
                 manifests.extend(sutler_certs::Envelope::from_json(&item.envelope).map(|e| e.digest));

@@ -5,7 +5,9 @@
 
 mod check;
 mod content;
+mod found;
 mod perform;
+mod prefetched;
 mod prepare;
 mod record;
 mod relations;
@@ -23,7 +25,9 @@ use crate::{
     vault::{Vault, VaultError},
 };
 use content::Content;
+use found::FoundRecord;
 use perform::Performed;
+use prefetched::{Prefetched, PrefetchedRecord};
 use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
 use sutler_base::AttemptId;
 use tokio::{
@@ -61,6 +65,8 @@ pub(crate) struct Shared {
     pub(crate) policy: Policy,
     pub(crate) platform: (String, String),
     pub(crate) installed: InstalledRecord,
+    prefetched: PrefetchedRecord,
+    found: FoundRecord,
     pub(crate) content: Content,
     pub(crate) connection: watch::Receiver<Option<Connection>>,
     pub(crate) told: mpsc::UnboundedSender<Told>,
@@ -104,6 +110,8 @@ impl Worker {
             policy: parts.policy,
             platform: parts.platform,
             installed: InstalledRecord::load(parts.vault.clone())?,
+            prefetched: PrefetchedRecord::load(parts.vault.clone())?,
+            found: FoundRecord::load(parts.vault.clone())?,
             content: Content::new(parts.vault),
             connection: parts.connection,
             told: parts.told,
@@ -116,9 +124,21 @@ impl Worker {
         self.shared.installed.all()
     }
 
-    /// Removes content that neither an attempt nor what is installed needs any more.
+    /// Removes content that neither an attempt nor what is installed or kept needs any more.
     pub fn collect_garbage<'a>(&self, records: impl Iterator<Item = &'a Record>) {
-        self.shared.content.keep_only(records, &self.shared.installed.all());
+        let mut kept = self.shared.prefetched.manifests();
+        kept.extend(self.shared.found.all());
+        self.shared.content.keep_only(records, &self.shared.installed.all(), kept);
+    }
+
+    /// Removes what was only fetched, and that for too long.
+    pub fn drop_overdue(&mut self) {
+        let gone = self.shared.prefetched.over(self.shared.clock.now().wall).unwrap_or_default();
+        if !gone.is_empty() {
+            let shared = self.shared.clone();
+            self.reap();
+            self.tasks.spawn(async move { shared.drop_kept(gone).await });
+        }
     }
 
     /// Fetches the package with this number.
@@ -206,6 +226,14 @@ impl Worker {
         self.reap();
         self.tasks.spawn(async move {
             let items = perform::known_items(&shared, &record).await;
+            // What was fetched before it was needed stays for the next attempt, unless it was installed.
+            for item in items.iter().filter(|item| shared.prefetched.has(&item.digest)) {
+                match shared.installer.keep(item).await {
+                    Err(Trouble::Fatal(why)) => return shared.fatal(why),
+                    Err(Trouble::Failed(failure)) => tracing::warn!(attempt = %record.id(), "it is not kept: {}", failure.message),
+                    Ok(()) => {}
+                }
+            }
             for last in [false, false, true] {
                 match shared.installer.forget(record.id(), &items).await {
                     Ok(()) => break,
@@ -229,6 +257,19 @@ impl Shared {
 
     pub(crate) fn fatal(&self, why: String) {
         let _ = self.told.send(Told::Fatal(why));
+    }
+
+    /// Removes what was kept of these: best effort.
+    async fn drop_kept(&self, gone: Vec<Prefetched>) {
+        for kept in gone {
+            match self.installer.drop_kept(kept.directory.as_ref(), &kept.manifest).await {
+                Ok(()) => tracing::info!(package = %kept.package, "what was fetched of it before it was needed is removed"),
+                Err(Trouble::Failed(failure)) => {
+                    tracing::warn!(package = %kept.package, "what was fetched of it before it was needed stays: {}", failure.message);
+                }
+                Err(Trouble::Fatal(why)) => self.fatal(why),
+            }
+        }
     }
 
     /// The connection, as soon as there is one.

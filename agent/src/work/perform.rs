@@ -67,6 +67,8 @@ pub(super) async fn perform(shared: &Shared, record: &Record, index: usize, op: 
             shared.installed.add(Installed::of(&item)).map_err(|e| Shared::vault_trouble(&e))?;
             shared.identity.installed(&manifest.name, manifest.release).map_err(|e| Shared::vault_trouble(&e))?;
             shared.installer.commit(&item).await?;
+            let kept = shared.prefetched.installed(&manifest.name, manifest.release).map_err(|e| Shared::vault_trouble(&e))?;
+            shared.drop_kept(kept).await;
             let _ = shared.told.send(Told::Installed);
             Ok(OpReport::Done)
         }

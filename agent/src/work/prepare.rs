@@ -8,7 +8,7 @@ use super::{
 use crate::{
     fetch::{self, FetchError, Wanted},
     install::{ChunkLists, Detected},
-    installer::{Item, OldPackage, Trouble, failure},
+    installer::{Item, OldPackage, Tree, Trouble, failure},
     link::Connection,
     machine::{Event, OfferedItem, Plan, PlannedStep, Prepared, Replace},
     policy::LocalPolicy,
@@ -22,7 +22,11 @@ use sutler_base::{
     AttemptId, Digest, PackageName, Version,
     chunks::ChunkList,
     limits,
-    manifest::{Manifest, Phase, Requirement, Step, relations, requirement::Verdict},
+    manifest::{
+        Manifest, Phase, Requirement, Step,
+        relations::{self, Values},
+        requirement::Verdict,
+    },
     outcome::{Failure, ItemResult, Was},
     state::{ErrorKind, ExecutionState, Intent},
 };
@@ -134,21 +138,36 @@ async fn stage(shared: &Shared, attempt: &AttemptId, index: usize, offered: &Off
     if offered.succeeded {
         return Err(Stop::End(ExecutionState::Succeeded, None));
     }
-    let values = relations::fill(&manifest.parameters, &offered.values).map_err(|e| stop(ErrorKind::ParameterInvalid, e.0))?;
+    let values = match offered.intent {
+        // Nothing is run with them.
+        Intent::Prefetch => Values::new(),
+        _ => relations::fill(&manifest.parameters, &offered.values).map_err(|e| stop(ErrorKind::ParameterInvalid, e.0))?,
+    };
     let item = Item { attempt: attempt.clone(), index, manifest, digest: envelope.digest, values };
     match offered.intent {
-        Intent::Install => {
+        Intent::Install | Intent::Prefetch => {
             if offered.replace == Replace::IfMissing
                 && let Some(there) = others::does_instead(shared, &item, &offered.needed).await?
             {
                 (known.package, known.version, known.manifest) = (there.package, there.version, there.manifest);
+                shared.found.add(item.digest).map_err(|e| Shared::vault_trouble(&e))?;
                 return Err(Stop::End(ExecutionState::AlreadyInstalled, None));
             }
             check_rules(shared, &policy(shared)?, &envelope, &item.manifest, &signed).map_err(failed)?;
             let detected_before = match already_there(shared, &item).await? {
-                (true, _) if offered.replace == Replace::IfMissing => return Err(Stop::End(ExecutionState::AlreadyInstalled, None)),
+                (true, _) if offered.replace == Replace::IfMissing => {
+                    shared.found.add(item.digest).map_err(|e| Shared::vault_trouble(&e))?;
+                    return Err(Stop::End(ExecutionState::AlreadyInstalled, None));
+                }
                 (_, detected) => detected,
             };
+            if offered.intent == Intent::Prefetch {
+                // What it depends on has to be there when it is installed.
+                let alone = Arc::new(Manifest { depends_on: Vec::new(), ..Manifest::clone(&item.manifest) });
+                check_requirements(shared, &Item { manifest: alone, ..item.clone() }, &offered.requirements).await?;
+                prefetch(shared, &item, known).await?;
+                return Err(Stop::End(ExecutionState::Succeeded, None));
+            }
             check_requirements(shared, &item, &offered.requirements).await?;
             let leaves = others::leaves(shared, &item).await?;
             for old in &leaves {
@@ -161,6 +180,16 @@ async fn stage(shared: &Shared, attempt: &AttemptId, index: usize, offered: &Off
         }
         Intent::Uninstall => uninstall(shared, item, known).await,
     }
+}
+
+/// Fetches what an installation will need, and keeps it beside its place.
+async fn prefetch(shared: &Shared, item: &Item, known: &mut Known) -> Result<(), Stop> {
+    let lists = chunk_lists(shared, &item.attempt, &item.manifest, known).await?;
+    fill(shared, item, &lists, known).await?;
+    // Remembered first: what is kept and not remembered would stay for ever.
+    let gone = shared.prefetched.add(item, shared.clock.now().wall).map_err(|e| Shared::vault_trouble(&e))?;
+    shared.drop_kept(gone).await;
+    Ok(shared.installer.keep(item).await?)
 }
 
 /// What is recorded as installed of this package, and of those whose place it takes.
@@ -480,7 +509,7 @@ fn longest_list(size: u64) -> u64 {
 }
 
 async fn fill(shared: &Shared, item: &Item, lists: &ChunkLists, known: &mut Known) -> Result<(), Stop> {
-    let mut tree = shared.installer.stage(item, lists).await?;
+    let mut tree = stage_with_room(shared, item, lists).await?;
     if let Some(old) = old_package(shared, item).await? {
         let reused;
         (tree, reused) = blocking(move || {
@@ -511,6 +540,22 @@ async fn fill(shared: &Shared, item: &Item, lists: &ChunkLists, known: &mut Know
     }
     let finished = blocking(move || tree.finish()).await?;
     Ok(finished?)
+}
+
+/// Stages it. What was only fetched before it is needed gives way to what is needed now.
+async fn stage_with_room(shared: &Shared, item: &Item, lists: &ChunkLists) -> Result<Box<dyn Tree>, Stop> {
+    loop {
+        match shared.installer.stage(item, lists).await {
+            Err(Trouble::Failed(failure)) if failure.kind == ErrorKind::NoSpace => {
+                let gone = shared.prefetched.oldest_but(&item.digest).map_err(|e| Shared::vault_trouble(&e))?;
+                if gone.is_empty() {
+                    return Err(failed(failure));
+                }
+                shared.drop_kept(gone).await;
+            }
+            staged => return Ok(staged?),
+        }
+    }
 }
 
 async fn old_package(shared: &Shared, item: &Item) -> Result<Option<OldPackage>, Stop> {

@@ -296,6 +296,7 @@ impl Manager {
 
 pub(crate) fn offer(attempt: &AttemptId, items: Vec<v1::OfferItem>, lease_seconds: u32) -> v1::Offer {
     v1::Offer {
+        inventory: false,
         attempt: attempt.to_string(),
         job: "jobs/0123456789".into(),
         revision: 1,

@@ -1,7 +1,7 @@
 //! Which objects belong to a package version, and which of them are lacking.
 
 use crate::{Content, Error, Kind, store::locked};
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 use sutler_base::{
     Digest,
     chunks::ChunkList,
@@ -72,6 +72,23 @@ impl Content {
         let closure = Arc::new(Closure { digests: digests.into() });
         locked(&self.closures).insert(manifest, closure.clone(), closure.digests.len() * 32 + 128);
         Ok(closure)
+    }
+
+    /// Bytes of the version whose manifest is `manifest` that whoever has the other one lacks, uncompressed; each chunk once.
+    pub async fn bytes_beside(&self, manifest: Digest, other: Digest) -> Result<u64, Error> {
+        let there = self.load_closure(other).await?;
+        let parsed = self.manifest(manifest).await?;
+        let mut lacking: BTreeMap<Digest, u64> = BTreeMap::new();
+        for entry in &parsed.files {
+            if let EntryKind::File { blake3, size, chunks: None, .. } = entry.kind {
+                lacking.insert(blake3, size);
+            }
+        }
+        for (entry, size, list) in parsed.chunk_lists() {
+            let chunks = self.chunk_list(list, entry.path.as_str(), size).await?;
+            lacking.extend(chunks.0.iter().map(|c| (c.digest, u64::from(c.length))));
+        }
+        Ok(lacking.into_iter().filter(|(digest, _)| !there.contains(digest)).map(|(_, length)| length).sum())
     }
 
     /// What the version whose manifest is `manifest` still lacks, each digest once: first the manifest, then chunk lists,

@@ -50,9 +50,9 @@ pub fn by_leaving(reason: CancelReason) -> bool {
     matches!(reason, CancelReason::LeftGroup | CancelReason::DestinationDeleted | CancelReason::ClientArchived | CancelReason::Revised)
 }
 
-/// Whether what was called off for this reason waits for its turn again once that is final.
+/// Whether what was called off for this reason, by its rollout or a brake, waits for its turn again once that is final.
 pub fn by_rollout(reason: CancelReason) -> bool {
-    matches!(reason, CancelReason::JobPaused | CancelReason::PlaceGiven)
+    matches!(reason, CancelReason::JobPaused | CancelReason::PlaceGiven | CancelReason::Stopped)
 }
 
 /// What a re-execution does with one row.
@@ -86,6 +86,11 @@ pub fn again(execution: &Execution, kinds: &[RetryKind], error_kind: Option<Erro
 
 /// What the row of an execution says after this outcome: the word and the sentence.
 pub fn says(outcome: &Outcome) -> (String, String) {
+    if matches!(outcome.state, ExecutionState::Canceled | ExecutionState::Expired) && !outcome.items.is_empty() {
+        let done: Vec<_> = outcome.items.iter().map(|item| format!("{} {} {}", item.package, item.version, item.state)).collect();
+        let what = if outcome.state == ExecutionState::Expired { "the job's time was over" } else { "it was called off" };
+        return (String::new(), format!("{what} between two packages; until then: {}", done.join(", ")));
+    }
     let Some(failure) = outcome.failure() else { return (String::new(), String::new()) };
     let word = if outcome.state == ExecutionState::Interrupted { ErrorKind::Interrupted } else { failure.kind };
     (word.as_str().to_owned(), sentence(failure))

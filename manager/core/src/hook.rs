@@ -10,6 +10,8 @@ use sutler_base::Timestamp;
 pub const PAUSE_MAX: Duration = Duration::from_secs(600);
 /// How much longer than a delivery a lease lasts.
 const MARGIN: Duration = Duration::from_secs(30);
+/// How often an event is tried before it is given up, however much later it is by then: the clock may have been stepped.
+const TRIES_MIN: u32 = 5;
 /// How many bytes of an error are kept.
 const ERROR_MAX: usize = 500;
 
@@ -66,20 +68,24 @@ impl Hook {
         }
     }
 
-    /// Until when `who` has to wait before it may deliver; none: not at all.
-    pub fn wait(&self, who: &str, now: Timestamp) -> Option<Timestamp> {
-        let held = self.until.filter(|until| self.holder != who && *until > now);
-        held.max(self.next.filter(|next| *next > now))
+    /// Until when `who` has to wait before it may deliver, which takes `limit` at the most; none: not at all. What lies further ahead
+    /// than it was ever written down comes of a clock that was stepped back since, and nobody waits for that.
+    pub fn wait(&self, who: &str, now: Timestamp, limit: Duration) -> Option<Timestamp> {
+        let ahead =
+            |at: &Timestamp, most: Duration| *at > now && Duration::try_from(at.duration_since(now)).is_ok_and(|ahead| ahead <= most);
+        let held = self.until.filter(|until| self.holder != who && ahead(until, limit + MARGIN));
+        held.max(self.next.filter(|next| ahead(next, PAUSE_MAX)))
     }
 
     /// `who` delivers now, which takes `limit` at the most.
     pub fn take(&mut self, who: &str, now: Timestamp, limit: Duration) {
         self.holder = who.to_owned();
         self.until = Some(now.saturating_add(limit + MARGIN).unwrap_or(Timestamp::MAX));
-        self.began.get_or_insert(now);
+        self.began = Some(self.began.map_or(now, |began| began.min(now)));
     }
 
-    /// What `who` delivered came to this, with the event at `cursor`. None if it took so long that somebody else delivers: then
+    /// What `who` delivered came to this, with the event at `cursor`: it is given up when it was tried for as long as `retry_for`, and
+    /// some times at least unless it is not to be tried again at all. None if it took so long that somebody else delivers: then
     /// that one's word counts.
     pub fn ended(&mut self, who: &str, cursor: i64, result: Result<(), &str>, now: Timestamp, retry_for: Duration) -> Option<Ended> {
         if self.holder != who || cursor <= self.cursor {
@@ -97,7 +103,8 @@ impl Hook {
         self.attempts = self.attempts.saturating_add(1);
         self.error = error.chars().take(ERROR_MAX).collect();
         let tried = now.duration_since(self.began.unwrap_or(now));
-        if Duration::try_from(tried).is_ok_and(|tried| tried >= retry_for) {
+        let often = self.attempts >= TRIES_MIN || retry_for.is_zero();
+        if often && Duration::try_from(tried).is_ok_and(|tried| tried >= retry_for) {
             *self = Hook { given_up: self.given_up + 1, ..self.clone().moved_on(cursor) };
             return Some(Ended::GivenUp);
         }
@@ -165,7 +172,7 @@ mod tests {
                         prop_assert_eq!(hook.cursor, delivered);
                     }
                     Some(_) => {}
-                    None if hook.wait(names[who], at(now)).is_none() => {
+                    None if hook.wait(names[who], at(now), LIMIT).is_none() => {
                         // Whoever else was at it has ended, or died.
                         if let Some((_, ends, _, _)) = busy[1 - who] {
                             prop_assert!(ends < now, "both deliver at {}", now);
@@ -183,7 +190,7 @@ mod tests {
             let mut hook = Hook::new("h", 0);
             let mut now = 0;
             loop {
-                now = now.max(hook.wait("a", at(now)).map_or(0, |t| t.as_second() as u64));
+                now = now.max(hook.wait("a", at(now), LIMIT).map_or(0, |t| t.as_second() as u64));
                 hook.take("a", at(now), LIMIT);
                 now += latency;
                 match hook.ended("a", 1, Err("no"), at(now), RETRY) {
@@ -194,6 +201,36 @@ mod tests {
             }
             prop_assert!(now >= RETRY.as_secs() && now <= RETRY.as_secs() + PAUSE_MAX.as_secs() + 30);
             prop_assert_eq!((hook.cursor, hook.given_up, hook.attempts), (1, 1, 0));
+        }
+
+        /// Whatever the clock does between two tries of a receiver that is away, the next one comes soon, and some are made.
+        #[test]
+        fn however_the_clock_is_stepped_nothing_waits_for_long_and_nothing_is_given_up_at_once(
+            steps in prop::collection::vec(-100_000..100_000i64, 1..30)
+        ) {
+            let mut hook = Hook::new("h", 0);
+            let (mut now, mut tries) = (10_000_000u64, 0);
+            for (n, step) in steps.into_iter().enumerate() {
+                // Every third one dies while it delivers, and another one comes.
+                let who = if n % 2 == 0 { "a" } else { "b" };
+                let pause = hook.wait(who, at(now), LIMIT).map_or(0, |t| t.as_second() as u64 - now);
+                prop_assert!(pause <= PAUSE_MAX.as_secs(), "it waits for {pause} s");
+                now += pause;
+                hook.take(who, at(now), LIMIT);
+                now = now.saturating_add_signed(step);
+                if n % 3 == 2 {
+                    continue;
+                }
+                tries += 1;
+                match hook.ended(who, 1, Err("no"), at(now), RETRY) {
+                    Some(Ended::Again) => {}
+                    Some(Ended::GivenUp) => {
+                        prop_assert!(tries >= TRIES_MIN);
+                        break;
+                    }
+                    other => prop_assert!(false, "{:?}", other),
+                }
+            }
         }
     }
 }

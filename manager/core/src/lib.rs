@@ -2,7 +2,9 @@
 //! and ids that are passed in; no tokio, no SQL, no gRPC.
 
 pub mod admission;
+pub mod approval;
 pub mod audit;
+pub mod brake;
 pub mod condition;
 pub mod event;
 pub mod execution;
@@ -10,6 +12,7 @@ pub mod hook;
 pub mod keep;
 pub mod likeness;
 pub mod model;
+pub mod planned;
 pub mod policy;
 pub mod presence;
 pub mod relations;
@@ -17,6 +20,7 @@ pub mod rights;
 pub mod rollout;
 pub mod schedule;
 pub mod session;
+pub mod share;
 pub mod terms;
 pub mod transfer;
 pub mod user;

@@ -79,6 +79,21 @@ pub struct Client {
     pub change: i64,
 }
 
+/// What is shown of a client beside something of its: without its facts, which may be large.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientBrief {
+    /// Which.
+    pub id: ClientId,
+    /// What it may do.
+    pub state: ClientState,
+    /// What the machine calls itself.
+    pub hostname: String,
+    /// When it was last heard of.
+    pub last_seen: Timestamp,
+    /// When it was archived.
+    pub archived: Option<Timestamp>,
+}
+
 /// A lease that lasts longer than the usual one, since a maintenance window or a start time lies ahead.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LongLease {

@@ -230,6 +230,29 @@ mod tests {
     }
 
     #[test]
+    fn a_deadline_counts_however_many_windows_open_before_it() {
+        use crate::window::{AHEAD, Day, Hours, Placed, Window, Zone};
+        let days = vec![Day::Monday, Day::Tuesday, Day::Wednesday, Day::Thursday, Day::Friday, Day::Saturday, Day::Sunday];
+        let hours = Hours { days, from: 60, to: 90, zone: Zone::Named("UTC".into()) };
+        let window = Window {
+            uid: sutler_base::Uid::new(at(0), [1; 16]),
+            name: "night".parse().unwrap(),
+            group: sutler_base::Uid::new(at(0), [2; 16]),
+            hours,
+            description: String::new(),
+            created: at(0),
+            change: 0,
+        };
+        let windows = Windows { all: vec![Placed { window, group: "desks".parse().unwrap() }], zone: "UTC".into() };
+        let schedule = Schedule { deadline: Some(at(25 * 86_400)), ..Default::default() };
+        let openings = schedule.openings(&windows, at(0)).unwrap();
+        assert_eq!((openings.len(), openings.last().unwrap().start), (AHEAD + 1, at(25 * 86_400)));
+        // It takes an hour, and each window is half as long.
+        let said = waits_for(&schedule, &windows, 3600, at(0)).unwrap();
+        assert!(said.contains("it starts at its deadline"), "{said}");
+    }
+
+    #[test]
     fn times_that_contradict_each_other_are_refused() {
         let fields = |schedule: Schedule, expires: Option<i64>| -> Vec<&str> {
             schedule.check(expires.map(at)).into_iter().map(|(field, _)| field).collect()

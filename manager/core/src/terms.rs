@@ -1,6 +1,11 @@
 //! How a job is carried out: when, in which order of clients, and what follows from how it goes.
 
-use crate::{rollout::Rollout, schedule::Schedule, user::UserTerms};
+use crate::{
+    brake::{offline::Offline, retry::Retries},
+    rollout::Rollout,
+    schedule::Schedule,
+    user::UserTerms,
+};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use sutler_base::state::OnLeave;
@@ -21,6 +26,14 @@ pub struct JobTerms {
     pub keep: Option<Duration>,
     /// What becomes of what it installed on a client that leaves its reach.
     pub on_leave: OnLeave,
+    /// In place of packages: clients measure their facts and report what changed.
+    pub inventory: bool,
+    /// What failed is run again by itself; never if none.
+    pub retries: Option<Retries>,
+    /// What becomes of a client that is out of contact when its turn comes.
+    pub offline: Offline,
+    /// How many clients are let go within an hour; 0 for no budget of its own.
+    pub budget: u32,
 }
 
 impl JobTerms {
@@ -56,6 +69,6 @@ mod tests {
         let both = JobTerms { keep: day, on_leave: OnLeave::Uninstall, ..Default::default() };
         assert_eq!(now.updated(&given, &[]), Ok(both.clone()));
         assert_eq!(both.updated(&JobTerms::default(), &["keep".into()]), Ok(given));
-        assert!(both.updated(&JobTerms::default(), &["kepe".into()]).unwrap_err().contains("keep, on_leave"));
+        assert!(both.updated(&JobTerms::default(), &["kepe".into()]).unwrap_err().contains("keep, offline, on_leave"));
     }
 }

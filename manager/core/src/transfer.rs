@@ -231,8 +231,17 @@ impl Bucket {
     /// Takes the next place for a piece of so many bytes.
     pub fn take(&mut self, bytes: u64, now: Duration) {
         let from = self.next.max(now.saturating_sub(SLACK));
+        self.next = from.saturating_add(self.lasts(bytes));
+    }
+
+    /// Gives back a place that was taken for a piece of so many bytes that did not go.
+    pub fn give_back(&mut self, bytes: u64) {
+        self.next = self.next.saturating_sub(self.lasts(bytes));
+    }
+
+    fn lasts(&self, bytes: u64) -> Duration {
         let nanos = u128::from(bytes) * 1_000_000_000 / u128::from(self.rate);
-        self.next = from.saturating_add(Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX)));
+        Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
     }
 
     /// Whether it is as if nothing had ever gone through it.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use sutler_base::{
     Timestamp,
     limits::{COUNTDOWN_DEFAULT, DEFER_FOR_DEFAULT},
-    state::{Intent, Timing, WaitReason},
+    state::{Intent, Timing},
 };
 
 /// What a job means for the user of a machine.
@@ -61,15 +61,15 @@ pub struct Abilities {
     pub shelf: bool,
 }
 
-/// What an agent with these abilities lacks to carry out a job with these terms: what that waits for, and a sentence that says what to
-/// do. What a user has chosen needs no more of it than any other job.
-pub fn lacks(terms: &JobTerms, agent: Abilities) -> Option<(WaitReason, String)> {
+/// What an agent with these abilities lacks to carry out what is offered with these terms, in a sentence that says what to do. What a
+/// user has chosen needs no more of it than anything else.
+pub fn lacks(user: &UserTerms, timing: Timing, agent: Abilities) -> Option<&'static str> {
     let needs = [
-        (terms.user.announcement.is_some() && !agent.announcements, WaitReason::User, "can't announce anything to the user"),
-        (terms.schedule.timing != Timing::Now && !agent.boots, WaitReason::Reboot, "knows nothing of starts and stops of the machine"),
-        (terms.user.restart && !agent.boots, WaitReason::Reboot, "can't restart the machine"),
+        (user.announcement.is_some() && !agent.announcements, "its agent can't announce anything to the user; update it"),
+        (timing != Timing::Now && !agent.boots, "its agent knows nothing of starts and stops of the machine; update it"),
+        (user.restart && !agent.boots, "its agent can't restart the machine; update it"),
     ];
-    needs.into_iter().find(|(lacks, ..)| *lacks).map(|(_, reason, what)| (reason, format!("its agent {what}; update it")))
+    needs.into_iter().find(|(lacks, _)| *lacks).map(|(_, why)| why)
 }
 
 /// What of these terms contradicts something, by the field.
@@ -88,8 +88,8 @@ pub fn check(terms: &JobTerms) -> Vec<(&'static str, String)> {
 
 /// What of a job's packages can't be offered to a user to choose.
 pub fn check_offered(terms: &JobTerms, packages: &[JobPackage]) -> Option<String> {
-    let gone = packages.iter().find(|package| package.intent == Intent::Uninstall)?;
-    terms.user.available.then(|| format!("offers what is to be installed; the job takes off {}", gone.package))
+    let gone = packages.iter().find(|package| package.intent != Intent::Install)?;
+    terms.user.available.then(|| format!("offers what is to be installed; {} of {} is something else", gone.intent, gone.package))
 }
 
 /// What a row says that waits for its user to choose it.
@@ -136,9 +136,11 @@ mod tests {
         assert_eq!(check(&announced(Timing::AtBoot, false)).len(), 1);
         assert_eq!(check(&announced(Timing::AtShutdown, true)).len(), 2);
         let knows = Abilities { announcements: true, boots: true, shelf: true };
-        assert_eq!(lacks(&announced(Timing::AtBoot, true), knows), None);
-        assert!(lacks(&announced(Timing::Now, false), Abilities { announcements: false, ..knows }).unwrap().1.contains("announce"));
-        assert!(lacks(&announced(Timing::AtBoot, false), Abilities { boots: false, ..knows }).unwrap().1.contains("starts"));
-        assert_eq!(lacks(&JobTerms::default(), Abilities::default()), None);
+        let lacking = |terms: &JobTerms, agent| lacks(&terms.user, terms.schedule.timing, agent);
+        assert_eq!(lacking(&announced(Timing::AtBoot, true), knows), None);
+        let mute = Abilities { announcements: false, ..knows };
+        assert!(lacking(&announced(Timing::Now, false), mute).unwrap().contains("announce"));
+        assert!(lacking(&announced(Timing::AtBoot, false), Abilities { boots: false, ..knows }).unwrap().contains("starts"));
+        assert_eq!(lacking(&JobTerms::default(), Abilities::default()), None);
     }
 }

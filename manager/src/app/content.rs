@@ -132,7 +132,7 @@ impl App {
         if job.job.state != JobState::Active || self.content.damaged().is_empty() {
             return Ok(vec![]);
         }
-        let installs = job.packages.iter().filter(|p| p.intent == Intent::Install);
+        let installs = job.packages.iter().filter(|p| p.intent != Intent::Uninstall);
         let uids: Vec<Uid> = installs.filter_map(|p| p.version.clone()).collect();
         let found = self.view("manager", "damaged_of_job", uids, |tx, _env, uids| Box::pin(async { Ok(tx.versions_by_uid(uids).await?) }));
         let mut out = Vec::new();

@@ -9,6 +9,7 @@ use sutler_base::{
     state::{CancelReason, ClientState, JobState},
 };
 use sutler_core::{
+    execution,
     model::{Client, Job, Membership, Target},
     rights::Reach,
 };
@@ -132,22 +133,70 @@ pub async fn reach_matching(tx: &mut dyn Tx, env: &Env, job: &Job) -> Result<()>
     if job.clients_where.is_empty() {
         return Ok(());
     }
-    let condition = conditions::compile(tx, env, "clients_where", &job.clients_where).await?;
+    for batch in matching(tx, env, &job.clients_where).await?.chunks(BATCH as usize) {
+        tx.add_listed(&job.id, batch).await?;
+        jobs::reach_admitted(tx, env, &job.id, batch).await?;
+    }
+    Ok(())
+}
+
+/// The clients that were let in, are not archived, and for which a condition holds.
+async fn matching(tx: &mut dyn Tx, env: &Env, condition: &str) -> Result<Vec<ClientId>> {
+    let condition = conditions::compile(tx, env, "clients_where", condition).await?;
     let limit = if condition.uses_packages() { inventory::TOGETHER } else { BATCH };
-    let mut page = Page { after: None, limit };
+    let (mut page, mut all) = (Page { after: None, limit }, Vec::new());
     loop {
         let rows = tx.list_clients_in(&page, ClientState::Active).await?;
         let full = rows.len() as u32 == limit;
         page.after = rows.last().map(|c| c.id.to_string());
         let subjects = inventory::subjects(tx, &rows, condition.uses_packages()).await?;
         let matching = rows.iter().zip(subjects).filter(|(client, subject)| condition.evaluate(&subject.input(client)).matched());
-        let matching: Vec<ClientId> = matching.map(|(client, _)| client.id.clone()).collect();
-        tx.add_listed(&job.id, &matching).await?;
-        jobs::reach_admitted(tx, env, &job.id, &matching).await?;
+        all.extend(matching.map(|(client, _)| client.id.clone()));
         if !full {
-            return Ok(());
+            return Ok(all);
         }
     }
+}
+
+/// Notes whom these destinations, and its condition, would have a job reach that has not begun yet, if it did now.
+pub async fn note_ahead(tx: &mut dyn Tx, env: &Env, job: &Job, targets: &[Target]) -> Result<()> {
+    let mut all = BTreeSet::new();
+    for target in targets {
+        all.extend(held_by(tx, target).await?);
+    }
+    if !job.clients_where.is_empty() {
+        all.extend(matching(tx, env, &job.clients_where).await?);
+    }
+    let exclusions = tx.exclusions(&job.id).await?;
+    for batch in all.into_iter().collect::<Vec<_>>().chunks(BATCH as usize) {
+        let memberships = if exclusions.is_empty() { vec![] } else { tx.memberships_of_all(batch).await? };
+        let found = tx.clients(batch).await?;
+        let reached = found.iter().filter(|c| is_admitted(c) && !holds(&exclusions, &c.id, &memberships));
+        env.reached().note(&job.id, reached.map(|c| &c.id));
+    }
+    Ok(())
+}
+
+/// Whether jobs reach a client: it was let in and is not archived.
+pub fn is_admitted(client: &Client) -> bool {
+    matches!(client.state, ClientState::Active | ClientState::Quarantined) && client.archived.is_none()
+}
+
+/// Notes whom the jobs of a group would reach if these came into it.
+pub async fn note_if_joined(tx: &mut dyn Tx, env: &Env, group: &sutler_base::Uid, clients: &[ClientId]) -> Result<()> {
+    let target = Target::Group(group.clone());
+    for job in tx.jobs_with_target(&target, &[JobState::Scheduled, JobState::Active, JobState::Paused]).await? {
+        let exclusions = tx.exclusions(&job.id).await?;
+        for batch in clients.chunks(BATCH as usize) {
+            let memberships = if exclusions.is_empty() { vec![] } else { tx.memberships_of_all(batch).await? };
+            let keys: Vec<_> = batch.iter().map(|client| (job.id.clone(), client.clone())).collect();
+            let rows = tx.executions(&keys).await?;
+            let has_row = |id: &ClientId| rows.iter().any(|row| row.client == *id && !execution::comes_back(row));
+            let reached = batch.iter().filter(|id| !has_row(id) && !holds(&exclusions, id, &memberships));
+            env.reached().note(&job.id, reached);
+        }
+    }
+    Ok(())
 }
 
 /// Lets the conditions of jobs look at a client that is let in or of which something changed.

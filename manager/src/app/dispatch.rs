@@ -1,24 +1,31 @@
 //! What connected clients are to be told: attempts are made and committed here, before anybody hears of them.
 
 use super::{
-    AppError, Env, Result, conditions, executions, inventory, leaving,
+    AppError, Env, Result,
+    brakes::{Gate, budgets::Purses},
+    conditions, executions, inventory, leaving,
     schedule::{self, Clock, Times},
     shelf, transfers, trust,
 };
-use std::collections::{BTreeMap, BTreeSet};
+use crate::live::Can;
+use jiff::SignedDuration;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use sutler_base::{
     AttemptId, ClientId, JobId, Timestamp, Uid, limits,
     manifest::{Dependency, Requirement, relations::Values},
     quoted,
-    state::{CancelReason, ClientState, ErrorKind, ExecutionState, Intent, Purpose, Timing, WaitReason},
+    state::{CancelReason, ClientState, ErrorKind, ExecutionState, HoldReason, Intent, Purpose, Timing, WaitReason},
 };
 use sutler_core::{
-    model::{Attempt, Client, Job, JobPackage, PackageVersion},
+    model::{Attempt, Client, Execution, Job, JobPackage, PackageVersion},
     relations::VERSIONS_MAX,
     user::{UserTerms, lacks},
     window::Opening,
 };
-use sutler_store::{ExecutionChange, StoreError, Tx};
+use sutler_store::{ExecutionChange, QueuedAfter, StoreError, Tx};
+
+/// How many rows are looked at together, and how many attempts are made in one unit.
+const BATCH: u32 = 1000;
 
 /// One package of an offer.
 #[derive(Debug, Clone)]
@@ -48,8 +55,10 @@ pub struct Offer {
     pub job: JobId,
     /// The job's revision.
     pub revision: i64,
-    /// The packages in their order.
+    /// The packages in their order; none of an inventory.
     pub items: Vec<Item>,
+    /// In place of packages: the facts are measured, and reported where they changed.
+    pub inventory: bool,
     /// After this nothing may be started.
     pub expires: Option<Timestamp>,
     /// Go on with the next package although one failed.
@@ -85,6 +94,8 @@ pub struct Orders {
     pub at_boots: Vec<AttemptId>,
     /// What its user may choose; none where its agent can't show it.
     pub shelf: Option<Vec<shelf::Offered>>,
+    /// How far the clock by which these times are is ahead of that of this manager.
+    pub ahead: SignedDuration,
 }
 
 /// What these clients are to be told now. Attempts are made for what is queued. Where `known` names the attempts that a
@@ -117,7 +128,7 @@ pub async fn orders(
         let orders = out.entry(client.id.clone()).or_default();
         orders.state = Some(client.state);
         let rows = tx.open_executions_of(&client.id).await?;
-        if env.live.abilities(&client.id).shelf {
+        if env.live.can(&client.id).user.shelf {
             let active = client.state == ClientState::Active;
             orders.shelf = Some(if active { shelves.of(tx, &rows).await? } else { vec![] });
         }
@@ -138,7 +149,7 @@ pub async fn orders(
                     if env.live.is_timed(&client.id) {
                         waiting.push((
                             attempt,
-                            Timed { job: row.job, client: client.id.clone(), revision: row.revision, purpose: row.purpose },
+                            Timed { job: row.job, client: client.id.clone(), revision: row.revision, purpose: row.purpose, picked: false },
                         ));
                     }
                 }
@@ -148,14 +159,37 @@ pub async fn orders(
         seen.insert(client.id.clone(), client);
     }
     let mut catalogue = Catalogue::default();
-    let clock = Clock::of(tx, env, &seen.values().collect::<Vec<_>>()).await?;
-    time_waiting(tx, &clock, &mut catalogue, waiting, &mut out).await?;
-    let queued = tx.queued_for(&here, 1000).await?;
+    let mut clock = Clock::of(tx, env, &seen.values().collect::<Vec<_>>()).await?;
+    time_waiting(tx, &mut clock, &mut catalogue, waiting, &mut out).await?;
+    let mut gate = Gate::now(tx).await?;
+    let mut held: BTreeMap<HoldReason, Vec<(JobId, ClientId)>> = BTreeMap::new();
+    let mut purses = Purses::default();
+    gate.meet(tx, &here).await?;
     let (mut attempts, mut changes) = (Vec::new(), Vec::new());
     let mut offered_of: BTreeSet<(JobId, ClientId)> = BTreeSet::new();
-    for (row, job) in queued {
+    let most = env.settings.limits.open_attempts as usize;
+    let mut queue = Queue { clients: here, ..Queue::default() };
+    while let Some((row, job)) = queue.next(tx, attempts.len()).await? {
         let slots = open.entry(row.client.clone()).or_default();
-        if *slots >= env.settings.limits.open_attempts as usize || job.expires.is_some_and(|e| e <= env.now) {
+        if *slots >= most {
+            queue.pass(&row.client);
+            continue;
+        }
+        if job.expires.is_some_and(|e| e <= env.now) {
+            continue;
+        }
+        // It was called back while the machine was cut off, which may have begun it: its agent is asked, and what it did counts.
+        if let Some(former) = row.attempt.as_ref().filter(|former| env.live.is_unsettled(&row.client, former)) {
+            out.entry(row.client).or_default().cancels.push((former.clone(), CancelReason::Revised));
+            continue;
+        }
+        if !job.terms.offline.waits_for_ever() {
+            // It is here: nobody waits for it any more.
+            tx.forget_awaited(&[(job.id.clone(), row.client.clone())]).await?;
+        }
+        if let Some(brake) = gate.covers(tx, &job, &row, job.revision).await? {
+            env.wakes().jobs.insert(job.id.clone());
+            held.entry(brake.hold()).or_default().push((job.id, row.client));
             continue;
         }
         let attempt = Attempt {
@@ -182,23 +216,11 @@ pub async fn orders(
                 continue;
             }
         }
-        if let Some((reason, why)) = lacks(&job.terms, env.live.abilities(&row.client)).filter(|_| row.purpose != Purpose::Leave) {
-            if row.detail != why {
-                let mut change = executions::moved(&row, ExecutionState::Queued, reason.as_str(), &why, env);
-                change.entered = row.entered;
-                changes.push(change);
-            }
-            continue;
-        }
         let openings = clock.openings(&row.client, &job.terms.schedule);
         if openings.is_some() && !env.live.is_timed(&row.client) {
             // It would begin at once.
             let why = "its agent knows no maintenance windows and no start times; update it, or run the job with --ignore-windows";
-            if row.detail != why {
-                let mut change = executions::moved(&row, ExecutionState::Queued, WaitReason::Window.as_str(), why, env);
-                change.entered = row.entered;
-                changes.push(change);
-            }
+            changes.extend(still_queued(&row, WaitReason::Window, why, env));
             continue;
         }
         let Some(mut offer) = catalogue.offer(tx, env, &attempt, &job, replaced.get(&row.client)).await? else {
@@ -211,7 +233,21 @@ pub async fn orders(
             }
             continue;
         };
-        offer.times = catalogue.times(tx, openings, &Timed::of(&attempt)).await?;
+        if offer.items.is_empty() && row.purpose == Purpose::Leave {
+            changes.push(leaving::nothing_left(&row, env));
+            env.wakes().jobs.insert(job.id);
+            continue;
+        }
+        if let Some(why) = beyond(&offer, env.live.can(&row.client)) {
+            changes.extend(still_queued(&row, WaitReason::Agent, why, env));
+            continue;
+        }
+        if !purses.take(tx, env, &job).await? {
+            env.wakes().jobs.insert(job.id.clone());
+            held.entry(HoldReason::Budget).or_default().push((job.id, row.client));
+            continue;
+        }
+        offer.times = catalogue.times(tx, openings, &Timed::of(&attempt, &job)).await?;
         *slots += 1;
         changes.push(ExecutionChange {
             attempt: Some((attempt.id.clone(), attempt.number, attempt.revision)),
@@ -231,6 +267,10 @@ pub async fn orders(
     }
     tx.insert_attempts(&attempts).await?;
     tx.change_executions(&changes).await?;
+    for (by, rows) in held {
+        tx.hold(&rows, by).await?;
+    }
+    purses.spend(tx, env).await?;
     if !attempts.is_empty() {
         // Again, since the unit has its number in the change sequence now: a session that was opened elsewhere before that is seen
         // here, and one that comes after it is offered what it does not have.
@@ -239,10 +279,21 @@ pub async fn orders(
             let why = format!("clients/{} has just connected to another manager", elsewhere.id);
             return Err(StoreError::Unavailable(why).into());
         }
-        // In the same way a job that was paused elsewhere is seen here, and a row that a stage took back.
+        // In the same way what was stopped elsewhere is seen here.
+        if !gate.still_stands(tx).await? {
+            return Err(StoreError::Unavailable("a brake has just been put on by another manager".into()).into());
+        }
+        // And a job that was paused elsewhere is seen here, and a row that a stage took back.
         let jobs: BTreeSet<&JobId> = offered_of.iter().map(|(job, _)| job).collect();
-        if let Some(id) = tx.stopped_among(&jobs.into_iter().cloned().collect::<Vec<_>>()).await?.first() {
+        let jobs: Vec<JobId> = jobs.into_iter().cloned().collect();
+        if let Some(id) = tx.stopped_among(&jobs).await?.first() {
             return Err(StoreError::Unavailable(format!("jobs/{id} has just been stopped by another manager")).into());
+        }
+        // And one that has a new revision: what was offered by the old one would not be called back.
+        for job in tx.terms_of(&jobs).await? {
+            if attempts.iter().any(|attempt| attempt.job == job.id && attempt.revision != job.revision) {
+                return Err(StoreError::Unavailable(format!("jobs/{} has just been changed by another manager", job.id)).into());
+            }
         }
         let rows = tx.executions(&offered_of.into_iter().collect::<Vec<_>>()).await?;
         if let Some(row) = rows.into_iter().find(|row| row.hold.is_some()) {
@@ -253,16 +304,82 @@ pub async fn orders(
     for attempt in tx.attempts(&lost).await? {
         let Some(orders) = out.get_mut(&attempt.client).filter(|o| o.state == Some(ClientState::Active)) else { continue };
         let Some(job) = tx.job(&attempt.job).await? else { continue };
+        // What a brake covers is called back; until then nobody hears of it again.
+        if !gate.is_open()
+            && let Some(row) = tx.execution(&attempt.job, &attempt.client).await?
+            && gate.covers(tx, &job, &row, attempt.revision).await?.is_some()
+        {
+            continue;
+        }
         if let Some(mut offer) = catalogue.offer(tx, env, &attempt, &job, replaced.get(&attempt.client)).await? {
-            offer.times = catalogue.times(tx, clock.openings(&attempt.client, &job.terms.schedule), &Timed::of(&attempt)).await?;
-            let can = attempt.purpose == Purpose::Leave || lacks(&job.terms, env.live.abilities(&attempt.client)).is_none();
+            if offer.items.is_empty() && attempt.purpose == Purpose::Leave {
+                // Since it was made another job has come that installs it.
+                if let Some(row) =
+                    tx.execution(&attempt.job, &attempt.client).await?.filter(|row| row.attempt.as_ref() == Some(&attempt.id))
+                {
+                    tx.change_executions(&[leaving::nothing_left(&row, env)]).await?;
+                    tx.set_attempt_states(&[(attempt.id, ExecutionState::Canceled)]).await?;
+                    env.wakes().jobs.insert(job.id);
+                }
+                continue;
+            }
+            offer.times = catalogue.times(tx, clock.openings(&attempt.client, &job.terms.schedule), &Timed::of(&attempt, &job)).await?;
+            let can = beyond(&offer, env.live.can(&attempt.client)).is_none();
             if can && (offer.times.is_none() || env.live.is_timed(&attempt.client)) {
                 orders.offers.push(offer);
             }
         }
     }
-    lengthen(tx, env, &clock, &mut out).await?;
+    lengthen(tx, &clock, &mut out).await?;
     Ok(out)
+}
+
+/// Why an agent that can do this can't do what it would be offered; none if it can.
+fn beyond(offer: &Offer, can: Can) -> Option<&'static str> {
+    if offer.inventory && !can.inventory {
+        return Some("its agent can't measure its facts when it is asked to; update it");
+    }
+    let fetches = offer.items.iter().any(|item| item.intent == Intent::Prefetch);
+    if fetches && !can.prefetch {
+        return Some("its agent can't fetch what is installed another time; update it");
+    }
+    lacks(&offer.user, offer.timing, can.user)
+}
+
+/// The change by which a row that stays queued says why, if it does not say so already.
+fn still_queued(row: &Execution, reason: WaitReason, why: &str, env: &Env) -> Option<ExecutionChange> {
+    let news = row.detail != why;
+    news.then(|| ExecutionChange { entered: row.entered, ..executions::moved(row, ExecutionState::Queued, reason.as_str(), why, env) })
+}
+
+/// What is queued for some clients, page by page: rows that nothing is offered of yet keep nothing from those that follow.
+#[derive(Default)]
+struct Queue {
+    clients: Vec<ClientId>,
+    page: VecDeque<(Execution, Job)>,
+    after: Option<QueuedAfter>,
+    is_last: bool,
+}
+
+impl Queue {
+    /// The next row; none where no more is queued, or where so many attempts were `made` that the rest is for another unit.
+    async fn next(&mut self, tx: &mut dyn Tx, made: usize) -> Result<Option<(Execution, Job)>> {
+        if made >= BATCH as usize {
+            return Ok(None);
+        }
+        if self.page.is_empty() && !self.is_last {
+            self.page = tx.queued_for(&self.clients, self.after.as_ref(), BATCH).await?.into();
+            self.is_last = self.page.len() < BATCH as usize;
+            self.after = self.page.back().map(|(row, job)| QueuedAfter::of(row, job));
+        }
+        Ok(self.page.pop_front())
+    }
+
+    /// Leaves out what else this client has: it gets nothing more now.
+    fn pass(&mut self, client: &ClientId) {
+        self.clients.retain(|other| other != client);
+        self.page.retain(|(row, _)| row.client != *client);
+    }
 }
 
 /// An attempt, as far as it says how long its packages take.
@@ -271,18 +388,21 @@ struct Timed {
     client: ClientId,
     revision: i64,
     purpose: Purpose,
+    /// Each client has packages of its own.
+    picked: bool,
 }
 
 impl Timed {
-    fn of(attempt: &Attempt) -> Timed {
-        Timed { job: attempt.job.clone(), client: attempt.client.clone(), revision: attempt.revision, purpose: attempt.purpose }
+    fn of(attempt: &Attempt, job: &Job) -> Timed {
+        let picked = job.rolls_back.is_some();
+        Timed { job: job.id.clone(), client: attempt.client.clone(), revision: attempt.revision, purpose: attempt.purpose, picked }
     }
 }
 
 /// When attempts that wait may be begun now: it may be another time than when they were offered.
 async fn time_waiting(
     tx: &mut dyn Tx,
-    clock: &Clock,
+    clock: &mut Clock,
     catalogue: &mut Catalogue,
     waiting: Vec<(AttemptId, Timed)>,
     out: &mut BTreeMap<ClientId, Orders>,
@@ -292,12 +412,13 @@ async fn time_waiting(
     }
     let jobs: BTreeSet<JobId> = waiting.iter().map(|(_, timed)| timed.job.clone()).collect();
     let terms = tx.terms_of(&jobs.into_iter().collect::<Vec<_>>()).await?;
-    for (attempt, timed) in waiting {
-        let Some((_, _, terms)) = terms.iter().find(|(id, ..)| *id == timed.job) else { continue };
-        let openings = clock.openings(&timed.client, &terms.schedule);
+    for (attempt, mut timed) in waiting {
+        let Some(job) = terms.iter().find(|job| job.id == timed.job) else { continue };
+        timed.picked = job.rolls_back;
+        let openings = clock.openings(&timed.client, &job.terms.schedule);
         let times = catalogue.times(tx, openings, &timed).await?;
         if let Some(orders) = out.get_mut(&timed.client) {
-            let boots = terms.schedule.timing != Timing::Now && timed.purpose != Purpose::Leave;
+            let boots = job.terms.schedule.timing != Timing::Now && timed.purpose != Purpose::Leave;
             orders.at_boots.extend(boots.then(|| attempt.clone()));
             orders.times.push((attempt, times));
         }
@@ -306,7 +427,7 @@ async fn time_waiting(
 }
 
 /// Has the leases last until the end of the windows that come next, as far as they may.
-async fn lengthen(tx: &mut dyn Tx, env: &Env, clock: &Clock, out: &mut BTreeMap<ClientId, Orders>) -> Result<()> {
+async fn lengthen(tx: &mut dyn Tx, clock: &Clock, out: &mut BTreeMap<ClientId, Orders>) -> Result<()> {
     let mut all: Vec<(AttemptId, &[Opening])> = Vec::new();
     let any = [clock.at_any_moment()];
     for orders in out.values() {
@@ -317,9 +438,10 @@ async fn lengthen(tx: &mut dyn Tx, env: &Env, clock: &Clock, out: &mut BTreeMap<
             all.extend(times.map(|times| (id.clone(), &times.openings[..])));
         }
     }
-    let leases = clock.leases(tx, env, &all).await?;
+    let leases = clock.leases(tx, &all).await?;
     drop(all);
     for orders in out.values_mut() {
+        orders.ahead = clock.ahead();
         let ids = orders.times.iter().map(|(id, _)| id).chain(orders.offers.iter().map(|offer| &offer.attempt));
         orders.long_leases = ids.filter_map(|id| Some((id.clone(), *leases.get(id)?))).collect();
     }
@@ -400,11 +522,11 @@ impl Catalogue {
                 envelope: version.envelope.clone(),
                 intent: package.intent,
                 values: package.values.clone(),
-                requirements: if package.intent == Intent::Install { job.requirements.clone() } else { vec![] },
+                requirements: if package.intent == Intent::Uninstall { vec![] } else { job.requirements.clone() },
                 replace_always: package.replace_always,
                 // What was uninstalled is named by the version that was there.
                 succeeded: done.iter().any(|(name, manifest)| match package.intent {
-                    Intent::Install => *manifest == version.manifest,
+                    Intent::Install | Intent::Prefetch => *manifest == version.manifest,
                     Intent::Uninstall => *name == version.name,
                 }),
                 needed: needed(package),
@@ -437,7 +559,7 @@ impl Catalogue {
             return Ok(Some(Times { openings, durations: vec![] }));
         }
         self.load(tx, &timed.job, timed.revision).await?;
-        let picks = tx.picks(&timed.job, &timed.client).await?;
+        let picks = if timed.picked { tx.picks(&timed.job, &timed.client).await? } else { None };
         let packages = self.packages.get(&(timed.job.clone(), timed.revision)).map_or(&[][..], Vec::as_slice);
         let version = |p: &JobPackage| p.version.as_ref().and_then(|uid| self.versions.get(uid)?.as_ref());
         Ok(Some(Times { openings, durations: picked(packages, picks).into_iter().map(|p| schedule::takes(p, version(p))).collect() }))
@@ -452,6 +574,7 @@ fn of(attempt: &Attempt, job: &Job, items: Vec<Item>) -> Offer {
         job: job.id.clone(),
         revision: attempt.revision,
         items,
+        inventory: job.terms.inventory,
         expires: job.expires,
         continue_on_failure: job.continue_on_failure,
         priority: job.priority,
@@ -543,3 +666,7 @@ pub async fn leases(tx: &mut dyn Tx, client: &ClientId) -> Result<Vec<AttemptId>
     let open = tx.open_executions_of(client).await?;
     Ok(open.into_iter().filter(|r| r.state != ExecutionState::Queued && r.cancel.is_none()).filter_map(|r| r.attempt).collect())
 }
+
+#[cfg(test)]
+#[path = "dispatch_tests.rs"]
+mod tests;

@@ -47,6 +47,9 @@ pub enum AppError {
         /// What was tried, why not, what to do.
         message: String,
     },
+    /// The change reaches so many clients that another operator has to agree first.
+    #[error("this reaches {} of {} clients, and another operator has to agree first", .0.reached.clients, .0.fleet)]
+    ApprovalNeeded(Box<super::approvals::Needed>),
     /// Somebody else changed the object meanwhile.
     #[error("{0} was changed by somebody else; read it again and repeat the change")]
     Stale(String),

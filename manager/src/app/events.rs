@@ -15,6 +15,8 @@ use sutler_store::{Page, Tx};
 
 /// How many events are read at a time.
 pub const BATCH: u32 = 500;
+/// How many batches are looked at for a page, where only some of the events are reached.
+const BATCHES: usize = 20;
 /// How many events are dropped in one unit of work.
 const DROPPED: u32 = 1000;
 
@@ -44,7 +46,9 @@ pub async fn job_ended(tx: &mut dyn Tx, env: &Env, job: &Job) -> Result<()> {
     }
     let of = |counter| by_counter.get(&counter).copied().unwrap_or(0);
     let bad = of(Counter::Error) + of(Counter::Rejected);
+    let failure = Some(&job.terms.schedule.failure).filter(|why| job.state == JobState::Canceled && !why.is_empty());
     let (result, severity, words) = match job.state {
+        JobState::Canceled if failure.is_some() => ("CANCELED", Severity::Warning, "could not be started when its time had come"),
         JobState::Canceled => ("CANCELED", Severity::Info, "was canceled"),
         JobState::Expired => ("EXPIRED", Severity::Warning, "has expired"),
         _ if bad > 0 => ("WITH_ERRORS", Severity::Warning, "has ended with errors"),
@@ -54,6 +58,9 @@ pub async fn job_ended(tx: &mut dyn Tx, env: &Env, job: &Job) -> Result<()> {
     let sentence = format!("jobs/{} {words}: of {total} clients {} finished, {bad} did not", job.id, of(Counter::Finished));
     let mut event = Event::new(EventKind::JobEnded, format!("jobs/{}", job.id), sentence).matters(severity);
     event = event.with("result", result).with("total", total).with("description", &job.description);
+    if let Some(why) = failure {
+        event = event.with("reason", why);
+    }
     for counter in Counter::ALL {
         event = event.with(&counter.as_str().to_ascii_lowercase(), of(*counter));
     }
@@ -151,7 +158,8 @@ async fn refuse_gap(tx: &mut dyn Tx, cursor: i64) -> Result<()> {
     Ok(())
 }
 
-/// A page of events, the newest first, and the key of the next one.
+/// A page of events, the newest first, and the key of the next one. Where only some of them are reached, so many are looked at and
+/// no more: the page may be short, or empty, and not be the last.
 pub async fn list(tx: &mut dyn Tx, env: &Env, wanted: &Wanted, page: &Page) -> Result<(Vec<Event>, Option<String>)> {
     let after = begin(tx, wanted).await?.unwrap_or(0);
     let mut before = match &page.after {
@@ -159,9 +167,10 @@ pub async fn list(tx: &mut dyn Tx, env: &Env, wanted: &Wanted, page: &Page) -> R
         Some(key) => key.parse().map_err(|_| sutler_store::StoreError::NoPage)?,
     };
     let (mut out, mut reached) = (Vec::new(), Reached::default());
-    loop {
-        let rows = tx.list_events(after, before, &wanted.filter, page.limit).await?;
-        let more = rows.len() as u32 == page.limit;
+    let limit = if env.reach == Reach::Everywhere { page.limit } else { page.limit.max(BATCH) };
+    for _ in 0..BATCHES {
+        let rows = tx.list_events(after, before, &wanted.filter, limit).await?;
+        let more = rows.len() as u32 == limit;
         before = rows.last().map_or(before, |event| event.cursor);
         for event in rows {
             if reached.by(tx, env, &event).await? {
@@ -177,6 +186,8 @@ pub async fn list(tx: &mut dyn Tx, env: &Env, wanted: &Wanted, page: &Page) -> R
             return Ok((out, None));
         }
     }
+    // After so many it tells of none: whoever follows events hears as well how far the numbers have come.
+    Ok((out, Some(before.to_string())))
 }
 
 /// What came after a cursor.

@@ -1,6 +1,6 @@
 //! Executions: how clients come into reach of a job and leave it, and how cancellations are carried out.
 
-use super::{Env, Result, destinations, events, leaving, schedule};
+use super::{Env, Result, destinations, events, leaving, rollouts, schedule};
 use std::collections::BTreeSet;
 use sutler_base::{
     ClientId, JobId,
@@ -43,6 +43,7 @@ pub async fn reach(tx: &mut dyn Tx, env: &Env, job: &JobId, clients: &[ClientId]
         let mut called_back = Vec::new();
         for row in tx.executions(&keys).await? {
             if execution::comes_back(&row) {
+                rollouts::queued_again(tx, job, &[&row]).await?;
                 let mut change = moved(&row, ExecutionState::Queued, "", "", env);
                 change.cancel = Some(None);
                 // What was found missing is missing still.
@@ -57,6 +58,8 @@ pub async fn reach(tx: &mut dyn Tx, env: &Env, job: &JobId, clients: &[ClientId]
         }
         tx.change_executions(&changes).await?;
         cancel(tx, env, &called_back, CancelReason::CameBack).await?;
+        let queued = changes.iter().filter(|change| change.to == ExecutionState::Queued).map(|change| &change.client);
+        env.reached().note(job, added.iter().chain(queued));
         let mut wakes = env.wakes();
         wakes.clients.extend(added);
         wakes.clients.extend(changes.into_iter().map(|c| c.client));
@@ -82,6 +85,9 @@ pub async fn start_over(tx: &mut dyn Tx, env: &Env, client: &Client) -> Result<(
     rows.extend(tx.open_executions_of(&client.id).await?.into_iter().filter(|row| !standing.contains(&row.job)));
     let mut changes = Vec::new();
     for row in rows.iter().filter(|row| row.state != ExecutionState::Queued) {
+        if standing.contains(&row.job) {
+            rollouts::queued_again(tx, &row.job, &[row]).await?;
+        }
         if let Some(attempt) = row.attempt.clone().filter(|_| !row.state.is_end()) {
             if let Some(attempt) = tx.attempt(&attempt).await?.filter(|_| row.cancel.is_none()) {
                 let why = (ErrorKind::JournalLost.as_str(), "the machine was replaced");
@@ -124,7 +130,9 @@ pub async fn no_longer_reached(tx: &mut dyn Tx, env: &Env, job: &JobId, clients:
         // What it takes back is taken back.
         rows.retain(|row| row.purpose != Purpose::Leave || row.cancel.is_some());
         cancel(tx, env, &rows, reason).await?;
-        leaving::leave(tx, env, job, &gone.into_iter().map(|(_, client)| client).collect::<Vec<_>>()).await?;
+        let gone: Vec<ClientId> = gone.into_iter().map(|(_, client)| client).collect();
+        leaving::leave(tx, env, job, &gone).await?;
+        leaving::leave_others(tx, env, job, &gone).await?;
     }
     Ok(())
 }
@@ -165,6 +173,17 @@ pub async fn cancel(tx: &mut dyn Tx, env: &Env, rows: &[Execution], reason: Canc
     Ok(())
 }
 
+/// Makes a cancellation final. What earlier attempts installed is taken back, if the job does that and the client has left its reach.
+pub async fn finish_cancel(tx: &mut dyn Tx, env: &Env, row: &Execution, reason: CancelReason) -> Result<()> {
+    let change = canceled(tx, env, row, reason).await?;
+    let ended = change.to == ExecutionState::Canceled && row.purpose != Purpose::Leave;
+    tx.change_executions(&[change]).await?;
+    if ended && leaving::takes_back(tx, &row.job).await? && !is_reached(tx, &row.job, &row.client).await? {
+        leaving::leave(tx, env, &row.job, std::slice::from_ref(&row.client)).await?;
+    }
+    Ok(())
+}
+
 /// What a cancellation ends as, once it is final: canceled; or queued again where the client has come back meanwhile, the job has a
 /// new revision, or its turn was only put off, if the job still stands.
 pub async fn canceled(tx: &mut dyn Tx, env: &Env, row: &Execution, reason: CancelReason) -> Result<ExecutionChange> {
@@ -177,8 +196,9 @@ pub async fn canceled(tx: &mut dyn Tx, env: &Env, row: &Execution, reason: Cance
         return leaving::take_back(tx, env, row).await;
     }
     let by_rollout = execution::by_rollout(reason);
-    // What is uninstalled because the client left goes on later, too.
-    let back = (by_rollout && (is_reached || row.purpose == Purpose::Leave) || execution::by_leaving(reason) && is_reached)
+    // What is uninstalled because the client left goes on later, too; also if it had come back and has left once more.
+    let goes_on = row.purpose == Purpose::Leave && (by_rollout || reason == CancelReason::CameBack);
+    let back = (goes_on || (by_rollout || execution::by_leaving(reason)) && is_reached)
         && tx.client(&row.client).await?.is_some_and(|client| client.archived.is_none());
     let job = if back { tx.job(&row.job).await?.map(|j| j.state) } else { None };
     let mut change = match job {
@@ -195,9 +215,13 @@ pub async fn canceled(tx: &mut dyn Tx, env: &Env, row: &Execution, reason: Cance
         None => moved(row, ExecutionState::Canceled, reason.as_str(), "", env),
     };
     change.cancel = Some(None);
-    if by_rollout && change.to == ExecutionState::Queued {
-        // Its place in the stage is free again; who comes next in order gets it.
-        tx.hold_by_stage(&row.job, std::slice::from_ref(&row.client), row.state).await?;
+    if change.to == ExecutionState::Queued && row.purpose != Purpose::Leave {
+        if by_rollout {
+            // Its place in the stage is free again; who comes next in order gets it.
+            tx.hold_by_stage(&row.job, std::slice::from_ref(&row.client), row.state).await?;
+        } else {
+            rollouts::queued_again(tx, &row.job, &[row]).await?;
+        }
     }
     if let Some(attempt) = &row.attempt {
         tx.set_attempt_states(&[(attempt.clone(), ExecutionState::Canceled)]).await?;

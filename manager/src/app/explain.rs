@@ -1,6 +1,6 @@
 //! Why a client is in its groups, and what each of its jobs waits for, in sentences.
 
-use super::{Env, Result, clients, conditions::Asked, executions, inventory, jobs, rollouts, schedule};
+use super::{Env, Result, brakes, clients, conditions::Asked, executions, inventory, jobs, rollouts, schedule};
 use sutler_base::{
     ClientId, Timestamp, Uid,
     state::{AppliesTo, CancelReason, ClientState, ExecutionState, Purpose, Source, Trigger, WaitReason},
@@ -135,7 +135,10 @@ pub async fn explain(tx: &mut dyn Tx, env: &Env, id: &ClientId, online: bool) ->
         };
         let reached = executions::is_reached(tx, &job.id, id).await?;
         let job_shown = jobs::show(tx, env, job.clone()).await?;
-        let rollout = rollouts::sentence(&job, job_shown.rollout.as_ref(), &row);
+        let held = match brakes::held(tx, env, &job, &row).await? {
+            Some(held) => Some(held.why),
+            None => rollouts::sentence(&job, job_shown.rollout.as_ref(), &row),
+        };
         let row = Execution { detail: schedule::told(&job, &row), ..row };
         verdicts.push(JobVerdict {
             packages: packages.iter().map(|p| format!("packages/{}/versions/{}", p.package, p.version_text)).collect(),
@@ -143,8 +146,8 @@ pub async fn explain(tx: &mut dyn Tx, env: &Env, id: &ClientId, online: bool) ->
             state: row.state,
             sentence: leaving(&row)
                 + &match waits_for_time(tx, env, client, &job, &row).await? {
-                    Some(time) => time,
-                    None => sentence(client, &row, reached, online, &job_shown.unavailable, rollout),
+                    Some(time) => format!("{time}{}", out_of_contact(client, online)),
+                    None => sentence(client, &row, reached, online, &job_shown.unavailable, held),
                 },
             entered: row.entered,
             job,
@@ -179,6 +182,11 @@ async fn waits_for_time(tx: &mut dyn Tx, env: &Env, client: &Client, job: &Job, 
     schedule::sentence(tx, env, client, job, Some(row)).await
 }
 
+/// What stands behind the sentence about a row that waits where its agent can't be heard.
+fn out_of_contact(client: &Client, online: bool) -> String {
+    if online { String::new() } else { format!("; the client is out of contact since {}", client.last_seen) }
+}
+
 /// What stands before the sentence where it is about the uninstallation of what the job installed.
 fn leaving(row: &Execution) -> String {
     if row.purpose != Purpose::Leave {
@@ -188,7 +196,7 @@ fn leaving(row: &Execution) -> String {
 }
 
 /// Why the execution is where it is, and what it waits for.
-pub fn sentence(client: &Client, row: &Execution, reached: bool, online: bool, unavailable: &str, rollout: Option<String>) -> String {
+pub fn sentence(client: &Client, row: &Execution, reached: bool, online: bool, unavailable: &str, held: Option<String>) -> String {
     use ExecutionState::*;
     let gone = if reached { "" } else { "; the client is no longer in a destination of this job" };
     if let Some(cancel) = &row.cancel {
@@ -202,10 +210,9 @@ pub fn sentence(client: &Client, row: &Execution, reached: bool, online: bool, u
             format!("the client is quarantined ({}); it gets no work and no bytes until `client release`", client.notice)
         }
         Queued if client.state == ClientState::Pending => "the client waits for approval; `client approve` lets it in".into(),
-        Queued if let Some(why) = rollout => why,
+        Queued if let Some(why) = held => why,
         Queued if !unavailable.is_empty() => format!("waits, because {unavailable}"),
-        Queued if row.reason == WaitReason::Window.as_str() => row.detail.clone(),
-        Queued if online && [WaitReason::User, WaitReason::Reboot].iter().any(|r| row.reason == r.as_str()) => row.detail.clone(),
+        Queued if [WaitReason::Window.as_str(), WaitReason::Agent.as_str()].contains(&row.reason.as_str()) => row.detail.clone(),
         Queued if !online => format!("the client is offline since {}; it is offered the job at its next contact", client.last_seen),
         Queued => "waits to be offered to the connected client".into(),
         Offered if !online => {
@@ -214,8 +221,8 @@ pub fn sentence(client: &Client, row: &Execution, reached: bool, online: bool, u
         Offered => "was offered; the agent has not accepted it yet".into(),
         Downloading if !online => format!("was downloading when contact was lost at {}; it goes on at its next contact", client.last_seen),
         Downloading => format!("downloads: {} of {} bytes", row.bytes_done, row.bytes_total),
-        Waiting if !row.detail.is_empty() => row.detail.clone(),
-        Waiting => waits_for(&row.reason),
+        Waiting if !row.detail.is_empty() => format!("{}{}", row.detail, out_of_contact(client, online)),
+        Waiting => format!("{}{}", waits_for(&row.reason), out_of_contact(client, online)),
         Installing if !online => format!("step {:?} was running when contact was lost at {}", row.step, client.last_seen),
         Installing => format!("step {:?} runs", row.step),
         Verifying => "the detection rules run".into(),
@@ -225,6 +232,9 @@ pub fn sentence(client: &Client, row: &Execution, reached: bool, online: bool, u
         AlreadyAbsent => format!("was not there, so that nothing had to be uninstalled{gone}"),
         Failed => format!("failed: {}; `job retry` runs it again{gone}", row.detail),
         Rejected => format!("a rule said no: {}{gone}", row.detail),
+        // What was done before is said there.
+        Canceled if !row.detail.is_empty() => format!("{} ({}){gone}", row.detail, row.reason),
+        Expired if !row.detail.is_empty() => format!("{}{gone}", row.detail),
         Canceled => format!("{}{gone}", canceled(&row.reason)),
         Expired => format!("the job's time was over before it started here{gone}"),
         Interrupted => format!("nobody can tell how it ended: {}; `job retry` runs it again{gone}", row.detail),
@@ -235,6 +245,7 @@ fn waits_for(reason: &str) -> String {
     match reason.parse() {
         Ok(WaitReason::Turn) => "waits for another installation on this machine; they run one at a time".into(),
         Ok(WaitReason::Window) => "waits for its time or maintenance window".into(),
+        Ok(WaitReason::Agent) => "its agent can't do what the job asks; update it".into(),
         Ok(WaitReason::User) => "waits for the user at the machine".into(),
         Ok(WaitReason::LocalHold) => "the machine's own administrator holds installations (`hold` in the agent's configuration)".into(),
         Ok(WaitReason::Reboot) => "waits for a restart of the machine".into(),
@@ -260,7 +271,9 @@ fn canceled(reason: &str) -> String {
         Ok(CancelReason::Revised) => "it was called back for a new revision of the job".into(),
         Ok(CancelReason::Withdrawn) => "the version was withdrawn before it started here".into(),
         Ok(CancelReason::JobAborted) => "the job was aborted before it started here".into(),
-        Ok(CancelReason::JobPaused | CancelReason::PlaceGiven) => "it was called back before it started here".into(),
+        Ok(CancelReason::JobPaused | CancelReason::PlaceGiven | CancelReason::Stopped) => {
+            "it was called back before it started here".into()
+        }
         Ok(CancelReason::Replaced) => "another job took its place before it started here".into(),
         Err(_) => "was canceled".into(),
     }

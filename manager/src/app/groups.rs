@@ -1,6 +1,6 @@
 //! Groups: made, changed, deleted; members added and taken out by operators, and by the clients themselves.
 
-use super::{AppError, Env, Result, Violations, clients, conditions::Asked, destinations, executions, membership, policies};
+use super::{AppError, Env, Result, Violations, clients, conditions::Asked, destinations, executions, membership, policies, rollouts};
 use std::collections::BTreeSet;
 use sutler_base::{
     ClientId, GroupName, PolicyName, limits, quoted,
@@ -135,6 +135,7 @@ pub async fn list(tx: &mut dyn Tx, page: &Page) -> Result<(Vec<Group>, Option<St
 /// Deletes a group with its policies; jobs lose it as a destination. Gives back the policies that went with it.
 pub async fn delete(tx: &mut dyn Tx, env: &Env, name: &GroupName, force: bool) -> Result<Vec<PolicyName>> {
     let group = load(tx, name).await?;
+    super::brakes::stops::refuse_if_stopped(tx, &group).await?;
     let target = Target::Group(group.uid.clone());
     let jobs = tx.jobs_with_target(&target, &[JobState::Scheduled, JobState::Active, JobState::Paused]).await?;
     if let Some(job) = jobs.first().filter(|_| !force) {
@@ -144,11 +145,20 @@ pub async fn delete(tx: &mut dyn Tx, env: &Env, name: &GroupName, force: bool) -
         );
         return Err(AppError::state(format!("groups/{name}"), "JOB_ACTIVE", message));
     }
-    let excluding = tx.jobs_excluding(&target, &[JobState::Scheduled, JobState::Active, JobState::Paused]).await?;
+    // A draft that lost it would reach them once it is started.
+    let excluding = tx.jobs_excluding(&target, &[JobState::Draft, JobState::Scheduled, JobState::Active, JobState::Paused]).await?;
     if let Some(job) = excluding.first().filter(|_| !force) {
         let message = format!(
             "jobs/{}, which is {}, never reaches the members of groups/{name}; cancel that job, or delete with --force and it reaches them \
              where a destination holds them",
+            job.id, job.state
+        );
+        return Err(AppError::state(format!("groups/{name}"), "JOB_ACTIVE", message));
+    }
+    if let Some(job) = rollouts::job_that_waits_for(tx, &group.uid).await?.filter(|_| !force) {
+        let message = format!(
+            "members of groups/{name} go first in a stage of jobs/{}, which is {}; cancel that job, or delete with --force and nobody goes \
+             first",
             job.id, job.state
         );
         return Err(AppError::state(format!("groups/{name}"), "JOB_ACTIVE", message));

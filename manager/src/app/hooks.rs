@@ -33,6 +33,31 @@ pub enum Due {
     Wait(Duration),
     /// There is nothing.
     Nothing,
+    /// A manager that was started later has other events for it.
+    StandBack,
+}
+
+/// Where it stands which events a hook gets, and how.
+fn stands(asking: &Asking) -> (String, Vec<u8>) {
+    let mut words: Vec<_> = asking.kinds.iter().map(|kind| kind.as_str()).collect();
+    words.sort_unstable();
+    words.dedup();
+    (format!("hook/{}/events", asking.name), words.join(",").into_bytes())
+}
+
+/// This manager was started, and from now on the events count that it has for this hook. Another one that has others stands back: it
+/// would pass over what it does not want, and that would be gone for whoever does.
+pub async fn begin(tx: &mut dyn Tx, asking: &Asking) -> Result<()> {
+    // Whoever takes the next event at this moment is waited for.
+    tx.hook(&asking.name).await?;
+    let (key, events) = stands(asking);
+    Ok(tx.put_setting(&key, &events).await?)
+}
+
+/// Whether the events count that this manager has for this hook.
+async fn counts(tx: &mut dyn Tx, asking: &Asking) -> Result<bool> {
+    let (key, events) = stands(asking);
+    Ok(tx.setting(&key).await?.is_none_or(|those| those == events))
 }
 
 async fn next_event(tx: &mut dyn Tx, asking: &Asking, cursor: i64) -> Result<Option<Event>> {
@@ -40,21 +65,27 @@ async fn next_event(tx: &mut dyn Tx, asking: &Asking, cursor: i64) -> Result<Opt
     Ok(tx.events_after(cursor, &filter, 1).await?.pop())
 }
 
-async fn wait(tx: &mut dyn Tx, env: &Env, hook: &Hook, me: &str) -> Result<Option<Duration>> {
-    let now = env.common_clock(tx).await?;
-    let until = hook.wait(me, now);
+async fn wait(tx: &mut dyn Tx, env: &Env, hook: &Hook, asking: &Asking) -> Result<Option<Duration>> {
+    let common = tx.clock().await?;
+    let now = common.unwrap_or(env.now);
+    // Where there is no other manager, whoever held it is one that was killed.
+    let me = if common.is_some() { &asking.me } else { &hook.holder };
+    let until = hook.wait(me, now, asking.time_limit);
     Ok(until.map(|until: Timestamp| Duration::try_from(until.duration_since(now)).unwrap_or_default()))
 }
 
 /// What there is to do for a hook; changes nothing.
 pub async fn look(tx: &mut dyn Tx, env: &Env, asking: &Asking) -> Result<Due> {
+    if !counts(tx, asking).await? {
+        return Ok(Due::StandBack);
+    }
     let Some(hook) = tx.hook(&asking.name).await? else { return Ok(Due::MoveOn) };
     let Some(event) = next_event(tx, asking, hook.cursor).await? else {
         // So that what is not wanted is not gone over again and again.
         let passed = tx.events_after(hook.cursor, &EventFilter::default(), 1).await?;
         return Ok(if passed.is_empty() { Due::Nothing } else { Due::MoveOn });
     };
-    Ok(match wait(tx, env, &hook, &asking.me).await? {
+    Ok(match wait(tx, env, &hook, asking).await? {
         Some(wait) => Due::Wait(wait),
         None => Due::Deliver(Box::new(event)),
     })
@@ -70,13 +101,16 @@ pub async fn take(tx: &mut dyn Tx, env: &Env, asking: &Asking) -> Result<Option<
             Err(other) => return Err(other.into()),
         }
     };
+    if !counts(tx, asking).await? {
+        return Ok(None);
+    }
     let event = next_event(tx, asking, hook.cursor).await?;
     if event.is_none() {
         // Whatever is committed up to this number is none that it wants, or was dropped.
         tx.save_hook(&hook.moved_on(last)).await?;
         return Ok(None);
     }
-    if wait(tx, env, &hook, &asking.me).await?.is_some() {
+    if wait(tx, env, &hook, asking).await?.is_some() {
         return Ok(None);
     }
     let dropped = tx.events_dropped().await?;

@@ -1,6 +1,9 @@
 //! Jobs: made, started, canceled, archived, run again. How they are changed is in [`revise`](super::revise).
 
-use super::{AppError, Env, Result, conditions, destinations, events, executions, groups, packages, rollouts, schedule, shelf, trust};
+use super::{
+    AppError, Env, Result, approvals, brakes, conditions, destinations, events, executions, groups, packages, rollouts, schedule, shelf,
+    trust,
+};
 use jiff::SignedDuration;
 use std::collections::BTreeSet;
 use sutler_base::{
@@ -9,9 +12,10 @@ use sutler_base::{
         Requirement,
         relations::{self, Values},
     },
-    state::{CancelReason, ClientState, ErrorKind, ExecutionState, Intent, JobState, Purpose, RetryKind},
+    state::{CancelReason, ClientState, ErrorKind, ExecutionState, HoldReason, Intent, JobState, OnLeave, Purpose, RetryKind},
 };
 use sutler_core::{
+    approval::Approval,
     execution::{self, Again},
     model::{Counts, Execution, Job, JobPackage, PackageVersion, Target},
     rights::Reach,
@@ -103,6 +107,10 @@ pub struct Shown {
     pub unavailable_soon: String,
     /// How far its rollout is; none before the start.
     pub rollout: Option<rollouts::Shown>,
+    /// What holds clients of it back whatever its rollout says, a sentence each.
+    pub held_back: Vec<String>,
+    /// What about it waits for a second person.
+    pub approval: Option<Approval>,
 }
 
 /// How long before nobody can start a job any more that is said.
@@ -144,6 +152,11 @@ pub async fn get(tx: &mut dyn Tx, env: &Env, id: &JobId) -> Result<Shown> {
 
 /// A job with everything that is shown of it.
 pub async fn show(tx: &mut dyn Tx, env: &Env, job: Job) -> Result<Shown> {
+    let rollout = rollouts::show(tx, env, &job).await?;
+    with_rollout(tx, env, job, rollout).await
+}
+
+async fn with_rollout(tx: &mut dyn Tx, env: &Env, job: Job, rollout: Option<rollouts::Shown>) -> Result<Shown> {
     let alias = tx.alias(&job.id).await?;
     let packages = tx.job_packages(&job.id, job.revision).await?;
     let targets = tx.job_targets(&job.id).await?;
@@ -154,7 +167,8 @@ pub async fn show(tx: &mut dyn Tx, env: &Env, job: Job) -> Result<Shown> {
     let canceling = tx.canceling(&job.id).await?;
     let drifts = tx.drift_count(&job.id).await?;
     let (now, soon) = unavailable_now_and_soon(tx, env, &job, &packages).await?;
-    let rollout = rollouts::show(tx, env, &job).await?;
+    let held_back = brakes::of_job(tx, env, &job, &packages, &targets).await?;
+    let approval = tx.approval_of(&job.id).await?;
     Ok(Shown {
         job,
         alias,
@@ -167,6 +181,8 @@ pub async fn show(tx: &mut dyn Tx, env: &Env, job: Job) -> Result<Shown> {
         unavailable: now,
         unavailable_soon: soon,
         rollout,
+        held_back,
+        approval,
     })
 }
 
@@ -188,7 +204,7 @@ pub async fn unavailable_now_and_soon(tx: &mut dyn Tx, env: &Env, job: &Job, pac
 async fn unavailable(tx: &mut dyn Tx, wanted: &[JobPackage], word: &trust::Word, at: Timestamp) -> Result<String> {
     let uids: Vec<_> = wanted.iter().filter_map(|p| p.version.clone()).collect();
     let versions = tx.versions_by_uid(&uids).await?;
-    for package in wanted.iter().filter(|p| p.intent == Intent::Install) {
+    for package in wanted.iter().filter(|p| p.intent != Intent::Uninstall) {
         let Some(uid) = &package.version else { continue };
         match versions.iter().find(|v| v.uid == *uid) {
             None => return Ok(format!("{}@{} was deleted", package.package, package.version_text)),
@@ -237,8 +253,27 @@ pub async fn pin(tx: &mut dyn Tx, wanted: &mut [JobPackage]) -> Result<()> {
     Ok(())
 }
 
+/// Refuses terms that say one thing where the packages say another.
+pub fn check_what(terms: &JobTerms, packages: usize) -> Result<()> {
+    let why = match (terms.inventory, packages) {
+        (true, 1..) => "is in place of packages; run a job of its own for it",
+        (true, 0) if terms.keep.is_some() || terms.on_leave != OnLeave::default() => {
+            "installs nothing, that could be kept, or taken off where a client leaves; leave out terms.keep and terms.on_leave"
+        }
+        (false, 0) => return Err(AppError::invalid("packages", "is empty, and a job without packages is an inventory")),
+        _ => return Ok(()),
+    };
+    Err(AppError::invalid("terms.inventory", why))
+}
+
 /// Makes a draft. Packages, versions, groups and clients must exist.
 pub async fn create(tx: &mut dyn Tx, env: &Env, input: &Create) -> Result<Shown> {
+    create_as(tx, env, input, env.world.job_id()).await
+}
+
+/// The same, under this id, which no job has.
+pub async fn create_as(tx: &mut dyn Tx, env: &Env, input: &Create, id: JobId) -> Result<Shown> {
+    check_what(&input.terms, input.packages.len())?;
     let wanted = wanted(tx, &input.packages).await?;
     destinations::needs_all(env, &input.clients_where)?;
     let (mut targets, mut exclusions) = (BTreeSet::new(), BTreeSet::new());
@@ -276,13 +311,13 @@ pub async fn create(tx: &mut dyn Tx, env: &Env, input: &Create) -> Result<Shown>
         }
     }
     let before = match &input.alias {
-        Some(alias) => free_alias(tx, alias).await?,
+        Some(alias) => free_alias(tx, env, alias).await?,
         None => None,
     };
     let mut terms = input.terms.clone();
     rollouts::resolve(tx, &mut terms).await?;
     let job = Job {
-        id: env.world.job_id(),
+        id,
         state: JobState::Draft,
         description: input.description.clone(),
         priority: input.priority,
@@ -310,15 +345,21 @@ pub async fn create(tx: &mut dyn Tx, env: &Env, input: &Create) -> Result<Shown>
         })?;
     }
     tx.add_exclusions(&job.id, &exclusions.into_iter().collect::<Vec<_>>()).await?;
-    env.audit(tx, "create_job", format!("jobs/{}", job.id), describe(&wanted)).await?;
+    let under = match (&input.alias, &before) {
+        (Some(alias), Some(before)) => format!(", under the alias {alias}, which jobs/{before} had"),
+        (Some(alias), None) => format!(", under the alias {alias}"),
+        (None, _) => String::new(),
+    };
+    env.audit(tx, "create_job", format!("jobs/{}", job.id), format!("{}{under}", describe(&wanted))).await?;
     get(tx, env, &job.id).await
 }
 
-/// The job that has ended whose alias may be given to another one, if any has it.
-async fn free_alias(tx: &mut dyn Tx, alias: &JobAlias) -> Result<Option<JobId>> {
+/// The job that has ended whose alias may be given to another one, if any has it. One that is not reached keeps its alias: whoever
+/// goes by that means the job that had it, and would change another one.
+async fn free_alias(tx: &mut dyn Tx, env: &Env, alias: &JobAlias) -> Result<Option<JobId>> {
     let Some(id) = tx.job_by_alias(alias).await? else { return Ok(None) };
     match tx.job(&id).await? {
-        Some(job) if !has_ended(job.state) => Err(alias_taken(alias)),
+        Some(job) if !has_ended(job.state) || !reaches_job(tx, env, &job).await? => Err(alias_taken(alias)),
         _ => Ok(Some(id)),
     }
 }
@@ -347,7 +388,7 @@ pub fn has_ended(state: JobState) -> bool {
 /// A version that was withdrawn reaches nobody: an order for it would only wait.
 pub fn refuse_withdrawn(intent: Intent, version: &PackageVersion) -> Result<()> {
     match &version.withdrawn {
-        Some((_, reason)) if intent == Intent::Install => {
+        Some((_, reason)) if intent != Intent::Uninstall => {
             let name = packages::name_of(version);
             let why = if reason.is_empty() { String::new() } else { format!(" ({reason})") };
             let message = format!("{name} was withdrawn{why}; order another version, or reinstate it with `package reinstate`");
@@ -361,8 +402,8 @@ pub fn refuse_withdrawn(intent: Intent, version: &PackageVersion) -> Result<()> 
 fn check_values(n: usize, intent: Intent, values: &Values, version: &PackageVersion) -> Result<()> {
     match relations::fill(&version.terms.parameters, values) {
         Ok(_) => Ok(()),
-        // To uninstall it goes by the version that is there, which may have had other parameters.
-        Err(_) if intent == Intent::Uninstall && values.is_empty() => Ok(()),
+        // To uninstall it goes by the version that is there, which may have had other parameters; what is only fetched runs nothing.
+        Err(_) if intent != Intent::Install && values.is_empty() => Ok(()),
         Err(why) => Err(AppError::invalid(format!("packages[{n}].values"), format!("{}@{}: {why}", version.name, version.version))),
     }
 }
@@ -370,10 +411,14 @@ fn check_values(n: usize, intent: Intent, values: &Values, version: &PackageVers
 /// The packages of a job, in words.
 pub fn describe(wanted: &[JobPackage]) -> String {
     let one = |p: &JobPackage| {
-        let word = if p.intent == Intent::Uninstall { "uninstall " } else { "" };
+        let word = match p.intent {
+            Intent::Install => "",
+            Intent::Uninstall => "uninstall ",
+            Intent::Prefetch => "fetch ",
+        };
         format!("{word}{}@{}", p.package, if p.follow { "latest" } else { &p.version_text })
     };
-    wanted.iter().map(one).collect::<Vec<_>>().join(", ")
+    if wanted.is_empty() { "report facts".into() } else { wanted.iter().map(one).collect::<Vec<_>>().join(", ") }
 }
 
 /// Makes a job and starts it, in one commit.
@@ -400,7 +445,7 @@ pub async fn start(tx: &mut dyn Tx, env: &Env, id: &JobId) -> Result<Shown> {
             format!("the expire time of jobs/{id} is over; give it another with `job update`"),
         ));
     }
-    if !job.terms.schedule.waits(env.now) {
+    if !job.terms.schedule.waits(env.common_clock(tx).await?) {
         activate(tx, env, job).await?;
         return get(tx, env, id).await;
     }
@@ -411,6 +456,7 @@ pub async fn start(tx: &mut dyn Tx, env: &Env, id: &JobId) -> Result<Shown> {
     tx.put_job_packages(id, job.revision, &wanted).await?;
     job.state = JobState::Scheduled;
     tx.save_job(&job).await?;
+    destinations::note_ahead(tx, env, &job, &targets).await?;
     let when = job.terms.schedule.start.map(|at| at.to_string()).unwrap_or_default();
     env.audit(tx, "schedule_job", format!("jobs/{id}"), format!("{}, for {when}", describe(&wanted))).await?;
     env.wakes().jobs.insert(id.clone());
@@ -464,6 +510,7 @@ pub async fn activate(tx: &mut dyn Tx, env: &Env, mut job: Job) -> Result<()> {
         }
     }
     destinations::reach_matching(tx, env, &job).await?;
+    env.reached().note_rows(id, &[]);
     let ignores = if job.terms.schedule.ignore_windows { ", ignoring maintenance windows" } else { "" };
     env.audit(tx, "start_job", format!("jobs/{id}"), format!("{}{ignores}", describe(&wanted))).await?;
     events::job_started(tx, env, &job, &describe(&wanted), false).await?;
@@ -513,7 +560,9 @@ pub async fn refuse_second(tx: &mut dyn Tx, env: &Env, job: &Job, wanted: &[JobP
             continue;
         }
         for package in tx.job_packages(&other.id, other.revision).await? {
-            if package.needed.is_empty() && wanted.iter().any(|w| w.needed.is_empty() && w.package == package.package) {
+            // What is only fetched undoes nothing.
+            let asked = |p: &JobPackage| p.needed.is_empty() && p.intent != Intent::Prefetch;
+            if asked(&package) && wanted.iter().any(|w| asked(w) && w.package == package.package) {
                 let shown = show(tx, env, other.clone()).await?;
                 if !reaches_job(tx, env, &other).await? {
                     let message = format!("another job, outside the scope of your role, installs {} there", package.package);
@@ -572,7 +621,9 @@ pub async fn list(tx: &mut dyn Tx, env: &Env, page: &Page, archived: bool) -> Re
     let (jobs, next) = self::page(tx, env, page, archived).await?;
     let mut out = Vec::new();
     for job in jobs {
-        out.push(show(tx, env, job).await?);
+        // Not by a look at all rows of all jobs.
+        let rollout = rollouts::glance(tx, &job).await?;
+        out.push(with_rollout(tx, env, job, rollout).await?);
     }
     Ok((out, next))
 }
@@ -626,6 +677,7 @@ async fn call_off(tx: &mut dyn Tx, env: &Env, id: &JobId, action: &str, reason: 
     }
     end(tx, env, &mut job, JobState::Canceled).await?;
     cancel_open(tx, env, id, reason).await?;
+    approvals::job_is_over(tx, env, id).await?;
     events::job_ended(tx, env, &job).await?;
     env.audit(tx, action, format!("jobs/{id}"), "").await?;
     get(tx, env, id).await
@@ -641,6 +693,7 @@ pub async fn archive(tx: &mut dyn Tx, env: &Env, id: &JobId) -> Result<Shown> {
     if !job.archived {
         job.archived = true;
         tx.save_job(&job).await?;
+        approvals::job_is_over(tx, env, id).await?;
         env.audit(tx, "archive_job", format!("jobs/{id}"), "").await?;
     }
     get(tx, env, id).await
@@ -727,12 +780,15 @@ pub async fn retry(tx: &mut dyn Tx, env: &Env, input: &Retry) -> Result<Retried>
         let rows = tx.list_executions(&job.id, &page, &[]).await?;
         let full = rows.len() as u32 == BATCH;
         page.after = rows.last().map(|r| r.client.to_string());
-        let mut changes = Vec::new();
+        let (mut changes, mut again) = (Vec::new(), Vec::new());
         for row in rows.iter().filter(|r| members.as_ref().is_none_or(|m| m.contains(&r.client))) {
             match execution::again(row, &input.kinds, input.error_kind) {
                 Again::Leave => {}
                 Again::OfferAgain => {
                     offered_again += 1;
+                    if row.hold == Some(HoldReason::Retry) {
+                        brakes::retries::go(tx, env, &[(row.job.clone(), row.client.clone())]).await?;
+                    }
                     let mut wakes = env.wakes();
                     wakes.clients.insert(row.client.clone());
                     wakes.run_now.insert(row.client.clone());
@@ -740,13 +796,18 @@ pub async fn retry(tx: &mut dyn Tx, env: &Env, input: &Retry) -> Result<Retried>
                 // A row of a client that left stays as it is: the job does not reach it any more.
                 Again::NewAttempt if row.purpose == Purpose::Leave || executions::is_reached(tx, &job.id, &row.client).await? => {
                     retried += 1;
+                    again.extend((row.purpose != Purpose::Leave).then_some(row));
+                    env.reached().note(&job.id, [&row.client]);
                     changes.push(executions::moved(row, ExecutionState::Queued, "", "", env));
                     env.wakes().clients.insert(row.client.clone());
                 }
                 Again::NewAttempt => {}
             }
         }
+        rollouts::queued_again(tx, &job.id, &again).await?;
         tx.change_executions(&changes).await?;
+        // Whoever asks for a new attempt wants what the job says of retries for it, too.
+        tx.forget_retries(&changes.into_iter().map(|change| (change.job, change.client)).collect::<Vec<_>>()).await?;
         if !full {
             break;
         }
@@ -770,7 +831,7 @@ async fn reach_all(tx: &mut dyn Tx, env: &Env, job: &Job) -> Result<()> {
 /// Reaches those of these clients that were let in and are not archived.
 pub async fn reach_admitted(tx: &mut dyn Tx, env: &Env, id: &JobId, clients: &[ClientId]) -> Result<()> {
     let found = tx.clients(clients).await?;
-    let admitted = found.into_iter().filter(|c| matches!(c.state, ClientState::Active | ClientState::Quarantined) && c.archived.is_none());
+    let admitted = found.into_iter().filter(destinations::is_admitted);
     executions::reach(tx, env, id, &admitted.map(|c| c.id).collect::<Vec<_>>()).await
 }
 
@@ -818,8 +879,10 @@ async fn catch_up(tx: &mut dyn Tx, env: &Env, mut job: Job) -> Result<()> {
     job.revision += 1;
     tx.put_job_packages(&job.id, job.revision, &wanted).await?;
     tx.save_job(&job).await?;
+    rollouts::other_packages(tx, &job).await?;
     let with = if news.is_empty() { "others of what its packages depend on".into() } else { news.join(", ") };
     env.audit(tx, "follow", &name, format!("revision {} with {with}", job.revision)).await?;
+    env.wakes().jobs.insert(job.id.clone());
     wake_queued(tx, env, &job.id).await
 }
 
@@ -837,20 +900,22 @@ pub struct Row {
     /// The execution.
     pub execution: Execution,
     /// Its client.
-    pub client: sutler_core::model::Client,
+    pub client: sutler_core::model::ClientBrief,
     /// Its newest attempt.
     pub attempt: Option<sutler_core::model::Attempt>,
     /// Whether the job still reaches the client.
     pub reached: bool,
     /// Where the job is.
     pub job: JobState,
+    /// What holds it back whatever the job's rollout says.
+    pub held: Option<brakes::Held>,
 }
 
 /// Rows with what is shown beside them.
 pub async fn with_clients(tx: &mut dyn Tx, env: &Env, rows: Vec<Execution>) -> Result<Vec<Row>> {
     let Some(job) = rows.first().map(|r| r.job.clone()) else { return Ok(vec![]) };
     let ids: Vec<ClientId> = rows.iter().map(|r| r.client.clone()).collect();
-    let found = tx.clients(&ids).await?;
+    let found = tx.clients_in_brief(&ids).await?;
     let attempts: Vec<_> = rows.iter().filter_map(|r| r.attempt.clone()).collect();
     let attempts = tx.attempts(&attempts).await?;
     let reached = destinations::reached(tx, &job, &ids).await?;
@@ -861,9 +926,10 @@ pub async fn with_clients(tx: &mut dyn Tx, env: &Env, rows: Vec<Execution>) -> R
             let client = found.iter().find(|c| c.id == execution.client)?.clone();
             let attempt = attempts.iter().find(|a| Some(&a.id) == execution.attempt.as_ref()).cloned();
             let reached = reached.contains(&client.id);
-            Some(Row { execution, client, attempt, reached, job: job.state })
+            Some(Row { execution, client, attempt, reached, job: job.state, held: None })
         })
         .collect();
     schedule::tell(tx, env, &job, &mut shown).await?;
+    brakes::tell(tx, env, &job, &mut shown).await?;
     Ok(shown)
 }

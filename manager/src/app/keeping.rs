@@ -3,7 +3,7 @@
 //! The agent is asked without an attempt: a client where all is well shows nothing of it. One that is offline or can't say is asked when
 //! its turn comes the next time.
 
-use super::{Env, Result, destinations, executions};
+use super::{Env, Result, destinations, executions, rollouts};
 use sutler_base::{
     ClientId, JobId,
     state::{Intent, JobState, Purpose},
@@ -78,13 +78,19 @@ pub async fn missing(tx: &mut dyn Tx, env: &Env, client: &ClientId, job: &JobId,
     if !executions::is_reached(tx, &job.id, client).await? {
         return Ok(());
     }
-    let mut change = executions::moved(&row, sutler_base::state::ExecutionState::Queued, Purpose::Drift.as_str(), what, env);
+    again(tx, env, &row, what).await
+}
+
+/// Has what the job installed installed again, for it is gone.
+pub async fn again(tx: &mut dyn Tx, env: &Env, row: &Execution, what: &str) -> Result<()> {
+    let mut change = executions::moved(row, sutler_base::state::ExecutionState::Queued, Purpose::Drift.as_str(), what, env);
     change.purpose = Some(Purpose::Drift);
+    rollouts::queued_again(tx, &row.job, &[row]).await?;
     tx.change_executions(&[change]).await?;
-    env.audit(tx, "drift", format!("jobs/{}/executions/{client}", job.id), what).await?;
+    env.audit(tx, "drift", format!("jobs/{}/executions/{}", row.job, row.client), what).await?;
     let mut wakes = env.wakes();
-    wakes.jobs.insert(job.id);
-    wakes.clients.insert(client.clone());
+    wakes.jobs.insert(row.job.clone());
+    wakes.clients.insert(row.client.clone());
     Ok(())
 }
 

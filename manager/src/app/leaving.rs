@@ -4,10 +4,10 @@
 //! what the job itself installed there is, in the opposite order, and nothing that another job which stands installs there as well. A
 //! job that has ended takes nothing back, and of a client that was removed or archived nothing is taken.
 
-use super::{Env, Result, destinations, executions};
+use super::{Env, Result, destinations, executions, keeping, rollouts};
 use std::collections::BTreeSet;
 use sutler_base::{
-    ClientId, Digest, JobId, PackageName, Timestamp, Uid,
+    ClientId, Digest, JobId, PackageName, Timestamp, Uid, limits,
     outcome::{ItemResult, Outcome},
     state::{CancelReason, ClientState, ExecutionState, Intent, OnLeave, Purpose},
 };
@@ -54,7 +54,8 @@ pub struct Installed {
     pub version: PackageVersion,
 }
 
-/// What a job has installed on a client and no other job that stands installs there, in the opposite order.
+/// What a job has installed on a client and no other job that stands installs there, in the opposite order; as much as an offer has
+/// room for.
 pub async fn to_uninstall(tx: &mut dyn Tx, job: &JobId, client: &ClientId) -> Result<Vec<Installed>> {
     let replaced = tx.client(client).await?.and_then(|c| c.replaced);
     let mut kept: Option<BTreeSet<PackageName>> = None;
@@ -67,7 +68,7 @@ pub async fn to_uninstall(tx: &mut dyn Tx, job: &JobId, client: &ClientId) -> Re
             let Some(version) = versions.iter().find(|v| v.manifest == item.manifest) else { continue };
             let is_it = |p: &&JobPackage| p.version.as_ref() == Some(&version.uid) && p.intent == Intent::Install;
             let Some(package) = packages.iter().find(is_it) else { continue };
-            if found.iter().any(|other| other.version.name == version.name) {
+            if found.len() == limits::JOB_PACKAGES_MAX || found.iter().any(|other| other.version.name == version.name) {
                 continue;
             }
             if kept.is_none() {
@@ -86,12 +87,59 @@ async fn kept_by_others(tx: &mut dyn Tx, job: &JobId, client: &ClientId) -> Resu
     let mut kept = BTreeSet::new();
     for other in destinations::jobs_holding(tx, client, &destinations::STANDING).await? {
         if other != *job && executions::is_reached(tx, &other, client).await? {
-            let Some(other) = tx.job(&other).await? else { continue };
-            let packages = tx.job_packages(&other.id, other.revision).await?;
-            kept.extend(packages.into_iter().filter(|p| p.intent == Intent::Install).map(|p| p.package));
+            kept.extend(installs(tx, &other).await?);
         }
     }
     Ok(kept)
+}
+
+/// The packages that a job installs, in its newest revision.
+async fn installs(tx: &mut dyn Tx, job: &JobId) -> Result<Vec<PackageName>> {
+    // Locked, the jobs of a client would be so in whatever order it has them.
+    let Some(job) = tx.terms_of(std::slice::from_ref(job)).await?.pop() else { return Ok(vec![]) };
+    let packages = tx.job_packages(&job.id, job.revision).await?;
+    Ok(packages.into_iter().filter(|p| p.intent == Intent::Install).map(|p| p.package).collect())
+}
+
+/// The change of a row whose uninstallation has become needless: another job installs it, or nothing of it is there any more.
+pub fn nothing_left(row: &Execution, env: &Env) -> ExecutionChange {
+    let detail = "left the job's reach; what the job had installed another job installs, or nothing of it is left";
+    let mut change = executions::moved(row, ExecutionState::Canceled, CancelReason::LeftGroup.as_str(), detail, env);
+    change.purpose = Some(Purpose::Order);
+    change.cancel = Some(None);
+    change
+}
+
+/// Has what other jobs installed on a client that has left this one uninstalled, where they do not reach it either and it stayed for
+/// this one's sake alone.
+pub async fn leave_others(tx: &mut dyn Tx, env: &Env, job: &JobId, clients: &[ClientId]) -> Result<()> {
+    if !takes_back(tx, job).await? {
+        return Ok(());
+    }
+    for client in clients {
+        for row in tx.executions_of(client, limits::PAGE_MAX).await? {
+            let may = row.job != *job && row.state.is_end() && row.attempts > 0 && row.purpose != Purpose::Leave;
+            if may && takes_back(tx, &row.job).await? && !executions::is_reached(tx, &row.job, client).await? {
+                leave(tx, env, &row.job, std::slice::from_ref(client)).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What was uninstalled for one job and is wanted by another that stands, and found it there, is installed again for that one.
+async fn restore_for_others(tx: &mut dyn Tx, env: &Env, row: &Execution, gone: &[PackageName]) -> Result<()> {
+    for other in destinations::jobs_holding(tx, &row.client, &destinations::STANDING).await? {
+        if other == row.job || !executions::is_reached(tx, &other, &row.client).await? {
+            continue;
+        }
+        let names: Vec<_> = installs(tx, &other).await?.into_iter().filter(|name| gone.contains(name)).collect();
+        let has = tx.execution(&other, &row.client).await?.filter(|r| r.state.is_good() && r.purpose != Purpose::Leave);
+        let (Some(has), Some(name)) = (has, names.first()) else { continue };
+        let why = format!("{name} was uninstalled for jobs/{}, whose reach the client had left", row.job);
+        keeping::again(tx, env, &has, &why).await?;
+    }
+    Ok(())
 }
 
 /// Whether a job takes back what it installed.
@@ -128,6 +176,7 @@ pub async fn leave(tx: &mut dyn Tx, env: &Env, job: &JobId, clients: &[ClientId]
         }
     }
     tx.change_executions(&changes).await?;
+    env.reached().note(&job.id, changes.iter().map(|change| &change.client));
     let mut wakes = env.wakes();
     wakes.jobs.insert(job.id);
     wakes.clients.extend(changes.into_iter().map(|c| c.client));
@@ -137,14 +186,18 @@ pub async fn leave(tx: &mut dyn Tx, env: &Env, job: &JobId, clients: &[ClientId]
 /// A row whose uninstallation has not begun, and whose client is back: it is where it was before.
 pub async fn take_back(tx: &mut dyn Tx, env: &Env, row: &Execution) -> Result<ExecutionChange> {
     let attempts = tx.attempts_of(&row.job, &row.client).await?;
-    let before = attempts.into_iter().find(|a| a.purpose != Purpose::Leave && a.state.is_end());
+    let is_it = |a: &&Attempt| a.purpose != Purpose::Leave && a.state.is_end();
+    let before = attempts.iter().find(is_it);
+    let since = attempts.iter().take_while(|a| !is_it(a));
+    // An uninstallation that failed half-way has left something to install.
+    let half_gone = since.filter(|a| a.purpose == Purpose::Leave).any(|a| !results(a).is_empty());
     let mut change = match before {
-        Some(before) => {
+        Some(before) if !half_gone => {
             let outcome = Outcome::parse(&before.outcome).ok();
             let (reason, detail) = outcome.as_ref().map(sutler_core::execution::says).unwrap_or_default();
             executions::moved(row, before.state, &reason, &detail, env)
         }
-        None => executions::moved(row, ExecutionState::Queued, "", "", env),
+        _ => executions::moved(row, ExecutionState::Queued, "", "", env),
     };
     // What had been canceled is wanted again.
     if change.to == ExecutionState::Canceled {
@@ -152,20 +205,20 @@ pub async fn take_back(tx: &mut dyn Tx, env: &Env, row: &Execution) -> Result<Ex
     }
     change.purpose = Some(Purpose::Order);
     change.cancel = Some(None);
+    if change.to == ExecutionState::Queued {
+        rollouts::queued_again(tx, &row.job, &[row]).await?;
+    }
     Ok(change)
 }
 
 /// What becomes of a row whose uninstallation has ended like that.
-pub async fn ended(
-    tx: &mut dyn Tx,
-    env: &Env,
-    row: &Execution,
-    state: ExecutionState,
-    reason: &str,
-    detail: &str,
-) -> Result<ExecutionChange> {
+pub async fn ended(tx: &mut dyn Tx, env: &Env, row: &Execution, outcome: &Outcome, reason: &str, detail: &str) -> Result<ExecutionChange> {
+    let state = outcome.state;
+    let gone = outcome.items.iter().filter(|item| item.state == ExecutionState::Succeeded).map(|item| item.package.clone());
+    restore_for_others(tx, env, row, &gone.collect::<Vec<_>>()).await?;
     let stands = tx.job(&row.job).await?.is_some_and(|job| destinations::STANDING.contains(&job.state));
     let mut change = if stands && executions::is_reached(tx, &row.job, &row.client).await? {
+        rollouts::queued_again(tx, &row.job, &[row]).await?;
         executions::moved(row, ExecutionState::Queued, "", "", env)
     } else if state.is_good() {
         let detail = "left the job's reach, and what the job had installed was uninstalled";

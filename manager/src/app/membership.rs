@@ -3,7 +3,7 @@
 use super::{Env, Result, destinations, executions};
 use sutler_base::{
     ClientId, Uid,
-    state::{CancelReason, ClientState, Source},
+    state::{CancelReason, ClientState, JobState, Source},
 };
 use sutler_core::model::{Client, Group, Membership, Target};
 use sutler_store::Tx;
@@ -32,8 +32,13 @@ pub async fn join(
     let gets = |c: &&Client| c.state != ClientState::Pending && c.archived.is_none() && added.contains(&c.id);
     let reached: Vec<ClientId> = clients.iter().filter(gets).map(|c| c.id.clone()).collect();
     let target = Target::Group(group.uid.clone());
-    for job in tx.jobs_with_target(&target, &destinations::STANDING).await? {
-        executions::reach(tx, env, &job.id, &reached).await?;
+    for job in tx.jobs_with_target(&target, &[JobState::Scheduled, JobState::Active, JobState::Paused]).await? {
+        if job.state == JobState::Scheduled {
+            let ahead = destinations::reached(tx, &job.id, &reached).await?;
+            env.reached().note(&job.id, &ahead);
+        } else {
+            executions::reach(tx, env, &job.id, &reached).await?;
+        }
     }
     destinations::excluded(tx, env, &target, &added).await?;
     told_anew(tx, env, &group.uid, &added).await?;

@@ -4,8 +4,10 @@
 //! A unit says whom to wake in its [`Env`]; they are woken after the commit. A wake-up that is lost costs time and nothing
 //! else: what is to be done stands in the database.
 
+pub mod approvals;
 pub mod archive;
 pub mod audit;
+pub mod brakes;
 pub mod clients;
 mod conditions;
 pub mod configuration;
@@ -28,8 +30,10 @@ pub mod membership;
 pub mod occurrences;
 pub mod operators;
 pub mod packages;
+pub mod planned;
 pub mod policies;
 pub mod questions;
+pub mod reached;
 pub mod reconcile;
 pub mod relations;
 pub mod restored;
@@ -157,6 +161,8 @@ pub struct Caller {
     pub who: Who,
     /// The id that makes the call idempotent; empty if it has none.
     pub request_id: String,
+    /// What goes for it if it may reach a large share of the fleet; none where it can't.
+    pub watched: Option<approvals::Watched>,
 }
 
 /// Who is to be woken after the commit.
@@ -172,6 +178,8 @@ pub struct Wakes {
     pub jobs: BTreeSet<JobId>,
     /// Whether there are events that nobody was told of.
     pub events: bool,
+    /// Whether brakes were put on or taken off.
+    pub brakes: bool,
 }
 
 /// What a unit of work is told: who, when, with which ids; and what it asks to be done after the commit.
@@ -196,9 +204,20 @@ pub struct Env {
     /// Who is connected.
     pub live: Arc<Live>,
     wakes: Arc<Mutex<Wakes>>,
+    reached: Arc<Mutex<reached::Reached>>,
 }
 
 impl Env {
+    /// Whom this unit of work has brought within reach of jobs.
+    pub fn reached(&self) -> MutexGuard<'_, reached::Reached> {
+        self.reached.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// The same unit of work, as if this operator had asked for it who reaches so far.
+    pub fn on_behalf_of(&self, actor: &str, reach: Reach) -> Env {
+        Env { actor: actor.to_owned(), reach, standing: None, reached: Arc::default(), ..self.clone() }
+    }
+
     /// Whom to wake.
     pub fn wakes(&self) -> MutexGuard<'_, Wakes> {
         self.wakes.lock().unwrap_or_else(|e| e.into_inner())
@@ -273,6 +292,7 @@ impl App {
             refusals: self.refusals.clone(),
             live: self.live.clone(),
             wakes: Arc::default(),
+            reached: Arc::default(),
         }
     }
 
@@ -298,6 +318,7 @@ impl App {
         self.room_for(name)?;
         let env = self.env(caller.who.clone());
         let (input, run, request_id) = (Arc::new(input), Arc::new(run), caller.request_id.clone());
+        let watched = caller.watched.clone();
         let wakes = env.clone();
         let began = Instant::now();
         let mut again = true;
@@ -307,7 +328,7 @@ impl App {
                 .write(
                     name,
                     unit!(
-                        [env, input, run, request_id] | tx | {
+                        [env, input, run, request_id, watched] | tx | {
                             if !request_id.is_empty()
                                 && let Some((earlier, answer)) = tx.request(&env.actor, &request_id).await?
                             {
@@ -318,7 +339,12 @@ impl App {
                                 return R::decode(answer.as_slice())
                                     .map_err(|e| AppError::Bug(format!("the kept answer can't be read: {e}")));
                             }
-                            let answer = to_wire(run(tx, &env, &input).await?);
+                            env.reached().forget();
+                            let out = run(tx, &env, &input).await?;
+                            if let Some(watched) = &watched {
+                                approvals::gate(tx, &env, watched).await?;
+                            }
+                            let answer = to_wire(out);
                             operators::still_stands(tx, &env, name).await?;
                             if !request_id.is_empty() {
                                 tx.put_request(&env.actor, &request_id, &body, &answer.encode_to_vec(), env.now).await?;
@@ -334,6 +360,13 @@ impl App {
             break answer;
         };
         self.metrics.unit(name, answer.is_ok(), began.elapsed());
+        if let (Err(AppError::ApprovalNeeded(needed)), Some(order)) = (&answer, caller.watched.as_ref().and_then(|w| w.order.clone())) {
+            let input = (order, needed.clone());
+            let asked = self.change(caller.who.clone(), "ask_approval", input, |tx, env, (order, needed)| {
+                Box::pin(approvals::ask(tx, env, order, needed))
+            });
+            return Err(approvals::waits(&asked.await?));
+        }
         let answer = answer?;
         self.wake(&wakes);
         Ok(answer)

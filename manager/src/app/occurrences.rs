@@ -121,6 +121,8 @@ pub async fn packages(tx: &mut dyn Tx, env: &Env, after: Option<&String>) -> Res
 pub struct Own {
     /// `issuing-cas` or `manager`
     pub name: &'static str,
+    /// What tells it from those of other managers: its serial number, or when the first of the CAs ends.
+    pub which: String,
     /// When it ends.
     pub ends: Timestamp,
 }
@@ -129,10 +131,10 @@ impl App {
     /// The certificates that the manager goes by: the issuing CAs', and its own as it lies in its folder.
     pub fn own_certificates(&self) -> Vec<Own> {
         let ca = self.ca();
-        let mut own = vec![Own { name: "issuing-cas", ends: ca.ends() }];
+        let mut own = vec![Own { name: "issuing-cas", which: ca.ends().as_millisecond().to_string(), ends: ca.ends() }];
         let leaf = Credential::load(&self.server.join("identity.pem")).ok().and_then(|c| c.chain.first().cloned());
         let leaf = leaf.and_then(|leaf| PeerCertificate::parse(&leaf, ca.trust_domain()).ok());
-        own.extend(leaf.map(|leaf| Own { name: "manager", ends: leaf.not_after }));
+        own.extend(leaf.map(|leaf| Own { name: "manager", which: leaf.serial.to_string(), ends: leaf.not_after }));
         own
     }
 }
@@ -148,7 +150,10 @@ pub async fn own_certificates(tx: &mut dyn Tx, env: &Env, own: &[Own]) -> Result
         if certificate.ends.duration_since(env.now) < notice {
             let sentence = format!("{words} ends at {}; {remedy}", certificate.ends);
             let event = Event::new(EventKind::CertificateEndsSoon, format!("certificates/{}", certificate.name), sentence);
-            news.push(Condition::new(certificate.ends.as_millisecond(), event.with("end", certificate.ends)));
+            let mut condition = Condition::new(certificate.ends.as_millisecond(), event.with("end", certificate.ends));
+            // Each manager has one of its own, and by a key that they had in common each would tell of it again after the other.
+            condition.key = format!("{}/{}", condition.key, certificate.which);
+            news.push(condition);
         }
     }
     Ok(Looked { news: untold(tx, news).await?, ..Looked::default() })

@@ -17,6 +17,8 @@ pub struct Shown {
     pub operator: Operator,
     /// Names by uid.
     pub groups: BTreeMap<Uid, GroupName>,
+    /// How many clients its jobs let go within an hour; none: as many as the manager has for all.
+    pub budget: Option<u32>,
 }
 
 /// A role, as it is asked for.
@@ -100,7 +102,8 @@ pub async fn get(tx: &mut dyn Tx, name: &OperatorName) -> Result<Shown> {
 async fn show(tx: &mut dyn Tx, operator: Operator) -> Result<Shown> {
     let uids: Vec<Uid> = operator.grants.iter().flat_map(|g| g.groups.iter().flatten().cloned()).collect();
     let groups = tx.groups_by_uid(&uids).await?.into_iter().map(|g| (g.uid, g.name)).collect();
-    Ok(Shown { operator, groups })
+    let budget = tx.operator_budget(&operator.name).await?;
+    Ok(Shown { operator, groups, budget })
 }
 
 /// A page of operators by name, and the key of the next one; those that were revoked are among them.
@@ -165,23 +168,34 @@ pub async fn create(tx: &mut dyn Tx, env: &Env, ca: &CaBundle, input: &Create) -
 pub struct Update {
     /// Which.
     pub name: OperatorName,
-    /// What it may do from now on.
+    /// What it may do from now on; none: what it could.
     pub roles: Vec<Wanted>,
+    /// How many clients its jobs let go within an hour, if that is to be changed; 0 for no such budget.
+    pub budget: Option<u32>,
     /// What it was when the caller read it; empty for whatever it is.
     pub etag: String,
 }
 
-/// Gives an operator other roles. The calls and streams that they don't allow end within seconds.
+/// Gives an operator other roles, or another budget. The calls and streams that they don't allow end within seconds.
 pub async fn update(tx: &mut dyn Tx, env: &Env, input: &Update) -> Result<Shown> {
     let all = lock(tx, env).await?;
     let operator = standing(tx, &all, &input.name).await?;
     groups::check_etag(&input.etag, operator.change, || format!("operators/{}", input.name))?;
-    let grants = grants(tx, &input.roles).await?;
+    let mut said = Vec::new();
+    let grants = if input.roles.is_empty() { operator.grants } else { grants(tx, &input.roles).await? };
     if !rights::governs(&grants) {
         somebody_else_governs(&all, &input.name)?;
     }
     tx.set_grants(&input.name, &grants).await?;
-    env.audit(tx, "update_operator", format!("operators/{}", input.name), words(&input.roles)).await?;
+    if !input.roles.is_empty() {
+        said.push(words(&input.roles));
+    }
+    if let Some(budget) = input.budget {
+        tx.set_operator_budget(&input.name, Some(budget)).await?;
+        said.push(format!("a budget of {budget} clients an hour"));
+        env.wakes().brakes = true;
+    }
+    env.audit(tx, "update_operator", format!("operators/{}", input.name), said.join(", ")).await?;
     get(tx, &input.name).await
 }
 

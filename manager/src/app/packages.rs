@@ -96,7 +96,8 @@ async fn show(tx: &mut dyn Tx, package: Package) -> Result<Shown> {
     Ok(Shown { package, newest, versions })
 }
 
-async fn load(tx: &mut dyn Tx, name: &PackageName) -> Result<Package> {
+/// The package, or that there is none.
+pub async fn load(tx: &mut dyn Tx, name: &PackageName) -> Result<Package> {
     tx.package(name).await?.ok_or_else(|| AppError::not_found("package", name))
 }
 

@@ -95,7 +95,37 @@ pub async fn create(tx: &mut dyn Tx, env: &Env, input: &Create) -> Result<Named>
     )
     .await?;
     let policy = load(tx, &input.name).await?;
+    note_ahead(tx, env, &policy).await?;
     one(tx, policy).await
+}
+
+/// Notes whom a policy would bring within reach of jobs by what they are now: those that it looks at by their facts, though nothing
+/// happened to them yet.
+async fn note_ahead(tx: &mut dyn Tx, env: &Env, policy: &Policy) -> Result<()> {
+    if policy.trigger != Trigger::Inventory {
+        return Ok(());
+    }
+    let group = tx.groups_by_uid(std::slice::from_ref(&policy.group)).await?.pop();
+    let group = group.ok_or_else(|| AppError::Bug("a policy without its group".into()))?;
+    let condition = compile(tx, env, &group, &policy.condition).await?;
+    let limit = if condition.uses_packages() { inventory::TOGETHER } else { 500 };
+    let mut page = Page { after: None, limit };
+    loop {
+        let rows = tx.list_clients_in(&page, ClientState::Active).await?;
+        let full = rows.len() as u32 == limit;
+        let subjects = inventory::subjects(tx, &rows, condition.uses_packages()).await?;
+        page.after = rows.last().map(|c| c.id.to_string());
+        let meant = rows.iter().zip(&subjects).filter(|(c, s)| decide(policy, &condition, c, s, Event::Inventory) == Verdict::Join);
+        let meant: Vec<ClientId> = meant.map(|(client, _)| client.id.clone()).collect();
+        let held = tx.held_out(&group.uid, &meant).await?;
+        let members = tx.memberships_of_all(&meant).await?;
+        let is_in = |id: &ClientId| members.iter().any(|m| m.group == group.uid && m.client == *id);
+        let come: Vec<ClientId> = meant.into_iter().filter(|id| !held.contains(id) && !is_in(id)).collect();
+        destinations::note_if_joined(tx, env, &group.uid, &come).await?;
+        if !full {
+            return Ok(());
+        }
+    }
 }
 
 fn exists(error: StoreError, name: &PolicyName) -> AppError {
@@ -157,6 +187,9 @@ pub async fn update(tx: &mut dyn Tx, env: &Env, input: &Update) -> Result<Named>
     policy.on_mismatch = input.on_mismatch.unwrap_or(policy.on_mismatch);
     policy.description = input.description.clone().unwrap_or(policy.description);
     tx.save_policy(&policy).await.map_err(|e| exists(e, &input.name))?;
+    if input.condition.is_some() || input.applies_to.is_some() {
+        note_ahead(tx, env, &policy).await?;
+    }
     env.audit(tx, "update_policy", format!("policies/{}", input.name), &policy.condition).await?;
     get(tx, &input.name).await
 }

@@ -1,7 +1,7 @@
 //! What happens by itself: jobs that expire or are complete, cancellations that become final. Each of these has no input: it
 //! reads what is and does what is due, so that running it twice, or late, does no harm.
 
-use super::{Env, Result, destinations, events, executions, schedule};
+use super::{Env, Result, approvals, destinations, events, executions, planned, schedule};
 use std::{collections::BTreeSet, time::Duration};
 use sutler_base::{
     ClientId, JobId, Timestamp,
@@ -9,7 +9,7 @@ use sutler_base::{
 };
 use sutler_core::{
     execution,
-    model::{CancelRequest, Target},
+    model::{CancelRequest, LongLease, Target},
 };
 use sutler_store::{Page, Tx};
 
@@ -54,7 +54,10 @@ pub async fn finish_cancels(tx: &mut dyn Tx, env: &Env, even: Duration) -> Resul
     for row in due {
         let Some(cancel) = row.cancel.clone() else { continue };
         let lease = row.attempt.as_ref().and_then(|id| longer.get(id));
-        let missing = lease.map_or(Duration::ZERO, |lease| execution::cancel_patience(lease.seconds).saturating_sub(even));
+        // The longest lease may have been given by another manager, or have been written down after the deadline was set.
+        let left =
+            |lease: &LongLease| Duration::try_from(execution::cancel_deadline(lease.until, 0).duration_since(now)).unwrap_or_default();
+        let missing = lease.map_or(Duration::ZERO, |lease| execution::cancel_patience(lease.seconds).saturating_sub(even).max(left(lease)));
         if !missing.is_zero() {
             let mut change = executions::moved(&row, row.state, &row.reason, &row.detail, env);
             change.entered = row.entered;
@@ -63,8 +66,7 @@ pub async fn finish_cancels(tx: &mut dyn Tx, env: &Env, even: Duration) -> Resul
             tx.change_executions(&[change]).await?;
             continue;
         }
-        let change = executions::canceled(tx, env, &row, cancel.reason).await?;
-        tx.change_executions(&[change]).await?;
+        executions::finish_cancel(tx, env, &row, cancel.reason).await?;
     }
     Ok(more)
 }
@@ -91,7 +93,8 @@ async fn is_complete(tx: &mut dyn Tx, id: &JobId) -> Result<bool> {
     if !execution::all_ended(&tx.counts(id).await?) {
         return Ok(false);
     }
-    if tx.job(id).await?.is_some_and(|job| !job.clients_where.is_empty()) {
+    // Who is reached by a condition may come later, and what is to stay is looked at again.
+    if tx.job(id).await?.is_some_and(|job| !job.clients_where.is_empty() || job.terms.keep.is_some()) {
         return Ok(false);
     }
     let mut clients = Vec::new();
@@ -129,10 +132,13 @@ pub async fn completable(tx: &mut dyn Tx, after: Option<String>) -> Result<(Vec<
     Ok((complete, next))
 }
 
-/// Forgets answers that are kept for repeated requests, after their time, and software that no client has any more.
+/// Forgets answers that are kept for repeated requests, after their time, software that no client has any more, what waited for a second
+/// person too long, and plans that are over.
 pub async fn forget_requests(tx: &mut dyn Tx, env: &Env) -> Result<()> {
     let before = env.now.checked_sub(env.settings.limits.request_memory).unwrap_or(env.now);
     tx.drop_requests(before).await?;
     tx.drop_titles().await?;
+    approvals::expire(tx, env).await?;
+    planned::forget(tx, env).await?;
     schedule::forget_leases(tx, env).await
 }

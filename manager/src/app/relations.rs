@@ -5,7 +5,7 @@
 //! ring come one after the other, and the second sees the first, also on another manager.
 
 use super::{AppError, Env, Result, clients, inventory::SUTLER, jobs, packages, trust};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use sutler_base::{
     ClientId, PackageName, Timestamp, Version,
     facts::{Facts, Package},
@@ -77,20 +77,25 @@ async fn resolve(tx: &mut dyn Tx, env: &Env, subject: &str, asked: &[PackageVers
 
 /// The packages of a job: those that are asked for, with their versions, and what they depend on, each before what depends on it.
 pub async fn expand(tx: &mut dyn Tx, env: &Env, job: &str, asked: Vec<JobPackage>) -> Result<Vec<JobPackage>> {
-    let uids: Vec<_> = asked.iter().filter(|p| p.intent == Intent::Install).filter_map(|p| p.version.clone()).collect();
-    let found = tx.versions_by_uid(&uids).await?;
-    let versions: Vec<_> = uids.iter().filter_map(|uid| found.iter().find(|v| v.uid == *uid).cloned()).collect();
-    let mut entries = resolve(tx, env, job, &versions).await?.into_iter();
+    let mut entries = BTreeMap::new();
+    // What is only fetched has what it depends on fetched, too.
+    for intent in [Intent::Install, Intent::Prefetch] {
+        let uids: Vec<_> = asked.iter().filter(|p| p.intent == intent).filter_map(|p| p.version.clone()).collect();
+        let found = tx.versions_by_uid(&uids).await?;
+        let versions: Vec<_> = uids.iter().filter_map(|uid| found.iter().find(|v| v.uid == *uid).cloned()).collect();
+        entries.insert(intent, resolve(tx, env, job, &versions).await?.into_iter());
+    }
     let mut all: Vec<JobPackage> = Vec::new();
     for package in &asked {
         let is_it = |p: &JobPackage| p.version.is_some() && p.version == package.version && p.intent == package.intent;
-        while package.intent == Intent::Install && !all.iter().any(is_it) {
-            let Some(entry) = entries.next() else { break };
-            let ordered = asked.iter().find(|p| p.intent == Intent::Install && p.version.as_ref() == Some(&entry.version.uid));
-            all.push(match ordered {
-                Some(ordered) => ordered.clone(),
-                None => needed(entry)?,
-            });
+        while let Some(entry) = entries.get_mut(&package.intent).filter(|_| !all.iter().any(is_it)).and_then(Iterator::next) {
+            let ordered = asked.iter().find(|p| p.intent == package.intent && p.version.as_ref() == Some(&entry.version.uid));
+            match ordered {
+                Some(ordered) => all.push(ordered.clone()),
+                // What the job installs need not be fetched besides.
+                None if package.intent == Intent::Prefetch && asked.iter().chain(&all).any(|p| p.package == entry.version.name) => {}
+                None => all.push(needed(entry, package.intent)?),
+            }
         }
         if !all.iter().any(is_it) {
             all.push(package.clone());
@@ -108,9 +113,11 @@ pub async fn expand(tx: &mut dyn Tx, env: &Env, job: &str, asked: Vec<JobPackage
 }
 
 /// A package of a job that others of it need.
-fn needed(entry: Entry) -> Result<JobPackage> {
+fn needed(entry: Entry, intent: Intent) -> Result<JobPackage> {
     let Entry { version, needed } = entry;
-    if let Err(why) = fill(&version.terms.parameters, &Values::new()) {
+    if intent == Intent::Install
+        && let Err(why) = fill(&version.terms.parameters, &Values::new())
+    {
         let by: Vec<_> = needed.iter().map(|need| need.by.to_string()).collect();
         let message = format!(
             "{}@{} is needed by {}, and {why}; order it in the same job, with its values (--set {}:NAME=VALUE)",
@@ -127,7 +134,7 @@ fn needed(entry: Entry) -> Result<JobPackage> {
         version_text: version.version.to_string(),
         follow: false,
         replace_always: false,
-        intent: Intent::Install,
+        intent,
         values: Values::new(),
         needed,
     })

@@ -3,8 +3,10 @@
 use super::{
     AppError, Env, Result, conditions, destinations, executions, groups,
     jobs::{self, Destination, Shown, Wanted},
-    keeping, rollouts, schedule,
+    keeping, reached, rollouts, schedule,
 };
+use serde_json::Value;
+use std::collections::BTreeSet;
 use sutler_base::{
     ClientId, JobId, Timestamp,
     manifest::Requirement,
@@ -85,7 +87,7 @@ pub async fn update(tx: &mut dyn Tx, env: &Env, input: &Update) -> Result<Shown>
     job.continue_on_failure = input.continue_on_failure.unwrap_or(job.continue_on_failure);
     job.terms = job.terms.updated(&input.terms, &input.reset_terms).map_err(|why| AppError::invalid("reset_terms", why))?;
     match &input.schedule {
-        Some(change) => schedule::change(&mut job, env, change)?,
+        Some(change) => schedule::change(&mut job, env, &before.terms.schedule, change)?,
         None => schedule::check(&job.terms.schedule, job.expires)?,
     }
     schedule::check_terms(&job.terms)?;
@@ -119,6 +121,7 @@ pub async fn update(tx: &mut dyn Tx, env: &Env, input: &Update) -> Result<Shown>
         }
         (wanted != had).then_some(wanted)
     };
+    jobs::check_what(&job.terms, packages.as_ref().unwrap_or(&had).len())?;
     if let Some(wanted) = &packages {
         changes.push(format!("packages: {} in place of {}", jobs::describe(wanted), jobs::describe(&had)));
         for target in tx.job_targets(id).await?.iter().filter(|_| started) {
@@ -137,6 +140,17 @@ pub async fn update(tx: &mut dyn Tx, env: &Env, input: &Update) -> Result<Shown>
         tx.put_job_packages(id, job.revision, packages.as_deref().unwrap_or(&had)).await?;
     }
     tx.save_job(&job).await?;
+    if packages.is_some() && rollouts::other_packages(tx, &job).await? {
+        changes.push("other packages: its stages begin again".into());
+    }
+    if started && (packages.is_some() || job.condition != before.condition || job.requirements != before.requirements) {
+        // Whoever has not begun gets what nobody had agreed to.
+        env.reached().note_rows(id, reached::NOT_BEGUN);
+        if job.state == JobState::Scheduled {
+            let targets = tx.job_targets(id).await?;
+            destinations::note_ahead(tx, env, &job, &targets).await?;
+        }
+    }
     let wanted = packages.unwrap_or(had);
     changes.extend(change_destinations(tx, env, &job, &wanted, input).await?);
     if job.terms.keep != before.terms.keep {
@@ -166,12 +180,39 @@ fn changed(before: &Job, after: &Job) -> Vec<String> {
         ("condition", or_none(before.condition.clone()), or_none(after.condition.clone())),
         ("requirements", json(serde_json::to_string(&before.requirements)), json(serde_json::to_string(&after.requirements))),
         ("continue_on_failure", before.continue_on_failure.to_string(), after.continue_on_failure.to_string()),
-        ("terms", json(serde_json::to_string(&before.terms)), json(serde_json::to_string(&after.terms))),
     ];
+    let mut terms = Vec::new();
+    let value = |terms: &JobTerms| serde_json::to_value(terms).unwrap_or_default();
+    each_change("terms".to_owned(), &value(&before.terms), &value(&after.terms), &mut terms);
     let cut =
         |text: &str| -> String { if text.chars().count() > SAID { text.chars().take(SAID).chain(['…']).collect() } else { text.into() } };
-    let differ = pairs.iter().filter(|(_, old, new)| old != new);
+    let pairs = pairs.map(|(name, old, new)| (name.to_owned(), old, new));
+    let differ = pairs.iter().chain(&terms).filter(|(_, old, new)| old != new);
     differ.map(|(name, old, new)| format!("{name}: {} in place of {}", cut(new), cut(old))).collect()
+}
+
+/// What is different in two values, a member or an element at a time: a value that is long hides nothing.
+fn each_change(name: String, old: &Value, new: &Value, out: &mut Vec<(String, String, String)>) {
+    match (old, new) {
+        _ if old == new => {}
+        (Value::Object(a), Value::Object(b)) => {
+            let members: BTreeSet<&String> = a.keys().chain(b.keys()).collect();
+            for member in members {
+                let of = |object: &serde_json::Map<String, Value>| object.get(member).cloned().unwrap_or_default();
+                each_change(format!("{name}.{member}"), &of(a), &of(b), out);
+            }
+        }
+        (Value::Array(a), Value::Array(b)) => {
+            for n in 0..a.len().max(b.len()) {
+                let of = |list: &[Value]| list.get(n).cloned().unwrap_or_default();
+                each_change(format!("{name}[{n}]"), &of(a), &of(b), out);
+            }
+        }
+        _ => {
+            let text = |value: &Value| if value.is_null() { "none".to_owned() } else { value.to_string() };
+            out.push((name, text(old), text(new)));
+        }
+    }
 }
 
 /// Destinations and exclusions that come and go. A draft reaches nobody yet.
@@ -224,6 +265,11 @@ async fn change_destinations(
             changes.push(format!("{word} {}", destinations::names(tx, targets).await?.join(", ")));
         }
     }
+    if job.state == JobState::Scheduled {
+        let come: Vec<_> = add.iter().chain(&free).cloned().collect();
+        let within = Job { clients_where: String::new(), ..job.clone() };
+        destinations::note_ahead(tx, env, &within, &come).await?;
+    }
     if stands {
         for (targets, reason) in [(&lost, CancelReason::DestinationDeleted), (&exclude, CancelReason::LeftGroup)] {
             for target in targets {
@@ -252,5 +298,28 @@ async fn call_back(tx: &mut dyn Tx, env: &Env, id: &JobId) -> Result<()> {
         if !full {
             return Ok(());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_of_terms_is_named_however_long_they_are() {
+        let stage = |n: u64| serde_json::json!({ "percent": n, "soak": 900, "groups": ["a-group-with-a-rather-long-name"] });
+        let mut before = serde_json::json!({ "rollout": (1..=10).map(stage).collect::<Vec<_>>(), "schedule": {} });
+        let mut after = before.clone();
+        after["schedule"]["ignore_windows"] = true.into();
+        after["rollout"][9]["soak"] = 1.into();
+        let said = |old: &Value, new: &Value| {
+            let mut out = Vec::new();
+            each_change("terms".into(), old, new, &mut out);
+            out.into_iter().map(|(name, old, new)| format!("{name}: {new} in place of {old}")).collect::<Vec<_>>()
+        };
+        let expected = ["terms.rollout[9].soak: 1 in place of 900", "terms.schedule.ignore_windows: true in place of none"];
+        assert_eq!(said(&before, &after), expected);
+        before["rollout"] = Value::Null;
+        assert!(said(&before, &after)[0].starts_with("terms.rollout: [{"));
     }
 }

@@ -105,6 +105,7 @@ pub async fn rollback(tx: &mut dyn Tx, env: &Env, input: &Rollback) -> Result<Ro
     let clients: Vec<ClientId> = plan.picks.into_iter().map(|(client, _)| client).collect();
     rollouts::begin(tx, env, &back).await?;
     tx.insert_executions(&back.id, &clients, env.now).await?;
+    env.reached().note(&back.id, &clients);
     events::job_started(tx, env, &back, &jobs::describe(&wanted), false).await?;
     let detail = format!("jobs/{} on {} clients: {}", back.id, clients.len(), jobs::describe(&wanted));
     env.audit(tx, "rollback_job", &name, detail).await?;
@@ -124,14 +125,21 @@ async fn plan(tx: &mut dyn Tx, env: &Env, job: &Job) -> Result<Plan> {
     let mut plan = Plan { steps: vec![], picks: vec![], left: vec![] };
     let mut page = Page { after: None, limit: BATCH };
     loop {
-        let rows = tx.list_executions(&job.id, &page, &[ExecutionState::Succeeded]).await?;
+        let rows = tx.list_executions(&job.id, &page, &[]).await?;
         let full = rows.len() as u32 == BATCH;
         page.after = rows.last().map(|r| r.client.to_string());
         let ids: Vec<ClientId> = rows.iter().map(|r| r.client.clone()).collect();
         let clients = tx.clients(&ids).await?;
-        for row in rows.iter().filter(|row| row.purpose != Purpose::Leave) {
+        for row in rows.iter().filter(|row| row.purpose != Purpose::Leave && row.attempts > 0) {
             let Some(client) = clients.iter().find(|c| c.id == row.client) else { continue };
-            match known.of_client(tx, env, row, client).await? {
+            let found = match under_way(row) {
+                Some(why) => Err(why),
+                None => match known.of_client(tx, env, row, client).await? {
+                    Ok(wanted) if wanted.is_empty() => half_done(tx, row).await?.map_or(Ok(wanted), Err),
+                    found => found,
+                },
+            };
+            match found {
                 Ok(wanted) if wanted.is_empty() => {}
                 Ok(wanted) => {
                     let picks = wanted.into_iter().map(|package| number(&mut plan.steps, package)).collect();
@@ -145,6 +153,20 @@ async fn plan(tx: &mut dyn Tx, env: &Env, job: &Job) -> Result<Plan> {
             return Ok(plan);
         }
     }
+}
+
+/// Why a row is left alone whose attempt may still change something; none if it can't.
+fn under_way(row: &Execution) -> Option<String> {
+    let open = !row.state.is_end() && row.state != ExecutionState::Queued;
+    open.then(|| format!("it is {} now; roll the job back once more when that has ended", row.state))
+}
+
+/// What an attempt that went wrong has left half done there; none if all was put back, or nothing was changed.
+async fn half_done(tx: &mut dyn Tx, row: &Execution) -> Result<Option<String>> {
+    let Some(attempt) = row.attempt.as_ref().filter(|_| row.state != ExecutionState::Succeeded) else { return Ok(None) };
+    let results = tx.attempt(attempt).await?.map(|attempt| results(&attempt)).unwrap_or_default();
+    let left = results.into_iter().find(|item| item.failure.as_ref().is_some_and(|failure| failure.restored == Some(false)));
+    Ok(left.map(|item| format!("{} {} failed there, and what was there before was not put back", item.package, item.version)))
 }
 
 /// The number of this step, which is one client's more.
@@ -200,6 +222,13 @@ impl Known {
             let Some(before) = changed.before else {
                 return Ok(Err(format!("its agent did not say what was there before {name}; a newer one does")));
             };
+            // An agent says what it likes: only what this package can have taken the place of is put back.
+            let replaced = |package: &PackageName| {
+                *package == name || changed.now.iter().flat_map(|now| &now.terms.supersedes).any(|other| other.package == *package)
+            };
+            if let Some(was) = before.iter().find(|was| !replaced(&was.package)) {
+                return Ok(Err(format!("its agent names {} as what was there before {name}, which does not take its place", was.package)));
+            }
             let own = before.iter().find(|was| was.package == name);
             if own.is_none()
                 && let Some(now) = &changed.now
@@ -235,7 +264,9 @@ impl Known {
                 }
             };
             for item in results(&attempt).into_iter().rev().filter(|item| item.state == ExecutionState::Succeeded) {
-                let Some((package, version)) = packages.iter().find(|(p, _)| p.package == item.package) else { continue };
+                // What was only fetched has changed nothing.
+                let is_it = |(p, _): &&(JobPackage, Option<PackageVersion>)| p.package == item.package && p.intent != Intent::Prefetch;
+                let Some((package, version)) = packages.iter().find(is_it) else { continue };
                 let uninstalled = package.intent == Intent::Uninstall;
                 let was = Was { package: item.package.clone(), version: item.version.clone(), manifest: item.manifest };
                 let before = if uninstalled { Some(vec![was]) } else { item.before };

@@ -1,7 +1,12 @@
 //! Rollouts: what stages let go and gates halt, and what operators do about it. `core` decides (`sutler_core::rollout` says how a
 //! rollout works); here is loaded what it decides by, and done what it decided.
 
-use super::{AppError, Env, Result, events, executions, groups, jobs};
+use super::{
+    AppError, Env, Result,
+    brakes::offline::{self, Looked},
+    events, executions, groups, jobs,
+};
+use std::collections::BTreeMap;
 use sutler_base::{
     ClientId, JobId, Timestamp, Uid,
     state::{CancelReason, ClientState, EventKind, ExecutionState, HoldReason, JobState, Presence},
@@ -17,16 +22,14 @@ use sutler_store::{Page, Reached, Tx};
 
 /// How many rows are let go or called back in one statement.
 const BATCH: u32 = 500;
-/// How many rows that may be failures are looked at: far more than a gate tolerates.
-const LOOKED_AT: u32 = 10_000;
 
 /// How far the rollout of a job is, as it is shown.
 #[derive(Debug, Clone)]
 pub struct Shown {
     /// How far.
     pub position: Position,
-    /// What the database says of it; nothing once the job has ended.
-    pub seen: Seen,
+    /// What the database says of it: nothing once the job has ended. Not there where many jobs are shown: it is not looked at then.
+    pub seen: Option<Seen>,
 }
 
 /// Finds the groups that the stages of a job name.
@@ -41,28 +44,94 @@ pub async fn resolve(tx: &mut dyn Tx, terms: &mut JobTerms) -> Result<()> {
     Ok(())
 }
 
+/// A row had been called back and waits for its stage, and now it is heard that its machine had begun it before: it has its place all the
+/// same.
+pub async fn happened(tx: &mut dyn Tx, env: &Env, row: &Execution) -> Result<()> {
+    if row.state == ExecutionState::Queued
+        && row.hold == Some(HoldReason::Stage)
+        && let Some(position) = tx.rollout(&row.job).await?
+    {
+        tx.release_to_stage(&row.job, std::slice::from_ref(&row.client), position.number(), env.now).await?;
+    }
+    Ok(())
+}
+
+/// Rows of a job that are about to be queued again: those that have no place in a stage wait for one, as if they were new.
+pub async fn queued_again(tx: &mut dyn Tx, job: &JobId, rows: &[&Execution]) -> Result<()> {
+    let Some(position) = tx.rollout(job).await? else { return Ok(()) };
+    let mut held: BTreeMap<ExecutionState, Vec<ClientId>> = BTreeMap::new();
+    for row in rows.iter().filter(|row| position.waits_anew(row.state, row.purpose, row.stage)) {
+        held.entry(row.state).or_default().push(row.client.clone());
+    }
+    for (state, clients) in held {
+        tx.hold_by_stage(job, &clients, state).await?;
+    }
+    Ok(())
+}
+
+/// A revision of a job has other packages: whoever has not begun gets them stage by stage. Gives back whether there are any stages.
+pub async fn other_packages(tx: &mut dyn Tx, job: &Job) -> Result<bool> {
+    let stages = job.terms.rollout.stages().len();
+    let Some(before) = tx.rollout(&job.id).await?.filter(|_| stages > 0) else { return Ok(false) };
+    let counted_after = tx.change_number().await?;
+    let position = Position { counted_after, ..before.afresh(stages) };
+    put(tx, job, &position).await?;
+    tx.hold_queued(&job.id).await?;
+    Ok(true)
+}
+
+/// A job that has not ended and has a stage of this group that has not passed.
+pub async fn job_that_waits_for(tx: &mut dyn Tx, group: &Uid) -> Result<Option<Job>> {
+    for state in [JobState::Scheduled, JobState::Active, JobState::Paused] {
+        let mut page = Page { after: None, limit: BATCH };
+        loop {
+            let jobs = tx.jobs_in(&page, state).await?;
+            let full = jobs.len() as u32 == BATCH;
+            page.after = jobs.last().map(|job| job.id.to_string());
+            for job in jobs {
+                let names_it = |stage: &rollout::Stage| stage.share.groups().iter().any(|pilot| pilot.uid.as_ref() == Some(group));
+                let Some(last) = job.terms.rollout.stages().iter().rposition(names_it) else { continue };
+                if tx.rollout(&job.id).await?.is_none_or(|position| position.stage as usize <= last) {
+                    return Ok(Some(job));
+                }
+            }
+            if !full {
+                break;
+            }
+        }
+    }
+    Ok(None)
+}
+
 /// Makes the job one whose rows wait for their stage, if it has any. Before it has rows.
 pub async fn begin(tx: &mut dyn Tx, env: &Env, job: &Job) -> Result<()> {
     if job.terms.rollout.stages().is_empty() {
         if job.terms.user.available {
-            put(tx, job, &Position { counted_from_ms: env.now.as_millisecond(), ..Position::default() }).await?;
+            put(tx, job, &Position::default()).await?;
         }
         return env.audit(tx, "rollout", format!("jobs/{}", job.id), "all at once: no stages, and nothing stops it").await;
     }
-    put(tx, job, &Position { counted_from_ms: env.now.as_millisecond(), ..Position::default() }).await
+    put(tx, job, &Position::default()).await
 }
 
 /// A job that had ended stands again: whatever halted it before does so no longer, and failures count anew.
 pub async fn stands_again(tx: &mut dyn Tx, env: &Env, job: &Job) -> Result<()> {
     let Some(mut position) = tx.rollout(&job.id).await? else { return Ok(()) };
-    count_anew(&mut position, env);
+    count_anew(tx, env, &mut position).await?;
     put(tx, job, &position).await
 }
 
-fn count_anew(position: &mut Position, env: &Env) {
-    position.counted_from_ms = env.now.as_millisecond();
+async fn count_anew(tx: &mut dyn Tx, env: &Env, position: &mut Position) -> Result<()> {
+    position.counted_after = tx.change_number().await?;
+    position.silence_from_ms = env.common_clock(tx).await?.as_millisecond();
     position.settled_ms = None;
     position.halt = None;
+    Ok(())
+}
+
+/// How far a job is that was started. One from before there were stages has reached everybody.
+async fn position(tx: &mut dyn Tx, job: &Job) -> Result<Position> {
+    Ok(tx.rollout(&job.id).await?.unwrap_or_else(|| Position::of_the_rest(job.terms.rollout.stages().len())))
 }
 
 /// Writes how far a job is. Rows that it gets later wait for a stage until the rest is open.
@@ -84,13 +153,11 @@ fn heard(env: &Env, client: &ClientId, last_seen: Timestamp) -> Timestamp {
 async fn look(tx: &mut dyn Tx, env: &Env, job: &Job, position: &Position) -> Result<Seen> {
     let stages = job.terms.rollout.stages().len();
     let open = position.stage as usize;
-    let from = Timestamp::from_millisecond(position.counted_from_ms).unwrap_or(Timestamp::UNIX_EPOCH);
     let total: i64 = tx.counts(&job.id).await?.0.values().sum();
     let mut seen = Seen { total: count(total), failed: vec![0; stages + 1], silence: vec![0; stages + 1], ..Seen::default() };
-    // What no stage let go, or the rest did, is the rest's.
-    let of = |stage: u32| (stage as usize).checked_sub(1).map_or(stages, |n| n.min(stages));
     if open < stages {
         for (state, n) in tx.stage_counts(&job.id, position.number()).await? {
+            seen.let_go += count(n);
             if rollout::takes_place(state) {
                 seen.taken += count(n);
                 seen.ended += if state.is_end() { count(n) } else { 0 };
@@ -98,36 +165,80 @@ async fn look(tx: &mut dyn Tx, env: &Env, job: &Job, position: &Position) -> Res
             }
         }
         if let Some(groups) = members(job, open) {
-            seen.members_left = !in_contact(tx, env, job, &groups, 1).await?.is_empty();
+            seen.members_left = !in_contact(tx, env, job, &groups, 1).await?.found.is_empty();
+            seen.members_held = !tx.held_by_stage(&job.id, &groups, None, 1).await?.is_empty();
         }
     }
-    let silence = job.terms.rollout.gate.silence_seconds;
-    let before = env.now.saturating_sub(jiff::SignedDuration::from_secs(silence.into())).unwrap_or(Timestamp::UNIX_EPOCH);
-    for row in tx.offered_before(&job.id, before, LOOKED_AT).await? {
-        let Reached { execution, last_seen, .. } = row;
-        let offered = Offered { state: execution.state, entered: execution.entered, heard: heard(env, &execution.client, last_seen) };
-        if rollout::is_silent(&offered, from, silence, env.now) {
-            seen.silence[of(execution.stage)] += 1;
-            if of(execution.stage) == open && open < stages {
-                seen.silent += 1;
-                seen.waiting = seen.waiting.saturating_sub(u64::from(execution.state == ExecutionState::Waiting));
-            }
+    let fell_silent = look_for_silence(tx, env, job, position, &mut seen).await?;
+    for (number, n) in tx.failed_after(&job.id, position.counted_after).await? {
+        if let Some(stage) = position.stage_of(number, stages) {
+            seen.failed[stage] += count(n);
         }
-    }
-    for stage in tx.failed_since(&job.id, from, LOOKED_AT).await? {
-        seen.failed[of(stage)] += 1;
     }
     if open >= stages || seen.failed.iter().any(|n| *n > 0) {
-        let newest = tx.newest_outcomes(&job.id, from, rollout::WINDOW).await?;
-        let failed: Vec<&Execution> = newest.iter().filter(|row| rollout::is_failure(row.state)).collect();
+        let newest = tx.newest_outcomes(&job.id, position.counted_after, rollout::WINDOW).await?;
         if open >= stages {
-            seen.failed[stages] = failed.len() as u64;
+            let outcomes: Vec<_> = newest.iter().map(|row| (row.entered, rollout::counts_as_failure(row))).collect();
+            (seen.failed[stages], seen.silence[stages]) = rollout::of_window(&outcomes, &fell_silent);
         }
-        if let Some(row) = failed.first() {
+        if let Some(row) = newest.iter().find(|row| rollout::counts_as_failure(row)) {
             seen.example = format!("clients/{}: {} ({})", row.client, row.detail, row.reason);
         }
     }
     Ok(seen)
+}
+
+/// Counts the silent clients of each stage. Gives back the moments at which the last ones of the rest fell silent.
+async fn look_for_silence(tx: &mut dyn Tx, env: &Env, job: &Job, position: &Position, seen: &mut Seen) -> Result<Vec<Timestamp>> {
+    let (stages, open) = (job.terms.rollout.stages().len(), position.stage as usize);
+    let silence = job.terms.rollout.gate.silence_seconds;
+    let now = env.common_clock(tx).await?;
+    let from = Timestamp::from_millisecond(position.silence_from_ms).unwrap_or(Timestamp::UNIX_EPOCH);
+    let started = env.live.started();
+    let Some(before) = rollout::silent_before(from.max(started), silence, now) else { return Ok(vec![]) };
+    // Whoever tries to has reached this manager by then.
+    if now.duration_since(started).as_secs() < rollout::RECONNECT_SECONDS {
+        return Ok(vec![]);
+    }
+    let mut add = |number: u32, state: ExecutionState, n: u64| {
+        let stage = position.stage_of(number, stages);
+        if let Some(stage) = stage {
+            seen.silence[stage] += n;
+        }
+        if stage == Some(open) && open < stages {
+            seen.silent += n;
+            if state == ExecutionState::Waiting {
+                seen.waiting = seen.waiting.saturating_sub(n);
+            }
+        }
+        stage == Some(stages)
+    };
+    let mut since = Vec::new();
+    for (number, state, n) in tx.silent(&job.id, before).await? {
+        add(number, state, count(n));
+    }
+    let mut after: Option<ClientId> = None;
+    loop {
+        let page = tx.silent_waiting(&job.id, before, after.as_ref(), BATCH).await?;
+        let full = page.len() as u32 == BATCH;
+        after = page.last().map(|row| row.execution.client.clone());
+        for Reached { execution, last_seen, quiet, .. } in page {
+            let heard = heard(env, &execution.client, last_seen);
+            let client = Offered { state: execution.state, entered: execution.entered, quiet, may_wait: true, heard };
+            if rollout::is_silent(&client, before) && add(execution.stage, execution.state, 1) {
+                since.push(execution.entered.max(heard));
+            }
+        }
+        if !full {
+            break;
+        }
+    }
+    if open >= stages {
+        let last = position.base.saturating_add(stages as u32);
+        since.extend(tx.silent_last(&job.id, last, before, rollout::WINDOW).await?);
+    }
+    let silence = jiff::SignedDuration::from_secs(silence.into());
+    Ok(since.into_iter().map(|at| at.saturating_add(silence).unwrap_or(Timestamp::MAX)).collect())
 }
 
 fn count(n: i64) -> u64 {
@@ -142,24 +253,35 @@ fn members(job: &Job, stage: usize) -> Option<Vec<Uid>> {
     }
 }
 
+/// The next clients in the order of a job.
+#[derive(Default)]
+struct Next {
+    /// Those that are in contact.
+    found: Vec<ClientId>,
+    /// Those before them, or all others, that are not, and when each was heard of last: their turn has come as well.
+    passed: Vec<(ClientId, Timestamp)>,
+}
+
 /// The first clients in the order of the job whose row a stage holds and that are in contact.
-async fn in_contact(tx: &mut dyn Tx, env: &Env, job: &Job, groups: &[Uid], wanted: u64) -> Result<Vec<ClientId>> {
-    let mut found = Vec::new();
+async fn in_contact(tx: &mut dyn Tx, env: &Env, job: &Job, groups: &[Uid], wanted: u64) -> Result<Next> {
+    let mut next = Next::default();
     let mut after: Option<(i64, ClientId)> = None;
     loop {
         let page = tx.held_by_stage(&job.id, groups, after.as_ref().map(|(turn, client)| (*turn, client)), BATCH).await?;
         let full = page.len() as u32 == BATCH;
         after = page.last().map(|held| (held.turn, held.client.clone()));
-        for held in page {
-            if held.client_state == ClientState::Active && heard(env, &held.client, held.last_seen) == env.now {
-                found.push(held.client);
-                if found.len() as u64 == wanted.min(BATCH.into()) {
-                    return Ok(found);
+        for held in page.into_iter().filter(|held| held.client_state == ClientState::Active) {
+            if heard(env, &held.client, held.last_seen) == env.now {
+                next.found.push(held.client);
+                if next.found.len() as u64 == wanted.min(BATCH.into()) {
+                    return Ok(next);
                 }
+            } else if !job.terms.offline.waits_for_ever() {
+                next.passed.push((held.client, held.last_seen));
             }
         }
         if !full {
-            return Ok(found);
+            return Ok(next);
         }
     }
 }
@@ -170,18 +292,33 @@ struct Due {
     decision: Option<(Decision, Position)>,
     /// Who is let go.
     release: Vec<ClientId>,
-    /// Whose place is given to others: not offered yet, and offered.
-    back: (Vec<ClientId>, Vec<Execution>),
+    /// Whose place is given to others.
+    back: Back,
+    /// What becomes of those who are passed over.
+    passed: Looked,
+}
+
+/// Rows whose place is given to others.
+#[derive(Debug, Default)]
+struct Back {
+    /// Not offered yet.
+    queued: Vec<ClientId>,
+    /// Those of these that could not be offered although they are in contact.
+    last: Vec<ClientId>,
+    /// Offered, and not accepted.
+    offered: Vec<Execution>,
 }
 
 impl Due {
     fn is_something(&self) -> bool {
         let moves = self.decision.as_ref().is_some_and(|(new, old)| !new.halt.is_empty() || new.position != *old);
-        moves || !self.release.is_empty() || !self.back.0.is_empty() || !self.back.1.is_empty()
+        let back = !self.back.queued.is_empty() || !self.back.offered.is_empty();
+        moves || back || !self.release.is_empty() || !self.passed.is_nothing()
     }
 }
 
-async fn due(tx: &mut dyn Tx, env: &Env, job: &Job) -> Result<Due> {
+/// What is due in a job; `again` where that was seen a moment ago.
+async fn due(tx: &mut dyn Tx, env: &Env, job: &Job, again: bool) -> Result<Due> {
     let mut due = Due::default();
     let Some(position) = tx.rollout(&job.id).await? else { return Ok(due) };
     let seen = match job.terms.rollout.all_at_once {
@@ -199,38 +336,53 @@ async fn due(tx: &mut dyn Tx, env: &Env, job: &Job) -> Result<Due> {
         } else if decision.release > 0 {
             let groups = members(job, open).unwrap_or_default();
             // A group that was deleted has no members.
-            if !groups.is_empty() || members(job, open).is_none() {
-                due.release = in_contact(tx, env, job, &groups, decision.release).await?;
+            let anybody = !groups.is_empty() || members(job, open).is_none();
+            // While nobody comes, all that are held are not gone through again and again; but for those who are waited for so long.
+            let few = !again && job.terms.offline.waits_for_ever();
+            if anybody && !(few && env.live.are_too_few(&job.id, (seen.total, decision.position.number()), env.now)) {
+                let next = in_contact(tx, env, job, &groups, decision.release).await?;
+                due.release = next.found;
+                due.passed = offline::look(tx, env, job, &next.passed).await?;
+                let too_few = (due.release.len() as u64) < decision.release.min(BATCH.into());
+                env.live.note_too_few(&job.id, (seen.total, decision.position.number()), env.now, too_few);
             }
         }
-        if (position.stage as usize) < stages {
-            due.back = out_of_contact(tx, env, job, position.number()).await?;
-        }
+        let stage = ((position.stage as usize) < stages).then_some(position.number());
+        due.back = give_back(tx, env, job, stage).await?;
     }
     due.decision = Some((decision, position));
     Ok(due)
 }
 
-/// Rows of a stage whose client went out of contact before it accepted.
-async fn out_of_contact(tx: &mut dyn Tx, env: &Env, job: &Job, stage: u32) -> Result<(Vec<ClientId>, Vec<Execution>)> {
-    let (mut queued, mut offered) = (Vec::new(), Vec::new());
+/// Rows of a stage whose client went out of contact before it accepted, or could not be offered the job; in the rest, where there is room
+/// for everybody, those that were offered it.
+async fn give_back(tx: &mut dyn Tx, env: &Env, job: &Job, stage: Option<u32>) -> Result<Back> {
+    let mut back = Back::default();
     let mut after: Option<ClientId> = None;
     loop {
-        let page = tx.stage_waiting(&job.id, stage, after.as_ref(), BATCH).await?;
+        let page = match stage {
+            Some(stage) => tx.stage_waiting(&job.id, stage, after.as_ref(), BATCH).await?,
+            None => tx.offered(&job.id, after.as_ref(), BATCH).await?,
+        };
         let full = page.len() as u32 == BATCH;
         after = page.last().map(|row| row.execution.client.clone());
-        for Reached { execution, client_state, last_seen } in page {
+        for Reached { execution, client_state, last_seen, quiet } in page {
             let heard = if client_state == ClientState::Active { heard(env, &execution.client, last_seen) } else { Timestamp::UNIX_EPOCH };
-            if execution.cancel.is_some() || !rollout::gives_place_back(&execution, heard, env.now) {
+            let away = rollout::gives_place_back(execution.state, heard, env.now);
+            if execution.cancel.is_some() || !away && !rollout::cannot_be_offered(execution.state, quiet, env.now) {
                 continue;
             }
-            match execution.state {
-                ExecutionState::Queued => queued.push(execution.client),
-                _ => offered.push(execution),
+            if execution.state != ExecutionState::Queued {
+                back.offered.push(execution);
+                continue;
             }
+            if !away {
+                back.last.push(execution.client.clone());
+            }
+            back.queued.push(execution.client);
         }
         if !full {
-            return Ok((queued, offered));
+            return Ok(back);
         }
     }
 }
@@ -240,24 +392,29 @@ async fn out_of_contact(tx: &mut dyn Tx, env: &Env, job: &Job, stage: u32) -> Re
 pub struct Outlook {
     /// There is something to do.
     pub now: bool,
+    /// And that is to halt it.
+    pub halt: bool,
     /// When there may be, although nothing happens.
     pub later: Option<Timestamp>,
 }
 
 /// Whether something is due in the rollout of a job.
 pub async fn outlook(tx: &mut dyn Tx, env: &Env, id: &JobId) -> Result<Outlook> {
-    let Some(job) = tx.job(id).await?.filter(|job| job.state == JobState::Active) else { return Ok(Outlook { now: false, later: None }) };
-    let due = due(tx, env, &job).await?;
+    let Some(job) = tx.job(id).await?.filter(|job| job.state == JobState::Active) else {
+        return Ok(Outlook { now: false, halt: false, later: None });
+    };
+    let due = due(tx, env, &job, false).await?;
     let later = due.decision.as_ref().and_then(|(decision, _)| decision.due_ms);
-    Ok(Outlook { now: due.is_something(), later: later.and_then(|ms| Timestamp::from_millisecond(ms).ok()) })
+    let halt = due.decision.as_ref().is_some_and(|(decision, _)| !decision.halt.is_empty());
+    Ok(Outlook { now: due.is_something(), halt, later: later.and_then(|ms| Timestamp::from_millisecond(ms).ok()) })
 }
 
-/// Does what is due in the rollout of a job. Gives back whether it did anything: then more may be due.
+/// Does what is due in the rollout of a job. Gives back whether it did anything: then more may be due, which is asked for first.
 ///
 /// The job's row is locked first, so that of several managers one decides at a time.
 pub async fn step(tx: &mut dyn Tx, env: &Env, id: &JobId) -> Result<bool> {
     let Some(mut job) = tx.job(id).await?.filter(|job| job.state == JobState::Active) else { return Ok(false) };
-    let due = due(tx, env, &job).await?;
+    let due = due(tx, env, &job, true).await?;
     let something = due.is_something();
     let Some((decision, old)) = due.decision.filter(|_| something) else { return Ok(false) };
     if !decision.halt.is_empty() {
@@ -273,15 +430,20 @@ pub async fn step(tx: &mut dyn Tx, env: &Env, id: &JobId) -> Result<bool> {
             env.audit(tx, "open_stage", format!("jobs/{id}"), name).await?;
         }
     }
-    let (queued, offered) = due.back;
-    for clients in queued.chunks(BATCH as usize) {
+    for clients in due.back.queued.chunks(BATCH as usize) {
         tx.hold_by_stage(id, clients, ExecutionState::Queued).await?;
     }
-    for rows in offered.chunks(BATCH as usize) {
+    for clients in due.back.last.chunks(BATCH as usize) {
+        tx.put_last(id, clients).await?;
+    }
+    for rows in due.back.offered.chunks(BATCH as usize) {
         executions::cancel(tx, env, rows, CancelReason::PlaceGiven).await?;
     }
+    if !due.passed.is_nothing() {
+        offline::act(tx, env, &job, &due.passed).await?;
+    }
     if !due.release.is_empty() {
-        tx.release_to_stage(id, &due.release, decision.position.number()).await?;
+        tx.release_to_stage(id, &due.release, decision.position.number(), env.now).await?;
     }
     let mut wakes = env.wakes();
     wakes.clients.extend(due.release);
@@ -330,7 +492,7 @@ pub async fn pause(tx: &mut dyn Tx, env: &Env, id: &JobId) -> Result<jobs::Shown
         JobState::Paused => return jobs::show(tx, env, job).await,
         state => return Err(refused(&job, "NOT_ACTIVE", format!("jobs/{id} is {state}; only an active job can be paused"))),
     }
-    let position = tx.rollout(id).await?.unwrap_or_default();
+    let position = position(tx, &job).await?;
     let halt = Halt { why: format!("{} paused it", env.actor), by: env.actor.clone(), at_ms: env.now.as_millisecond() };
     stop(tx, env, &mut job, position, halt).await?;
     env.audit(tx, "pause_job", format!("jobs/{id}"), "").await?;
@@ -345,10 +507,10 @@ pub async fn resume(tx: &mut dyn Tx, env: &Env, id: &JobId) -> Result<jobs::Show
         JobState::Active => return jobs::show(tx, env, job).await,
         state => return Err(refused(&job, "NOT_PAUSED", format!("jobs/{id} is {state}; only a paused job can be resumed"))),
     }
-    let mut position = tx.rollout(id).await?.unwrap_or_default();
+    let mut position = position(tx, &job).await?;
     let anew = position.halt.take().is_some_and(|halt| halt.by == GATE);
     if anew {
-        count_anew(&mut position, env);
+        count_anew(tx, env, &mut position).await?;
     }
     job.state = JobState::Active;
     tx.save_job(&job).await?;
@@ -400,13 +562,20 @@ pub async fn promote(tx: &mut dyn Tx, env: &Env, input: &Promote) -> Result<jobs
 pub async fn show(tx: &mut dyn Tx, env: &Env, job: &Job) -> Result<Option<Shown>> {
     let Some(position) = tx.rollout(&job.id).await? else {
         let started = job.terms.rollout.all_at_once && job.started.is_some();
-        return Ok(started.then(|| Shown { position: Position::default(), seen: Seen::default() }));
+        return Ok(started.then(|| Shown { position: Position::default(), seen: Some(Seen::default()) }));
     };
     let seen = match job.state {
         JobState::Active | JobState::Paused => look(tx, env, job, &position).await?,
         _ => Seen::default(),
     };
-    Ok(Some(Shown { position, seen }))
+    Ok(Some(Shown { position, seen: Some(seen) }))
+}
+
+/// The same without a look at the rows of the job: which stage is open, until when it soaks, and whether it is halted.
+pub async fn glance(tx: &mut dyn Tx, job: &Job) -> Result<Option<Shown>> {
+    let started = job.terms.rollout.all_at_once && job.started.is_some();
+    let position = tx.rollout(&job.id).await?.or(started.then(Position::default));
+    Ok(position.map(|position| Shown { position, seen: None }))
 }
 
 /// Has it looked at soon what of a job may be let go.
@@ -421,7 +590,7 @@ pub fn sentence(job: &Job, shown: Option<&Shown>, row: &Execution) -> Option<Str
         let why = shown.position.halt.as_ref().map_or("", |halt| halt.why.as_str());
         return Some(format!("the job is paused ({why}); nothing starts until `job resume`"));
     }
-    let status = rollout::status(&job.terms.rollout, &shown.position, &shown.seen);
+    let status = rollout::status(&job.terms.rollout, &shown.position, shown.seen.as_ref());
     if row.hold == Some(HoldReason::User) {
         return Some(user::OFFERED.to_owned());
     }

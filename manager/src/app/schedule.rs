@@ -1,11 +1,15 @@
 //! Jobs that start by themselves, and when what they order may be begun on a client.
 //!
-//! The manager decides, by its own clock: what an agent is told are moments, with the time that it is here. How long a lease has to
-//! last for an agent that is cut off when its window opens is decided here, too, and written down before it is given.
+//! The manager decides, by the clock that all managers have in common: what an agent is told are moments, with the time that it is
+//! here. How long a lease has to last for an agent that is cut off when its window opens is decided here, too, and written down
+//! before it is given.
 
-use super::{AppError, Env, Result, jobs, shelf, windows};
+use super::{AppError, Env, Result, events, jobs, shelf, windows};
 use jiff::SignedDuration;
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    time::Duration,
+};
 use sutler_base::{
     AttemptId, ClientId, JobId, Timestamp,
     state::{ExecutionState, Intent, JobState, Timing, WaitReason},
@@ -21,18 +25,22 @@ use sutler_store::{Page, Tx};
 
 /// How many jobs are looked at in one unit.
 const BATCH: u32 = 500;
+/// Of how many clients the facts are held at a time, which say in which zone one is.
+const WITH_FACTS: usize = 50;
 
 /// Jobs whose time to reach their clients has come, and the key of the next page.
 pub async fn due(tx: &mut dyn Tx, env: &Env, after: Option<String>) -> Result<(Vec<JobId>, Option<String>)> {
+    let now = env.common_clock(tx).await?;
     let page = tx.jobs_in(&Page { after, limit: BATCH }, JobState::Scheduled).await?;
     let next = if page.len() as u32 == BATCH { page.last().map(|j| j.id.to_string()) } else { None };
-    Ok((page.into_iter().filter(|job| !job.terms.schedule.waits(env.now)).map(|job| job.id).collect(), next))
+    Ok((page.into_iter().filter(|job| !job.terms.schedule.waits(now)).map(|job| job.id).collect(), next))
 }
 
 /// Starts a job whose time has come.
 pub async fn start(tx: &mut dyn Tx, env: &Env, id: &JobId) -> Result<()> {
+    let now = env.common_clock(tx).await?;
     match tx.job(id).await? {
-        Some(job) if job.state == JobState::Scheduled && !job.terms.schedule.waits(env.now) => jobs::activate(tx, env, job).await,
+        Some(job) if job.state == JobState::Scheduled && !job.terms.schedule.waits(now) => jobs::activate(tx, env, job).await,
         _ => Ok(()),
     }
 }
@@ -40,10 +48,15 @@ pub async fn start(tx: &mut dyn Tx, env: &Env, id: &JobId) -> Result<()> {
 /// Ends a job that could not be started when its time had come, and says why: on the job and in the audit log.
 pub async fn failed(tx: &mut dyn Tx, env: &Env, id: &JobId, why: &str) -> Result<()> {
     let Some(mut job) = tx.job(id).await?.filter(|job| job.state == JobState::Scheduled) else { return Ok(()) };
+    // It was put off meanwhile: what stood in its way may be mended by then.
+    if job.terms.schedule.waits(env.common_clock(tx).await?) {
+        return Ok(());
+    }
     job.state = JobState::Canceled;
     job.ended = Some(env.now);
     job.terms.schedule.failure = why.chars().take(1000).collect();
     tx.save_job(&job).await?;
+    events::job_ended(tx, env, &job).await?;
     env.wakes().jobs.insert(id.clone());
     env.audit(tx, "start_failed", format!("jobs/{id}"), why).await
 }
@@ -63,21 +76,22 @@ pub struct Change {
     pub timing: Option<Timing>,
 }
 
-/// Changes the times of a job.
-pub fn change(job: &mut Job, env: &Env, change: &Change) -> Result<()> {
+/// Changes the times of a job, which were these before anything of them was taken out. What is given as it was is no change.
+pub fn change(job: &mut Job, env: &Env, before: &Schedule, change: &Change) -> Result<()> {
     let name = format!("jobs/{}", job.id);
     let schedule = &mut job.terms.schedule;
-    if change.start.is_some() || change.prefetch.is_some() {
+    let start = change.start.filter(|_| change.start != before.start);
+    if start.is_some() || (change.prefetch.is_some() && change.prefetch != before.prefetch) {
         let started = match job.state {
             JobState::Draft => false,
             // While its bytes travel it is ACTIVE, and still waits.
-            _ => schedule.start.is_none_or(|start| start <= env.now),
+            _ => before.start.is_none_or(|start| start <= env.now),
         };
         if started {
             let message = format!("{name} has started; its start time can't be changed any more, only its deadline and its end");
             return Err(AppError::state(name, "STARTED", message));
         }
-        if change.start.is_some_and(|start| start <= env.now) {
+        if start.is_some_and(|start| start <= env.now) {
             return Err(AppError::invalid("schedule.start_time", "lies in the past; to start it now, cancel it and run it anew"));
         }
     }
@@ -114,23 +128,43 @@ pub struct Times {
     pub durations: Vec<u32>,
 }
 
+/// A schedule, and when it lets a job begin on a client.
+type Known = (Schedule, Option<Vec<Opening>>);
+
 /// The windows of some clients at a moment.
 pub struct Clock {
     now: Timestamp,
+    /// How far the clock that all managers have in common is ahead of that of this one.
+    ahead: SignedDuration,
     usual: Duration,
     windows: BTreeMap<ClientId, Windows>,
+    /// What was worked out: many jobs have the same schedule.
+    known: BTreeMap<ClientId, Vec<Known>>,
 }
 
 impl Clock {
     /// The windows of these clients now.
     pub async fn of(tx: &mut dyn Tx, env: &Env, clients: &[&Client]) -> Result<Clock> {
         let windows = windows::of_clients(tx, clients).await?;
-        Ok(Clock { now: env.now, usual: Duration::from_secs(env.settings.lease_seconds().into()), windows })
+        let now = env.common_clock(tx).await?;
+        let usual = Duration::from_secs(env.settings.lease_seconds().into());
+        Ok(Clock { now, ahead: now.duration_since(env.now), usual, windows, known: BTreeMap::new() })
+    }
+
+    /// How far the clock that all managers have in common is ahead of that of this one.
+    pub fn ahead(&self) -> SignedDuration {
+        self.ahead
     }
 
     /// When a job with this schedule may be begun on a client; none: at any time.
-    pub fn openings(&self, client: &ClientId, schedule: &Schedule) -> Option<Vec<Opening>> {
-        schedule.openings(self.windows.get(client).unwrap_or(&Windows::default()), self.now)
+    pub fn openings(&mut self, client: &ClientId, schedule: &Schedule) -> Option<Vec<Opening>> {
+        let known = self.known.entry(client.clone()).or_default();
+        if let Some((_, openings)) = known.iter().find(|(of, _)| of == schedule) {
+            return openings.clone();
+        }
+        let openings = schedule.openings(self.windows.get(client).unwrap_or(&Windows::default()), self.now);
+        known.push((schedule.clone(), openings.clone()));
+        openings
     }
 
     /// The openings of what begins with a start or the stop of a machine.
@@ -144,22 +178,20 @@ impl Clock {
     }
 
     /// How long the leases of these attempts are to last (seconds), where that is longer than usual: written down by this.
-    pub async fn leases(&self, tx: &mut dyn Tx, env: &Env, times: &[(AttemptId, &[Opening])]) -> Result<BTreeMap<AttemptId, u32>> {
+    pub async fn leases(&self, tx: &mut dyn Tx, times: &[(AttemptId, &[Opening])]) -> Result<BTreeMap<AttemptId, u32>> {
         let (mut out, mut new) = (BTreeMap::new(), Vec::new());
         if times.is_empty() {
             return Ok(out);
         }
-        // They are waited for by the clock that all managers have in common.
-        let ahead = env.common_clock(tx).await?.duration_since(self.now);
         let ids: Vec<AttemptId> = times.iter().map(|(id, _)| id.clone()).collect();
         let given: BTreeMap<AttemptId, Timestamp> = tx.long_leases(&ids).await?.into_iter().map(|l| (l.attempt, l.until)).collect();
         for (id, openings) in times {
-            let before = given.get(id).and_then(|until| until.checked_sub(ahead).ok());
+            let before = given.get(id).copied();
             let Some(until) = lease_until(openings, self.usual, before, self.now) else { continue };
             let lasts = until.duration_since(self.now);
             let seconds = u32::try_from(lasts.as_secs()).unwrap_or(0);
-            if before != Some(until) {
-                let until = until.checked_add(ahead).unwrap_or(until);
+            // The agent keeps the longest one.
+            if before.is_none_or(|before| before < until) {
                 new.push(LongLease { attempt: id.clone(), until, seconds });
             }
             out.insert(id.clone(), seconds);
@@ -179,14 +211,12 @@ pub fn takes(package: &JobPackage, version: Option<&PackageVersion>) -> u32 {
     }
 }
 
-/// How long what is left of a job takes on a client (seconds): all of it in the newest revision, or from the package on with which
-/// its attempt is.
-async fn left(tx: &mut dyn Tx, job: &Job, row: Option<&Execution>) -> Result<u64> {
-    let packages = tx.job_packages(&job.id, row.map_or(job.revision, |row| row.revision)).await?;
+/// How long each package of a job's revision takes (seconds).
+async fn durations(tx: &mut dyn Tx, job: &JobId, revision: i64) -> Result<Vec<u64>> {
+    let packages = tx.job_packages(job, revision).await?;
     let uids: Vec<_> = packages.iter().filter_map(|p| p.version.clone()).collect();
     let versions = tx.versions_by_uid(&uids).await?;
-    let takes = |p: &JobPackage| u64::from(takes(p, versions.iter().find(|v| Some(&v.uid) == p.version.as_ref())));
-    Ok(packages.iter().skip(row.map_or(0, |row| row.item as usize)).map(takes).sum())
+    Ok(packages.iter().map(|p| u64::from(takes(p, versions.iter().find(|v| Some(&v.uid) == p.version.as_ref())))).collect())
 }
 
 /// What a row says in a sentence: of one that waits for a restart, for which.
@@ -201,20 +231,27 @@ pub async fn tell(tx: &mut dyn Tx, env: &Env, job: &Job, rows: &mut [jobs::Row])
         row.execution.detail = told(job, &row.execution);
         if shelf::is_offered(&row.execution) {
             row.execution.reason = WaitReason::User.as_str().to_owned();
-            let shows = !env.live.is_connected(&row.client.id) || env.live.abilities(&row.client.id).shelf;
+            let shows = !env.live.is_connected(&row.client.id) || env.live.can(&row.client.id).user.shelf;
             row.execution.detail = if shows { user::OFFERED } else { user::NOT_OFFERED }.to_owned();
         }
     }
     let waits = |row: &jobs::Row| row.execution.state == ExecutionState::Waiting && row.execution.reason == WaitReason::Window.as_str();
-    let clients: Vec<&Client> = rows.iter().filter(|row| waits(row)).map(|row| &row.client).collect();
-    if clients.is_empty() {
-        return Ok(());
-    }
-    let clock = Clock::of(tx, env, &clients).await?;
-    for row in rows.iter_mut().filter(|row| waits(row)) {
-        let seconds = left(tx, job, Some(&row.execution)).await?;
-        if let Some(sentence) = clock.waits_for(&row.client.id, &job.terms.schedule, seconds) {
-            row.execution.detail = sentence;
+    let mut waiting: Vec<&mut jobs::Row> = rows.iter_mut().filter(|row| waits(row)).collect();
+    let mut by_revision: BTreeMap<i64, Vec<u64>> = BTreeMap::new();
+    for rows in waiting.chunks_mut(WITH_FACTS) {
+        let ids: Vec<ClientId> = rows.iter().map(|row| row.client.id.clone()).collect();
+        let clients = tx.clients(&ids).await?;
+        let clock = Clock::of(tx, env, &clients.iter().collect::<Vec<_>>()).await?;
+        for row in rows {
+            let revision = row.execution.revision;
+            let packages = match by_revision.entry(revision) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(new) => new.insert(durations(tx, &job.id, revision).await?),
+            };
+            let seconds = packages.iter().skip(row.execution.item as usize).sum();
+            if let Some(sentence) = clock.waits_for(&row.client.id, &job.terms.schedule, seconds) {
+                row.execution.detail = sentence;
+            }
         }
     }
     Ok(())
@@ -223,7 +260,9 @@ pub async fn tell(tx: &mut dyn Tx, env: &Env, job: &Job, rows: &mut [jobs::Row])
 /// What a row of this job waits for on this client, if that is its time; of a job without a row there: what will be.
 pub async fn sentence(tx: &mut dyn Tx, env: &Env, client: &Client, job: &Job, row: Option<&Execution>) -> Result<Option<String>> {
     let clock = Clock::of(tx, env, &[client]).await?;
-    let seconds = left(tx, job, row).await?;
+    let packages = durations(tx, &job.id, row.map_or(job.revision, |row| row.revision)).await?;
+    // All of it, or from the package on with which its attempt is.
+    let seconds = packages.iter().skip(row.map_or(0, |row| row.item as usize)).sum();
     Ok(clock.waits_for(&client.id, &job.terms.schedule, seconds))
 }
 

@@ -1,8 +1,11 @@
 //! Sessions of agents: who connected, what it has, what it reports.
 
 use super::{
-    AppError, Env, Result, archive, clients, enrolment, events, executions, keeping, leaving,
+    AppError, Env, Result, archive,
+    brakes::{breakers, retries},
+    clients, enrolment, events, executions, keeping, leaving,
     restored::{self, Unknown},
+    rollouts,
 };
 use std::collections::BTreeMap;
 use sutler_base::{
@@ -194,18 +197,19 @@ pub(super) async fn missing_at_agent(tx: &mut dyn Tx, env: &Env, hello: &Hello) 
         let attempt = tx.attempt(&id).await?.filter(|a| a.state != ExecutionState::Offered);
         if let Some(cancel) = &row.cancel {
             // What the agent does not have it will not start.
-            let change = executions::canceled(tx, env, &row, cancel.reason).await?;
-            tx.change_executions(&[change]).await?;
+            executions::finish_cancel(tx, env, &row, cancel.reason).await?;
         } else if let Some(attempt) = attempt {
             let text = "the agent had accepted this attempt and does not know it any more; run it again with `job retry`";
             let mut change = executions::moved(&row, ExecutionState::Interrupted, ErrorKind::JournalLost.as_str(), text, env);
             change.cancel = Some(None);
             tx.change_executions(&[change]).await?;
+            breakers::count_lost(tx, env, &attempt).await?;
             let why = (ErrorKind::JournalLost.as_str(), text);
             events::execution_failed(tx, env, &row, &attempt, ExecutionState::Interrupted, why).await?;
             tx.set_attempt_states(&[(id, ExecutionState::Interrupted)]).await?;
             env.wakes().jobs.insert(row.job);
         } else if hello.journal_lost {
+            rollouts::queued_again(tx, &row.job, &[&row]).await?;
             let change = executions::moved(&row, ExecutionState::Queued, "", "", env);
             tx.change_executions(&[change]).await?;
             tx.set_attempt_states(&[(id, ExecutionState::Canceled)]).await?;
@@ -237,8 +241,8 @@ pub struct Progress {
     pub client: ClientId,
     /// Where it is; no end.
     pub state: ExecutionState,
-    /// What it waits for, where it waits.
-    pub reason: String,
+    /// What it waits for, where it waits; none where the agent did not say, and it may be what it was.
+    pub reason: Option<String>,
     /// The same in a sentence, where there is more to say.
     pub detail: String,
     /// The package that is worked on, from 0.
@@ -265,11 +269,16 @@ pub async fn progress(tx: &mut dyn Tx, env: &Env, reports: &[Progress]) -> Resul
         if row.state.is_end() || report.state.is_end() || attempt.state.is_end() {
             continue;
         }
-        let mut change = executions::moved(row, report.state, &report.reason, &report.detail, env);
-        if row.state == report.state && row.reason == report.reason {
+        let same = row.state == report.state;
+        let reason = report.reason.as_deref().unwrap_or(if same { &row.reason } else { "" });
+        let detail = if same && report.reason.is_none() { &row.detail } else { &report.detail };
+        let mut change = executions::moved(row, report.state, reason, detail, env);
+        if same && row.reason == reason {
             change.entered = row.entered;
         }
-        change.progress = Some((report.item, report.bytes_done, report.bytes_total, report.step.clone()));
+        if !same || report.reason.is_some() {
+            change.progress = Some((report.item, report.bytes_done, report.bytes_total, report.step.clone()));
+        }
         changes.push(change);
         if attempt.state != report.state {
             states.push((attempt.id.clone(), report.state));
@@ -336,6 +345,7 @@ pub async fn outcome(tx: &mut dyn Tx, env: &Env, report: &Report) -> Result<std:
         return Ok(Err("the outcome is not signed with a key of this client".into()));
     }
     let row = tx.execution(&attempt.job, &attempt.client).await?;
+    breakers::count(tx, env, &attempt, &outcome).await?;
     let done = Attempt {
         state: outcome.state,
         ended: Some(env.now),
@@ -347,6 +357,9 @@ pub async fn outcome(tx: &mut dyn Tx, env: &Env, report: &Report) -> Result<std:
     if let Some(row) = &row {
         let (reason, detail) = execution::says(&outcome);
         events::execution_failed(tx, env, row, &attempt, outcome.state, (&reason, &detail)).await?;
+    }
+    if let Some(row) = row.as_ref().filter(|r| r.attempt.as_ref() == Some(&attempt.id) && outcome.state != ExecutionState::Canceled) {
+        rollouts::happened(tx, env, row).await?;
     }
     // What really happened wins over a cancellation that became final because a lease had run out, or over a loss that
     // turned out to be none; a newer attempt wins over both.
@@ -362,6 +375,8 @@ pub async fn outcome(tx: &mut dyn Tx, env: &Env, report: &Report) -> Result<std:
         let (reason, detail) = execution::says(&outcome);
         let reason = match (&row.cancel, outcome.state) {
             (Some(cancel), ExecutionState::Canceled) => cancel.reason.as_str().to_owned(),
+            // It was final without an answer, and stands.
+            (None, ExecutionState::Canceled) if row.state == ExecutionState::Canceled => row.reason.clone(),
             _ => reason,
         };
         let mut change = match &row.cancel {
@@ -374,9 +389,18 @@ pub async fn outcome(tx: &mut dyn Tx, env: &Env, report: &Report) -> Result<std:
             _ => executions::moved(&row, outcome.state, &reason, &detail, env),
         };
         if attempt.purpose == Purpose::Leave && outcome.state != ExecutionState::Canceled {
-            change = leaving::ended(tx, env, &row, outcome.state, &reason, &detail).await?;
+            change = leaving::ended(tx, env, &row, &outcome, &reason, &detail).await?;
         }
         change.cancel = Some(None);
+        if let Some((waits, retried)) = retries::again(tx, env, &row, &outcome, &change).await? {
+            tx.change_executions(&[waits]).await?;
+            retries::wait(tx, &retried).await?;
+            env.wakes().jobs.insert(attempt.job);
+            return Ok(Ok(()));
+        }
+        if change.to.is_good() && row.attempts > 1 {
+            tx.forget_retries(&[(row.job.clone(), row.client.clone())]).await?;
+        }
         let (ended, good) = (change.to.is_end() && attempt.purpose != Purpose::Leave, change.to.is_good());
         tx.change_executions(&[change]).await?;
         if ended && good {
@@ -417,18 +441,16 @@ pub async fn cancel_acknowledged(tx: &mut dyn Tx, env: &Env, client: &ClientId, 
     let row = tx.execution(&attempt.job, client).await?.filter(|r| r.attempt.as_ref() == Some(id) && !r.state.is_end());
     let Some(row) = row else { return Ok(()) };
     let Some(cancel) = row.cancel.clone() else { return Ok(()) };
-    let change = if started {
-        let mut change = executions::moved(&row, row.state, &row.reason, "had started when the cancellation came; goes on to its end", env);
-        change.entered = row.entered;
-        change.cancel = Some(None);
-        change
-    } else {
-        executions::canceled(tx, env, &row, cancel.reason).await?
-    };
     env.wakes().jobs.insert(row.job.clone());
+    if !started {
+        return executions::finish_cancel(tx, env, &row, cancel.reason).await;
+    }
+    let mut change = executions::moved(&row, row.state, &row.reason, "had started when the cancellation came; goes on to its end", env);
+    change.entered = row.entered;
+    change.cancel = Some(None);
     Ok(tx.change_executions(&[change]).await?)
 }
 
 #[cfg(test)]
 #[path = "sessions_tests.rs"]
-mod tests;
+pub(super) mod tests;

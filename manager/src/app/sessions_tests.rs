@@ -14,7 +14,7 @@ use crate::{
     serve::Manager,
     world::World,
 };
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 use sutler_base::{
     AttemptId, ClientId,
     outcome::{Outcome, SIGNING_CONTEXT},
@@ -24,7 +24,21 @@ use sutler_base::{
 use sutler_certs::PrivateKey;
 use sutler_core::model::{Attempt, Job, Target};
 
-async fn client(app: &Arc<App>, key: &PrivateKey) -> ClientId {
+/// A manager with its data below this folder.
+pub(crate) async fn manager(folder: &Path) -> Manager {
+    let data = folder.join("data");
+    let hosts = vec!["127.0.0.1".parse().unwrap()];
+    let config = folder.join("config");
+    let options = InitOptions::new(data.clone(), "acme.example".parse().unwrap(), hosts, "ann".parse().unwrap(), config);
+    init::init(&options, &World::system()).await.unwrap();
+    let any = Some("127.0.0.1:0".parse().unwrap());
+    let overrides = Overrides { agents: any, operators: any, telemetry: Some(TelemetryAt::Off), ..Overrides::default() };
+    let config = Config::load(Folder::new(data), &overrides).unwrap();
+    Manager::start(&config, World::system(), Pace::default()).await.unwrap()
+}
+
+/// A client that is enrolled with this key.
+pub(crate) async fn client(app: &Arc<App>, key: &PrivateKey) -> ClientId {
     let create = tokens::Create {
         count: 1,
         uses: 1,
@@ -54,10 +68,10 @@ async fn client(app: &Arc<App>, key: &PrivateKey) -> ClientId {
     enrolled.client.id
 }
 
-/// An attempt of a job on `client` that its agent has accepted.
-async fn attempt(app: &Arc<App>, client: &ClientId) -> AttemptId {
-    let (id, now) = (app.world.attempt_id(), app.world.now());
-    let job = Job {
+/// An active job with nothing in it.
+pub(crate) fn job(app: &Arc<App>) -> Job {
+    let now = app.world.now();
+    Job {
         id: app.world.job_id(),
         state: JobState::Active,
         description: String::new(),
@@ -77,7 +91,12 @@ async fn attempt(app: &Arc<App>, client: &ClientId) -> AttemptId {
         rolls_back: None,
         terms: Default::default(),
         change: 0,
-    };
+    }
+}
+
+/// An attempt of a job on `client` that its agent has accepted.
+async fn attempt(app: &Arc<App>, client: &ClientId) -> AttemptId {
+    let (id, now, job) = (app.world.attempt_id(), app.world.now(), job(app));
     let attempt = Attempt {
         id: id.clone(),
         job: job.id.clone(),
@@ -117,15 +136,7 @@ async fn send(app: &Arc<App>, report: Report) -> Result<(), String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn only_what_the_client_itself_signed_is_an_outcome_and_the_first_one_stands() {
     let folder = tempfile::tempdir().unwrap();
-    let data = folder.path().join("data");
-    let hosts = vec!["127.0.0.1".parse().unwrap()];
-    let config = folder.path().join("config");
-    let options = InitOptions::new(data.clone(), "acme.example".parse().unwrap(), hosts, "ann".parse().unwrap(), config);
-    init::init(&options, &World::system()).await.unwrap();
-    let any = Some("127.0.0.1:0".parse().unwrap());
-    let overrides = Overrides { agents: any, operators: any, telemetry: Some(TelemetryAt::Off), ..Overrides::default() };
-    let config = Config::load(Folder::new(data), &overrides).unwrap();
-    let manager = Manager::start(&config, World::system(), Pace::default()).await.unwrap();
+    let manager = manager(folder.path()).await;
     let app = manager.app().clone();
 
     let (key, other_key) = (PrivateKey::generate().unwrap(), PrivateKey::generate().unwrap());

@@ -4,15 +4,17 @@
 //! done.
 
 use super::{
+    approval::ConfirmArg,
     ask::confirm,
     error::CliError,
     output::{self, printable},
     session::{Session, call, request_id},
 };
 use crate::documents::{self, FILE_MAX, Format, Placed};
-use clap::Args;
+use clap::{Args, ValueEnum as _};
 use std::{
     fmt::Write as _,
+    io::Write as _,
     path::{Path, PathBuf},
 };
 use sutler_base::limits;
@@ -65,12 +67,15 @@ pub struct ApplyArgs {
     /// Do not ask
     #[arg(short, long)]
     yes: bool,
+    /// Confirms how many clients that reaches
+    #[command(flatten)]
+    confirm: ConfirmArg,
 }
 
 /// What to export.
 #[derive(Debug, Args)]
 pub struct ExportArgs {
-    /// A folder in which a file is written for each kind of object; - for the standard output
+    /// A folder in which a file is written for each kind of object, in place of those of an earlier export; - for the standard output
     #[arg(short = 'o', long = "output", value_name = "DIR", default_value = "-")]
     output: PathBuf,
     /// How files are written
@@ -108,7 +113,13 @@ pub async fn apply(args: ApplyArgs, session: &Session) -> Result<u8, CliError> {
     if !plan.changes.is_empty() {
         confirm(&format!("Make {made}, change {changed}, delete {deleted}?"), args.yes)?;
     }
-    let request = v1::ApplyConfigurationRequest { validate_only: false, etag: plan.etag, request_id: request_id()?, ..request };
+    let request = v1::ApplyConfigurationRequest {
+        validate_only: false,
+        etag: plan.etag,
+        confirm: args.confirm.confirm,
+        request_id: request_id()?,
+        ..request
+    };
     let done = send(session, request, &objects).await?;
     if !done.changes.is_empty() {
         session.tell(&format!("applied: {made} made, {changed} changed, {deleted} deleted"));
@@ -129,10 +140,23 @@ pub async fn export(args: ExportArgs, session: &Session) -> Result<u8, CliError>
     } else {
         let failed = |path: &Path, source| CliError::File { tried: "write", path: path.into(), source };
         std::fs::create_dir_all(&args.output).map_err(|e| failed(&args.output, e))?;
+        let mut written = Vec::new();
         for (kind, text) in files {
             let path = args.output.join(format!("{kind}.{}", args.format.extension()));
-            std::fs::write(&path, text).map_err(|e| failed(&path, e))?;
+            put(&path, &text).map_err(|e| failed(&path, e))?;
             session.tell(&format!("wrote {}", path.display()));
+            written.push(path);
+        }
+        // What an earlier export wrote would be applied as well.
+        let earlier = documents::names().flat_map(|kind| {
+            Format::value_variants().iter().map(move |format| format!("{kind}.{}", format.extension())).collect::<Vec<_>>()
+        });
+        for path in earlier.map(|name| args.output.join(name)).filter(|path| !written.contains(path)) {
+            match std::fs::remove_file(&path) {
+                Ok(()) => session.tell(&format!("removed {}", path.display())),
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+                Err(source) => return Err(CliError::File { tried: "remove", path, source }),
+            }
         }
     }
     if !answer.unnamed_jobs.is_empty() {
@@ -140,6 +164,17 @@ pub async fn export(args: ExportArgs, session: &Session) -> Result<u8, CliError>
         session.tell(&message);
     }
     Ok(0)
+}
+
+/// Writes a file whole or not at all.
+fn put(path: &Path, text: &str) -> std::io::Result<()> {
+    // Its name begins with a dot: what is left of it is nobody's file.
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let beside = path.with_file_name(format!(".{name}.new"));
+    let mut file = std::fs::File::create(&beside)?;
+    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).and_then(|()| std::fs::rename(&beside, path)).inspect_err(|_| {
+        let _ = std::fs::remove_file(&beside);
+    })
 }
 
 /// Sends the objects; what is wrong with them is said with their files and lines.
@@ -213,7 +248,11 @@ fn diff(changes: &[v1::ConfigurationChange]) -> String {
 fn read(paths: &[PathBuf]) -> Result<Vec<Sourced>, CliError> {
     let mut files = Vec::new();
     for path in paths {
+        let before = files.len();
         find(path, 0, &mut files)?;
+        if files.len() == before {
+            return Err(CliError::usage(format!("{}: there is no .toml, .yaml or .yml file in it", path.display())));
+        }
     }
     let (mut objects, mut wrong) = (Vec::new(), Vec::new());
     for (file, format) in files {

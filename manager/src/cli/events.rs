@@ -141,7 +141,8 @@ async fn list(args: EventsArgs, session: &Session) -> Result<(), CliError> {
     loop {
         let page = call!(session, events.list_events(request.clone()), "list the events")?;
         events.extend(page.events);
-        if page.next_page_token.is_empty() || args.since.is_none() {
+        // A page may be short where only some of the events are reached.
+        if page.next_page_token.is_empty() || (args.since.is_none() && events.len() >= page_size as usize) {
             break;
         }
         request.page_token = page.next_page_token;

@@ -1,6 +1,7 @@
 //! `sutler group`: named destinations.
 
 use super::{
+    approval::ConfirmArg,
     ask,
     client::source,
     error::CliError,
@@ -112,7 +113,7 @@ pub enum GroupCommand {
         #[arg(long, default_value = "", hide_default_value = true)]
         etag: String,
     },
-    /// Delete a group and its policies; refused while a job is active there
+    /// Delete a group and its policies; refused while a job is active there, or one that is still to start excludes it
     #[command(after_help = "Examples:
   sutler group delete new-clients
   sutler group delete new-clients --force")]
@@ -120,9 +121,12 @@ pub enum GroupCommand {
         /// The group
         #[arg(value_parser = names::group)]
         name: String,
-        /// Also if a job is active there: the job loses this destination
+        /// Also then: the jobs lose this destination, or this exclusion
         #[arg(long)]
         force: bool,
+        /// Confirms how many clients that reaches
+        #[command(flatten)]
+        confirm: ConfirmArg,
     },
     /// Add clients to a group: all or none
     #[command(after_help = "Examples:
@@ -142,6 +146,9 @@ pub enum GroupCommand {
         /// Leave out what is unknown or ambiguous instead of refusing all
         #[arg(long)]
         skip_bad: bool,
+        /// Confirms how many clients that reaches
+        #[command(flatten)]
+        confirm: ConfirmArg,
     },
     /// Take clients out; they stay out, whatever policies say, until they are released or added again
     #[command(after_help = "Examples:
@@ -153,6 +160,9 @@ pub enum GroupCommand {
         /// The clients' ids
         #[arg(value_name = "CLIENT", required = true, value_parser = names::client)]
         clients: Vec<String>,
+        /// Confirms how many clients that reaches
+        #[command(flatten)]
+        confirm: ConfirmArg,
     },
     /// Let policies put a client back that was taken out
     #[command(after_help = "Examples:
@@ -241,8 +251,8 @@ pub async fn run(command: GroupCommand, session: &Session) -> Result<u8, CliErro
             let answer = call!(session, groups.update_group(request), "{tried}")?;
             session.done(&answer.group.unwrap_or_default().name, "updated")?;
         }
-        GroupCommand::Delete { name, force } => {
-            let request = v1::DeleteGroupRequest { name: name.clone(), force, request_id: request_id()? };
+        GroupCommand::Delete { name, force, confirm } => {
+            let request = v1::DeleteGroupRequest { name: name.clone(), force, request_id: request_id()?, confirm: confirm.confirm };
             let answer = call!(session, groups.delete_group(request), "delete the group {}", names::short(&name))?;
             let policies = names::words(&answer.deleted_policies);
             session.done(
@@ -250,9 +260,9 @@ pub async fn run(command: GroupCommand, session: &Session) -> Result<u8, CliErro
                 &if policies.is_empty() { "deleted".to_owned() } else { format!("deleted, and with it the policies: {policies}") },
             )?;
         }
-        GroupCommand::Add { group, clients, file, skip_bad } => add(session, group, clients, file, skip_bad).await?,
-        GroupCommand::Remove { group, clients } => {
-            let request = v1::RemoveMembersRequest { name: group.clone(), clients, request_id: request_id()? };
+        GroupCommand::Add { group, clients, file, skip_bad, confirm } => add(session, group, clients, file, (skip_bad, confirm)).await?,
+        GroupCommand::Remove { group, clients, confirm } => {
+            let request = v1::RemoveMembersRequest { name: group.clone(), clients, request_id: request_id()?, confirm: confirm.confirm };
             let answer = call!(session, groups.remove_members(request), "take clients out of the group {}", names::short(&group))?;
             session.done(&group, &format!("{} taken out", answer.removed))?;
         }
@@ -272,7 +282,13 @@ pub async fn run(command: GroupCommand, session: &Session) -> Result<u8, CliErro
 
 const HINT: &str = "a row is a client's id, a host name that one client has, or label:KEY=VALUE; --skip-bad leaves the bad rows out";
 
-async fn add(session: &Session, group: String, clients: Vec<String>, file: Option<PathBuf>, skip_bad: bool) -> Result<(), CliError> {
+async fn add(
+    session: &Session,
+    group: String,
+    clients: Vec<String>,
+    file: Option<PathBuf>,
+    (skip_bad, confirm): (bool, ConfirmArg),
+) -> Result<(), CliError> {
     let (clients, lines) = match &file {
         Some(file) => {
             let rows = import::lines(&ask::read_text(file, import::FILE_MAX)?);
@@ -286,7 +302,7 @@ async fn add(session: &Session, group: String, clients: Vec<String>, file: Optio
         None => (clients, vec![]),
     };
     let count = clients.len();
-    let request = v1::AddMembersRequest { name: group.clone(), clients, skip_bad, request_id: request_id()? };
+    let request = v1::AddMembersRequest { name: group.clone(), clients, skip_bad, request_id: request_id()?, confirm: confirm.confirm };
     let answer = match (call!(session, groups.add_members(request), "add clients to the group {}", names::short(&group)), &file) {
         (Err(e), Some(file)) => return Err(import::with_lines(e, "clients", file, &lines, HINT)),
         (answer, _) => answer?,

@@ -1,6 +1,7 @@
 //! `sutler client label`: what operators say about clients.
 
 use super::{
+    approval::ConfirmArg,
     ask,
     error::CliError,
     import::{self, Row},
@@ -53,11 +54,15 @@ pub enum LabelCommand {
     Import {
         /// The file; - for the standard input
         file: PathBuf,
+        /// Confirms how many clients that reaches
+        #[command(flatten)]
+        confirm: ConfirmArg,
     },
 }
 
 /// Runs a command of this noun.
 pub async fn run(command: LabelCommand, session: &Session) -> Result<(), CliError> {
+    let mut confirmed = 0;
     let (changes, tried, lines) = match command {
         LabelCommand::Set { client, labels } => {
             let tried = format!("set labels of {client}");
@@ -67,7 +72,8 @@ pub async fn run(command: LabelCommand, session: &Session) -> Result<(), CliErro
             let tried = format!("unset labels of {client}");
             (vec![v1::LabelChange { client, set: HashMap::new(), unset: keys }], tried, None)
         }
-        LabelCommand::Import { file } => {
+        LabelCommand::Import { file, confirm } => {
+            confirmed = confirm.confirm;
             let rows = import::csv(&ask::read_text(&file, import::FILE_MAX)?);
             let ids = if rows.iter().any(needs_host_names) { host_names(session).await? } else { HashMap::new() };
             let (changes, lines) =
@@ -79,7 +85,8 @@ pub async fn run(command: LabelCommand, session: &Session) -> Result<(), CliErro
         }
     };
     let names: Vec<String> = if lines.is_none() { changes.iter().map(|c| c.client.clone()).collect() } else { vec![] };
-    let answer = call!(session, clients.set_labels(v1::SetLabelsRequest { changes, request_id: request_id()? }), "{tried}");
+    let request = v1::SetLabelsRequest { changes, request_id: request_id()?, confirm: confirmed };
+    let answer = call!(session, clients.set_labels(request), "{tried}");
     let answer = match (answer, &lines) {
         (Err(e), Some((file, lines))) => return Err(import::with_lines(e, "changes", file, lines, HINT)),
         (answer, _) => answer?,

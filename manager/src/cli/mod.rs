@@ -5,8 +5,10 @@
 //! it decides nothing that the manager decides.
 
 pub mod apply;
+pub mod approval;
 pub mod ask;
 pub mod audit;
+pub mod brake;
 pub mod bundle;
 pub mod ca;
 pub mod client;
@@ -119,6 +121,9 @@ enum Command {
     /// Orders to install packages on groups and clients
     #[command(subcommand, after_help = job::EXAMPLES)]
     Job(Box<job::JobCommand>),
+    /// Changes that need a second person: list, approve, reject
+    #[command(subcommand, after_help = approval::EXAMPLES)]
+    Approval(approval::ApprovalCommand),
     /// Make groups, policies, questions and jobs be as files say: shows what will change, asks, and does all of it or nothing
     #[command(after_help = apply::APPLY_EXAMPLES)]
     Apply(apply::ApplyArgs),
@@ -128,6 +133,15 @@ enum Command {
     /// What is installed across the fleet: which versions, and where
     #[command(subcommand, after_help = software::EXAMPLES)]
     Software(software::SoftwareCommand),
+    /// Stop everything, a group or a package at once, on every manager, until `resume`; without any of them show what is stopped
+    #[command(after_help = brake::STOP_EXAMPLES)]
+    Stop(brake::StopArgs),
+    /// Let what was stopped go on
+    #[command(after_help = brake::RESUME_EXAMPLES)]
+    Resume(brake::ResumeArgs),
+    /// Circuit breakers: list those that are open, close them
+    #[command(subcommand, after_help = brake::BREAKER_EXAMPLES)]
+    Breaker(brake::BreakerCommand),
     /// How fast bytes flow to clients: limits by time of day, suspend and resume
     #[command(subcommand, after_help = transfer::EXAMPLES)]
     Transfer(transfer::TransferCommand),
@@ -216,10 +230,14 @@ fn dispatch(cli: Cli) -> Result<u8, CliError> {
             Command::Policy(command) => policy::run(command, &session).await,
             Command::Question(command) => question::run(command, &session).await,
             Command::Window(command) => window::run(command, &session).await,
+            Command::Stop(args) => brake::stop(args, &session).await,
+            Command::Resume(args) => brake::resume(args, &session).await,
+            Command::Breaker(command) => brake::breaker(command, &session).await,
             Command::Transfer(command) => transfer::run(command, &session).await,
             Command::Package(command) => package::run(command, &session).await,
             Command::Content(command) => content::run(command, &session).await,
             Command::Job(command) => job::run(*command, &session).await,
+            Command::Approval(command) => approval::run(command, &session).await,
             Command::Apply(args) => apply::apply(args, &session).await,
             Command::Export(args) => apply::export(args, &session).await,
             Command::Software(command) => software::run(command, &session).await,
@@ -310,6 +328,7 @@ mod tests {
         // Letters in capitals stand for an id or a name.
         let stands = |w: &String| match w.as_str() {
             "JOB" => "k3v9x0abcd".to_owned(),
+            "APPROVAL" | "PLAN" => "01hzx0kqk3v9x0abcdk3v9x0ab".to_owned(),
             "CLIENT" => "0123456789abcdef".to_owned(),
             "TOKEN" => "k3v9x0abcd".to_owned(),
             _ => w.clone(),

@@ -42,6 +42,11 @@ pub fn transfer_limit(text: &str) -> Result<String, String> {
     resource::<Uid>("transferLimits", text).map_err(|e| format!("{e}; `sutler transfer limit list` shows the ids"))
 }
 
+/// `breakers/ID`
+pub fn breaker(text: &str) -> Result<String, String> {
+    resource::<Uid>("breakers", text).map_err(|e| format!("{e}; `sutler breaker list` shows the ids"))
+}
+
 /// `clients/ID`
 pub fn client(text: &str) -> Result<String, String> {
     resource::<ClientId>("clients", text).map_err(|e| format!("{e}; `sutler client list` shows the ids"))
@@ -65,6 +70,16 @@ pub fn alias(text: &str) -> Result<String, String> {
 /// `tokens/ID`
 pub fn token(text: &str) -> Result<String, String> {
     resource::<TokenId>("tokens", text)
+}
+
+/// `approvals/ID`
+pub fn approval(text: &str) -> Result<String, String> {
+    resource::<Uid>("approvals", text).map_err(|e| format!("{e}; `sutler approval list` shows the ids"))
+}
+
+/// `plans/ID`
+pub fn plan(text: &str) -> Result<String, String> {
+    resource::<Uid>("plans", text).map_err(|e| format!("{e}; `sutler job plan` prints the id"))
 }
 
 /// `packages/NAME`, or `packages/NAME/versions/VERSION` for `NAME@VERSION`; `latest` is a version here.

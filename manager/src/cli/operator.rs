@@ -7,7 +7,7 @@ use super::{
     names,
     output::{self, Column, OutputArg, Record},
     session::{Session, call, pages, request_id},
-    when::moment,
+    when::{self, moment},
 };
 use crate::{
     config::{self, Config, Overrides},
@@ -85,17 +85,21 @@ pub enum OperatorCommand {
         #[command(flatten)]
         output: OutputArg,
     },
-    /// Give an operator other roles, in place of those that it has
+    /// Give an operator other roles, in place of those that it has, or another budget
     #[command(after_help = "Examples:
   sutler operator update bea --role deployer --role viewer
-  sutler operator update bea --role deployer:new-clients,servers")]
+  sutler operator update bea --role deployer:new-clients,servers
+  sutler operator update bea --budget 500/h")]
     Update {
         /// The operator
         #[arg(value_parser = names::operator)]
         name: String,
-        /// What it may do from now on
-        #[command(flatten)]
-        roles: Roles,
+        /// What it may do from now on, as with `operator create`
+        #[arg(long = "role", value_name = "ROLE[:GROUP,…]", value_parser = grant, required_unless_present = "budget")]
+        roles: Vec<v1::RoleGrant>,
+        /// How many clients its jobs let go within an hour, over all of them but those that stand, which have as many each; 0/h for any
+        #[arg(long, value_name = "N/h", value_parser = when::per_hour)]
+        budget: Option<i32>,
     },
     /// Cut operators off for ever, within seconds, also what they watch
     #[command(after_help = "Examples:
@@ -174,6 +178,7 @@ impl Record for v1::Operator {
         Column::new("created", |o| moment(&o.create_time)),
         Column::new("creator", |o| names::short(&o.creator).to_owned()),
         Column::new("revoked", |o| moment(&o.revoke_time)),
+        Column::wide("budget", |o| o.budget.map(|n| format!("{n}/h")).unwrap_or_default()),
     ];
 }
 
@@ -204,11 +209,13 @@ pub async fn run(command: OperatorCommand, session: &Session) -> Result<u8, CliE
             let answer = call!(session, operators.get_operator(request), "show the operator {}", names::short(&name))?;
             output::show(&answer.operator.unwrap_or_default(), output.format)?;
         }
-        OperatorCommand::Update { name, roles: wanted } => {
+        OperatorCommand::Update { name, roles: wanted, budget } => {
             let request =
-                v1::UpdateOperatorRequest { name: name.clone(), roles: wanted.roles, etag: String::new(), request_id: request_id()? };
+                v1::UpdateOperatorRequest { name: name.clone(), roles: wanted, etag: String::new(), request_id: request_id()?, budget };
             let answer = call!(session, operators.update_operator(request), "change the operator {}", names::short(&name))?;
-            session.done(&name, &roles(&answer.operator.unwrap_or_default().roles))?;
+            let operator = answer.operator.unwrap_or_default();
+            let budget = operator.budget.map(|n| format!(", lets {n} clients go within an hour")).unwrap_or_default();
+            session.done(&name, &format!("{}{budget}", roles(&operator.roles)))?;
         }
         OperatorCommand::Revoke { operators, yes } => {
             confirm(&format!("Cut off {} for ever? The name is not free again.", names::words(&operators)), yes)?;

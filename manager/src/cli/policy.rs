@@ -1,6 +1,7 @@
 //! `sutler policy`: rules that register clients into a group by themselves.
 
 use super::{
+    approval::ConfirmArg,
     error::CliError,
     names,
     output::{self, Column, OutputArg, Record, word},
@@ -104,6 +105,9 @@ pub enum PolicyCommand {
         /// For people
         #[arg(long, default_value = "", hide_default_value = true)]
         description: String,
+        /// Confirms how many clients that reaches
+        #[command(flatten)]
+        confirm: ConfirmArg,
     },
     /// List policies
     #[command(after_help = "Examples:
@@ -151,6 +155,9 @@ pub enum PolicyCommand {
         /// Only if the policy still has this etag
         #[arg(long, default_value = "", hide_default_value = true)]
         etag: String,
+        /// Confirms how many clients that reaches
+        #[command(flatten)]
+        confirm: ConfirmArg,
     },
     /// Delete a policy; the members that it registered stay
     #[command(after_help = "Examples:
@@ -188,6 +195,9 @@ pub enum PolicyCommand {
         /// The policy
         #[arg(value_parser = names::policy)]
         name: String,
+        /// Confirms how many clients that reaches
+        #[command(flatten)]
+        confirm: ConfirmArg,
     },
 }
 
@@ -221,7 +231,7 @@ impl Record for v1::PolicyMatch {
 /// Runs a command of this noun.
 pub async fn run(command: PolicyCommand, session: &Session) -> Result<u8, CliError> {
     match command {
-        PolicyCommand::Create { name, group, trigger, when, applies_to, on_mismatch, description } => {
+        PolicyCommand::Create { name, group, trigger, when, applies_to, on_mismatch, description, confirm } => {
             let sentence = format!("created: registers clients into {}", names::short(&group));
             let request = v1::CreatePolicyRequest {
                 policy_id: names::short(&name).to_owned(),
@@ -232,6 +242,7 @@ pub async fn run(command: PolicyCommand, session: &Session) -> Result<u8, CliErr
                 on_mismatch: on_mismatch.wire(),
                 description,
                 request_id: request_id()?,
+                confirm: confirm.confirm,
             };
             let answer = call!(session, policies.create_policy(request), "create the policy {}", names::short(&name))?;
             session.done(&answer.policy.unwrap_or_default().name, &sentence)?;
@@ -246,7 +257,7 @@ pub async fn run(command: PolicyCommand, session: &Session) -> Result<u8, CliErr
             let answer = call!(session, policies.get_policy(request), "show the policy {}", names::short(&name))?;
             output::show(&answer.policy.unwrap_or_default(), output.format)?;
         }
-        PolicyCommand::Update { name, when, applies_to, on_mismatch, description, etag } => {
+        PolicyCommand::Update { name, when, applies_to, on_mismatch, description, etag, confirm } => {
             let tried = format!("update the policy {}", names::short(&name));
             let request = v1::UpdatePolicyRequest {
                 name,
@@ -256,6 +267,7 @@ pub async fn run(command: PolicyCommand, session: &Session) -> Result<u8, CliErr
                 description,
                 etag,
                 request_id: request_id()?,
+                confirm: confirm.confirm,
             };
             let answer = call!(session, policies.update_policy(request), "{tried}")?;
             session.done(&answer.policy.unwrap_or_default().name, "updated")?;
@@ -279,8 +291,8 @@ pub async fn run(command: PolicyCommand, session: &Session) -> Result<u8, CliErr
             output::list(&clients, output.format)?;
             session.tell(&format!("{matching} of {seen} clients match, {joining} would join"));
         }
-        PolicyCommand::Apply { name } => {
-            let request = v1::ApplyPolicyRequest { name: name.clone(), request_id: request_id()? };
+        PolicyCommand::Apply { name, confirm } => {
+            let request = v1::ApplyPolicyRequest { name: name.clone(), request_id: request_id()?, confirm: confirm.confirm };
             let answer = call!(session, policies.apply_policy(request), "apply the policy {}", names::short(&name))?;
             session.done(&name, &format!("{} clients match, {} added", answer.matched, answer.added))?;
         }

@@ -212,10 +212,16 @@ services! {
     questions: question_service_client::QuestionServiceClient;
     /// When machines may be disturbed.
     windows: window_service_client::WindowServiceClient;
+    /// What holds work back.
+    brakes: brake_service_client::BrakeServiceClient;
     /// How fast bytes flow.
     transfers: transfer_service_client::TransferServiceClient;
     /// Software.
     packages: package_service_client::PackageServiceClient;
+    /// Changes that need a second person.
+    approvals: approval_service_client::ApprovalServiceClient;
+    /// What jobs would come to.
+    plans: plan_service_client::PlanServiceClient;
     /// Orders.
     jobs: job_service_client::JobServiceClient;
     /// What lets machines in.

@@ -40,6 +40,12 @@ pub fn some_duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// How many in an hour: `500/h`.
+pub fn per_hour(text: &str) -> Result<i32, String> {
+    let number = text.strip_suffix("/h").and_then(|number| number.parse::<i32>().ok()).filter(|n| *n >= 0);
+    number.ok_or_else(|| format!("a budget is how many clients go within an hour, such as 500/h, not {}", quoted(text)))
+}
+
 /// A moment as it was given: from now on, or on the clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Until {

@@ -5,6 +5,10 @@ use std::time::Duration;
 use sutler_base::limits;
 use sutler_base::quantity::{size, span};
 use sutler_certs::{issue, tls};
+use sutler_core::{
+    brake::{breaker, budget::BUDGET_MAX},
+    share::Bounds,
+};
 
 /// Bounds above the listeners. Those of the listeners are [`net::Limits`](crate::net::Limits).
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -70,12 +74,27 @@ pub struct Limits {
     /// How much is kept of the log files of packages that failed (bytes, all together); the oldest go first.
     #[serde(deserialize_with = "size")]
     pub logs: u64,
+    /// How many of the newest 50 attempts to install a version on a group may fail before its circuit breaker opens; 0 for any.
+    pub breaker_failures: u32,
+    /// How many may fail within an hour in which none succeeds; 0 for any.
+    pub breaker_attempts: u32,
+    /// How much those may fetch (bytes); 0 for anything.
+    #[serde(deserialize_with = "size")]
+    pub breaker_bytes: u64,
+    /// How many clients all jobs of an operator, and each job that stands, let go within an hour; 0 for no such budget. None by default:
+    /// stages, gates and breakers bound what a mistake costs, and a number that fits a fleet of a hundred keeps a security update from
+    /// one of a hundred thousand for weeks.
+    pub budget: u32,
     /// How many bytes a second the scrub of stored content reads.
     #[serde(deserialize_with = "size")]
     pub scrub_rate: u64,
     /// How long after a scrub of everything the next one begins.
     #[serde(deserialize_with = "span")]
     pub scrub_every: Duration,
+    /// From how many clients on a change needs a second person …
+    pub second_person_clients: u32,
+    /// … if they are so many percent of the fleet, too.
+    pub second_person_percent: u32,
     /// Space that is kept on the disk for revocation, renewal and audit (bytes); 0 for none. The disk counts as full when less
     /// than a quarter of it is left besides.
     #[serde(deserialize_with = "size")]
@@ -107,14 +126,25 @@ impl Default for Limits {
             events: seconds(30 * 24 * 3600),
             events_max: 200_000,
             logs: 256 << 20,
+            breaker_failures: 25,
+            breaker_attempts: 20,
+            breaker_bytes: 10 << 30,
+            budget: 0,
             scrub_rate: 8 << 20,
             scrub_every: seconds(7 * 24 * 3600),
+            second_person_clients: 50,
+            second_person_percent: 10,
             disk_reserve: 64 << 20,
         }
     }
 }
 
 impl Limits {
+    /// From how much of the fleet on a change needs a second person.
+    pub fn second_person(&self) -> Bounds {
+        Bounds { clients: self.second_person_clients, percent: self.second_person_percent }
+    }
+
     /// The first rule that these limits break, as a sentence.
     pub fn broken_rule(&self) -> Option<String> {
         // By name and without a rest: a limit that nobody gave a range is no limit.
@@ -140,8 +170,14 @@ impl Limits {
             events,
             events_max,
             logs,
+            breaker_failures,
+            breaker_attempts,
+            breaker_bytes,
+            budget,
             scrub_rate,
             scrub_every,
+            second_person_clients,
+            second_person_percent,
             disk_reserve,
         } = *self;
         let sizes = [
@@ -151,6 +187,7 @@ impl Limits {
             ("operator_message", operator_message as u64, 320 << 10, 64 << 20),
             ("facts", facts as u64, 4 << 10, agent_message as u64),
             ("logs", logs, 0, 1 << 40),
+            ("breaker_bytes", breaker_bytes, 0, 1 << 50),
             ("scrub_rate", scrub_rate, 1 << 10, 1 << 40),
             ("disk_reserve", disk_reserve, 0, 1 << 50),
         ];
@@ -182,6 +219,12 @@ impl Limits {
             // One that is lost on the way, and the next one.
             ("renewals", renewals, 2, 1000),
             ("events_max", events_max, 10, 10_000_000),
+            ("breaker_failures", breaker_failures, 0, breaker::WINDOW as u32),
+            ("breaker_attempts", breaker_attempts, 0, 1_000_000),
+            ("budget", budget, 0, BUDGET_MAX),
+            // More clients than there are: nothing needs a second person.
+            ("second_person_clients", second_person_clients, 1, 1_000_000_000),
+            ("second_person_percent", second_person_percent, 0, 100),
         ];
         let broken = counts.iter().find(|(_, v, low, high)| v < low || v > high);
         broken.map(|(name, value, low, high)| format!("limits.{name} is {value}; give {low} to {high}"))

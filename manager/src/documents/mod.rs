@@ -13,7 +13,7 @@ mod yaml;
 
 pub use emit::{Format, inline};
 pub use read::{Placed, read};
-pub use write::{fields, write};
+pub use write::{fields, names, write};
 
 use prost_reflect::{DescriptorPool, FieldDescriptor, MessageDescriptor};
 use std::{fmt, sync::LazyLock};
@@ -115,6 +115,7 @@ fn kinds() -> impl Iterator<Item = Kind> {
 /// Fields that no file has: they belong to one call, are secrets, or only say how something is.
 const NOT_CARRIED: &[&str] = &[
     "sutler.v1.CreateGroupRequest.join_password",
+    "sutler.v1.CreatePolicyRequest.confirm",
     "sutler.v1.CreateJobRequest.replaces",
     "sutler.v1.JobPackage.version",
     "sutler.v1.JobPackage.needed",

@@ -105,7 +105,9 @@ impl Reader {
         let mut name = None;
         for (key, value) in entries.iter().filter(|(key, _)| key != "kind") {
             let beside = outer.get_field_by_name(key).filter(|f| f.containing_oneof().is_none());
-            if key == "name" {
+            if key == "name" && is_nothing(value) {
+                self.nothing(value, key);
+            } else if key == "name" {
                 self.lines.insert(kind.name.name().to_owned(), value.line);
                 name = self.text(&kind.name, value);
             } else if let Some(field) = beside {
@@ -146,7 +148,7 @@ impl Reader {
 
     fn set(&mut self, message: &mut DynamicMessage, field: &FieldDescriptor, node: &Node, path: &str, depth: usize) {
         // What is written as nothing is as if it weren't there.
-        if matches!(&node.value, Value::Scalar(text, Style::Bare) if text.is_empty() || text == "~" || text == "null") {
+        if is_nothing(node) {
             return;
         }
         if depth > DEPTH_MAX {
@@ -188,7 +190,15 @@ impl Reader {
         }
     }
 
+    fn nothing(&mut self, node: &Node, path: &str) {
+        self.wrong(node.line, format!("{path} is nothing; give it a value, and stand in quotes what only looks like nothing"));
+    }
+
     fn single(&mut self, field: &FieldDescriptor, node: &Node, path: &str, depth: usize) -> Option<Wire> {
+        if is_nothing(node) {
+            self.nothing(node, path);
+            return None;
+        }
         if let Type::Message(of) = field.kind()
             && !of.full_name().starts_with("google.protobuf.")
         {
@@ -279,6 +289,11 @@ impl Reader {
             }
         }
     }
+}
+
+/// Whether nothing is written there, as YAML has it.
+fn is_nothing(node: &Node) -> bool {
+    matches!(&node.value, Value::Scalar(text, Style::Bare) if matches!(text.as_str(), "" | "~" | "null" | "Null" | "NULL"))
 }
 
 fn whole(bits: u32) -> String {

@@ -131,6 +131,25 @@ fn all_that_is_wrong_in_a_file_is_said_at_once_with_its_line() {
 }
 
 #[test]
+fn nothing_in_yaml_is_no_name_and_no_value_in_a_map_or_a_list() {
+    for nothing in ["~", "null", "NULL", ""] {
+        let text = format!(
+            "job:\n  - name: a\n    description: {nothing}\n    packages:\n      - package: tool\n        values: {{port: {nothing}}}\n    destinations:\n      - {nothing}\n"
+        );
+        let said = problems(&text, Format::Yaml);
+        assert_eq!(said.len(), 2, "{said:?}");
+        assert!(said[0].starts_with("6: packages[0].values.port is nothing; ") && said[0].contains("in quotes"), "{said:?}");
+        assert!(said[1].starts_with("8: destinations[0] is nothing; ") || nothing.is_empty(), "{said:?}");
+        let said = problems(&format!("kind: group\nname: {nothing}\n"), Format::Yaml);
+        assert!(said.iter().any(|s| s.starts_with("2: name is nothing; ")), "{said:?}");
+    }
+    // In quotes it is a text like any other.
+    let read = read("kind: group\nname: 'null'\ndescription: \"~\"\n", Format::Yaml).unwrap();
+    let Some(v1::configuration_object::Object::Group(group)) = &read[0].object.object else { panic!("{read:?}") };
+    assert_eq!((group.group_id.as_str(), group.description.as_str()), ("null", "~"));
+}
+
+#[test]
 fn what_stands_without_quotes_in_yaml_is_what_its_place_wants() {
     let text = "job:\n  - name: no\n    packages:\n      - package: tool@1.10\n        values: {port: 080, on: yes}\n    destinations: [groups/yes]\n    priority: 3\n    continue_on_failure: true\n    description:\n";
     let read = read(text, Format::Yaml).unwrap();

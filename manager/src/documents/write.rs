@@ -18,6 +18,11 @@ pub fn write(objects: &[v1::ConfigurationObject], format: Format) -> Vec<(String
     files
 }
 
+/// The names that [`write`] gives to files.
+pub fn names() -> impl Iterator<Item = String> {
+    kinds().map(|kind| kind.to_string())
+}
+
 /// The fields of an object that have a value, but for its name, each on one line.
 pub fn fields(object: &v1::ConfigurationObject) -> Vec<(String, String)> {
     let Some(Node { value: Value::Map(entries), .. }) = kinds().find_map(|kind| node_of(object, &kind)) else { return vec![] };

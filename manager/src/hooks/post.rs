@@ -10,7 +10,7 @@ use rustls::{
     ClientConfig, RootCertStore,
     pki_types::{CertificateDer, ServerName, pem::PemObject},
 };
-use std::{fmt::Write, path::Path, sync::Arc};
+use std::{fmt::Write, path::Path, sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
@@ -21,6 +21,8 @@ use tokio_rustls::TlsConnector;
 const SIGNATURE: &str = "sutler-signature";
 /// The header with the event's cursor, by which a repeat is known.
 const EVENT: &str = "sutler-event";
+/// How long what comes after the status is waited for.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 /// The largest file with a secret, and the largest with certificates (bytes).
 const SECRET_MAX: u64 = 4096;
 const CA_MAX: u64 = 4 << 20;
@@ -68,9 +70,15 @@ impl Post {
         let exchange = async {
             let response = sender.send_request(self.request(cursor, body)?).await.map_err(failed)?;
             let status = response.status();
-            // What goes beyond is not read: the status is the answer.
-            let text = Limited::new(response.into_body(), SAID_MAX).collect().await.map(|body| said(&body.to_bytes())).unwrap_or_default();
-            Ok::<_, String>((status, text))
+            // What goes beyond is not read, and its end is not waited for: the status is the answer.
+            let (mut body, mut text) = (Limited::new(response.into_body(), SAID_MAX), Vec::new());
+            let read = async {
+                while let Some(Ok(frame)) = body.frame().await {
+                    text.extend(frame.into_data().unwrap_or_default());
+                }
+            };
+            let _ = tokio::time::timeout(LAST_WORDS, read).await;
+            Ok::<_, String>((status, said(&text)))
         };
         // The connection is driven beside the exchange, and dropped with it.
         tokio::pin!(connection, exchange);
@@ -157,4 +165,37 @@ fn connector(ca: Option<&Path>) -> Result<TlsConnector, String> {
         .with_root_certificates(roots)
         .with_no_client_auth();
     Ok(TlsConnector::from(Arc::new(config)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    /// A receiver that answers so, and neither goes on nor hangs up.
+    async fn answered(answer: &'static str) -> Result<String, String> {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap()).parse().unwrap();
+        let receiver = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = [0; 4096];
+            let _ = stream.read(&mut request).await.unwrap();
+            stream.write_all(answer.as_bytes()).await.unwrap();
+            std::future::pending::<()>().await;
+        });
+        let post = Post::open(&url, None, None).unwrap();
+        let said =
+            tokio::time::timeout(Duration::from_secs(60), post.send(1, "{}".into())).await.expect("it waits for the end of the body");
+        receiver.abort();
+        said
+    }
+
+    #[tokio::test]
+    async fn an_answer_whose_body_never_ends_counts_by_its_status() {
+        let well = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nthere\r\n";
+        assert_eq!(answered(well).await, Ok("there".to_owned()));
+        let no = "HTTP/1.1 503 Not Now\r\nContent-Length: 10\r\n\r\nlater";
+        let why = answered(no).await.unwrap_err();
+        assert!(why.contains("answered 503") && why.ends_with(": later"), "{why}");
+    }
 }

@@ -151,9 +151,19 @@ const LIMITS: &str = r#"# The bounds of both ports.
 # events_max = 200000
 # How much is kept of the log files of packages that failed, all together; the oldest go first.
 # logs = "256MiB"
+# When the circuit breaker of a version opens on a group (or for a job without one): how many of the newest 50 attempts may fail; and
+# within an hour in which none succeeds, how many may fail, and how much those may fetch. 0: any number.
+# breaker_failures = 25
+# breaker_attempts = 20
+# breaker_bytes = "10GiB"
+# How many clients all jobs of an operator, and each job on a group, let go within an hour; 0: any number.
+# budget = 0
 # How much the scrub of stored content reads in a second, and how long after a whole one the next one begins.
 # scrub_rate = "8MiB"
 # scrub_every = "7d"
+# From how many clients on, and of how many percent of the fleet, a change needs a second person: both have to be reached.
+# second_person_clients = 50
+# second_person_percent = 10
 # Space on the disk that is kept for revocation, renewal and audit; with less than a quarter of it left besides, the disk
 # counts as full.
 # disk_reserve = "64MiB"

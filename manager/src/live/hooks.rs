@@ -10,6 +10,8 @@ use tokio::{sync::watch, task::JoinSet};
 
 /// How long after an error of the database it is asked again.
 const AFTER_ERROR: Duration = Duration::from_secs(1);
+/// How long a manager stands back before it looks again whether it is its turn.
+const STAND_BACK: Duration = Duration::from_secs(5);
 
 /// Starts a task for each hook; they end when the set is dropped.
 pub(super) fn start(set: &mut JoinSet<()>, app: &Arc<App>, receivers: Vec<Receiver>) {
@@ -27,16 +29,36 @@ enum Next {
     Event,
     /// So long, whatever comes meanwhile.
     Pause(Duration),
+    /// Managers that were started with other events for it.
+    Others,
 }
 
 async fn serve(app: Arc<App>, receiver: Receiver, me: String) {
     let hook = &receiver.hook;
     let asking = hooks::Asking { name: hook.name.clone(), kinds: hook.events.clone(), me, time_limit: hook.time_limit };
     let mut told = app.live.watch_events();
+    while let Err(error) = app.change("manager", "begin_hook", asking.clone(), |tx, _env, asking| Box::pin(hooks::begin(tx, asking))).await
+    {
+        tracing::warn!(hook = %hook.name, %error, "cannot say which events it gets; it is tried again");
+        tokio::time::sleep(AFTER_ERROR).await;
+    }
+    let mut stands_back = false;
     loop {
         told.borrow_and_update();
-        match round(&app, &receiver, &asking).await {
+        let next = round(&app, &receiver, &asking).await;
+        let stood_back = std::mem::replace(&mut stands_back, matches!(next, Ok(Next::Others)));
+        match next {
             Ok(Next::Again) => {}
+            Ok(Next::Others) => {
+                if !stood_back {
+                    tracing::warn!(
+                        hook = %hook.name,
+                        "a manager that was started later has other events for this hook (events in manager.toml): it alone delivers, until \
+                         all have the same and are started anew"
+                    );
+                }
+                tokio::time::sleep(STAND_BACK).await;
+            }
             Ok(Next::Event) => another(&mut told, app.settings.limits.recheck).await,
             // A lease of another manager, or the pause after a failure: the end may come sooner than it says.
             Ok(Next::Pause(pause)) => tokio::time::sleep(pause.clamp(Duration::from_millis(10), Duration::from_secs(5))).await,
@@ -59,6 +81,7 @@ async fn round(app: &App, receiver: &Receiver, asking: &hooks::Asking) -> Result
     match due {
         Due::Nothing => return Ok(Next::Event),
         Due::Wait(pause) => return Ok(Next::Pause(pause)),
+        Due::StandBack => return Ok(Next::Others),
         Due::MoveOn | Due::Deliver(_) => {}
     }
     let taken = app.change("manager", "take_hook", asking.clone(), |tx, env, asking| Box::pin(hooks::take(tx, env, asking))).await?;

@@ -2,8 +2,8 @@
 //!
 //! Nothing here is remembered. What is to be done stands in the database; a wake-up only says that it is worth looking.
 
-pub mod abilities;
 pub mod asked;
+mod brakes;
 mod hooks;
 mod keeping;
 mod leases;
@@ -39,6 +39,9 @@ const LACKING_MAX: usize = 100_000;
 /// How many attempts of one client wait to have their progress written.
 const REPORTS_PER_CLIENT: usize = 4 * limits::OPEN_ATTEMPTS_MAX;
 
+/// For how long nobody is looked for of whom too few were there: who connects elsewhere, or is held again, is found after that.
+const TOO_FEW: jiff::SignedDuration = jiff::SignedDuration::from_secs(5);
+
 /// For how long it is remembered that a client was connected here.
 const KEPT: jiff::SignedDuration = jiff::SignedDuration::from_mins(5);
 
@@ -62,10 +65,40 @@ struct Session {
     timed: Option<times::Told>,
     /// It holds a lease that is longer than usual: that has to be renewed.
     far: bool,
-    /// What its agent can do for the user of the machine.
-    user: sutler_core::user::Abilities,
     /// The digest of the shelf that it was told.
     shelf: Vec<u8>,
+    can: Can,
+    unsettled: BTreeSet<AttemptId>,
+}
+
+/// What an agent said that it can do, as far as work is offered by it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Can {
+    /// It begins nothing outside of the times that it is told.
+    pub times: bool,
+    /// It fetches and keeps what is installed another time.
+    pub prefetch: bool,
+    /// It measures and reports its facts when it is asked to.
+    pub inventory: bool,
+    /// What it does for the user of its machine.
+    pub user: sutler_core::user::Abilities,
+}
+
+/// What is known of a client that has just connected.
+#[derive(Debug)]
+pub struct Arrival {
+    /// The serial number of its certificate.
+    pub serial: String,
+    /// What the agent counted.
+    pub counter: u64,
+    /// What the client may do.
+    pub state: ClientState,
+    /// What its agent says that it can do.
+    pub can: Can,
+    /// The digest of the shelf that it was told last.
+    pub shelf: Vec<u8>,
+    /// The attempts that it has: what became of them is still to be heard.
+    pub unsettled: BTreeSet<AttemptId>,
 }
 
 #[derive(Default)]
@@ -77,6 +110,9 @@ struct Due {
     rollouts: BTreeSet<JobId>,
     rollouts_later: BTreeMap<JobId, Timestamp>,
 }
+
+/// The number that the next session gets; how many rows a job has, and the number of its open stage.
+type Affairs = (u64, (u64, u32));
 
 /// What is connected now.
 pub struct Live {
@@ -91,6 +127,8 @@ pub struct Live {
     pub jobs_due: Notify,
     /// Rung when there may be something due in rollouts.
     pub rollouts_due: Notify,
+    /// Rung when brakes were put on or taken off.
+    pub brakes_due: Notify,
     /// Rung when progress was reported.
     pub progress_due: Notify,
     /// What publishers published and the connected agents were told.
@@ -104,6 +142,8 @@ pub struct Live {
     left: Mutex<HashMap<ClientId, Timestamp>>,
     lacking: Mutex<BTreeMap<AttemptId, ClientId>>,
     behind: Mutex<BTreeSet<ClientId>>,
+    /// Of each job in which state of affairs too few of its clients were in contact, and when that was seen.
+    too_few: Mutex<BTreeMap<JobId, (Affairs, Timestamp)>>,
     /// What flows to clients.
     pub transfers: transfers::Transfers,
     checks: Mutex<BTreeMap<ClientId, BTreeSet<JobId>>>,
@@ -119,6 +159,7 @@ impl Live {
             left: Mutex::default(),
             lacking: Mutex::default(),
             behind: Mutex::default(),
+            too_few: Mutex::default(),
             transfers: transfers::Transfers::default(),
             checks: Mutex::default(),
             sessions: Mutex::default(),
@@ -126,6 +167,7 @@ impl Live {
             due: Mutex::default(),
             progress: Mutex::default(),
             clients_due: Notify::new(),
+            brakes_due: Notify::new(),
             jobs_due: Notify::new(),
             rollouts_due: Notify::new(),
             progress_due: Notify::new(),
@@ -145,28 +187,25 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Live {
-    /// Makes this the session of the client, in place of an older one, which is closed; `serial` is that of its certificate, and
-    /// `counter` what the agent counted; `said` what it can
-    /// do. Gives back the session's number, and the bell that rings when the session is cut off.
-    pub fn enter(
-        &self,
-        client: &ClientId,
-        serial: String,
-        counter: u64,
-        state: ClientState,
-        outbox: mpsc::Sender<ToAgent>,
-        said: abilities::Said,
-    ) -> (u64, Arc<Notify>) {
+    /// Makes this the session of the client, in place of an older one, which is closed. Gives back the session's number, and the bell
+    /// that rings when the session is cut off.
+    pub fn enter(&self, client: &ClientId, arrival: Arrival, outbox: mpsc::Sender<ToAgent>) -> (u64, Arc<Notify>) {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let cut = Arc::new(Notify::new());
-        let timed = said.timed.then(Default::default);
+        let Arrival { serial, counter, state, can, shelf, unsettled } = arrival;
+        let timed = can.times.then(Default::default);
         let session =
-            Session { number, serial, counter, state, outbox, cut: cut.clone(), timed, far: false, user: said.user, shelf: said.shelf };
+            Session { number, serial, counter, state, outbox, cut: cut.clone(), timed, far: false, shelf, can, unsettled };
         if let Some(old) = lock(&self.sessions).insert(client.clone(), session) {
             let _ = old.outbox.try_send(ToAgent::Close(connected_again()));
             old.cut.notify_one();
         }
         (number, cut)
+    }
+
+    /// What the client's agent can do; nothing that is asked here if it is not connected.
+    pub fn can(&self, client: &ClientId) -> Can {
+        lock(&self.sessions).get(client).map(|s| s.can).unwrap_or_default()
     }
 
     /// Ends this session, if it is still the client's. Gives back whether it was.
@@ -182,6 +221,11 @@ impl Live {
             sessions.remove(client);
         }
         mine
+    }
+
+    /// Since when this manager can have heard of anybody.
+    pub fn started(&self) -> Timestamp {
+        self.started
     }
 
     /// Until when this manager knows by itself whether the client was connected: what was heard of it later, another manager heard.
@@ -271,6 +315,9 @@ impl Live {
         if wakes.events {
             self.told_events.send_replace(());
         }
+        if wakes.brakes {
+            self.brakes_due.notify_one();
+        }
         if wakes.clients.is_empty() && wakes.run_now.is_empty() && wakes.access.is_empty() && wakes.jobs.is_empty() {
             return;
         }
@@ -293,6 +340,37 @@ impl Live {
     /// What changes with each event that this manager writes, from now on.
     pub fn watch_events(&self) -> watch::Receiver<()> {
         self.told_events.subscribe()
+    }
+
+    /// Whether too few of the clients of a job with so many rows and this open stage were in contact when they were looked for not long
+    /// before `now`, and nobody has connected here since.
+    pub fn are_too_few(&self, job: &JobId, at: (u64, u32), now: Timestamp) -> bool {
+        let affairs = (self.next.load(Ordering::Relaxed), at);
+        let seen = lock(&self.too_few).get(job).copied();
+        seen.is_some_and(|(seen, then)| seen == affairs && (then..then.saturating_add(TOO_FEW).unwrap_or(then)).contains(&now))
+    }
+
+    /// Notes that too few were, or that there were enough.
+    pub fn note_too_few(&self, job: &JobId, at: (u64, u32), now: Timestamp, too_few: bool) {
+        let mut all = lock(&self.too_few);
+        if too_few {
+            let affairs = (self.next.load(Ordering::Relaxed), at);
+            all.insert(job.clone(), (affairs, now));
+        } else {
+            all.remove(job);
+        }
+    }
+
+    /// Whether the client came with this attempt and has not said since what became of it.
+    pub fn is_unsettled(&self, client: &ClientId, attempt: &AttemptId) -> bool {
+        lock(&self.sessions).get(client).is_some_and(|s| s.unsettled.contains(attempt))
+    }
+
+    /// Notes that the client said what became of an attempt. If it had come with it, something else may wait for that.
+    pub fn settle(&self, client: &ClientId, attempt: &AttemptId) {
+        if lock(&self.sessions).get_mut(client).is_some_and(|s| s.unsettled.remove(attempt)) {
+            self.wake(Wakes { clients: [client.clone()].into(), ..Default::default() });
+        }
     }
 
     /// Up to `limit` connected clients that are due; those who are not connected are asked when they come.
@@ -460,7 +538,7 @@ mod tests {
             attempt: AttemptId::new(Timestamp::UNIX_EPOCH, random),
             client: client.clone(),
             state: ExecutionState::Installing,
-            reason: String::new(),
+            reason: None,
             detail: String::new(),
             item: 0,
             bytes_done: 0,

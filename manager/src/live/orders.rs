@@ -8,7 +8,7 @@ use crate::{
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use sutler_base::{
-    AttemptId, ClientId,
+    AttemptId, ClientId, Timestamp,
     state::{ClientState, Intent},
 };
 use sutler_core::model::CertificateState;
@@ -34,10 +34,11 @@ pub async fn give(app: &App, clients: Vec<ClientId>, known: Option<BTreeSet<Atte
         tracing::warn!(%error, "cannot read what publishers published; agents are offered work by what they hold");
     }
     for (client, orders) in orders {
+        let now = common_time(app, orders.ahead);
         let offered: Vec<_> = orders.offers.iter().map(|offer| (offer.attempt.clone(), offer.times.clone())).collect();
         for offer in orders.offers {
             app.metrics.offers.inc();
-            app.live.send(&client, Message::Offer(wire_offer(app, offer, app.settings.lease_seconds())));
+            app.live.send(&client, Message::Offer(wire_offer(offer, app.settings.lease_seconds(), now)));
         }
         for (attempt, reason) in orders.cancels {
             app.live.send(&client, Message::Cancel(v1::CancelAttempt { attempt: attempt.to_string(), reason: reason.to_string() }));
@@ -45,7 +46,7 @@ pub async fn give(app: &App, clients: Vec<ClientId>, known: Option<BTreeSet<Atte
         if !orders.leases.is_empty() {
             app.live.send(&client, lease(app, &orders.leases));
         }
-        times::tell(app, &client, orders.times, offered, orders.long_leases);
+        times::tell(app, &client, orders.times, offered, orders.long_leases, now);
         if let Some(offered) = orders.shelf {
             shelf::tell(app, &client, offered);
         }
@@ -86,7 +87,13 @@ pub fn lease(app: &App, attempts: &[AttemptId]) -> Message {
     Message::Lease(v1::Lease { attempts: attempts.iter().map(|a| a.to_string()).collect(), seconds: app.settings.lease_seconds() })
 }
 
-fn wire_offer(app: &App, offer: dispatch::Offer, lease_seconds: u32) -> v1::Offer {
+/// What time it is by the clock that all managers have in common, which is so far ahead of that of this one.
+fn common_time(app: &App, ahead: jiff::SignedDuration) -> Timestamp {
+    let now = app.world.now();
+    now.checked_add(ahead).unwrap_or(now)
+}
+
+fn wire_offer(offer: dispatch::Offer, lease_seconds: u32, now: Timestamp) -> v1::Offer {
     v1::Offer {
         attempt: offer.attempt.to_string(),
         job: format!("jobs/{}", offer.job),
@@ -96,6 +103,7 @@ fn wire_offer(app: &App, offer: dispatch::Offer, lease_seconds: u32) -> v1::Offe
             .into_iter()
             .map(|item| v1::OfferItem {
                 envelope: if item.intent == Intent::Install { item.envelope.clone().into() } else { Bytes::new() },
+                prefetch: if item.intent == Intent::Prefetch { item.envelope.clone().into() } else { Bytes::new() },
                 uninstall: if item.intent == Intent::Uninstall { item.envelope.into() } else { Bytes::new() },
                 values: item.values.into_iter().map(|(name, value)| (name.to_string(), value)).collect(),
                 replace: if item.replace_always { v1::Replace::Always } else { v1::Replace::IfMissing }.into(),
@@ -110,11 +118,12 @@ fn wire_offer(app: &App, offer: dispatch::Offer, lease_seconds: u32) -> v1::Offe
                     .collect(),
             })
             .collect(),
+        inventory: offer.inventory,
         lease_seconds,
         expire_time: offer.expires.map(wire_time),
         continue_on_failure: offer.continue_on_failure,
         priority: u32::from(offer.priority),
-        times: offer.times.map(|told| times::wire_times(app, &told)),
+        times: offer.times.map(|told| times::wire_times(&told, now)),
         announcement: offer.user.announcement.as_ref().map(announced),
         deadline_time: offer.deadline.map(wire_time),
         timing: offer.timing.to_wire(),

@@ -6,7 +6,7 @@ use crate::{
     telemetry::Metrics,
 };
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
-use sutler_base::{AttemptId, ClientId};
+use sutler_base::{AttemptId, ClientId, Timestamp};
 use sutler_core::window::Opening;
 use sutler_proto::{
     convert::wire_time,
@@ -51,13 +51,14 @@ impl Live {
 }
 
 /// Tells a client when its attempts may be begun, as far as that is news, and gives it the leases that reach there. `offered` are
-/// those that it was just told of with their offers.
+/// those that it was just told of with their offers; `now` is what time it is by the clock that the times are by.
 pub(super) fn tell(
     app: &App,
     client: &ClientId,
     times: Vec<(AttemptId, Option<Times>)>,
     offered: Vec<(AttemptId, Option<Times>)>,
     leases: Vec<(AttemptId, u32)>,
+    now: Timestamp,
 ) {
     let open: Vec<&AttemptId> = times.iter().chain(&offered).map(|(id, _)| id).collect();
     app.live.keep_told(client, &open);
@@ -66,7 +67,7 @@ pub(super) fn tell(
     }
     for (attempt, times) in times {
         if app.live.is_news(client, &attempt, &times) {
-            let times = times.map(|times| wire_times(app, &times));
+            let times = times.map(|times| wire_times(&times, now));
             app.live.send(client, Message::Times(v1::AttemptTimes { attempt: attempt.to_string(), times }));
         }
     }
@@ -77,13 +78,9 @@ pub(super) fn tell(
 }
 
 /// As it is sent, with the time that it is now.
-pub(super) fn wire_times(app: &App, times: &Times) -> v1::Times {
+pub(super) fn wire_times(times: &Times, now: Timestamp) -> v1::Times {
     let opening = |o: &Opening| v1::Opening { start_time: Some(wire_time(o.start)), end_time: o.end.map(wire_time) };
-    v1::Times {
-        now_time: Some(wire_time(app.world.now())),
-        openings: times.openings.iter().map(opening).collect(),
-        durations: times.durations.clone(),
-    }
+    v1::Times { now_time: Some(wire_time(now)), openings: times.openings.iter().map(opening).collect(), durations: times.durations.clone() }
 }
 
 /// Has agents that are connected here told anew once windows have changed, on whichever manager.

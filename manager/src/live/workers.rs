@@ -1,6 +1,6 @@
 //! What goes on by itself: each worker looks at what is due, when it is woken and now and then, and does it.
 
-use super::{asked, hooks, keeping, leases::Even, orders, scrub, times, transfers};
+use super::{asked, brakes, hooks, keeping, leases::Even, orders, scrub, times, transfers};
 use crate::{
     app::{App, AppError, archive, audit, disk_failed, events, occurrences, reconcile, rollouts, sessions},
     hooks::Receiver,
@@ -90,6 +90,11 @@ pub fn start(app: Arc<App>, pace: Pace, receivers: Vec<Receiver>) -> JoinSet<()>
         pace.often,
         move || roll_out(a.clone(), gather),
     ));
+    let (a, looked) = (app.clone(), Arc::<Mutex<_>>::default());
+    let look_at_brakes = move || brakes::look(a.clone(), looked.clone());
+    set.spawn(repeat("brakes", metrics.clone(), Some(app.clone()), |live| &live.brakes_due, pace.often, look_at_brakes));
+    let a = app.clone();
+    set.spawn(repeat("offline", metrics.clone(), None, |live| &live.jobs_due, pace.seldom, move || brakes::pass_over(a.clone())));
     let a = app.clone();
     set.spawn(repeat("staged", metrics.clone(), None, |live| &live.jobs_due, pace.seldom, move || find_rollouts(a.clone())));
     let a = app.clone();
@@ -219,15 +224,27 @@ async fn roll_out(app: Arc<App>, gather: Duration) -> Result<(), AppError> {
     if jobs.is_empty() {
         return Ok(());
     }
+    let mut result = Ok(());
     for job in jobs {
-        // Asked first: a unit that writes has everybody else's writes behind it.
-        let outlook = app.view("manager", "rollout_outlook", job.clone(), |tx, env, job| Box::pin(rollouts::outlook(tx, env, job))).await?;
-        app.live.look_at_rollout_later(&job, outlook.later);
-        while outlook.now && app.change("manager", "rollout", job.clone(), |tx, env, job| Box::pin(rollouts::step(tx, env, job))).await? {}
+        // What can't be done for one holds up no other: where the disk is full, halting is all that can.
+        result = result.and(roll_one_out(&app, &job).await);
     }
+    result?;
     // What comes meanwhile is looked at together.
     tokio::time::sleep(gather).await;
     Ok(())
+}
+
+async fn roll_one_out(app: &App, job: &JobId) -> Result<(), AppError> {
+    loop {
+        // Asked first: a unit that writes has everybody else's writes behind it.
+        let outlook = app.view("manager", "rollout_outlook", job.clone(), |tx, env, job| Box::pin(rollouts::outlook(tx, env, job))).await?;
+        app.live.look_at_rollout_later(job, outlook.later);
+        let unit = if outlook.halt { "halt_job" } else { "rollout" };
+        if !outlook.now || !app.change("manager", unit, job.clone(), |tx, env, job| Box::pin(rollouts::step(tx, env, job))).await? {
+            return Ok(());
+        }
+    }
 }
 
 /// Finds jobs with stages: for what was heard of by nobody, or by another manager, and for silence.

@@ -8,9 +8,7 @@ use crate::{
         groups, inventory, keeping, questions, restored, sessions, shelf, trust,
     },
     live::{
-        OUTBOX, ToAgent,
-        abilities::Said,
-        asked, orders,
+        Arrival, Can, OUTBOX, ToAgent, asked, orders,
         transfers::{self, Flow, Halt},
     },
 };
@@ -70,8 +68,19 @@ impl v1::agent_service_server::AgentService for Services {
             return Err(status(AppError::state(format!("clients/{client}"), "PROTOCOL_VERSION", text)));
         }
         let asks = hello.capabilities.iter().any(|c| c == sutler_proto::QUESTIONS).then(|| hello.questions_digest.clone());
-        let said = Said::of(&hello);
-        let checks = hello.capabilities.iter().any(|c| c == sutler_proto::CHECKS);
+        let says = |capability: &str| hello.capabilities.iter().any(|c| c == capability);
+        let can = Can {
+            times: says(sutler_proto::TIMES),
+            prefetch: says(sutler_proto::PREFETCH),
+            inventory: says(sutler_proto::INVENTORY),
+            user: user::Abilities {
+                announcements: says(sutler_proto::ANNOUNCEMENTS),
+                boots: says(sutler_proto::BOOTS),
+                shelf: says(sutler_proto::SHELF),
+            },
+        };
+        let checks = says(sutler_proto::CHECKS);
+        let shelf = hello.shelf_digest.iter().copied().take(64).collect();
         let held = trust::Held { trust: hello.trust_version, revocations: (hello.revocations_epoch, hello.revocations_version) };
         let hello = Arc::new(sessions::Hello { serial: serial.clone(), ..parse_hello(&client, address, hello)? });
         let (reported, counter) = (hello.open.clone(), hello.session_counter);
@@ -107,12 +116,13 @@ impl v1::agent_service_server::AgentService for Services {
         }
         let behind = welcome.report_from.is_some();
         self.app.live.set_behind(&client, behind);
-        let (number, cut) = self.app.live.enter(&client, serial, counter, welcome.client.state, outbox.clone(), said);
+        let known: BTreeSet<AttemptId> = reported.keys().cloned().collect();
+        let arrival = Arrival { serial, counter, state: welcome.client.state, can, shelf, unsettled: known.clone() };
+        let (number, cut) = self.app.live.enter(&client, arrival, outbox.clone());
         self.app.live.set_checks(&client, checks);
         self.app.metrics.sessions.inc();
-        let known = reported.keys().cloned().collect();
         for (attempt, open) in reported {
-            self.report(&client, attempt, open.state, v1::AttemptProgress::default());
+            self.report(&client, attempt, open.state, None);
         }
         tokio::spawn(forward(inbox, sender));
         let behind = Mutex::new(behind.then_some(hello));
@@ -259,11 +269,13 @@ fn parse_hello(client: &ClientId, address: String, hello: v1::Hello) -> Result<s
 }
 
 impl Services {
-    /// Notes where an attempt is, as its agent says. An end is not progress: it comes as an outcome.
-    fn report(&self, client: &ClientId, attempt: AttemptId, state: ExecutionState, wire: v1::AttemptProgress) {
+    /// Notes where an attempt is, as its agent says, which may say no more than that. An end is not progress: it comes as an outcome.
+    fn report(&self, client: &ClientId, attempt: AttemptId, state: ExecutionState, more: Option<v1::AttemptProgress>) {
         if state.is_end() || matches!(state, ExecutionState::Queued | ExecutionState::Offered) {
             return;
         }
+        let says_why = more.is_some();
+        let wire = more.unwrap_or_default();
         let mut reason: String = wire.wait_reason.chars().filter(|c| c.is_ascii_uppercase() || *c == '_').take(32).collect();
         // The agent only knows that it is to try again.
         if reason == WaitReason::Retry.as_str() && self.app.live.is_lacking(&attempt) {
@@ -284,7 +296,7 @@ impl Services {
             } else {
                 String::new()
             },
-            reason,
+            reason: says_why.then_some(reason),
             step: wire.step.chars().filter(|c| !c.is_control()).take(63).collect(),
         });
     }
@@ -484,14 +496,14 @@ impl Session {
             }
             FromAgent::Accepted(m) => {
                 let attempt = attempt(&m.attempt)?;
-                self.services.report(&self.client, attempt, ExecutionState::Downloading, v1::AttemptProgress::default());
+                self.services.report(&self.client, attempt, ExecutionState::Downloading, None);
                 Ok(())
             }
             FromAgent::Progress(m) => {
                 let attempt = attempt(&m.attempt)?;
                 let state = ExecutionState::from_wire(m.state).map_err(|e| status(AppError::invalid("progress.state", e)))?;
                 if let Some(state) = state {
-                    self.services.report(&self.client, attempt, state, m);
+                    self.services.report(&self.client, attempt, state, Some(m));
                 }
                 Ok(())
             }
@@ -501,17 +513,25 @@ impl Session {
                 if !m.started {
                     app.live.drop_report(&self.client, &id);
                 }
-                let input = (self.client.clone(), id, m.started);
+                let input = (self.client.clone(), id.clone(), m.started);
                 app.change(&actor, "cancel_acknowledged", input, |tx, env, (client, id, started)| {
                     Box::pin(sessions::cancel_acknowledged(tx, env, client, id, *started))
                 })
                 .await
-                .map_err(status)
+                .map_err(status)?;
+                // What had started comes to an end of its own.
+                if !m.started {
+                    app.live.settle(&self.client, &id);
+                }
+                Ok(())
             }
             FromAgent::Group(m) => self.group(&actor, m).await,
             FromAgent::Log(m) => self.log(&actor, m).await,
             FromAgent::Answer(m) => self.answer(&actor, m).await,
-            FromAgent::Checked(m) => self.checked(&actor, m).await,
+            FromAgent::Checked(m) => {
+                app.metrics.checks.inc();
+                self.checked(&actor, m).await
+            }
             FromAgent::Choice(m) => self.chosen(&actor, m).await,
             FromAgent::CaughtUp(_) => self.caught_up(&actor).await,
             FromAgent::Unenroll(_) => {
@@ -573,6 +593,7 @@ impl Session {
         if !refused.is_empty() {
             tracing::warn!(client = %self.client, attempt = %id, %refused, "an outcome was refused");
         }
+        app.live.settle(&self.client, &id);
         // The agent may have been busy with this one: there may be room for the next.
         app.live.wake(crate::app::Wakes { clients: [self.client.clone()].into(), ..Default::default() });
         app.live.send(&self.client, Message::OutcomeRecorded(v1::OutcomeRecorded { attempt: id.to_string(), refused }));

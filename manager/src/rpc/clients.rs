@@ -1,6 +1,6 @@
 //! `ClientService`.
 
-use super::{Operator, Services, caller, page, shown, shown::Contact, status, tokens::labels};
+use super::{Operator, Services, approvals::watched, caller, page, shown, shown::Contact, status, tokens::labels};
 use crate::app::{AppError, Violations, archive, clients, explain};
 use sutler_base::{ClientId, limits};
 use sutler_proto::{
@@ -24,6 +24,26 @@ impl Services {
 
 fn id(name: &str) -> Result<ClientId, Status> {
     client_id(name).map_err(|e| status(AppError::invalid("name", e)))
+}
+
+/// Which labels are set.
+pub(super) fn label_changes(r: &v1::SetLabelsRequest) -> Result<Vec<clients::LabelChange>, AppError> {
+    let mut v = Violations::default();
+    if r.changes.is_empty() || r.changes.len() > limits::IMPORT_ROWS_MAX {
+        v.add("changes", format!("has 1 to {} entries, not {}", limits::IMPORT_ROWS_MAX, r.changes.len()));
+    }
+    let mut changes = Vec::new();
+    for (n, change) in r.changes.iter().enumerate().take(limits::IMPORT_ROWS_MAX) {
+        let field = format!("changes[{n}]");
+        let client = v.take(&format!("{field}.client"), client_id(&change.client));
+        let set = labels(&mut v, &format!("{field}.set"), &change.set);
+        let unset = change.unset.iter().filter_map(|k| v.take(&format!("{field}.unset"), k.parse())).collect();
+        if let Some(client) = client {
+            changes.push(clients::LabelChange { client, set, unset });
+        }
+    }
+    v.done()?;
+    Ok(changes)
 }
 
 #[async_trait]
@@ -189,21 +209,9 @@ impl v1::client_service_server::ClientService for Services {
         let operator = self.operator(&request)?;
         let r = request.into_inner();
         let (caller, body) = caller(&operator, &r.request_id, "SetLabels", &r)?;
-        let mut v = Violations::default();
-        if r.changes.is_empty() || r.changes.len() > limits::IMPORT_ROWS_MAX {
-            v.add("changes", format!("has 1 to {} entries, not {}", limits::IMPORT_ROWS_MAX, r.changes.len()));
-        }
-        let mut changes = Vec::new();
-        for (n, change) in r.changes.iter().enumerate().take(limits::IMPORT_ROWS_MAX) {
-            let field = format!("changes[{n}]");
-            let client = v.take(&format!("{field}.client"), client_id(&change.client));
-            let set = labels(&mut v, &format!("{field}.set"), &change.set);
-            let unset = change.unset.iter().filter_map(|k| v.take(&format!("{field}.unset"), k.parse())).collect();
-            if let Some(client) = client {
-                changes.push(clients::LabelChange { client, set, unset });
-            }
-        }
-        v.done()?;
+        let kept = v1::SetLabelsRequest { request_id: String::new(), confirm: 0, ..r.clone() };
+        let caller = watched(caller, r.confirm, "ClientService/SetLabels", &kept)?;
+        let changes = label_changes(&r)?;
         let answer = self.app.mutate(
             &caller,
             "set_labels",

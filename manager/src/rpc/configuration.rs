@@ -1,6 +1,6 @@
 //! `ConfigurationService`.
 
-use super::{Services, caller, groups, jobs, policies, questions, status, terms, windows};
+use super::{Services, approvals::watched, caller, groups, jobs, policies, questions, status, terms, windows};
 use crate::{
     app::{
         self, AppError, Violations,
@@ -17,8 +17,12 @@ use sutler_proto::{
 use tonic::{Request, Response, Status, async_trait};
 
 /// The objects of a request; everything that is wrong with any of them is said at once.
-fn objects(wire: &[v1::ConfigurationObject]) -> Result<Vec<Object>, AppError> {
+fn objects(wire: &[v1::ConfigurationObject], prune: bool) -> Result<Vec<Object>, AppError> {
     let mut v = Violations::default();
+    // A folder that was not there, most likely.
+    if prune && wire.is_empty() {
+        v.add("objects", "is empty, and with prune all that files put there would go; to have that, keep one object, such as a group");
+    }
     if wire.len() > limits::CONFIGURATION_MAX {
         v.add("objects", format!("has at most {} entries, not {}", limits::CONFIGURATION_MAX, wire.len()));
     }
@@ -42,6 +46,11 @@ fn objects(wire: &[v1::ConfigurationObject]) -> Result<Vec<Object>, AppError> {
     }
     v.done()?;
     Ok(objects)
+}
+
+/// What is applied.
+pub(super) fn apply(r: &v1::ApplyConfigurationRequest) -> Result<Apply, AppError> {
+    Ok(Apply { objects: objects(&r.objects, r.prune)?, prune: r.prune, etag: r.etag.clone() })
 }
 
 /// One object; a violation has its path in the object.
@@ -77,7 +86,10 @@ fn object(wire: &v1::ConfigurationObject) -> Result<Object, AppError> {
             parsed.map(Object::Group).map_err(|e| within("group", e))
         }
         Some(Wire::Policy(r)) => {
-            not_here("request_id", &r.request_id).and_then(|()| policies::create(r)).map(Object::Policy).map_err(|e| within("policy", e))
+            let confirm = if r.confirm == 0 { "" } else { "given" };
+            let parsed =
+                not_here("request_id", &r.request_id).and_then(|()| not_here("confirm", confirm)).and_then(|()| policies::create(r));
+            parsed.map(Object::Policy).map_err(|e| within("policy", e))
         }
         Some(Wire::Window(r)) => {
             not_here("request_id", &r.request_id).and_then(|()| windows::create(r)).map(Object::Window).map_err(|e| within("window", e))
@@ -124,6 +136,7 @@ fn wire(object: &Object) -> v1::ConfigurationObject {
                 on_mismatch: on_mismatch.to_wire(),
                 description,
                 request_id: String::new(),
+                confirm: 0,
             })
         }
         Object::Window(w) => {
@@ -248,7 +261,9 @@ impl v1::configuration_service_server::ConfigurationService for Services {
         let operator = self.operator(&request)?;
         let r = request.into_inner();
         let (caller, body) = caller(&operator, &r.request_id, "ApplyConfiguration", &r)?;
-        let input = Apply { objects: objects(&r.objects)?, prune: r.prune, etag: r.etag };
+        let input = apply(&r)?;
+        let kept = v1::ApplyConfigurationRequest { request_id: String::new(), confirm: 0, ..r.clone() };
+        let caller = watched(caller, r.confirm, "ConfigurationService/ApplyConfiguration", &kept)?;
         let answer = if r.validate_only {
             let input = Apply { etag: String::new(), ..input };
             let plan = self.app.rehearse(&operator, "plan_configuration", input, |tx, env, i| Box::pin(configuration::apply(tx, env, i)));
@@ -305,6 +320,8 @@ mod tests {
         "rollout",
         "rolls_back",
         "drift_count",
+        "held_back",
+        "approval",
     ];
 
     #[test]

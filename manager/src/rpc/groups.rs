@@ -1,12 +1,12 @@
 //! `GroupService`.
 
-use super::{Services, caller, page, parsed, shown, status};
+use super::{Services, approvals::watched, caller, page, parsed, shown, status};
 use crate::{
     app::{AppError, Violations, groups},
     password,
 };
 use std::collections::BTreeMap;
-use sutler_base::{limits, state::JoinMode};
+use sutler_base::{ClientId, GroupName, limits, state::JoinMode};
 use sutler_core::model::Group;
 use sutler_proto::{
     convert::{Word, client_id, group_name},
@@ -23,6 +23,29 @@ pub(super) fn create(r: &v1::CreateGroupRequest) -> Result<groups::Create, AppEr
     let join_mode = v.take("join_mode", JoinMode::from_wire(r.join_mode)).flatten().unwrap_or(JoinMode::Closed);
     let name = v.whole(name)?;
     Ok(groups::Create { name, description: r.description.clone(), restricted: r.restricted, join_mode, join_hash: None })
+}
+
+/// The group of this name.
+pub(super) fn named(name: &str) -> Result<GroupName, AppError> {
+    group_name(name).map_err(|e| AppError::invalid("name", e))
+}
+
+/// Who is added.
+pub(super) fn add(r: v1::AddMembersRequest) -> Result<groups::Add, AppError> {
+    let mut v = Violations::default();
+    let name = v.take("name", group_name(&r.name));
+    rows(&mut v, &r.clients);
+    let name = v.whole(name)?;
+    Ok(groups::Add { name, rows: r.clients, skip_bad: r.skip_bad })
+}
+
+/// Who is taken out of which group.
+pub(super) fn remove(r: &v1::RemoveMembersRequest) -> Result<(GroupName, Vec<ClientId>), AppError> {
+    let mut v = Violations::default();
+    let name = v.take("name", group_name(&r.name));
+    rows(&mut v, &r.clients);
+    let ids: Vec<_> = r.clients.iter().enumerate().filter_map(|(n, c)| v.take(&format!("clients[{n}]"), client_id(c))).collect();
+    Ok((v.whole(name)?, ids))
 }
 
 #[async_trait]
@@ -102,11 +125,9 @@ impl v1::group_service_server::GroupService for Services {
         let operator = self.operator(&request)?;
         let r = request.into_inner();
         let (caller, body) = caller(&operator, &r.request_id, "DeleteGroup", &r)?;
-        let mut v = Violations::default();
-        let name = v.take("name", group_name(&r.name));
-        v.done()?;
-        let name = parsed(name)?;
-        let input = (name, r.force);
+        let kept = v1::DeleteGroupRequest { request_id: String::new(), confirm: 0, ..r.clone() };
+        let caller = watched(caller, r.confirm, "GroupService/DeleteGroup", &kept)?;
+        let input = (named(&r.name)?, r.force);
         let answer = self.app.mutate(
             &caller,
             "delete_group",
@@ -122,12 +143,9 @@ impl v1::group_service_server::GroupService for Services {
         let operator = self.operator(&request)?;
         let r = request.into_inner();
         let (caller, body) = caller(&operator, &r.request_id, "AddMembers", &r)?;
-        let mut v = Violations::default();
-        let name = v.take("name", group_name(&r.name));
-        rows(&mut v, &r.clients);
-        v.done()?;
-        let name = parsed(name)?;
-        let input = groups::Add { name, rows: r.clients, skip_bad: r.skip_bad };
+        let kept = v1::AddMembersRequest { request_id: String::new(), confirm: 0, ..r.clone() };
+        let caller = watched(caller, r.confirm, "GroupService/AddMembers", &kept)?;
+        let input = add(r)?;
         let answer = self.app.mutate(
             &caller,
             "add_members",
@@ -146,17 +164,13 @@ impl v1::group_service_server::GroupService for Services {
         let operator = self.operator(&request)?;
         let r = request.into_inner();
         let (caller, body) = caller(&operator, &r.request_id, "RemoveMembers", &r)?;
-        let mut v = Violations::default();
-        let name = v.take("name", group_name(&r.name));
-        rows(&mut v, &r.clients);
-        let ids: Vec<_> = r.clients.iter().enumerate().filter_map(|(n, c)| v.take(&format!("clients[{n}]"), client_id(c))).collect();
-        v.done()?;
-        let name = parsed(name)?;
+        let kept = v1::RemoveMembersRequest { request_id: String::new(), confirm: 0, ..r.clone() };
+        let caller = watched(caller, r.confirm, "GroupService/RemoveMembers", &kept)?;
         let answer = self.app.mutate(
             &caller,
             "remove_members",
             body,
-            (name, ids),
+            remove(&r)?,
             |tx, env, (name, ids)| Box::pin(groups::remove(tx, env, name, ids)),
             |removed| v1::RemoveMembersResponse { removed: removed as i32 },
         );

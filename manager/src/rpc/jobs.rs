@@ -1,7 +1,11 @@
 //! `JobService`.
 
-use super::{Operator, Services, caller, logs, page, parsed, shown, status, terms};
-use crate::app::{AppError, Violations, jobs, packages, revise, rollback, rollouts};
+use super::{
+    Operator, Services,
+    approvals::{asked, watched},
+    caller, logs, page, parsed, shown, status, terms,
+};
+use crate::app::{AppError, Violations, approvals, jobs, packages, revise, rollback, rollouts};
 use futures_util::Stream;
 use std::{collections::HashMap, pin::Pin, time::Duration};
 use sutler_base::{
@@ -28,8 +32,9 @@ fn id(name: &str) -> Result<JobId, Status> {
     job_id(name).map_err(|e| status(AppError::invalid("name", e)))
 }
 
+/// A time as it is kept: to the millisecond.
 fn moment(v: &mut Violations, field: &str, wire: Option<&prost_types::Timestamp>) -> Option<Timestamp> {
-    wire.and_then(|w| v.take(field, time(w)))
+    wire.and_then(|w| v.take(field, time(w))).and_then(|t| Timestamp::from_millisecond(t.as_millisecond()).ok())
 }
 
 fn priority(v: &mut Violations, value: i32, unset: u8) -> u8 {
@@ -134,7 +139,7 @@ fn requirements(v: &mut Violations, wire: &str) -> Vec<Requirement> {
 pub(super) fn create(r: &v1::CreateJobRequest) -> Result<jobs::Create, AppError> {
     let mut v = Violations::default();
     let bounds = [
-        ("packages", r.packages.len(), limits::JOB_PACKAGES_MAX, false),
+        ("packages", r.packages.len(), limits::JOB_PACKAGES_MAX, r.terms.as_ref().is_some_and(|terms| terms.inventory)),
         ("destinations", r.destinations.len(), limits::JOB_TARGETS_MAX, !r.clients_where.is_empty()),
     ];
     for (field, len, max, may_be_none) in bounds {
@@ -170,6 +175,71 @@ pub(super) fn create(r: &v1::CreateJobRequest) -> Result<jobs::Create, AppError>
     })
 }
 
+/// What changes a job.
+pub(super) fn update(r: v1::UpdateJobRequest) -> Result<revise::Update, AppError> {
+    let mut v = Violations::default();
+    if let Some(text) = &r.description {
+        v.text("description", text, limits::DESCRIPTION_MAX);
+    }
+    let priority = r.priority.map(|p| priority(&mut v, p, 5));
+    let expires = moment(&mut v, "expire_time", r.expire_time.as_ref()).map(Some).or(r.never_expires.then_some(None));
+    if r.never_expires && r.expire_time.is_some() {
+        v.add("never_expires", "and expire_time say opposite things");
+    }
+    if r.packages.len() > limits::JOB_PACKAGES_MAX {
+        v.add("packages", format!("has at most {} entries, not {}", limits::JOB_PACKAGES_MAX, r.packages.len()));
+    }
+    // Of the times what is given changes; the other terms are given whole.
+    let mut given = r.terms.unwrap_or_default();
+    let schedule = given.schedule.take().map(|wire| terms::schedule(&mut v, "terms.schedule", &wire));
+    let input = revise::Update {
+        packages: packages_of(&mut v, &r.packages),
+        requirements: r.requirements.as_ref().map(|json| requirements(&mut v, json)),
+        terms: terms::read(&mut v, Some(&given)),
+        schedule,
+        add_destinations: destinations_at_most(&mut v, "add_destinations", &r.add_destinations),
+        remove_destinations: destinations_at_most(&mut v, "remove_destinations", &r.remove_destinations),
+        add_exclusions: destinations_at_most(&mut v, "add_exclusions", &r.add_exclusions),
+        remove_exclusions: destinations_at_most(&mut v, "remove_exclusions", &r.remove_exclusions),
+        id: v.take("name", job_id(&r.name)),
+        description: r.description,
+        expires,
+        priority,
+        condition: r.condition,
+        continue_on_failure: r.continue_on_failure,
+        reset_terms: r.reset_terms,
+        etag: r.etag,
+    };
+    v.done()?;
+    Ok(input)
+}
+
+/// What is run again.
+pub(super) fn retry(r: &v1::RetryJobRequest) -> Result<jobs::Retry, AppError> {
+    let mut v = Violations::default();
+    let mut kinds: Vec<RetryKind> =
+        r.kinds.iter().enumerate().filter_map(|(n, k)| v.take(&format!("kinds[{n}]"), RetryKind::from_wire(*k)).flatten()).collect();
+    if kinds.is_empty() {
+        kinds = vec![RetryKind::Error, RetryKind::Communication];
+    }
+    let clients = r.clients.iter().enumerate().filter_map(|(n, c)| v.take(&format!("clients[{n}]"), client_id(c))).collect();
+    let groups = r.groups.iter().enumerate().filter_map(|(n, g)| v.take(&format!("groups[{n}]"), group_name(g))).collect();
+    let error_kind = if r.error_kind.is_empty() { None } else { v.take("error_kind", r.error_kind.parse::<ErrorKind>()) };
+    let expires = moment(&mut v, "expire_time", r.expire_time.as_ref());
+    let id = v.take("name", job_id(&r.name));
+    let id = v.whole(id)?;
+    Ok(jobs::Retry { id, kinds, clients, groups, error_kind, expires })
+}
+
+/// What is put back.
+pub(super) fn rollback(r: v1::RollbackJobRequest) -> Result<rollback::Rollback, AppError> {
+    let mut v = Violations::default();
+    let id = v.take("name", job_id(&r.name));
+    v.text("description", &r.description, limits::DESCRIPTION_MAX);
+    let id = v.whole(id)?;
+    Ok(rollback::Rollback { id, dry_run: r.dry_run, description: r.description })
+}
+
 fn states(v: &mut Violations, wire: &[i32]) -> Vec<ExecutionState> {
     wire.iter().enumerate().filter_map(|(n, s)| v.take(&format!("states[{n}]"), ExecutionState::from_wire(*s)).flatten()).collect()
 }
@@ -196,21 +266,42 @@ impl v1::job_service_server::JobService for Services {
         let operator = self.operator(&request)?;
         let r = request.into_inner();
         let (caller, body) = caller(&operator, &r.request_id, "StartJob", &r)?;
-        let answer = self.app.mutate(
-            &caller,
+        let id = id(&r.name)?;
+        let asking = asked(&caller, r.confirm);
+        let started = self.app.mutate(
+            &asking,
             "start_job",
             body,
-            id(&r.name)?,
+            id.clone(),
             |tx, env, id| Box::pin(jobs::start(tx, env, id)),
             |j| v1::StartJobResponse { job: Some(shown::job(j)) },
         );
-        answer.await.map(Response::new).map_err(status)
+        let answer = match started.await {
+            Err(AppError::ApprovalNeeded(needed)) => {
+                let waits = self.app.mutate(
+                    &caller,
+                    "start_job",
+                    body,
+                    (id, needed),
+                    |tx, env, (id, needed)| Box::pin(approvals::start_waits(tx, env, id, needed)),
+                    |j| v1::StartJobResponse { job: Some(shown::job(j)) },
+                );
+                waits.await
+            }
+            other => other,
+        };
+        answer.map(Response::new).map_err(status)
     }
 
     async fn run_job(&self, request: Request<v1::RunJobRequest>) -> Result<Response<v1::RunJobResponse>, Status> {
         let operator = self.operator(&request)?;
         let r = request.into_inner();
         let (caller, body) = caller(&operator, &r.request_id, "RunJob", &r)?;
+        if !r.plan.is_empty() {
+            let job = self.run_plan(&operator, caller, body, r).await?;
+            return Ok(Response::new(job));
+        }
+        let confirm = r.confirm;
         let input = create(&v1::CreateJobRequest {
             packages: r.packages,
             destinations: r.destinations,
@@ -227,15 +318,35 @@ impl v1::job_service_server::JobService for Services {
             exclusions: r.exclusions,
             clients_where: r.clients_where,
         })?;
-        let answer = self.app.mutate(
-            &caller,
+        let asking = asked(&caller, confirm);
+        let run = self.app.mutate(
+            &asking,
             "run_job",
             body,
-            input,
+            input.clone(),
             |tx, env, i| Box::pin(jobs::run(tx, env, i)),
             |j| v1::RunJobResponse { job: Some(shown::job(j)) },
         );
-        answer.await.map(Response::new).map_err(status)
+        let answer = match run.await {
+            Err(AppError::ApprovalNeeded(needed)) => {
+                let waits = self.app.mutate(
+                    &caller,
+                    "run_job",
+                    body,
+                    (input, needed),
+                    |tx, env, (i, needed)| {
+                        Box::pin(async move {
+                            let made = jobs::create(tx, env, i).await?;
+                            approvals::start_waits(tx, env, &made.job.id, needed).await
+                        })
+                    },
+                    |j| v1::RunJobResponse { job: Some(shown::job(j)) },
+                );
+                waits.await
+            }
+            other => other,
+        };
+        answer.map(Response::new).map_err(status)
     }
 
     async fn get_job(&self, request: Request<v1::GetJobRequest>) -> Result<Response<v1::GetJobResponse>, Status> {
@@ -258,7 +369,11 @@ impl v1::job_service_server::JobService for Services {
         v.done()?;
         let (rows, next) = self
             .app
-            .view(&operator, "list_jobs", (page, r.show_archived), |tx, env, (p, archived)| Box::pin(jobs::list(tx, env, p, *archived)))
+            .view(&operator, "list_jobs", (page, r.show_archived, r.waiting_for_approval), |tx, env, (p, archived, waiting)| {
+                Box::pin(async move {
+                    if *waiting { approvals::jobs_waiting(tx, env, p).await } else { jobs::list(tx, env, p, *archived).await }
+                })
+            })
             .await
             .map_err(status)?;
         let jobs = rows.into_iter().map(shown::job).collect();
@@ -269,40 +384,13 @@ impl v1::job_service_server::JobService for Services {
         let operator = self.operator(&request)?;
         let r = request.into_inner();
         let (caller, body) = caller(&operator, &r.request_id, "UpdateJob", &r)?;
-        let mut v = Violations::default();
-        if let Some(text) = &r.description {
-            v.text("description", text, limits::DESCRIPTION_MAX);
-        }
-        let priority = r.priority.map(|p| priority(&mut v, p, 5));
-        let expires = moment(&mut v, "expire_time", r.expire_time.as_ref()).map(Some).or(r.never_expires.then_some(None));
-        if r.never_expires && r.expire_time.is_some() {
-            v.add("never_expires", "and expire_time say opposite things");
-        }
-        if r.packages.len() > limits::JOB_PACKAGES_MAX {
-            v.add("packages", format!("has at most {} entries, not {}", limits::JOB_PACKAGES_MAX, r.packages.len()));
-        }
-        // Of the times what is given changes; the other terms are given whole.
-        let mut given = r.terms.unwrap_or_default();
-        let schedule = given.schedule.take().map(|wire| terms::schedule(&mut v, "terms.schedule", &wire));
-        let input = revise::Update {
-            packages: packages_of(&mut v, &r.packages),
-            requirements: r.requirements.as_ref().map(|json| requirements(&mut v, json)),
-            terms: terms::read(&mut v, Some(&given)),
-            schedule,
-            add_destinations: destinations_at_most(&mut v, "add_destinations", &r.add_destinations),
-            remove_destinations: destinations_at_most(&mut v, "remove_destinations", &r.remove_destinations),
-            add_exclusions: destinations_at_most(&mut v, "add_exclusions", &r.add_exclusions),
-            remove_exclusions: destinations_at_most(&mut v, "remove_exclusions", &r.remove_exclusions),
-            id: v.take("name", job_id(&r.name)),
-            description: r.description,
-            expires,
-            priority,
-            condition: r.condition,
-            continue_on_failure: r.continue_on_failure,
-            reset_terms: r.reset_terms,
-            etag: r.etag,
-        };
-        v.done()?;
+        let caller = watched(
+            caller,
+            r.confirm,
+            "JobService/UpdateJob",
+            &v1::UpdateJobRequest { request_id: String::new(), confirm: 0, ..r.clone() },
+        )?;
+        let input = update(r)?;
         let answer = self.app.mutate(
             &caller,
             "update_job",
@@ -408,10 +496,13 @@ impl v1::job_service_server::JobService for Services {
         let operator = self.operator(&request)?;
         let r = request.into_inner();
         let (caller, body) = caller(&operator, &r.request_id, "RollbackJob", &r)?;
-        let mut v = Violations::default();
-        v.text("description", &r.description, limits::DESCRIPTION_MAX);
-        v.done()?;
-        let input = rollback::Rollback { id: id(&r.name)?, dry_run: r.dry_run, description: r.description };
+        let caller = watched(
+            caller,
+            r.confirm,
+            "JobService/RollbackJob",
+            &v1::RollbackJobRequest { request_id: String::new(), confirm: 0, ..r.clone() },
+        )?;
+        let input = rollback(r)?;
         let answer = self.app.mutate(
             &caller,
             "rollback_job",
@@ -431,18 +522,9 @@ impl v1::job_service_server::JobService for Services {
         let operator = self.operator(&request)?;
         let r = request.into_inner();
         let (caller, body) = caller(&operator, &r.request_id, "RetryJob", &r)?;
-        let mut v = Violations::default();
-        let mut kinds: Vec<RetryKind> =
-            r.kinds.iter().enumerate().filter_map(|(n, k)| v.take(&format!("kinds[{n}]"), RetryKind::from_wire(*k)).flatten()).collect();
-        if kinds.is_empty() {
-            kinds = vec![RetryKind::Error, RetryKind::Communication];
-        }
-        let clients = r.clients.iter().enumerate().filter_map(|(n, c)| v.take(&format!("clients[{n}]"), client_id(c))).collect();
-        let groups = r.groups.iter().enumerate().filter_map(|(n, g)| v.take(&format!("groups[{n}]"), group_name(g))).collect();
-        let error_kind = if r.error_kind.is_empty() { None } else { v.take("error_kind", r.error_kind.parse::<ErrorKind>()) };
-        let expires = moment(&mut v, "expire_time", r.expire_time.as_ref());
-        v.done()?;
-        let input = jobs::Retry { id: id(&r.name)?, kinds, clients, groups, error_kind, expires };
+        let caller =
+            watched(caller, r.confirm, "JobService/RetryJob", &v1::RetryJobRequest { request_id: String::new(), confirm: 0, ..r.clone() })?;
+        let input = retry(&r)?;
         let answer = self.app.mutate(
             &caller,
             "retry_job",

@@ -2,7 +2,9 @@
 //! No rule is decided here.
 
 pub mod agent;
+mod approvals;
 mod audit;
+mod brakes;
 mod clients;
 mod configuration;
 mod enrollment;
@@ -13,6 +15,7 @@ mod jobs;
 mod logs;
 mod operators;
 mod packages;
+mod planned;
 mod policies;
 mod questions;
 mod reports;
@@ -94,12 +97,15 @@ impl Services {
             .add_service(
                 v1::enrollment_token_service_server::EnrollmentTokenServiceServer::new(self.clone()).max_decoding_message_size(max),
             )
+            .add_service(v1::brake_service_server::BrakeServiceServer::new(self.clone()).max_decoding_message_size(max))
             .add_service(v1::transfer_service_server::TransferServiceServer::new(self.clone()).max_decoding_message_size(max))
             .add_service(v1::software_service_server::SoftwareServiceServer::new(self.clone()).max_decoding_message_size(max))
             .add_service(v1::operator_service_server::OperatorServiceServer::new(self.clone()).max_decoding_message_size(max))
             .add_service(v1::configuration_service_server::ConfigurationServiceServer::new(self.clone()).max_decoding_message_size(max))
             .add_service(v1::audit_service_server::AuditServiceServer::new(self.clone()).max_decoding_message_size(max))
             .add_service(v1::event_service_server::EventServiceServer::new(self.clone()).max_decoding_message_size(max))
+            .add_service(v1::plan_service_server::PlanServiceServer::new(self.clone()).max_decoding_message_size(max))
+            .add_service(v1::approval_service_server::ApprovalServiceServer::new(self.clone()).max_decoding_message_size(max))
             .add_service(v1::report_service_server::ReportServiceServer::new(self.clone()).max_decoding_message_size(max))
             .add_service(health)
             .add_service(v1_reflection)
@@ -231,7 +237,7 @@ fn caller<M: Message>(operator: &Operator, request_id: &str, method: &str, messa
     let mut body = method.as_bytes().to_vec();
     body.push(0);
     body.extend(message.encode_to_vec());
-    Ok((Caller { who: operator.into(), request_id: request_id.to_owned() }, Digest::of(&body)))
+    Ok((Caller { who: operator.into(), request_id: request_id.to_owned(), watched: None }, Digest::of(&body)))
 }
 
 /// The page that is asked for. The token is the key of the last row before it; it is opaque to callers, and checked like any input.

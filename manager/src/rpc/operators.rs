@@ -130,13 +130,15 @@ impl v1::operator_service_server::OperatorService for Services {
         let r = request.into_inner();
         let (caller, body) = caller(&operator, &r.request_id, "UpdateOperator", &r)?;
         let mut v = Violations::default();
-        let roles = roles(&mut v, &r.roles);
+        // Either of them may stay as it is, not both.
+        let roles = if r.roles.is_empty() && r.budget.is_some() { vec![] } else { roles(&mut v, &r.roles) };
+        let budget = r.budget.and_then(|budget| super::terms::budget(&mut v, "budget", budget));
         v.done()?;
         let answer = self.app.mutate(
             &caller,
             "update_operator",
             body,
-            operators::Update { name: name(&r.name)?, roles, etag: r.etag },
+            operators::Update { name: name(&r.name)?, roles, budget, etag: r.etag },
             |tx, env, input| Box::pin(operators::update(tx, env, input)),
             |o| v1::UpdateOperatorResponse { operator: Some(shown::operator(o)) },
         );

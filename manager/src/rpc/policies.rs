@@ -1,9 +1,9 @@
 //! `PolicyService`.
 
-use super::{Services, caller, page, parsed, shown, status};
+use super::{Services, approvals::watched, caller, page, parsed, shown, status};
 use crate::app::{AppError, Violations, policies};
 use sutler_base::{
-    limits,
+    PolicyName, limits,
     state::{AppliesTo, OnMismatch, Trigger},
 };
 use sutler_proto::{
@@ -26,12 +26,32 @@ pub(super) fn create(r: &v1::CreatePolicyRequest) -> Result<policies::Create, Ap
     Ok(policies::Create { name, group, trigger, condition, applies_to, on_mismatch, description })
 }
 
+/// The policy of this name.
+pub(super) fn named(name: &str) -> Result<PolicyName, AppError> {
+    policy_name(name).map_err(|e| AppError::invalid("name", e))
+}
+
+/// What changes a policy.
+pub(super) fn update(r: v1::UpdatePolicyRequest) -> Result<policies::Update, AppError> {
+    let mut v = Violations::default();
+    let name = v.take("name", policy_name(&r.name));
+    let applies_to = r.applies_to.and_then(|w| v.take("applies_to", AppliesTo::from_wire(w)).flatten());
+    let on_mismatch = r.on_mismatch.and_then(|w| v.take("on_mismatch", OnMismatch::from_wire(w)).flatten());
+    if let Some(text) = &r.description {
+        v.text("description", text, limits::DESCRIPTION_MAX);
+    }
+    let name = v.whole(name)?;
+    Ok(policies::Update { name, condition: r.condition, applies_to, on_mismatch, description: r.description, etag: r.etag })
+}
+
 #[async_trait]
 impl v1::policy_service_server::PolicyService for Services {
     async fn create_policy(&self, request: Request<v1::CreatePolicyRequest>) -> Result<Response<v1::CreatePolicyResponse>, Status> {
         let operator = self.operator(&request)?;
         let r = request.into_inner();
         let (caller, body) = caller(&operator, &r.request_id, "CreatePolicy", &r)?;
+        let kept = v1::CreatePolicyRequest { request_id: String::new(), confirm: 0, ..r.clone() };
+        let caller = watched(caller, r.confirm, "PolicyService/CreatePolicy", &kept)?;
         let input = create(&r)?;
         let answer = self.app.mutate(
             &caller,
@@ -74,16 +94,9 @@ impl v1::policy_service_server::PolicyService for Services {
         let operator = self.operator(&request)?;
         let r = request.into_inner();
         let (caller, body) = caller(&operator, &r.request_id, "UpdatePolicy", &r)?;
-        let mut v = Violations::default();
-        let name = v.take("name", policy_name(&r.name));
-        let applies_to = r.applies_to.and_then(|w| v.take("applies_to", AppliesTo::from_wire(w)).flatten());
-        let on_mismatch = r.on_mismatch.and_then(|w| v.take("on_mismatch", OnMismatch::from_wire(w)).flatten());
-        if let Some(text) = &r.description {
-            v.text("description", text, limits::DESCRIPTION_MAX);
-        }
-        v.done()?;
-        let name = parsed(name)?;
-        let input = policies::Update { name, condition: r.condition, applies_to, on_mismatch, description: r.description, etag: r.etag };
+        let kept = v1::UpdatePolicyRequest { request_id: String::new(), confirm: 0, ..r.clone() };
+        let caller = watched(caller, r.confirm, "PolicyService/UpdatePolicy", &kept)?;
+        let input = update(r)?;
         let answer = self.app.mutate(
             &caller,
             "update_policy",
@@ -151,10 +164,9 @@ impl v1::policy_service_server::PolicyService for Services {
         let operator = self.operator(&request)?;
         let r = request.into_inner();
         let (caller, body) = caller(&operator, &r.request_id, "ApplyPolicy", &r)?;
-        let mut v = Violations::default();
-        let name = v.take("name", policy_name(&r.name));
-        v.done()?;
-        let name = parsed(name)?;
+        let kept = v1::ApplyPolicyRequest { request_id: String::new(), confirm: 0, ..r.clone() };
+        let caller = watched(caller, r.confirm, "PolicyService/ApplyPolicy", &kept)?;
+        let name = named(&r.name)?;
         let answer = self.app.mutate(
             &caller,
             "apply_policy",

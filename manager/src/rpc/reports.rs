@@ -6,7 +6,11 @@ use sutler_proto::{
     convert::{job_id, wire_time},
     v1,
 };
+use sutler_store::Page;
 use tonic::{Request, Response, Status, async_trait};
+
+/// How many rows a page has at the most: with each comes its outcome, which may be half a megabyte.
+const ROWS: u32 = 100;
 
 #[async_trait]
 impl v1::report_service_server::ReportService for Services {
@@ -14,7 +18,8 @@ impl v1::report_service_server::ReportService for Services {
         let operator = self.operator(&request)?;
         let r = request.into_inner();
         let mut v = Violations::default();
-        let page = page(&mut v, r.page_size, &r.page_token);
+        let asked = page(&mut v, r.page_size, &r.page_token);
+        let page = Page { limit: asked.limit.min(ROWS), ..asked };
         let job = v.take("parent", job_id(&r.parent));
         v.done()?;
         let (rows, next) = self
@@ -28,7 +33,7 @@ impl v1::report_service_server::ReportService for Services {
                 row.attempt.as_ref().map_or((None, None), |a| (Some(wire_time(a.created)), a.ended.map(wire_time)));
             let mut execution = shown::execution(row, &contact);
             for item in &mut execution.items {
-                // Of a thousand rows it would be more than a message holds.
+                // Of a hundred rows it would be more than a message holds.
                 item.output = String::new();
             }
             v1::ReportRow { execution: Some(execution), attempt_time, end_time }

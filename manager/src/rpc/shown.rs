@@ -3,9 +3,9 @@
 use crate::app::{clients, jobs, operators, packages, policies, rollback, tokens};
 use std::collections::BTreeMap;
 use sutler_base::{
-    PackageName, Uid,
+    ClientId, PackageName, Uid,
     outcome::{ItemResult, Outcome},
-    state::{ClientState, Counter, ExecutionState, JobState, Presence, Purpose},
+    state::{ClientState, Counter, ExecutionState, HoldReason, JobState, Presence, Purpose},
 };
 use sutler_core::{
     execution,
@@ -27,13 +27,13 @@ pub(super) struct Contact<'a> {
 
 impl Contact<'_> {
     /// Whether the client is in contact.
-    fn presence(&self, client: &sutler_core::model::Client) -> Presence {
-        self.live.presence(&client.id, client.last_seen, self.now, self.overdue)
+    fn presence(&self, client: &ClientId, last_seen: jiff::Timestamp) -> Presence {
+        self.live.presence(client, last_seen, self.now, self.overdue)
     }
 }
 
 pub(super) fn client(shown: clients::Shown, contact: &Contact<'_>) -> v1::Client {
-    let presence = contact.presence(&shown.client);
+    let presence = contact.presence(&shown.client.id, shown.client.last_seen);
     let online = presence == Presence::Online;
     let c = shown.client;
     let mut groups: Vec<String> = shown.groups.values().map(|name| format!("groups/{name}")).collect();
@@ -195,6 +195,7 @@ pub(super) fn operator(o: operators::Shown) -> v1::Operator {
         creator: o.operator.creator,
         revoke_time: o.operator.revoked.map(wire_time),
         etag: o.operator.change.to_string(),
+        budget: o.budget.and_then(|budget| budget.try_into().ok()),
     }
 }
 
@@ -282,6 +283,8 @@ pub(super) fn job(j: jobs::Shown) -> v1::Job {
         drift_count: j.drifts,
         etag: j.job.change.to_string(),
         alias: j.alias.map(|alias| alias.to_string()).unwrap_or_default(),
+        held_back: j.held_back,
+        approval: j.approval.map(super::approvals::shown),
     }
 }
 
@@ -328,7 +331,7 @@ pub(super) fn items(attempt: Option<&Attempt>) -> Vec<v1::ItemResult> {
 }
 
 pub(super) fn execution(row: jobs::Row, contact: &Contact<'_>) -> v1::Execution {
-    let online = contact.presence(&row.client) == Presence::Online;
+    let online = contact.presence(&row.client.id, row.client.last_seen) == Presence::Online;
     let e = row.execution;
     let running = e.state.counter() == Counter::Running || e.state == ExecutionState::Offered || e.state == ExecutionState::Waiting;
     let mark = match row.client.state {
@@ -340,11 +343,12 @@ pub(super) fn execution(row: jobs::Row, contact: &Contact<'_>) -> v1::Execution 
     };
     // What holds it back stands before what is known of the last try.
     let (reason, detail) = match e.hold.filter(|_| e.state == ExecutionState::Queued) {
+        _ if let Some(held) = row.held.filter(|_| e.state == ExecutionState::Queued) => (held.by.to_string(), held.why),
         _ if e.state == ExecutionState::Queued && row.job == JobState::Paused => {
             ("PAUSED".into(), "the job is paused; `job show` says why".into())
         }
-        Some(hold) => (hold.to_string(), "waits for its stage of the rollout; `job show` says which is open".into()),
-        None => (e.reason.clone(), e.detail.clone()),
+        Some(hold @ HoldReason::Stage) => (hold.to_string(), "waits for its stage of the rollout; `job show` says which is open".into()),
+        _ => (e.reason.clone(), e.detail.clone()),
     };
     v1::Execution {
         name: format!("jobs/{}/executions/{}", e.job, e.client),

@@ -31,6 +31,12 @@ pub fn status(error: AppError) -> Status {
             let details = ErrorDetails::with_precondition_failure(vec![PreconditionViolation::new(kind, cut(&subject), message.clone())]);
             Status::with_error_details(Code::FailedPrecondition, message, details)
         }
+        AppError::ApprovalNeeded(_) => {
+            let message = error.to_string();
+            let details =
+                ErrorDetails::with_precondition_failure(vec![PreconditionViolation::new("APPROVAL_NEEDED", "fleet", message.clone())]);
+            Status::with_error_details(Code::FailedPrecondition, message, details)
+        }
         AppError::Stale(_) => Status::aborted(error.to_string()),
         AppError::Exhausted { message, retry_seconds } => exhausted("LIMIT_REACHED", message, Some(retry_seconds)),
         AppError::DiskFull(message) => exhausted("DISK_FULL", message, Some(DISK_FULL_RETRY_SECONDS)),

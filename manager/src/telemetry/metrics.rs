@@ -120,6 +120,8 @@ pub struct Metrics {
     pub renewals: Counter,
     /// Reports of facts that came, whole or what changed.
     pub facts_reports: Counter,
+    /// What agents said of whether what they installed is still there.
+    pub checks: Counter,
     /// Their bytes.
     pub facts_bytes: Counter,
     /// Attempts that were offered.
@@ -169,6 +171,7 @@ impl Default for Metrics {
             enrollments: Family::default(),
             renewals: Counter::default(),
             facts_reports: Counter::default(),
+            checks: Counter::default(),
             facts_bytes: Counter::default(),
             offers: Counter::default(),
             outcomes: Family::default(),
@@ -194,6 +197,7 @@ impl Default for Metrics {
         r.register("sessions", "Agents that are connected", metrics.sessions.clone());
         r.register("enrollments", "Enrolments", metrics.enrollments.clone());
         r.register("renewals", "Certificates that were renewed", metrics.renewals.clone());
+        r.register("checks", "Answers of agents to whether what they installed is still there", metrics.checks.clone());
         r.register("facts_reports", "Reports of facts, whole or what changed", metrics.facts_reports.clone());
         r.register_with_unit("facts", "Bytes of those reports", Unit::Bytes, metrics.facts_bytes.clone());
         r.register("offers", "Attempts that were offered", metrics.offers.clone());

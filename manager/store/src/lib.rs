@@ -28,9 +28,11 @@ macro_rules! query {
 }
 
 mod bind;
+mod brakes;
 mod chain;
 mod failure;
 mod inspect;
+mod planned;
 #[cfg(test)]
 mod plans;
 mod postgres;
@@ -38,7 +40,9 @@ mod rollouts;
 mod sqlite;
 mod tx;
 
+pub use brakes::*;
 pub use inspect::{FailingHook, Inspection, inspect};
+pub use planned::*;
 pub use rollouts::*;
 pub use tx::*;
 

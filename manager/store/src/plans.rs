@@ -9,6 +9,7 @@ use sutler_base::{
 };
 use sutler_core::model::{Certificate, CertificateState, LogPart, Site, Subject, Target};
 use sutler_core::{
+    brake::{breaker::Scope, budget::Purse},
     event::{Event, EventFilter},
     hook::Hook,
 };
@@ -45,6 +46,10 @@ const ALLOWED: &[(&str, &str)] = &[
     ("USE TEMP B-TREE FOR DISTINCT", "FROM package_relation r"),
     ("USE TEMP B-TREE FOR ORDER BY", "FROM package_relation r"),
     // The few limits and suspensions that operators make: all of them are wanted.
+    // Those that a person has to close: all of them are wanted.
+    ("SCAN breaker USING INDEX breaker_open", ""),
+    // A hundred at the most: all of them are wanted.
+    ("SCAN stop", "FROM stop ORDER BY"),
     ("SCAN transfer_limit USING INDEX", ""),
     ("SCAN transfer_suspension USING INDEX", ""),
     // Titles that no client has any more: all of them go.
@@ -80,9 +85,16 @@ const ALLOWED: &[(&str, &str)] = &[
     ("USE TEMP B-TREE FOR ORDER BY", "job_exclusion"),
     ("USE TEMP B-TREE FOR ORDER BY", "job_matched"),
     ("USE TEMP B-TREE FOR ORDER BY", "clients_where"),
+    // Of plans a hundred are kept.
+    ("SCAN job_plan USING INDEX", "SELECT id, expires_ms, clients FROM job_plan ORDER BY id"),
     // The few that are due.
     ("USE TEMP B-TREE FOR ORDER BY", "e.check_ms <= $2"),
     ("SCAN execution USING COVERING INDEX execution_check", "LIMIT 1"),
+    // A number for each of a few stages, and the last of those that are silent.
+    ("USE TEMP B-TREE FOR GROUP BY", "GROUP BY s.stage"),
+    ("SCAN s", "GROUP BY s.stage"),
+    ("USE TEMP B-TREE FOR ORDER BY", "ORDER BY s.quiet_ms DESC"),
+    ("SCAN s", "ORDER BY s.quiet_ms DESC"),
 ];
 
 #[tokio::test]
@@ -104,6 +116,7 @@ async fn every_statement_walks_along_an_index() {
                     let subject = Subject::Client(client.clone());
                     tx.client(&client).await?;
                     tx.clients(&[]).await?;
+                    tx.clients_in_brief(&[]).await?;
                     tx.list_clients(&page, Besides::default(), None).await?;
                     tx.list_clients(&page, Besides::default(), Some(&uid)).await?;
                     tx.silent_since(&page).await?;
@@ -149,6 +162,20 @@ async fn every_statement_walks_along_an_index() {
                     tx.windows_revision().await?;
                     tx.terms_of(&[]).await?;
                     tx.long_leases(&[]).await?;
+                    tx.stops().await?;
+                    tx.jobs_offered(None, 5).await?;
+                    tx.is_open_in(&job, &uid).await?;
+                    tx.held(HoldReason::Stopped, None, 5).await?;
+                    tx.next_held_job(HoldReason::Budget, None).await?;
+                    tx.held_of(&job, HoldReason::Budget, 5).await?;
+                    tx.installs(&job, 1).await?;
+                    tx.breaker(&uid).await?;
+                    tx.open_breakers().await?;
+                    tx.retries(&[(job.clone(), client.clone())]).await?;
+                    tx.retries_due(now, 5).await?;
+                    tx.awaited(&job, std::slice::from_ref(&client)).await?;
+                    tx.operator_budget(&"a".parse().unwrap()).await?;
+                    tx.spent(&Purse::Job(job.clone()), 1).await?;
                     tx.transfer_limits().await?;
                     tx.suspensions().await?;
                     tx.clients_that_answered(&uid, &page).await?;
@@ -193,7 +220,9 @@ async fn every_statement_walks_along_an_index() {
                     tx.executions_changed_since(&job, 1, 5).await?;
                     tx.executions_of(&client, 5).await?;
                     tx.open_executions_of(&client).await?;
-                    tx.queued_for(&[], 5).await?;
+                    tx.queued_for(&[], None, 5).await?;
+                    let after = QueuedAfter { client: client.clone(), priority: 5, created: now, job: job.clone() };
+                    tx.queued_for(std::slice::from_ref(&client), Some(&after), 5).await?;
                     tx.clients_with_queued(None, 5).await?;
                     tx.queued_clients_of(&job, None, 5).await?;
                     tx.clients_held(&job, HoldReason::User, None, 5).await?;
@@ -203,9 +232,12 @@ async fn every_statement_walks_along_an_index() {
                     tx.stopped_among(std::slice::from_ref(&job)).await?;
                     tx.stage_counts(&job, 1).await?;
                     tx.stage_waiting(&job, 1, None, 5).await?;
-                    tx.offered_before(&job, now, 5).await?;
-                    tx.failed_since(&job, now, 5).await?;
-                    tx.newest_outcomes(&job, now, 5).await?;
+                    tx.offered(&job, None, 5).await?;
+                    tx.silent(&job, now).await?;
+                    tx.silent_last(&job, 1, now, 5).await?;
+                    tx.silent_waiting(&job, now, None, 5).await?;
+                    tx.failed_after(&job, 1).await?;
+                    tx.newest_outcomes(&job, 1, 5).await?;
                     tx.held_by_stage(&job, &[], None, 5).await?;
                     tx.held_by_stage(&job, std::slice::from_ref(&uid), None, 5).await?;
                     tx.job_terms(&job).await?;
@@ -230,6 +262,17 @@ async fn every_statement_walks_along_an_index() {
                     tx.event_before_newest(5).await?;
                     tx.events_dropped().await?;
                     tx.event_marks(&[]).await?;
+                    tx.count_fleet().await?;
+                    tx.approval(&uid).await?;
+                    tx.list_approvals(&page, true).await?;
+                    tx.list_approvals(&page, false).await?;
+                    tx.approval_of(&job).await?;
+                    tx.approvals_by("a", 5).await?;
+                    tx.approvals_overdue(now, 5).await?;
+                    tx.plan(&uid).await?;
+                    tx.plan_clients(&uid, &page).await?;
+                    tx.planned_among(&uid, std::slice::from_ref(&client)).await?;
+                    tx.plans_kept().await?;
                     tx.hook("a").await?;
                     tx.site().await?;
                     tx.setting("a").await?;
@@ -291,8 +334,26 @@ async fn every_statement_walks_along_an_index() {
                     tx.insert_executions_for_group(&job, &uid, now).await?;
                     tx.set_attempt_states(&[(AttemptId::new(now, [1; 16]), ExecutionState::Waiting)]).await?;
                     tx.choose(&job, &client).await?;
-                    tx.release_to_stage(&job, std::slice::from_ref(&client), 1).await?;
+                    tx.release_to_stage(&job, std::slice::from_ref(&client), 1, now).await?;
                     tx.hold_by_stage(&job, std::slice::from_ref(&client), ExecutionState::Queued).await?;
+                    tx.put_last(&job, std::slice::from_ref(&client)).await?;
+                    tx.hold_queued(&job).await?;
+                    tx.hold(&[(job.clone(), client.clone())], HoldReason::Stopped).await?;
+                    tx.release(&[(job.clone(), client.clone())], HoldReason::Stopped).await?;
+                    let breaker = tx.breaker_of(&uid, &Scope::Job(job.clone()), &uid).await?;
+                    tx.save_breaker(&breaker).await?;
+                    let key = [(job.clone(), client.clone())];
+                    tx.put_retries(&Retried { job: job.clone(), client: client.clone(), used: 1, due: None }).await?;
+                    tx.retries_done(&key).await?;
+                    tx.forget_retries(&key).await?;
+                    tx.put_awaited(&job, std::slice::from_ref(&client), now).await?;
+                    tx.forget_awaited(&key).await?;
+                    tx.set_operator_budget(&"a".parse().unwrap(), Some(1)).await?;
+                    tx.set_operator_budget(&"a".parse().unwrap(), None).await?;
+                    tx.lock_purse(&Purse::Job(job.clone())).await?;
+                    tx.spend(&Purse::Job(job.clone()), 5, 1, 1).await?;
+                    tx.drop_approvals(now).await?;
+                    tx.delete_plan(&uid).await?;
                     tx.put_site(&Site { id: uid.clone(), addresses: Vec::new() }).await?;
                     tx.drop_oldest_logs().await?;
                     tx.insert_event(&Event::new(EventKind::JobEnded, "a", "b")).await?;

@@ -3,7 +3,7 @@
 //! All methods run inside one transaction: what was read holds until the unit ends. A method never decides anything; it
 //! says what is there, or writes what it was given.
 
-use crate::{Rollouts, StoreError};
+use crate::{Approvals, Brakes, JobPlans, Rollouts, StoreError};
 use async_trait::async_trait;
 use std::collections::BTreeMap;
 use sutler_base::{
@@ -39,6 +39,9 @@ pub trait Tx:
     + Destinations
     + Executions
     + Rollouts
+    + Brakes
+    + Approvals
+    + JobPlans
     + Logs
     + Events
     + Trust
@@ -48,6 +51,39 @@ pub trait Tx:
     + Audit
     + Send
 {
+}
+
+/// After which row of `queued_for` a page begins.
+#[derive(Debug, Clone)]
+pub struct QueuedAfter {
+    /// Its client.
+    pub client: ClientId,
+    /// The priority of its job.
+    pub priority: u8,
+    /// When its job was made.
+    pub created: Timestamp,
+    /// Its job.
+    pub job: JobId,
+}
+
+impl QueuedAfter {
+    /// After this row, of this job.
+    pub fn of(row: &Execution, job: &Job) -> QueuedAfter {
+        QueuedAfter { client: row.client.clone(), priority: job.priority, created: job.created, job: job.id.clone() }
+    }
+}
+
+/// What orders a job.
+#[derive(Debug, Clone)]
+pub struct Ordered {
+    /// The job.
+    pub id: JobId,
+    /// Its newest revision.
+    pub revision: i64,
+    /// Its terms.
+    pub terms: JobTerms,
+    /// It puts back what clients had: each of them has packages of its own.
+    pub rolls_back: bool,
 }
 
 /// A page of a list: at most `limit` rows that come after `after` in the list's order.
@@ -86,6 +122,8 @@ pub trait Clients {
     async fn client(&mut self, id: &ClientId) -> Result<Option<Client>>;
     /// The clients of these ids, unknown ones left out, by id.
     async fn clients(&mut self, ids: &[ClientId]) -> Result<Vec<Client>>;
+    /// The same in brief.
+    async fn clients_in_brief(&mut self, ids: &[ClientId]) -> Result<Vec<ClientBrief>>;
     /// Writes every column of a client but `last_seen` and its facts; `change` is set by the store. A client that isn't there fails the unit,
     /// as do all `save_…`, `delete_…` and `revoke_token` of what isn't there.
     async fn save_client(&mut self, client: &Client) -> Result<()>;
@@ -177,11 +215,11 @@ pub trait Windows {
     async fn save_window(&mut self, window: &Window) -> Result<()>;
     /// Deletes a window; its uid never comes back.
     async fn delete_window(&mut self, uid: &Uid, now: Timestamp) -> Result<()>;
-    /// The newest revisions and the terms of these jobs, by id.
-    async fn terms_of(&mut self, jobs: &[JobId]) -> Result<Vec<(JobId, i64, JobTerms)>>;
+    /// What orders these jobs, by id.
+    async fn terms_of(&mut self, jobs: &[JobId]) -> Result<Vec<Ordered>>;
     /// The long leases of these attempts that were given, by attempt.
     async fn long_leases(&mut self, attempts: &[AttemptId]) -> Result<Vec<LongLease>>;
-    /// Writes down long leases, in place of what was given to the same attempts before.
+    /// Writes down long leases; of two for the same attempt the later end and the longer time stay.
     async fn put_long_leases(&mut self, leases: &[LongLease]) -> Result<()>;
     /// Forgets long leases that ended before; gives back how many.
     async fn drop_long_leases(&mut self, before: Timestamp) -> Result<u64>;
@@ -443,8 +481,8 @@ pub trait Executions {
     /// The rows of a client that are not at an end.
     async fn open_executions_of(&mut self, client: &ClientId) -> Result<Vec<Execution>>;
     /// QUEUED rows of these clients whose job is ACTIVE and whose client is ACTIVE, without a cancellation; by client, then priority, then age
-    /// of the job; at most `limit` rows. With them the job's row.
-    async fn queued_for(&mut self, clients: &[ClientId], limit: u32) -> Result<Vec<(Execution, Job)>>;
+    /// of the job; at most `limit` rows after `after`. With them the job's row.
+    async fn queued_for(&mut self, clients: &[ClientId], after: Option<&QueuedAfter>, limit: u32) -> Result<Vec<(Execution, Job)>>;
     /// Of these clients, those that have a row of `queued_for`; with no list: of all clients, at most `limit`, by client id after `after`.
     async fn clients_with_queued(&mut self, after: Option<&ClientId>, limit: u32) -> Result<Vec<ClientId>>;
     /// Clients with QUEUED rows of this job, after `after`, by id: whom to wake.

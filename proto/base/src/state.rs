@@ -225,6 +225,8 @@ words! {
         Install = "INSTALL",
         /// It is to be gone.
         Uninstall = "UNINSTALL",
+        /// Its bytes are to be on the machine; nothing is installed.
+        Prefetch = "PREFETCH",
     }
 }
 
@@ -348,6 +350,8 @@ words! {
         Revised = "REVISED",
         /// What the job installed was to be uninstalled, and the client came back before that began.
         CameBack = "CAME_BACK",
+        /// An operator stopped it, or everything like it; it is queued again.
+        Stopped = "STOPPED",
     }
 }
 
@@ -357,6 +361,14 @@ words! {
     HoldReason: "what holds an execution" {
         /// Its stage of the job's rollout is not open yet, or full.
         Stage = "STAGE",
+        /// An operator stopped everything, its client's group, or a package.
+        Stopped = "STOPPED",
+        /// The circuit breaker of a version that it installs is open.
+        Breaker = "BREAKER",
+        /// The budget that it is let go from is used up.
+        Budget = "BUDGET",
+        /// It failed, and its retry has its time.
+        Retry = "RETRY",
         /// It is offered to the user of the machine, who has not chosen it.
         User = "USER",
     }
@@ -381,6 +393,8 @@ words! {
         Retry = "RETRY",
         /// The transfers of a group that the client is in are suspended.
         TransferSuspended = "TRANSFER_SUSPENDED",
+        /// An agent that can do what the job asks.
+        Agent = "AGENT",
     }
 }
 
@@ -437,6 +451,8 @@ words! {
         ParameterInvalid = "PARAMETER_INVALID",
         /// The package's bytes can't be had any more.
         PackageUnavailable = "PACKAGE_UNAVAILABLE",
+        /// The client was out of contact when its turn came, and the job does not wait for it.
+        Offline = "OFFLINE",
     }
 }
 
@@ -491,6 +507,42 @@ words! {
         CertificateEndsSoon = "CERTIFICATE_ENDS_SOON",
         /// No client will be able to start a job that stands in a while.
         PackageEndsSoon = "PACKAGE_ENDS_SOON",
+        /// An operator stopped everything, a group or a package.
+        Stopped = "STOPPED",
+        /// An operator let what was stopped go on.
+        Resumed = "RESUMED",
+        /// A change waits until a second person agrees.
+        ApprovalNeeded = "APPROVAL_NEEDED",
+        /// A second person has agreed to a change, or has not.
+        ApprovalDecided = "APPROVAL_DECIDED",
+    }
+}
+
+words! {
+    /// Where a change is that needs a second person.
+    ApprovalState: "the state of an approval" {
+        /// Somebody has to decide.
+        Pending = "PENDING",
+        /// Somebody agreed, and it was done.
+        Approved = "APPROVED",
+        /// Somebody did not agree.
+        Rejected = "REJECTED",
+        /// Nobody decided in time.
+        Expired = "EXPIRED",
+    }
+}
+
+words! {
+    /// What a plan says of a client.
+    PlanVerdict: "the verdict of a plan" {
+        /// It would be done there.
+        Runs = "RUNS",
+        /// It would be tried there: only the machine knows whether it can be done.
+        Unknown = "UNKNOWN",
+        /// Nothing would change: what is ordered is there already.
+        AlreadyThere = "ALREADY_THERE",
+        /// A rule says no.
+        Rejected = "REJECTED",
     }
 }
 
@@ -510,8 +562,10 @@ impl EventKind {
     /// How much an event of this kind matters, unless it says otherwise.
     pub fn severity(self) -> Severity {
         match self {
-            EventKind::JobStarted | EventKind::JobEnded | EventKind::ClientEnrolled => Severity::Info,
-            EventKind::JobHalted | EventKind::BreakerOpened => Severity::Error,
+            EventKind::JobStarted | EventKind::JobEnded | EventKind::ClientEnrolled | EventKind::Resumed | EventKind::ApprovalDecided => {
+                Severity::Info
+            }
+            EventKind::JobHalted | EventKind::BreakerOpened | EventKind::Stopped => Severity::Error,
             _ => Severity::Warning,
         }
     }

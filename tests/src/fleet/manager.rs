@@ -81,6 +81,8 @@ impl Manager {
         }
         runtime().block_on(init(&options, &World::system())).unwrap_or_else(|e| panic!("init: {e}"));
         let mut config = Config::load(Folder::new(place), &Overrides::default()).unwrap_or_else(|e| panic!("its configuration: {e}"));
+        // Its first operator is alone, and orders for whole fleets; tests of second persons say otherwise.
+        config.limits.second_person_clients = 1_000_000_000;
         tune(&mut config);
         let mut manager = Manager { folder, config, profile: options.profile, ahead: Arc::default(), running: None };
         if let Some(network) = network {
@@ -151,12 +153,18 @@ impl Manager {
     ///
     /// When it can't be made or started.
     pub fn second(&self) -> Manager {
+        self.second_tuned(|_| {})
+    }
+
+    /// The same with a configuration that was changed.
+    pub fn second_tuned(&self, tune: impl FnOnce(&mut Config)) -> Manager {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
         copy(&self.folder.path().join("manager"), &folder.path().join("manager"));
         copy(&self.folder.path().join("operator"), &folder.path().join("operator"));
         let local = SocketAddr::from(([127, 0, 0, 1], 0));
         let place = Folder::new(folder.path().join("manager"));
-        let config = Config { folder: place, agents: local, operators: local, ..self.config.clone() };
+        let mut config = Config { folder: place, agents: local, operators: local, ..self.config.clone() };
+        tune(&mut config);
         let mut manager = Manager { folder, config, profile: self.profile.clone(), ahead: self.ahead.clone(), running: None };
         manager.start_again();
         (manager.config.agents, manager.config.operators) = (manager.serving().agents_address(), manager.serving().operators_address());

@@ -108,6 +108,7 @@ fn manifest() -> Manifest {
 
 fn record(stage: Stage) -> Record {
     let offer = Offer {
+        inventory: false,
         attempt: AttemptId::new(Timestamp::UNIX_EPOCH, [1; 16]),
         job: "jobs/0123456789abcdef".into(),
         revision: 1,

@@ -1,9 +1,11 @@
 //! A fleet as it stands in files: what is applied, what is shown before, and that a half-applied set never exists.
 
+use crate::access::callers::Bed;
 use std::path::Path;
 use std::process::Stdio;
 use sutler_proto::v1;
 use sutler_tests::api_call;
+use sutler_tests::fleet::{Database, Packages};
 use sutler_tests::harness::{Agent, Api, Cli, JobView, Manager, PATIENCE, PackageFolder, Reader, Rows, wait_until};
 use tonic::Code;
 
@@ -296,6 +298,168 @@ fn prune_deletes_what_files_put_there_and_nothing_else() {
 }
 
 #[test]
+fn files_that_are_not_there_delete_nothing() {
+    let (manager, cli) = with_hello(&["1.0"]);
+    let fleet = manager.scratch().join("fleet");
+    write(&fleet, "web.toml", WEB);
+    cli.ok(&format!("apply -f {} --yes", fleet.display()));
+    let before = rows(&manager);
+    let empty = manager.scratch().join("empty");
+    fs_err::create_dir(&empty).unwrap();
+    cli.fails(2, &format!("apply -f {} --prune --yes", empty.display())).says(&["empty: there is no .toml, .yaml or .yml file in it"]);
+    // Nor beside others: what was to be read from it would go.
+    cli.fails(2, &format!("apply -f {} -f {} --prune --yes", fleet.display(), empty.display())).says(&["empty: there is no"]);
+    write(&empty, "web.toml", "# moved\n");
+    cli.fails(1, &format!("apply -f {} --prune --yes", empty.display())).says(&["objects: ", "all that files put there would go"]);
+    assert_eq!(cli.ok(&format!("apply -f {} --yes", empty.display())), "");
+    assert_eq!(before.difference(&rows(&manager)), None);
+}
+
+#[test]
+fn what_is_the_same_in_other_words_is_applied_once() {
+    let (manager, cli) = with_hello(&["1.0"]);
+    let lib = PackageFolder::counting("lib", "1.0");
+    cli.ok(&format!("package push {}", lib.path().display()));
+    let app = PackageFolder::with("app", "1.0", "[[depends_on]]\npackage = \"lib\"\nversions = \">=1.0\"\n");
+    app.file("data", "app");
+    cli.ok(&format!("package push {}", app.path().display()));
+    cli.ok("group create web");
+    let file = manager.scratch().join("fleet.toml");
+    let apply = format!("apply -f {} --yes", file.display());
+    // What another one depends on is installed before it, wherever it is listed.
+    let job = |packages: &str, more: &str| {
+        let packages: Vec<_> = packages.split(' ').map(|package| format!("{{ package = \"{package}\" }}")).collect();
+        fs_err::write(
+            &file,
+            format!("[[job]]\nname = \"all\"\npackages = [{}]\ndestinations = [\"groups/web\"]\n{more}", packages.join(", ")),
+        )
+        .unwrap();
+    };
+    let packages = || -> Vec<String> {
+        let shown = cli.json("job show all");
+        shown["packages"].as_array().unwrap().iter().map(|p| p["package"].as_str().unwrap().to_owned()).collect()
+    };
+    job("app lib hello", "state = \"draft\"\n");
+    assert!(cli.ok(&apply).starts_with("+ job all\n"));
+    job("app lib hello", "");
+    assert!(cli.ok(&apply).starts_with("~ job all: "));
+    assert_eq!(packages(), ["packages/lib", "packages/app", "packages/hello"]);
+    let before = rows(&manager);
+    assert_eq!(cli.ok(&apply), "");
+    assert_eq!(before.difference(&rows(&manager)), None);
+    // An order that nothing asks for is whoever's who wrote it.
+    job("hello app lib", "");
+    assert!(cli.ok(&apply).starts_with("~ job all: packages "));
+    assert_eq!(packages(), ["packages/hello", "packages/lib", "packages/app"]);
+    assert_eq!(cli.ok(&apply), "");
+    // Times are kept to the millisecond.
+    job("hello app lib", "expire_time = \"2100-01-01T00:00:00.123456Z\"\n");
+    let diff = cli.ok(&apply);
+    assert!(diff.contains("expire_time none → \"2100-01-01T00:00:00.123Z\""), "{diff}");
+    assert_eq!(cli.ok(&apply), "");
+    // A draft refers to a group that would go: that is said, and both stay.
+    let group = "[[group]]\nname = \"rooms\"\n";
+    let draft = "[[job]]\nname = \"draft\"\nstate = \"draft\"\npackages = [{ package = \"hello\" }]\ndestinations = [\"groups/rooms\"]\n";
+    fs_err::write(&file, format!("{group}{draft}")).unwrap();
+    cli.ok(&apply);
+    fs_err::write(&file, draft).unwrap();
+    cli.fails(1, &format!("{apply} --prune")).says(&["jobs/draft refers to what would be deleted"]);
+}
+
+/// A job as it stands in a file, with its times by this clock.
+fn timed(alias: &str, state: v1::JobState, schedule: v1::Schedule) -> v1::ConfigurationObject {
+    let job = v1::CreateJobRequest {
+        alias: alias.into(),
+        packages: vec![v1::JobPackage { package: "packages/hello".into(), ..Default::default() }],
+        destinations: vec![format!("groups/{alias}")],
+        terms: Some(v1::JobTerms { schedule: Some(schedule), ..Default::default() }),
+        ..Default::default()
+    };
+    v1::ConfigurationObject { object: Some(v1::configuration_object::Object::Job(job)), state: state.into() }
+}
+
+#[test]
+fn times_of_a_job_that_are_in_the_files_no_more_are_gone_whether_it_has_started_or_not() {
+    let mut bed = Bed::new(Database::Sqlite);
+    for signed in Packages::new(&["hello"]).sign(&bed.manager.profile()) {
+        bed.admin.push(&bed.manager, &signed).unwrap();
+    }
+    for name in ["draft", "later"] {
+        let group = v1::CreateGroupRequest { group_id: name.into(), ..Default::default() };
+        bed.admin.groups(&bed.manager, |mut c| async move { c.create_group(group).await }).unwrap();
+    }
+    let apply = |bed: &mut Bed, object: v1::ConfigurationObject| {
+        let request = v1::ApplyConfigurationRequest { objects: vec![object], ..Default::default() };
+        bed.admin.configuration(&bed.manager, |mut c| async move { c.apply_configuration(request).await })
+    };
+    let shown = |bed: &mut Bed, alias: &str| {
+        let request = v1::GetJobRequest { name: format!("jobs/{alias}") };
+        let job = bed.admin.jobs(&bed.manager, |mut c| async move { c.get_job(request).await }).unwrap().job.unwrap();
+        (job.state(), job.terms.unwrap_or_default().schedule.unwrap_or_default())
+    };
+    let now = bed.manager.app().world.now().as_second();
+    let at = |hours: i64| Some(prost_types::Timestamp { seconds: now + hours * 3600, nanos: 0 });
+    let whole = v1::Schedule {
+        start_time: at(1),
+        deadline_time: at(5),
+        prefetch: Some(prost_types::Duration { seconds: 600, nanos: 0 }),
+        ignore_windows: true,
+        ..Default::default()
+    };
+    let without = [
+        v1::Schedule { deadline_time: None, ..whole.clone() },
+        v1::Schedule { ignore_windows: false, ..whole.clone() },
+        v1::Schedule { prefetch: None, ..whole.clone() },
+    ];
+    let (draft, run) = (v1::JobState::Draft, v1::JobState::Unspecified);
+    for (alias, state, is) in [("draft", draft, v1::JobState::Draft), ("later", run, v1::JobState::Scheduled)] {
+        for less in &without {
+            apply(&mut bed, timed(alias, state, whole.clone())).unwrap();
+            apply(&mut bed, timed(alias, state, less.clone())).unwrap();
+            assert_eq!(shown(&mut bed, alias), (is, less.clone()));
+        }
+        apply(&mut bed, timed(alias, state, whole.clone())).unwrap();
+    }
+    bed.manager.step_clock(2 * 3_600_000);
+    wait_until("it to start", PATIENCE, || shown(&mut bed, "later").0 == v1::JobState::Active);
+    for (alias, state) in [("draft", draft), ("later", run)] {
+        let less = v1::Schedule { deadline_time: None, ignore_windows: false, ..whole.clone() };
+        apply(&mut bed, timed(alias, state, less.clone())).unwrap();
+        assert_eq!(shown(&mut bed, alias).1, less);
+    }
+    // Another start time is refused all the same.
+    let refused = apply(&mut bed, timed("later", run, v1::Schedule { start_time: at(4), ..Default::default() })).unwrap_err();
+    assert!(refused.message.contains("its start time can't be changed any more"), "{refused:?}");
+    let refused = apply(&mut bed, timed("draft", draft, v1::Schedule { start_time: at(0), ..Default::default() })).unwrap_err();
+    assert!(refused.message.contains("lies in the past"), "{refused:?}");
+}
+
+#[test]
+fn an_export_leaves_nothing_of_an_earlier_one() {
+    let manager = Manager::start();
+    let cli = manager.cli();
+    cli.ok("group create web");
+    cli.ok("window create nights --group web --on mon --from 22:00 --to 05:00 --zone Europe/Berlin");
+    let fleet = manager.scratch().join("fleet");
+    let export = format!("export -o {}", fleet.display());
+    cli.ok(&format!("{export} --format yaml"));
+    write(&fleet, "own.toml", "# not the export's\n");
+    cli.ok(&export);
+    let names = || {
+        let mut names: Vec<_> = fs_err::read_dir(&fleet).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(names(), ["group.toml", "own.toml", "window.toml"]);
+    cli.ok("window delete nights --yes");
+    let said = cli.run(&export).ends_with(0).stderr;
+    assert!(said.contains("removed ") && said.contains("window.toml"), "{said}");
+    assert_eq!(names(), ["group.toml", "own.toml"]);
+    let again = cli.run(&format!("apply -f {}", fleet.display())).ends_with(0);
+    assert_eq!(again.stdout, "", "{}", again.stderr);
+}
+
+#[test]
 fn whoever_applies_needs_the_rights_of_each_call_that_it_stands_for() {
     let (manager, cli) = with_hello(&["1.0"]);
     for group in ["inside", "outside"] {
@@ -337,6 +501,15 @@ fn whoever_applies_needs_the_rights_of_each_call_that_it_stands_for() {
     assert!(cid.ok("export").contains("\"far\""));
     fs_err::write(&file, "[[group]]\nname = \"inside\"\n").unwrap();
     assert_eq!(bea.ok(&format!("{apply} --prune")), "");
+    // Nor does she get the alias of one that has ended: whoever applies next would make her job as the file has it.
+    let far = cli.json("job show far")["name"].as_str().unwrap().to_owned();
+    cli.ok("job cancel far --yes");
+    fs_err::write(&file, job("far", "inside")).unwrap();
+    bea.fails(1, &apply).says(&["far exists already"]);
+    bea.fails(1, "job create --package hello --group inside --alias far").says(&["far exists already"]);
+    cli.ok("job create --package hello --group inside --alias far");
+    let log = cli.ok("audit list");
+    assert!(log.contains(&format!("under the alias far, which {far} had")), "{log}");
 }
 
 #[test]

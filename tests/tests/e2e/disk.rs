@@ -51,6 +51,28 @@ fn a_full_disk_at_the_client_is_found_before_the_download_and_reported() {
 }
 
 #[test]
+fn what_was_only_fetched_makes_room_for_what_is_installed_now() {
+    let manager = Manager::start();
+    let cli = manager.cli();
+    let _packages = [push(&cli, "later", 10 << 20), push(&cli, "now", 18 << 20)];
+    let mut agent = Agent::new("full");
+    agent.enroll(cli.ok("token create").trim());
+    if !agent.on_a_small_disk(40) {
+        return;
+    }
+    agent.start();
+    let run = |what: &str| {
+        let job = cli.id(&format!("job run {what} --client {}", agent.id()));
+        JobView::wait_for_row(&cli, &job, &agent.id(), "SUCCEEDED").json
+    };
+    run("--fetch later");
+    run("--package now");
+    // It is not there any more, and comes again.
+    run("--uninstall now");
+    assert!(fetched(&run("--fetch later")) >= 10 << 20);
+}
+
+#[test]
 fn a_disk_that_fills_up_during_a_download_fails_the_attempt_and_the_failure_is_reported() {
     let line = Proxy::new();
     let manager = Manager::start_with(Setup { advertise: vec![line.address()], ..Setup::default() });

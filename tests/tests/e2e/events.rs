@@ -10,7 +10,9 @@ use std::{
     process::{Child, Stdio},
     time::Duration,
 };
+use sutler::app::{self, occurrences};
 use sutler_base::state::Role;
+use sutler_core::event::Event;
 use sutler_proto::v1;
 use sutler_tests::{
     fleet::{Database, Packages},
@@ -255,6 +257,62 @@ fn what_happens_to_clients_and_what_nears_its_end_is_told_of_once() {
     looked(&bed, None);
     assert_eq!(objects(&bed, CertificateEndsSoon), ["operators/anna"]);
     assert_eq!(objects(&bed, PackageEndsSoon).len(), 1);
+}
+
+#[test]
+fn whoever_reaches_none_of_many_events_is_told_where_to_look_on() {
+    let mut bed = Bed::new(Database::Sqlite);
+    let group = v1::CreateGroupRequest { group_id: "machines".into(), ..Default::default() };
+    bed.admin.groups(&bed.manager, |mut c| async move { c.create_group(group).await }).unwrap();
+    let app = bed.manager.app().clone();
+    for _ in 0..11 {
+        let some = app.change("manager", "events", (), |tx, env, ()| {
+            Box::pin(async move {
+                for n in 0..1000 {
+                    let event = Event::new(sutler_base::state::EventKind::JobEnded, format!("jobs/{n:010}"), "over");
+                    app::events::emit(tx, env, event).await?;
+                }
+                Ok(())
+            })
+        });
+        bed.runtime.block_on(some).unwrap();
+    }
+    let credential = bed.operator("bea", &[(Role::Viewer, &["machines"])]);
+    let caller = bed.at_operators(&bed.manager, Some(&credential)).unwrap();
+    let list = |page_token: String| {
+        let request = v1::ListEventsRequest { page_size: 1, page_token, ..Default::default() };
+        let answer = bed.call(&caller, "/sutler.v1.EventService/ListEvents", request.encode_to_vec().into()).unwrap();
+        v1::ListEventsResponse::decode(answer).unwrap()
+    };
+    let first = list(String::new());
+    assert!(first.events.is_empty() && !first.next_page_token.is_empty(), "it looks at some, and not at all of them: {first:?}");
+    let last = list(first.next_page_token);
+    assert!(last.events.is_empty() && last.next_page_token.is_empty(), "{last:?}");
+}
+
+#[test]
+fn a_certificate_near_its_end_is_told_of_once_per_manager() {
+    let bed = Bed::new(Database::Sqlite);
+    let app = bed.manager.app().clone();
+    let ends = |days: u64| app.world.now() + Duration::from_secs(days * 86_400);
+    // Two managers look in turn, each at its own.
+    let (one, two) = (own("01", ends(3)), own("02", ends(5)));
+    for own in [&one, &two, &one, &two, &one] {
+        let looked = app
+            .view("manager", "own_certificates", vec![own.clone()], |tx, env, own| Box::pin(occurrences::own_certificates(tx, env, own)));
+        let looked = bed.runtime.block_on(looked).unwrap();
+        let told = app.change("manager", "tell", looked, |tx, env, looked| Box::pin(occurrences::tell(tx, env, looked)));
+        bed.runtime.block_on(told).unwrap();
+    }
+    let all =
+        app.view("manager", "events", (), |tx, _env, ()| Box::pin(async move { Ok(tx.events_after(0, &Default::default(), 1000).await?) }));
+    let all = bed.runtime.block_on(all).unwrap();
+    assert_eq!(all.iter().filter(|e| e.kind == sutler_base::state::EventKind::CertificateEndsSoon).count(), 2, "{all:?}");
+}
+
+/// A manager's certificate.
+fn own(serial: &str, ends: sutler_base::Timestamp) -> occurrences::Own {
+    occurrences::Own { name: "manager", which: serial.into(), ends }
 }
 
 #[test]

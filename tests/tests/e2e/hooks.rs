@@ -1,6 +1,7 @@
 //! Hooks: whoever is to be told of events is told, however long it takes, and nobody waits for that.
 
 use crate::access::callers::Bed;
+use prost::Message as _;
 use serde_json::Value;
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
@@ -13,10 +14,12 @@ use std::{
     },
     time::Duration,
 };
+use sutler::app::{events, hooks};
 use sutler::config::{Hook, hooks::Way};
-use sutler_base::state::EventKind;
+use sutler_base::state::{EventKind, Role};
+use sutler_proto::v1;
 use sutler_tests::{
-    fleet::Database,
+    fleet::{Database, Packages},
     harness::{Agent, JobView, Manager, PATIENCE, PackageFolder, Setup, wait_until},
     postgres::Postgres,
 };
@@ -184,6 +187,43 @@ fn hooks_are_told_that_a_job_ended_with_errors_and_are_tried_again_while_jobs_go
     cli.fails(1, "job report 0000000000").says(&["there is no job 0000000000"]);
 }
 
+#[test]
+fn a_page_of_a_report_has_a_hundred_rows_however_many_are_asked_for() {
+    let mut bed = Bed::new(Database::Sqlite);
+    for signed in Packages::new(&["hello"]).sign(&bed.manager.profile()) {
+        bed.admin.push(&bed.manager, &signed).unwrap();
+    }
+    let group = v1::CreateGroupRequest { group_id: "machines".into(), ..Default::default() };
+    bed.admin.groups(&bed.manager, |mut c| async move { c.create_group(group).await }).unwrap();
+    let clients: Vec<String> = (0..101).map(|_| format!("clients/{}", bed.client().0)).collect();
+    let members = v1::AddMembersRequest { name: "groups/machines".into(), clients: clients.clone(), ..Default::default() };
+    bed.admin.groups(&bed.manager, |mut c| async move { c.add_members(members).await }).unwrap();
+    let run = v1::RunJobRequest {
+        packages: vec![v1::JobPackage { package: "packages/hello".into(), ..Default::default() }],
+        destinations: vec!["groups/machines".into()],
+        ..Default::default()
+    };
+    let job = bed.admin.jobs(&bed.manager, |mut c| async move { c.run_job(run).await }).unwrap().job.unwrap().name;
+    let credential = bed.operator("bea", &[(Role::Viewer, &[])]);
+    let caller = bed.at_operators(&bed.manager, Some(&credential)).unwrap();
+    let (mut seen, mut pages) = (Vec::new(), Vec::new());
+    let mut request = v1::ListReportRowsRequest { parent: job, page_size: 1000, ..Default::default() };
+    loop {
+        let answer = bed.call(&caller, "/sutler.v1.ReportService/ListReportRows", request.encode_to_vec().into()).unwrap();
+        let page = v1::ListReportRowsResponse::decode(answer).unwrap();
+        pages.push(page.rows.len());
+        seen.extend(page.rows.into_iter().map(|row| row.execution.unwrap()));
+        request.page_token = page.next_page_token;
+        if request.page_token.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(pages, [100, 1]);
+    let names: std::collections::BTreeSet<_> = seen.iter().map(|e| e.client.clone()).collect();
+    assert_eq!(names, clients.into_iter().collect());
+    assert!(seen.iter().all(|e| e.hostname == "machine" && e.last_seen_time.is_some()), "{seen:?}");
+}
+
 /// The cursor of the n-th event.
 fn ended_at(events: &[Value], n: usize) -> Option<String> {
     events.get(n).map(|e| e["cursor"].as_str().unwrap().to_owned())
@@ -240,6 +280,62 @@ fn of_two_managers_one_delivers_each_event() {
     drop(second);
     let objects: Vec<String> = lines(&told).iter().map(|e| e["object"].as_str().unwrap().to_owned()).collect();
     assert_eq!(objects, clients);
+}
+
+#[test]
+fn where_no_other_manager_can_be_nobody_waits_for_one_that_was_killed() {
+    let bed = Bed::new(Database::Sqlite);
+    let app = bed.manager.app().clone();
+    let asking = hooks::Asking {
+        name: "program".into(),
+        kinds: vec![EventKind::JobEnded],
+        me: "this one".into(),
+        time_limit: Duration::from_secs(3600),
+    };
+    let killed = app.change("manager", "killed", asking.clone(), |tx, env, asking| {
+        Box::pin(async move {
+            let mut hook = sutler_core::hook::Hook::new(&asking.name, tx.last_change().await?);
+            tx.insert_hook(&hook).await?;
+            hook.take("the one before", env.now, asking.time_limit);
+            tx.save_hook(&hook).await?;
+            events::emit(tx, env, sutler_core::event::Event::new(EventKind::JobEnded, "jobs/0000000000", "over")).await
+        })
+    });
+    bed.runtime.block_on(killed).unwrap();
+    let taken = app.change("manager", "take_hook", asking, |tx, env, asking| Box::pin(hooks::take(tx, env, asking)));
+    assert!(bed.runtime.block_on(taken).unwrap().is_some());
+}
+
+#[test]
+fn of_two_managers_with_other_events_for_a_hook_the_one_that_was_started_last_delivers() {
+    let Some(server) = Postgres::shared() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let (script, told) = program(folder.path());
+    fs_err::create_dir(told.parent().unwrap()).unwrap();
+    let mut bed = Bed::tuned(Database::Postgres(server), |config| config.hooks = vec![hook(&script, Duration::from_secs(3600))]);
+    let state = |bed: &Bed| {
+        let app = bed.manager.app().clone();
+        let asked = app.view("manager", "hook", (), |tx, _env, ()| {
+            Box::pin(async move { Ok((tx.hook("program").await?, tx.setting("hook/program/events").await?)) })
+        });
+        bed.runtime.block_on(asked).unwrap()
+    };
+    wait_until("the hook to be known", PATIENCE, || state(&bed).0.is_some());
+    // The first one would pass over what only the second one wants.
+    let second = bed.manager.second_tuned(|config| config.hooks[0].events.push(EventKind::ClientQuarantined));
+    wait_until("its events to count", PATIENCE, || state(&bed).1.is_some_and(|events| events == b"CLIENT_ENROLLED,CLIENT_QUARANTINED"));
+    let mut expected = Vec::new();
+    for _ in 0..15 {
+        let name = format!("clients/{}", bed.client().0);
+        let request = v1::QuarantineClientRequest { name: name.clone(), reason: "lent".into(), ..Default::default() };
+        bed.admin.clients(&bed.manager, |mut c| async move { c.quarantine_client(request).await }).unwrap();
+        expected.extend([("EVENT_KIND_CLIENT_ENROLLED".to_owned(), name.clone()), ("EVENT_KIND_CLIENT_QUARANTINED".to_owned(), name)]);
+    }
+    wait_until("all to be told of", PATIENCE, || state(&bed).0.is_some_and(|hook| hook.delivered >= 30));
+    drop(second);
+    let word = |event: &Value, member: &str| event[member].as_str().unwrap().to_owned();
+    let seen: Vec<_> = lines(&told).iter().map(|e| (word(e, "kind"), word(e, "object"))).collect();
+    assert_eq!(seen, expected);
 }
 
 #[test]

@@ -50,7 +50,7 @@ const NET: [(&str, &str); 26] = [
 ];
 
 /// The same of `[limits]` there.
-const MANAGER: [(&str, &str); 24] = [
+const MANAGER: [(&str, &str); 30] = [
     ("enroll_message", "a_message_over_the_limit_is_refused_by_name_and_the_connection_lives_on"),
     ("agent_message", "a_message_over_the_limit_is_refused_by_name_and_the_connection_lives_on"),
     ("operator_message", "a_message_over_the_limit_is_refused_by_name_and_the_connection_lives_on"),
@@ -72,8 +72,14 @@ const MANAGER: [(&str, &str); 24] = [
     ("events", "events_go_when_they_are_too_old_and_a_cursor_before_them_is_refused"),
     ("events_max", "events_go_when_they_are_too_many_and_a_follower_never_takes_the_gap_for_silence"),
     ("logs", "of_the_logs_of_what_failed_the_oldest_go_first"),
+    ("breaker_failures", "what_mostly_fails_over_many_jobs_is_ended_by_its_breaker"),
+    ("breaker_attempts", "a_package_that_only_fails_opens_its_breaker_and_a_person_closes_it"),
+    ("breaker_bytes", "what_is_fetched_in_vain_opens_a_breaker"),
+    ("budget", "no_more_clients_go_within_an_hour_than_the_budget_has"),
     ("scrub_rate", "the_scrub_reads_no_faster_than_it_may"),
     ("scrub_every", "a_scrub_begins_when_the_last_one_is_long_enough_ago_and_not_before"),
+    ("second_person_clients", "a_second_person_is_needed_from_both_bounds_of_the_configuration_on"),
+    ("second_person_percent", "a_second_person_is_needed_from_both_bounds_of_the_configuration_on"),
     ("disk_reserve", "a_full_disk_refuses_what_is_new_and_goes_on_with_revocations_and_renewals_until_there_is_room_again"),
 ];
 

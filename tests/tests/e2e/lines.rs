@@ -4,7 +4,7 @@ use rustix::fs::{CWD, FileType, Mode};
 use std::time::Duration;
 use sutler_tests::harness::{Agent, Cli, JobView, Line, Manager, PATIENCE, PackageFolder, Proxy, Setup, wait_until};
 
-const WAITS: &str = "#!/bin/sh\necho run >>\"$(pwd -P).runs\"\nread -r line <../../etc/go\n";
+pub(crate) const WAITS: &str = "#!/bin/sh\necho run >>\"$(pwd -P).runs\"\nread -r line <../../etc/go\n";
 
 /// What takes a minute otherwise is noticed within this time.
 const NOTICED_WITHIN: Duration = Duration::from_secs(20);
@@ -15,7 +15,7 @@ fn over(line: &Proxy) -> (Manager, Agent) {
 }
 
 /// The same with more of the manager's configuration.
-fn over_with(line: &Proxy, more: &str) -> (Manager, Agent) {
+pub(crate) fn over_with(line: &Proxy, more: &str) -> (Manager, Agent) {
     let config = format!("[net]\nkeep_alive = \"1s\"\nkeep_alive_timeout = \"2s\"\n{more}");
     let manager = Manager::start_with(Setup { advertise: vec![line.address()], config, ..Setup::default() });
     line.leads_to(manager.addresses().agents);
@@ -33,7 +33,7 @@ fn connected(agent: &Agent) {
     wait_until("the machine to be connected", PATIENCE, || agent.status()["connected"].is_string());
 }
 
-fn push(cli: &Cli, name: &str, script: &str, bytes: usize) {
+pub(crate) fn push(cli: &Cli, name: &str, script: &str, bytes: usize) {
     let package = PackageFolder::counting(name, "1.0");
     package.file("bin/install", script);
     if bytes > 0 {

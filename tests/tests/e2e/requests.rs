@@ -7,7 +7,7 @@ use sutler_certs::PrivateKey;
 use sutler_proto::v1;
 use sutler_tests::{
     api_call, fleet,
-    harness::{Agent, Api, JobView, Manager, PATIENCE, PackageFolder, wait_until},
+    harness::{Agent, Api, JobView, Manager, PATIENCE, PackageFolder, Setup, wait_until},
 };
 use tonic::Code;
 
@@ -72,7 +72,8 @@ macro_rules! twice {
 
 #[test]
 fn every_mutation_may_be_sent_twice_also_across_a_restart() {
-    let mut manager = Manager::start();
+    let config = "[limits]\nbreaker_attempts = 1\n".to_owned();
+    let mut manager = Manager::start_with(Setup { config, ..Setup::default() });
     let cli = manager.cli();
     let package = PackageFolder::counting("hello", "1.0");
     cli.ok(&format!("package push {}", package.path().display()));
@@ -129,6 +130,26 @@ fn every_mutation_may_be_sent_twice_also_across_a_restart() {
     twice!(t, window_service_client::WindowServiceClient, update_window, "UpdateWindow", update, |r| r.description = None);
     let delete = v1::DeleteWindowRequest { name: name("windows/nights"), ..Default::default() };
     twice!(t, window_service_client::WindowServiceClient, delete_window, "DeleteWindow", delete, |r| r.name = name("windows/b"));
+    // Brakes.
+    let bad = PackageFolder::counting("bad", "1.0");
+    bad.file("bin/install", "#!/bin/sh\nexit 1\n");
+    cli.ok(&format!("package push {}", bad.path().display()));
+    let job = cli.id(&format!("job run --package bad --client {}", agent.id()));
+    JobView::wait_for_row(&cli, &job, &agent.id(), "FAILED");
+    cli.ok(&format!("job retry {job}"));
+    wait_until("a breaker to open", PATIENCE, || cli.json("breaker list").as_array().is_some_and(|all| all.len() == 1));
+    let breaker = cli.json("breaker list")[0]["name"].as_str().unwrap().to_owned();
+    let close = v1::CloseBreakerRequest { name: breaker, ..Default::default() };
+    twice!(t, brake_service_client::BrakeServiceClient, close_breaker, "CloseBreaker", close, |r| {
+        r.name = format!("breakers/{}", "0".repeat(26));
+    });
+    let work = Some(v1::StoppedWork { group: name("groups/one"), ..Default::default() });
+    let stop = v1::StopWorkRequest { work: work.clone(), reason: name("r"), ..Default::default() };
+    twice!(t, brake_service_client::BrakeServiceClient, stop_work, "StopWork", stop, |r| r.reason = name("s"));
+    let resume = v1::ResumeWorkRequest { work, ..Default::default() };
+    twice!(t, brake_service_client::BrakeServiceClient, resume_work, "ResumeWork", resume, |r| {
+        r.work.as_mut().unwrap().group = name("groups/two");
+    });
     // Transfers.
     let limit = v1::TransferLimit { scope: v1::TransferScope::EachClient.into(), bytes_per_second: 1 << 30, ..Default::default() };
     let create = v1::CreateTransferLimitRequest { limit: Some(limit), ..Default::default() };
@@ -178,6 +199,8 @@ fn every_mutation_may_be_sent_twice_also_across_a_restart() {
     twice!(t, job_service_client::JobServiceClient, rollback_job, "RollbackJob", rollback, |r| r.description = name("x"));
     let archive = v1::ArchiveJobRequest { name: id, ..Default::default() };
     twice!(t, job_service_client::JobServiceClient, archive_job, "ArchiveJob", archive, |r| r.name = "jobs/0123456789".into());
+    // Changes that need a second person: in `second_person.rs`, where there is one.
+    t.methods.extend(["ApproveChange".to_owned(), "RejectChange".to_owned()]);
     // Packages.
     let scrub = v1::ScrubContentRequest { request_id: "scrub".into() };
     t.methods.insert("ScrubContent".into());

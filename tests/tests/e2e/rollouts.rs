@@ -1,5 +1,6 @@
 //! Rollouts over a real manager: what a mistake costs, with hundreds of real agents on simulated machines.
 
+use sutler::config::Config;
 use sutler_base::{PackageName, state::ClientState};
 use sutler_proto::v1::{self, ExecutionState as S, JobState};
 use sutler_tests::fleet::{Database, Machine, Manager, Operator, Packages};
@@ -8,24 +9,29 @@ use sutler_tests::postgres::Postgres;
 use tokio::runtime::Runtime;
 use tonic::Code;
 
-const SOAK_MS: i64 = 15 * 60 * 1000 + 1000;
+pub(crate) const SOAK_MS: i64 = 15 * 60 * 1000 + 1000;
 
-fn hello() -> PackageName {
+pub(crate) fn hello() -> PackageName {
     "hello".parse().unwrap()
 }
 
 /// A manager with a package and a group, and machines that are in the group.
-struct Crew {
-    machines: Vec<Machine>,
-    operator: Operator,
-    manager: Manager,
-    runtime: Runtime,
-    token: String,
+pub(crate) struct Crew {
+    pub(crate) machines: Vec<Machine>,
+    pub(crate) operator: Operator,
+    pub(crate) manager: Manager,
+    pub(crate) runtime: Runtime,
+    pub(crate) token: String,
 }
 
 impl Crew {
-    fn new(database: Database) -> Crew {
-        let manager = Manager::start(database, None);
+    pub(crate) fn new(database: Database) -> Crew {
+        Crew::tuned(database, |_| {})
+    }
+
+    /// The same with a manager that is set up otherwise.
+    pub(crate) fn tuned(database: Database, tune: impl FnOnce(&mut Config)) -> Crew {
+        let manager = Manager::tuned(database, None, tune);
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let mut operator = Operator::new(&manager, runtime.handle());
         let packages = Packages::new(&["hello"]);
@@ -46,13 +52,13 @@ impl Crew {
     }
 
     /// The same with so many machines that are connected.
-    fn of(database: Database, machines: usize) -> Crew {
+    pub(crate) fn of(database: Database, machines: usize) -> Crew {
         let mut crew = Crew::new(database);
         (0..machines).for_each(|_| crew.join(true));
         crew
     }
 
-    fn join(&mut self, online: bool) {
+    pub(crate) fn join(&mut self, online: bool) {
         let n = self.machines.len();
         let mut machine = Machine::enroll(&format!("machine-{n}"), n as u64 + 1, &self.token, self.runtime.handle());
         if online {
@@ -62,36 +68,50 @@ impl Crew {
     }
 
     /// Every step of the package fails on every machine.
-    fn breaks(&self) {
+    pub(crate) fn breaks(&self) {
         self.machines.iter().for_each(|machine| machine.simulated.machine.fail(&hello(), 1, None));
     }
 
-    fn run(&mut self, rollout: Option<v1::Rollout>) -> String {
+    pub(crate) fn run(&mut self, rollout: Option<v1::Rollout>) -> String {
+        self.order(v1::RunJobRequest {
+            terms: rollout.map(|rollout| v1::JobTerms { rollout: Some(rollout), ..Default::default() }),
+            ..Default::default()
+        })
+    }
+
+    /// Runs a job for the package on the group.
+    pub(crate) fn order(&mut self, request: v1::RunJobRequest) -> String {
         let request = v1::RunJobRequest {
             packages: vec![v1::JobPackage { package: "packages/hello".into(), ..Default::default() }],
             destinations: vec!["groups/all".into()],
-            terms: rollout.map(|rollout| v1::JobTerms { rollout: Some(rollout), ..Default::default() }),
-            ..Default::default()
+            ..request
         };
         self.operator.jobs(&self.manager, |mut j| async move { j.run_job(request).await }).unwrap().job.unwrap().name
     }
 
-    fn job(&mut self, name: &str) -> v1::Job {
+    /// A job with these terms, which installs it also where it is.
+    pub(crate) fn order_on(&mut self, destinations: Vec<String>, terms: v1::JobTerms) -> String {
+        let package = v1::JobPackage { package: "packages/hello".into(), replace: v1::Replace::Always.into(), ..Default::default() };
+        let request = v1::RunJobRequest { packages: vec![package], destinations, terms: Some(terms), ..Default::default() };
+        self.operator.jobs(&self.manager, |mut j| async move { j.run_job(request).await }).unwrap().job.unwrap().name
+    }
+
+    pub(crate) fn job(&mut self, name: &str) -> v1::Job {
         let request = v1::GetJobRequest { name: name.into() };
         self.operator.jobs(&self.manager, |mut j| async move { j.get_job(request).await }).unwrap().job.unwrap()
     }
 
-    fn resume(&mut self, name: &str) {
+    pub(crate) fn resume(&mut self, name: &str) {
         let request = v1::ResumeJobRequest { name: name.into(), ..Default::default() };
         self.operator.jobs(&self.manager, |mut j| async move { j.resume_job(request).await }).unwrap();
     }
 
-    fn rows(&mut self, name: &str) -> Vec<v1::Execution> {
+    pub(crate) fn rows(&mut self, name: &str) -> Vec<v1::Execution> {
         let request = v1::ListExecutionsRequest { parent: name.into(), page_size: 1000, ..Default::default() };
         self.operator.jobs(&self.manager, |mut j| async move { j.list_executions(request).await }).unwrap().executions
     }
 
-    fn until(&mut self, what: &str, name: &str, mut holds: impl FnMut(&v1::Job) -> bool) -> v1::Job {
+    pub(crate) fn until(&mut self, what: &str, name: &str, mut holds: impl FnMut(&v1::Job) -> bool) -> v1::Job {
         let mut last = v1::Job::default();
         wait_until(what, 2 * PATIENCE, || {
             last = self.job(name);
@@ -101,7 +121,7 @@ impl Crew {
     }
 
     /// How many machines ran a step; none of them ran one twice.
-    fn hurt(&self) -> usize {
+    pub(crate) fn hurt(&self) -> usize {
         for machine in &self.machines {
             assert_eq!(machine.simulated.machine.twice(), [], "{}", machine.client());
         }
@@ -109,30 +129,30 @@ impl Crew {
     }
 
     /// Waits until so many machines have begun their step: `running` counts those that still fetch, too.
-    fn until_begun(&self, machines: usize) {
+    pub(crate) fn until_begun(&self, machines: usize) {
         wait_until("machines to have begun their step", 2 * PATIENCE, || self.hurt() == machines);
     }
 
     /// Waits until managers have looked at all rollouts several times.
-    fn settle(&mut self, others: &[&Manager]) {
+    pub(crate) fn settle(&mut self, others: &[&Manager]) {
         for manager in std::iter::once(&self.manager).chain(others.iter().copied()) {
             let from = manager.rounds("staged");
             wait_until("managers to have looked", PATIENCE, || manager.rounds("staged") > from + 3);
         }
     }
 
-    fn explained(&mut self, client: String) -> String {
+    pub(crate) fn explained(&mut self, client: String) -> String {
         let request = v1::ExplainClientRequest { name: client };
         let answer = self.operator.clients(&self.manager, |mut c| async move { c.explain_client(request).await }).unwrap();
         answer.jobs[0].sentence.clone()
     }
 }
 
-fn counters(job: &v1::Job) -> v1::Counters {
+pub(crate) fn counters(job: &v1::Job) -> v1::Counters {
     job.counters.unwrap_or_default()
 }
 
-fn status(job: &v1::Job) -> v1::RolloutStatus {
+pub(crate) fn status(job: &v1::Job) -> v1::RolloutStatus {
     job.rollout.clone().unwrap_or_default()
 }
 
@@ -295,10 +315,13 @@ fn a_manager_that_is_killed_in_the_middle_of_a_stage_goes_on_where_it_was() {
     for _ in 0..3 {
         crew.operator.hang_up();
         crew.manager.crash();
+        // Nobody could be heard meanwhile: that is no silence.
+        crew.manager.step_clock(70 * 60 * 1000);
         crew.manager.start_again();
         crew.machines.iter().for_each(Machine::connected);
         crew.settle(&[]);
-        assert_eq!((crew.hurt(), status(&crew.job(&job)).let_go), (20, 20));
+        let job = crew.job(&job);
+        assert_eq!((crew.hurt(), status(&job).let_go, job.state()), (20, 20, JobState::Active));
     }
     for machine in &crew.machines {
         machine.simulated.machine.hold_steps(false);

@@ -138,6 +138,18 @@ fn a_suspended_group_gets_no_bytes_across_restarts_and_goes_on_from_what_it_has_
     assert!(cli.run(&format!("job status {urgent}")).stdout.contains("although transfers are suspended"));
     suspended(&cli, &job, &agent, PATIENCE);
 
+    // Who leaves the group goes on as soon; by itself it would ask again after minutes, when it was refused often enough.
+    let refused = Instant::now();
+    push(&cli, "left", 256 << 10);
+    let mut leaver = Agent::enrolled("three", &manager);
+    cli.ok(&format!("group add branch {}", leaver.id()));
+    let left = cli.id(&format!("job run --package left --client {}", leaver.id()));
+    suspended(&cli, &left, &leaver, PATIENCE);
+    wait_until("it to have been refused several times", PATIENCE, || refused.elapsed() > Duration::from_secs(25));
+    cli.ok(&format!("group remove branch {}", leaver.id()));
+    JobView::wait(&cli, &left, "who left to be done", 2 * SOON, |v| v.row(&leaver.id()).is_some_and(|r| r.state == "SUCCEEDED"));
+    leaver.kill();
+
     cli.ok("transfer resume --group branch");
     let row = wait_for_value(
         "what was stopped to be done",

@@ -292,9 +292,11 @@ fn attempts(case: &mut Case, row: &v1::Execution, runs: &mut Runs) {
         assert!(is_end(attempt.state()) || access != Access::Active, "an attempt is left open: {attempt:?} of {row:?}");
         let (on, ran) = runs.remove(&id).unwrap_or((client, BTreeSet::new()));
         assert_eq!(on, client, "the attempt {id} was for another client");
-        // What was called off before its start never starts. Of a removed client nobody asks any more.
+        // What was called off before its start never starts, nor what comes after the packages that it says it had done. Of a removed
+        // client nobody asks any more.
         if attempt.state() == S::Canceled && !removed && !murky {
-            assert!(ran.is_empty(), "a canceled attempt ran {ran:?}: {attempt:?}");
+            let done = |(item, ..): &(usize, usize, u32)| *item < attempt.items.len();
+            assert!(ran.iter().all(done), "a canceled attempt ran {ran:?}: {attempt:?}");
         }
         for (item, ..) in &ran {
             assert!(!installed.contains(item), "package {item} of {} was installed by an earlier attempt and run again", row.name);

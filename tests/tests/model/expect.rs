@@ -193,7 +193,7 @@ impl Expected {
                 continue;
             }
             let Some(rows) = job.rows.get_mut(&client) else { continue };
-            *rows = std::mem::take(rows).into_iter().map(|row| called_off(row, Reason::LeftGroup)).collect();
+            *rows = std::mem::take(rows).into_iter().flat_map(|row| called_off(row, Reason::LeftGroup)).collect();
         }
         true
     }
@@ -343,7 +343,7 @@ impl Expected {
         let job = &mut self.jobs[job];
         job.active = false;
         for rows in job.rows.values_mut() {
-            *rows = std::mem::take(rows).into_iter().map(|row| called_off(row, Reason::JobCanceled)).collect();
+            *rows = std::mem::take(rows).into_iter().flat_map(|row| called_off(row, Reason::JobCanceled)).collect();
         }
     }
 
@@ -436,7 +436,14 @@ impl Expected {
                 out.push(Row { place: Place::Started(0), ..row });
                 self.step(job, client, row, 0, &mut out);
             }
-            (Place::Started(at), _) => self.step(job, client, row, at, &mut out),
+            (Place::Started(at), cancel) => {
+                self.step(job, client, row, at, &mut out);
+                if let Some(reason) = cancel.filter(|_| at > 0) {
+                    let off = acknowledged(j.active, self.is_reached(j, client), reason, Row { tried: true, ..row });
+                    // Nothing of it had really to be done, or its results are here.
+                    out.extend([off, Row { done: row.done | ((1 << at) - 1), ..off }]);
+                }
+            }
             (Place::Ended { end, told: false }, _) => {
                 out.push(Row { place: Place::Ended { end, told: true }, cancel: None, ..row });
             }
@@ -474,12 +481,14 @@ impl Expected {
     }
 }
 
-/// What has not started is called off: at once if nobody was told of it, else when its agent says so.
-fn called_off(row: Row, reason: Reason) -> Row {
+/// What has not started is called off: at once if nobody was told of it, else when its agent says so. So may be what comes after the
+/// packages that are done.
+fn called_off(row: Row, reason: Reason) -> Vec<Row> {
     match (row.place, row.cancel) {
-        (Place::Queued, _) => Row { place: Place::Canceled(reason), ..row },
-        (Place::Offered, None) => Row { cancel: Some(reason), ..row },
-        _ => row,
+        (Place::Queued, _) => vec![Row { place: Place::Canceled(reason), ..row }],
+        (Place::Offered, None) => vec![Row { cancel: Some(reason), ..row }],
+        (Place::Started(_), None) => vec![row, Row { cancel: Some(reason), ..row }],
+        _ => vec![row],
     }
 }
 

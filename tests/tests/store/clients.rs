@@ -195,3 +195,31 @@ pub(crate) async fn clients_are_alike_by_the_keys_that_they_have_now(db: Databas
     keep(0, &[]).await;
     assert_eq!(alike().await, []);
 }
+
+pub(crate) async fn what_is_known_of_clients_in_brief_is_what_their_rows_say(db: Database) {
+    add(&db.store, 0..3).await;
+    let archived = Client { archived: Some(at(7)), hostname: "é \"x\"".into(), ..client(1) };
+    let touched = (client(2).id, at(90));
+    write(
+        &db.store,
+        unit!(
+            [archived, touched] | tx | {
+                tx.save_client(&archived).await?;
+                tx.touch_clients(std::slice::from_ref(&touched)).await
+            }
+        ),
+    )
+    .await
+    .unwrap();
+    let ids: Vec<_> = (0..4).map(|n| client(n).id).collect();
+    let (whole, brief) = read(&db.store, unit!([ids] | tx | { Ok((tx.clients(&ids).await?, tx.clients_in_brief(&ids).await?)) })).await;
+    let expected = whole.into_iter().map(|c| sutler_core::model::ClientBrief {
+        id: c.id,
+        state: c.state,
+        hostname: c.hostname,
+        last_seen: c.last_seen,
+        archived: c.archived,
+    });
+    assert_eq!(brief, expected.collect::<Vec<_>>());
+    assert!(brief.len() == 3 && brief.iter().any(|c| c.archived == Some(at(7))) && brief.iter().any(|c| c.last_seen == at(90)));
+}

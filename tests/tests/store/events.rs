@@ -137,6 +137,22 @@ pub(crate) async fn events_are_found_by_kind_object_and_time_and_dropped_from_th
         unit!([second] | tx | { Ok((tx.drop_events(second).await?, tx.drop_events(1).await?, tx.events_dropped().await?)) }),
     );
     assert_eq!(dropped.await.unwrap(), (2, 0, second), "what is gone stays gone");
+    // A clock that was stepped: the first of those that are new enough, whichever is the oldest by its time.
+    let (since, stepped) = write(
+        &db.store,
+        unit!(
+            [] | tx | {
+                for seconds in [5, 20, 10] {
+                    tx.insert_event(&Event { time: at(seconds), ..event(EventKind::JobEnded, "jobs/x") }).await?;
+                }
+                Ok((tx.first_event_since(at(10)).await?, tx.events_after(0, &EventFilter::default(), 10).await?))
+            }
+        ),
+    )
+    .await
+    .unwrap();
+    assert_eq!(since, stepped.iter().find(|e| e.time == at(20)).map(|e| e.cursor));
+    assert_eq!(read(&db.store, unit!([] | tx | { tx.first_event_since(at(21)).await })).await, None);
 }
 
 pub(crate) async fn an_occurrence_is_told_once_and_a_hook_reads_back(db: Database) {

@@ -10,7 +10,7 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 use sutler_base::state::CancelReason;
-use sutler_store::{ExecutionChange, Page, unit};
+use sutler_store::{ExecutionChange, Page, QueuedAfter, unit};
 use tokio::sync::Barrier;
 
 fn change(job: &JobId, n: u64, from: ExecutionState, to: ExecutionState) -> ExecutionChange {
@@ -397,8 +397,16 @@ pub(crate) async fn only_what_may_run_is_queued_in_its_order(db: Database) {
     )
     .await
     .unwrap();
-    let queued =
-        read(&db.store, unit!([] | tx | { tx.queued_for(&[client_id(0), client_id(1), client_id(2), client_id(77)], 100).await })).await;
+    let of = [client_id(0), client_id(1), client_id(2), client_id(77)];
+    let queued = read(&db.store, unit!([of] | tx | { tx.queued_for(&of, None, 100).await })).await;
+    // Page by page it is the same.
+    let mut after = None;
+    for (row, job) in &queued {
+        let next = read(&db.store, unit!([of, after] | tx | { tx.queued_for(&of, after.as_ref(), 1).await })).await;
+        assert_eq!((&next[0].0, &next[0].1.id), (row, &job.id));
+        after = Some(QueuedAfter::of(row, job));
+    }
+    assert!(read(&db.store, unit!([of, after] | tx | { tx.queued_for(&of, after.as_ref(), 1).await })).await.is_empty());
     let mut expected = vec![(client_id(0), 3), (client_id(0), 2), (client_id(0), 1), (client_id(1), 3)];
     expected.sort_by(|a, b| a.0.cmp(&b.0));
     assert!(queued.iter().all(|(e, j)| e.job == j.id && e.state == ExecutionState::Queued));
@@ -461,7 +469,7 @@ pub(crate) async fn of_two_managers_that_offer_the_same_execution_one_makes_its_
         let (job, both, met) = (job.clone(), both.clone(), Arc::new(AtomicBool::new(false)));
         let offer = unit!(
             [job, both, met] | tx | {
-                let queued = tx.queued_for(&[client_id(0)], 10).await?;
+                let queued = tx.queued_for(&[client_id(0)], None, 10).await?;
                 // A deadlock runs it again, and then alone.
                 if !met.swap(true, Ordering::SeqCst) {
                     both.wait().await;

@@ -4,11 +4,13 @@
 //! installed.
 
 mod audit;
+mod brakes;
 mod clients;
 mod configuration;
 mod events;
 mod executions;
 mod kept;
+mod planned;
 mod rollouts;
 mod rows;
 mod speed;
@@ -117,7 +119,11 @@ cases! {
         units::a_closed_store_says_so,
         kept::a_committed_unit_survives_the_death_of_the_process,
         kept::a_newer_database_is_refused,
+        brakes::what_is_stopped_reads_back_and_what_is_held_is_offered_to_nobody,
+        brakes::breakers_retries_and_budgets_read_back,
         rollouts::what_a_stage_holds_is_offered_to_nobody_and_let_go_in_its_order,
+        rollouts::silence_counts_since_the_offer_or_the_last_wait_that_may_last,
+        rollouts::what_may_last_is_known_to_the_statements,
         rows::every_row_reads_back_as_it_was_written,
         rows::titles_are_counted_by_what_changed_and_what_is_not_true_changes_nothing,
         rows::what_publishers_signed_reads_back_in_its_order_and_never_changes,
@@ -129,6 +135,8 @@ cases! {
         rows::a_client_is_found_by_its_labels_of_now,
         rows::the_last_contact_never_goes_back,
         clients::questions_have_a_revision_and_know_who_answered_them,
+        planned::an_approval_is_pending_until_it_is_decided_and_is_kept_for_a_while,
+        planned::a_plan_is_read_as_it_was_written_and_goes_with_its_clients,
         windows::windows_have_a_revision_and_long_leases_are_kept_until_they_are_over,
         clients::archived_clients_are_in_no_list_and_get_no_executions,
         clients::clients_are_alike_by_the_keys_that_they_have_now,
@@ -151,6 +159,7 @@ cases! {
         events::a_reader_of_events_misses_none_that_commits_late,
         events::events_are_found_by_kind_object_and_time_and_dropped_from_the_beginning,
         events::an_occurrence_is_told_once_and_a_hook_reads_back,
+        clients::what_is_known_of_clients_in_brief_is_what_their_rows_say,
     }
     sqlite {
         units::the_queue_of_writers_is_bounded,

@@ -59,6 +59,10 @@ pub(crate) async fn windows_have_a_revision_and_long_leases_are_kept_until_they_
     write(&db.store, unit!([longer] | tx | { tx.put_long_leases(std::slice::from_ref(&longer)).await })).await.unwrap();
     let ids = vec![one.attempt.clone(), two.attempt.clone(), lease(3, 1).attempt];
     let leases = async || read(&db.store, unit!([ids] | tx | { tx.long_leases(&ids).await })).await;
+    assert_eq!(leases().await, [longer.clone(), two.clone()]);
+    // The agent keeps the longest that it was given; so it is what is waited for.
+    let shorter = LongLease { seconds: 3, ..lease(1, 50) };
+    write(&db.store, unit!([shorter] | tx | { tx.put_long_leases(std::slice::from_ref(&shorter)).await })).await.unwrap();
     assert_eq!(leases().await, [longer.clone(), two]);
     assert_eq!(write(&db.store, unit!([] | tx | { tx.drop_long_leases(at(65)).await })).await.unwrap(), 1);
     assert_eq!(leases().await, [longer]);

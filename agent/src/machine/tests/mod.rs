@@ -32,6 +32,7 @@ fn offer(n: u8, items: usize) -> Offer {
         job: "jobs/1".into(),
         revision: 1,
         items: vec![OfferedItem::install(vec![n]); items],
+        inventory: items == 0,
         expire: None,
         continue_on_failure: false,
         priority: 5,
@@ -136,6 +137,8 @@ struct World {
     signing: Vec<Outcome>,
     performed: Vec<(AttemptId, usize, Op, u32)>,
     never: BTreeSet<AttemptId>,
+    /// Called off between two packages, by an agent that was not restarted since.
+    off: BTreeSet<AttemptId>,
     refused: BTreeSet<(AttemptId, usize)>,
     outcomes: HashMap<AttemptId, Vec<u8>>,
     /// The agent has just been started: what it picks up was begun before.
@@ -163,6 +166,7 @@ impl World {
             signing: vec![],
             performed: vec![],
             never: BTreeSet::new(),
+            off: BTreeSet::new(),
             refused: BTreeSet::new(),
             outcomes: HashMap::new(),
             recovering: false,
@@ -179,6 +183,11 @@ impl World {
     }
 
     fn event(&mut self, event: Event) {
+        if let Event::CancelAsked(id) = &event
+            && self.state.record(id).is_some_and(|r| r.started && !matches!(r.stage, Stage::Installing(_)))
+        {
+            self.off.insert(id.clone());
+        }
         let effects = self.state.handle(event, &self.now());
         self.take(effects);
     }
@@ -190,7 +199,7 @@ impl World {
                     let record = self.state.record(&id).expect("it is there").clone();
                     self.unwritten.push((id, write, record));
                 }
-                Effect::Prepare(id, _) => {
+                Effect::Prepare(id, _) | Effect::Measure(id) => {
                     self.performing.insert((id, None));
                 }
                 Effect::Perform(id, item, op, run) => {
@@ -204,6 +213,8 @@ impl World {
                         assert!(self.state.record(&id).unwrap().timely(&self.now()), "begun outside of its times");
                         assert!(!self.restarting, "begun while the machine is restarted");
                         self.begun(&id);
+                        assert!(!self.off.contains(&id), "begun after it was called off between two packages");
+                        assert!(!self.state.record(&id).unwrap().is_expired(&self.now()), "begun when its time was over");
                     }
                     if op.runs() {
                         assert!(!self.refused.contains(&(id.clone(), item)), "a step of what was refused is run");
@@ -325,6 +336,9 @@ impl World {
     fn end_work(&mut self, way: u8) {
         let Some(work) = self.performing.pop_first() else { return };
         match work {
+            (id, None) if self.state.record(&id).is_some_and(|record| record.offer.inventory) => {
+                self.event(Event::Measured(id, !way.is_multiple_of(5)));
+            }
             (id, None) => {
                 let prepared = match way % 5 {
                     0 => Prepared::Later("gone".into()),
@@ -375,6 +389,8 @@ impl World {
         }
         self.performing.clear();
         self.signing.clear();
+        // The manager asks again.
+        self.off.clear();
         // The refusal may not have reached the disk: then nothing knows of it.
         self.refused.clear();
         let disk = &self.disk;
@@ -438,7 +454,7 @@ impl World {
 
 #[derive(Debug, Clone)]
 enum Act {
-    Offer(u8, u8, u16, u8),
+    Offer(u8, u8, u16, Option<u16>, u8),
     Answer(u8, u8),
     Reboot(u8),
     GoesDown(u8),
@@ -459,7 +475,8 @@ enum Act {
 fn acts() -> impl Strategy<Value = Vec<Act>> {
     let n = 1u8..5;
     let act = prop_oneof![
-        3 => (n.clone(), 1u8..3, 0u16..100, any::<u8>()).prop_map(|(n, items, lease, kind)| Act::Offer(n, items, lease, kind)),
+        3 => (n.clone(), 0u8..3, 0u16..100, proptest::option::weighted(0.3, 0u16..200), any::<u8>())
+            .prop_map(|(n, items, lease, expire, kind)| Act::Offer(n, items, lease, expire, kind)),
         2 => (n.clone(), any::<u8>()).prop_map(|(n, way)| Act::Answer(n, way)),
         1 => any::<u8>().prop_map(Act::Reboot),
         1 => (0u8..60).prop_map(Act::GoesDown),
@@ -490,9 +507,10 @@ proptest! {
             match act {
                 // An id that is over is answered from the journal, above the machine.
                 Act::Offer(n, ..) if offered.contains(&n) && world.state.record(&id(n)).is_none() => {}
-                Act::Offer(n, items, lease, kind) => {
+                Act::Offer(n, items, lease, expire, kind) => {
                     offered.insert(n);
-                    world.event(Event::Offered(of_kind(offer(n, items.into()), kind), lease.into()));
+                    let expire = expire.map(|seconds| now(world.at + u64::from(seconds)).wall);
+                    world.event(Event::Offered(of_kind(Offer { expire, ..offer(n, items.into()) }, kind), lease.into()));
                 }
                 Act::Lease(n, seconds) => world.event(Event::Leased(vec![id(n)], seconds.into())),
                 Act::Times(n, times) => {

@@ -42,7 +42,8 @@ pub fn decide(rollout: &Rollout, position: &Position, seen: &Seen, now: Timestam
         decision.release = missing.unwrap_or(u64::MAX);
         let full = match missing {
             Some(missing) => missing == 0,
-            None => !seen.members_left && seen.taken > 0,
+            // With nobody to go first it is nobody's turn; while the job reaches nobody at all that is not known.
+            None => !seen.members_left && (seen.let_go > 0 || !seen.members_held && seen.total > 0),
         };
         if !full || !has_settled(&seen, places.unwrap_or(seen.taken)) {
             position.settled_ms = None;
@@ -58,7 +59,7 @@ pub fn decide(rollout: &Rollout, position: &Position, seen: &Seen, now: Timestam
             }
         }
         open_next(position, seen.taken, seen.taken);
-        seen = Seen { total: seen.total, members_left: true, ..Seen::default() };
+        seen = Seen { total: seen.total, members_left: true, members_held: true, ..Seen::default() };
     }
 }
 

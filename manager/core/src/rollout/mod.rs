@@ -15,19 +15,28 @@
 //!
 //! **A place** in a stage is taken by a row that the stage let go. Where nothing was done to the machine it is free again and the next in order
 //! gets it: a row that was rejected or called off, that expired, or whose package was there (or gone) already, says nothing about the
-//! package. Only clients in contact are let go. Who goes out of contact before it accepted gives its place back. So a client that was never
-//! online in a stage is not counted in it, and the next takes its place; a share that cannot be filled because nobody else is in contact holds
-//! up nobody who is. A stage is not over before its share is full.
+//! package; and so is that of a row which uninstalls because its client left. If such a row is run again, it waits for a stage as if it were
+//! new ([`Position::waits_anew`]). Only clients in contact are let go. Who goes out of contact before it accepted gives its place back,
+//! whether it is the first attempt or not, and so does who could not be offered the job for [`OFFER_SECONDS`]: it goes to the end of the
+//! order. So a client that was never online in a stage is not counted in it, and the next takes its place; a share that cannot be filled
+//! because nobody else is in contact holds up nobody who is. A stage is not over before its share is full. One of groups is full when none
+//! of their members in contact is left and any was let go, whatever became of it; and also if the job reaches no member at all, for the
+//! groups are empty or gone: then the sentence about the rollout says so.
 //!
-//! **The gate** counts failures: rows that [`is_failure`] names, and *silence*. A client is silent that is, since it was offered the job, in
-//! one state other than `WAITING` for longer than the gate's silence time, or out of contact for as long while it waits: for a window, its
-//! user, a local hold or a restart it may wait as long as it likes while it is in contact. More failures than the gate tolerates halt
-//! the job: its state is `PAUSED`, nothing is offered any more, what was offered and has not begun is called back. A stage goes on being judged
-//! after it has passed. A row that was run again counts as what it is now.
+//! **The gate** counts failures: rows that [`is_failure`] names, and *silence*. A client is silent that did not come to an end within the
+//! gate's silence time since it was offered the job, or since it last left a wait for a window, its user, a local hold, a restart or suspended
+//! transfers ([`may_wait`]). There it may wait as long as it likes while it is in contact; out of contact it is silent after that time.
+//! Nobody is silent at a manager that could not have heard: there it counts from its start on, and not before [`RECONNECT_SECONDS`]
+//! after it. More failures than the gate tolerates halt the job: its state is `PAUSED`, nothing is offered any more, what was offered and has not begun is called back. A stage
+//! goes on being judged after it has passed. A row that was run again counts as what it is now.
 //!
-//! In the rest the gate slides over the newest [`WINDOW`] outcomes.
+//! In the rest the gate slides over the newest [`WINDOW`] outcomes; that a client fell silent is one.
 //!
-//! Everything here is a pure function of what the database says: two managers, or one before and after a restart, have one opinion.
+//! **A revision with other packages** is another rollout: it begins at the first stage again ([`Position::afresh`]), for all that have not
+//! begun; what the stages before let go says nothing of it.
+//!
+//! Everything here is a pure function of what the database says, of who is in contact and since when that can be known: two managers, or one
+//! before and after a restart, have one opinion.
 
 mod decide;
 mod say;
@@ -35,11 +44,14 @@ mod say;
 mod tests;
 
 pub use decide::{Decision, decide, promote};
-pub use say::{Figures, figures, stage_name, status};
+pub use say::{Figures, figures, soak_end, stage_name, status};
 
 use crate::model::Execution;
 use serde::{Deserialize, Serialize};
-use sutler_base::{Digest, GroupName, JobId, Timestamp, Uid, state::ExecutionState};
+use sutler_base::{
+    Digest, GroupName, JobId, Timestamp, Uid,
+    state::{ExecutionState, HoldReason, Purpose, WaitReason},
+};
 
 /// How many stages a job has at most.
 pub const STAGES_MAX: usize = 20;
@@ -56,6 +68,12 @@ const WINDOW_FACTOR: u32 = 2;
 /// How long a client may be out of contact before its place in a stage is another's (seconds): a manager that was restarted knows
 /// of nobody, and who reconnects is back sooner than that.
 pub const CONTACT_SECONDS: i64 = 60;
+/// How long a row that was let go may not be offered although its client is in contact, before its place is another's (seconds): nobody
+/// knows enough of the machine, its agent is too old, or it is busy with other jobs.
+pub const OFFER_SECONDS: i64 = 10 * 60;
+/// How long after its start a manager has heard of everybody who tries to reach it (seconds): the longest pause between two tries of an
+/// agent.
+pub const RECONNECT_SECONDS: i64 = 5 * 60;
 
 /// How a job is rolled out.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -196,14 +214,18 @@ impl Share {
 pub struct Position {
     /// The stage that is open, from 0; as many as there are stages in the rest.
     pub stage: u32,
+    /// The stages of rows up to this number are those of another package that the job had before.
+    pub base: u32,
     /// How many clients the stages before it let go.
     pub before: u64,
     /// How many places each of the stages before had.
     pub passed: Vec<u64>,
     /// Since when all that it let go has ended well enough (milliseconds since 1970).
     pub settled_ms: Option<i64>,
-    /// From when on failures count (milliseconds since 1970).
-    pub counted_from_ms: i64,
+    /// Failures count that come later in the change sequence: no clock has a say in that.
+    pub counted_after: i64,
+    /// From when on silence counts, by the clock that all managers have in common (milliseconds since 1970).
+    pub silence_from_ms: i64,
     /// Why nothing starts, while that is so.
     pub halt: Option<Halt>,
 }
@@ -225,7 +247,32 @@ pub const GATE: &str = "gate";
 impl Position {
     /// The word of its number as rows have it: from 1.
     pub fn number(&self) -> u32 {
-        self.stage.saturating_add(1)
+        self.base.saturating_add(self.stage).saturating_add(1)
+    }
+
+    /// Everybody may start: the rest of a job with so many stages.
+    pub fn of_the_rest(stages: usize) -> Position {
+        Position { stage: stages as u32, passed: vec![0; stages], ..Position::default() }
+    }
+
+    /// The first stage again, of a job with so many, for another package. What halts it still does.
+    pub fn afresh(&self, stages: usize) -> Position {
+        Position { base: self.base.saturating_add(stages as u32).saturating_add(1), halt: self.halt.clone(), ..Position::default() }
+    }
+
+    /// Which of so many stages, from 0, let go a row that has this number; as many as there are for the rest, none for one of another package.
+    pub fn stage_of(&self, number: u32, stages: usize) -> Option<usize> {
+        match number.checked_sub(self.base.saturating_add(1)) {
+            // What no stage let go, the rest did.
+            _ if number == 0 => Some(stages),
+            Some(n) => Some((n as usize).min(stages)),
+            None => None,
+        }
+    }
+
+    /// Whether a row that is queued again has to wait for a stage first: it has no place, or its place was for another package.
+    pub fn waits_anew(&self, state: ExecutionState, purpose: Purpose, number: u32) -> bool {
+        !takes_place(state) || purpose == Purpose::Leave || number <= self.base
     }
 }
 
@@ -242,8 +289,12 @@ pub struct Seen {
     pub waiting: u64,
     /// Of these: silent.
     pub silent: u64,
+    /// Rows that the open stage let go, in whatever state.
+    pub let_go: u64,
     /// Whether a member of the open stage's groups is in contact and was not let go yet.
     pub members_left: bool,
+    /// Whether any member of them was not let go yet.
+    pub members_held: bool,
     /// Failures in each stage since they count, the rest's last: of the newest outcomes alone.
     pub failed: Vec<u64>,
     /// Silent clients in each stage, the rest's last.
@@ -264,6 +315,12 @@ pub fn is_failure(state: ExecutionState) -> bool {
     matches!(state, ExecutionState::Failed | ExecutionState::Interrupted)
 }
 
+/// Whether a row counts as a failure for the gate: it ended so, or it waits for its retry. One whose client was offline when its turn
+/// came says nothing of the package; it is not asked for.
+pub fn counts_as_failure(row: &Execution) -> bool {
+    is_failure(row.state) || row.state == ExecutionState::Queued && row.hold == Some(HoldReason::Retry)
+}
+
 /// Whether a row that a stage let go takes a place in it.
 pub fn takes_place(state: ExecutionState) -> bool {
     use ExecutionState::*;
@@ -277,27 +334,57 @@ pub struct Offered {
     pub state: ExecutionState,
     /// Since when.
     pub entered: Timestamp,
+    /// Since when it may have been silent: since it was offered the job, or since it left a wait that may last.
+    pub quiet: Timestamp,
+    /// Whether what it waits for may last: [`may_wait`].
+    pub may_wait: bool,
     /// Until when the client was in contact: now, if it is.
     pub heard: Timestamp,
 }
 
-/// Whether the client is silent, if failures count from `from` on and it may be so for so many seconds.
-pub fn is_silent(client: &Offered, from: Timestamp, seconds: u32, now: Timestamp) -> bool {
+/// Whether a client in contact may wait for this as long as it likes: whoever waits for anything else only says so.
+pub fn may_wait(reason: WaitReason) -> bool {
+    use WaitReason::*;
+    matches!(reason, Window | User | LocalHold | Reboot | TransferSuspended)
+}
+
+/// Who said nothing new since this moment is silent, if silence counts from `from` on and may last so many seconds; none while nobody can
+/// be.
+pub fn silent_before(from: Timestamp, seconds: u32, now: Timestamp) -> Option<Timestamp> {
+    let before = now.saturating_sub(jiff::SignedDuration::from_secs(seconds.into())).ok()?;
+    (from <= before).then_some(before)
+}
+
+/// Whether the client is silent: it said nothing new since `before`.
+pub fn is_silent(client: &Offered, before: Timestamp) -> bool {
     use ExecutionState::*;
-    let since = match client.state {
-        Offered | Downloading | Installing | Verifying | Restoring => client.entered,
-        Waiting => client.entered.max(client.heard),
-        _ => return false,
-    };
-    now.as_millisecond().saturating_sub(since.max(from).as_millisecond()) >= i64::from(seconds) * 1000
+    match client.state {
+        Waiting if client.may_wait => client.entered.max(client.heard) <= before,
+        Offered | Downloading | Waiting | Installing | Verifying | Restoring => client.quiet <= before,
+        _ => false,
+    }
+}
+
+/// How many failures and silent clients are among the newest [`WINDOW`] outcomes: each with whether it is a failure, and the moments at
+/// which clients fell silent.
+pub fn of_window(outcomes: &[(Timestamp, bool)], silent: &[Timestamp]) -> (u64, u64) {
+    let mut all: Vec<(Timestamp, bool, bool)> = outcomes.iter().map(|(at, failed)| (*at, *failed, false)).collect();
+    all.extend(silent.iter().map(|at| (*at, false, true)));
+    all.sort_by(|a, b| b.cmp(a));
+    let newest = &all[..all.len().min(WINDOW as usize)];
+    let count = |of: fn(&(Timestamp, bool, bool)) -> bool| newest.iter().filter(|row| of(row)).count() as u64;
+    (count(|row| row.1), count(|row| row.2))
 }
 
 /// Whether the row gives its place back because its client has not been heard of since `heard`: it was let go, and begun nowhere.
-pub fn gives_place_back(row: &Execution, heard: Timestamp, now: Timestamp) -> bool {
-    let begun = !matches!(row.state, ExecutionState::Queued | ExecutionState::Offered);
-    // What was run again counts as before.
-    let again = row.state == ExecutionState::Queued && row.attempts > 0;
-    !begun && !again && now.as_second().saturating_sub(heard.as_second()) >= CONTACT_SECONDS
+pub fn gives_place_back(state: ExecutionState, heard: Timestamp, now: Timestamp) -> bool {
+    let begun = !matches!(state, ExecutionState::Queued | ExecutionState::Offered);
+    !begun && now.as_second().saturating_sub(heard.as_second()) >= CONTACT_SECONDS
+}
+
+/// Whether the row gives its place back because its client could not be offered the job since `quiet`, when it was let go.
+pub fn cannot_be_offered(state: ExecutionState, quiet: Timestamp, now: Timestamp) -> bool {
+    state == ExecutionState::Queued && now.as_second().saturating_sub(quiet.as_second()) >= OFFER_SECONDS
 }
 
 /// A client's place in the order in which a job reaches its clients: each job has another, and it is the same for ever.

@@ -52,8 +52,13 @@ pub struct Figures {
     pub silent: u64,
     /// How many of both are tolerated.
     pub tolerated: u64,
-    /// Until when it soaks, if it does (milliseconds since 1970).
-    pub soak_end_ms: Option<i64>,
+}
+
+/// Until when the open stage soaks, if it does (milliseconds since 1970).
+pub fn soak_end(rollout: &Rollout, position: &Position) -> Option<i64> {
+    let stages = rollout.stages();
+    let stage = stages.get(position.stage as usize)?;
+    Some(position.settled_ms?.saturating_add(i64::from(stage.soak_seconds) * 1000))
 }
 
 /// The figures of the open stage.
@@ -63,34 +68,39 @@ pub fn figures(rollout: &Rollout, position: &Position, seen: &Seen) -> Figures {
     let (failed, silent) = seen.failures(n);
     let Some(stage) = stages.get(n) else {
         let tolerated = if rollout.all_at_once { 0 } else { rollout.gate.tolerated.of_window() };
-        return Figures { places: None, failed, silent, tolerated, soak_end_ms: None };
+        return Figures { places: None, failed, silent, tolerated };
     };
     let places = size(stage, n, position, seen);
-    Figures {
-        places: stage.share.groups().is_empty().then_some(places),
-        failed,
-        silent,
-        tolerated: rollout.gate.tolerated.of(places),
-        soak_end_ms: position.settled_ms.map(|settled| settled.saturating_add(i64::from(stage.soak_seconds) * 1000)),
-    }
+    Figures { places: stage.share.groups().is_empty().then_some(places), failed, silent, tolerated: rollout.gate.tolerated.of(places) }
 }
 
-/// Where a rollout is, in one sentence.
-pub fn status(rollout: &Rollout, position: &Position, seen: &Seen) -> String {
+/// Where a rollout is, in one sentence; without figures where its rows were not looked at.
+pub fn status(rollout: &Rollout, position: &Position, seen: Option<&Seen>) -> String {
     if rollout.all_at_once {
         return "all at once: no stages, and nothing stops it".into();
     }
     let stages = rollout.stages();
     let n = position.stage as usize;
-    let Figures { places, failed, silent, tolerated, soak_end_ms } = figures(rollout, position, seen);
-    let gate = format!("{}, and {tolerated} are tolerated", counted(failed, silent));
-    if n >= stages.len() {
-        return format!("all stages have passed; of the newest {WINDOW}: {gate}");
+    // A group of pilots that was empty, or is gone.
+    let nobody: String = (stages.iter().zip(&position.passed).enumerate())
+        .filter(|(_, (stage, places))| !stage.share.groups().is_empty() && **places == 0)
+        .map(|(n, _)| format!("; nobody went first in {}", stage_name(&stages, n)))
+        .collect();
+    let rest = n >= stages.len();
+    let mut text = if rest { "all stages have passed".to_owned() } else { stage_name(&stages, n) };
+    if let Some(seen) = seen {
+        let Figures { places, failed, silent, tolerated } = figures(rollout, position, seen);
+        let gate = format!("{}, and {tolerated} are tolerated", counted(failed, silent));
+        let of = places.map(|places| format!(" of {places}")).unwrap_or_default();
+        let more = if rest {
+            format!("; of the newest {WINDOW}: {gate}")
+        } else {
+            format!(": {}{of} let go, {} ended; {gate}", seen.taken, seen.ended)
+        };
+        text.push_str(&more);
     }
-    let of = places.map(|places| format!(" of {places}")).unwrap_or_default();
-    let mut text = format!("{}: {}{of} let go, {} ended; {gate}", stage_name(&stages, n), seen.taken, seen.ended);
-    if let Some(over) = soak_end_ms.and_then(|ms| Timestamp::from_millisecond(ms).ok()) {
+    if let Some(over) = soak_end(rollout, position).and_then(|ms| Timestamp::from_millisecond(ms).ok()) {
         text.push_str(&format!("; soaks until {over}"));
     }
-    text
+    text + &nobody
 }

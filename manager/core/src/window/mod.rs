@@ -224,7 +224,7 @@ pub fn openings(hours: &Hours, zone: &TimeZone, now: Timestamp) -> Vec<Opening> 
     union(all)
 }
 
-/// The same time as stretches that neither meet nor overlap, in order, at most [`AHEAD`] of them.
+/// The same time as stretches that neither meet nor overlap, in order, at most [`AHEAD`] of them and the one without an end.
 pub fn union(mut all: Vec<Opening>) -> Vec<Opening> {
     all.sort();
     let mut out: Vec<Opening> = Vec::new();
@@ -236,7 +236,9 @@ pub fn union(mut all: Vec<Opening>) -> Vec<Opening> {
             _ => out.push(one),
         }
     }
+    let endless = out.pop_if(|last| last.end.is_none());
     out.truncate(AHEAD);
+    out.extend(endless);
     out
 }
 

@@ -1,7 +1,7 @@
 //! Jobs of a configuration: those that have an alias.
 
 use super::{
-    super::{Violations, jobs, revise, schedule},
+    super::{Violations, jobs, relations, revise, schedule},
     AppError, Env, Found, NamedJob, Object, Result,
 };
 use std::collections::BTreeSet;
@@ -119,6 +119,32 @@ pub(super) fn beside(wanted: &NamedJob, is: &NamedJob, ended: bool) -> NamedJob 
         wanted.draft = is.draft;
     }
     wanted
+}
+
+/// The same with its packages in the order of the one that is there, where that is what comes of the order in which they are listed:
+/// what another one depends on is installed before it.
+pub(super) async fn in_order(tx: &mut dyn Tx, env: &Env, mut wanted: NamedJob, is: &NamedJob) -> Result<NamedJob> {
+    let (listed, has) = (&wanted.order.packages, &is.order.packages);
+    if listed == has || listed.len() != has.len() || !has.iter().all(|package| listed.contains(package)) {
+        return Ok(wanted);
+    }
+    let expanded = async {
+        let mut packages = jobs::wanted(tx, listed).await?;
+        jobs::pin(tx, &mut packages).await?;
+        relations::expand(tx, env, "configuration", packages).await
+    };
+    match expanded.await {
+        Ok(packages) => {
+            let ordered = packages.iter().filter(|p| p.needed.is_empty()).map(|p| (&p.package, p.intent));
+            if ordered.eq(has.iter().map(|p| (&p.package, p.intent))) {
+                wanted.order.packages = has.clone();
+            }
+        }
+        // What is wrong with them is said when it is carried out.
+        Err(AppError::Invalid(_) | AppError::NotFound { .. } | AppError::State { .. }) => {}
+        Err(other) => return Err(other),
+    }
+    Ok(wanted)
 }
 
 /// Makes a job as it is wanted, as far as a job can be changed.

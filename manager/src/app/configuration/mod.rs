@@ -198,7 +198,10 @@ pub async fn apply(tx: &mut dyn Tx, env: &Env, input: &Apply) -> Result<Applied>
     let by_files = by_files(tx).await?;
     let placing = env.reach == Reach::Everywhere;
     let mut work = Work::default();
-    let wanted: Vec<(Object, Step)> = input.objects.iter().map(|object| step(object, &before)).collect();
+    let mut wanted: Vec<(Object, Step)> = Vec::new();
+    for object in &input.objects {
+        wanted.push(step(tx, env, object, &before).await?);
+    }
     let named: BTreeSet<(Kind, String)> = input.objects.iter().map(|o| (o.kind(), o.name())).collect();
     let pruned: Vec<&Found> = before
         .iter()
@@ -242,7 +245,7 @@ pub async fn apply(tx: &mut dyn Tx, env: &Env, input: &Apply) -> Result<Applied>
         let was = before.get(&key).filter(|found| found.ended.is_none());
         changes.push(Change { before: was.map(|f| f.object.clone()), after: kept.map(|f| f.object.clone()), note });
     }
-    is_as_wanted(&wanted, &after)?;
+    is_as_wanted(tx, env, &wanted, &after, !pruned.is_empty()).await?;
     let etag = Digest::of(format!("{changes:?}").as_bytes()).to_string();
     if !input.etag.is_empty() && input.etag != etag {
         return Err(AppError::Stale("the configuration".into()));
@@ -267,18 +270,26 @@ async fn by_files(tx: &mut dyn Tx) -> Result<BTreeSet<(Kind, String)>> {
 }
 
 /// The object as it is wanted beside what is there, and what that comes to.
-fn step(object: &Object, state: &State) -> (Object, Step) {
-    let Some(found) = state.get(&(object.kind(), object.name())) else { return (object.clone(), Step::Make { note: String::new() }) };
-    let object = match (object, &found.object) {
-        (Object::Job(wanted), Object::Job(is)) => Object::Job(Box::new(job::beside(wanted, is, found.ended.is_some()))),
-        _ => object.clone(),
-    };
+async fn step(tx: &mut dyn Tx, env: &Env, object: &Object, state: &State) -> Result<(Object, Step)> {
+    let Some(found) = state.get(&(object.kind(), object.name())) else { return Ok((object.clone(), Step::Make { note: String::new() })) };
+    let object = beside(tx, env, object, found).await?;
     let step = match &found.ended {
         _ if object == found.object => Step::Leave,
         Some(how) => Step::Make { note: format!("jobs/{} was it, which is {how}", found.id) },
         None => Step::Change(Box::new(found.clone())),
     };
-    (object, step)
+    Ok((object, step))
+}
+
+/// The object as it is wanted, read beside the one that is there.
+async fn beside(tx: &mut dyn Tx, env: &Env, object: &Object, found: &Found) -> Result<Object> {
+    Ok(match (object, &found.object) {
+        (Object::Job(wanted), Object::Job(is)) => {
+            let wanted = job::beside(wanted, is, found.ended.is_some());
+            Object::Job(Box::new(job::in_order(tx, env, wanted, is).await?))
+        }
+        _ => object.clone(),
+    })
 }
 
 /// What is under way.
@@ -374,16 +385,23 @@ async fn change(tx: &mut dyn Tx, env: &Env, found: &Found, object: &Object) -> R
 }
 
 /// Says no where something is not as it should be although all was done: then a file would never be fulfilled.
-fn is_as_wanted(wanted: &[(Object, Step)], after: &State) -> Result<()> {
-    for (object, _) in wanted {
+async fn is_as_wanted(tx: &mut dyn Tx, env: &Env, wanted: &[(Object, Step)], after: &State, pruned: bool) -> Result<()> {
+    for (object, step) in wanted {
         let found = after.get(&(object.kind(), object.name()));
-        let is = match (object, found) {
-            (Object::Job(wanted), Some(Found { object: Object::Job(is), ended, .. })) => job::beside(wanted, is, ended.is_some()) == **is,
-            (_, Some(found)) => *object == found.object,
-            (_, None) => false,
+        let is = match found {
+            Some(found) => beside(tx, env, object, found).await? == found.object,
+            None => false,
         };
         if !is {
             let (collection, name) = (object.kind().collection(), object.name());
+            if matches!(step, Step::Leave) && pruned {
+                let message = format!("{collection}/{name} refers to what would be deleted; keep that in the files, or change both");
+                return Err(AppError::state(format!("{collection}/{name}"), "REFERS_TO_PRUNED", message));
+            }
+            if matches!(step, Step::Leave) {
+                // Nothing was done to it here: somebody else changed it, at another manager.
+                return Err(AppError::Stale(format!("{collection}/{name}")));
+            }
             return Err(AppError::Bug(format!(
                 "{collection}/{name} is not as it should be: {:?}, not {object:?}",
                 found.map(|f| &f.object)

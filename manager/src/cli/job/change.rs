@@ -2,6 +2,7 @@
 
 use super::{
     super::{
+        approval::ConfirmArg,
         error::CliError,
         names,
         session::{Session, call, request_id},
@@ -24,6 +25,9 @@ struct Differences {
     /// A package that is to be gone; with the ones to install it takes the place of all that the job has
     #[arg(long, value_name = "NAME[@VERSION]", value_parser = names::package)]
     uninstall: Vec<String>,
+    /// A package that is only fetched; with the others it takes the place of all that the job has
+    #[arg(long, value_name = "NAME[@VERSION]", value_parser = names::package)]
+    fetch: Vec<String>,
     /// A value for a parameter of a package; with several packages say which
     #[arg(long, value_name = "[PACKAGE:]NAME=VALUE", value_parser = names::setting)]
     set: Vec<names::Setting>,
@@ -55,10 +59,12 @@ struct Differences {
 impl Differences {
     /// The packages of a job with what is different; none if nothing is.
     fn packages(&mut self, job: &v1::Job) -> Result<Vec<v1::JobPackage>, CliError> {
-        if self.package.is_empty() && self.uninstall.is_empty() && self.set.is_empty() && self.replace.is_none() {
+        let named = [&self.package, &self.uninstall, &self.fetch].iter().any(|names| !names.is_empty());
+        if !named && self.set.is_empty() && self.replace.is_none() {
             return Ok(vec![]);
         }
-        let mut packages = order::packages(std::mem::take(&mut self.package), std::mem::take(&mut self.uninstall), Replace::IfMissing);
+        let [package, uninstall, fetch] = [&mut self.package, &mut self.uninstall, &mut self.fetch].map(std::mem::take);
+        let mut packages = order::packages(package, uninstall, fetch, Replace::IfMissing);
         if packages.is_empty() {
             packages = asked(job);
         }
@@ -193,6 +199,9 @@ pub struct UpdateArgs {
     /// Only if the job still has this etag
     #[arg(long, default_value = "", hide_default_value = true)]
     etag: String,
+    /// Confirms how many clients that reaches
+    #[command(flatten)]
+    confirm: ConfirmArg,
 }
 
 /// `sutler job update`
@@ -230,13 +239,14 @@ pub(super) async fn update(session: &Session, mut args: UpdateArgs) -> Result<()
         remove_exclusions: args.include_group.into_iter().chain(args.include_client).collect(),
         never_expires: args.never_expires,
         request_id: String::new(),
+        confirm: 0,
     };
     let only_named = v1::UpdateJobRequest { name: request.name.clone(), etag: request.etag.clone(), ..Default::default() };
     if request == only_named {
         let hint = Some("`sutler job update --help` lists what can be changed".into());
         return Err(CliError::Local { tried, why: "nothing was given that would change it".into(), hint });
     }
-    let request = v1::UpdateJobRequest { request_id: request_id()?, ..request };
+    let request = v1::UpdateJobRequest { request_id: request_id()?, confirm: args.confirm.confirm, ..request };
     let job = call!(session, jobs.update_job(request), "{tried}")?.job.unwrap_or_default();
     session.done(&job.name, &format!("updated, revision {}: {} on {}", job.revision, view::packages(&job), view::destinations(&job)))
 }

@@ -4,6 +4,7 @@ mod change;
 mod follow;
 mod logs;
 mod order;
+mod plan;
 mod report;
 mod rollback;
 mod rollout;
@@ -12,6 +13,7 @@ mod terms;
 mod view;
 
 use super::{
+    approval::{self, ConfirmArg},
     ask::confirm,
     error::CliError,
     names,
@@ -85,7 +87,19 @@ pub enum JobCommand {
         /// The job's id
         #[arg(value_parser = names::job)]
         job: String,
+        /// Confirms how many clients that reaches
+        #[command(flatten)]
+        confirm: ConfirmArg,
     },
+    /// Say what a job would come to: whom it reaches, in which stages, what they fetch; `run --plan` runs exactly that
+    #[command(after_help = "Examples:
+  sutler job plan --package clamav --group new-clients
+  sutler job plan --package clamav --group new-clients --clients -o csv
+  sutler job run --plan PLAN
+
+A plan can be run once, within a day. It is refused by then if it would reach other clients (more than one percent, or one),
+install other versions, or if a policy or a maintenance window of its groups is another one.")]
+    Plan(Box<plan::PlanArgs>),
     /// Make a job and start it; prints its id and the versions that it pinned
     #[command(after_help = "Examples:
   sutler job run --package clamav --group new-clients
@@ -95,16 +109,43 @@ pub enum JobCommand {
   sutler job run --package clamav --group all --stage group=pilots:1d --stage 10%:1h
   sutler job run --package hotfix --group all --rollout all-at-once
   sutler job run --package web --group web-servers --at 2027-01-31T22:00:00+01:00 --prefetch 2h
+  sutler job run --fetch web@2.0 --group web-servers
+  sutler job run --inventory --group laptops
+  sutler job run --plan PLAN
   sutler job run --uninstall clamav --group retired")]
-    Run(OrderArgs),
+    Run(Box<order::RunArgs>),
+    /// Agree to what about a job waits for a second person: its start, or a change. Not by the one who ordered it
+    #[command(after_help = "Examples:
+  sutler job list --waiting-for-approval
+  sutler job approve JOB")]
+    Approve {
+        /// The job's id
+        #[arg(value_parser = names::job)]
+        job: String,
+    },
+    /// Do not agree to it: it is never done, and a job that waits stays a draft
+    #[command(after_help = "Examples:
+  sutler job reject JOB --reason 'not before the audit'")]
+    Reject {
+        /// The job's id
+        #[arg(value_parser = names::job)]
+        job: String,
+        /// Why, for the one who ordered it
+        #[arg(long, default_value = "", hide_default_value = true)]
+        reason: String,
+    },
     /// List jobs, the newest first
     #[command(after_help = "Examples:
   sutler job list
+  sutler job list --waiting-for-approval
   sutler job list --archived -o json")]
     List {
         /// Archived ones, too
         #[arg(long)]
         archived: bool,
+        /// Only those about which something waits until another operator agrees
+        #[arg(long, conflicts_with = "archived")]
+        waiting_for_approval: bool,
         /// How to show it
         #[command(flatten)]
         output: OutputArg,
@@ -219,6 +260,9 @@ pub enum JobCommand {
         /// On a job that was canceled or has expired: until when it is to stand again
         #[arg(long, value_name = "WHEN", value_parser = when::until)]
         expires: Option<Until>,
+        /// Confirms how many clients that reaches
+        #[command(flatten)]
+        confirm: ConfirmArg,
     },
     /// Put back what each client had before a job changed it, as another job
     #[command(after_help = "Examples:
@@ -293,13 +337,17 @@ impl JobCommand {
     /// The job that it names.
     fn job(&mut self) -> Option<&mut String> {
         match self {
-            JobCommand::Create(order) | JobCommand::Run(order) => order.replaces.as_mut(),
+            JobCommand::Create(order) => order.replaces.as_mut(),
+            JobCommand::Plan(args) => args.order.replaces.as_mut(),
+            JobCommand::Run(args) => args.order.replaces.as_mut(),
             JobCommand::List { .. } => None,
             JobCommand::Clone(args) => Some(&mut args.job),
             JobCommand::Update(args) => Some(&mut args.job),
             JobCommand::Rollback(args) => Some(&mut args.job),
             JobCommand::Status(args) => Some(&mut args.job),
-            JobCommand::Start { job }
+            JobCommand::Start { job, .. }
+            | JobCommand::Approve { job }
+            | JobCommand::Reject { job, .. }
             | JobCommand::Show { job, .. }
             | JobCommand::Pause { job }
             | JobCommand::Resume { job }
@@ -324,16 +372,25 @@ pub async fn run(mut command: JobCommand, session: &Session) -> Result<u8, CliEr
     }
     match command {
         JobCommand::Create(order) => order::create(session, order).await?,
-        JobCommand::Run(order) => order::run(session, order).await?,
-        JobCommand::Start { job } => {
-            let request = v1::StartJobRequest { name: job.clone(), request_id: request_id()? };
+        JobCommand::Plan(args) => plan::run(session, *args).await?,
+        JobCommand::Run(args) => order::run(session, *args).await?,
+        JobCommand::Start { job, confirm } => {
+            let request = v1::StartJobRequest { name: job.clone(), request_id: request_id()?, confirm: confirm.confirm };
             let answer = call!(session, jobs.start_job(request), "start the job {}", names::short(&job))?;
             order::started(session, &answer.job.unwrap_or_default())?;
         }
-        JobCommand::List { archived, output } => {
-            let request = v1::ListJobsRequest { show_archived: archived, ..Default::default() };
+        JobCommand::List { archived, waiting_for_approval, output } => {
+            let request = v1::ListJobsRequest { show_archived: archived, waiting_for_approval, ..Default::default() };
             let jobs = pages!(session, jobs.list_jobs(request) -> jobs, "list the jobs");
             output::list(&jobs, output.format)?;
+        }
+        JobCommand::Approve { job } => {
+            let approval = approval::of_job(&get(session, &job).await?)?;
+            approval::approve(session, approval).await?;
+        }
+        JobCommand::Reject { job, reason } => {
+            let approval = approval::of_job(&get(session, &job).await?)?;
+            approval::reject(session, approval, reason).await?;
         }
         JobCommand::Show { job, output } => output::show(&get(session, &job).await?, output.format)?,
         JobCommand::Clone(args) => change::clone(session, *args).await?,
@@ -348,7 +405,7 @@ pub async fn run(mut command: JobCommand, session: &Session) -> Result<u8, CliEr
             let answer = call!(session, jobs.archive_job(request), "archive the job {}", names::short(&job))?;
             session.done(&answer.job.unwrap_or_default().name, "archived")?;
         }
-        JobCommand::Retry { job, kind, client, group, error_kind, expires } => {
+        JobCommand::Retry { job, kind, client, group, error_kind, expires, confirm } => {
             let tried = format!("retry the job {}", names::short(&job));
             let request = v1::RetryJobRequest {
                 name: job,
@@ -358,6 +415,7 @@ pub async fn run(mut command: JobCommand, session: &Session) -> Result<u8, CliEr
                 error_kind,
                 expire_time: expires.map(|e| e.wire(session.now())),
                 request_id: request_id()?,
+                confirm: confirm.confirm,
             };
             let answer = call!(session, jobs.retry_job(request), "{tried}")?;
             let sentence = format!("{} get a new attempt, {} offered again", answer.retried, answer.offered_again);

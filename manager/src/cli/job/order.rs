@@ -2,6 +2,7 @@
 
 use super::{
     super::{
+        approval::ConfirmArg,
         error::CliError,
         names,
         session::{Session, call, request_id},
@@ -34,10 +35,13 @@ impl Replace {
     }
 }
 
+/// The priority of a job that says nothing of it.
+const PRIORITY: i32 = 5;
+
 /// What is to be installed where.
 #[derive(Debug, Args)]
 #[command(group = clap::ArgGroup::new("destination").required(true).multiple(true).args(["group", "client", "clients_where"]),
-    group = clap::ArgGroup::new("what").required(true).multiple(true).args(["package", "uninstall"]))]
+    group = clap::ArgGroup::new("what").required(true).multiple(true).args(["package", "uninstall", "fetch", "inventory"]))]
 pub struct OrderArgs {
     /// A package: NAME pins the newest version, NAME@VERSION that one, NAME@latest follows the newest. Several are installed
     /// in their order
@@ -47,6 +51,12 @@ pub struct OrderArgs {
     /// Packages are uninstalled before others are installed
     #[arg(long, value_name = "NAME[@VERSION]", value_parser = names::package)]
     uninstall: Vec<String>,
+    /// A package that is only fetched, to be installed another time: it stays on the machine for 30 days
+    #[arg(long, value_name = "NAME[@VERSION]", value_parser = names::package)]
+    fetch: Vec<String>,
+    /// In place of packages: the machines measure their facts now, and report what changed
+    #[arg(long, conflicts_with_all = ["package", "uninstall", "fetch", "set", "replace", "keep", "on_leave"])]
+    inventory: bool,
     /// A value for a parameter of a package; with several packages say which
     #[arg(long, value_name = "[PACKAGE:]NAME=VALUE", value_parser = names::setting)]
     set: Vec<names::Setting>,
@@ -69,7 +79,7 @@ pub struct OrderArgs {
     #[arg(long, default_value = "", hide_default_value = true)]
     description: String,
     /// 1 (first) to 9
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(i32).range(1..=9))]
+    #[arg(long, default_value_t = PRIORITY, value_parser = clap::value_parser!(i32).range(1..=9))]
     priority: i32,
     /// After this nothing is started any more: from now (30d) or a time (2027-01-31T12:00:00Z) [default: never]
     #[arg(long, value_name = "WHEN", value_parser = when::until)]
@@ -96,13 +106,27 @@ pub struct OrderArgs {
     terms: TermsArgs,
 }
 
+/// What is to be run.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    #[command(flatten)]
+    pub(super) order: OrderArgs,
+    /// A plan of `job plan`, in place of an order: it is refused if it would come to anything else by now
+    #[arg(long, value_name = "PLAN", value_parser = names::plan, groups = ["destination", "what"])]
+    plan: Option<String>,
+    /// Confirms how many clients that reaches
+    #[command(flatten)]
+    confirm: ConfirmArg,
+}
+
 impl OrderArgs {
-    fn request(self, session: &Session) -> Result<v1::RunJobRequest, CliError> {
-        let mut packages = packages(self.package, self.uninstall, self.replace);
+    /// The order, without what makes it idempotent.
+    pub(super) fn order(self, session: &Session) -> Result<v1::CreateJobRequest, CliError> {
+        let mut packages = packages(self.package, self.uninstall, self.fetch, self.replace);
         for setting in self.set {
             set(&mut packages, setting)?;
         }
-        Ok(v1::RunJobRequest {
+        Ok(v1::CreateJobRequest {
             condition: self.when,
             requirements: self.require.as_deref().map(requirements).transpose()?.unwrap_or_default(),
             exclusions: self.exclude_group.into_iter().chain(self.exclude_client).collect(),
@@ -113,16 +137,38 @@ impl OrderArgs {
             priority: self.priority,
             continue_on_failure: self.continue_on_failure,
             expire_time: self.expires.map(|e| e.wire(session.now())),
-            request_id: request_id()?,
+            request_id: String::new(),
             replaces: self.replaces.unwrap_or_default(),
-            terms: self.terms.terms(session)?,
+            terms: terms::with_inventory(self.terms.terms(session)?, self.inventory),
             alias: self.alias.unwrap_or_default(),
+        })
+    }
+
+    fn request(self, session: &Session) -> Result<v1::RunJobRequest, CliError> {
+        let order = self.order(session)?;
+        Ok(v1::RunJobRequest {
+            packages: order.packages,
+            destinations: order.destinations,
+            description: order.description,
+            priority: order.priority,
+            continue_on_failure: order.continue_on_failure,
+            expire_time: order.expire_time,
+            request_id: request_id()?,
+            replaces: order.replaces,
+            condition: order.condition,
+            requirements: order.requirements,
+            terms: order.terms,
+            alias: order.alias,
+            exclusions: order.exclusions,
+            clients_where: order.clients_where,
+            plan: String::new(),
+            confirm: 0,
         })
     }
 }
 
-/// Packages as they are ordered: they are uninstalled before others are installed.
-pub(super) fn packages(install: Vec<String>, uninstall: Vec<String>, replace: Replace) -> Vec<v1::JobPackage> {
+/// Packages as they are ordered: they are uninstalled before others are installed, and others fetched after that.
+pub(super) fn packages(install: Vec<String>, uninstall: Vec<String>, fetch: Vec<String>, replace: Replace) -> Vec<v1::JobPackage> {
     let package = |package, intent: v1::Intent| v1::JobPackage {
         package,
         replace: replace.wire().into(),
@@ -130,7 +176,9 @@ pub(super) fn packages(install: Vec<String>, uninstall: Vec<String>, replace: Re
         ..Default::default()
     };
     let uninstalled = uninstall.into_iter().map(|name| package(name, v1::Intent::Uninstall));
-    uninstalled.chain(install.into_iter().map(|name| package(name, v1::Intent::Install))).collect()
+    let installed = install.into_iter().map(|name| package(name, v1::Intent::Install));
+    let fetched = fetch.into_iter().map(|name| package(name, v1::Intent::Prefetch));
+    uninstalled.chain(installed).chain(fetched).collect()
 }
 
 /// What a file says that a job requires, as a request has it.
@@ -165,23 +213,7 @@ pub(super) fn set(packages: &mut [v1::JobPackage], setting: names::Setting) -> R
 
 /// `sutler job create`
 pub(super) async fn create(session: &Session, order: OrderArgs) -> Result<(), CliError> {
-    let r = order.request(session)?;
-    let request = v1::CreateJobRequest {
-        packages: r.packages,
-        destinations: r.destinations,
-        description: r.description,
-        priority: r.priority,
-        continue_on_failure: r.continue_on_failure,
-        expire_time: r.expire_time,
-        request_id: r.request_id,
-        replaces: r.replaces,
-        condition: r.condition,
-        requirements: r.requirements,
-        terms: r.terms,
-        alias: r.alias,
-        exclusions: r.exclusions,
-        clients_where: r.clients_where,
-    };
+    let request = v1::CreateJobRequest { request_id: request_id()?, ..order.order(session)? };
     let job = call!(session, jobs.create_job(request), "create the job")?.job.unwrap_or_default();
     drafted(session, &job)
 }
@@ -195,14 +227,35 @@ pub(super) fn drafted(session: &Session, job: &v1::Job) -> Result<(), CliError> 
 }
 
 /// `sutler job run`
-pub(super) async fn run(session: &Session, order: OrderArgs) -> Result<(), CliError> {
-    let request = order.request(session)?;
+pub(super) async fn run(session: &Session, args: RunArgs) -> Result<(), CliError> {
+    let request = match args.plan {
+        Some(plan) => {
+            let bare = v1::CreateJobRequest { priority: PRIORITY, ..Default::default() };
+            if args.order.order(session)? != bare {
+                return Err(CliError::usage("--plan stands for an order with all its options; give --plan alone, or an order"));
+            }
+            v1::RunJobRequest { plan, request_id: request_id()?, ..Default::default() }
+        }
+        None => args.order.request(session)?,
+    };
+    let request = v1::RunJobRequest { confirm: args.confirm.confirm, ..request };
     let job = call!(session, jobs.run_job(request), "run the job")?.job.unwrap_or_default();
     started(session, &job)
 }
 
 /// Says what was started: the job and the versions that it pinned.
 pub(super) fn started(session: &Session, job: &v1::Job) -> Result<(), CliError> {
+    if let Some(approval) = &job.approval {
+        let sentence = format!(
+            "waits as a draft: {} on {} reaches {} of {} clients; another operator has to agree (`sutler job approve {}`)",
+            view::packages(job),
+            view::destinations(job),
+            approval.clients,
+            approval.fleet_clients,
+            names::short(&job.name)
+        );
+        return session.done(&job.name, &sentence);
+    }
     session.done(&job.name, &format!("{}: {} on {}", terms::begins(job), view::packages(job), view::destinations(job)))?;
     if !job.unavailable.is_empty() {
         eprintln!("warning: no client can start it yet: {}", super::super::output::printable(&job.unavailable));

@@ -2,6 +2,7 @@
 
 use super::{
     super::{
+        approval::ConfirmArg,
         ask::confirm,
         error::CliError,
         names, output,
@@ -27,13 +28,15 @@ pub struct RollbackArgs {
     /// Do not ask
     #[arg(short, long)]
     yes: bool,
+    /// Confirms how many clients that reaches
+    #[command(flatten)]
+    confirm: ConfirmArg,
 }
 
 /// `sutler job rollback`
 pub(super) async fn run(session: &Session, args: RollbackArgs) -> Result<(), CliError> {
     let tried = format!("roll back the job {}", names::short(&args.job));
-    let mut request =
-        v1::RollbackJobRequest { name: args.job.clone(), dry_run: true, description: args.description, request_id: String::new() };
+    let mut request = v1::RollbackJobRequest { name: args.job.clone(), dry_run: true, description: args.description, ..Default::default() };
     let plan = call!(session, jobs.rollback_job(request.clone()), "{tried}")?;
     let mut text: String = plan.steps.iter().map(|step| line(step) + "\n").collect();
     text.extend(plan.left.iter().map(|why| format!("left alone: {}\n", output::printable(why))));
@@ -49,6 +52,7 @@ pub(super) async fn run(session: &Session, args: RollbackArgs) -> Result<(), Cli
     }
     request.dry_run = false;
     request.request_id = request_id()?;
+    request.confirm = args.confirm.confirm;
     let answer = call!(session, jobs.rollback_job(request), "{tried}")?;
     order::started(session, &answer.job.unwrap_or_default())
 }

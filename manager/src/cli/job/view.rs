@@ -14,7 +14,11 @@ use sutler_proto::v1;
 pub(super) fn packages(job: &v1::Job) -> String {
     let one = |p: &v1::JobPackage| {
         let word = names::package_word(&p.package);
-        let word = if p.intent() == v1::Intent::Uninstall { format!("-{word}") } else { word };
+        let word = match p.intent() {
+            v1::Intent::Uninstall => format!("-{word}"),
+            v1::Intent::Prefetch => format!("fetch:{word}"),
+            _ => word,
+        };
         // A version comes as itself or as the resource's name.
         let version = p.version.rsplit('/').next().unwrap_or_default();
         let word = match (version, word.split_once('@')) {
@@ -27,6 +31,9 @@ pub(super) fn packages(job: &v1::Job) -> String {
         by.dedup();
         if by.is_empty() { word } else { format!("{word} (for {})", by.join(", ")) }
     };
+    if job.terms.as_ref().is_some_and(|terms| terms.inventory) {
+        return "facts".into();
+    }
     job.packages.iter().map(one).collect::<Vec<_>>().join(" ")
 }
 
@@ -79,6 +86,7 @@ pub(super) fn heading(job: &v1::Job) -> String {
     }
     lines.extend(requirements(job).iter().map(|one| format!("requires {one}")));
     lines.extend(job.terms.iter().flat_map(terms::lines));
+    lines.extend(job.held_back.iter().cloned());
     lines.extend(terms::status(job));
     if job.drift_count > 0 {
         lines.push(format!("what it installed was found missing {} times, and installed again", job.drift_count));
@@ -137,7 +145,9 @@ impl Record for v1::Job {
         Column::wide("terms", |j| j.terms.iter().flat_map(terms::lines).collect::<Vec<_>>().join("; ")),
         Column::wide("rollout is", |j| j.rollout.as_ref().map(|r| r.sentence.clone()).unwrap_or_default()),
         Column::wide("halted", |j| j.rollout.as_ref().map(|r| r.halt.clone()).unwrap_or_default()),
+        Column::wide("held back", |j| j.held_back.join("; ")),
         Column::wide("unavailable", |j| j.unavailable.clone()),
+        Column::wide("waits for", |j| j.approval.as_ref().map(|a| format!("{}: {}", a.name, a.sentence)).unwrap_or_default()),
         Column::wide("unavailable soon", |j| j.unavailable_soon.clone()),
         Column::wide("push again", |j| j.damaged_versions.iter().map(|v| names::package_word(v)).collect::<Vec<_>>().join(" ")),
         Column::wide("canceling", |j| j.canceling.to_string()),

@@ -133,21 +133,23 @@ fn wire_seconds(seconds: u32) -> prost_types::Duration {
 pub(in crate::rpc) fn status(job: &Job, shown: &rollouts::Shown) -> v1::RolloutStatus {
     let rollouts::Shown { position, seen } = shown;
     let rollout = &job.terms.rollout;
-    let figures = rollout::figures(rollout, position, seen);
+    let figures = seen.as_ref().map(|seen| rollout::figures(rollout, position, seen));
+    let taken = seen.as_ref().map_or((0, 0), |seen| (seen.taken as i64, seen.ended as i64));
+    let counted = figures.map_or((0, 0, 0, 0), |f| (f.places.unwrap_or_default(), f.failed, f.silent, f.tolerated));
     let moment = |ms: i64| Timestamp::from_millisecond(ms).ok().map(wire_time);
     let halt = position.halt.as_ref();
     v1::RolloutStatus {
-        sentence: rollout::status(rollout, position, seen),
+        sentence: rollout::status(rollout, position, seen.as_ref()),
         all_at_once: rollout.all_at_once,
-        stage: position.number() as i32,
+        stage: position.stage.saturating_add(1) as i32,
         stage_count: rollout.stages().len() as i32 + 1,
-        let_go: seen.taken as i64,
-        share: figures.places.unwrap_or_default() as i64,
-        ended: seen.ended as i64,
-        soak_end_time: figures.soak_end_ms.and_then(moment),
-        failed: figures.failed as i64,
-        silent: figures.silent as i64,
-        tolerated: figures.tolerated as i64,
+        let_go: taken.0,
+        share: counted.0 as i64,
+        ended: taken.1,
+        soak_end_time: rollout::soak_end(rollout, position).and_then(moment),
+        failed: counted.1 as i64,
+        silent: counted.2 as i64,
+        tolerated: counted.3 as i64,
         halt: halt.map(|halt| halt.why.clone()).unwrap_or_default(),
         halt_by: halt.map(|halt| halt.by.clone()).unwrap_or_default(),
         halt_time: halt.and_then(|halt| moment(halt.at_ms)),

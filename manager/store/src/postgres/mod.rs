@@ -41,8 +41,12 @@ macro_rules! unhex {
 
 #[path = "../sql/admin.rs"]
 mod admin;
+#[path = "../sql/approvals.rs"]
+mod approvals;
 #[path = "../sql/audit.rs"]
 mod audit;
+#[path = "../sql/brakes.rs"]
+mod brakes;
 #[path = "../sql/clients.rs"]
 mod clients;
 #[path = "../sql/configuration.rs"]
@@ -65,6 +69,8 @@ mod logs;
 mod operators;
 #[path = "../sql/packages.rs"]
 mod packages;
+#[path = "../sql/planned.rs"]
+mod planned;
 #[path = "../sql/policies.rs"]
 mod policies;
 #[path = "../sql/questions.rs"]
@@ -112,6 +118,9 @@ fn migrator() -> Migrator {
         (18, "lifecycle", include_str!("../../migrations/postgres/0018_lifecycle.sql")),
         (19, "transfer", include_str!("../../migrations/postgres/0019_transfer.sql")),
         (20, "configuration", include_str!("../../migrations/postgres/0020_configuration.sql")),
+        (21, "brakes", include_str!("../../migrations/postgres/0021_brakes.sql")),
+        (22, "approvals", include_str!("../../migrations/postgres/0022_approvals.sql")),
+        (26, "silence", include_str!("../../migrations/postgres/0026_silence.sql")),
     ];
     let made = |(n, name, sql): (i64, &'static str, &'static str)| {
         Migration::new(n, name.into(), MigrationType::Simple, sql.into_sql_str(), false)

@@ -5,7 +5,7 @@ use crate::{Besides, Clients, Inventory, Page, bind};
 use async_trait::async_trait;
 use std::collections::{BTreeMap, BTreeSet};
 use sutler_base::{ClientId, Timestamp, Uid, state::ClientState};
-use sutler_core::model::{Certificate, CertificateState, Client, Machine, Subject};
+use sutler_core::model::{Certificate, CertificateState, Client, ClientBrief, Machine, Subject};
 
 /// What makes a [`Client`], from `client c` and its facts `f`.
 macro_rules! client_columns {
@@ -160,6 +160,25 @@ impl Clients for Unit<'_> {
             " ORDER BY c.id"
         );
         self.list("client", query!(sql, bind::list(ids)), client).await
+    }
+
+    async fn clients_in_brief(&mut self, ids: &[ClientId]) -> Result<Vec<ClientBrief>> {
+        let sql = concat!(
+            "SELECT c.id, c.state, c.hostname, COALESCE((SELECT s.seen_ms FROM client_seen s WHERE s.client = c.id), c.enrolled_ms), \
+             c.archived_ms FROM client c WHERE c.id",
+            any!(1),
+            " ORDER BY c.id"
+        );
+        let brief = |row: &mut Columns<'_>| {
+            Ok(ClientBrief {
+                id: row.parse()?,
+                state: row.parse()?,
+                hostname: row.text()?,
+                last_seen: row.time()?,
+                archived: row.opt_time()?,
+            })
+        };
+        self.list("client", query!(sql, bind::list(ids)), brief).await
     }
 
     async fn save_client(&mut self, client: &Client) -> Result<()> {

@@ -125,8 +125,9 @@ impl Events for Unit<'_> {
     }
 
     async fn first_event_since(&mut self, time: Timestamp) -> Result<Option<i64>> {
-        let sql = "SELECT sequence FROM event WHERE time_ms >= $1 ORDER BY time_ms, sequence LIMIT 1";
-        self.one("event", query!(sql, bind::ms(time)), |row| row.int()).await
+        // The clock may have been stepped: the first by number is not always the oldest.
+        let sql = "SELECT MIN(sequence) FROM event WHERE time_ms >= $1";
+        Ok(self.one("event", query!(sql, bind::ms(time)), |row| row.opt_int()).await?.flatten())
     }
 
     async fn oldest_events(&mut self, limit: u32) -> Result<Vec<(i64, Timestamp)>> {

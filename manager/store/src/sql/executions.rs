@@ -4,7 +4,7 @@ use super::{
     jobs::{job, job_columns},
     unit::{Columns, Result, Unit},
 };
-use crate::{ExecutionChange, Executions, Page, StoreError, bind};
+use crate::{ExecutionChange, Executions, Page, QueuedAfter, StoreError, bind};
 use async_trait::async_trait;
 use serde::{Serialize, Serializer, ser::SerializeSeq as _};
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,6 +28,13 @@ macro_rules! execution_columns {
     };
 }
 pub(super) use execution_columns;
+/// Reasons of waits that may last: [`rollout::may_wait`].
+macro_rules! may_wait {
+    () => {
+        "('WINDOW', 'USER', 'LOCAL_HOLD', 'REBOOT', 'TRANSFER_SUSPENDED')"
+    };
+}
+pub(super) use may_wait;
 /// What makes an [`Attempt`], from `attempt a`.
 macro_rules! attempt_columns {
     () => {
@@ -143,10 +150,10 @@ impl Unit<'_> {
         let change = self.change(clients.len()).await?;
         let sql = concat!(
             "INSERT INTO execution (job, client, owner_site, epoch, state, reason, detail, entered_ms, attempts, revision, item, bytes_done, \
-             bytes_total, step, change, hold, turn) SELECT j.id, c.id, ",
+             bytes_total, step, change, hold, turn, quiet_ms) SELECT j.id, c.id, ",
             own_site!(),
             ", 1, 'QUEUED', '', '', $3, 0, 0, 0, 0, 0, '', $4, COALESCE((SELECT r.hold FROM rollout r WHERE r.job = j.id), ''), \
-             CAST(v.value->>1 AS BIGINT) FROM",
+             CAST(v.value->>1 AS BIGINT), $3 FROM",
             each!(1),
             "CROSS JOIN client c CROSS JOIN job j WHERE j.id = $2 AND c.archived_ms IS NULL AND c.id = v.value->>0 \
              AND NOT EXISTS (SELECT 1 FROM job_exclusion x WHERE x.job = $2 AND x.kind = 'CLIENT' AND x.target = c.id) \
@@ -226,7 +233,14 @@ impl Unit<'_> {
              cancel_reason = CASE WHEN v.value->>14 IS NULL THEN execution.cancel_reason ELSE NULLIF(v.value->>14, '') END, \
              cancel_deadline_ms = CASE WHEN v.value->>14 IS NULL THEN execution.cancel_deadline_ms ELSE CAST(v.value->>15 AS BIGINT) END, \
              purpose = COALESCE(v.value->>16, execution.purpose), \
+             hold = CASE WHEN v.value->>3 <> 'QUEUED' AND execution.hold <> 'STAGE' THEN '' ELSE execution.hold END, \
              drifts = execution.drifts + CASE WHEN v.value->>16 = 'DRIFT' THEN 1 ELSE 0 END, \
+             quiet_ms = CASE WHEN v.value->>7 IS NOT NULL OR (v.value->>3 = 'QUEUED' AND execution.state <> 'QUEUED') \
+             OR (execution.state = 'WAITING' AND execution.reason IN ",
+            may_wait!(),
+            " AND NOT (v.value->>3 = 'WAITING' AND v.value->>4 IN ",
+            may_wait!(),
+            ")) THEN CAST(v.value->>6 AS BIGINT) ELSE execution.quiet_ms END, \
              change = $2 FROM",
             each!(1),
             "WHERE execution.job = v.value->>0 AND execution.client = v.value->>1 AND execution.state = v.value->>2"
@@ -347,7 +361,7 @@ impl Executions for Unit<'_> {
         self.list("execution", query!(sql, client.to_string()), execution).await
     }
 
-    async fn queued_for(&mut self, clients: &[ClientId], limit: u32) -> Result<Vec<(Execution, Job)>> {
+    async fn queued_for(&mut self, clients: &[ClientId], after: Option<&QueuedAfter>, limit: u32) -> Result<Vec<(Execution, Job)>> {
         let sql = concat!(
             "SELECT ",
             execution_columns!(),
@@ -357,9 +371,14 @@ impl Executions for Unit<'_> {
             any!(1),
             " AND",
             offerable!(),
-            "ORDER BY e.client, j.priority, j.created_ms, j.id LIMIT $2"
+            "AND (e.client, j.priority, j.created_ms, j.id) > ($3, $4, $5, $6) ORDER BY e.client, j.priority, j.created_ms, j.id LIMIT $2"
         );
-        self.list("execution", query!(sql, bind::list(clients), i64::from(limit)), |row| Ok((execution(row)?, job(row)?))).await
+        let (client, priority, created, id) = match after {
+            Some(a) => (a.client.to_string(), i64::from(a.priority), bind::ms(a.created), a.job.to_string()),
+            None => Default::default(),
+        };
+        let query = query!(sql, bind::list(clients), i64::from(limit), client, priority, created, id);
+        self.list("execution", query, |row| Ok((execution(row)?, job(row)?))).await
     }
 
     async fn clients_with_queued(&mut self, after: Option<&ClientId>, limit: u32) -> Result<Vec<ClientId>> {

@@ -101,6 +101,7 @@ impl Groups for Unit<'_> {
         self.run(query!("DELETE FROM membership_hold WHERE group_uid = $1", uid.to_string())).await?;
         self.run(query!("DELETE FROM transfer_limit WHERE group_uid = $1", uid.to_string())).await?;
         self.run(query!("DELETE FROM transfer_suspension WHERE group_uid = $1", uid.to_string())).await?;
+        self.run(query!("DELETE FROM breaker WHERE scope = 'GROUP' AND target = $1", uid.to_string())).await?;
         Ok(())
     }
 

@@ -195,7 +195,9 @@ impl Packages for Unit<'_> {
     async fn delete_version(&mut self, uid: &Uid, now: Timestamp) -> Result<()> {
         let change = self.change(1).await?;
         let sql = "UPDATE package_version SET deleted_ms = $2, change = $3 WHERE uid = $1 AND deleted_ms IS NULL";
-        self.save("version", uid.as_str(), query!(sql, uid.to_string(), bind::ms(now), change)).await
+        self.save("version", uid.as_str(), query!(sql, uid.to_string(), bind::ms(now), change)).await?;
+        self.run(query!("DELETE FROM breaker WHERE version = $1", uid.to_string())).await?;
+        Ok(())
     }
 
     async fn set_withdrawn(&mut self, uid: &Uid, withdrawn: Option<&(Timestamp, String)>) -> Result<()> {

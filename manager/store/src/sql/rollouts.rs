@@ -1,7 +1,7 @@
 //! Rollouts: the positions of jobs in their stages, and what stages hold.
 
 use super::{
-    executions::{execution, execution_columns},
+    executions::{execution, execution_columns, may_wait},
     unit::{Columns, Result, Unit},
 };
 use crate::{Held, Reached, Rollouts, bind};
@@ -12,8 +12,24 @@ use sutler_base::{
 };
 use sutler_core::{model::Execution, rollout::Position};
 
+/// What makes a [`Reached`], from `execution e` and `client c`.
+macro_rules! reached_columns {
+    () => {
+        concat!(
+            execution_columns!(),
+            ", c.state, COALESCE((SELECT s.seen_ms FROM client_seen s WHERE s.client = c.id), c.enrolled_ms), e.quiet_ms"
+        )
+    };
+}
+
+/// The states of rows whose clients were offered the job and are not at an end.
+const OFFERED: [ExecutionState; 6] = {
+    use ExecutionState::*;
+    [Offered, Downloading, Waiting, Installing, Verifying, Restoring]
+};
+
 fn reached(row: &mut Columns<'_>) -> Result<Reached> {
-    Ok(Reached { execution: execution(row)?, client_state: row.parse()?, last_seen: row.time()? })
+    Ok(Reached { execution: execution(row)?, client_state: row.parse()?, last_seen: row.time()?, quiet: row.time()? })
 }
 
 #[async_trait]
@@ -45,9 +61,14 @@ impl Rollouts for Unit<'_> {
         self.list("job", query!(sql, bind::list(jobs)), |row| row.parse()).await
     }
 
+    async fn change_number(&mut self) -> Result<i64> {
+        self.change(1).await
+    }
+
     async fn stage_counts(&mut self, job: &JobId, stage: u32) -> Result<Vec<(ExecutionState, i64)>> {
         // One walk for each state, with every column of the index: else SQLite goes over all stages.
-        let sql = "SELECT COUNT(*) FROM execution WHERE job = $1 AND stage = $2 AND stage > 0 AND state = $3 AND client > ''";
+        let sql = "SELECT COUNT(*) FROM execution WHERE job = $1 AND stage = $2 AND stage > 0 AND state = $3 AND purpose <> 'LEAVE' \
+                   AND client > ''";
         let mut counts = Vec::new();
         for state in ExecutionState::ALL {
             let query = query!(sql, job.to_string(), i64::from(stage), state.as_str());
@@ -60,9 +81,9 @@ impl Rollouts for Unit<'_> {
     async fn stage_waiting(&mut self, job: &JobId, stage: u32, after: Option<&ClientId>, limit: u32) -> Result<Vec<Reached>> {
         let sql = concat!(
             "SELECT ",
-            execution_columns!(),
-            ", c.state, COALESCE((SELECT s.seen_ms FROM client_seen s WHERE s.client = c.id), c.enrolled_ms) FROM execution e CROSS JOIN client c WHERE e.job = $1 AND e.stage = $2 AND e.stage > 0 \
-             AND e.state = $3 AND e.client > $4 AND e.hold = '' AND c.id = e.client ORDER BY e.client LIMIT $5"
+            reached_columns!(),
+            " FROM execution e CROSS JOIN client c WHERE e.job = $1 AND e.stage = $2 AND e.stage > 0 \
+             AND e.state = $3 AND e.purpose <> 'LEAVE' AND e.client > $4 AND e.hold <> 'STAGE' AND c.id = e.client ORDER BY e.client LIMIT $5"
         );
         let after = after.map(|a| a.to_string()).unwrap_or_default();
         let mut rows = Vec::new();
@@ -75,43 +96,99 @@ impl Rollouts for Unit<'_> {
         Ok(rows)
     }
 
-    async fn offered_before(&mut self, job: &JobId, before: Timestamp, limit: u32) -> Result<Vec<Reached>> {
+    async fn offered(&mut self, job: &JobId, after: Option<&ClientId>, limit: u32) -> Result<Vec<Reached>> {
         let sql = concat!(
             "SELECT ",
-            execution_columns!(),
-            ", c.state, COALESCE((SELECT s.seen_ms FROM client_seen s WHERE s.client = c.id), c.enrolled_ms) FROM execution e CROSS JOIN client c WHERE e.job = $1 AND e.state = $2 AND e.client > '' \
-             AND e.entered_ms <= $3 AND c.id = e.client ORDER BY e.client LIMIT $4"
+            reached_columns!(),
+            " FROM execution e CROSS JOIN client c WHERE e.job = $1 AND e.state = 'OFFERED' AND e.client > $2 AND e.purpose <> 'LEAVE' \
+             AND c.id = e.client ORDER BY e.client LIMIT $3"
         );
-        let mut rows = Vec::new();
-        use ExecutionState::*;
-        for state in [Offered, Downloading, Waiting, Installing, Verifying, Restoring] {
-            let query = query!(sql, job.to_string(), state.as_str(), bind::ms(before), i64::from(limit));
-            rows.extend(self.list("execution", query, reached).await?);
-        }
-        rows.truncate(limit as usize);
-        Ok(rows)
+        let after = after.map(|a| a.to_string()).unwrap_or_default();
+        self.list("execution", query!(sql, job.to_string(), after, i64::from(limit)), reached).await
     }
 
-    async fn failed_since(&mut self, job: &JobId, since: Timestamp, limit: u32) -> Result<Vec<u32>> {
-        let sql = "SELECT stage FROM execution WHERE job = $1 AND state = $2 AND client > '' AND entered_ms >= $3 ORDER BY client LIMIT $4";
-        let mut stages = Vec::new();
+    async fn silent(&mut self, job: &JobId, before: Timestamp) -> Result<Vec<(u32, ExecutionState, i64)>> {
+        // Here and below along the rows in one state: else SQLite goes over all of the job.
+        let sql = concat!(
+            "SELECT s.stage, COUNT(*) FROM (SELECT stage FROM execution WHERE job = $1 AND state = $2 AND client > '' AND quiet_ms <= $3 \
+             AND purpose <> 'LEAVE' AND reason NOT IN ",
+            may_wait!(),
+            " ORDER BY client LIMIT 9223372036854775807) s GROUP BY s.stage ORDER BY s.stage"
+        );
+        let mut silent = Vec::new();
+        for state in OFFERED {
+            let query = query!(sql, job.to_string(), state.as_str(), bind::ms(before));
+            silent.extend(self.list("execution", query, |row| Ok((row.number::<u32>()?, state, row.int()?))).await?);
+        }
+        Ok(silent)
+    }
+
+    async fn silent_last(&mut self, job: &JobId, stage: u32, before: Timestamp, limit: u32) -> Result<Vec<Timestamp>> {
+        let sql = concat!(
+            "SELECT s.quiet_ms FROM (SELECT quiet_ms FROM execution WHERE job = $1 AND state = $2 AND client > '' AND quiet_ms <= $3 \
+             AND purpose <> 'LEAVE' AND reason NOT IN ",
+            may_wait!(),
+            " AND (stage = 0 OR stage > $4) ORDER BY client LIMIT 9223372036854775807) s ORDER BY s.quiet_ms DESC LIMIT $5"
+        );
+        let mut since = Vec::new();
+        for state in OFFERED {
+            let query = query!(sql, job.to_string(), state.as_str(), bind::ms(before), i64::from(stage), i64::from(limit));
+            since.extend(self.list("execution", query, |row| row.time()).await?);
+        }
+        since.sort_by(|a: &Timestamp, b| b.cmp(a));
+        since.truncate(limit as usize);
+        Ok(since)
+    }
+
+    async fn silent_waiting(&mut self, job: &JobId, before: Timestamp, after: Option<&ClientId>, limit: u32) -> Result<Vec<Reached>> {
+        let sql = concat!(
+            "SELECT ",
+            reached_columns!(),
+            " FROM execution e CROSS JOIN client c WHERE e.job = $1 AND e.state = 'WAITING' AND e.client > $2 AND e.entered_ms <= $3 \
+             AND e.purpose <> 'LEAVE' AND e.reason IN ",
+            may_wait!(),
+            " AND c.id = e.client AND COALESCE((SELECT s.seen_ms FROM client_seen s WHERE s.client = c.id), c.enrolled_ms) <= $3 \
+             ORDER BY e.client LIMIT $4"
+        );
+        let after = after.map(|a| a.to_string()).unwrap_or_default();
+        self.list("execution", query!(sql, job.to_string(), after, bind::ms(before), i64::from(limit)), reached).await
+    }
+
+    async fn failed_after(&mut self, job: &JobId, change: i64) -> Result<Vec<(u32, i64)>> {
+        // Who was offline when its turn came says nothing of the package; what waits for its retry has failed.
+        let sql = "SELECT s.stage, COUNT(*) FROM (SELECT stage FROM execution WHERE job = $1 AND state = $2 AND client > '' AND change > $3 \
+                   AND reason || '' <> 'OFFLINE' AND purpose <> 'LEAVE' ORDER BY client LIMIT 9223372036854775807) s GROUP BY s.stage ORDER BY s.stage";
+        let mut failed = Vec::new();
         for state in [ExecutionState::Failed, ExecutionState::Interrupted] {
-            let query = query!(sql, job.to_string(), state.as_str(), bind::ms(since), i64::from(limit));
-            stages.extend(self.list("execution", query, |row| row.number::<u32>()).await?);
+            let query = query!(sql, job.to_string(), state.as_str(), change);
+            failed.extend(self.list("execution", query, |row| Ok((row.number::<u32>()?, row.int()?))).await?);
         }
-        stages.truncate(limit as usize);
-        Ok(stages)
+        let sql = "SELECT s.stage, COUNT(*) FROM (SELECT stage FROM execution WHERE state = 'QUEUED' \
+                   AND hold IN ('STOPPED', 'BREAKER', 'BUDGET', 'RETRY') AND hold = 'RETRY' AND job = $1 AND change > $2 AND purpose <> 'LEAVE' \
+                   ORDER BY client LIMIT 9223372036854775807) s GROUP BY s.stage ORDER BY s.stage";
+        failed.extend(self.list("execution", query!(sql, job.to_string(), change), |row| Ok((row.number::<u32>()?, row.int()?))).await?);
+        Ok(failed)
     }
 
-    async fn newest_outcomes(&mut self, job: &JobId, since: Timestamp, limit: u32) -> Result<Vec<Execution>> {
-        // Along the changes, the newest first: by state all of them would be sorted.
+    async fn newest_outcomes(&mut self, job: &JobId, change: i64, limit: u32) -> Result<Vec<Execution>> {
+        // In the words of the index that has them in this order.
         let sql = concat!(
             "SELECT ",
             execution_columns!(),
-            " FROM execution e WHERE e.job = $1 AND e.state || '' IN ('SUCCEEDED', 'FAILED', 'INTERRUPTED') AND e.entered_ms >= $2 \
-             ORDER BY e.change DESC LIMIT $3"
+            " FROM execution e WHERE e.job = $1 AND e.state IN ('SUCCEEDED', 'FAILED', 'INTERRUPTED') AND e.purpose <> 'LEAVE' \
+             AND e.reason <> 'OFFLINE' AND e.change > $2 ORDER BY e.change DESC LIMIT $3"
         );
-        self.list("execution", query!(sql, job.to_string(), bind::ms(since), i64::from(limit)), execution).await
+        let mut newest: Vec<Execution> = self.list("execution", query!(sql, job.to_string(), change, i64::from(limit)), execution).await?;
+        let sql = concat!(
+            "SELECT ",
+            execution_columns!(),
+            " FROM execution e WHERE e.state = 'QUEUED' AND e.hold IN ('STOPPED', 'BREAKER', 'BUDGET', 'RETRY') AND e.hold = 'RETRY' \
+             AND e.job = $1 AND e.change > $2 AND e.purpose <> 'LEAVE' ORDER BY e.change DESC LIMIT $3"
+        );
+        newest.extend(self.list("execution", query!(sql, job.to_string(), change, i64::from(limit)), execution).await?);
+        newest.sort_by_key(|row| std::cmp::Reverse(row.change));
+        newest.truncate(limit as usize);
+        Ok(newest)
     }
 
     async fn held_by_stage(&mut self, job: &JobId, groups: &[Uid], after: Option<(i64, &ClientId)>, limit: u32) -> Result<Vec<Held>> {
@@ -135,13 +212,14 @@ impl Rollouts for Unit<'_> {
         self.list("execution", query, read).await
     }
 
-    async fn release_to_stage(&mut self, job: &JobId, clients: &[ClientId], stage: u32) -> Result<u64> {
+    async fn release_to_stage(&mut self, job: &JobId, clients: &[ClientId], stage: u32, now: Timestamp) -> Result<u64> {
         let change = self.change(clients.len()).await?;
         let sql = concat!(
-            "UPDATE execution SET hold = '', stage = $2, change = $3 WHERE job = $1 AND state = 'QUEUED' AND hold = 'STAGE' AND client",
+            "UPDATE execution SET hold = '', stage = $2, change = $3, quiet_ms = $5 WHERE job = $1 AND state = 'QUEUED' AND hold = 'STAGE' \
+             AND client",
             any!(4)
         );
-        self.run(query!(sql, job.to_string(), i64::from(stage), change, bind::list(clients))).await
+        self.run(query!(sql, job.to_string(), i64::from(stage), change, bind::list(clients), bind::ms(now))).await
     }
 
     async fn clients_held(&mut self, job: &JobId, by: HoldReason, after: Option<&ClientId>, limit: u32) -> Result<Vec<ClientId>> {
@@ -159,10 +237,26 @@ impl Rollouts for Unit<'_> {
     async fn hold_by_stage(&mut self, job: &JobId, clients: &[ClientId], state: ExecutionState) -> Result<u64> {
         let change = self.change(clients.len()).await?;
         let sql = concat!(
-            "UPDATE execution SET hold = 'STAGE', stage = 0, change = $2 WHERE job = $1 AND state = $4 AND hold = '' AND stage + 0 > 0 \
-             AND client",
+            "UPDATE execution SET hold = 'STAGE', stage = 0, change = $2 WHERE job = $1 AND state = $4 AND hold <> 'STAGE' \
+             AND (stage + 0 > 0 OR (SELECT r.hold FROM rollout r WHERE r.job = $1) = 'STAGE') AND client",
             any!(3)
         );
         self.run(query!(sql, job.to_string(), change, bind::list(clients), state.as_str())).await
+    }
+
+    async fn put_last(&mut self, job: &JobId, clients: &[ClientId]) -> Result<()> {
+        let sql = concat!(
+            "UPDATE execution SET turn = 9223372036854775807 WHERE job = $1 AND state = 'QUEUED' AND hold = 'STAGE' AND client",
+            any!(2)
+        );
+        self.run(query!(sql, job.to_string(), bind::list(clients))).await?;
+        Ok(())
+    }
+
+    async fn hold_queued(&mut self, job: &JobId) -> Result<u64> {
+        let change = self.change(1).await?;
+        let sql = "UPDATE execution SET hold = 'STAGE', stage = 0, change = $2 WHERE job = $1 AND state = 'QUEUED' AND hold = '' \
+                   AND purpose <> 'LEAVE'";
+        self.run(query!(sql, job.to_string(), change)).await
     }
 }

@@ -1,10 +1,10 @@
 //! Maintenance windows, and leases that reach into them.
 
 use super::unit::{Columns, Result, Unit};
-use crate::{Page, Windows, bind};
+use crate::{Ordered, Page, Windows, bind};
 use async_trait::async_trait;
 use sutler_base::{AttemptId, JobId, Timestamp, Uid, WindowName};
-use sutler_core::{model::LongLease, terms::JobTerms, window::Window};
+use sutler_core::{model::LongLease, window::Window};
 
 macro_rules! window_columns {
     () => {
@@ -101,9 +101,12 @@ impl Windows for Unit<'_> {
         self.save("maintenance_window", uid.as_str(), query!(sql, uid.to_string(), bind::ms(now), change)).await
     }
 
-    async fn terms_of(&mut self, jobs: &[JobId]) -> Result<Vec<(JobId, i64, JobTerms)>> {
-        let sql = concat!("SELECT id, revision, terms FROM job WHERE id", any!(1), " ORDER BY id");
-        self.list("job", query!(sql, bind::list(jobs)), |row| Ok((row.parse()?, row.int()?, row.json()?))).await
+    async fn terms_of(&mut self, jobs: &[JobId]) -> Result<Vec<Ordered>> {
+        let sql = concat!("SELECT id, revision, terms, rolls_back IS NOT NULL FROM job WHERE id", any!(1), " ORDER BY id");
+        self.list("job", query!(sql, bind::list(jobs)), |row| {
+            Ok(Ordered { id: row.parse()?, revision: row.number()?, terms: row.json()?, rolls_back: row.flag()? })
+        })
+        .await
     }
 
     async fn long_leases(&mut self, attempts: &[AttemptId]) -> Result<Vec<LongLease>> {
@@ -120,7 +123,9 @@ impl Windows for Unit<'_> {
             "INSERT INTO long_lease (attempt, until_ms, seconds) SELECT v.value->>0, CAST(v.value->>1 AS BIGINT), \
              CAST(v.value->>2 AS BIGINT) FROM",
             each!(1),
-            "WHERE TRUE ON CONFLICT (attempt) DO UPDATE SET until_ms = excluded.until_ms, seconds = excluded.seconds"
+            "WHERE TRUE ON CONFLICT (attempt) DO UPDATE SET \
+             until_ms = CASE WHEN excluded.until_ms > long_lease.until_ms THEN excluded.until_ms ELSE long_lease.until_ms END, \
+             seconds = CASE WHEN excluded.seconds > long_lease.seconds THEN excluded.seconds ELSE long_lease.seconds END"
         );
         self.run(query!(sql, bind::json(&rows))).await?;
         Ok(())

@@ -46,8 +46,12 @@ macro_rules! unhex {
 
 #[path = "../sql/admin.rs"]
 mod admin;
+#[path = "../sql/approvals.rs"]
+mod approvals;
 #[path = "../sql/audit.rs"]
 mod audit;
+#[path = "../sql/brakes.rs"]
+mod brakes;
 #[path = "../sql/clients.rs"]
 mod clients;
 #[path = "../sql/configuration.rs"]
@@ -70,6 +74,8 @@ mod logs;
 mod operators;
 #[path = "../sql/packages.rs"]
 mod packages;
+#[path = "../sql/planned.rs"]
+mod planned;
 #[path = "../sql/policies.rs"]
 mod policies;
 #[path = "../sql/questions.rs"]
@@ -114,6 +120,9 @@ fn migrator() -> Migrator {
         (18, "lifecycle", include_str!("../../migrations/sqlite/0018_lifecycle.sql")),
         (19, "transfer", include_str!("../../migrations/sqlite/0019_transfer.sql")),
         (20, "configuration", include_str!("../../migrations/sqlite/0020_configuration.sql")),
+        (21, "brakes", include_str!("../../migrations/sqlite/0021_brakes.sql")),
+        (22, "approvals", include_str!("../../migrations/sqlite/0022_approvals.sql")),
+        (26, "silence", include_str!("../../migrations/sqlite/0026_silence.sql")),
     ];
     let made = |(n, name, sql): (i64, &'static str, &'static str)| {
         Migration::new(n, name.into(), MigrationType::Simple, sql.into_sql_str(), false)

@@ -75,6 +75,20 @@ const OTHERS: &[&str] = &[
     "ConfigurationService/ExportConfiguration",
     "EventService/ListEvents",
     "EventService/WatchEvents",
+    // In `brakes/stops.rs`.
+    "BrakeService/StopWork",
+    "BrakeService/ResumeWork",
+    "BrakeService/ListStops",
+    "BrakeService/ListBreakers",
+    "BrakeService/CloseBreaker",
+    // In `second_person.rs`.
+    "ApprovalService/ListApprovals",
+    "ApprovalService/GetApproval",
+    "ApprovalService/ApproveChange",
+    "ApprovalService/RejectChange",
+    "PlanService/PlanJob",
+    "PlanService/GetPlan",
+    "PlanService/ListPlanClients",
 ];
 
 #[test]

@@ -11,7 +11,7 @@ pub(super) fn stanza(name: &str, version: &str) -> String {
 }
 
 /// Writes dpkg's list below a root, as dpkg does it: a new file takes the place of the old one.
-pub(super) fn installed(root: &Path, packages: &[(&str, &str)]) {
+pub(crate) fn installed(root: &Path, packages: &[(&str, &str)]) {
     let folder = root.join("var/lib/dpkg");
     fs_err::create_dir_all(&folder).unwrap();
     let text: String = packages.iter().map(|(name, version)| stanza(name, version)).collect();
@@ -29,7 +29,7 @@ fn own(agent: &Agent, name: &str, text: &str, mode: u32) {
 }
 
 /// An agent that measures every second.
-pub(super) fn quick(name: &str, manager: &Manager, before: impl FnOnce(&Agent)) -> Agent {
+pub(crate) fn quick(name: &str, manager: &Manager, before: impl FnOnce(&Agent)) -> Agent {
     let mut agent = Agent::new(name);
     agent.configure("[limits]\nfacts_interval = \"1s\"\n");
     before(&agent);

@@ -2,7 +2,7 @@
 
 mod archive;
 mod duplicates;
-mod facts;
+pub(crate) mod facts;
 mod list;
 mod questions;
 mod software;

@@ -168,6 +168,41 @@ fn a_machine_that_is_half_open_at_one_manager_gets_its_work_from_the_other_and_o
 }
 
 #[test]
+fn a_job_starts_at_its_time_also_where_one_of_the_managers_is_ahead() {
+    let Some(postgres) = Postgres::shared() else { return };
+    if tools::skip_without("faketime") {
+        return;
+    }
+    let line = Proxy::new();
+    let setup = || Setup { advertise: vec![line.address()], ..Setup::default() };
+    let first = Manager::start_with(Setup { database: Some(postgres.create_database()), ..setup() });
+    let mut second = Manager::joining(&first, setup());
+    second.stop();
+    second.within(&programs::by_clock("+60s"));
+    second.serve();
+    let here = first.cli();
+    let package = PackageFolder::counting("hello", "1.0");
+    here.ok(&format!("package push {}", package.path().display()));
+    // It is at the one that is ahead.
+    line.leads_to(second.addresses().agents);
+    let mut agent = Agent::new("machine");
+    agent.enroll(here.ok("token create").trim());
+    agent.start();
+    wait_until("the machine to be connected", PATIENCE, || is_connected(&agent));
+    for prefetch in ["", "--prefetch 1h"] {
+        let job = here.id(&format!("job run --package hello --replace always --client {} --at 20s {prefetch}", agent.id()));
+        let start: jiff::Timestamp =
+            here.json(&format!("job show {job}"))["terms"]["schedule"]["startTime"].as_str().unwrap().parse().unwrap();
+        let runs = || agent.read("opt/hello.runs").unwrap_or_default().lines().count();
+        let before = runs();
+        wait_until("it to be installed", PATIENCE, || runs() > before);
+        let now = jiff::Timestamp::now();
+        assert!(now >= start, "it ran at {now}, and was to start at {start}");
+        JobView::wait_for_row(&here, &job, &agent.id(), "SUCCEEDED");
+    }
+}
+
+#[test]
 fn a_cancellation_is_not_final_early_because_the_manager_that_was_asked_for_it_is_behind() {
     let Some(postgres) = Postgres::shared() else { return };
     if tools::skip_without("faketime") {

@@ -37,7 +37,7 @@ fn what_is_offered_is_installed_when_the_user_chooses_it_and_not_before() {
     cli.ok(&format!("job cancel {job} --yes"));
     JobView::wait_for_row(&cli, &job, &other.id(), "CANCELED");
     wait_until("nothing to be offered", PATIENCE, || shelf(&other).is_empty());
-    cli.fails(1, &format!("job run --uninstall editor --client {} --available", agent.id())).says(&["takes off editor"]);
+    cli.fails(1, &format!("job run --uninstall editor --client {} --available", agent.id())).says(&["UNINSTALL of editor"]);
 }
 
 #[test]

@@ -84,6 +84,9 @@ fn a_scheduled_job_is_changed_and_canceled_and_what_cannot_start_is_said() {
     assert!(json["terms"]["schedule"]["startFailure"].as_str().unwrap().contains("withdrawn"), "{json:#}");
     let audit = cli.ok("audit list");
     assert!(audit.contains("start_failed") && audit.contains("schedule_job"), "{audit}");
+    let events = cli.json(&format!("events --object jobs/{job} --kind job-ended"));
+    let event = events[0].to_string();
+    assert!(event.contains("WARNING") && event.contains("could not be started") && event.contains("withdrawn"), "{events:#}");
     push(&cli, "other", "");
     for (bad, word) in [
         ("--at 1h --deadline 30m", "before the start time"),
@@ -93,6 +96,37 @@ fn a_scheduled_job_is_changed_and_canceled_and_what_cannot_start_is_said() {
     ] {
         cli.fails(1, &format!("job run --package other --group machines {bad}")).says(&[word]);
     }
+}
+
+#[test]
+fn what_waits_between_two_packages_is_called_off_and_status_says_what_was_done() {
+    let (_manager, cli) = manager_with_group();
+    let slow = PackageFolder::counting("slow", "1.0");
+    slow.file("bin/install", "#!/bin/sh\nread -r line <../../etc/go\n");
+    cli.ok(&format!("package push {}", slow.path().display()));
+    push(&cli, "next", "");
+    let mut agent = Agent::new("one");
+    agent.configure("");
+    agent.enroll(cli.ok("token create").trim());
+    agent.start();
+    let (pipe, policy) = (agent.root().join("etc/go"), agent.scratch().join("policy.toml"));
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR, 0).unwrap();
+    let job = cli.id(&format!("job run --package slow --package next --client {}", agent.id()));
+    JobView::wait_for_row(&cli, &job, &agent.id(), "INSTALLING");
+    // The second one is held, as it would be by a window that is closed.
+    fs_err::write(&policy, "hold = true\n").unwrap();
+    fs_err::write(&pipe, "go\n").unwrap();
+    JobView::wait_for_row(&cli, &job, &agent.id(), "WAITING");
+    cli.ok(&format!("job cancel {job} --yes"));
+    let row = JobView::wait_for_row(&cli, &job, &agent.id(), "CANCELED");
+    assert_eq!((row.reason.as_str(), &row.json["items"][0]["state"]), ("JOB_CANCELED", &"EXECUTION_STATE_SUCCEEDED".into()), "{row:#?}");
+    assert_eq!(row.json["items"].as_array().map(Vec::len), Some(1));
+    let explained = cli.ok(&format!("client explain {}", agent.id()));
+    assert!(explained.contains("called off between two packages") && explained.contains("slow 1.0 SUCCEEDED"), "{explained}");
+    fs_err::write(&policy, "hold = false\n").unwrap();
+    let after = cli.id(&format!("job run --package next --replace always --client {}", agent.id()));
+    JobView::wait_for_row(&cli, &after, &agent.id(), "SUCCEEDED");
+    assert_eq!(runs(&agent, "next"), 1, "what was called off has not run");
 }
 
 #[test]
@@ -152,4 +186,30 @@ fn a_cancellation_waits_for_the_end_of_a_lease_that_reaches_to_the_start_time() 
     line.now(Line::Open);
     JobView::wait_for_row(&cli, &job, &agent.id(), "CANCELED");
     assert_eq!(runs(&agent, "hello"), 0);
+}
+
+#[test]
+fn what_a_machine_did_within_its_lease_while_it_was_cut_off_is_not_done_again_for_a_new_revision() {
+    let line = Proxy::new();
+    let config = "[net]\nkeep_alive = \"1s\"\nkeep_alive_timeout = \"2s\"\n[limits]\nlease = \"5s\"\n".into();
+    let manager = Manager::start_with(Setup { advertise: vec![line.address()], config, ..Setup::default() });
+    line.leads_to(manager.addresses().agents);
+    let cli = manager.cli();
+    push(&cli, "hello", "");
+    let mut agent = Agent::new("one");
+    agent.configure("[limits]\nkeep_alive = \"1s\"\nkeep_alive_timeout = \"2s\"\nreconnect = \"100ms\"\nreconnect_most = \"1s\"\n");
+    agent.enroll(cli.ok("token create").trim());
+    agent.start();
+    connected(&agent);
+    let job = cli.id(&format!("job run --package hello --client {} --at 15s --prefetch 1h", agent.id()));
+    waits(&cli, &job, &agent);
+    line.now(Line::Cut);
+    wait_until("the machine to be without a manager", PATIENCE, || !agent.status()["connected"].is_string());
+    // It is called back, and can't be told.
+    cli.ok(&format!("job update {job} --priority 3"));
+    wait_until("it to be installed without contact", LONG, || runs(&agent, "hello") == 1);
+    JobView::wait(&cli, &job, "the lease to be over", LONG, |view| view.row(&agent.id()).is_some_and(|row| row.state == "QUEUED"));
+    // It is heard what came of that before anything else is offered.
+    line.now(Line::Open);
+    installed(&cli, &job, &agent, "hello");
 }

@@ -1,5 +1,6 @@
 //! How a job is carried out: the options for it, and how they look. A file for each part that is more than an option.
 
+mod brakes;
 mod rollout;
 mod schedule;
 mod user;
@@ -39,6 +40,8 @@ pub(super) struct TermsArgs {
     /// What becomes of what it installed on a client that leaves its groups while it stands [default: keep]
     #[arg(long, value_enum)]
     on_leave: Option<OnLeave>,
+    #[command(flatten)]
+    brakes: brakes::BrakeArgs,
 }
 
 impl TermsArgs {
@@ -56,9 +59,18 @@ impl TermsArgs {
             through_suspended: self.through_suspended,
             keep: self.keep.and_then(|keep| keep.try_into().ok()),
             on_leave: on_leave.into(),
+            inventory: false,
+            retries: self.brakes.retries(),
+            offline: self.brakes.offline(),
+            budget: self.brakes.budget(),
         };
         Ok((terms != v1::JobTerms::default()).then_some(terms))
     }
+}
+
+/// Terms for a job that has clients measure their facts, if it is one.
+pub(super) fn with_inventory(terms: Option<v1::JobTerms>, inventory: bool) -> Option<v1::JobTerms> {
+    if inventory { Some(v1::JobTerms { inventory, ..terms.unwrap_or_default() }) } else { terms }
 }
 
 /// The terms of a job for one that is made after it: without times that have passed, and without what the manager says of it.
@@ -83,5 +95,6 @@ pub(super) fn lines(terms: &v1::JobTerms) -> Vec<String> {
     if terms.on_leave() == v1::OnLeave::Uninstall {
         lines.push("what it installed is uninstalled where a client leaves its reach".to_owned());
     }
+    lines.extend(brakes::lines(terms));
     lines
 }

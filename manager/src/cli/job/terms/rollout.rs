@@ -163,6 +163,7 @@ pub(in crate::cli::job) fn status(job: &v1::Job) -> Vec<String> {
 /// The word for how far the rollout of a job is.
 pub(in crate::cli::job) fn word(job: &v1::Job) -> String {
     match &job.rollout {
+        _ if !job.held_back.is_empty() => "HELD BACK".into(),
         None => String::new(),
         Some(rollout) if rollout.all_at_once => "ALL AT ONCE".into(),
         Some(rollout) if !rollout.halt.is_empty() && rollout.halt_by == "gate" => "HALTED".into(),

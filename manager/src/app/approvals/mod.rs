@@ -1,0 +1,365 @@
+//! Second persons: a change that reaches a large share of the fleet is confirmed by its number, or waits until another operator agrees.
+//!
+//! Whom a change reaches is counted in its own unit of work, after it was done and before it is committed: so no way of reaching clients
+//! is forgotten, and nothing happens between the count and the commit. A change that has to wait is kept as it was sent, and is done anew,
+//! in the unit of work of whoever agrees.
+
+mod change;
+
+pub use change::Change;
+
+use super::{AppError, Env, Result, events, jobs, operators, reached, reached::Count};
+use jiff::SignedDuration;
+use std::{collections::BTreeSet, sync::Arc};
+use sutler_base::{
+    Digest, JobId, OperatorName, Timestamp, Uid, limits,
+    state::{ApprovalState, EventKind, Role},
+};
+use sutler_core::{
+    approval::Approval,
+    event::Event,
+    rights::{self, Reach},
+    share,
+};
+use sutler_store::{Page, Tx};
+
+/// How long somebody can agree.
+const PATIENCE: SignedDuration = SignedDuration::from_hours(7 * 24);
+/// How long it is known what became of a change.
+const KEPT: SignedDuration = SignedDuration::from_hours(30 * 24);
+/// How many changes of one operator wait at the most.
+const PENDING_MAX: usize = 100;
+/// How many jobs are named in a refusal.
+const NAMED: usize = 3;
+/// How many are handled in one unit.
+const BATCH: u32 = 100;
+
+/// A change as it is kept until somebody has agreed.
+#[derive(Debug, Clone)]
+pub struct Order {
+    /// `Service/Method`, as it was called.
+    pub method: String,
+    /// What was sent, without what makes it idempotent and what was confirmed.
+    pub request: Vec<u8>,
+    /// The same, read.
+    pub change: Change,
+}
+
+/// What goes for a change that may reach a large share of the fleet.
+#[derive(Debug, Clone, Default)]
+pub struct Watched {
+    /// How many clients whoever ordered it says that it reaches; 0 if that was not said.
+    pub confirm: u64,
+    /// How it waits for somebody to agree; none if the caller sees to that.
+    pub order: Option<Arc<Order>>,
+}
+
+/// What a change needs before it is made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Needed {
+    /// Whom it reaches.
+    pub reached: Count,
+    /// How many clients jobs can reach.
+    pub fleet: u64,
+}
+
+impl Needed {
+    /// `120 of 500 clients, by jobs/a, jobs/b and 2 others`
+    fn words(&self) -> String {
+        let named: Vec<String> = self.reached.jobs.keys().take(NAMED).map(|id| format!("jobs/{id}")).collect();
+        let more = match self.reached.jobs.len() - named.len() {
+            0 => String::new(),
+            n => format!(" and {n} others"),
+        };
+        format!("{} of {} clients, by {}{more}", self.reached.clients, self.fleet, named.join(", "))
+    }
+}
+
+/// What the unit of work that `env` is of needs before it is committed; nothing if it reaches few.
+pub async fn needed(tx: &mut dyn Tx, env: &Env) -> Result<Option<Needed>> {
+    let bounds = env.settings.limits.second_person();
+    let reached = reached::count(tx, env, bounds.clients.into()).await?;
+    if reached.clients < u64::from(bounds.clients) || reached.jobs.is_empty() {
+        return Ok(None);
+    }
+    let fleet = tx.count_fleet().await?;
+    Ok(bounds.are_reached(reached.clients, fleet).then_some(Needed { reached, fleet }))
+}
+
+/// Lets a unit of work be committed that reaches few, or that was confirmed; refuses any other.
+pub async fn gate(tx: &mut dyn Tx, env: &Env, watched: &Watched) -> Result<()> {
+    let Some(needed) = needed(tx, env).await? else { return Ok(()) };
+    if exist(tx).await? {
+        return Err(AppError::ApprovalNeeded(Box::new(needed)));
+    }
+    let n = needed.reached.clients;
+    if share::is_confirmed(watched.confirm, n) {
+        return env.audit(tx, "confirm_number", "fleet", needed.words()).await;
+    }
+    let given = if watched.confirm == 0 { String::new() } else { format!(", and {} were confirmed", watched.confirm) };
+    let message = format!(
+        "this reaches {}{given}; so large a share of the fleet has to be confirmed: repeat it with the number (--confirm {n}), or have two \
+         operators with the role APPROVER, and one of them agrees",
+        needed.words()
+    );
+    Err(AppError::state("fleet", "CONFIRM_NUMBER", message))
+}
+
+/// Whether there are two operators who can agree to anything: then one of them is not the one who orders.
+pub async fn exist(tx: &mut dyn Tx) -> Result<bool> {
+    let (mut page, mut found) = (Page { after: None, limit: limits::PAGE_MAX }, 0);
+    loop {
+        let rows = tx.list_operators(&page).await?;
+        found += rows.iter().filter(|o| o.revoked.is_none() && rights::reach(&o.grants, &approvers()) == Some(Reach::Everywhere)).count();
+        if found >= 2 || (rows.len() as u32) < page.limit {
+            return Ok(found >= 2);
+        }
+        page.after = rows.last().map(|o| o.name.to_string());
+    }
+}
+
+fn approvers() -> BTreeSet<Role> {
+    BTreeSet::from([Role::Approver])
+}
+
+/// Who may order what waits here.
+fn orderers() -> BTreeSet<Role> {
+    BTreeSet::from([Role::Deployer, Role::Admin])
+}
+
+/// What an approval is about, as events and the audit log name it.
+fn object(approval: &Approval) -> String {
+    approval.job.as_ref().map_or_else(|| format!("approvals/{}", approval.id), |id| format!("jobs/{id}"))
+}
+
+/// Stands for a change, for what it is about as that is now, and for what the one who ordered it may do now.
+async fn fingerprint(tx: &mut dyn Tx, method: &str, request: &[u8], change: &Change, requester: &str) -> Result<Digest> {
+    let subject = change.subject(tx).await?;
+    let grants = match name(requester) {
+        Some(name) => tx.operator(&name).await?.filter(|o| o.revoked.is_none()).map(|o| o.grants),
+        None => None,
+    };
+    let mut text = format!("{method}\n{subject}\n{grants:?}\n").into_bytes();
+    text.extend_from_slice(request);
+    Ok(Digest::of(&text))
+}
+
+fn name(actor: &str) -> Option<OperatorName> {
+    actor.strip_prefix("operators/")?.parse().ok()
+}
+
+/// Has a change wait until somebody else agrees. The same one that waits already goes on waiting, as it is now.
+pub async fn ask(tx: &mut dyn Tx, env: &Env, order: &Order, needed: &Needed) -> Result<Approval> {
+    let fingerprint = fingerprint(tx, &order.method, &order.request, &order.change, &env.actor).await?;
+    let pending = tx.approvals_by(&env.actor, PENDING_MAX as u32).await?;
+    let job = order.change.job().cloned();
+    let same = pending.iter().find(|a| (&a.method, &a.request, &a.job) == (&order.method, &order.request, &job));
+    let approval = Approval {
+        id: same.map_or_else(|| env.world.uid(), |a| a.id.clone()),
+        state: ApprovalState::Pending,
+        requester: env.actor.clone(),
+        method: order.method.clone(),
+        request: order.request.clone(),
+        what: order.change.sentence(),
+        job,
+        fingerprint,
+        clients: needed.reached.clients,
+        fleet: needed.fleet,
+        jobs: needed.reached.jobs.clone(),
+        created: env.now,
+        expires: env.now.saturating_add(PATIENCE).unwrap_or(Timestamp::MAX),
+        decided: None,
+        decider: String::new(),
+        reason: String::new(),
+    };
+    if same.is_some() {
+        tx.save_approval(&approval).await?;
+    } else if pending.len() == PENDING_MAX {
+        let message = format!("{PENDING_MAX} changes of {} wait for somebody to agree already; have them decided first", env.actor);
+        return Err(AppError::state(&env.actor, "TOO_MANY_PENDING", message));
+    } else {
+        tx.insert_approval(&approval).await?;
+    }
+    let sentence = format!("{} wants to {}, which reaches {}; another operator has to agree", env.actor, approval.what, needed.words());
+    env.audit(tx, "ask_approval", object(&approval), &sentence).await?;
+    let event = Event::new(EventKind::ApprovalNeeded, object(&approval), sentence).with("approval", format!("approvals/{}", approval.id));
+    events::emit(tx, env, event.with("by", &env.actor).with("clients", approval.clients)).await?;
+    Ok(approval)
+}
+
+/// What whoever ordered a change is told that waits.
+pub fn waits(approval: &Approval) -> AppError {
+    let message = format!(
+        "to {} reaches {} of {} clients, and another operator has to agree: it waits as approvals/{} until {} (`approval approve {}`)",
+        approval.what, approval.clients, approval.fleet, approval.id, approval.expires, approval.id
+    );
+    AppError::state(format!("approvals/{}", approval.id), "APPROVAL_NEEDED", message)
+}
+
+/// A job that is to be started and has to wait: it stays a draft.
+pub async fn start_waits(tx: &mut dyn Tx, env: &Env, id: &JobId, needed: &Needed) -> Result<jobs::Shown> {
+    let order = Order { method: START.into(), request: Vec::new(), change: Change::Start(id.clone()) };
+    ask(tx, env, &order, needed).await?;
+    jobs::get(tx, env, id).await
+}
+
+/// The method of a draft that waits to be started.
+pub const START: &str = "JobService/StartJob";
+
+/// The approval, or that there is none: also where whoever asks does not reach what it is about.
+pub async fn get(tx: &mut dyn Tx, env: &Env, id: &Uid) -> Result<Approval> {
+    match tx.approval(id).await? {
+        Some(approval) if is_seen(tx, env, &approval).await? => Ok(approval),
+        _ => Err(AppError::not_found("approval", id)),
+    }
+}
+
+async fn is_seen(tx: &mut dyn Tx, env: &Env, approval: &Approval) -> Result<bool> {
+    if env.reach == Reach::Everywhere {
+        return Ok(true);
+    }
+    match &approval.job {
+        Some(id) => match tx.job(id).await? {
+            Some(job) => jobs::reaches_job(tx, env, &job).await,
+            None => Ok(false),
+        },
+        None => Ok(false),
+    }
+}
+
+/// A page of approvals that are seen, and the key of the next one.
+pub async fn list(tx: &mut dyn Tx, env: &Env, page: &Page, all: bool) -> Result<(Vec<Approval>, Option<String>)> {
+    let (mut page, mut out) = (page.clone(), Vec::new());
+    loop {
+        let rows = tx.list_approvals(&page, all).await?;
+        let more = rows.len() as u32 == page.limit;
+        page.after = rows.last().map(|a| a.id.to_string()).or(page.after);
+        for approval in rows {
+            if is_seen(tx, env, &approval).await? {
+                let next = approval.id.to_string();
+                out.push(approval);
+                if out.len() as u32 == page.limit {
+                    return Ok((out, Some(next)));
+                }
+            }
+        }
+        if !more {
+            return Ok((out, None));
+        }
+    }
+}
+
+/// A page of the jobs about which something waits.
+pub async fn jobs_waiting(tx: &mut dyn Tx, env: &Env, page: &Page) -> Result<(Vec<jobs::Shown>, Option<String>)> {
+    let (rows, next) = list(tx, env, page, false).await?;
+    let mut seen = BTreeSet::new();
+    let mut out = Vec::new();
+    for id in rows.into_iter().filter_map(|a| a.job) {
+        if seen.insert(id.clone()) {
+            out.push(jobs::get(tx, env, &id).await?);
+        }
+    }
+    Ok((out, next))
+}
+
+/// One that can be decided now.
+async fn pending(tx: &mut dyn Tx, env: &Env, id: &Uid) -> Result<Approval> {
+    let approval = get(tx, env, id).await?;
+    if approval.state != ApprovalState::Pending {
+        let by = if approval.decider.is_empty() { String::new() } else { format!(" by {}", approval.decider) };
+        let message = format!("approvals/{id} is {}{by}; it is decided once", approval.state);
+        return Err(AppError::state(format!("approvals/{id}"), "DECIDED", message));
+    }
+    if approval.expires <= env.now {
+        let message = format!("approvals/{id} had to be decided by {}; have it ordered again", approval.expires);
+        return Err(AppError::state(format!("approvals/{id}"), "EXPIRED", message));
+    }
+    Ok(approval)
+}
+
+/// Agrees to a change, and makes it: with the rights of the one who ordered it, if it still is what was ordered.
+pub async fn approve(tx: &mut dyn Tx, env: &Env, (id, change): &(Uid, Change)) -> Result<Approval> {
+    let mut approval = pending(tx, env, id).await?;
+    if approval.requester == env.actor {
+        let message = format!("{} ordered what approvals/{id} is about; another operator has to agree to it", env.actor);
+        return Err(AppError::Denied(message));
+    }
+    let outdated = |why: String| {
+        let message = format!("{why} since {} ordered it; have it ordered again", approval.requester);
+        AppError::state(format!("approvals/{id}"), "APPROVAL_OUTDATED", message)
+    };
+    let now = fingerprint(tx, &approval.method, &approval.request, change, &approval.requester).await?;
+    if now != approval.fingerprint {
+        return Err(outdated(format!("what it is about, or what {} may do, was changed", approval.requester)));
+    }
+    let grants = match name(&approval.requester) {
+        Some(name) => operators::load(tx, &name).await?.grants,
+        None => vec![],
+    };
+    let Some(reach) = rights::reach(&grants, &orderers()) else {
+        return Err(outdated(format!("{} may not order it any more", approval.requester)));
+    };
+    let ordered = env.on_behalf_of(&approval.requester, reach);
+    change.carry_out(tx, &ordered).await?;
+    let count = reached::count(tx, &ordered, 0).await?;
+    if share::is_beyond(approval.clients, count.clients) {
+        return Err(outdated(format!("it reaches {} clients by now, and reached {}", count.clients, approval.clients)));
+    }
+    approval.state = ApprovalState::Approved;
+    let detail = format!("ordered by {}: {}; it reaches {} clients", approval.requester, approval.what, count.clients);
+    decide(tx, env, &mut approval, "approve_change", &detail).await?;
+    Ok(approval)
+}
+
+/// What is rejected.
+#[derive(Debug, Clone)]
+pub struct Reject {
+    /// Which.
+    pub id: Uid,
+    /// Why.
+    pub reason: String,
+}
+
+/// Does not agree to a change: it is never made.
+pub async fn reject(tx: &mut dyn Tx, env: &Env, input: &Reject) -> Result<Approval> {
+    let mut approval = pending(tx, env, &input.id).await?;
+    approval.state = ApprovalState::Rejected;
+    approval.reason = input.reason.clone();
+    let why = if input.reason.is_empty() { String::new() } else { format!(" ({})", input.reason) };
+    let detail = format!("ordered by {}: {}{why}", approval.requester, approval.what);
+    decide(tx, env, &mut approval, "reject_change", &detail).await?;
+    Ok(approval)
+}
+
+async fn decide(tx: &mut dyn Tx, env: &Env, approval: &mut Approval, action: &str, detail: &str) -> Result<()> {
+    approval.decided = Some(env.now);
+    approval.decider = env.actor.clone();
+    tx.save_approval(approval).await?;
+    env.audit(tx, action, object(approval), format!("approvals/{}, {detail}", approval.id)).await?;
+    env.wakes().jobs.extend(approval.job.clone());
+    let sentence = format!("approvals/{} is {}: {detail}", approval.id, approval.state);
+    let event = Event::new(EventKind::ApprovalDecided, object(approval), sentence).with("approval", format!("approvals/{}", approval.id));
+    events::emit(tx, env, event.with("state", approval.state).with("by", &env.actor).with("reason", &approval.reason)).await
+}
+
+/// A job is over: what waits to be done with it never will be.
+pub async fn job_is_over(tx: &mut dyn Tx, env: &Env, id: &JobId) -> Result<()> {
+    while let Some(mut approval) = tx.approval_of(id).await? {
+        approval.state = ApprovalState::Rejected;
+        approval.reason = "the job was ended".into();
+        let detail = format!("ordered by {}: {} (the job was ended)", approval.requester, approval.what);
+        decide(tx, env, &mut approval, "reject_change", &detail).await?;
+    }
+    Ok(())
+}
+
+/// Ends what nobody decided in time, and forgets what was decided long ago.
+pub async fn expire(tx: &mut dyn Tx, env: &Env) -> Result<()> {
+    for mut approval in tx.approvals_overdue(env.now, BATCH).await? {
+        approval.state = ApprovalState::Expired;
+        let detail = format!("ordered by {}: {}; nobody decided in time", approval.requester, approval.what);
+        decide(tx, env, &mut approval, "expire_approval", &detail).await?;
+    }
+    tx.drop_approvals(env.now.saturating_sub(KEPT).unwrap_or(Timestamp::MIN)).await?;
+    Ok(())
+}

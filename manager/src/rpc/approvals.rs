@@ -1,0 +1,184 @@
+//! `ApprovalService`, and what goes for calls that may need a second person.
+
+use super::{Services, caller, clients, configuration, groups, jobs, page, parsed, policies, status};
+use crate::app::{
+    AppError, Caller, Violations,
+    approvals::{self, Change, Order, START, Watched},
+};
+use prost::Message;
+use prost_reflect::{DescriptorPool, DynamicMessage};
+use std::sync::{Arc, LazyLock};
+use sutler_base::{Uid, limits};
+use sutler_core::approval::Approval;
+use sutler_proto::{
+    convert::{Word, approval_id, wire_time},
+    v1,
+};
+use tonic::{Request, Response, Status, async_trait};
+
+/// How many jobs of an approval are shown.
+const JOBS_SHOWN: usize = 100;
+/// How much is shown of what was sent (bytes of JSON).
+const REQUEST_SHOWN: usize = 64 << 10;
+
+static POOL: LazyLock<DescriptorPool> =
+    LazyLock::new(|| DescriptorPool::decode(sutler_proto::DESCRIPTORS).expect("the descriptors were checked by the build"));
+
+/// The caller of a change that may need a second person, which then waits as a draft.
+pub(super) fn asked(caller: &Caller, confirm: i64) -> Caller {
+    Caller { watched: Some(Watched { confirm: u64::try_from(confirm).unwrap_or_default(), order: None }), ..caller.clone() }
+}
+
+/// The caller of a change that may need a second person, which then waits as it was sent: without what makes it idempotent, and what
+/// was confirmed.
+pub(super) fn watched<M: Message>(caller: Caller, confirm: i64, method: &str, request: &M) -> Result<Caller, AppError> {
+    let request = request.encode_to_vec();
+    let change = change(method, &request)?;
+    let order = Arc::new(Order { method: method.into(), request, change });
+    Ok(Caller { watched: Some(Watched { confirm: u64::try_from(confirm).unwrap_or_default(), order: Some(order) }), ..caller })
+}
+
+/// A change as it was sent.
+fn change(method: &str, request: &[u8]) -> Result<Change, AppError> {
+    fn read<M: Message + Default>(request: &[u8]) -> Result<M, AppError> {
+        M::decode(request).map_err(|e| AppError::Bug(format!("a kept request can't be read: {e}")))
+    }
+    Ok(match method {
+        "JobService/UpdateJob" => Change::Update(Box::new(jobs::update(read(request)?)?)),
+        "JobService/RetryJob" => Change::Retry(jobs::retry(&read(request)?)?),
+        "JobService/RollbackJob" => Change::Rollback(jobs::rollback(read(request)?)?),
+        "GroupService/AddMembers" => Change::AddMembers(groups::add(read(request)?)?),
+        "GroupService/RemoveMembers" => {
+            let (name, clients) = groups::remove(&read(request)?)?;
+            Change::RemoveMembers(name, clients)
+        }
+        "GroupService/DeleteGroup" => {
+            let r: v1::DeleteGroupRequest = read(request)?;
+            Change::DeleteGroup(groups::named(&r.name)?, r.force)
+        }
+        "PolicyService/CreatePolicy" => Change::CreatePolicy(policies::create(&read(request)?)?),
+        "PolicyService/UpdatePolicy" => Change::UpdatePolicy(policies::update(read(request)?)?),
+        "PolicyService/ApplyPolicy" => Change::ApplyPolicy(policies::named(&read::<v1::ApplyPolicyRequest>(request)?.name)?),
+        "ClientService/SetLabels" => Change::SetLabels(clients::label_changes(&read(request)?)?),
+        "ConfigurationService/ApplyConfiguration" => Change::Apply(Box::new(configuration::apply(&read(request)?)?)),
+        other => return Err(AppError::Bug(format!("{other} waits for nobody"))),
+    })
+}
+
+/// The change that an approval is about.
+fn change_of(approval: &Approval) -> Result<Change, AppError> {
+    match (&approval.job, approval.method.as_str()) {
+        (Some(job), START) => Ok(Change::Start(job.clone())),
+        (_, method) => change(method, &approval.request),
+    }
+}
+
+/// An approval without what was sent.
+pub(super) fn shown(a: Approval) -> v1::Approval {
+    v1::Approval {
+        name: format!("approvals/{}", a.id),
+        state: a.state.to_wire(),
+        requester: a.requester,
+        method: a.method,
+        sentence: a.what,
+        job: a.job.map(|id| format!("jobs/{id}")).unwrap_or_default(),
+        clients: a.clients as i64,
+        fleet_clients: a.fleet as i64,
+        reaches: a
+            .jobs
+            .into_iter()
+            .take(JOBS_SHOWN)
+            .map(|(job, clients)| v1::JobReach { job: format!("jobs/{job}"), clients: clients as i64 })
+            .collect(),
+        create_time: Some(wire_time(a.created)),
+        expire_time: Some(wire_time(a.expires)),
+        decide_time: a.decided.map(wire_time),
+        decider: a.decider,
+        reason: a.reason,
+        request: String::new(),
+    }
+}
+
+/// What was sent, as JSON.
+fn request_of(a: &Approval) -> String {
+    let message = a.method.split('/').nth(1).and_then(|method| POOL.get_message_by_name(&format!("sutler.v1.{method}Request")));
+    let read = message.filter(|_| !a.request.is_empty()).and_then(|m| DynamicMessage::decode(m, a.request.as_slice()).ok());
+    let mut json = read.and_then(|m| serde_json::to_string(&m).ok()).unwrap_or_default();
+    if json.len() > REQUEST_SHOWN {
+        let end = json.floor_char_boundary(REQUEST_SHOWN);
+        json.truncate(end);
+        json.push('…');
+    }
+    json
+}
+
+#[async_trait]
+impl v1::approval_service_server::ApprovalService for Services {
+    async fn list_approvals(&self, request: Request<v1::ListApprovalsRequest>) -> Result<Response<v1::ListApprovalsResponse>, Status> {
+        let operator = self.operator(&request)?;
+        let r = request.into_inner();
+        let mut v = Violations::default();
+        let page = page(&mut v, r.page_size, &r.page_token);
+        v.done()?;
+        let (rows, next) = self
+            .app
+            .view(&operator, "list_approvals", (page, r.show_decided), |tx, env, (page, all)| {
+                Box::pin(approvals::list(tx, env, page, *all))
+            })
+            .await
+            .map_err(status)?;
+        let approvals = rows.into_iter().map(shown).collect();
+        Ok(Response::new(v1::ListApprovalsResponse { approvals, next_page_token: next.unwrap_or_default() }))
+    }
+
+    async fn get_approval(&self, request: Request<v1::GetApprovalRequest>) -> Result<Response<v1::GetApprovalResponse>, Status> {
+        let operator = self.operator(&request)?;
+        let approval = self.approval(&operator, &request.get_ref().name).await?;
+        let json = request_of(&approval);
+        Ok(Response::new(v1::GetApprovalResponse { approval: Some(v1::Approval { request: json, ..shown(approval) }) }))
+    }
+
+    async fn approve_change(&self, request: Request<v1::ApproveChangeRequest>) -> Result<Response<v1::ApproveChangeResponse>, Status> {
+        let operator = self.operator(&request)?;
+        let r = request.into_inner();
+        let (caller, body) = caller(&operator, &r.request_id, "ApproveChange", &r)?;
+        let approval = self.approval(&operator, &r.name).await?;
+        let input = (approval.id.clone(), change_of(&approval)?);
+        let answer = self.app.mutate(
+            &caller,
+            "approve_change",
+            body,
+            input,
+            |tx, env, i| Box::pin(approvals::approve(tx, env, i)),
+            |a| v1::ApproveChangeResponse { approval: Some(shown(a)) },
+        );
+        answer.await.map(Response::new).map_err(status)
+    }
+
+    async fn reject_change(&self, request: Request<v1::RejectChangeRequest>) -> Result<Response<v1::RejectChangeResponse>, Status> {
+        let operator = self.operator(&request)?;
+        let r = request.into_inner();
+        let (caller, body) = caller(&operator, &r.request_id, "RejectChange", &r)?;
+        let mut v = Violations::default();
+        let id = v.take("name", approval_id(&r.name));
+        v.text("reason", &r.reason, limits::DESCRIPTION_MAX);
+        v.done()?;
+        let input = approvals::Reject { id: parsed(id)?, reason: r.reason };
+        let answer = self.app.mutate(
+            &caller,
+            "reject_change",
+            body,
+            input,
+            |tx, env, i| Box::pin(approvals::reject(tx, env, i)),
+            |a| v1::RejectChangeResponse { approval: Some(shown(a)) },
+        );
+        answer.await.map(Response::new).map_err(status)
+    }
+}
+
+impl Services {
+    async fn approval(&self, operator: &super::Operator, name: &str) -> Result<Approval, Status> {
+        let id: Uid = approval_id(name).map_err(|e| status(AppError::invalid("name", e)))?;
+        self.app.view(operator, "get_approval", id, |tx, env, id| Box::pin(approvals::get(tx, env, id))).await.map_err(status)
+    }
+}

@@ -1,0 +1,92 @@
+//! Clients that are offline when their turn comes.
+
+use crate::rollouts::{Crew, counters, status};
+use sutler_base::state::ClientState;
+use sutler_core::rollout::turn;
+use sutler_proto::v1::{self, ExecutionState as S, OfflineAction};
+use sutler_tests::fleet::Database;
+
+const MINUTE: i64 = 60_000;
+
+fn terms(action: OfflineAction, ttl: Option<i64>) -> v1::JobTerms {
+    let ttl = ttl.map(|seconds| prost_types::Duration { seconds, nanos: 0 });
+    v1::JobTerms { offline: Some(v1::OfflineClients { action: action.into(), ttl }), ..Default::default() }
+}
+
+/// Three that are there and three that are not, for long enough that nobody takes them for those who just come.
+fn crew() -> Crew {
+    let mut crew = Crew::new(Database::Sqlite);
+    (0..6).for_each(|n| crew.join(n < 3));
+    crew.manager.step_clock(2 * MINUTE);
+    crew
+}
+
+fn rows(crew: &mut Crew, job: &str, state: S) -> Vec<v1::Execution> {
+    crew.rows(job).into_iter().filter(|row| row.state() == state).collect()
+}
+
+#[test]
+fn who_is_offline_when_its_turn_comes_is_passed_over_and_no_earlier() {
+    let mut crew = crew();
+    let rollout = Some(v1::Rollout {
+        stages: vec![v1::RolloutStage { count: 2, soak: Some(prost_types::Duration { seconds: 600, nanos: 0 }), ..Default::default() }],
+        ..Default::default()
+    });
+    let job = crew.order_on(vec!["groups/all".into()], v1::JobTerms { rollout, ..terms(OfflineAction::Skip, None) });
+    crew.until("the first two to soak", &job, |job| status(job).soak_end_time.is_some());
+    crew.settle(&[]);
+    // Whose turn comes before that of the second of those who are there was passed over, and nobody else.
+    let id = job.trim_start_matches("jobs/").parse().unwrap();
+    let mut order: Vec<usize> = (0..6).collect();
+    order.sort_by_key(|n| turn(&id, crew.machines[*n].client().as_str()));
+    let second = order.iter().enumerate().filter(|(_, n)| **n < 3).nth(1).unwrap().0;
+    let mut expected: Vec<String> =
+        order[..second].iter().filter(|n| **n >= 3).map(|n| format!("clients/{}", crew.machines[*n].client())).collect();
+    expected.sort();
+    let passed = |crew: &mut Crew| {
+        let mut passed: Vec<String> = rows(crew, &job, S::Rejected).into_iter().map(|row| row.client).collect();
+        passed.sort();
+        passed
+    };
+    assert_eq!(passed(&mut crew), expected);
+    crew.manager.step_clock(11 * MINUTE);
+    crew.until("all to be at an end", &job, |job| counters(job).finished == 3 && counters(job).rejected == 3);
+    assert!(rows(&mut crew, &job, S::Rejected).iter().all(|row| row.reason == "OFFLINE" && row.detail.contains("passed over")));
+    // Whoever wants them after all says so.
+    (3..6).for_each(|n| crew.machines[n].start(ClientState::Active));
+    crew.settle(&[]);
+    assert_eq!(counters(&crew.job(&job)).rejected, 3);
+    let again = v1::RetryJobRequest { name: job.clone(), kinds: vec![v1::RetryKind::Rejected.into()], ..Default::default() };
+    crew.operator.jobs(&crew.manager, |mut j| async move { j.retry_job(again).await }).unwrap();
+    crew.until("all to have it", &job, |job| counters(job).finished == 6);
+}
+
+#[test]
+fn who_is_offline_when_its_turn_comes_fails_where_the_job_says_so_and_halts_nobody() {
+    let mut crew = crew();
+    let job = crew.order_on(vec!["groups/all".into()], terms(OfflineAction::Fail, None));
+    let failed = crew.until("them to fail", &job, |job| counters(job).finished == 3 && counters(job).error == 3);
+    crew.settle(&[]);
+    assert_eq!((failed.state(), crew.job(&job).state()), (v1::JobState::Active, v1::JobState::Active));
+    assert!(rows(&mut crew, &job, S::Failed).iter().all(|row| row.reason == "OFFLINE" && row.attempt_count == 0));
+}
+
+#[test]
+fn who_is_offline_is_waited_for_as_long_as_the_job_says() {
+    let mut crew = crew();
+    let job = crew.order_on(vec!["groups/all".into()], terms(OfflineAction::Queue, Some(3600)));
+    crew.until("those who are there to have it", &job, |job| counters(job).finished == 3);
+    crew.settle(&[]);
+    crew.manager.step_clock(58 * MINUTE);
+    crew.settle(&[]);
+    assert_eq!(rows(&mut crew, &job, S::Queued).len(), 3);
+    crew.machines[3].start(ClientState::Active);
+    crew.until("one more to have it", &job, |job| counters(job).finished == 4);
+    crew.manager.step_clock(3 * MINUTE);
+    crew.until("the others to expire", &job, |job| counters(job).error == 2);
+    let expired = rows(&mut crew, &job, S::Expired);
+    assert!(
+        expired.len() == 2 && expired.iter().all(|row| row.reason == "OFFLINE" && row.detail.contains("not back in time")),
+        "{expired:?}"
+    );
+}

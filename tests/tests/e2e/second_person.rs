@@ -1,0 +1,488 @@
+//! Changes that reach a large share of the fleet: confirmed by their number while nobody could agree to them, and agreed to by a second
+//! person once there are two.
+
+use crate::access::callers::Bed;
+use prost::Message as _;
+use serde_json::Value;
+use sutler_base::{
+    state::{ApprovalState, ClientState, Role},
+    token::TokenString,
+};
+use sutler_proto::v1;
+use sutler_tests::fleet::{self, Database, Machine, Operator, Packages};
+use sutler_tests::harness::{Api, Cli, Done, Manager, PATIENCE, PackageFolder, Setup, wait_until};
+use tonic::Code;
+
+/// As many clients as need a second person by default, and some.
+const CLIENTS: usize = 60;
+
+/// A manager with a package, a group `all` with [`CLIENTS`] members, and a group `few` with three of them.
+struct Fleet {
+    manager: Manager,
+    anna: Cli,
+    ids: Vec<String>,
+    token: TokenString,
+}
+
+impl Fleet {
+    fn new() -> Fleet {
+        let manager = Manager::start();
+        let anna = manager.cli();
+        for name in ["hello", "other"] {
+            let package = PackageFolder::counting(name, "1.0");
+            anna.ok(&format!("package push {}", package.path().display()));
+        }
+        anna.ok("group create all");
+        anna.ok("group create few");
+        let token = anna.ok("token create --uses 1000 --ttl 1h --network 127.0.0.0/8 --group all");
+        let token = TokenString::parse(token.trim()).unwrap();
+        let mut fleet = Fleet { manager, anna, ids: vec![], token };
+        (0..CLIENTS).for_each(|_| fleet.enroll());
+        let few = fleet.ids[..3].join(" ");
+        fleet.anna.ok(&format!("group add few {few}"));
+        fleet
+    }
+
+    /// One more client, which never connects.
+    fn enroll(&mut self) {
+        let (_, id) = Api::client(&self.token, &format!("machine-{}", self.ids.len()));
+        self.ids.push(id);
+    }
+
+    /// Another operator, with a profile of its own.
+    fn operator(&self, name: &str, roles: &str) -> Cli {
+        let scratch = self.manager.scratch();
+        let cli = Cli::new(&scratch.join(name)).at(self.manager.addresses().operators.to_string());
+        let (request, bundle) = (scratch.join(format!("{name}.request")), scratch.join(format!("{name}.bundle")));
+        cli.ok(&format!("profile request acme -o {}", request.display()));
+        self.anna.ok(&format!("operator create {name} {roles} --request {} -o {}", request.display(), bundle.display()));
+        cli.ok(&format!("profile import {}", bundle.display()));
+        cli
+    }
+
+    /// Two who may agree, and one who orders and may agree to what others order.
+    fn crew(&self) -> (Cli, Cli) {
+        let dan = self.operator("dan", "--role deployer --role approver");
+        let bea = self.operator("bea", "--role approver");
+        (dan, bea)
+    }
+
+    fn total(&self, job: &str) -> i64 {
+        let counters = &self.anna.json(&format!("job show {job}"))["counters"];
+        counters["total"].as_str().and_then(|n| n.parse().ok()).unwrap_or_default()
+    }
+
+    fn state(&self, job: &str) -> String {
+        self.anna.json(&format!("job show {job}"))["state"].as_str().unwrap_or_default().trim_start_matches("JOB_STATE_").to_owned()
+    }
+}
+
+/// The id in a sentence such as `it waits as approvals/ID until …`.
+fn approval(done: &Done) -> String {
+    let rest = done.stderr.split("approvals/").nth(1).unwrap_or_else(|| panic!("{}", done.stderr));
+    rest.split(|c: char| !c.is_alphanumeric()).next().unwrap().to_owned()
+}
+
+fn list(cli: &Cli, line: &str) -> Vec<Value> {
+    cli.json(line).as_array().cloned().unwrap()
+}
+
+#[test]
+fn while_nobody_could_agree_a_change_for_much_of_the_fleet_is_confirmed_by_its_number() {
+    let fleet = Fleet::new();
+    let anna = &fleet.anna;
+    let refused = anna.fails(1, "job run --package hello --group all").says(&["60 of 60 clients", "--confirm 60"]);
+    assert!(refused.stderr.contains("CONFIRM_NUMBER") || refused.stderr.contains("confirmed"), "{}", refused.stderr);
+    assert_eq!(list(anna, "job list").len(), 0, "a refused job is not there, not even as a draft");
+    // A number that was not looked up confirms nothing.
+    for wrong in [10, 58, 62, 1_000_000] {
+        anna.fails(1, &format!("job run --package hello --group all --confirm {wrong}")).says(&["--confirm 60"]);
+    }
+    let job = anna.id("job run --package hello --group all --confirm 60");
+    assert_eq!((fleet.state(&job).as_str(), fleet.total(&job)), ("ACTIVE", 60));
+    assert!(anna.ok("audit list").contains("confirm_number"));
+    // A few clients are nobody else's affair, and neither is a draft.
+    anna.ok("job run --package other --group few");
+    let draft = anna.id("job create --package other --group all");
+    anna.fails(1, &format!("job start {draft}")).says(&["--confirm 60"]);
+    assert_eq!(fleet.state(&draft), "DRAFT");
+
+    // What is changed for those who have not begun was never confirmed: 60 wait for it.
+    anna.ok(&format!("job update {job} --description x"));
+    anna.fails(1, &format!("job update {job} --package other")).says(&["--confirm 60"]);
+    anna.ok(&format!("job update {job} --package other --confirm 60"));
+}
+
+#[test]
+fn what_starts_later_is_counted_when_it_is_ordered_and_when_its_group_grows_or_its_packages_change() {
+    let fleet = Fleet::new();
+    let anna = &fleet.anna;
+    anna.fails(1, "job run --package hello --group all --at 2099-01-31T22:00:00Z").says(&["--confirm 60"]);
+    let job = anna.id("job run --package hello --group few --at 2099-01-31T22:00:00Z");
+    let everybody = fleet.ids.join(" ");
+    anna.fails(1, &format!("group add few {everybody}")).says(&["57 of 60 clients", &job]);
+    anna.ok(&format!("group add few {everybody} --confirm 57"));
+    anna.fails(1, &format!("job update {job} --package other")).says(&["60 of 60 clients"]);
+    anna.ok(&format!("job update {job} --priority 3"));
+}
+
+#[test]
+fn once_two_may_agree_a_job_waits_as_a_draft_and_is_started_once_when_another_operator_agrees() {
+    let fleet = Fleet::new();
+    let (dan, bea) = fleet.crew();
+    let said = dan.ok("job run --package hello --group all");
+    assert!(said.contains("waits as a draft") && said.contains("60 of 60 clients"), "{said}");
+    let job = said.split_whitespace().next().unwrap().trim_start_matches("jobs/").to_owned();
+    assert_eq!((fleet.state(&job).as_str(), fleet.total(&job)), ("DRAFT", 0));
+    // A number is no second person.
+    dan.ok(&format!("job start {job} --confirm 60"));
+    assert_eq!(fleet.state(&job), "DRAFT");
+    let waiting = list(&bea, "job list --waiting-for-approval");
+    assert_eq!(waiting.len(), 1);
+    assert_eq!(waiting[0]["approval"]["requester"], "operators/dan");
+    assert_eq!(list(&bea, "approval list").len(), 1, "ordered twice it waits once");
+    let events = fleet.anna.ok("events --since 1h -o json");
+    assert!(events.contains("APPROVAL_NEEDED"), "{events}");
+
+    // Whoever ordered it has agreed already: that counts for nothing.
+    dan.fails(1, &format!("job approve {job}")).says(&["another operator"]);
+    assert_eq!((fleet.state(&job).as_str(), fleet.total(&job)), ("DRAFT", 0));
+    bea.ok(&format!("job approve {job}"));
+    assert_eq!((fleet.state(&job).as_str(), fleet.total(&job)), ("ACTIVE", 60));
+    bea.fails(1, &format!("job approve {job}")).says(&["nothing about it waits"]);
+    let decided = list(&bea, "approval list --decided");
+    assert_eq!(
+        (decided.len(), &decided[0]["state"], &decided[0]["decider"]),
+        (1, &"APPROVAL_STATE_APPROVED".into(), &"operators/bea".into())
+    );
+    bea.fails(1, &format!("approval approve {}", decided[0]["name"].as_str().unwrap())).says(&["decided once"]);
+    let audit = fleet.anna.ok("audit list");
+    assert!(["ask_approval", "approve_change", "start_job"].iter().all(|action| audit.contains(action)), "{audit}");
+
+    // Not agreed to: never started, and free to be ordered again.
+    let said = dan.ok("job run --package other --group all");
+    let job = said.split_whitespace().next().unwrap().trim_start_matches("jobs/").to_owned();
+    bea.ok(&format!("job reject {job} --reason 'not today'"));
+    assert_eq!(fleet.state(&job), "DRAFT");
+    assert!(list(&bea, "job list --waiting-for-approval").is_empty());
+    assert!(bea.ok("approval list --decided -o json").contains("not today"));
+    dan.ok(&format!("job start {job}"));
+    bea.ok(&format!("job approve {job}"));
+    assert_eq!(fleet.total(&job), 60);
+}
+
+#[test]
+fn what_was_changed_since_it_was_ordered_is_not_agreed_to() {
+    let mut fleet = Fleet::new();
+    let (dan, bea) = fleet.crew();
+    let run = |package: &str| {
+        let said = dan.ok(&format!("job run --package {package} --group all"));
+        said.split_whitespace().next().unwrap().trim_start_matches("jobs/").to_owned()
+    };
+    // Its package.
+    let job = run("hello");
+    dan.ok(&format!("job update {job} --package other"));
+    bea.fails(1, &format!("job approve {job}")).says(&["was changed"]);
+    assert_eq!(fleet.state(&job), "DRAFT");
+    // It is ordered as it is now, and the fleet grows beyond what was asked for.
+    dan.ok(&format!("job start {job}"));
+    fleet.enroll();
+    fleet.enroll();
+    bea.fails(1, &format!("job approve {job}")).says(&["62 clients by now"]);
+    assert_eq!((fleet.state(&job).as_str(), fleet.total(&job)), ("DRAFT", 0), "nothing of it was done");
+    dan.ok(&format!("job start {job}"));
+    // One more is no other fleet.
+    fleet.enroll();
+    // What the one who ordered it may not do any more is not done for it.
+    fleet.anna.ok("operator update dan --role deployer:few --role approver");
+    bea.fails(1, &format!("job approve {job}")).says(&["was changed"]);
+    fleet.anna.ok("operator update dan --role deployer --role approver");
+    bea.ok(&format!("job approve {job}"));
+    assert_eq!(fleet.total(&job), 63);
+    // What is over waits for nobody.
+    let job = run("hello");
+    dan.ok(&format!("job archive {job}"));
+    assert!(list(&bea, "approval list").is_empty());
+}
+
+#[test]
+fn the_classic_accident_is_a_policy_or_a_file_of_members_and_waits_for_a_second_person_too() {
+    let fleet = Fleet::new();
+    let (dan, bea) = fleet.crew();
+    dan.ok("group create servers");
+    let job = dan.id("job run --package hello --group servers");
+    let everybody = fleet.manager.scratch().join("everybody");
+    fs_err::write(&everybody, fleet.ids.join("\n")).unwrap();
+
+    let add = format!("group add servers --file {}", everybody.display());
+    let refused = dan.fails(1, &add).says(&["60 of 60 clients", "another operator"]);
+    assert!(!dan.ok("group members servers").contains(&fleet.ids[7]));
+    let id = approval(&refused);
+    let shown = bea.json(&format!("approval show {id}"));
+    assert_eq!((&shown["sentence"], &shown["method"]), (&"add 60 clients to groups/servers".into(), &"GroupService/AddMembers".into()));
+    assert_eq!(shown["reaches"][0]["job"], format!("jobs/{job}"));
+    assert!(shown["request"].as_str().unwrap().contains(&fleet.ids[7]));
+    dan.fails(1, &format!("approval approve {id}")).says(&["another operator"]);
+    bea.ok(&format!("approval reject {id}"));
+
+    // A policy that looks at those who are there by what they are, one that is applied, and one that is changed.
+    let create = "policy create everybody --group servers --trigger inventory --applies-to all";
+    bea.ok(&format!("approval reject {}", approval(&dan.fails(1, create))));
+    dan.fails(1, "policy show everybody");
+    dan.ok("policy create everybody --group servers");
+    let applied = approval(&dan.fails(1, "policy apply everybody").says(&["60 of 60 clients"]));
+    dan.ok("policy create none --group servers --trigger inventory --applies-to all --when 'client.name == \"nobody\"'");
+    let changed = approval(&dan.fails(1, "policy update none --when 'client.name != \"nobody\"'"));
+    bea.ok(&format!("approval reject {changed}"));
+
+    // A configuration is all of it or nothing.
+    let file = fleet.manager.scratch().join("fleet.toml");
+    let text = "[[group]]\nname = \"new\"\n[[job]]\nname = \"on-all-of-them\"\npackages = [{ package = \"other\" }]\ndestinations = [\"groups/all\"]\n";
+    fs_err::write(&file, text).unwrap();
+    let files = approval(&dan.fails(1, &format!("apply -f {} --yes", file.display())).says(&["another operator"]));
+    dan.fails(1, "group show new");
+    bea.ok(&format!("approval approve {files}"));
+    dan.ok("group show new");
+    assert_eq!(fleet.total("on-all-of-them"), 60);
+
+    // The policy that was applied was agreed to as it was.
+    bea.ok(&format!("approval approve {applied}"));
+    assert_eq!(fleet.total(&job), 60);
+    // Who is in reach already is not brought there.
+    dan.ok("policy apply everybody");
+    dan.ok(&add);
+    // And back: what a job put there goes with whoever is taken out, but nothing was put there yet.
+    dan.ok(&format!("group remove servers {}", fleet.ids.join(" ")));
+}
+
+#[test]
+fn a_second_person_is_needed_from_both_bounds_of_the_configuration_on() {
+    let config = "[limits]\nsecond_person_clients = 2\nsecond_person_percent = 60\n";
+    let manager = Manager::start_with(Setup { config: config.into(), ..Setup::default() });
+    let cli = manager.cli();
+    let package = PackageFolder::counting("hello", "1.0");
+    cli.ok(&format!("package push {}", package.path().display()));
+    let token = cli.ok("token create --uses 10 --ttl 1h --network 127.0.0.0/8");
+    let token = TokenString::parse(token.trim()).unwrap();
+    let ids: Vec<String> = (0..4).map(|n| Api::client(&token, &format!("machine-{n}")).1).collect();
+    let run = |ids: &[String]| format!("job run --package hello {}", ids.iter().map(|id| format!("--client {id} ")).collect::<String>());
+    cli.ok(&run(&ids[..2]));
+    cli.fails(1, &run(&ids[..3])).says(&["3 of 4 clients"]);
+    ids[2..].iter().for_each(|id| drop(cli.ok(&format!("client remove {id} --yes"))));
+    cli.fails(1, &run(&ids[..2])).says(&["2 of 2 clients"]);
+}
+
+#[test]
+fn an_approval_is_given_once_however_often_it_is_sent_and_by_nobody_out_of_its_scope() {
+    let mut bed = Bed::tuned(Database::Sqlite, |config| config.limits.second_person_clients = 2);
+    for signed in Packages::new(&["hello"]).sign(&bed.manager.profile()) {
+        bed.admin.push(&bed.manager, &signed).unwrap();
+    }
+    for group in ["inside", "outside"] {
+        let request = v1::CreateGroupRequest { group_id: group.into(), ..Default::default() };
+        bed.admin.groups(&bed.manager, |mut c| async move { c.create_group(request).await }).unwrap();
+        let clients = vec![bed.client().0.to_string(), bed.client().0.to_string()];
+        let request = v1::AddMembersRequest { name: format!("groups/{group}"), clients, ..Default::default() };
+        bed.admin.groups(&bed.manager, |mut c| async move { c.add_members(request).await }).unwrap();
+    }
+    let (bea, cid) = (bed.operator("bea", &[(Role::Approver, &[])]), bed.operator("cid", &[(Role::Approver, &[])]));
+    let eve = bed.operator("eve", &[(Role::Approver, &["inside"]), (Role::Deployer, &["inside"])]);
+    let caller = |bed: &Bed, who| bed.at_operators(&bed.manager, Some(who)).unwrap();
+    let (bea, cid, eve) = (caller(&bed, &bea), caller(&bed, &cid), caller(&bed, &eve));
+    let call = |bed: &Bed, who: &_, method: &str, message: Vec<u8>| bed.call(who, &format!("/sutler.v1.{method}"), message.into());
+    let run = |bed: &mut Bed, group: &str| {
+        let request = v1::RunJobRequest {
+            packages: vec![v1::JobPackage { package: "packages/hello".into(), ..Default::default() }],
+            destinations: vec![format!("groups/{group}")],
+            request_id: format!("run-{group}"),
+            ..Default::default()
+        };
+        let again = request.clone();
+        let first = bed.admin.jobs(&bed.manager, |mut c| async move { c.run_job(request).await }).unwrap();
+        assert_eq!(bed.admin.jobs(&bed.manager, |mut c| async move { c.run_job(again).await }).unwrap(), first);
+        first.job.unwrap()
+    };
+    let (inside, outside) = (run(&mut bed, "inside"), run(&mut bed, "outside"));
+    let of = |job: &v1::Job| job.approval.clone().unwrap().name;
+
+    // Out of a scope it does not exist.
+    let list = |bed: &Bed, who: &_| {
+        let bytes = call(bed, who, "ApprovalService/ListApprovals", vec![]).unwrap();
+        v1::ListApprovalsResponse::decode(bytes).unwrap().approvals.into_iter().map(|a| a.job).collect::<Vec<_>>()
+    };
+    assert_eq!((list(&bed, &eve), list(&bed, &bea).len()), (vec![inside.name.clone()], 2));
+    let approve = |name: String, id: &str| v1::ApproveChangeRequest { name, request_id: id.into() }.encode_to_vec();
+    let reject = |name: String| v1::RejectChangeRequest { name, request_id: "r".into(), ..Default::default() }.encode_to_vec();
+    let get = v1::GetApprovalRequest { name: of(&outside) }.encode_to_vec();
+    for (method, message) in [
+        ("ApprovalService/GetApproval", get),
+        ("ApprovalService/ApproveChange", approve(of(&outside), "")),
+        ("ApprovalService/RejectChange", reject(of(&outside))),
+    ] {
+        assert_eq!(call(&bed, &eve, method, message).unwrap_err().code(), Code::NotFound, "{method}");
+    }
+    // A plan is its maker's, and of those who may order everything.
+    let order = v1::CreateJobRequest {
+        packages: vec![v1::JobPackage { package: "packages/hello".into(), ..Default::default() }],
+        destinations: vec!["groups/outside".into()],
+        ..Default::default()
+    };
+    let plan = v1::PlanJobRequest { order: Some(order.clone()) };
+    assert_eq!(call(&bed, &eve, "PlanService/PlanJob", plan.encode_to_vec()).unwrap_err().code(), Code::NotFound);
+    let made = bed.admin.plans(&bed.manager, |mut p| async move { p.plan_job(plan).await }).unwrap().plan.unwrap();
+    assert_eq!(made.needs, "APPROVAL");
+    for (method, message) in [
+        ("PlanService/GetPlan", v1::GetPlanRequest { name: made.name.clone() }.encode_to_vec()),
+        ("PlanService/ListPlanClients", v1::ListPlanClientsRequest { parent: made.name.clone(), ..Default::default() }.encode_to_vec()),
+        ("JobService/RunJob", v1::RunJobRequest { plan: made.name.clone(), ..Default::default() }.encode_to_vec()),
+    ] {
+        assert_eq!(call(&bed, &eve, method, message).unwrap_err().code(), Code::NotFound, "{method}");
+    }
+
+    // The same call is the same answer, and another operator's comes too late.
+    let once = call(&bed, &eve, "ApprovalService/ApproveChange", approve(of(&inside), "a")).unwrap();
+    assert_eq!(call(&bed, &eve, "ApprovalService/ApproveChange", approve(of(&inside), "a")).unwrap(), once);
+    assert_eq!(call(&bed, &cid, "ApprovalService/ApproveChange", approve(of(&inside), "b")).unwrap_err().code(), Code::FailedPrecondition);
+    let once = call(&bed, &bea, "ApprovalService/RejectChange", reject(of(&outside))).unwrap();
+    assert_eq!(call(&bed, &bea, "ApprovalService/RejectChange", reject(of(&outside))).unwrap(), once);
+    assert_eq!(call(&bed, &cid, "ApprovalService/ApproveChange", approve(of(&outside), "c")).unwrap_err().code(), Code::FailedPrecondition);
+}
+
+/// A manager whose bounds are `clients` and 10 %, with agents on simulated machines that have reported what they are.
+struct Small {
+    machines: Vec<Machine>,
+    operator: Operator,
+    manager: fleet::Manager,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Small {
+    fn of(machines: usize, clients: u32) -> Small {
+        let manager = fleet::Manager::tuned(Database::Sqlite, None, |config| config.limits.second_person_clients = clients);
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let mut operator = Operator::new(&manager, runtime.handle());
+        let packages = Packages::new(&["hello"]);
+        packages.sign(&manager.profile()).iter().for_each(|package| drop(operator.push(&manager, package).unwrap()));
+        let request = v1::CreateEnrollmentTokensRequest { uses: 1000, networks: vec!["127.0.0.0/8".into()], ..Default::default() };
+        let made = operator.tokens(&manager, |mut t| async move { t.create_enrollment_tokens(request).await }).unwrap();
+        let mut small = Small { machines: vec![], operator, manager, runtime: runtime };
+        for n in 0..machines {
+            let mut machine = Machine::enroll(&format!("machine-{n}"), n as u64 + 1, &made.tokens[0].secret, small.runtime.handle());
+            machine.start(ClientState::Active);
+            small.machines.push(machine);
+        }
+        for name in ["web", "all"] {
+            let request = v1::CreateGroupRequest { group_id: name.into(), ..Default::default() };
+            small.operator.groups(&small.manager, |mut g| async move { g.create_group(request).await }).unwrap();
+        }
+        small
+    }
+
+    fn client(&mut self, n: usize) -> v1::Client {
+        let request = v1::GetClientRequest { name: format!("clients/{}", self.machines[n].client()) };
+        self.operator.clients(&self.manager, |mut c| async move { c.get_client(request).await }).unwrap().client.unwrap()
+    }
+}
+
+#[test]
+fn labels_that_move_many_by_a_policy_are_counted_like_members() {
+    let mut small = Small::of(4, 3);
+    for n in 0..4 {
+        wait_until("facts to be in", PATIENCE, || small.client(n).facts_time.is_some());
+    }
+    let policy = v1::CreatePolicyRequest {
+        policy_id: "web".into(),
+        group: "groups/web".into(),
+        trigger: v1::Trigger::Inventory.into(),
+        applies_to: v1::AppliesTo::All.into(),
+        condition: "labels.role == \"web\"".into(),
+        ..Default::default()
+    };
+    small.operator.policies(&small.manager, |mut p| async move { p.create_policy(policy).await }).unwrap();
+    let run = v1::RunJobRequest {
+        packages: vec![v1::JobPackage { package: "packages/hello".into(), ..Default::default() }],
+        destinations: vec!["groups/web".into()],
+        ..Default::default()
+    };
+    small.operator.jobs(&small.manager, |mut j| async move { j.run_job(run).await }).unwrap();
+    let change = |client: String| v1::LabelChange { client, set: [("role".to_owned(), "web".to_owned())].into(), unset: vec![] };
+    let all: Vec<_> = small.machines.iter().map(|m| change(format!("clients/{}", m.client()))).collect();
+    let request = v1::SetLabelsRequest { changes: all, ..Default::default() };
+    let first = request.clone();
+    let refused = small.operator.clients(&small.manager, |mut c| async move { c.set_labels(first).await }).unwrap_err();
+    assert_eq!(refused.code, Code::FailedPrecondition);
+    assert!(refused.message.contains("4 of 4 clients"), "{}", refused.message);
+    assert!(small.client(0).labels.is_empty(), "nothing of it was done");
+    let confirmed = v1::SetLabelsRequest { confirm: 4, ..request };
+    small.operator.clients(&small.manager, |mut c| async move { c.set_labels(confirmed).await }).unwrap();
+    assert_eq!(small.client(3).labels.len(), 1);
+}
+
+#[test]
+fn what_is_run_again_on_many_is_counted_like_what_is_run() {
+    let mut small = Small::of(0, 3);
+    let request = v1::CreateEnrollmentTokensRequest { uses: 3, networks: vec!["127.0.0.0/8".into()], ..Default::default() };
+    let made = small.operator.tokens(&small.manager, |mut t| async move { t.create_enrollment_tokens(request).await }).unwrap();
+    for n in 0..3 {
+        small.machines.push(Machine::enroll(&format!("machine-{n}"), n + 1, &made.tokens[0].secret, small.runtime.handle()));
+    }
+    let in_seconds = |small: &Small, seconds: i64| {
+        Some(prost_types::Timestamp { seconds: small.manager.app().world.now().as_second() + seconds, nanos: 0 })
+    };
+    let run = v1::RunJobRequest {
+        packages: vec![v1::JobPackage { package: "packages/hello".into(), ..Default::default() }],
+        destinations: small.machines.iter().map(|m| format!("clients/{}", m.client())).collect(),
+        expire_time: in_seconds(&small, 3600),
+        confirm: 3,
+        ..Default::default()
+    };
+    let job = small.operator.jobs(&small.manager, |mut j| async move { j.run_job(run).await }).unwrap().job.unwrap().name;
+    small.manager.step_clock(3_700_000);
+    let get = |small: &mut Small| {
+        let request = v1::GetJobRequest { name: job.clone() };
+        small.operator.jobs(&small.manager, |mut j| async move { j.get_job(request).await }).unwrap().job.unwrap()
+    };
+    wait_until("its time to be over", PATIENCE, || get(&mut small).state() == v1::JobState::Expired);
+    let retry = v1::RetryJobRequest { name: job.clone(), expire_time: in_seconds(&small, 3600), ..Default::default() };
+    let first = retry.clone();
+    let refused = small.operator.jobs(&small.manager, |mut j| async move { j.retry_job(first).await }).unwrap_err();
+    assert!(refused.code == Code::FailedPrecondition && refused.message.contains("3 of 3 clients"), "{refused:?}");
+    assert_eq!(get(&mut small).state(), v1::JobState::Expired, "nothing of a refused retry is done");
+    let confirmed = v1::RetryJobRequest { confirm: 3, ..retry };
+    assert_eq!(small.operator.jobs(&small.manager, |mut j| async move { j.retry_job(confirmed).await }).unwrap().retried, 3);
+}
+
+#[test]
+fn nobody_agrees_to_what_is_older_than_a_week() {
+    let mut small = Small::of(3, 3);
+    for name in ["bea", "cid"] {
+        let key = sutler_certs::PrivateKey::generate().unwrap();
+        let request = v1::CreateOperatorRequest {
+            operator_id: name.into(),
+            roles: vec![v1::RoleGrant { role: v1::Role::Approver.into(), ..Default::default() }],
+            csr: key.csr().unwrap().into(),
+            ..Default::default()
+        };
+        small.operator.operators(&small.manager, |mut o| async move { o.create_operator(request).await }).unwrap();
+    }
+    let run = v1::RunJobRequest {
+        packages: vec![v1::JobPackage { package: "packages/hello".into(), ..Default::default() }],
+        destinations: small.machines.iter().map(|m| format!("clients/{}", m.client())).collect(),
+        ..Default::default()
+    };
+    let job = small.operator.jobs(&small.manager, |mut j| async move { j.run_job(run).await }).unwrap().job.unwrap();
+    let approval = job.approval.clone().unwrap();
+    assert_eq!((job.state(), approval.state()), (v1::JobState::Draft, v1::ApprovalState::Pending));
+    small.manager.step_clock(7 * 24 * 3_600_000 + 1000);
+    let app = small.manager.app();
+    let states = || {
+        let read = app.view("manager", "approvals", (), |tx, env, ()| {
+            Box::pin(async move {
+                let page = sutler_store::Page { after: None, limit: 10 };
+                Ok(sutler::app::approvals::list(tx, env, &page, true).await?.0.into_iter().map(|a| a.state).collect::<Vec<_>>())
+            })
+        });
+        small.runtime.block_on(read).unwrap()
+    };
+    wait_until("it to wait no longer", PATIENCE, || states() == [ApprovalState::Expired]);
+}
