@@ -88,7 +88,7 @@ pub async fn look(tx: &mut dyn Tx, env: &Env, input: &jobs::Create) -> Result<Lo
         let ids: Vec<ClientId> = rows.into_iter().map(|row| row.client).collect();
         let found = tx.clients(&ids).await?;
         let memberships = tx.memberships_of_all(&ids).await?;
-        let clock = Clock::of(tx, env, &found.iter().collect::<Vec<_>>()).await?;
+        let mut clock = Clock::of(tx, env, &found.iter().collect::<Vec<_>>()).await?;
         let subjects = inventory::subjects(tx, &found, condition.uses_packages()).await?;
         let software = if catalogue.asks_machines { tx.software_of(&ids).await? } else { vec![] };
         for (client, subject) in found.iter().zip(subjects) {
