@@ -45,7 +45,8 @@ pub(super) fn shown(s: &Schedule) -> Option<v1::Schedule> {
         prefetch: s.prefetch.map(|seconds| prost_types::Duration { seconds: seconds as i64, nanos: 0 }),
         deadline_time: s.deadline.map(wire_time),
         ignore_windows: s.ignore_windows,
-        timing: s.timing.to_wire(),
+        // As it is by default nobody says it.
+        timing: if s.timing == Timing::default() { v1::Timing::Unspecified.into() } else { s.timing.to_wire() },
         start_failure: s.failure.clone(),
     };
     (*s != Schedule::default()).then_some(schedule)
