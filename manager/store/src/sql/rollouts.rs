@@ -164,7 +164,7 @@ impl Rollouts for Unit<'_> {
             failed.extend(self.list("execution", query, |row| Ok((row.number::<u32>()?, row.int()?))).await?);
         }
         let sql = "SELECT s.stage, COUNT(*) FROM (SELECT stage FROM execution WHERE state = 'QUEUED' \
-                   AND hold IN ('STOPPED', 'BREAKER', 'BUDGET', 'RETRY') AND hold = 'RETRY' AND job = $1 AND change > $2 AND purpose <> 'LEAVE' \
+                   AND hold IN ('STOPPED', 'BREAKER', 'BUDGET', 'RETRY') AND hold = 'RETRY' AND job = $1 AND change + 0 > $2 AND purpose <> 'LEAVE' \
                    ORDER BY client LIMIT 9223372036854775807) s GROUP BY s.stage ORDER BY s.stage";
         failed.extend(self.list("execution", query!(sql, job.to_string(), change), |row| Ok((row.number::<u32>()?, row.int()?))).await?);
         Ok(failed)
@@ -183,7 +183,7 @@ impl Rollouts for Unit<'_> {
             "SELECT ",
             execution_columns!(),
             " FROM execution e WHERE e.state = 'QUEUED' AND e.hold IN ('STOPPED', 'BREAKER', 'BUDGET', 'RETRY') AND e.hold = 'RETRY' \
-             AND e.job = $1 AND e.change > $2 AND e.purpose <> 'LEAVE' ORDER BY e.change DESC LIMIT $3"
+             AND e.job = $1 AND e.change + 0 > $2 AND e.purpose <> 'LEAVE' ORDER BY e.change + 0 DESC LIMIT $3"
         );
         newest.extend(self.list("execution", query!(sql, job.to_string(), change, i64::from(limit)), execution).await?);
         newest.sort_by_key(|row| std::cmp::Reverse(row.change));
