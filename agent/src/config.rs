@@ -1,6 +1,6 @@
 //! Where the agent's things are. What is allowed on this machine is in [`crate::policy`].
 
-use crate::{guard, limits::Limits, policy::Policy};
+use crate::{agent::Programs, guard, limits::Limits, policy::Policy};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 
@@ -24,6 +24,8 @@ pub struct Config {
     pub socket: PathBuf,
     /// The machine's own rules: `policy.toml` beside the configuration.
     pub policy: Policy,
+    /// What it calls to show something to whoever is logged in, and to restart the machine.
+    pub programs: Programs,
     /// How long it waits, and how much of the machine it takes.
     pub limits: Limits,
 }
@@ -55,6 +57,8 @@ struct File {
     dir: Option<PathBuf>,
     root: Option<PathBuf>,
     socket: Option<PathBuf>,
+    announce: Option<Vec<String>>,
+    reboot: Vec<String>,
     limits: Limits,
 }
 
@@ -93,7 +97,10 @@ impl Config {
         let dir = overrides.dir.or(file.dir).unwrap_or_else(|| DEFAULT_DIR.into());
         let root = overrides.root.or(file.root).unwrap_or_else(|| "/".into());
         let socket = overrides.socket.or(file.socket).unwrap_or_else(|| default_socket(&dir));
-        Ok(Config { file: path, dir, root, socket, policy, limits: file.limits })
+        // Who is logged in at a machine of which this one sees only a part is nobody here.
+        let announce = file.announce.unwrap_or_else(|| if root == Path::new("/") { vec!["wall".into()] } else { vec![] });
+        let programs = Programs { announce, reboot: file.reboot };
+        Ok(Config { file: path, dir, root, socket, policy, programs, limits: file.limits })
     }
 
     /// Refuses a configuration, or rules of the machine, that somebody else may write or put another one in the place of: the

@@ -25,6 +25,8 @@ pub struct LocalPolicy {
     pub hold: bool,
     /// Let jobs uninstall packages; without it only the machine's own administrator can.
     pub allow_uninstall: bool,
+    /// Let jobs restart the machine, by the command in agent.toml; without it they only say that it must be.
+    pub allow_reboot: bool,
     /// Refuse packages with more bytes than this.
     pub max_bytes: Option<u64>,
     /// Take only packages that one of these publishers' keys signed, besides what the trust document wants.
@@ -35,7 +37,15 @@ pub struct LocalPolicy {
 
 impl Default for LocalPolicy {
     fn default() -> Self {
-        LocalPolicy { allow_unsigned: false, hold: false, allow_uninstall: true, max_bytes: None, publishers: None, packages: None }
+        LocalPolicy {
+            allow_unsigned: false,
+            hold: false,
+            allow_uninstall: true,
+            allow_reboot: true,
+            max_bytes: None,
+            publishers: None,
+            packages: None,
+        }
     }
 }
 

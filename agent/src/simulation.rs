@@ -492,6 +492,7 @@ impl Simulated {
             clock: Arc::new(self.clock.clone()),
             random: Arc::new(move || mix(state.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed))),
             policy: crate::policy::LocalPolicy::default().into(),
+            programs: Default::default(),
             limits: Limits::default(),
             trial: Trial::Unknown,
         })

@@ -44,6 +44,7 @@ word!(state::Trigger, v1::Trigger, "TRIGGER");
 word!(state::AppliesTo, v1::AppliesTo, "APPLIES_TO");
 word!(state::OnMismatch, v1::OnMismatch, "ON_MISMATCH");
 word!(state::OnLeave, v1::OnLeave, "ON_LEAVE");
+word!(state::Timing, v1::Timing, "TIMING");
 word!(state::JobState, v1::JobState, "JOB_STATE");
 word!(state::ExecutionState, v1::ExecutionState, "EXECUTION_STATE");
 word!(state::Intent, v1::Intent, "INTENT");
@@ -267,6 +268,7 @@ mod tests {
         agree(state::AppliesTo::ALL);
         agree(state::OnMismatch::ALL);
         agree(state::OnLeave::ALL);
+        agree(state::Timing::ALL);
         agree(state::JobState::ALL);
         agree(state::ExecutionState::ALL);
         agree(state::Intent::ALL);

@@ -32,3 +32,9 @@ pub const CHECKS: &str = "checks";
 pub const PREFETCH: &str = "prefetch";
 /// The capability of an agent that measures and reports its facts when it is asked to.
 pub const INVENTORY: &str = "inventory";
+/// The capability of an agent that announces to its users what a job announces, and takes in what they answer.
+pub const ANNOUNCEMENTS: &str = "announcements";
+/// The capability of an agent that begins at a start or the stop of the machine, and has it restarted, where a job says so.
+pub const BOOTS: &str = "boots";
+/// The capability of an agent that shows its users what they may choose to have installed.
+pub const SHELF: &str = "shelf";

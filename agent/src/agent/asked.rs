@@ -44,6 +44,14 @@ impl Loop {
                 }
                 self.happened(Event::RunNow(Vec::new())).await?;
             }
+            Ask::Announcements(reply) => {
+                let _ = reply.send(self.announcements());
+            }
+            Ask::User(job, answer, reply) => {
+                let said = self.user_answers(&job, answer).await?;
+                let _ = reply.send(said);
+            }
+            Ask::GoesDown(within, reply) => self.goes_down(within, reply).await?,
             Ask::Groups(reply) => {
                 if self.up.is_some() {
                     let id = self.request_id();
@@ -68,7 +76,27 @@ impl Loop {
                 }
                 let _ = reply.send(questions);
             }
+            Ask::Available(reply) => {
+                let mut available = self.shelf.all().to_vec();
+                for request in self.requests.all() {
+                    if let Asked::Install { job, .. } = &request.action
+                        && let Some(item) = available.iter_mut().find(|item| item.job == *job)
+                    {
+                        item.queued = true;
+                    }
+                }
+                let _ = reply.send(available);
+            }
             Ask::Request(mut action, reply) => {
+                if let Asked::Install { job, package } = &mut action {
+                    match self.shelf.find(package) {
+                        Ok(found) => (*job, *package) = (found.job.clone(), found.package.clone()),
+                        Err(why) => {
+                            let _ = reply.send(Answer::Refused { why: why.0 });
+                            return Ok(());
+                        }
+                    }
+                }
                 if let Asked::Answer { question, answer } = &mut action {
                     match self.questions.check(question, answer) {
                         Ok(checked) => *answer = checked,
@@ -161,6 +189,7 @@ impl Loop {
             attempts: self.state.progress(&now).into_iter().map(attempt).collect(),
             requests: self.requests.all().iter().map(|r| r.action.sentence()).collect(),
             installed: installed.collect(),
+            announcements: self.announcements(),
         }
     }
 }

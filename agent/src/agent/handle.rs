@@ -1,5 +1,6 @@
 //! How others in this process speak to the running agent: the local socket, and tests.
 
+use crate::machine::UserAnswer;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use sutler_base::{
@@ -49,6 +50,9 @@ pub struct Status {
     pub requests: Vec<String>,
     /// What it has installed.
     pub installed: Vec<InstalledStatus>,
+    /// What waits for the user.
+    #[serde(default)]
+    pub announcements: Vec<super::Announcement>,
 }
 
 /// One attempt.
@@ -111,7 +115,11 @@ pub(crate) enum Ask {
     Groups(oneshot::Sender<Answer>),
     Questions(oneshot::Sender<Vec<super::Question>>),
     Request(super::Asked, oneshot::Sender<Answer>),
+    Available(oneshot::Sender<Vec<super::Available>>),
     RunNow(oneshot::Sender<()>),
+    Announcements(oneshot::Sender<Vec<super::Announcement>>),
+    User(String, UserAnswer, oneshot::Sender<Result<String, String>>),
+    GoesDown(Duration, oneshot::Sender<bool>),
     Stop,
 }
 
@@ -183,6 +191,31 @@ impl Handle {
     /// Whatever waits for a retry goes at once.
     pub async fn run_now(&self) -> Result<(), Gone> {
         self.ask(Ask::RunNow).await
+    }
+
+    /// What the user may have installed, as the manager last said.
+    pub async fn available(&self) -> Result<Vec<super::Available>, Gone> {
+        self.ask(Ask::Available).await
+    }
+
+    /// Has installed what is offered, by the name of its package or the id of its job; queued while there is no connection.
+    pub async fn install(&self, name: String) -> Result<Answer, Gone> {
+        self.ask_manager(|reply| Ask::Request(super::Asked::Install { job: String::new(), package: name }, reply)).await
+    }
+
+    /// What waits for the user.
+    pub async fn announcements(&self) -> Result<Vec<super::Announcement>, Gone> {
+        self.ask(Ask::Announcements).await
+    }
+
+    /// What the user says about a job that is announced: what follows, or why not.
+    pub async fn user_answers(&self, job: String, answer: UserAnswer) -> Result<Result<String, String>, Gone> {
+        self.ask(|reply| Ask::User(job, answer, reply)).await
+    }
+
+    /// The machine goes down: comes back when what is ordered for that has ended, or with false when the time is over.
+    pub async fn goes_down(&self, within: Duration) -> Result<bool, Gone> {
+        self.ask(|reply| Ask::GoesDown(within, reply)).await
     }
 
     /// Ends the agent at once. Steps that run go on under their supervisors.

@@ -8,7 +8,10 @@ mod heard;
 mod questions;
 mod report;
 mod requests;
+mod restarts;
 mod run;
+mod shelf;
+mod user;
 mod wire;
 
 pub use handle::{Answer, AttemptStatus, Gone, Handle, InstalledStatus, Status};
@@ -17,6 +20,10 @@ pub(crate) use questions::FILE as QUESTIONS;
 pub use questions::Question;
 pub(crate) use requests::FILE as REQUESTS;
 pub use requests::{Asked, REQUESTS_MAX, Request};
+pub use shelf::Available;
+pub(crate) use shelf::FILE as SHELF;
+pub(crate) use user::span;
+pub use user::{Announcement, Programs};
 
 use crate::{
     clock::Clock,
@@ -25,7 +32,7 @@ use crate::{
     journal::{Journal, JournalError},
     limits::Limits,
     link::{self, LinkCommand, ManagerTime},
-    machine::{Offer, Record, Stage, State},
+    machine::{Allowed, Offer, Record, Stage, State},
     policy::Policy,
     vault::{Vault, VaultError},
     work::{Parts, Worker, as_facts},
@@ -34,12 +41,18 @@ use heard::Heard;
 use questions::Questions;
 use report::Report;
 use requests::Requests;
+use restarts::Restarts;
 use run::Loop;
+use shelf::Shelf;
 use std::{
     path::PathBuf,
     sync::{Arc, Mutex},
 };
-use sutler_base::{AttemptId, outcome::Outcome, state::ExecutionState};
+use sutler_base::{
+    AttemptId,
+    outcome::Outcome,
+    state::{ExecutionState, Timing},
+};
 use tokio::sync::{mpsc, watch};
 
 /// What an agent needs of the world.
@@ -58,6 +71,8 @@ pub struct Deps {
     pub policy: Policy,
     /// How long the connection waits for what.
     pub limits: Limits,
+    /// What it calls on this machine.
+    pub programs: Programs,
     /// How it stands with a new agent that was to be tried.
     pub trial: Trial,
 }
@@ -111,7 +126,7 @@ pub struct Agent {
 impl Agent {
     /// Loads what it knows and picks up what it had begun. Nothing is started and nobody is contacted before [`Agent::run`].
     pub async fn new(deps: Deps) -> Result<(Agent, Handle), AgentError> {
-        let Deps { vault, mut journal, installer, clock, random, policy, limits, trial } = deps;
+        let Deps { vault, mut journal, installer, clock, random, policy, limits, programs, trial } = deps;
         let identity = Arc::new(Identity::load(vault.clone())?);
         let loaded = journal.load()?;
         let mut records = loaded.records;
@@ -137,15 +152,20 @@ impl Agent {
             told: told_sender,
         })?;
         loaded.retired.iter().for_each(|record| worker.forget(record));
-        let facts = match installer.facts(as_facts(&worker.installed())).await {
+        let restarts = Restarts::load(vault.clone())?;
+        let mut facts = match installer.facts(as_facts(&worker.installed())).await {
             Ok(facts) => facts,
             // Without the machine's id it would be taken for a copy of itself.
             Err(Trouble::Failed(failure)) => return Err(AgentError::Fatal(format!("the facts can't be collected: {}", failure.message))),
             Err(Trouble::Fatal(why)) => return Err(AgentError::Fatal(why)),
         };
+        restarts.add_to(&mut facts);
         let now = clock.now();
-        let held = policy.read().map_or_else(Some, |p| p.hold.then(String::new));
-        let (state, effects) = State::recover(identity.client().clone(), records, held.is_some(), random(), &now);
+        let rules = policy.read();
+        let may_restart = run::may_restart(&rules, &programs);
+        let held = rules.map_or_else(Some, |p| p.hold.then(String::new));
+        let allowed = Allowed { held: held.is_some(), may_restart };
+        let (state, effects) = State::recover(identity.client().clone(), records, allowed, random(), &now);
         let (asks_sender, asks) = mpsc::channel(16);
         let (events_sender, events) = mpsc::channel(64);
         let (commands, commands_receiver) = watch::channel(LinkCommand::Stay);
@@ -164,6 +184,8 @@ impl Agent {
             full: None,
             requests: Requests::load(vault.clone())?,
             questions: Questions::load(vault.clone())?,
+            shelf: Shelf::load(vault.clone())?,
+            restarts,
             trust_problem: None,
             heard: Heard::load(vault.clone()),
             vault,
@@ -173,6 +195,9 @@ impl Agent {
             random,
             worker,
             policy,
+            programs,
+            may_restart,
+            shutdown: Vec::new(),
             held,
             told,
             asks,
@@ -236,14 +261,9 @@ fn interrupted(identity: &Identity, attempt: &AttemptId, clock: &Arc<dyn Clock>)
         continue_on_failure: false,
         priority: 5,
         times: None,
+        announcement: None,
+        timing: Timing::Now,
+        restart: false,
     };
-    Ok(Record {
-        offer,
-        accepted: now,
-        lease: None,
-        results: Vec::new(),
-        measured: false,
-        started: true,
-        stage: Stage::Finished { outcome, signature },
-    })
+    Ok(Record { started: true, stage: Stage::Finished { outcome, signature }, ..Record::new(offer, now) })
 }

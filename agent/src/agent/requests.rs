@@ -4,7 +4,9 @@ use crate::vault::{Vault, VaultError};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use sutler_base::{GroupName, QuestionName};
-use sutler_proto::v1::{AnswerRequest, ConnectRequest, GroupRequest, JoinGroup, Unenroll, connect_request::Message, group_request::Action};
+use sutler_proto::v1::{
+    AnswerRequest, Choice, ConnectRequest, GroupRequest, JoinGroup, Unenroll, connect_request::Message, group_request::Action,
+};
 
 /// The file of the vault that they are in.
 pub(crate) const FILE: &str = "requests.json";
@@ -42,6 +44,13 @@ pub enum Asked {
         /// The answer, which was checked.
         answer: String,
     },
+    /// To install what is offered to the user.
+    Install {
+        /// Which job.
+        job: String,
+        /// How it is called.
+        package: String,
+    },
     /// To leave altogether.
     Unenroll,
 }
@@ -60,6 +69,7 @@ impl Asked {
             Asked::Join { group, .. } => format!("join {group}"),
             Asked::Leave { group } => format!("leave {group}"),
             Asked::Answer { question, answer } => format!("answer {question} {answer}"),
+            Asked::Install { package, .. } => format!("install {package}"),
             Asked::Unenroll => "unenroll".into(),
         }
     }
@@ -75,6 +85,7 @@ impl Request {
             Asked::Answer { question, answer } => {
                 Message::Answer(AnswerRequest { request_id: self.id.clone(), question: question.to_string(), answer: answer.clone() })
             }
+            Asked::Install { job, .. } => Message::Choice(Choice { request_id: self.id.clone(), job: job.clone() }),
             Asked::Unenroll => Message::Unenroll(Unenroll {}),
         };
         ConnectRequest { message: Some(message) }
@@ -104,6 +115,9 @@ impl Requests {
         let mut waiting = self.waiting.clone();
         if let Asked::Answer { question: new, .. } = &request.action {
             waiting.retain(|before| !matches!(&before.action, Asked::Answer { question, .. } if question == new));
+        }
+        if let Asked::Install { job: new, .. } = &request.action {
+            waiting.retain(|before| !matches!(&before.action, Asked::Install { job, .. } if job == new));
         }
         if waiting.len() >= REQUESTS_MAX {
             return Ok(false);

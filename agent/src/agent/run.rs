@@ -1,7 +1,16 @@
 //! The loop: what happens, what follows from it, what is done about it.
 
 use super::{
-    AgentError, Answer, Asked, Ended, Trial, handle::Ask, heard::Heard, questions::Questions, report::Report, requests::Requests, wire,
+    AgentError, Answer, Asked, Ended, Trial,
+    handle::Ask,
+    heard::Heard,
+    questions::Questions,
+    report::Report,
+    requests::Requests,
+    restarts::Restarts,
+    shelf::Shelf,
+    user::{Programs, Shutdown},
+    wire,
 };
 use crate::{
     clock::Clock,
@@ -11,7 +20,7 @@ use crate::{
     limits::Limits,
     link::{self, Connection, LinkCommand, LinkError, LinkEvent, ManagerTime},
     machine::{Effect, Event, OpReport, Progress, Record, Stage, State, StepReport},
-    policy::Policy,
+    policy::{LocalPolicy, Policy},
     vault::{Vault, VaultError},
     work::{Told, Worker, as_facts},
 };
@@ -28,7 +37,7 @@ use sutler_base::{
     state::{ClientState, ErrorKind},
 };
 use sutler_proto::{
-    CHECKS, INVENTORY, PREFETCH, PROTOCOL_VERSION, QUESTIONS, REPORT_AGAIN, TIMES,
+    ANNOUNCEMENTS, BOOTS, CHECKS, INVENTORY, PREFETCH, PROTOCOL_VERSION, QUESTIONS, REPORT_AGAIN, SHELF, TIMES,
     convert::{Word, time, wire_time},
     v1::{self, connect_request::Message as Up, connect_response::Message as Down},
 };
@@ -77,6 +86,8 @@ pub(super) struct Loop {
     pub(super) full: Option<String>,
     pub(super) requests: Requests,
     pub(super) questions: Questions,
+    pub(super) shelf: Shelf,
+    pub(super) restarts: Restarts,
     pub(super) vault: Arc<dyn Vault>,
     pub(super) identity: Arc<Identity>,
     pub(super) installer: Arc<dyn Installer>,
@@ -84,6 +95,12 @@ pub(super) struct Loop {
     pub(super) random: Arc<dyn Fn() -> u64 + Send + Sync>,
     pub(super) worker: Worker,
     pub(super) policy: Policy,
+    /// What it calls on this machine.
+    pub(super) programs: Programs,
+    /// Whether the machine may be restarted for a job.
+    pub(super) may_restart: bool,
+    /// Who waits for the machine to be ready to go down.
+    pub(super) shutdown: Vec<Shutdown>,
     /// Why the machine's own rules hold installations; empty where they just say so, none where they don't.
     pub(super) held: Option<String>,
     pub(super) heard: Heard,
@@ -164,6 +181,7 @@ impl Loop {
                 self.state.wake_at(&now),
                 self.renew_at.filter(|_| self.renewing.is_none() && self.up.is_some()),
                 Some(self.facts_due).filter(|_| self.measuring.is_none()),
+                self.shutdown_due(),
             ];
             let wait = due.into_iter().flatten().min().map_or(every, |at| at.saturating_sub(now.boot).min(every));
             let cause = tokio::select! {
@@ -205,6 +223,7 @@ impl Loop {
                 Cause::Measured(facts) => self.measured(*facts).await.map(|()| None)?,
                 Cause::Time => self.look_around().await.map(|()| None)?,
             };
+            self.look_at_shutdown();
             if let Some(ended) = ended {
                 self.let_go().await;
                 return Ok(ended);
@@ -222,7 +241,14 @@ impl Loop {
 
     /// Reads the machine's own rules again; a hold that begins or ends is the machine's to know.
     async fn look_at_policy(&mut self) -> Result<(), AgentError> {
-        let held = self.policy.read().map_or_else(Some, |p| p.hold.then(String::new));
+        let rules = self.policy.read();
+        let may_restart = may_restart(&rules, &self.programs);
+        let held = rules.map_or_else(Some, |p| p.hold.then(String::new));
+        if may_restart != self.may_restart {
+            self.may_restart = may_restart;
+            let effects = self.state.handle(Event::MayRestart(may_restart), &self.clock.now());
+            Box::pin(self.apply(effects)).await?;
+        }
         if held == self.held {
             return Ok(());
         }
@@ -240,11 +266,12 @@ impl Loop {
         Ok(())
     }
 
-    async fn apply(&mut self, effects: Vec<Effect>) -> Result<(), AgentError> {
+    pub(super) async fn apply(&mut self, effects: Vec<Effect>) -> Result<(), AgentError> {
         let mut queue = VecDeque::from(effects);
         while let Some(effect) = queue.pop_front() {
             match effect {
                 Effect::Journal(id, write) => {
+                    self.note_restart(&id)?;
                     if self.write(&id).await? {
                         queue.extend(self.state.handle(Event::Journaled(id, write), &self.clock.now()));
                     } else {
@@ -304,6 +331,8 @@ impl Loop {
                     queue.extend(self.state.handle(Event::Signed(id, bytes, signature), &self.clock.now()));
                 }
                 Effect::Report(id) => self.report(&id),
+                Effect::Announce(id) => self.announce(&id),
+                Effect::Restart(id) => self.restart(&id),
                 Effect::Abandon(id) => self.worker.stop(&id),
                 Effect::Retire(record) => {
                     self.with_journal({
@@ -451,13 +480,13 @@ impl Loop {
             let due = match self.sent.get(&id) {
                 None => progress.state != sutler_base::state::ExecutionState::Offered,
                 Some((last, at)) => {
-                    let same =
-                        (last.state, last.wait, last.item, &last.step) == (progress.state, progress.wait, progress.item, &progress.step);
+                    let same = (last.state, last.wait, last.item, &last.step, &last.user)
+                        == (progress.state, progress.wait, progress.item, &progress.step, &progress.user);
                     !same || (last.bytes != progress.bytes && now.boot.saturating_sub(*at) >= PROGRESS_EVERY)
                 }
             };
             if due {
-                self.send(wire::progress(&id, &progress));
+                self.send(wire::progress(&id, &progress, &now));
                 self.sent.insert(id, (progress, now.boot));
             }
         }
@@ -513,8 +542,9 @@ impl Loop {
         let open = self.state.records().filter(|r| r.stage != Stage::Canceled).map(|r| wire::open_attempt(r, progress.get(r.id())));
         Ok(Some(v1::Hello {
             protocol_version: PROTOCOL_VERSION,
-            capabilities: vec![REPORT_AGAIN.into(), QUESTIONS.into(), TIMES.into(), CHECKS.into(), PREFETCH.into(), INVENTORY.into()],
+            capabilities: [REPORT_AGAIN, QUESTIONS, TIMES, CHECKS, PREFETCH, INVENTORY, ANNOUNCEMENTS, BOOTS, SHELF].map(str::to_owned).to_vec(),
             questions_digest: self.questions.digest(),
+            shelf_digest: self.shelf.digest(),
             trust_version: self.identity.publishers().map_or(0, |t| t.version()),
             revocations_epoch: self.identity.revocations().map_or(0, |r| r.epoch()),
             revocations_version: self.identity.revocations().map_or(0, |r| r.version()),
@@ -635,6 +665,11 @@ impl Loop {
                     }
                 }
             }
+            Down::Shelf(shelf) => {
+                let kept = self.shelf.is_told(&shelf);
+                self.unless_full(kept)?;
+            }
+            Down::Chosen(result) => self.answered(&result.request_id, result.error, Vec::new())?,
             Down::Answered(result) => self.answered(&result.request_id, result.error, Vec::new())?,
             Down::StateChanged(changed) => {
                 self.client_state = ClientState::from_wire(changed.state).ok().flatten();
@@ -669,6 +704,7 @@ impl Loop {
         // The identity first: an agent that is killed in between is enrolled no more, and a new enrolment begins without requests.
         Identity::forget(&*self.vault)?;
         self.vault.remove(super::QUESTIONS)?;
+        self.vault.remove(super::SHELF)?;
         for request in self.requests.all().to_vec() {
             self.requests.remove(&request.id)?;
             if request.action == Asked::Unenroll
@@ -716,6 +752,9 @@ impl Loop {
         // The schedule is the manager's: by its clock, not by this machine's.
         let skew = jiff::SignedDuration::from_secs(self.skew.unwrap_or(0));
         offer.expire = offer.expire.map(|at| at.checked_add(skew).unwrap_or(at));
+        if let Some(announcement) = &mut offer.announcement {
+            announcement.deadline = announcement.deadline.map(|at| at.checked_add(skew).unwrap_or(at));
+        }
         let id = offer.attempt.clone();
         let asked = id.clone();
         let over = match self.with_journal(move |journal| Ok(journal.answer(&asked))).await? {
@@ -813,6 +852,22 @@ impl Loop {
         Ok(())
     }
 
+    /// Keeps that a package wants the machine restarted, and has that told.
+    fn note_restart(&mut self, id: &AttemptId) -> Result<(), AgentError> {
+        let now = self.clock.now();
+        let Some(record) = self.state.record(id).filter(|record| record.needs_restart(&now)) else { return Ok(()) };
+        let name = match (&record.stage, record.results.last()) {
+            (Stage::Installing(installing), _) => installing.plan.package.to_string(),
+            (_, Some(last)) => last.package.to_string(),
+            (_, None) => return Ok(()),
+        };
+        let noted = self.restarts.note(&now.boot_id, name);
+        if self.unless_full(noted)? == Some(true) {
+            self.measure();
+        }
+        Ok(())
+    }
+
     /// Measures the machine anew, beside the loop.
     fn measure(&mut self) {
         if self.measuring.is_some() {
@@ -833,8 +888,12 @@ impl Loop {
         }
         let done = facts.is_ok();
         match facts {
-            Ok(facts) if self.report.measured(&facts) && self.up.is_some() => self.tell_facts(self.report.told())?,
-            Ok(_) => {}
+            Ok(mut facts) => {
+                self.restarts.add_to(&mut facts);
+                if self.report.measured(&facts) && self.up.is_some() {
+                    self.tell_facts(self.report.told())?;
+                }
+            }
             Err(Trouble::Failed(failure)) => warn!("the facts can't be collected: {}", failure.message),
             Err(Trouble::Fatal(why)) => return Err(AgentError::Fatal(why)),
         }
@@ -878,6 +937,11 @@ impl Loop {
             }
         }
     }
+}
+
+/// Whether the machine may be restarted for a job: its rules allow it, and it is said how.
+pub(super) fn may_restart(rules: &Result<LocalPolicy, String>, programs: &Programs) -> bool {
+    !programs.reboot.is_empty() && rules.as_ref().is_ok_and(|rules| rules.allow_reboot)
 }
 
 /// The message that reports an attempt's outcome; none if it has none.

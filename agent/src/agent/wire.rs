@@ -1,13 +1,13 @@
 //! Between the wire and the machine's types.
 
 use crate::install::LogEnd;
-use crate::machine::{Now, OPENINGS_MAX, Offer, OfferedItem, Opening, Progress, Record, Replace, Stage, Times};
+use crate::machine::{Announcement, Now, OPENINGS_MAX, Offer, OfferedItem, Opening, Progress, Record, Replace, Stage, Times};
 use std::time::Duration;
 use sutler_base::{
-    AttemptId, Invalid, limits,
+    AttemptId, Invalid, is_harmful, limits,
     manifest::{Dependency, requirement},
     outcome::Outcome,
-    state::{ExecutionState, Intent},
+    state::{ExecutionState, Intent, Timing},
 };
 use sutler_proto::{
     convert::{Word, time},
@@ -50,8 +50,30 @@ pub(super) fn offer(wire: &v1::Offer, now: &Now) -> Result<(Offer, u32), Invalid
             given => given.min(9) as u8,
         },
         times: wire.times.as_ref().map(|wire| times(wire, now)).transpose()?,
+        announcement: wire.announcement.as_ref().map(|told| announcement(told, wire.deadline_time.as_ref())).transpose()?,
+        timing: Timing::from_wire(wire.timing)?.unwrap_or_default(),
+        restart: wire.restart,
     };
     Ok((offer, wire.lease_seconds))
+}
+
+/// What the user is told. Nothing that they read can move the cursor of a terminal.
+fn announcement(wire: &v1::Announcement, deadline: Option<&prost_types::Timestamp>) -> Result<Announcement, Invalid> {
+    if wire.text.len() > limits::ANNOUNCEMENT_MAX || wire.text.chars().any(is_harmful) {
+        return Err(Invalid::new("an announcement is too long or has control characters"));
+    }
+    let span = |d: Option<&prost_types::Duration>, default: Duration| match d {
+        None => Ok(default),
+        Some(d) => Duration::try_from(*d).map_err(|_| Invalid::new("a span of an announcement is negative")),
+    };
+    Ok(Announcement {
+        text: wire.text.clone(),
+        countdown: span(wire.countdown.as_ref(), limits::COUNTDOWN_DEFAULT)?,
+        deferrals: wire.deferrals.max(0) as u32,
+        defer_for: span(wire.defer_for.as_ref(), limits::DEFER_FOR_DEFAULT)?,
+        may_refuse: wire.may_refuse,
+        deadline: deadline.map(time).transpose()?,
+    })
 }
 
 /// When an attempt may be begun, as told at this moment: on the clock of the machine that never jumps.
@@ -147,7 +169,8 @@ pub(super) fn open_attempt(record: &Record, progress: Option<&Progress>) -> v1::
 }
 
 /// Where an attempt is.
-pub(super) fn progress(id: &AttemptId, progress: &Progress) -> Message {
+pub(super) fn progress(id: &AttemptId, progress: &Progress, now: &Now) -> Message {
+    let user = progress.user.as_ref();
     Message::Progress(v1::AttemptProgress {
         attempt: id.to_string(),
         state: progress.state.to_wire(),
@@ -156,6 +179,9 @@ pub(super) fn progress(id: &AttemptId, progress: &Progress) -> Message {
         bytes_done: progress.bytes.0,
         bytes_total: progress.bytes.1,
         step: progress.step.clone(),
+        user_seconds: user.map_or(0, |user| user.until.saturating_sub(now.boot).as_secs().min(u32::MAX.into()) as u32),
+        deferred: user.map_or(0, |user| user.deferred),
+        put_off: user.is_some_and(|user| user.put_off),
     })
 }
 

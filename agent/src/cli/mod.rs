@@ -11,6 +11,7 @@ use crate::{
     clock::{Clock, SystemClock},
     config::{self, Config, ConfigError, Overrides},
     doctor,
+    machine::UserAnswer,
     service::{self, Call, Reply},
 };
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -29,6 +30,8 @@ Examples:
   sutler-agent status                             where it is
   sutler-agent doctor                             what is wrong with it
   sutler-agent join new-clients                   join a group, asking for its password if need be
+  sutler-agent defer 4f2k                         put off what is announced (sutler-agent announcements)
+  sutler-agent install editor                     have installed what is offered (sutler-agent available)
   sutler-agent answer room B7                     answer what operators ask (sutler-agent questions)";
 
 /// Installs what a Sutler manager offers this machine.
@@ -102,6 +105,36 @@ enum Command {
         /// The answer
         #[arg(allow_hyphen_values = true)]
         answer: String,
+    },
+    /// What the users of this machine may have installed
+    Available(Output),
+    /// Install something that is offered; while the manager can't be reached the wish waits
+    Install {
+        /// Its name, or its job, as `available` shows them
+        name: String,
+    },
+    /// What is about to begin on this machine, and what its users may answer
+    Announcements(Output),
+    /// Let what is announced begin at once
+    Now {
+        /// The job, as `announcements` shows it
+        job: String,
+    },
+    /// Put off what is announced, as often as its job allows it
+    Defer {
+        /// The job, as `announcements` shows it
+        job: String,
+    },
+    /// Refuse what is announced, where its job allows it
+    Refuse {
+        /// The job, as `announcements` shows it
+        job: String,
+    },
+    /// Do what is ordered for the machine's stop, now that it goes down; sutler-agent-shutdown.service calls it
+    Shutdown {
+        /// Wait so long at the most (seconds)
+        #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+        within: u64,
     },
     /// Try again at once whatever waits for its next try
     RunNow,
@@ -189,6 +222,13 @@ async fn perform(command: Command, config: Config) -> ExitCode {
         Command::Leave { group } => ask(&config, Call::Leave { group }, Format::Text).await,
         Command::Questions(output) => ask(&config, Call::Questions, output.output).await,
         Command::Answer { question, answer } => ask(&config, Call::Answer { question, answer }, Format::Text).await,
+        Command::Available(output) => ask(&config, Call::Available, output.output).await,
+        Command::Install { name } => ask(&config, Call::Install { name }, Format::Text).await,
+        Command::Announcements(output) => ask(&config, Call::Announcements, output.output).await,
+        Command::Now { job } => ask(&config, Call::User { job, answer: UserAnswer::Now }, Format::Text).await,
+        Command::Defer { job } => ask(&config, Call::User { job, answer: UserAnswer::Defer }, Format::Text).await,
+        Command::Refuse { job } => ask(&config, Call::User { job, answer: UserAnswer::Refuse }, Format::Text).await,
+        Command::Shutdown { within } => ask(&config, Call::Shutdown { seconds: within }, Format::Text).await,
         Command::RunNow => ask(&config, Call::RunNow, Format::Text).await,
         // Taken before.
         Command::Doctor(_) => ExitCode::SUCCESS,

@@ -170,6 +170,7 @@ async fn live(config: &Config, program: &Program, trial: Trial, signals: &mut Si
         }),
         policy: config.policy.clone(),
         limits: config.limits.clone(),
+        programs: config.programs.clone(),
         trial,
     };
     let (agent, handle) = Agent::new(deps).await.map_err(|e| e.to_string())?;

@@ -1,7 +1,7 @@
 //! What the commands print.
 
 use crate::{
-    agent::{Answer, Question, Status},
+    agent::{Announcement, Answer, Available, Question, Status, span},
     service::{Call, Reply},
 };
 use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
@@ -30,6 +30,20 @@ pub(super) fn reply(call: &Call, reply: &Reply, json: bool) -> ExitCode {
             ExitCode::SUCCESS
         }
         Reply::Answer { answer } => answer_text(call, answer, json),
+        Reply::Available { available } if json => print_json(available),
+        Reply::Available { available } => {
+            print!("{}", available_text(available));
+            ExitCode::SUCCESS
+        }
+        Reply::Announcements { announcements } if json => print_json(announcements),
+        Reply::Announcements { announcements } => {
+            announcements.iter().for_each(|told| print!("{}", announcement_text(told)));
+            ExitCode::SUCCESS
+        }
+        Reply::Said { sentence } => {
+            eprintln!("{sentence}");
+            ExitCode::SUCCESS
+        }
         Reply::Done => ExitCode::SUCCESS,
         Reply::Error { error } => {
             eprintln!("sutler-agent: {error}");
@@ -64,6 +78,7 @@ fn answer_text(call: &Call, answer: &Answer, json: bool) -> ExitCode {
             match call {
                 Call::Unenroll => eprintln!("this machine has left its manager"),
                 Call::Answer { .. } => eprintln!("answered"),
+                Call::Install { .. } => eprintln!("it is installed as soon as it may be; see sutler-agent status"),
                 _ => eprintln!("done; this client is now in: {}", if groups.is_empty() { "no group".into() } else { groups.join(", ") }),
             }
             ExitCode::SUCCESS
@@ -117,6 +132,10 @@ fn status_text(s: &Status) -> String {
         let share = if a.bytes.1 > 0 && a.bytes.0 < a.bytes.1 { format!(", {} %", a.bytes.0 * 100 / a.bytes.1) } else { String::new() };
         row("work", format!("{} package {} of {}: {}{wait}{step}{share}", a.job, a.package.0, a.package.1, a.state));
     }
+    for told in &s.announcements {
+        let when = if told.put_off { "announced anew" } else { "begins" };
+        row("announced", format!("{} {}: {when} in {} (sutler-agent announcements)", told.job, told.package, span(told.seconds)));
+    }
     for request in &s.requests {
         row("queued", request.clone());
     }
@@ -125,6 +144,38 @@ fn status_text(s: &Status) -> String {
         row("installed", format!("{} {}{directory}", i.package, i.version));
     }
     out
+}
+
+/// Each on a line, in columns.
+fn available_text(available: &[Available]) -> String {
+    let size = |bytes: u64| match bytes {
+        0..1_048_576 => format!("{} KiB", bytes.div_ceil(1024)),
+        _ => format!("{} MiB", bytes.div_ceil(1 << 20)),
+    };
+    let width = |of: fn(&Available) -> &str| available.iter().map(|item| of(item).chars().count()).max().unwrap_or(0);
+    let (name, version) = (width(|item| &item.package), width(|item| &item.version));
+    let line = |item: &Available| {
+        let queued = if item.queued { " (is asked for)" } else { "" };
+        let line =
+            format!("{:name$}  {:version$}  {:>10}  {}{queued}", item.package, item.version, size(item.total_bytes), item.description);
+        format!("{}\n", line.trim_end())
+    };
+    available.iter().map(line).collect()
+}
+
+/// What is announced on a line, what it says and what may be answered below.
+fn announcement_text(told: &Announcement) -> String {
+    let job = told.job.strip_prefix("jobs/").unwrap_or(&told.job);
+    let does = if told.uninstall { "is taken off" } else { "is installed" };
+    let when = match told.put_off {
+        true => format!("was put off, and is announced anew in {}", span(told.seconds)),
+        false => format!("{does} in {}", span(told.seconds)),
+    };
+    let mut may = vec!["now"];
+    may.extend(told.may_defer.then_some("defer"));
+    may.extend(told.may_refuse.then_some("refuse"));
+    let often = if told.deferrals > 0 { format!("; put off {} of {} times", told.deferred, told.deferrals) } else { String::new() };
+    format!("{job}: {} {when}\n  {}\n  you may: {}{often}\n", told.package, told.text, may.join(", "))
 }
 
 /// Each question on a line, and its answer below.

@@ -19,7 +19,7 @@ use std::{
     path::Path,
 };
 use sutler_base::{
-    facts::{AgentFacts, Disk, Facts, Os, Package, Software},
+    facts::{AgentFacts, Disk, Facts, Os, Package, Reboot, Software},
     limits,
 };
 use sysinfo::System;
@@ -81,6 +81,7 @@ impl Collector {
             boot_id: boot_id(),
             boot_time: self.boot_time(),
             time_zone: platform::time_zone(root),
+            reboot: reboot(root),
             agent: AgentFacts { version: env!("CARGO_PKG_VERSION").into() },
             software,
             packages: Default::default(),
@@ -220,6 +221,12 @@ fn addresses(by_interface: &BTreeMap<String, Vec<IpAddr>>) -> Vec<String> {
     found.sort_unstable();
     found.dedup();
     found.iter().map(IpAddr::to_string).collect()
+}
+
+/// Whether the system itself says that the machine must be restarted, as Debian's does.
+fn reboot(root: &Path) -> Reboot {
+    let needed = ["run/reboot-required", "var/run/reboot-required"].iter().any(|file| root.join(file).exists());
+    Reboot { needed, by: if needed { vec!["the system".to_owned()] } else { vec![] } }
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use super::{
     ADDRESSES, Addresses, CREDENTIAL, Document, IDENTITY, Identity, NEXT, PINS, Pins, credential_bytes, credential_in, json, trust_domain,
 };
 use crate::{
-    agent::{QUESTIONS, REQUESTS},
+    agent::{QUESTIONS, REQUESTS, SHELF},
     link::{self, LinkError},
     vault::{Vault, VaultError},
 };
@@ -179,6 +179,7 @@ fn keep(vault: &dyn Vault, token: &TokenString, key: PrivateKey, answer: v1::Enr
     // What that one had asked for, its goodbye perhaps, is not asked for by this one.
     vault.remove(REQUESTS)?;
     vault.remove(QUESTIONS)?;
+    vault.remove(SHELF)?;
     for folder in ["attempts", "answers"] {
         for name in vault.list(folder)? {
             vault.remove(&format!("{folder}/{name}"))?;

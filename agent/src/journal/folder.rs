@@ -305,9 +305,9 @@ impl Journal for FolderJournal {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine::{Offer, Stage};
+    use crate::machine::Offer;
     use std::os::unix::fs::PermissionsExt;
-    use sutler_base::Timestamp;
+    use sutler_base::{Timestamp, state::Timing};
 
     fn record(n: u16) -> Record {
         let offer = Offer {
@@ -320,9 +320,12 @@ mod tests {
             continue_on_failure: false,
             priority: 5,
             times: None,
+            announcement: None,
+            timing: Timing::Now,
+            restart: false,
         };
         let accepted = Timestamp::from_second(1).unwrap();
-        Record { offer, accepted, lease: None, results: vec![], measured: false, started: false, stage: Stage::Offered }
+        Record::new(offer, accepted)
     }
 
     fn state() -> tempfile::TempDir {

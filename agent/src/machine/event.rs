@@ -118,6 +118,10 @@ pub enum Event {
     RunNow(Vec<AttemptId>),
     /// The machine's own administrator holds installations, or not any more.
     Held(bool),
+    /// The machine may be restarted where a job says so, or not any more.
+    MayRestart(bool),
+    /// The machine goes down, within so long: what is ordered for that begins, and nothing else.
+    GoesDown(Duration),
     /// Time has passed.
     Tick,
 }
@@ -145,6 +149,10 @@ pub enum Effect {
     Sign(Outcome),
     /// Tell the manager the outcome.
     Report(AttemptId),
+    /// Tell the users of the machine what is about to begin.
+    Announce(AttemptId),
+    /// Have the machine restarted.
+    Restart(AttemptId),
     /// Stop fetching, remove what was staged.
     Abandon(AttemptId),
     /// Keep the record only as an answer to the same offer.

@@ -7,25 +7,30 @@
 //! - A step is started at most once per (attempt, package, step, run), also by an agent that was killed in between: what
 //!   a record says was begun is picked up, never started.
 //! - No step is started without a lease; nothing at all after a cancel was acknowledged as *not started*.
+//! - What a job announces to the user, or orders for a start or the stop of the machine, is not begun before that.
 //! - Between two packages it can be called off, and can expire, as before the first: the outcome then says what was done until there.
 //! - No package is begun outside of the times that the manager gave, or where it does not fit into them. What has begun goes on.
 //! - Installations run one at a time. One that has begun keeps its turn until its end, whatever it waits for: half
 //!   installed software is in nobody's way but for a bounded time. Who waits before that, or downloads, holds up no other.
 
+mod boot;
 mod displaced;
 mod event;
 mod record;
 mod times;
+mod user;
 mod view;
 
 #[cfg(test)]
 mod tests;
 
+pub use boot::{ByWall, Restart};
 pub use displaced::{Displaced, Leaving};
 pub use event::{Effect, Event, Now, OpReport, Prepared, Restored, StepReport};
 pub use record::{Course, Installing, Lease, Offer, OfferedItem, Op, Plan, PlannedStep, Record, Replace, Stage};
 pub use times::{OPENINGS_MAX, Opening, Times};
-pub use view::Progress;
+pub use user::{Announced, Announcement, Asked, Due, Talk, UserAnswer};
+pub use view::{Progress, Waited};
 
 use std::{collections::BTreeMap, time::Duration};
 use sutler_base::{
@@ -34,6 +39,7 @@ use sutler_base::{
     outcome::{Failure, ItemResult, Outcome},
     state::{ErrorKind, ExecutionState},
 };
+use user::{Consent, consent};
 
 /// How many attempts fetch at the same time.
 pub const FETCHES_MAX: usize = 2;
@@ -85,6 +91,8 @@ struct Attempt {
     beginning: Option<bool>,
     /// It waits because the manager gives this machine no bytes.
     suspended: bool,
+    /// That it has the machine restarted is about to be written down.
+    restarting: bool,
 }
 
 impl Attempt {
@@ -102,6 +110,7 @@ impl Attempt {
             unwanted: false,
             beginning: None,
             suspended: false,
+            restarting: false,
         }
     }
 
@@ -127,6 +136,15 @@ impl Attempt {
     }
 }
 
+/// What the machine's own rules allow at this moment.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Allowed {
+    /// Installations are held.
+    pub held: bool,
+    /// The machine may be restarted for a job.
+    pub may_restart: bool,
+}
+
 /// Everything that the agent works on.
 #[derive(Debug, Clone)]
 pub struct State {
@@ -134,6 +152,10 @@ pub struct State {
     attempts: BTreeMap<AttemptId, Attempt>,
     connected: bool,
     held: bool,
+    /// The machine may be restarted for a job.
+    may_restart: bool,
+    /// The machine goes down; until when that is believed, on `CLOCK_BOOTTIME`.
+    going_down: Option<Duration>,
     /// For the jitter of retries.
     random: u64,
 }
@@ -142,13 +164,21 @@ impl State {
     /// An agent for this client that has these records in its journal, and the effects with which it goes on.
     ///
     /// What had been begun is picked up; a lease of another start of the machine is over.
-    pub fn recover(client: ClientId, records: Vec<Record>, held: bool, random: u64, now: &Now) -> (State, Vec<Effect>) {
-        let mut state = State { client, attempts: BTreeMap::new(), connected: false, held, random: random | 1 };
+    pub fn recover(client: ClientId, records: Vec<Record>, allowed: Allowed, random: u64, now: &Now) -> (State, Vec<Effect>) {
+        let mut state = State {
+            client,
+            attempts: BTreeMap::new(),
+            connected: false,
+            held: allowed.held,
+            may_restart: allowed.may_restart,
+            going_down: None,
+            random: random | 1,
+        };
         let mut effects = Vec::new();
         for mut record in records {
-            if record.lease.as_ref().is_some_and(|l| l.boot_id != now.boot_id) {
-                record.lease = None;
-            }
+            let asked = record.asked.clone();
+            record.carry_over(now);
+            let carried = record.asked != asked;
             let id = record.id().clone();
             let item = record.results.len();
             let mut activity = Activity::Idle;
@@ -175,7 +205,12 @@ impl State {
             }
             // What was installed while this one waited for its turn is not known any more.
             let doubted = if let Stage::Fetched(plan) = &record.stage { plan.touches().cloned().collect() } else { vec![] };
-            state.attempts.insert(id, Attempt { doubted, ..Attempt::new(record, activity, false) });
+            let mut attempt = Attempt { doubted, ..Attempt::new(record, activity, false) };
+            if carried && activity == Activity::Idle {
+                // So that the next start counts from what is left now.
+                attempt.journal(&mut effects);
+            }
+            state.attempts.insert(id, attempt);
         }
         state.advance(now, &mut effects);
         (state, effects)
@@ -204,7 +239,7 @@ impl State {
                     if let Some(attempt) = self.attempts.get_mut(&id)
                         && !matches!(attempt.record.stage, Stage::Finished { .. } | Stage::Canceled)
                     {
-                        attempt.record.extend(lease(seconds, now));
+                        attempt.record.extend(Lease::of(seconds, now));
                         // Not waited for: a lease that the journal does not know only ends sooner.
                         if attempt.activity == Activity::Idle {
                             attempt.journal(&mut effects);
@@ -270,6 +305,8 @@ impl State {
                 }
             }
             Event::Held(held) => self.held = held,
+            Event::MayRestart(may) => self.may_restart = may,
+            Event::GoesDown(within) => self.going_down = Some(now.boot.saturating_add(within)),
             Event::Tick => {}
         }
         self.advance(now, &mut effects);
@@ -294,7 +331,7 @@ impl State {
                 Stage::Finished { .. } if attempt.activity == Activity::Idle => effects.push(Effect::Report(id)),
                 Stage::Finished { .. } | Stage::Canceled => {}
                 _ => {
-                    attempt.record.extend(lease(seconds, now));
+                    attempt.record.extend(Lease::of(seconds, now));
                     attempt.record.offer.times = offer.times;
                     if !attempt.accepting {
                         effects.push(Effect::Accept(id));
@@ -306,26 +343,22 @@ impl State {
         if self.attempts.len() >= limits::OPEN_ATTEMPTS_MAX {
             return;
         }
-        let record = Record {
-            offer,
-            accepted: now.wall,
-            lease: Some(lease(seconds, now)),
-            results: Vec::new(),
-            measured: false,
-            started: false,
-            stage: Stage::Offered,
-        };
+        let record = Record { lease: Some(Lease::of(seconds, now)), ..Record::new(offer, now.wall) };
         let mut attempt = Attempt::new(record, Activity::Idle, true);
         attempt.journal(effects);
         self.attempts.insert(id, attempt);
     }
 
     fn journaled(&mut self, id: &AttemptId, write: u64, now: &Now, effects: &mut Vec<Effect>) {
+        let going_down = self.goes_down(now);
         let Some(attempt) = self.attempts.get_mut(id) else { return };
         if attempt.activity != Activity::Journaling || attempt.write != write {
             return;
         }
         attempt.activity = attempt.again.take().map_or(Activity::Idle, Activity::Backoff);
+        if std::mem::take(&mut attempt.restarting) {
+            effects.push(Effect::Restart(id.clone()));
+        }
         if attempt.accepting {
             attempt.accepting = false;
             effects.push(Effect::Accept(id.clone()));
@@ -336,10 +369,11 @@ impl State {
             && (attempt.canceling
                 || attempt.record.is_expired(now)
                 || !attempt.record.timely(now)
+                || !started && !attempt.record.may_be_first(going_down, now)
                 || !leased && installing.op().is_some_and(Op::runs))
         {
-            // The disk took so long that the window is closed, the lease or the time over, or that it was called off meanwhile: as if
-            // it had not been begun.
+            // The disk took so long that the window is closed, the lease or the time over, that the machine goes down, or that it was
+            // called off meanwhile: as if it had not been begun.
             attempt.record.stage = if attempt.canceling && !started { Stage::Canceled } else { Stage::Fetched(installing.plan.clone()) };
             attempt.record.started = started;
             attempt.journal(effects);
@@ -426,7 +460,10 @@ impl State {
             return;
         }
         match prepared {
-            Prepared::Ready(plan) => attempt.record.stage = Stage::Fetched(plan),
+            Prepared::Ready(plan) => {
+                attempt.record.staged_in.get_or_insert_with(|| now.boot_id.clone());
+                attempt.record.stage = Stage::Fetched(plan);
+            }
             Prepared::Ended(result) if is_as_it_was(result.state) && attempt.doubted.contains(&result.package) => {
                 // Seen in the middle of another installation of it, which may yet be undone: asked again when that has ended.
                 attempt.activity = Activity::Idle;
@@ -464,8 +501,17 @@ impl State {
 
     fn op_ended(&mut self, id: &AttemptId, report: OpReport, now: &Now, effects: &mut Vec<Effect>) {
         let Some(attempt) = self.attempts.get_mut(id) else { return };
+        let asks = match report {
+            OpReport::Step(StepReport::RebootSoft) => Some(false),
+            OpReport::Step(StepReport::RebootHard) => Some(true),
+            _ => None,
+        };
         let Stage::Installing(installing) = &mut attempt.record.stage else { return };
         let (Activity::Performing, Some(op)) = (attempt.activity, installing.op()) else { return };
+        if let Some(hard) = asks {
+            attempt.record.restart_wanted(hard, now);
+        }
+        let Stage::Installing(installing) = &mut attempt.record.stage else { return };
         attempt.activity = Activity::Idle;
         installing.begun = false;
         match step_forward(installing, op, report, now) {
@@ -491,7 +537,9 @@ impl State {
             }
         }
         if installing.op().is_none() {
-            let result = result_of(installing, now);
+            let mut result = result_of(installing, now);
+            // What was restarted since needs no restart.
+            result.reboot = attempt.record.needs_restart(now);
             attempt.record.results.push(result);
             attempt.record.stage = Stage::Offered;
             attempt.bytes = (0, 0);
@@ -513,12 +561,20 @@ impl State {
 
     /// Does what can be done now. Asked after every event.
     fn advance(&mut self, now: &Now, effects: &mut Vec<Effect>) {
-        let mut order: Vec<(u8, Timestamp, AttemptId)> =
-            self.attempts.iter().map(|(id, a)| (a.record.offer.priority, a.record.accepted, id.clone())).collect();
+        if self.going_down.is_some_and(|until| until <= now.boot) {
+            self.going_down = None;
+        }
+        let mut order: Vec<(bool, u8, Timestamp, AttemptId)> = self
+            .attempts
+            .iter()
+            .map(|(id, a)| (!a.record.is_boot_due(now), a.record.offer.priority, a.record.accepted, id.clone()))
+            .collect();
         order.sort();
+        self.order_restart(now, effects);
         let mut fetching = self.attempts.values().filter(|a| a.activity == Activity::Fetching && !a.record.offer.inventory).count();
-        for (_, _, id) in order {
+        for (_, _, _, id) in order {
             let underway = self.underway();
+            let (going_down, restarts, boots) = (self.goes_down(now), self.restarts(now), self.boots(now));
             let Some(attempt) = self.attempts.get_mut(&id) else { continue };
             if let Activity::Backoff(until) = attempt.activity
                 && until <= now.boot
@@ -550,6 +606,9 @@ impl State {
                 }
                 Stage::Offered => {
                     if let Some(end) = attempt.record.verdict() {
+                        if attempt.record.awaits_restart(self.may_restart, now) {
+                            continue;
+                        }
                         attempt.activity = Activity::Signing;
                         effects.push(Effect::Sign(self.outcome(&id, end, now)));
                     } else if attempt.record.offer.inventory {
@@ -565,8 +624,23 @@ impl State {
                     }
                 }
                 Stage::Fetched(plan) => {
-                    if self.held || !attempt.record.leased(now) || !attempt.record.timely(now) {
+                    if self.held || restarts || attempt.record.stops(now) || !attempt.record.leased(now) || !attempt.record.timely(now) {
                         continue;
+                    }
+                    if !attempt.record.is_due(going_down, now) || boots && !attempt.record.is_boot_due(now) {
+                        continue;
+                    }
+                    if !attempt.record.started {
+                        match consent(attempt.record.offer.announcement.as_ref(), attempt.record.asked.as_ref(), now) {
+                            Consent::Given => {}
+                            Consent::Awaited => continue,
+                            Consent::Changed(asked, announce) => {
+                                attempt.record.asked = Some(asked);
+                                attempt.journal(effects);
+                                effects.extend(announce.then(|| Effect::Announce(id.clone())));
+                                continue;
+                            }
+                        }
                     }
                     let plan = plan.clone();
                     if !underway.is_empty() {
@@ -602,6 +676,19 @@ impl State {
                 Stage::Finished { .. } | Stage::Canceled => {}
             }
         }
+    }
+
+    /// Has the machine restarted for an attempt that waits for that, if it may: journaled first, ordered when the journal has it.
+    fn order_restart(&mut self, now: &Now, effects: &mut Vec<Effect>) {
+        let ready = |a: &&Attempt| a.activity == Activity::Idle && self.may_order_restart(a, now);
+        let Some(id) = self.attempts.values().find(ready).map(|a| a.record.id().clone()) else { return };
+        let Some(attempt) = self.attempts.get_mut(&id) else { return };
+        attempt.record.restart_wanted(false, now);
+        if let Some(restart) = &mut attempt.record.restart {
+            restart.ordered = Some(now.boot);
+        }
+        attempt.restarting = true;
+        attempt.journal(effects);
     }
 
     /// Begins the op that is next: journaled first, performed when the journal has it. False if it may not begin now.
@@ -650,6 +737,9 @@ fn step_forward(installing: &mut Installing, op: Op, report: OpReport, now: &Now
     if let OpReport::Exchanged { detected } = report {
         installing.plan.detected_before |= detected;
     }
+    if report == OpReport::Step(StepReport::RebootHard) {
+        installing.until_reboot = Some(now.boot_id.clone());
+    }
     let step = match op {
         Op::Step(n) => installing.plan.steps.get(n),
         _ => None,
@@ -689,15 +779,8 @@ fn step_forward(installing: &mut Installing, op: Op, report: OpReport, now: &Now
             After::Next
         }
         Course::Forward => match report {
-            OpReport::Done | OpReport::Exchanged { .. } | OpReport::Restored(_) | OpReport::Step(StepReport::Done) => After::Next,
-            OpReport::Step(StepReport::RebootSoft) => {
-                installing.reboot = true;
-                After::Next
-            }
-            OpReport::Step(StepReport::RebootHard) => {
-                installing.until_reboot = Some(now.boot_id.clone());
-                After::Next
-            }
+            OpReport::Done | OpReport::Exchanged { .. } | OpReport::Restored(_) => After::Next,
+            OpReport::Step(StepReport::Done | StepReport::RebootSoft | StepReport::RebootHard) => After::Next,
             OpReport::Step(StepReport::Later(_)) if installing.run + 1 < RUNS_MAX => {
                 After::Again(now.boot + RUN_PAUSE * (installing.run + 1))
             }
@@ -746,7 +829,7 @@ fn result_of(installing: &Installing, now: &Now) -> ItemResult {
         manifest: plan.manifest,
         state,
         failure,
-        reboot: installing.reboot,
+        reboot: false,
         fetched_bytes: plan.fetched_bytes,
         total_bytes: plan.total_bytes,
         duration_ms: plan.prepared_ms + took,
@@ -757,10 +840,6 @@ fn result_of(installing: &Installing, now: &Now) -> ItemResult {
 /// Whether nothing had to be done, since all was as it should be.
 fn is_as_it_was(state: ExecutionState) -> bool {
     matches!(state, ExecutionState::AlreadyInstalled | ExecutionState::AlreadyAbsent)
-}
-
-fn lease(seconds: u32, now: &Now) -> Lease {
-    Lease { until: now.boot + Duration::from_secs(seconds.into()), boot_id: now.boot_id.clone() }
 }
 
 /// Full jitter between the shortest pause and twice as much per try, up to the longest.

@@ -1,8 +1,10 @@
 //! What the journal holds about one attempt: everything that a restarted agent must know to go on, and nothing else.
 
 use super::{
+    boot::{ByWall, Restart},
     displaced::{Displaced, Leaving},
     times::Times,
+    user::{Announcement, Asked},
 };
 use serde::{Deserialize, Serialize};
 use std::{ops::Range, time::Duration};
@@ -10,7 +12,7 @@ use sutler_base::{
     AttemptId, Digest, PackageName, Timestamp, Version,
     manifest::{Dependency, Phase, Requirement, relations::Values},
     outcome::{Failure, ItemResult, Was},
-    state::{ErrorKind, ExecutionState, Intent},
+    state::{ErrorKind, ExecutionState, Intent, Timing},
 };
 
 /// What to do where the package is there already.
@@ -74,6 +76,9 @@ pub struct Lease {
     pub until: Duration,
     /// The start of the machine that `until` counts from. In another one the lease is over.
     pub boot_id: String,
+    /// The same by the time of day: for what begins at the next start of the machine, and for nothing else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wall: Option<ByWall>,
 }
 
 /// What the manager offered.
@@ -99,6 +104,15 @@ pub struct Offer {
     /// When its packages may be begun; none: at any time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub times: Option<Times>,
+    /// What the user is told before it begins; none: nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub announcement: Option<Announcement>,
+    /// Whether it begins at once, or with a start or the stop of the machine.
+    #[serde(default)]
+    pub timing: Timing,
+    /// Have the machine restarted where a step says that it must be.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub restart: bool,
 }
 
 /// A step as the machine needs it.
@@ -290,8 +304,6 @@ pub struct Installing {
     pub run: u32,
     /// Whether that run of that op has been started. On disk before it is.
     pub begun: bool,
-    /// A step asked for a restart of the machine.
-    pub reboot: bool,
     /// The start of the machine in which nothing of it may go on any more: a step asked for another one at once.
     #[serde(default)]
     pub until_reboot: Option<String>,
@@ -317,7 +329,6 @@ impl Installing {
             at: 0,
             run: 0,
             begun: false,
-            reboot: false,
             until_reboot: None,
             quiet: false,
             touched: false,
@@ -402,11 +413,40 @@ pub struct Record {
     pub measured: bool,
     /// Whether anything was ever started: what is called off from then on has an outcome that says what was done.
     pub started: bool,
+    /// How it stands with the user, once it was announced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked: Option<Asked>,
+    /// The user refused it: nothing more of it is done.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub refused: bool,
+    /// The start of the machine in which its first package was there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub staged_in: Option<String>,
+    /// A restart of the machine that a step has asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restart: Option<Restart>,
     /// How far it is.
     pub stage: Stage,
 }
 
 impl Record {
+    /// What was offered and taken on at this moment; nothing was done yet.
+    pub fn new(offer: Offer, accepted: Timestamp) -> Record {
+        Record {
+            offer,
+            accepted,
+            lease: None,
+            results: Vec::new(),
+            measured: false,
+            started: false,
+            asked: None,
+            refused: false,
+            staged_in: None,
+            restart: None,
+            stage: Stage::Offered,
+        }
+    }
+
     /// The attempt's id.
     pub fn id(&self) -> &AttemptId {
         &self.offer.attempt
@@ -442,7 +482,7 @@ impl Record {
         }
         let bad = |r: &&ItemResult| !r.state.is_good();
         let over = self.results.len() >= self.offer.items.len();
-        let stopped = !self.offer.continue_on_failure && self.results.iter().any(|r| bad(&r));
+        let stopped = self.refused || !self.offer.continue_on_failure && self.results.iter().any(|r| bad(&r));
         if !over && !stopped {
             return None;
         }

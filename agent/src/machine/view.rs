@@ -1,6 +1,6 @@
 //! What an attempt looks like from outside: its state in the words of the manager, and when time alone changes something.
 
-use super::{Activity, Attempt, Course, Installing, Now, Op, Stage, State};
+use super::{Activity, Attempt, Course, Installing, Now, Op, Stage, State, Talk};
 use std::time::Duration;
 use sutler_base::{
     AttemptId,
@@ -20,6 +20,19 @@ pub struct Progress {
     pub bytes: (u64, u64),
     /// The step that runs; empty if none does.
     pub step: String,
+    /// How it stands with the user; none while nothing is asked of them.
+    pub user: Option<Waited>,
+}
+
+/// How long the user is waited for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Waited {
+    /// Until when, on `CLOCK_BOOTTIME`.
+    pub until: Duration,
+    /// How often they have put it off.
+    pub deferred: u32,
+    /// Whether it is put off now; else the countdown runs.
+    pub put_off: bool,
 }
 
 impl State {
@@ -40,7 +53,10 @@ impl State {
                 });
                 // By the times that it was given: what has begun goes on.
                 let opens = a.record.offer.times.as_ref().filter(|_| waits_to_begin(a)).and_then(|times| times.next(now));
-                [backoff, expires, opens]
+                let asked = a.record.asked.as_ref().filter(|_| !a.record.started && waits_to_begin(a));
+                let user =
+                    asked.and_then(|asked| asked.due()).map(|due| now.boot.saturating_add(due.left(now))).filter(|at| *at > now.boot);
+                [backoff, expires, opens, user, State::restart_again(&a.record, now)]
             })
             .flatten()
             .min()
@@ -49,9 +65,11 @@ impl State {
     fn progress_of(&self, attempt: &Attempt, now: &Now) -> Option<Progress> {
         let record = &attempt.record;
         let wait = |reason| (ExecutionState::Waiting, Some(reason), String::new());
+        let asked = record.asked.as_ref().filter(|asked| !record.started && asked.due().is_some());
         let (state, wait, step) = match &record.stage {
             Stage::Finished { .. } | Stage::Canceled => return None,
             _ if attempt.activity == Activity::Signing => return None,
+            Stage::Offered | Stage::Fetched(_) if record.awaits_restart(self.may_restart, now) => wait(WaitReason::Reboot),
             Stage::Offered if matches!(attempt.activity, Activity::Backoff(_)) && attempt.suspended => wait(WaitReason::TransferSuspended),
             _ if matches!(attempt.activity, Activity::Backoff(_)) => wait(WaitReason::Retry),
             Stage::Offered if record.verdict().is_some() => return None,
@@ -62,12 +80,18 @@ impl State {
             Stage::Offered => (ExecutionState::Offered, None, String::new()),
             Stage::Fetched(_) if self.held => wait(WaitReason::LocalHold),
             Stage::Fetched(_) if !record.timely(now) => wait(WaitReason::Window),
+            Stage::Fetched(_) if !record.is_due(self.goes_down(now), now) => wait(WaitReason::Reboot),
+            Stage::Fetched(_) if asked.is_some() => wait(WaitReason::User),
             Stage::Fetched(_) if !record.leased(now) => wait(WaitReason::Lease),
             Stage::Fetched(_) => wait(WaitReason::Turn),
             Stage::Installing(installing) if installing.waits_for_reboot(now) => wait(WaitReason::Reboot),
             Stage::Installing(installing) => installing_progress(installing, record.leased(now)),
         };
-        Some(Progress { state, wait, item: record.results.len(), bytes: attempt.bytes, step })
+        let user = asked.filter(|_| wait == Some(WaitReason::User)).and_then(|asked| {
+            let until = now.boot.saturating_add(asked.due()?.left(now));
+            Some(Waited { until, deferred: asked.deferred, put_off: matches!(asked.talk, Talk::PutOff(_)) })
+        });
+        Some(Progress { state, wait, item: record.results.len(), bytes: attempt.bytes, step, user })
     }
 }
 

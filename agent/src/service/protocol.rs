@@ -1,7 +1,11 @@
 //! What can be asked on the local socket, and what is answered.
 
-use crate::agent::{Answer, Gone, Handle, Question, Status};
+use crate::{
+    agent::{Announcement, Answer, Available, Gone, Handle, Question, Status},
+    machine::UserAnswer,
+};
 use serde::{Deserialize, Serialize};
+use std::time::Duration;
 use sutler_base::{GroupName, QuestionName};
 
 /// One line of a caller.
@@ -38,6 +42,27 @@ pub enum Call {
     },
     /// Whatever waits for a retry goes at once.
     RunNow,
+    /// What the user may have installed.
+    Available,
+    /// Install it.
+    Install {
+        /// A package, or a job.
+        name: String,
+    },
+    /// What waits for the user.
+    Announcements,
+    /// What the user says about a job that is announced.
+    User {
+        /// Which job.
+        job: String,
+        /// What.
+        answer: UserAnswer,
+    },
+    /// The machine goes down.
+    Shutdown {
+        /// For how long it is waited at the most (seconds).
+        seconds: u64,
+    },
     /// Leave the manager.
     Unenroll,
 }
@@ -48,8 +73,10 @@ impl Call {
         match self {
             Call::Status | Call::Facts | Call::Groups | Call::Join { .. } | Call::Leave { .. } => false,
             // It is the user who is asked.
-            Call::Questions | Call::Answer { .. } => false,
-            Call::RunNow | Call::Unenroll => true,
+            Call::Questions | Call::Answer { .. } | Call::Announcements | Call::User { .. } => false,
+            // It is offered to them.
+            Call::Available | Call::Install { .. } => false,
+            Call::RunNow | Call::Shutdown { .. } | Call::Unenroll => true,
         }
     }
 }
@@ -77,6 +104,21 @@ pub enum Reply {
     Answer {
         /// It.
         answer: Answer,
+    },
+    /// What the user may have installed.
+    Available {
+        /// By package.
+        available: Vec<Available>,
+    },
+    /// What waits for the user.
+    Announcements {
+        /// All of it.
+        announcements: Vec<Announcement>,
+    },
+    /// It is done; what follows, in a sentence.
+    Said {
+        /// The sentence.
+        sentence: String,
     },
     /// It is done.
     Done,
@@ -110,6 +152,17 @@ pub(super) async fn perform(call: Call, handle: &Handle) -> Reply {
                 handle.run_now().await?;
                 Reply::Done
             }
+            Call::Available => Reply::Available { available: handle.available().await? },
+            Call::Install { name } => Reply::Answer { answer: handle.install(name).await? },
+            Call::Announcements => Reply::Announcements { announcements: handle.announcements().await? },
+            Call::User { job, answer } => match handle.user_answers(job, answer).await? {
+                Ok(sentence) => Reply::Said { sentence },
+                Err(error) => Reply::Error { error },
+            },
+            Call::Shutdown { seconds } => match handle.goes_down(Duration::from_secs(seconds)).await? {
+                true => Reply::Done,
+                false => Reply::error("the time is over, and what is ordered for the machine's stop has not ended"),
+            },
             Call::Unenroll => Reply::Answer { answer: handle.unenroll().await? },
         })
     };

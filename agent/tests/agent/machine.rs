@@ -104,6 +104,7 @@ impl Machine {
             clock: Arc::new(SystemClock::new()),
             random: Arc::new(move || numbers.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed)),
             policy: Policy::File(self.policy_file()),
+            programs: Default::default(),
             limits: Default::default(),
             trial: sutler_agent::Trial::Unknown,
         })

@@ -305,7 +305,7 @@ pub(crate) fn offer(attempt: &AttemptId, items: Vec<v1::OfferItem>, lease_second
         expire_time: None,
         continue_on_failure: false,
         priority: 5,
-        times: None,
+        ..Default::default()
     }
 }
 

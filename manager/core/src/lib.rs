@@ -23,4 +23,5 @@ pub mod session;
 pub mod share;
 pub mod terms;
 pub mod transfer;
+pub mod user;
 pub mod window;

@@ -12,7 +12,7 @@ use crate::window::{AHEAD_DAYS, Opening, Windows, union};
 use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
-use sutler_base::Timestamp;
+use sutler_base::{Timestamp, state::Timing};
 
 /// The longest lease: as long as an agent that is cut off may begin what it was offered, a cancellation can't be final.
 pub const LEASE_MAX: Duration = Duration::from_secs(24 * 3600);
@@ -37,6 +37,8 @@ pub struct Schedule {
     /// Maintenance windows don't hold it up at all.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub ignore_windows: bool,
+    /// At which moment of the machine's life it begins.
+    pub timing: Timing,
     /// Why it could not be started when its time had come; empty if it could, or has not come.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub failure: String,
@@ -102,6 +104,12 @@ impl Schedule {
         all.extend(self.deadline.map(|deadline| Opening { start: deadline, end: None }));
         Some(union(all))
     }
+}
+
+/// What stands for the openings of an attempt that begins with a start or the stop of its machine: that may come at any moment, and
+/// the agent may be out of contact then.
+pub fn at_any_moment(now: Timestamp) -> Opening {
+    Opening { start: now, end: Some(now.saturating_add(2 * LEASE_MAX).unwrap_or(Timestamp::MAX)) }
 }
 
 /// Until when an agent that may begin in these openings gets a lease that lasts longer than the usual one of `usual`: until the end
@@ -205,6 +213,8 @@ mod tests {
         assert_eq!(until(&[Opening { start: at(3_600), end: None }], None), Some(4_200));
         assert_eq!(until(&[Opening { start: at(-1), end: None }], None), None);
         assert_eq!(until(&[], None), None);
+        assert_eq!(until(&[at_any_moment(at(0))], None), Some(86_400), "a start of the machine may come at any moment");
+        assert_eq!(until(&[at_any_moment(at(0))], Some(83_000)), Some(83_000));
     }
 
     #[test]

@@ -4,6 +4,7 @@ use crate::{
     brake::{offline::Offline, retry::Retries},
     rollout::Rollout,
     schedule::Schedule,
+    user::UserTerms,
 };
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -17,6 +18,8 @@ pub struct JobTerms {
     pub rollout: Rollout,
     /// When.
     pub schedule: Schedule,
+    /// What it means for the user of a machine.
+    pub user: UserTerms,
     /// Its bytes flow although the transfers of a group that the client is in are suspended.
     pub through_suspended: bool,
     /// How often what it installed is detected again, and installed again where it is gone; never if none.

@@ -5,7 +5,7 @@ use super::{
     brakes::{Gate, budgets::Purses},
     conditions, executions, inventory, leaving,
     schedule::{self, Clock, Times},
-    transfers, trust,
+    shelf, transfers, trust,
 };
 use crate::live::Can;
 use jiff::SignedDuration;
@@ -14,11 +14,12 @@ use sutler_base::{
     AttemptId, ClientId, JobId, Timestamp, Uid, limits,
     manifest::{Dependency, Requirement, relations::Values},
     quoted,
-    state::{CancelReason, ClientState, ErrorKind, ExecutionState, HoldReason, Intent, Purpose, WaitReason},
+    state::{CancelReason, ClientState, ErrorKind, ExecutionState, HoldReason, Intent, Purpose, Timing, WaitReason},
 };
 use sutler_core::{
     model::{Attempt, Client, Execution, Job, JobPackage, PackageVersion},
     relations::VERSIONS_MAX,
+    user::{UserTerms, lacks},
     window::Opening,
 };
 use sutler_store::{ExecutionChange, QueuedAfter, StoreError, Tx};
@@ -66,6 +67,12 @@ pub struct Offer {
     pub priority: u8,
     /// When its packages may be begun; none: at any time.
     pub times: Option<Times>,
+    /// What it means for the user of the machine.
+    pub user: UserTerms,
+    /// From this on the user can't put it off.
+    pub deadline: Option<Timestamp>,
+    /// At which moment of the machine's life it begins.
+    pub timing: Timing,
 }
 
 /// What one client is to be told.
@@ -83,6 +90,10 @@ pub struct Orders {
     pub times: Vec<(AttemptId, Option<Times>)>,
     /// Attempts whose permission is to last so long (seconds), for their window opens while the usual one may be over.
     pub long_leases: Vec<(AttemptId, u32)>,
+    /// Attempts that begin with a start or the stop of the machine, whenever that is.
+    pub at_boots: Vec<AttemptId>,
+    /// What its user may choose; none where its agent can't show it.
+    pub shelf: Option<Vec<shelf::Offered>>,
     /// How far the clock by which these times are is ahead of that of this manager.
     pub ahead: SignedDuration,
 }
@@ -108,6 +119,7 @@ pub async fn orders(
     let clients: Vec<ClientId> = sessions.keys().cloned().collect();
     let mut seen: BTreeMap<ClientId, Client> = BTreeMap::new();
     let mut waiting = Vec::new();
+    let mut shelves = shelf::Shelves::default();
     for client in tx.clients(&clients).await? {
         if is_newest(&client) {
             here.push(client.id.clone());
@@ -115,7 +127,12 @@ pub async fn orders(
         replaced.extend(client.replaced.map(|at| (client.id.clone(), at)));
         let orders = out.entry(client.id.clone()).or_default();
         orders.state = Some(client.state);
-        for row in tx.open_executions_of(&client.id).await? {
+        let rows = tx.open_executions_of(&client.id).await?;
+        if env.live.can(&client.id).user.shelf {
+            let active = client.state == ClientState::Active;
+            orders.shelf = Some(if active { shelves.of(tx, &rows).await? } else { vec![] });
+        }
+        for row in rows {
             if row.hold.is_some() && known.is_some() {
                 // It is in contact from now on: its turn may have come.
                 env.wakes().jobs.insert(row.job.clone());
@@ -243,7 +260,9 @@ pub async fn orders(
         });
         env.wakes().jobs.insert(job.id.clone());
         offered_of.insert((job.id, row.client.clone()));
-        out.entry(row.client).or_default().offers.push(offer);
+        let orders = out.entry(row.client).or_default();
+        orders.at_boots.extend((offer.timing != Timing::Now).then(|| offer.attempt.clone()));
+        orders.offers.push(offer);
         attempts.push(attempt);
     }
     tx.insert_attempts(&attempts).await?;
@@ -305,7 +324,8 @@ pub async fn orders(
                 continue;
             }
             offer.times = catalogue.times(tx, clock.openings(&attempt.client, &job.terms.schedule), &Timed::of(&attempt, &job)).await?;
-            if offer.times.is_none() || env.live.is_timed(&attempt.client) {
+            let can = beyond(&offer, env.live.can(&attempt.client)).is_none();
+            if can && (offer.times.is_none() || env.live.is_timed(&attempt.client)) {
                 orders.offers.push(offer);
             }
         }
@@ -320,7 +340,10 @@ fn beyond(offer: &Offer, can: Can) -> Option<&'static str> {
         return Some("its agent can't measure its facts when it is asked to; update it");
     }
     let fetches = offer.items.iter().any(|item| item.intent == Intent::Prefetch);
-    (fetches && !can.prefetch).then_some("its agent can't fetch what is installed another time; update it")
+    if fetches && !can.prefetch {
+        return Some("its agent can't fetch what is installed another time; update it");
+    }
+    lacks(&offer.user, offer.timing, can.user)
 }
 
 /// The change by which a row that stays queued says why, if it does not say so already.
@@ -395,6 +418,8 @@ async fn time_waiting(
         let openings = clock.openings(&timed.client, &job.terms.schedule);
         let times = catalogue.times(tx, openings, &timed).await?;
         if let Some(orders) = out.get_mut(&timed.client) {
+            let boots = job.terms.schedule.timing != Timing::Now && timed.purpose != Purpose::Leave;
+            orders.at_boots.extend(boots.then(|| attempt.clone()));
             orders.times.push((attempt, times));
         }
     }
@@ -404,9 +429,12 @@ async fn time_waiting(
 /// Has the leases last until the end of the windows that come next, as far as they may.
 async fn lengthen(tx: &mut dyn Tx, clock: &Clock, out: &mut BTreeMap<ClientId, Orders>) -> Result<()> {
     let mut all: Vec<(AttemptId, &[Opening])> = Vec::new();
+    let any = [clock.at_any_moment()];
     for orders in out.values() {
+        all.extend(orders.at_boots.iter().map(|id| (id.clone(), &any[..])));
         let told = orders.times.iter().map(|(id, times)| (id, times.as_ref()));
         for (id, times) in told.chain(orders.offers.iter().map(|offer| (&offer.attempt, offer.times.as_ref()))) {
+            let times = times.filter(|_| !orders.at_boots.contains(id));
             all.extend(times.map(|times| (id.clone(), &times.openings[..])));
         }
     }
@@ -540,6 +568,7 @@ impl Catalogue {
 
 /// The offer of an attempt with these packages.
 fn of(attempt: &Attempt, job: &Job, items: Vec<Item>) -> Offer {
+    let leaves = attempt.purpose == Purpose::Leave;
     Offer {
         attempt: attempt.id.clone(),
         job: job.id.clone(),
@@ -550,6 +579,10 @@ fn of(attempt: &Attempt, job: &Job, items: Vec<Item>) -> Offer {
         continue_on_failure: job.continue_on_failure,
         priority: job.priority,
         times: None,
+        // What is taken off since the client left was announced to nobody, and waits for nothing.
+        user: if leaves { UserTerms { restart: job.terms.user.restart, ..Default::default() } } else { job.terms.user.clone() },
+        deadline: job.terms.schedule.deadline,
+        timing: if leaves { Timing::Now } else { job.terms.schedule.timing },
     }
 }
 

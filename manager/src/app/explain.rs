@@ -139,6 +139,7 @@ pub async fn explain(tx: &mut dyn Tx, env: &Env, id: &ClientId, online: bool) ->
             Some(held) => Some(held.why),
             None => rollouts::sentence(&job, job_shown.rollout.as_ref(), &row),
         };
+        let row = Execution { detail: schedule::told(&job, &row), ..row };
         verdicts.push(JobVerdict {
             packages: packages.iter().map(|p| format!("packages/{}/versions/{}", p.package, p.version_text)).collect(),
             destination: destination.filter(|_| reached).unwrap_or_default(),
@@ -220,6 +221,7 @@ pub fn sentence(client: &Client, row: &Execution, reached: bool, online: bool, u
         Offered => "was offered; the agent has not accepted it yet".into(),
         Downloading if !online => format!("was downloading when contact was lost at {}; it goes on at its next contact", client.last_seen),
         Downloading => format!("downloads: {} of {} bytes", row.bytes_done, row.bytes_total),
+        Waiting if !row.detail.is_empty() => format!("{}{}", row.detail, out_of_contact(client, online)),
         Waiting => format!("{}{}", waits_for(&row.reason), out_of_contact(client, online)),
         Installing if !online => format!("step {:?} was running when contact was lost at {}", row.step, client.last_seen),
         Installing => format!("step {:?} runs", row.step),

@@ -1,7 +1,8 @@
 //! Jobs: made, started, canceled, archived, run again. How they are changed is in [`revise`](super::revise).
 
 use super::{
-    AppError, Env, Result, approvals, brakes, conditions, destinations, events, executions, groups, packages, rollouts, schedule, trust,
+    AppError, Env, Result, approvals, brakes, conditions, destinations, events, executions, groups, packages, rollouts, schedule, shelf,
+    trust,
 };
 use jiff::SignedDuration;
 use std::collections::BTreeSet;
@@ -297,6 +298,10 @@ pub async fn create_as(tx: &mut dyn Tx, env: &Env, input: &Create, id: JobId) ->
         }
     }
     schedule::check(times, input.expires)?;
+    schedule::check_terms(&input.terms)?;
+    if let Some(why) = sutler_core::user::check_offered(&input.terms, &wanted) {
+        return Err(AppError::invalid("terms.user.available", why));
+    }
     if let Some(other) = &input.replaces {
         load(tx, env, other).await?;
     }
@@ -509,6 +514,7 @@ pub async fn activate(tx: &mut dyn Tx, env: &Env, mut job: Job) -> Result<()> {
     let ignores = if job.terms.schedule.ignore_windows { ", ignoring maintenance windows" } else { "" };
     env.audit(tx, "start_job", format!("jobs/{id}"), format!("{}{ignores}", describe(&wanted))).await?;
     events::job_started(tx, env, &job, &describe(&wanted), false).await?;
+    shelf::wake(tx, env, &job).await?;
     wake_queued(tx, env, id).await
 }
 

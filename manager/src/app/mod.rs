@@ -42,6 +42,7 @@ pub mod rollback;
 pub mod rollouts;
 pub mod schedule;
 pub mod sessions;
+pub mod shelf;
 pub mod tokens;
 pub mod transfers;
 pub mod trust;

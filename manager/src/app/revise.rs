@@ -12,7 +12,7 @@ use sutler_base::{
     manifest::Requirement,
     state::{CancelReason, ExecutionState, JobState, Purpose},
 };
-use sutler_core::{model::Job, terms::JobTerms};
+use sutler_core::{model::Job, schedule::Schedule, terms::JobTerms};
 use sutler_store::{Page, Tx};
 
 /// How many rows are handled at a time.
@@ -90,6 +90,12 @@ pub async fn update(tx: &mut dyn Tx, env: &Env, input: &Update) -> Result<Shown>
         Some(change) => schedule::change(&mut job, env, &before.terms.schedule, change)?,
         None => schedule::check(&job.terms.schedule, job.expires)?,
     }
+    schedule::check_terms(&job.terms)?;
+    if job.terms.user.available != before.terms.user.available && job.state != JobState::Draft {
+        let message =
+            format!("jobs/{id} has started; whether its users choose it can't be changed any more, `job clone` makes another job");
+        return Err(AppError::state(format!("jobs/{id}"), "STARTED", message));
+    }
     if job.state == JobState::Scheduled && job.terms.schedule.start.is_none() {
         return Err(AppError::invalid("reset_terms", format!("jobs/{id} is scheduled; to start it now, cancel it and run it anew")));
     }
@@ -124,7 +130,7 @@ pub async fn update(tx: &mut dyn Tx, env: &Env, input: &Update) -> Result<Shown>
     }
     // Of other times agents are told as they are; nothing has to be offered anew for them.
     let mut same = Job { description: before.description.clone(), ..job.clone() };
-    same.terms.schedule = before.terms.schedule.clone();
+    same.terms.schedule = Schedule { timing: job.terms.schedule.timing, ..before.terms.schedule.clone() };
     let seen = same != before || packages.is_some();
     if started && seen {
         job.revision += 1;

@@ -16,6 +16,7 @@ use sutler_core::{
     model::{Execution, Job},
     rollout::{self, Decision, GATE, Halt, Offered, Position, Seen, Share},
     terms::JobTerms,
+    user,
 };
 use sutler_store::{Page, Reached, Tx};
 
@@ -105,6 +106,9 @@ pub async fn job_that_waits_for(tx: &mut dyn Tx, group: &Uid) -> Result<Option<J
 /// Makes the job one whose rows wait for their stage, if it has any. Before it has rows.
 pub async fn begin(tx: &mut dyn Tx, env: &Env, job: &Job) -> Result<()> {
     if job.terms.rollout.stages().is_empty() {
+        if job.terms.user.available {
+            put(tx, job, &Position::default()).await?;
+        }
         return env.audit(tx, "rollout", format!("jobs/{}", job.id), "all at once: no stages, and nothing stops it").await;
     }
     put(tx, job, &Position::default()).await
@@ -133,7 +137,8 @@ async fn position(tx: &mut dyn Tx, job: &Job) -> Result<Position> {
 /// Writes how far a job is. Rows that it gets later wait for a stage until the rest is open.
 async fn put(tx: &mut dyn Tx, job: &Job, position: &Position) -> Result<()> {
     let staged = (position.stage as usize) < job.terms.rollout.stages().len();
-    Ok(tx.put_rollout(&job.id, position, staged.then_some(HoldReason::Stage)).await?)
+    let hold = if job.terms.user.available { Some(HoldReason::User) } else { staged.then_some(HoldReason::Stage) };
+    Ok(tx.put_rollout(&job.id, position, hold).await?)
 }
 
 /// Until when a client was in contact: now, if it is.
@@ -316,7 +321,11 @@ impl Due {
 async fn due(tx: &mut dyn Tx, env: &Env, job: &Job, again: bool) -> Result<Due> {
     let mut due = Due::default();
     let Some(position) = tx.rollout(&job.id).await? else { return Ok(due) };
-    let seen = look(tx, env, job, &position).await?;
+    let seen = match job.terms.rollout.all_at_once {
+        // Nothing stops it; what its users choose is let go.
+        true => Seen::default(),
+        false => look(tx, env, job, &position).await?,
+    };
     let decision = rollout::decide(&job.terms.rollout, &position, &seen, env.now);
     let stages = job.terms.rollout.stages().len();
     if decision.halt.is_empty() {
@@ -569,6 +578,11 @@ pub async fn glance(tx: &mut dyn Tx, job: &Job) -> Result<Option<Shown>> {
     Ok(position.map(|position| Shown { position, seen: None }))
 }
 
+/// Has it looked at soon what of a job may be let go.
+pub fn wake(env: &Env, job: &JobId) {
+    env.wakes().jobs.insert(job.clone());
+}
+
 /// What a row that waits for its stage is told, and one of a job that starts nothing.
 pub fn sentence(job: &Job, shown: Option<&Shown>, row: &Execution) -> Option<String> {
     let shown = shown?;
@@ -577,5 +591,8 @@ pub fn sentence(job: &Job, shown: Option<&Shown>, row: &Execution) -> Option<Str
         return Some(format!("the job is paused ({why}); nothing starts until `job resume`"));
     }
     let status = rollout::status(&job.terms.rollout, &shown.position, shown.seen.as_ref());
+    if row.hold == Some(HoldReason::User) {
+        return Some(user::OFFERED.to_owned());
+    }
     (row.hold == Some(HoldReason::Stage)).then(|| format!("waits for its stage of the rollout; open is {status}"))
 }

@@ -4,7 +4,7 @@
 //! here. How long a lease has to last for an agent that is cut off when its window opens is decided here, too, and written down
 //! before it is given.
 
-use super::{AppError, Env, Result, events, jobs, windows};
+use super::{AppError, Env, Result, events, jobs, shelf, windows};
 use jiff::SignedDuration;
 use std::{
     collections::{BTreeMap, btree_map::Entry},
@@ -12,11 +12,13 @@ use std::{
 };
 use sutler_base::{
     AttemptId, ClientId, JobId, Timestamp,
-    state::{ExecutionState, Intent, JobState, WaitReason},
+    state::{ExecutionState, Intent, JobState, Timing, WaitReason},
 };
 use sutler_core::{
     model::{Client, Execution, Job, JobPackage, LongLease, PackageVersion, Target},
     schedule::{self, Schedule, lease_until},
+    terms::JobTerms,
+    user,
     window::{Opening, Windows},
 };
 use sutler_store::{Page, Tx};
@@ -70,6 +72,8 @@ pub struct Change {
     pub deadline: Option<Timestamp>,
     /// Windows don't hold it up at all.
     pub ignore_windows: bool,
+    /// At which moment of the machine's life it begins, for those that have not started.
+    pub timing: Option<Timing>,
 }
 
 /// Changes the times of a job, which were these before anything of them was taken out. What is given as it was is no change.
@@ -95,7 +99,16 @@ pub fn change(job: &mut Job, env: &Env, before: &Schedule, change: &Change) -> R
     schedule.prefetch = change.prefetch.or(schedule.prefetch);
     schedule.deadline = change.deadline.or(schedule.deadline);
     schedule.ignore_windows |= change.ignore_windows;
+    schedule.timing = change.timing.unwrap_or(schedule.timing);
     check(schedule, job.expires)
+}
+
+/// Whether these terms go together with each other.
+pub fn check_terms(terms: &JobTerms) -> Result<()> {
+    match user::check(terms).into_iter().next() {
+        None => Ok(()),
+        Some((field, why)) => Err(AppError::invalid(field, why)),
+    }
 }
 
 /// Whether these times go together.
@@ -154,6 +167,11 @@ impl Clock {
         openings
     }
 
+    /// The openings of what begins with a start or the stop of a machine.
+    pub fn at_any_moment(&self) -> Opening {
+        schedule::at_any_moment(self.now)
+    }
+
     /// The sentence about what it waits for there; none where time is not what it waits for.
     pub fn waits_for(&self, client: &ClientId, schedule: &Schedule, seconds: u64) -> Option<String> {
         schedule::waits_for(schedule, self.windows.get(client).unwrap_or(&Windows::default()), seconds, self.now)
@@ -201,8 +219,22 @@ async fn durations(tx: &mut dyn Tx, job: &JobId, revision: i64) -> Result<Vec<u6
     Ok(packages.iter().map(|p| u64::from(takes(p, versions.iter().find(|v| Some(&v.uid) == p.version.as_ref())))).collect())
 }
 
+/// What a row says in a sentence: of one that waits for a restart, for which.
+pub fn told(job: &Job, row: &Execution) -> String {
+    let restart = row.state == ExecutionState::Waiting && row.reason == WaitReason::Reboot.as_str() && row.detail.is_empty();
+    if restart { user::waits_for_restart(job.terms.schedule.timing).to_owned() } else { row.detail.clone() }
+}
+
 /// Says of the rows that wait for their time what that is.
 pub async fn tell(tx: &mut dyn Tx, env: &Env, job: &Job, rows: &mut [jobs::Row]) -> Result<()> {
+    for row in rows.iter_mut() {
+        row.execution.detail = told(job, &row.execution);
+        if shelf::is_offered(&row.execution) {
+            row.execution.reason = WaitReason::User.as_str().to_owned();
+            let shows = !env.live.is_connected(&row.client.id) || env.live.can(&row.client.id).user.shelf;
+            row.execution.detail = if shows { user::OFFERED } else { user::NOT_OFFERED }.to_owned();
+        }
+    }
     let waits = |row: &jobs::Row| row.execution.state == ExecutionState::Waiting && row.execution.reason == WaitReason::Window.as_str();
     let mut waiting: Vec<&mut jobs::Row> = rows.iter_mut().filter(|row| waits(row)).collect();
     let mut by_revision: BTreeMap<i64, Vec<u64>> = BTreeMap::new();

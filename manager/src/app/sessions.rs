@@ -243,6 +243,8 @@ pub struct Progress {
     pub state: ExecutionState,
     /// What it waits for, where it waits; none where the agent did not say, and it may be what it was.
     pub reason: Option<String>,
+    /// The same in a sentence, where there is more to say.
+    pub detail: String,
     /// The package that is worked on, from 0.
     pub item: u32,
     /// Bytes that are there.
@@ -269,7 +271,8 @@ pub async fn progress(tx: &mut dyn Tx, env: &Env, reports: &[Progress]) -> Resul
         }
         let same = row.state == report.state;
         let reason = report.reason.as_deref().unwrap_or(if same { &row.reason } else { "" });
-        let mut change = executions::moved(row, report.state, reason, "", env);
+        let detail = if same && report.reason.is_none() { &row.detail } else { &report.detail };
+        let mut change = executions::moved(row, report.state, reason, detail, env);
         if same && row.reason == reason {
             change.entered = row.entered;
         }

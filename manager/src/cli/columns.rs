@@ -12,6 +12,9 @@ use sutler_proto::{convert::json_struct, v1};
 /// What a column is called in conditions, and the column that it is.
 const AS_IN_CONDITIONS: (&str, &str) = ("name", "hostname");
 
+/// A column that has a name of its own, and the fact that it is: whether the machine must be restarted.
+const REBOOT: (&str, &str) = ("reboot", "reboot.needed");
+
 /// A column that was asked for.
 #[derive(Debug, Clone)]
 pub struct Wanted {
@@ -42,6 +45,7 @@ pub fn wanted(text: &str) -> Result<Wanted, String> {
         Some(("facts", path)) => Of::Fact(fact(path)?),
         Some(("labels", key)) => Of::Label(key.parse::<LabelKey>().map_err(|e| e.0)?.to_string()),
         Some(("answers", name)) if !name.is_empty() => Of::Answer(name.to_owned()),
+        _ if text == REBOOT.0 => Of::Fact(fact(REBOOT.1)?),
         _ => {
             let name = if text == AS_IN_CONDITIONS.0 { AS_IN_CONDITIONS.1 } else { text };
             match v1::Client::COLUMNS.iter().find(|column| column.name() == name) {
@@ -55,7 +59,7 @@ pub fn wanted(text: &str) -> Result<Wanted, String> {
 
 fn known() -> String {
     let names: Vec<_> = v1::Client::COLUMNS.iter().map(|column| column.name()).collect();
-    format!("{}, {}, facts.PATH, labels.KEY and answers.NAME", AS_IN_CONDITIONS.0, names.join(", "))
+    format!("{}, {}, {}, facts.PATH, labels.KEY and answers.NAME", AS_IN_CONDITIONS.0, names.join(", "), REBOOT.0)
 }
 
 /// The path of a fact: one that the schema has, what stands above several, or what stands in each item of a list.

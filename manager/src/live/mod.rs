@@ -9,6 +9,7 @@ mod keeping;
 mod leases;
 pub mod orders;
 mod scrub;
+mod shelf;
 mod times;
 pub mod transfers;
 pub mod workers;
@@ -62,6 +63,10 @@ struct Session {
     cut: Arc<Notify>,
     /// What its agent was told of when attempts may be begun; none: it does not know of that.
     timed: Option<times::Told>,
+    /// It holds a lease that is longer than usual: that has to be renewed.
+    far: bool,
+    /// The digest of the shelf that it was told.
+    shelf: Vec<u8>,
     can: Can,
     unsettled: BTreeSet<AttemptId>,
 }
@@ -75,6 +80,8 @@ pub struct Can {
     pub prefetch: bool,
     /// It measures and reports its facts when it is asked to.
     pub inventory: bool,
+    /// What it does for the user of its machine.
+    pub user: sutler_core::user::Abilities,
 }
 
 /// What is known of a client that has just connected.
@@ -88,6 +95,8 @@ pub struct Arrival {
     pub state: ClientState,
     /// What its agent says that it can do.
     pub can: Can,
+    /// The digest of the shelf that it was told last.
+    pub shelf: Vec<u8>,
     /// The attempts that it has: what became of them is still to be heard.
     pub unsettled: BTreeSet<AttemptId>,
 }
@@ -183,9 +192,10 @@ impl Live {
     pub fn enter(&self, client: &ClientId, arrival: Arrival, outbox: mpsc::Sender<ToAgent>) -> (u64, Arc<Notify>) {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let cut = Arc::new(Notify::new());
-        let Arrival { serial, counter, state, can, unsettled } = arrival;
+        let Arrival { serial, counter, state, can, shelf, unsettled } = arrival;
+        let timed = can.times.then(Default::default);
         let session =
-            Session { number, serial, counter, state, outbox, cut: cut.clone(), timed: can.times.then(Default::default), can, unsettled };
+            Session { number, serial, counter, state, outbox, cut: cut.clone(), timed, far: false, shelf, can, unsettled };
         if let Some(old) = lock(&self.sessions).insert(client.clone(), session) {
             let _ = old.outbox.try_send(ToAgent::Close(connected_again()));
             old.cut.notify_one();
@@ -529,6 +539,7 @@ mod tests {
             client: client.clone(),
             state: ExecutionState::Installing,
             reason: None,
+            detail: String::new(),
             item: 0,
             bytes_done: 0,
             bytes_total: 0,

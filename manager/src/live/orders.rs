@@ -1,7 +1,10 @@
 //! Telling connected clients what there is to do.
 
-use super::times;
-use crate::app::{App, AppError, dispatch, trust};
+use super::{shelf, times};
+use crate::{
+    app::{App, AppError, dispatch, trust},
+    rpc::announced,
+};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use sutler_base::{
@@ -44,6 +47,9 @@ pub async fn give(app: &App, clients: Vec<ClientId>, known: Option<BTreeSet<Atte
             app.live.send(&client, lease(app, &orders.leases));
         }
         times::tell(app, &client, orders.times, offered, orders.long_leases, now);
+        if let Some(offered) = orders.shelf {
+            shelf::tell(app, &client, offered);
+        }
     }
     Ok(())
 }
@@ -118,6 +124,10 @@ fn wire_offer(offer: dispatch::Offer, lease_seconds: u32, now: Timestamp) -> v1:
         continue_on_failure: offer.continue_on_failure,
         priority: u32::from(offer.priority),
         times: offer.times.map(|told| times::wire_times(&told, now)),
+        announcement: offer.user.announcement.as_ref().map(announced),
+        deadline_time: offer.deadline.map(wire_time),
+        timing: offer.timing.to_wire(),
+        restart: offer.user.restart,
     }
 }
 

@@ -1,6 +1,6 @@
 //! When what waits may be begun: agents are told anew when that changes, and jobs start when their time has come.
 
-use super::{Live, lock};
+use super::{Live, Session, lock};
 use crate::{
     app::{App, AppError, Wakes, schedule, schedule::Times},
     telemetry::Metrics,
@@ -36,9 +36,17 @@ impl Live {
         }
     }
 
-    /// Whether the client was told times of any attempt: then they are looked at again now and then.
+    fn is_far(&self, client: &ClientId, far: bool) {
+        if let Some(session) = lock(&self.sessions).get_mut(client) {
+            session.far = far;
+        }
+    }
+
+    /// Whether the client was told times of any attempt, or holds a long lease: then they are looked at again now and then.
     pub fn has_times(&self, client: &ClientId) -> bool {
-        lock(&self.sessions).get(client).and_then(|s| s.timed.as_ref()).is_some_and(|told| told.values().any(Option::is_some))
+        let sessions = lock(&self.sessions);
+        let told = |s: &Session| s.timed.as_ref().is_some_and(|told| told.values().any(Option::is_some));
+        sessions.get(client).is_some_and(|s| s.far || told(s))
     }
 }
 
@@ -63,6 +71,7 @@ pub(super) fn tell(
             app.live.send(client, Message::Times(v1::AttemptTimes { attempt: attempt.to_string(), times }));
         }
     }
+    app.live.is_far(client, !leases.is_empty());
     for (attempt, seconds) in leases {
         app.live.send(client, Message::Lease(v1::Lease { attempts: vec![attempt.to_string()], seconds }));
     }

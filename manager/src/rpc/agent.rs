@@ -5,7 +5,7 @@ use crate::{
     app::{
         AppError, Violations, clients, dispatch,
         enrolment::{self, Renewal, renew_client},
-        groups, inventory, keeping, questions, restored, sessions, trust,
+        groups, inventory, keeping, questions, restored, sessions, shelf, trust,
     },
     live::{
         Arrival, Can, OUTBOX, ToAgent, asked, orders,
@@ -25,6 +25,7 @@ use sutler_base::{
     state::{ClientState, ErrorKind, ExecutionState, WaitReason},
 };
 use sutler_content::{Closure, Encoding, Error as ContentError, Kind};
+use sutler_core::user;
 use sutler_proto::{
     convert::{Word, job_id, time, wire_time},
     v1::{self, connect_request::Message as FromAgent, connect_response::Message},
@@ -68,9 +69,18 @@ impl v1::agent_service_server::AgentService for Services {
         }
         let asks = hello.capabilities.iter().any(|c| c == sutler_proto::QUESTIONS).then(|| hello.questions_digest.clone());
         let says = |capability: &str| hello.capabilities.iter().any(|c| c == capability);
-        let can =
-            Can { times: says(sutler_proto::TIMES), prefetch: says(sutler_proto::PREFETCH), inventory: says(sutler_proto::INVENTORY) };
+        let can = Can {
+            times: says(sutler_proto::TIMES),
+            prefetch: says(sutler_proto::PREFETCH),
+            inventory: says(sutler_proto::INVENTORY),
+            user: user::Abilities {
+                announcements: says(sutler_proto::ANNOUNCEMENTS),
+                boots: says(sutler_proto::BOOTS),
+                shelf: says(sutler_proto::SHELF),
+            },
+        };
         let checks = says(sutler_proto::CHECKS);
+        let shelf = hello.shelf_digest.iter().copied().take(64).collect();
         let held = trust::Held { trust: hello.trust_version, revocations: (hello.revocations_epoch, hello.revocations_version) };
         let hello = Arc::new(sessions::Hello { serial: serial.clone(), ..parse_hello(&client, address, hello)? });
         let (reported, counter) = (hello.open.clone(), hello.session_counter);
@@ -107,7 +117,7 @@ impl v1::agent_service_server::AgentService for Services {
         let behind = welcome.report_from.is_some();
         self.app.live.set_behind(&client, behind);
         let known: BTreeSet<AttemptId> = reported.keys().cloned().collect();
-        let arrival = Arrival { serial, counter, state: welcome.client.state, can, unsettled: known.clone() };
+        let arrival = Arrival { serial, counter, state: welcome.client.state, can, shelf, unsettled: known.clone() };
         let (number, cut) = self.app.live.enter(&client, arrival, outbox.clone());
         self.app.live.set_checks(&client, checks);
         self.app.metrics.sessions.inc();
@@ -278,10 +288,15 @@ impl Services {
             attempt,
             client: client.clone(),
             state,
-            reason: says_why.then_some(reason),
             item: wire.item,
             bytes_done: wire.bytes_done.min(i64::MAX as u64),
             bytes_total: wire.bytes_total.min(i64::MAX as u64),
+            detail: if reason == WaitReason::User.as_str() && state == ExecutionState::Waiting {
+                user::waits(wire.user_seconds, wire.deferred, wire.put_off, self.app.world.now())
+            } else {
+                String::new()
+            },
+            reason: says_why.then_some(reason),
             step: wire.step.chars().filter(|c| !c.is_control()).take(63).collect(),
         });
     }
@@ -517,6 +532,7 @@ impl Session {
                 app.metrics.checks.inc();
                 self.checked(&actor, m).await
             }
+            FromAgent::Choice(m) => self.chosen(&actor, m).await,
             FromAgent::CaughtUp(_) => self.caught_up(&actor).await,
             FromAgent::Unenroll(_) => {
                 // No session any more from here on: the commit has others cut off whatever the client has open, and the answer is
@@ -615,6 +631,17 @@ impl Session {
         asked::tell(app, vec![self.client.clone()], None).await.map_err(status)?;
         let request_id = m.request_id.chars().take(128).collect();
         app.live.send(&self.client, Message::Answered(v1::AnswerResult { request_id, error: answered.err().unwrap_or_default() }));
+        Ok(())
+    }
+
+    /// The user of the machine wants something that is offered to them.
+    async fn chosen(&self, actor: &str, m: v1::Choice) -> Result<(), Status> {
+        let app = &self.services.app;
+        let input = (self.client.clone(), m.job);
+        let chosen =
+            app.change(actor, "choose", input, |tx, env, (id, job)| Box::pin(shelf::choose(tx, env, id, job))).await.map_err(status)?;
+        let request_id = m.request_id.chars().take(128).collect();
+        app.live.send(&self.client, Message::Chosen(v1::ChoiceResult { request_id, error: chosen.err().unwrap_or_default() }));
         Ok(())
     }
 

@@ -28,6 +28,7 @@ mod transfers;
 mod windows;
 
 pub use status::status;
+pub(crate) use terms::announced;
 
 use crate::{
     app::{

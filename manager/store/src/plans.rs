@@ -227,6 +227,7 @@ async fn every_statement_walks_along_an_index() {
                     tx.queued_for(std::slice::from_ref(&client), Some(&after), 5).await?;
                     tx.clients_with_queued(None, 5).await?;
                     tx.queued_clients_of(&job, None, 5).await?;
+                    tx.clients_held(&job, HoldReason::User, None, 5).await?;
                     tx.cancels_overdue(now, 5).await?;
                     tx.rollout(&job).await?;
                     tx.rollouts_active(None, 5).await?;
@@ -334,6 +335,7 @@ async fn every_statement_walks_along_an_index() {
                     tx.insert_executions(&job, std::slice::from_ref(&client), now).await?;
                     tx.insert_executions_for_group(&job, &uid, now).await?;
                     tx.set_attempt_states(&[(AttemptId::new(now, [1; 16]), ExecutionState::Waiting)]).await?;
+                    tx.choose(&job, &client).await?;
                     tx.release_to_stage(&job, std::slice::from_ref(&client), 1, now).await?;
                     tx.hold_by_stage(&job, std::slice::from_ref(&client), ExecutionState::Queued).await?;
                     tx.put_last(&job, std::slice::from_ref(&client)).await?;

@@ -74,6 +74,11 @@ pub trait Rollouts {
     async fn held_by_stage(&mut self, job: &JobId, groups: &[Uid], after: Option<(i64, &ClientId)>, limit: u32) -> Result<Vec<Held>>;
     /// Lets rows go that a stage holds; gives back how many.
     async fn release_to_stage(&mut self, job: &JobId, clients: &[ClientId], stage: u32, now: Timestamp) -> Result<u64>;
+    /// Clients whose QUEUED row of a job this holds, by client, after `after`; at most `limit`.
+    async fn clients_held(&mut self, job: &JobId, by: HoldReason, after: Option<&ClientId>, limit: u32) -> Result<Vec<ClientId>>;
+    /// The user of a machine has chosen a job that was held for that: from now on its stage holds it, if the job has any. Gives back
+    /// whether it was held.
+    async fn choose(&mut self, job: &JobId, client: &ClientId) -> Result<bool>;
     /// Lets a stage hold rows again that one let go, or any while stages are open, and that are in this state; gives back how many. What is
     /// not QUEUED has to become so in the same unit.
     async fn hold_by_stage(&mut self, job: &JobId, clients: &[ClientId], state: ExecutionState) -> Result<u64>;

@@ -43,6 +43,8 @@ pub struct Facts {
     pub boot_time: String,
     /// The time zone's name: `Europe/Berlin`.
     pub time_zone: String,
+    /// Whether the machine must be restarted.
+    pub reboot: Reboot,
     /// The agent itself.
     pub agent: AgentFacts,
     /// Software that the agent installed.
@@ -109,6 +111,16 @@ section! {
         total_bytes: u64,
         /// What is free (bytes), rounded down to a GiB so that a busy disk is no new fact every minute.
         free_bytes: u64,
+    }
+}
+
+section! {
+    /// Whether the machine must be restarted: something that was installed in this start of it said so.
+    Reboot {
+        /// It must.
+        needed: bool,
+        /// What said so: packages that the agent installed, and the system itself.
+        by: Vec<String>,
     }
 }
 
@@ -313,6 +325,8 @@ pub const SCHEMA: &[(&str, FactKind)] = &[
     ("boot_id", FactKind::Text),
     ("boot_time", FactKind::Text),
     ("time_zone", FactKind::Text),
+    ("reboot.needed", FactKind::Flag),
+    ("reboot.by", FactKind::Texts),
     ("agent.version", FactKind::Text),
     ("software", FactKind::Objects(&[("name", FactKind::Text), ("version", FactKind::Text)])),
     (
@@ -332,6 +346,8 @@ pub const SCHEMA: &[(&str, FactKind)] = &[
 
 /// The most entries of each section that has many, by its name.
 pub mod entries {
+    /// What said that the machine must be restarted.
+    pub const REBOOT_BY: usize = 64;
     /// Addresses, of the machine and of one interface.
     pub const ADDRESSES: usize = 64;
     /// What the agent installed.
@@ -408,6 +424,8 @@ impl Facts {
         self.mounts.truncate(most("mounts", self.mounts.len(), entries::MOUNTS));
         self.interfaces.truncate(most("interfaces", self.interfaces.len(), entries::INTERFACES));
         self.services.truncate(most("services", self.services.len(), entries::SERVICES));
+        self.reboot.by.truncate(most("reboot", self.reboot.by.len(), entries::REBOOT_BY));
+        self.reboot.by.iter_mut().for_each(|by| cut(by, 255));
         self.users.truncate(most("users", self.users.len(), entries::USERS));
         for interface in &mut self.interfaces {
             interface.addresses.truncate(most("interfaces", interface.addresses.len(), entries::ADDRESSES));

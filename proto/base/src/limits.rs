@@ -73,6 +73,20 @@ pub const QUESTIONS_MAX: usize = 100;
 pub const CONFIGURATION_MAX: usize = 2000;
 /// The longest text of a question (bytes).
 pub const PROMPT_MAX: usize = 512;
+/// The longest text of an announcement (bytes).
+pub const ANNOUNCEMENT_MAX: usize = 512;
+/// How long the user has to answer an announcement: at the least, at the most, and unless the job says so.
+pub const COUNTDOWN: std::ops::RangeInclusive<std::time::Duration> =
+    std::time::Duration::from_secs(5)..=std::time::Duration::from_secs(24 * 3600);
+/// See [`COUNTDOWN`].
+pub const COUNTDOWN_DEFAULT: std::time::Duration = std::time::Duration::from_secs(15 * 60);
+/// How often the user may put something off, at the most.
+pub const DEFERRALS_MAX: u32 = 100;
+/// For how long, each time: at the least, at the most, and unless the job says so.
+pub const DEFER_FOR: std::ops::RangeInclusive<std::time::Duration> =
+    std::time::Duration::from_secs(5)..=std::time::Duration::from_secs(7 * 24 * 3600);
+/// See [`DEFER_FOR`].
+pub const DEFER_FOR_DEFAULT: std::time::Duration = std::time::Duration::from_secs(3600);
 /// The most choices of a question, and the longest of them (bytes).
 pub const CHOICES_MAX: usize = 32;
 /// See [`CHOICES_MAX`].

@@ -292,6 +292,26 @@ impl Default for OnLeave {
 }
 
 words! {
+    /// At which moment of the machine's life something begins.
+    Timing: "a timing" {
+        /// As soon as it may.
+        Now = "NOW",
+        /// At the next start of the machine, before anything else.
+        AtBoot = "AT_BOOT",
+        /// When the machine goes down.
+        AtShutdown = "AT_SHUTDOWN",
+    }
+}
+
+// Not derived: the macro makes no attributes for words.
+#[allow(clippy::derivable_impls)]
+impl Default for Timing {
+    fn default() -> Self {
+        Timing::Now
+    }
+}
+
+words! {
     /// What an attempt is for.
     Purpose: "the purpose of an attempt" {
         /// What the job orders.
@@ -349,6 +369,8 @@ words! {
         Budget = "BUDGET",
         /// It failed, and its retry has its time.
         Retry = "RETRY",
+        /// It is offered to the user of the machine, who has not chosen it.
+        User = "USER",
     }
 }
 

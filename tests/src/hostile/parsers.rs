@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::LazyLock;
 use sutler_agent::journal;
-use sutler_agent::machine::{Event, Now, Stage, State};
+use sutler_agent::machine::{Allowed, Event, Now, Stage, State};
 use sutler_base::manifest::{EntryKind, Manifest};
 use sutler_base::token::TokenString;
 use sutler_base::{Digest, Timestamp};
@@ -210,7 +210,7 @@ pub fn journal(bytes: &[u8]) -> bool {
     let id = record.id().clone();
     let had_begun = matches!(&record.stage, Stage::Installing(i) if i.begun);
     let client = "0123456789abcdef".parse().expect("it is an id");
-    let (mut state, effects) = State::recover(client, vec![record], false, 7, &now);
+    let (mut state, effects) = State::recover(client, vec![record], Allowed::default(), 7, &now);
     let starts = |effects: &[sutler_agent::machine::Effect]| {
         effects.iter().any(|e| matches!(e, sutler_agent::machine::Effect::Perform(_, _, sutler_agent::machine::Op::Step(_), _)))
     };

@@ -9,6 +9,7 @@ use sutler_base::{
         Dependency, Detection, Entry, EntryKind, ExitMeaning, Manager, Manifest, Parameter, Phase, Requirement, Step, Supersedes,
         VersionRule, requirement::Scalar,
     },
+    state::Timing,
     version::{Ordering, Range},
 };
 use sutler_certs::revocations::{Minimum, Revoked, Target};
@@ -116,9 +117,12 @@ fn record(stage: Stage) -> Record {
         continue_on_failure: true,
         priority: 5,
         times: None,
+        announcement: None,
+        timing: Timing::Now,
+        restart: false,
     };
-    let lease = Lease { until: std::time::Duration::from_secs(600), boot_id: "boot".into() };
-    Record { offer, accepted: Timestamp::UNIX_EPOCH, lease: Some(lease), results: vec![], measured: false, started: false, stage }
+    let lease = Lease { until: std::time::Duration::from_secs(600), boot_id: "boot".into(), wall: None };
+    Record { lease: Some(lease), stage, ..Record::new(offer, Timestamp::UNIX_EPOCH) }
 }
 
 fn records() -> [(&'static str, Record); 4] {

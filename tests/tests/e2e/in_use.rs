@@ -160,3 +160,29 @@ fn an_agent_of_another_protocol_is_told_what_to_update_and_an_older_one_works() 
     agent.start();
     JobView::wait_for_row(&cli, &job, &agent.id(), "SUCCEEDED");
 }
+
+#[test]
+fn an_older_agent_is_offered_nothing_that_it_does_not_know() {
+    let manager = Manager::start();
+    let cli = manager.cli();
+    for name in ["first", "second", "third", "plain"] {
+        let package = PackageFolder::counting(name, "1.0");
+        cli.ok(&format!("package push {}", package.path().display()));
+    }
+    let mut agent = Agent::enrolled("one", &manager);
+    agent.stop();
+    let run = |package: &str, more: &str| cli.id(&format!("job run --package {package} --client {} {more}", agent.id()));
+    let newer = [run("first", "--announce soon"), run("second", "--timing at-boot"), run("third", "--reboot-in-window")];
+    let plain = run("plain", "");
+    let (_, offer) = greet(&agent, |_| {}, true).unwrap();
+    assert_eq!(offer.expect("it was waited for").job, format!("jobs/{plain}"), "the first that it is offered");
+    for job in &newer {
+        let row = JobView::of(&cli, job).row(&agent.id()).cloned().unwrap();
+        assert_eq!((row.state.as_str(), row.attempts), ("QUEUED", 0), "{row:#?}");
+        assert!(row.detail.contains("its agent") && row.detail.contains("update it"), "{row:#?}");
+    }
+    // The newer one is offered all of it.
+    agent.start();
+    JobView::wait(&cli, &newer[0], "it to be announced", PATIENCE, |view| view.row(&agent.id()).unwrap().state == "WAITING");
+    JobView::wait_for_row(&cli, &newer[2], &agent.id(), "SUCCEEDED");
+}

@@ -55,7 +55,9 @@ fn another_user_of_the_machine_reads_and_joins_and_does_nothing_else() {
     cli.ok("question create room --prompt 'Which room is it in?'");
     wait_until("the question", PATIENCE, || call(&["questions"]).ok().contains("room"));
     call(&["answer", "room", "B7"]).ok();
-    for forbidden in ["run-now", "unenroll"] {
+    call(&["announcements"]).ok();
+    call(&["available"]).ok();
+    for forbidden in ["run-now", "shutdown", "unenroll"] {
         call(&[forbidden]).ends_with(1).says(&["root"]);
     }
     assert!(cli.ok("client list").contains(&agent.id()), "it is still a client");

@@ -32,6 +32,7 @@ mod membership;
 mod networks;
 mod own_update;
 mod packages;
+mod person;
 mod planned;
 mod publishers;
 mod put_back;

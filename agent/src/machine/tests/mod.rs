@@ -1,6 +1,8 @@
 //! What the machine promises, by table and under random sequences of events, crashes included.
 
+mod boots;
 mod timing;
+mod user;
 mod ways;
 
 use super::*;
@@ -9,7 +11,7 @@ use std::collections::{BTreeSet, HashMap};
 use sutler_base::{
     Digest,
     manifest::Phase,
-    state::{Intent, WaitReason},
+    state::{Intent, Timing, WaitReason},
 };
 
 fn now(seconds: u64) -> Now {
@@ -35,6 +37,9 @@ fn offer(n: u8, items: usize) -> Offer {
         continue_on_failure: false,
         priority: 5,
         times: None,
+        announcement: None,
+        timing: Timing::Now,
+        restart: false,
     }
 }
 
@@ -90,6 +95,33 @@ fn failed() -> Failure {
     }
 }
 
+/// How long what is announced counts down (seconds), and how often it may be put off.
+const COUNTDOWN: u64 = 20;
+const DEFERRALS: u32 = 2;
+
+/// The same offer for the user, or for a start or the stop of the machine.
+fn of_kind(offer: Offer, kind: u8) -> Offer {
+    let announcement = Announcement {
+        text: "soon".into(),
+        countdown: Duration::from_secs(COUNTDOWN),
+        deferrals: DEFERRALS,
+        defer_for: Duration::from_secs(30),
+        may_refuse: true,
+        deadline: None,
+    };
+    Offer {
+        job: format!("jobs/{}", offer.attempt),
+        announcement: (kind % 6 == 3).then_some(announcement),
+        timing: match kind % 6 {
+            4 => Timing::AtBoot,
+            5 => Timing::AtShutdown,
+            _ => Timing::Now,
+        },
+        restart: kind > 128,
+        ..offer
+    }
+}
+
 /// What is going on for an attempt: fetching, or an op of a package.
 type Work = (AttemptId, Option<(usize, Op, u32)>);
 
@@ -111,11 +143,19 @@ struct World {
     outcomes: HashMap<AttemptId, Vec<u8>>,
     /// The agent has just been started: what it picks up was begun before.
     recovering: bool,
+    /// When the countdown of what was announced is over.
+    announced: HashMap<AttemptId, u64>,
+    /// In which start of the machine the first package of an attempt was there.
+    staged: HashMap<AttemptId, u32>,
+    /// Until when the machine goes down.
+    down: u64,
+    /// The machine was to be restarted.
+    restarting: bool,
 }
 
 impl World {
     fn new() -> World {
-        let (state, _) = State::recover(client(), vec![], false, 1, &now(0));
+        let (state, _) = State::recover(client(), vec![], Allowed { held: false, may_restart: true }, 1, &now(0));
         World {
             state,
             at: 0,
@@ -130,6 +170,10 @@ impl World {
             refused: BTreeSet::new(),
             outcomes: HashMap::new(),
             recovering: false,
+            announced: HashMap::new(),
+            staged: HashMap::new(),
+            down: 0,
+            restarting: false,
         }
     }
 
@@ -167,6 +211,8 @@ impl World {
                     let first = installing.at == 0 && installing.run == 0 && installing.course == Course::Forward;
                     if first && !self.recovering {
                         assert!(self.state.record(&id).unwrap().timely(&self.now()), "begun outside of its times");
+                        assert!(!self.restarting, "begun while the machine is restarted");
+                        self.begun(&id);
                         assert!(!self.off.contains(&id), "begun after it was called off between two packages");
                         assert!(!self.state.record(&id).unwrap().is_expired(&self.now()), "begun when its time was over");
                     }
@@ -204,9 +250,72 @@ impl World {
                 Effect::Abandon(id) => {
                     self.performing.remove(&(id, None));
                 }
+                Effect::Announce(id) => {
+                    let before = self.disk[&id].asked.as_ref().map(|asked| &asked.talk);
+                    assert!(!matches!(before, Some(Talk::Countdown(_) | Talk::Agreed)), "a countdown starts anew");
+                    self.announced.insert(id.clone(), self.at + COUNTDOWN);
+                }
+                Effect::Restart(id) => {
+                    let record = &self.disk[&id];
+                    assert!(record.offer.restart && record.needs_restart(&self.now()), "restarted without a need");
+                    let waits = |r: &Record| matches!(&r.stage, Stage::Installing(i) if !i.begun && i.waits_for_reboot(&self.now()));
+                    let installs = |r: &&Record| matches!(r.stage, Stage::Installing(_)) && !waits(r);
+                    assert!(self.state.records().find(installs).is_none(), "restarted in the middle of an installation");
+                    self.restarting = true;
+                }
                 Effect::Accept(id) => assert!(self.disk.contains_key(&id), "accepted before it was on disk"),
             }
         }
+    }
+
+    /// Checks that the moment has come for an attempt whose first step begins.
+    fn begun(&self, id: &AttemptId) {
+        let record = self.state.record(id).unwrap();
+        if self.performed.iter().any(|(other, ..)| other == id) {
+            return;
+        }
+        if record.offer.announcement.is_some() {
+            assert!(self.announced.get(id).is_some_and(|at| *at <= self.at), "begun before the countdown was over");
+        }
+        let goes_down = self.at < self.down;
+        match record.offer.timing {
+            Timing::Now => assert!(!goes_down, "begun while the machine goes down"),
+            Timing::AtBoot => assert!(self.staged.get(id).is_some_and(|n| *n < self.restarts), "begun before a start of the machine"),
+            Timing::AtShutdown => assert!(goes_down, "begun before the machine goes down"),
+        }
+    }
+
+    /// What the user says, as it is said.
+    fn answer(&mut self, n: u8, answer: UserAnswer) {
+        let mut offered = self.state.record(&id(n)).cloned();
+        let before = offered.as_mut().and_then(|r| r.asked.take());
+        let job = offered.map(|r| r.offer.job).unwrap_or_default();
+        match self.state.answered(&job, answer, &self.now()) {
+            Ok(effects) => {
+                match answer {
+                    UserAnswer::Now => drop(self.announced.insert(id(n), self.at)),
+                    UserAnswer::Defer => {
+                        assert!(before.is_some_and(|asked| asked.deferred < DEFERRALS), "put off too often");
+                        self.announced.remove(&id(n));
+                    }
+                    UserAnswer::Refuse => drop(self.announced.remove(&id(n))),
+                }
+                self.take(effects);
+                // The user is told when it is on disk.
+                while !self.unwritten.is_empty() {
+                    self.write();
+                }
+            }
+            Err(why) => assert!(!why.is_empty()),
+        }
+    }
+
+    /// The machine is started again.
+    fn reboot(&mut self, kept: u8) {
+        self.restarts += 1;
+        self.down = 0;
+        self.restarting = false;
+        self.crash(kept);
     }
 
     fn write(&mut self) {
@@ -240,6 +349,9 @@ impl World {
                         Prepared::Ready(Plan { logs: way > 128, ..plan })
                     }
                 };
+                if matches!(prepared, Prepared::Ready(_)) {
+                    self.staged.entry(id.clone()).or_insert(self.restarts);
+                }
                 self.event(Event::Prepared(id, prepared));
             }
             (id, Some((item, op, _))) => {
@@ -253,6 +365,7 @@ impl World {
                     (Op::Step(_), 1) => OpReport::Step(StepReport::Later(failed())),
                     (Op::Step(_), 2) => OpReport::Step(StepReport::Interrupted { detected: way > 128 }),
                     (Op::Step(_), 5) if way > 128 => OpReport::Step(StepReport::RebootHard),
+                    (Op::Step(_), 5) => OpReport::Step(StepReport::RebootSoft),
                     (Op::Step(_), _) => OpReport::Step(StepReport::Done),
                     (Op::Restore, _) => OpReport::Restored(Restored::Old),
                     (Op::Verify | Op::Trial, 0) => OpReport::Failed(failed()),
@@ -280,9 +393,13 @@ impl World {
         self.off.clear();
         // The refusal may not have reached the disk: then nothing knows of it.
         self.refused.clear();
+        let disk = &self.disk;
+        self.staged.retain(|id, _| disk.get(id).is_some_and(|r| r.staged_in.is_some()));
+        self.announced.retain(|id, _| disk.get(id).is_some_and(|r| r.asked.is_some()));
+        self.down = 0;
         let mut records: Vec<Record> = self.disk.values().cloned().collect();
         records.sort_by(|a, b| a.id().cmp(b.id()));
-        let (state, effects) = State::recover(client(), records, false, 1, &self.now());
+        let (state, effects) = State::recover(client(), records, Allowed { held: false, may_restart: true }, 1, &self.now());
         self.state = state;
         self.recovering = true;
         self.take(effects);
@@ -297,15 +414,27 @@ impl World {
         Some(Times { boot_id: self.now().boot_id, openings: vec![opening], durations: vec![Duration::from_secs(takes.into()); 2] })
     }
 
+    fn goes_down(&mut self, seconds: u64) {
+        self.down = self.at + seconds;
+        self.event(Event::GoesDown(Duration::from_secs(seconds)));
+    }
+
     /// Lets everything go well from here on.
     fn settle(&mut self) {
         self.event(Event::Connected(vec![]));
         for n in 0..4000 {
             if n == 2000 {
                 // What waits for a restart of the machine gets one.
-                self.restarts += 1;
-                self.crash(0);
+                self.reboot(0);
                 self.event(Event::Connected(vec![]));
+            }
+            if self.restarting {
+                self.reboot(0);
+                self.event(Event::Connected(vec![]));
+            }
+            // It goes down now and then, and stays up after all.
+            if n % 100 == 0 {
+                self.goes_down(20);
             }
             let ids: Vec<AttemptId> = self.state.records().map(|r| r.id().clone()).collect();
             self.at += 1;
@@ -325,7 +454,10 @@ impl World {
 
 #[derive(Debug, Clone)]
 enum Act {
-    Offer(u8, u8, u16, Option<u16>),
+    Offer(u8, u8, u16, Option<u16>, u8),
+    Answer(u8, u8),
+    Reboot(u8),
+    GoesDown(u8),
     Lease(u8, u16),
     Times(u8, Option<(u16, Option<u16>, u16)>),
     Cancel(u8),
@@ -343,8 +475,11 @@ enum Act {
 fn acts() -> impl Strategy<Value = Vec<Act>> {
     let n = 1u8..5;
     let act = prop_oneof![
-        3 => (n.clone(), 0u8..3, 0u16..100, proptest::option::weighted(0.3, 0u16..200))
-            .prop_map(|(n, items, lease, expire)| Act::Offer(n, items, lease, expire)),
+        3 => (n.clone(), 0u8..3, 0u16..100, proptest::option::weighted(0.3, 0u16..200), any::<u8>())
+            .prop_map(|(n, items, lease, expire, kind)| Act::Offer(n, items, lease, expire, kind)),
+        2 => (n.clone(), any::<u8>()).prop_map(|(n, way)| Act::Answer(n, way)),
+        1 => any::<u8>().prop_map(Act::Reboot),
+        1 => (0u8..60).prop_map(Act::GoesDown),
         2 => (n.clone(), 0u16..100).prop_map(|(n, s)| Act::Lease(n, s)),
         2 => (n.clone(), proptest::option::of((0u16..60, proptest::option::of(1u16..60), 0u16..30))).prop_map(|(n, t)| Act::Times(n, t)),
         1 => n.clone().prop_map(Act::Cancel),
@@ -372,10 +507,10 @@ proptest! {
             match act {
                 // An id that is over is answered from the journal, above the machine.
                 Act::Offer(n, ..) if offered.contains(&n) && world.state.record(&id(n)).is_none() => {}
-                Act::Offer(n, items, lease, expire) => {
+                Act::Offer(n, items, lease, expire, kind) => {
                     offered.insert(n);
                     let expire = expire.map(|seconds| now(world.at + u64::from(seconds)).wall);
-                    world.event(Event::Offered(Offer { expire, ..offer(n, items.into()) }, lease.into()));
+                    world.event(Event::Offered(of_kind(Offer { expire, ..offer(n, items.into()) }, kind), lease.into()));
                 }
                 Act::Lease(n, seconds) => world.event(Event::Leased(vec![id(n)], seconds.into())),
                 Act::Times(n, times) => {
@@ -399,6 +534,12 @@ proptest! {
                 // Only what was reported can be recorded.
                 Act::Recorded(n) if !world.outcomes.contains_key(&id(n)) => {}
                 Act::Recorded(n) => world.event(Event::Recorded(id(n))),
+                Act::Answer(n, way) => {
+                    let answer = [UserAnswer::Now, UserAnswer::Defer, UserAnswer::Defer, UserAnswer::Refuse][usize::from(way % 4)];
+                    world.answer(n, answer);
+                }
+                Act::Reboot(kept) => world.reboot(kept),
+                Act::GoesDown(seconds) => world.goes_down(seconds.into()),
                 Act::RunNow => world.event(Event::RunNow(vec![])),
             }
         }
@@ -521,7 +662,7 @@ fn a_lease_ends_with_its_time_and_with_the_machines_start() {
     let mut record = world.disk[&id(1)].clone();
     record.stage = Stage::Fetched(plan(&[Phase::Install], false));
     let rebooted = Now { boot_id: "another".into(), ..now(61) };
-    let (state, effects) = State::recover(client(), vec![record], false, 1, &rebooted);
+    let (state, effects) = State::recover(client(), vec![record], Allowed::default(), 1, &rebooted);
     assert!(effects.is_empty());
     assert_eq!(state.progress(&rebooted)[0].1.wait, Some(WaitReason::Lease));
 }

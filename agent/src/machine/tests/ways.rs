@@ -104,7 +104,7 @@ fn after_a_hard_restart_was_asked_for_nothing_goes_on_in_this_start_of_the_machi
     assert!(world.performing.is_empty(), "{:?}", world.performing);
     // Now it has.
     let rebooted = Now { boot_id: "another".into(), ..now(1) };
-    let (mut state, _) = State::recover(client(), vec![world.disk[&id(1)].clone()], false, 1, &rebooted);
+    let (mut state, _) = State::recover(client(), vec![world.disk[&id(1)].clone()], Allowed::default(), 1, &rebooted);
     let effects = state.handle(Event::Leased(vec![id(1)], 600), &rebooted);
     let Some(Effect::Journal(_, write)) = effects.iter().rev().find(|e| matches!(e, Effect::Journal(..))) else { panic!("{effects:?}") };
     let effects = state.handle(Event::Journaled(id(1), *write), &rebooted);

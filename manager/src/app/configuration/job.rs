@@ -218,6 +218,7 @@ fn change_terms(update: &mut revise::Update, is: &JobTerms, mut wanted: JobTerms
             prefetch: new.prefetch.filter(|_| lost || new.prefetch != old.prefetch),
             deadline: new.deadline.filter(|_| lost || new.deadline != old.deadline),
             ignore_windows: new.ignore_windows,
+            timing: Some(new.timing),
         });
         update.reset_terms.extend(lost.then(|| "schedule".to_owned()));
     }

@@ -3,10 +3,12 @@
 mod brakes;
 mod rollout;
 mod schedule;
+mod user;
 
 pub(in crate::rpc) use brakes::budget;
 pub(super) use rollout::status;
 pub(super) use schedule::change as schedule;
+pub(crate) use user::announced;
 
 use crate::app::Violations;
 use std::{ops::RangeInclusive, time::Duration};
@@ -37,6 +39,7 @@ pub(super) fn read(v: &mut Violations, wire: Option<&v1::JobTerms>) -> JobTerms 
         rollout: stages,
         inventory: wire.inventory,
         schedule: wire.schedule.as_ref().map(|wire| schedule::read(v, wire)).unwrap_or_default(),
+        user: wire.user.as_ref().map(|wire| user::read(v, wire)).unwrap_or_default(),
         through_suspended: wire.through_suspended,
         keep,
         on_leave,
@@ -51,6 +54,7 @@ pub(super) fn shown(terms: &JobTerms) -> v1::JobTerms {
     v1::JobTerms {
         rollout: Some(rollout::shown(&terms.rollout)),
         schedule: schedule::shown(&terms.schedule),
+        user: user::shown(&terms.user),
         through_suspended: terms.through_suspended,
         keep: terms.keep.and_then(|keep| keep.try_into().ok()),
         on_leave: terms.on_leave.to_wire(),

@@ -1,10 +1,10 @@
 //! The times of a job, from the wire and back.
 
 use crate::app::{Violations, schedule::Change};
-use sutler_base::Timestamp;
+use sutler_base::{Timestamp, state::Timing};
 use sutler_core::schedule::{PREFETCH_MAX, Schedule};
 use sutler_proto::{
-    convert::{time, wire_time},
+    convert::{Word, time, wire_time},
     v1,
 };
 
@@ -16,6 +16,7 @@ pub(super) fn read(v: &mut Violations, wire: &v1::Schedule) -> Schedule {
         prefetch: given.prefetch,
         deadline: given.deadline,
         ignore_windows: given.ignore_windows,
+        timing: given.timing.unwrap_or_default(),
         ..Schedule::default()
     }
 }
@@ -33,7 +34,8 @@ pub(in crate::rpc) fn change(v: &mut Violations, path: &str, wire: &v1::Schedule
             None
         }
     });
-    Change { start, prefetch, deadline, ignore_windows: wire.ignore_windows }
+    let timing = v.take(&format!("{path}.timing"), Timing::from_wire(wire.timing)).flatten();
+    Change { start, prefetch, deadline, ignore_windows: wire.ignore_windows, timing }
 }
 
 /// The times of a job, as they are shown; none if it has none.
@@ -43,6 +45,7 @@ pub(super) fn shown(s: &Schedule) -> Option<v1::Schedule> {
         prefetch: s.prefetch.map(|seconds| prost_types::Duration { seconds: seconds as i64, nanos: 0 }),
         deadline_time: s.deadline.map(wire_time),
         ignore_windows: s.ignore_windows,
+        timing: s.timing.to_wire(),
         start_failure: s.failure.clone(),
     };
     (*s != Schedule::default()).then_some(schedule)

@@ -222,6 +222,18 @@ impl Rollouts for Unit<'_> {
         self.run(query!(sql, job.to_string(), i64::from(stage), change, bind::list(clients), bind::ms(now))).await
     }
 
+    async fn clients_held(&mut self, job: &JobId, by: HoldReason, after: Option<&ClientId>, limit: u32) -> Result<Vec<ClientId>> {
+        let sql = "SELECT client FROM execution WHERE job = $1 AND state = 'QUEUED' AND hold = $2 AND client > $3 ORDER BY client LIMIT $4";
+        let after = after.map(|a| a.to_string()).unwrap_or_default();
+        self.list("execution", query!(sql, job.to_string(), by.as_str(), after, i64::from(limit)), |row| row.parse()).await
+    }
+
+    async fn choose(&mut self, job: &JobId, client: &ClientId) -> Result<bool> {
+        let change = self.change(1).await?;
+        let sql = "UPDATE execution SET hold = 'STAGE', stage = 0, change = $3 WHERE job = $1 AND client = $2 AND state = 'QUEUED' AND hold = 'USER'";
+        Ok(self.run(query!(sql, job.to_string(), client.to_string(), change)).await? > 0)
+    }
+
     async fn hold_by_stage(&mut self, job: &JobId, clients: &[ClientId], state: ExecutionState) -> Result<u64> {
         let change = self.change(clients.len()).await?;
         let sql = concat!(

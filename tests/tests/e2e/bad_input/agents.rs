@@ -124,6 +124,9 @@ fn what_a_machine_says_of_itself_is_shown_without_harm() {
                 assert!(!result.error.is_empty() && result.error.len() < 1024, "{result:?}");
                 assert!(!result.error.chars().any(sutler_base::is_harmful), "{result:?}");
             }
+            stream.send(Up::Choice(v1::Choice { request_id: (*text).into(), job: (*text).into() }));
+            let result = stream.until(|m| if let Down::Chosen(result) = m { Some(result) } else { None }).expect("an answer");
+            assert!(result.error.contains("not offered") && !result.error.chars().any(sutler_base::is_harmful), "{result:?}");
             // Progress is a text, too; the attempt is nobody's.
             stream.send(Up::Progress(v1::AttemptProgress {
                 attempt: AttemptId::new(Timestamp::UNIX_EPOCH, [9; 16]).to_string(),

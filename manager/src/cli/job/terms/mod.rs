@@ -3,6 +3,7 @@
 mod brakes;
 mod rollout;
 mod schedule;
+mod user;
 
 pub(super) use rollout::{status, word};
 pub(super) use schedule::begins;
@@ -28,6 +29,8 @@ pub(super) struct TermsArgs {
     rollout: rollout::RolloutArgs,
     #[command(flatten)]
     schedule: schedule::ScheduleArgs,
+    #[command(flatten)]
+    user: user::UserArgs,
     /// Get its bytes through although transfers are suspended (`transfer suspend`)
     #[arg(long)]
     through_suspended: bool,
@@ -52,6 +55,7 @@ impl TermsArgs {
         let terms = v1::JobTerms {
             rollout: self.rollout.wire(),
             schedule: self.schedule.wire(session),
+            user: self.user.wire(),
             through_suspended: self.through_suspended,
             keep: self.keep.and_then(|keep| keep.try_into().ok()),
             on_leave: on_leave.into(),
@@ -81,6 +85,7 @@ pub(super) fn again(mut terms: v1::JobTerms, session: &Session) -> v1::JobTerms 
 pub(super) fn lines(terms: &v1::JobTerms) -> Vec<String> {
     let mut lines: Vec<String> = terms.rollout.iter().flat_map(rollout::lines).collect();
     lines.extend(terms.schedule.iter().flat_map(schedule::lines));
+    lines.extend(terms.user.iter().flat_map(user::lines));
     if terms.through_suspended {
         lines.push("its bytes flow although transfers are suspended".to_owned());
     }

@@ -5,7 +5,7 @@ use crate::cli::{
     session::Session,
     when::{self, Until, moment, span},
 };
-use clap::Args;
+use clap::{Args, ValueEnum};
 use std::time::Duration;
 use sutler_proto::v1;
 
@@ -24,6 +24,20 @@ pub(super) struct ScheduleArgs {
     /// Begin outside of maintenance windows, too
     #[arg(long)]
     ignore_windows: bool,
+    /// When of the machine's life it begins: at once, at its next start, or when it goes down [default: now]
+    #[arg(long, value_enum)]
+    timing: Option<Timing>,
+}
+
+/// A moment of a machine's life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Timing {
+    /// As soon as it may
+    Now,
+    /// At the machine's next start, before anything else
+    AtBoot,
+    /// When the machine goes down
+    AtShutdown,
 }
 
 impl ScheduleArgs {
@@ -34,6 +48,13 @@ impl ScheduleArgs {
             prefetch: self.prefetch.map(|early| prost_types::Duration { seconds: early.as_secs() as i64, nanos: 0 }),
             deadline_time: self.deadline.map(|at| at.wire(session.now())),
             ignore_windows: self.ignore_windows,
+            timing: match self.timing {
+                None => v1::Timing::Unspecified,
+                Some(Timing::Now) => v1::Timing::Now,
+                Some(Timing::AtBoot) => v1::Timing::AtBoot,
+                Some(Timing::AtShutdown) => v1::Timing::AtShutdown,
+            }
+            .into(),
             start_failure: String::new(),
         };
         (schedule != v1::Schedule::default()).then_some(schedule)
@@ -65,6 +86,11 @@ pub(super) fn lines(s: &v1::Schedule) -> Vec<String> {
     }
     if s.ignore_windows {
         lines.push("ignores maintenance windows".to_owned());
+    }
+    match s.timing() {
+        v1::Timing::AtBoot => lines.push("begins at the next start of each machine".to_owned()),
+        v1::Timing::AtShutdown => lines.push("begins when a machine goes down".to_owned()),
+        _ => {}
     }
     if !s.start_failure.is_empty() {
         lines.push(format!("could not be started when its time had come: {}", s.start_failure));
