@@ -25,6 +25,9 @@ use sutler_certs::{
     publisher::{PublisherKeyError, find_publisher_key},
 };
 
+/// How often the lock of a folder is tried again, and after which pause.
+const LOCK_TRIES: u32 = 20;
+const LOCK_PAUSE: Duration = Duration::from_millis(100);
 /// How long the CAs are waited for that another process has: nobody needs them for longer than a moment.
 const CA_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -134,10 +137,15 @@ impl Folder {
         let path = self.0.join("lock");
         let failed = |source| FolderError::Lock { path: path.clone(), source };
         let file = fs_err::OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
-        match rustix::fs::flock(file.file(), FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(FolderLock { _file: file }),
-            Err(rustix::io::Errno::WOULDBLOCK) => Err(FolderError::InUse { path: self.0.clone() }),
-            Err(e) => Err(failed(e.into())),
+        let mut tries = 0..LOCK_TRIES;
+        loop {
+            match rustix::fs::flock(file.file(), FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok(FolderLock { _file: file }),
+                // Whoever held it may have started a program that has not let go of its files yet.
+                Err(rustix::io::Errno::WOULDBLOCK) if tries.next().is_some() => std::thread::sleep(LOCK_PAUSE),
+                Err(rustix::io::Errno::WOULDBLOCK) => return Err(FolderError::InUse { path: self.0.clone() }),
+                Err(e) => return Err(failed(e.into())),
+            }
         }
     }
 

@@ -542,7 +542,9 @@ impl Loop {
         let open = self.state.records().filter(|r| r.stage != Stage::Canceled).map(|r| wire::open_attempt(r, progress.get(r.id())));
         Ok(Some(v1::Hello {
             protocol_version: PROTOCOL_VERSION,
-            capabilities: [REPORT_AGAIN, QUESTIONS, TIMES, CHECKS, PREFETCH, INVENTORY, ANNOUNCEMENTS, BOOTS, SHELF].map(str::to_owned).to_vec(),
+            capabilities: [REPORT_AGAIN, QUESTIONS, TIMES, CHECKS, PREFETCH, INVENTORY, ANNOUNCEMENTS, BOOTS, SHELF]
+                .map(str::to_owned)
+                .to_vec(),
             questions_digest: self.questions.digest(),
             shelf_digest: self.shelf.digest(),
             trust_version: self.identity.publishers().map_or(0, |t| t.version()),

@@ -341,7 +341,7 @@ async fn every_statement_walks_along_an_index() {
                     tx.put_last(&job, std::slice::from_ref(&client)).await?;
                     tx.hold_queued(&job).await?;
                     tx.hold(&[(job.clone(), client.clone())], HoldReason::Stopped).await?;
-                    tx.release(&[(job.clone(), client.clone())], HoldReason::Stopped).await?;
+                    tx.release(&[(job.clone(), client.clone())], HoldReason::Stopped, now).await?;
                     let breaker = tx.breaker_of(&uid, &Scope::Job(job.clone()), &uid).await?;
                     tx.save_breaker(&breaker).await?;
                     let key = [(job.clone(), client.clone())];
