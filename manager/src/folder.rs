@@ -25,6 +25,8 @@ use sutler_certs::{
     publisher::{PublisherKeyError, find_publisher_key},
 };
 
+/// How long another process may take to let go of the folder.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 /// How long the CAs are waited for that another process has: nobody needs them for longer than a moment.
 const CA_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -81,6 +83,22 @@ pub enum FolderError {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Folder(PathBuf);
 
+/// The lock of this file; none if nobody gave it back in this time.
+fn within(path: &Path, patience: Duration) -> Result<Option<FolderLock>, FolderError> {
+    let failed = |source| FolderError::Lock { path: path.into(), source };
+    let file = fs_err::OpenOptions::new().create(true).truncate(false).write(true).open(path).map_err(failed)?;
+    let (tell, told) = mpsc::channel();
+    // What waits can't be called off: where nobody takes the lock any more, it is given back at once.
+    std::thread::spawn(move || {
+        let taken = rustix::fs::flock(file.file(), FlockOperation::LockExclusive);
+        let _ = tell.send(taken.map(|()| FolderLock { _file: file }));
+    });
+    match told.recv_timeout(patience) {
+        Ok(taken) => taken.map(Some).map_err(|e| failed(e.into())),
+        Err(_) => Ok(None),
+    }
+}
+
 impl Folder {
     /// The layout below `path`; nothing is looked at.
     pub fn new(path: impl Into<PathBuf>) -> Folder {
@@ -131,32 +149,14 @@ impl Folder {
     /// Takes the folder for this process; refused while another process has it. It is given back when the value is
     /// dropped, also by a process that is killed.
     pub fn lock(&self) -> Result<FolderLock, FolderError> {
-        let path = self.0.join("lock");
-        let failed = |source| FolderError::Lock { path: path.clone(), source };
-        let file = fs_err::OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
-        match rustix::fs::flock(file.file(), FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(FolderLock { _file: file }),
-            Err(rustix::io::Errno::WOULDBLOCK) => Err(FolderError::InUse { path: self.0.clone() }),
-            Err(e) => Err(failed(e.into())),
-        }
+        // Whoever held it may have started a program that has not let go of its files yet.
+        within(&self.0.join("lock"), LOCK_PATIENCE)?.ok_or_else(|| FolderError::InUse { path: self.0.clone() })
     }
 
     /// Takes the CAs for this process, so that what is read of them belongs together and nothing of what is put there is lost;
     /// waits for another one that has them. Apart from [`Folder::lock`], which the manager holds as long as it serves.
     pub fn lock_ca(&self) -> Result<FolderLock, FolderError> {
-        let path = self.0.join("ca.lock");
-        let failed = |source| FolderError::Lock { path: path.clone(), source };
-        let file = fs_err::OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
-        let (tell, told) = mpsc::channel();
-        // What waits can't be called off: where nobody takes the lock any more, it is given back at once.
-        std::thread::spawn(move || {
-            let taken = rustix::fs::flock(file.file(), FlockOperation::LockExclusive);
-            let _ = tell.send(taken.map(|()| FolderLock { _file: file }));
-        });
-        match told.recv_timeout(CA_PATIENCE) {
-            Ok(taken) => taken.map_err(|e| failed(e.into())),
-            Err(_) => Err(FolderError::CaInUse { path: self.0.clone() }),
-        }
+        within(&self.0.join("ca.lock"), CA_PATIENCE)?.ok_or_else(|| FolderError::CaInUse { path: self.0.clone() })
     }
 
     /// Refuses a folder in which a publisher's key lies. Looks at every small file by its content, whatever its name, but

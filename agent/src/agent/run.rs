@@ -157,7 +157,7 @@ pub(super) struct Loop {
 enum Cause {
     Told(Told),
     Ask(Ask),
-    Link(LinkEvent),
+    Link(Box<LinkEvent>),
     Renewed(Result<(), String>),
     Measured(Box<Result<Facts, Trouble>>),
     Time,
@@ -187,7 +187,7 @@ impl Loop {
             let cause = tokio::select! {
                 Some(told) = self.told.recv() => Cause::Told(told),
                 Some(ask) = self.asks.recv() => Cause::Ask(ask),
-                Some(event) = self.events.recv() => Cause::Link(event),
+                Some(event) = self.events.recv() => Cause::Link(Box::new(event)),
                 renewed = async { match &mut self.renewing { Some(task) => task.await, None => std::future::pending().await } } => {
                     Cause::Renewed(renewed.unwrap_or_else(|e| Err(e.to_string())))
                 }
@@ -198,7 +198,7 @@ impl Loop {
                 () = tokio::time::sleep(wait.max(Duration::from_millis(1))) => Cause::Time,
             };
             let ended = match cause {
-                Cause::Told(Told::Event(event)) => self.told(event).await?,
+                Cause::Told(Told::Event(event)) => self.told(*event).await?,
                 Cause::Told(Told::Handover(program)) => Some(Ended::Handover(program)),
                 Cause::Told(Told::Installed) => {
                     self.measure();
@@ -215,7 +215,7 @@ impl Loop {
                 Cause::Told(Told::Fatal(why)) => return Err(AgentError::Fatal(why)),
                 Cause::Ask(Ask::Stop) => Some(Ended::Stopped),
                 Cause::Ask(ask) => self.asked(ask).await.map(|()| None)?,
-                Cause::Link(event) => self.link_event(event).await?,
+                Cause::Link(event) => self.link_event(*event).await?,
                 Cause::Renewed(result) => {
                     self.renewed(result);
                     None
@@ -542,7 +542,9 @@ impl Loop {
         let open = self.state.records().filter(|r| r.stage != Stage::Canceled).map(|r| wire::open_attempt(r, progress.get(r.id())));
         Ok(Some(v1::Hello {
             protocol_version: PROTOCOL_VERSION,
-            capabilities: [REPORT_AGAIN, QUESTIONS, TIMES, CHECKS, PREFETCH, INVENTORY, ANNOUNCEMENTS, BOOTS, SHELF].map(str::to_owned).to_vec(),
+            capabilities: [REPORT_AGAIN, QUESTIONS, TIMES, CHECKS, PREFETCH, INVENTORY, ANNOUNCEMENTS, BOOTS, SHELF]
+                .map(str::to_owned)
+                .to_vec(),
             questions_digest: self.questions.digest(),
             shelf_digest: self.shelf.digest(),
             trust_version: self.identity.publishers().map_or(0, |t| t.version()),

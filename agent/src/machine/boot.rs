@@ -15,6 +15,8 @@ use sutler_base::{Timestamp, state::Timing};
 
 /// A restart that did not happen in this time is ordered once more.
 const RESTART_PATIENCE: Duration = Duration::from_secs(600);
+/// How often it is ordered: nothing else begins meanwhile, and what was not restarted by then is for somebody to look at.
+const RESTARTS_MAX: u32 = 3;
 
 /// A restart of the machine that a step has asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +29,13 @@ pub struct Restart {
     /// When it was last ordered, on `CLOCK_BOOTTIME`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ordered: Option<Duration>,
+    /// How often it was ordered.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub orders: u32,
+}
+
+fn is_none(orders: &u32) -> bool {
+    *orders == 0
 }
 
 /// What a lease is by the time of day, for what begins at the next start of the machine.
@@ -91,7 +100,7 @@ impl Record {
     /// Notes that a step has asked for a restart.
     pub(super) fn restart_wanted(&mut self, hard: bool, now: &Now) {
         let before = self.restart.take().filter(|restart| restart.boot_id == now.boot_id);
-        let restart = before.unwrap_or_else(|| Restart { boot_id: now.boot_id.clone(), hard, ordered: None });
+        let restart = before.unwrap_or_else(|| Restart { boot_id: now.boot_id.clone(), hard, ordered: None, orders: 0 });
         self.restart = Some(Restart { hard: hard || restart.hard, ..restart });
     }
 
@@ -125,6 +134,21 @@ impl Record {
     }
 }
 
+impl Attempt {
+    /// Whether nothing of it goes on before the machine is restarted.
+    pub(super) fn awaits_restart(&self, may_restart: bool, now: &Now) -> bool {
+        let gives_up = self.record.stage == Stage::Offered && self.is_restarted_no_more(now);
+        self.record.awaits_restart(may_restart, now) && !gives_up
+    }
+
+    /// Whether the agent has the machine restarted for it no more: it was called off, its time is over, or it did not help.
+    fn is_restarted_no_more(&self, now: &Now) -> bool {
+        let ordered = self.record.restart.as_ref().filter(|restart| restart.boot_id == now.boot_id);
+        let in_vain = ordered.is_some_and(|restart| restart.orders >= RESTARTS_MAX) && !self.record.restarts(now);
+        in_vain || self.canceling || self.unwanted || self.record.is_expired(now)
+    }
+}
+
 impl State {
     /// Whether the machine goes down.
     pub(super) fn goes_down(&self, now: &Now) -> bool {
@@ -141,7 +165,10 @@ impl State {
         let waits = |a: &&Attempt| {
             let record = &a.record;
             let open = matches!(record.stage, Stage::Fetched(_)) || record.stage == Stage::Offered && record.verdict().is_none();
-            open && record.is_boot_due(now) && !matches!(a.activity, Activity::Backoff(_)) && record.leased(now) && record.timely(now)
+            open && record.is_boot_due(now)
+                && !matches!(a.activity, Activity::Backoff(_) | Activity::Fetching)
+                && record.leased(now)
+                && record.timely(now)
         };
         !self.held && !self.goes_down(now) && self.attempts.values().any(|a| waits(&a))
     }
@@ -173,6 +200,7 @@ impl State {
             && self.may_restart
             && !self.held
             && record.awaits_restart(self.may_restart, now)
+            && !attempt.is_restarted_no_more(now)
             && record.leased(now)
             && record.timely(now)
             && !self.restarts(now)

@@ -606,7 +606,7 @@ impl State {
                 }
                 Stage::Offered => {
                     if let Some(end) = attempt.record.verdict() {
-                        if attempt.record.awaits_restart(self.may_restart, now) {
+                        if attempt.awaits_restart(self.may_restart, now) {
                             continue;
                         }
                         attempt.activity = Activity::Signing;
@@ -686,6 +686,7 @@ impl State {
         attempt.record.restart_wanted(false, now);
         if let Some(restart) = &mut attempt.record.restart {
             restart.ordered = Some(now.boot);
+            restart.orders = restart.orders.saturating_add(1);
         }
         attempt.restarting = true;
         attempt.journal(effects);

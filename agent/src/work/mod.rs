@@ -39,7 +39,7 @@ use tokio::{
 #[derive(Debug)]
 pub enum Told {
     /// Something came to an end, or went on.
-    Event(Event),
+    Event(Box<Event>),
     /// What is installed has changed, and so have the facts.
     Installed,
     /// What an attempt that is over left on the machine is gone.
@@ -252,7 +252,7 @@ impl Worker {
 
 impl Shared {
     pub(crate) fn tell(&self, event: Event) {
-        let _ = self.told.send(Told::Event(event));
+        let _ = self.told.send(Told::Event(Box::new(event)));
     }
 
     pub(crate) fn fatal(&self, why: String) {

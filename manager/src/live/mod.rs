@@ -194,8 +194,7 @@ impl Live {
         let cut = Arc::new(Notify::new());
         let Arrival { serial, counter, state, can, shelf, unsettled } = arrival;
         let timed = can.times.then(Default::default);
-        let session =
-            Session { number, serial, counter, state, outbox, cut: cut.clone(), timed, far: false, shelf, can, unsettled };
+        let session = Session { number, serial, counter, state, outbox, cut: cut.clone(), timed, far: false, shelf, can, unsettled };
         if let Some(old) = lock(&self.sessions).insert(client.clone(), session) {
             let _ = old.outbox.try_send(ToAgent::Close(connected_again()));
             old.cut.notify_one();

@@ -46,7 +46,7 @@ pub trait Brakes {
     /// QUEUED rows that are held by this, by job and client, after `after`; at most `limit`. Not those that a stage holds.
     async fn held(&mut self, by: HoldReason, after: Option<(&JobId, &ClientId)>, limit: u32) -> Result<Vec<Execution>>;
     /// Lets rows go that are held by this; gives back how many.
-    async fn release(&mut self, rows: &[(JobId, ClientId)], by: HoldReason) -> Result<u64>;
+    async fn release(&mut self, rows: &[(JobId, ClientId)], by: HoldReason, now: Timestamp) -> Result<u64>;
     /// The first job after `after` that has rows which are held by this.
     async fn next_held_job(&mut self, by: HoldReason, after: Option<&JobId>) -> Result<Option<JobId>>;
     /// QUEUED rows of a job that are held by this, by client; at most `limit`.

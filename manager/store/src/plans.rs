@@ -45,11 +45,11 @@ const ALLOWED: &[(&str, &str)] = &[
     // The versions that name a few packages.
     ("USE TEMP B-TREE FOR DISTINCT", "FROM package_relation r"),
     ("USE TEMP B-TREE FOR ORDER BY", "FROM package_relation r"),
-    // The few limits and suspensions that operators make: all of them are wanted.
     // Those that a person has to close: all of them are wanted.
     ("SCAN breaker USING INDEX breaker_open", ""),
     // A hundred at the most: all of them are wanted.
     ("SCAN stop", "FROM stop ORDER BY"),
+    // The few limits and suspensions that operators make: all of them are wanted.
     ("SCAN transfer_limit USING INDEX", ""),
     ("SCAN transfer_suspension USING INDEX", ""),
     // Titles that no client has any more: all of them go.
@@ -60,6 +60,8 @@ const ALLOWED: &[(&str, &str)] = &[
     ("USE TEMP B-TREE FOR LAST 3 TERMS OF ORDER BY", "j.priority"),
     ("USE TEMP B-TREE FOR ORDER BY", "FROM execution e JOIN job j"),
     ("USE TEMP B-TREE FOR ORDER BY", "FROM execution e WHERE e.client = $1"),
+    // Of those that wait for a retry the newest: they are few.
+    ("USE TEMP B-TREE FOR ORDER BY", "e.hold = 'RETRY'"),
     // The first row of an index, and the one row of a total.
     ("SCAN attempt_log USING", "ORDER BY attempt LIMIT 1"),
     ("SCAN attempt_log_total", "WHERE self = 1"),
@@ -339,7 +341,7 @@ async fn every_statement_walks_along_an_index() {
                     tx.put_last(&job, std::slice::from_ref(&client)).await?;
                     tx.hold_queued(&job).await?;
                     tx.hold(&[(job.clone(), client.clone())], HoldReason::Stopped).await?;
-                    tx.release(&[(job.clone(), client.clone())], HoldReason::Stopped).await?;
+                    tx.release(&[(job.clone(), client.clone())], HoldReason::Stopped, now).await?;
                     let breaker = tx.breaker_of(&uid, &Scope::Job(job.clone()), &uid).await?;
                     tx.save_breaker(&breaker).await?;
                     let key = [(job.clone(), client.clone())];

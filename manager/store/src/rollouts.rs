@@ -51,7 +51,7 @@ pub trait Rollouts {
     async fn change_number(&mut self) -> Result<i64>;
     /// How many rows of a stage (from 1) are in each state. Here and below nothing counts that is uninstalled because its client left.
     async fn stage_counts(&mut self, job: &JobId, stage: u32) -> Result<Vec<(ExecutionState, i64)>>;
-    /// QUEUED and OFFERED rows that a stage let go, by client, after `after`; at most `limit`.
+    /// QUEUED and OFFERED rows that a stage let go and nothing else holds, by client, after `after`; at most `limit`.
     async fn stage_waiting(&mut self, job: &JobId, stage: u32, after: Option<&ClientId>, limit: u32) -> Result<Vec<Reached>>;
     /// OFFERED rows of a job, whichever stage let them go, by client, after `after`; at most `limit`.
     async fn offered(&mut self, job: &JobId, after: Option<&ClientId>, limit: u32) -> Result<Vec<Reached>>;

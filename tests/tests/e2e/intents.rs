@@ -224,9 +224,8 @@ fn an_older_agent_is_not_offered_what_it_cannot_do_and_the_row_says_why() {
     let inventory = cli.id(&format!("job run --inventory --client {client}"));
     let says = |job: &str, words: &str| {
         let row = JobView::of(&cli, job).row(&client).cloned().unwrap();
-        (row.state == "QUEUED" && row.json["reason"] == "AGENT" && row.json["detail"].as_str().unwrap().contains(words))
-            .then(|| cli.ok(&format!("client explain {client}")).contains(words))
-            .unwrap_or_default()
+        let is_so = row.state == "QUEUED" && row.json["reason"] == "AGENT" && row.json["detail"].as_str().unwrap().contains(words);
+        is_so && cli.ok(&format!("client explain {client}")).contains(words)
     };
     let told = || says(&fetch, "can't fetch what is installed another time") && says(&inventory, "can't measure its facts");
     assert_eq!(offers_of_an_older_agent(&agent, told), 0);

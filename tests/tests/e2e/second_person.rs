@@ -365,7 +365,7 @@ impl Small {
         packages.sign(&manager.profile()).iter().for_each(|package| drop(operator.push(&manager, package).unwrap()));
         let request = v1::CreateEnrollmentTokensRequest { uses: 1000, networks: vec!["127.0.0.0/8".into()], ..Default::default() };
         let made = operator.tokens(&manager, |mut t| async move { t.create_enrollment_tokens(request).await }).unwrap();
-        let mut small = Small { machines: vec![], operator, manager, runtime: runtime };
+        let mut small = Small { machines: vec![], operator, manager, runtime };
         for n in 0..machines {
             let mut machine = Machine::enroll(&format!("machine-{n}"), n as u64 + 1, &made.tokens[0].secret, small.runtime.handle());
             machine.start(ClientState::Active);

@@ -53,7 +53,7 @@ pub(crate) async fn what_is_stopped_reads_back_and_what_is_held_is_offered_to_no
         unit!(
             [stops, keys] | tx | {
                 let gone = [tx.delete_stop(&stops[3].what).await?, tx.delete_stop(&stops[3].what).await?];
-                Ok((gone, tx.release(&keys, HoldReason::Stopped).await?, tx.stops().await?.len()))
+                Ok((gone, tx.release(&keys, HoldReason::Stopped, Timestamp::UNIX_EPOCH).await?, tx.stops().await?.len()))
             }
         ),
     );

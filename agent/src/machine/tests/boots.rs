@@ -144,6 +144,35 @@ fn a_soft_restart_is_reported_or_seen_to_by_the_agent_in_the_times_of_the_job() 
 }
 
 #[test]
+fn what_is_called_off_while_it_waits_for_a_restart_restarts_nothing_and_says_what_was_done() {
+    let mut world = fetched(252, 6_000);
+    world.event(Event::Timed(id(1), world.times(100, Some(50), 0)));
+    ends_with(&mut world, StepReport::RebootSoft);
+    world.at = 60;
+    world.event(Event::CancelAsked(id(1)));
+    settle(&mut world);
+    assert_eq!(world.signing.len(), 1);
+    assert!(world.signing[0].state == ExecutionState::Succeeded && world.signing[0].items[0].reboot);
+    world.at = 100;
+    settle(&mut world);
+    assert!(!world.restarting);
+}
+
+#[test]
+fn a_restart_that_never_comes_is_ordered_a_few_times_and_then_reported() {
+    let mut world = fetched(252, 60_000);
+    ends_with(&mut world, StepReport::RebootSoft);
+    let mut orders = 0;
+    while world.signing.is_empty() {
+        settle(&mut world);
+        orders += u32::from(std::mem::take(&mut world.restarting));
+        world.at += 60;
+        assert!(world.at < 6_000, "it is ordered for ever");
+    }
+    assert!(orders == 3 && world.signing[0].items[0].reboot, "{orders}");
+}
+
+#[test]
 fn a_machine_that_lets_nobody_restart_it_says_that_it_must_be() {
     let mut world = fetched(252, 6_000);
     world.event(Event::MayRestart(false));

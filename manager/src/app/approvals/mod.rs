@@ -302,6 +302,18 @@ pub async fn approve(tx: &mut dyn Tx, env: &Env, (id, change): &(Uid, Change)) -
     let ordered = env.on_behalf_of(&approval.requester, reach);
     change.carry_out(tx, &ordered).await?;
     let count = reached::count(tx, &ordered, 0).await?;
+    // A job that has come since would reach clients that nobody had agreed to; those that this very change makes are part of it.
+    for (id, clients) in &count.jobs {
+        let made_now = tx.job(id).await?.is_some_and(|job| job.created == env.now);
+        let had = approval.jobs.get(id).copied();
+        if !made_now && had.is_none_or(|had| share::is_beyond(had, *clients)) {
+            return Err(outdated(format!("it reaches {clients} clients by jobs/{id}, and reached {}", had.unwrap_or(0))));
+        }
+    }
+    // It may reach further now than what whoever agrees may see.
+    if !is_seen(tx, env, &approval).await? {
+        return Err(AppError::not_found("approval", id));
+    }
     if share::is_beyond(approval.clients, count.clients) {
         return Err(outdated(format!("it reaches {} clients by now, and reached {}", count.clients, approval.clients)));
     }

@@ -71,7 +71,9 @@ async fn note(tx: &mut dyn Tx, env: &Env, attempt: &Attempt, tried: Option<Vec<(
         None => installs.into_iter().map(|(uid, _)| (uid, Tried { failed: true, bytes: 0 })).collect(),
     };
     // In one order for all units, so that none waits for another one crosswise.
-    versions.sort_by(|a, b| a.0.cmp(&b.0));
+    versions.sort_by(|a, b| (&a.0, !a.1.failed).cmp(&(&b.0, !b.1.failed)));
+    // An attempt counts once, whatever its agent says; if any of it failed, as failed.
+    versions.dedup_by(|later, first| later.0 == first.0);
     let targets = tx.job_targets(&attempt.job).await?;
     let groups: BTreeSet<Uid> = match targets.iter().any(|target| matches!(target, Target::Group(_))) {
         true => tx.memberships_of(&attempt.client).await?.into_iter().map(|m| m.group).collect(),

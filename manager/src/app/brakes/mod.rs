@@ -270,7 +270,7 @@ pub async fn releasable(tx: &mut dyn Tx, by: HoldReason, after: &Place) -> Resul
 
 /// Lets rows go that this brake holds, and wakes their clients. Whether another brake covers them is seen where attempts are made.
 pub async fn release(tx: &mut dyn Tx, env: &Env, rows: &[(JobId, ClientId)], by: HoldReason) -> Result<()> {
-    tx.release(rows, by).await?;
+    tx.release(rows, by, env.now).await?;
     let mut wakes = env.wakes();
     wakes.jobs.extend(rows.iter().map(|(job, _)| job.clone()));
     wakes.clients.extend(rows.iter().map(|(_, client)| client.clone()));

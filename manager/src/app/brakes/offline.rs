@@ -4,11 +4,12 @@ use super::{Env, Result};
 use crate::app::executions;
 use sutler_base::{
     ClientId, JobId, Timestamp,
-    state::{ClientState, ErrorKind, ExecutionState, JobState, Presence},
+    state::{ClientState, ErrorKind, ExecutionState, JobState, Presence, Purpose},
 };
 use sutler_core::{
     brake::offline::{Due, Offline},
     model::{Execution, Job},
+    rollout::RECONNECT_SECONDS,
 };
 use sutler_store::{Page, Tx};
 
@@ -33,13 +34,16 @@ impl Looked {
 pub async fn look(tx: &mut dyn Tx, env: &Env, job: &Job, clients: &[(ClientId, Timestamp)]) -> Result<Looked> {
     let mut looked = Looked::default();
     let offline = job.terms.offline;
-    if offline.waits_for_ever() || clients.is_empty() {
+    // Whoever tries to has reached a manager that has just started by then.
+    let starts = env.now.duration_since(env.live.started()).as_secs() < RECONNECT_SECONDS;
+    if offline.waits_for_ever() || clients.is_empty() || starts {
         return Ok(looked);
     }
     let ids: Vec<ClientId> = clients.iter().map(|(client, _)| client.clone()).collect();
     let awaited = if matches!(offline, Offline::QueueFor(_)) { tx.awaited(&job.id, &ids).await? } else { vec![] };
     for (client, heard) in clients {
-        let since = awaited.iter().find(|(id, _)| id == client).map(|(_, since)| *since);
+        // Who was heard of since is waited for anew.
+        let since = awaited.iter().find(|(id, _)| id == client).map(|(_, since)| *since).filter(|since| since >= heard);
         match offline.due(*heard, since, env.now) {
             Due::Nothing => {}
             Due::Note => looked.note.push(client.clone()),
@@ -60,7 +64,9 @@ pub async fn act(tx: &mut dyn Tx, env: &Env, job: &Job, looked: &Looked) -> Resu
         _ if row.attempts > 0 => (ExecutionState::Rejected, "the client was offline when its turn came again, and was passed over"),
         _ => (ExecutionState::Rejected, "the client was offline when its turn came, and was passed over"),
     };
-    let ended = rows.iter().filter(|row| row.state == ExecutionState::Queued).map(|row| {
+    // What is owed to a machine that had its turn waits for it.
+    let is_due = |row: &&Execution| row.state == ExecutionState::Queued && row.purpose == Purpose::Order;
+    let ended = rows.iter().filter(is_due).map(|row| {
         let (to, why) = end(row);
         executions::moved(row, to, ErrorKind::Offline.as_str(), why, env)
     });
@@ -90,7 +96,8 @@ pub async fn due(tx: &mut dyn Tx, env: &Env, after: &Option<String>) -> Result<(
             let rows = tx.list_executions(&job.id, &page, &[ExecutionState::Queued]).await?;
             let full = rows.len() as u32 == BATCH;
             page.after = rows.last().map(|row| row.client.to_string());
-            let free: Vec<ClientId> = rows.into_iter().filter(|row| row.hold.is_none()).map(|row| row.client).collect();
+            let free: Vec<ClientId> =
+                rows.into_iter().filter(|row| row.hold.is_none() && row.purpose == Purpose::Order).map(|row| row.client).collect();
             let away = away(tx, env, &free).await?;
             let looked = look(tx, env, &job, &away).await?;
             if !looked.is_nothing() {

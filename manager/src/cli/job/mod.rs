@@ -79,7 +79,7 @@ pub enum JobCommand {
     #[command(after_help = "Examples:
   sutler job create --package clamav --group new-clients
   sutler job create --package base@2.1 --package clamav@latest --client CLIENT --priority 2")]
-    Create(OrderArgs),
+    Create(Box<OrderArgs>),
     /// Start a draft: pins the versions and reaches the destinations
     #[command(after_help = "Examples:
   sutler job start JOB")]
@@ -371,7 +371,7 @@ pub async fn run(mut command: JobCommand, session: &Session) -> Result<u8, CliEr
         *job = get(session, job).await?.name;
     }
     match command {
-        JobCommand::Create(order) => order::create(session, order).await?,
+        JobCommand::Create(order) => order::create(session, *order).await?,
         JobCommand::Plan(args) => plan::run(session, *args).await?,
         JobCommand::Run(args) => order::run(session, *args).await?,
         JobCommand::Start { job, confirm } => {

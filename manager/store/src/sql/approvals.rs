@@ -98,7 +98,11 @@ impl Approvals for Unit<'_> {
     }
 
     async fn approvals_by(&mut self, requester: &str, limit: u32) -> Result<Vec<Approval>> {
-        let sql = concat!("SELECT ", approval_columns!(), " FROM approval WHERE requester = $1 AND state = 'PENDING' ORDER BY id LIMIT $2");
+        let sql = self.lock(concat!(
+            "SELECT ",
+            approval_columns!(),
+            " FROM approval WHERE requester = $1 AND state = 'PENDING' ORDER BY id LIMIT $2"
+        ));
         self.list("approval", query!(sql, bind::text(requester), i64::from(limit)), read).await
     }
 

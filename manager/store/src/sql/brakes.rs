@@ -145,17 +145,17 @@ impl Brakes for Unit<'_> {
         self.list("execution", query!(sql, by.as_str(), job, client, i64::from(limit)), execution).await
     }
 
-    async fn release(&mut self, rows: &[(JobId, ClientId)], by: HoldReason) -> Result<u64> {
+    async fn release(&mut self, rows: &[(JobId, ClientId)], by: HoldReason, now: Timestamp) -> Result<u64> {
         let mut released = 0;
         for rows in rows.chunks(ROWS) {
             let change = self.change(rows.len()).await?;
             let sql = concat!(
-                "UPDATE execution SET hold = '', change = $3 FROM",
+                "UPDATE execution SET hold = '', change = $3, quiet_ms = $4 FROM",
                 each!(1),
                 "WHERE execution.job = v.value->>0 AND execution.client = v.value->>1 AND execution.state = 'QUEUED' \
                  AND execution.hold || '' = $2"
             );
-            released += self.run(query!(sql, keys(rows), by.as_str(), change)).await?;
+            released += self.run(query!(sql, keys(rows), by.as_str(), change, bind::ms(now))).await?;
         }
         Ok(released)
     }
@@ -277,7 +277,7 @@ impl Brakes for Unit<'_> {
             let sql = concat!(
                 "INSERT INTO awaited (job, client, since_ms) SELECT v.value->>0, v.value->>1, $2 FROM",
                 each!(1),
-                "WHERE TRUE ON CONFLICT DO NOTHING"
+                "WHERE TRUE ON CONFLICT (job, client) DO UPDATE SET since_ms = excluded.since_ms"
             );
             self.run(query!(sql, bind::json(&rows), bind::ms(since))).await?;
         }

@@ -83,7 +83,7 @@ impl Rollouts for Unit<'_> {
             "SELECT ",
             reached_columns!(),
             " FROM execution e CROSS JOIN client c WHERE e.job = $1 AND e.stage = $2 AND e.stage > 0 \
-             AND e.state = $3 AND e.purpose <> 'LEAVE' AND e.client > $4 AND e.hold <> 'STAGE' AND c.id = e.client ORDER BY e.client LIMIT $5"
+             AND e.state = $3 AND e.purpose <> 'LEAVE' AND e.client > $4 AND e.hold = '' AND c.id = e.client ORDER BY e.client LIMIT $5"
         );
         let after = after.map(|a| a.to_string()).unwrap_or_default();
         let mut rows = Vec::new();
@@ -164,7 +164,7 @@ impl Rollouts for Unit<'_> {
             failed.extend(self.list("execution", query, |row| Ok((row.number::<u32>()?, row.int()?))).await?);
         }
         let sql = "SELECT s.stage, COUNT(*) FROM (SELECT stage FROM execution WHERE state = 'QUEUED' \
-                   AND hold IN ('STOPPED', 'BREAKER', 'BUDGET', 'RETRY') AND hold = 'RETRY' AND job = $1 AND change > $2 AND purpose <> 'LEAVE' \
+                   AND hold IN ('STOPPED', 'BREAKER', 'BUDGET', 'RETRY') AND hold = 'RETRY' AND job = $1 AND change + 0 > $2 AND purpose <> 'LEAVE' \
                    ORDER BY client LIMIT 9223372036854775807) s GROUP BY s.stage ORDER BY s.stage";
         failed.extend(self.list("execution", query!(sql, job.to_string(), change), |row| Ok((row.number::<u32>()?, row.int()?))).await?);
         Ok(failed)
@@ -183,7 +183,7 @@ impl Rollouts for Unit<'_> {
             "SELECT ",
             execution_columns!(),
             " FROM execution e WHERE e.state = 'QUEUED' AND e.hold IN ('STOPPED', 'BREAKER', 'BUDGET', 'RETRY') AND e.hold = 'RETRY' \
-             AND e.job = $1 AND e.change > $2 AND e.purpose <> 'LEAVE' ORDER BY e.change DESC LIMIT $3"
+             AND e.job = $1 AND e.change + 0 > $2 AND e.purpose <> 'LEAVE' ORDER BY e.change + 0 DESC LIMIT $3"
         );
         newest.extend(self.list("execution", query!(sql, job.to_string(), change, i64::from(limit)), execution).await?);
         newest.sort_by_key(|row| std::cmp::Reverse(row.change));
@@ -237,8 +237,9 @@ impl Rollouts for Unit<'_> {
     async fn hold_by_stage(&mut self, job: &JobId, clients: &[ClientId], state: ExecutionState) -> Result<u64> {
         let change = self.change(clients.len()).await?;
         let sql = concat!(
-            "UPDATE execution SET hold = 'STAGE', stage = 0, change = $2 WHERE job = $1 AND state = $4 AND hold <> 'STAGE' \
-             AND (stage + 0 > 0 OR (SELECT r.hold FROM rollout r WHERE r.job = $1) = 'STAGE') AND client",
+            "UPDATE execution SET hold = CASE WHEN stage + 0 > 0 THEN 'STAGE' ELSE (SELECT r.hold FROM rollout r WHERE r.job = $1) END, \
+             stage = 0, change = $2 WHERE job = $1 AND state = $4 AND hold <> 'STAGE' \
+             AND (stage + 0 > 0 OR (SELECT r.hold FROM rollout r WHERE r.job = $1) IN ('STAGE', 'USER')) AND client",
             any!(3)
         );
         self.run(query!(sql, job.to_string(), change, bind::list(clients), state.as_str())).await
@@ -255,8 +256,8 @@ impl Rollouts for Unit<'_> {
 
     async fn hold_queued(&mut self, job: &JobId) -> Result<u64> {
         let change = self.change(1).await?;
-        let sql = "UPDATE execution SET hold = 'STAGE', stage = 0, change = $2 WHERE job = $1 AND state = 'QUEUED' AND hold = '' \
-                   AND purpose <> 'LEAVE'";
+        let sql = "UPDATE execution SET hold = 'STAGE', stage = 0, change = $2 WHERE job = $1 AND state = 'QUEUED' \
+                   AND hold NOT IN ('STAGE', 'USER') AND purpose <> 'LEAVE'";
         self.run(query!(sql, job.to_string(), change)).await
     }
 }

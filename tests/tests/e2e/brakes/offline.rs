@@ -17,7 +17,8 @@ fn terms(action: OfflineAction, ttl: Option<i64>) -> v1::JobTerms {
 fn crew() -> Crew {
     let mut crew = Crew::new(Database::Sqlite);
     (0..6).for_each(|n| crew.join(n < 3));
-    crew.manager.step_clock(2 * MINUTE);
+    // Nobody is taken for absent by a manager that has just started.
+    crew.manager.step_clock(7 * MINUTE);
     crew
 }
 
