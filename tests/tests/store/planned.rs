@@ -56,7 +56,7 @@ pub(crate) async fn an_approval_is_pending_until_it_is_decided_and_is_kept_for_a
         read(&db.store, unit!([page] | tx | { tx.list_approvals(&page, all).await })).await
     };
     assert_eq!(list(None, false).await, [third.clone(), other.clone()], "the newest first");
-    assert_eq!(list(Some(uid(2)), false).await, [of_job.clone()]);
+    assert_eq!(list(Some(uid(2)), false).await, std::slice::from_ref(&of_job));
     let id = one.id.clone();
     let of = async || read(&db.store, unit!([id] | tx | { tx.approval_of(&id).await })).await;
     assert_eq!(of().await, Some(of_job.clone()));

@@ -148,12 +148,21 @@ fn name(actor: &str) -> Option<OperatorName> {
     actor.strip_prefix("operators/")?.parse().ok()
 }
 
-/// Has a change wait until somebody else agrees. The same one that waits already goes on waiting, as it is now.
+/// Has a change wait until somebody else agrees. The same one that waits already goes on waiting; if it comes to something else by
+/// now, under another name: nobody agrees to what became of what he had looked at.
 pub async fn ask(tx: &mut dyn Tx, env: &Env, order: &Order, needed: &Needed) -> Result<Approval> {
     let fingerprint = fingerprint(tx, &order.method, &order.request, &order.change, &env.actor).await?;
     let pending = tx.approvals_by(&env.actor, PENDING_MAX as u32).await?;
     let job = order.change.job().cloned();
-    let same = pending.iter().find(|a| (&a.method, &a.request, &a.job) == (&order.method, &order.request, &job));
+    let before = pending.iter().find(|a| (&a.method, &a.request, &a.job) == (&order.method, &order.request, &job));
+    let is_same = |a: &&Approval| a.fingerprint == fingerprint && !share::is_beyond(a.clients, needed.reached.clients);
+    let same = before.filter(is_same);
+    if let Some(other) = before.filter(|a| !is_same(a)) {
+        let mut other = other.clone();
+        other.state = ApprovalState::Expired;
+        other.reason = "it was ordered anew, and comes to something else".into();
+        decide(tx, env, &mut other, "outdate_change", "it was ordered anew, and comes to something else").await?;
+    }
     let approval = Approval {
         id: same.map_or_else(|| env.world.uid(), |a| a.id.clone()),
         state: ApprovalState::Pending,
