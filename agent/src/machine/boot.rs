@@ -165,8 +165,11 @@ impl State {
         let waits = |a: &&Attempt| {
             let record = &a.record;
             let open = matches!(record.stage, Stage::Fetched(_)) || record.stage == Stage::Offered && record.verdict().is_none();
+            // What was staged is looked at again in a moment; what has to be brought anew may take long, and holds up nobody.
+            let lacks = a.activity == Activity::Fetching && a.bytes.0 < a.bytes.1;
             open && record.is_boot_due(now)
-                && !matches!(a.activity, Activity::Backoff(_) | Activity::Fetching)
+                && !lacks
+                && !matches!(a.activity, Activity::Backoff(_))
                 && record.leased(now)
                 && record.timely(now)
         };
