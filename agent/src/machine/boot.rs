@@ -165,10 +165,9 @@ impl State {
         let waits = |a: &&Attempt| {
             let record = &a.record;
             let open = matches!(record.stage, Stage::Fetched(_)) || record.stage == Stage::Offered && record.verdict().is_none();
-            open && record.is_boot_due(now)
-                && !matches!(a.activity, Activity::Backoff(_) | Activity::Fetching)
-                && record.leased(now)
-                && record.timely(now)
+            // Once it has begun, what is fetched of it only now holds up nobody.
+            let far = matches!(a.activity, Activity::Backoff(_)) || record.started && a.activity == Activity::Fetching;
+            open && record.is_boot_due(now) && !far && record.leased(now) && record.timely(now)
         };
         !self.held && !self.goes_down(now) && self.attempts.values().any(|a| waits(&a))
     }
