@@ -165,13 +165,9 @@ impl State {
         let waits = |a: &&Attempt| {
             let record = &a.record;
             let open = matches!(record.stage, Stage::Fetched(_)) || record.stage == Stage::Offered && record.verdict().is_none();
-            // What was staged is looked at again in a moment; what has to be brought anew may take long, and holds up nobody.
-            let lacks = a.activity == Activity::Fetching && a.bytes.0 < a.bytes.1;
-            open && record.is_boot_due(now)
-                && !lacks
-                && !matches!(a.activity, Activity::Backoff(_))
-                && record.leased(now)
-                && record.timely(now)
+            // Once it has begun, what is fetched of it only now holds up nobody.
+            let far = matches!(a.activity, Activity::Backoff(_)) || record.started && a.activity == Activity::Fetching;
+            open && record.is_boot_due(now) && !far && record.leased(now) && record.timely(now)
         };
         !self.held && !self.goes_down(now) && self.attempts.values().any(|a| waits(&a))
     }
