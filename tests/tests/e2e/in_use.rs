@@ -171,7 +171,8 @@ fn an_older_agent_is_offered_nothing_that_it_does_not_know() {
     }
     let mut agent = Agent::enrolled("one", &manager);
     agent.stop();
-    let run = |package: &str, more: &str| cli.id(&format!("job run --package {package} --client {} {more}", agent.id()));
+    let run =
+        |package: &str, more: &str| cli.id(&format!("job run --package {package} --client {} --rollout all-at-once {more}", agent.id()));
     let newer = [run("first", "--announce soon"), run("second", "--timing at-boot"), run("third", "--reboot-in-window")];
     let plain = run("plain", "");
     let (_, offer) = greet(&agent, |_| {}, true).unwrap();
