@@ -106,7 +106,7 @@ impl PrefetchedRecord {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::simulation::MemoryVault;
+    use crate::vault::FolderVault;
     use sutler_base::{AttemptId, manifest::Manifest};
 
     fn item(package: &str, release: u64) -> Item {
@@ -126,7 +126,8 @@ mod tests {
 
     #[test]
     fn of_each_package_the_newest_is_kept_and_of_all_so_many_for_so_long() {
-        let vault: Arc<dyn Vault> = Arc::new(MemoryVault::default());
+        let folder = tempfile::tempdir().unwrap();
+        let vault: Arc<dyn Vault> = Arc::new(FolderVault::open(&folder.path().join("vault")).unwrap());
         let record = PrefetchedRecord::load(vault.clone()).unwrap();
         let at = |hours: i64| Timestamp::UNIX_EPOCH + jiff::SignedDuration::from_hours(hours);
         assert!(record.add(&item("tool", 1), at(0)).unwrap().is_empty());

@@ -311,8 +311,9 @@ pub async fn approve(tx: &mut dyn Tx, env: &Env, (id, change): &(Uid, Change)) -
     let ordered = env.on_behalf_of(&approval.requester, reach);
     change.carry_out(tx, &ordered).await?;
     let count = reached::count(tx, &ordered, 0).await?;
-    // A job that has come since would reach clients that nobody had agreed to; those that this very change makes are part of it.
-    for (id, clients) in &count.jobs {
+    // A job that has come since would reach clients that nobody had agreed to. Those that this very change makes are part of it, and of
+    // the job that it is about all counts, below: while it was a draft it may have been counted under another id.
+    for (id, clients) in count.jobs.iter().filter(|(id, _)| approval.job.as_ref() != Some(*id)) {
         let made_now = tx.job(id).await?.is_some_and(|job| job.created == env.now);
         let had = approval.jobs.get(id).copied();
         if !made_now && had.is_none_or(|had| share::is_beyond(had, *clients)) {
