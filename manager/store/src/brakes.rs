@@ -76,7 +76,7 @@ pub trait Brakes {
 
     /// Since when clients are awaited whose turn of this job has come.
     async fn awaited(&mut self, job: &JobId, clients: &[ClientId]) -> Result<Vec<(ClientId, Timestamp)>>;
-    /// Notes that these clients are awaited, unless they are.
+    /// Notes that these clients are awaited since then, in place of what was noted before.
     async fn put_awaited(&mut self, job: &JobId, clients: &[ClientId], since: Timestamp) -> Result<()>;
     /// Forgets that these clients are awaited.
     async fn forget_awaited(&mut self, rows: &[(JobId, ClientId)]) -> Result<()>;

@@ -137,7 +137,7 @@ pub(crate) async fn breakers_retries_and_budgets_read_back(db: Database) {
         ),
     );
     let before = (vec![retried], vec![], key.to_vec());
-    assert_eq!(seen.await.unwrap(), (before, (2, 0), 0, vec![(client, at(3))], 0));
+    assert_eq!(seen.await.unwrap(), (before, (2, 0), 0, vec![(client, at(4))], 0));
     let (ann, purse) = ("ann".parse::<sutler_base::OperatorName>().unwrap(), Purse::Job(job));
     let spent = write(
         &db.store,
