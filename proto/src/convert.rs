@@ -254,7 +254,12 @@ mod tests {
             assert_ne!((*word).to_wire(), 0, "{word:?}");
             assert_eq!(T::from_wire((*word).to_wire()).unwrap(), Some(*word));
         }
-        assert!(T::from_wire(ours.len() as i32 + 1).is_err());
+        // Numbers of the wire that nobody has given yet are errors, between the others and after them.
+        let values: Vec<i32> = ours.iter().map(|word| (*word).to_wire()).collect();
+        let most = values.iter().copied().max().unwrap_or_default();
+        for value in (1..=most + 1).filter(|value| !values.contains(value)) {
+            assert!(T::from_wire(value).is_err(), "{value}");
+        }
     }
 
     #[test]

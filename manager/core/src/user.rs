@@ -123,14 +123,13 @@ pub fn waits_for_restart(timing: Timing) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::schedule::Schedule;
 
     #[test]
     fn terms_that_contradict_each_other_are_refused_and_what_an_agent_lacks_is_said() {
         let announced = |timing, available| {
-            let mut terms = JobTerms::default();
-            terms.user = UserTerms { announcement: Some(Announcement::default()), available, restart: false };
-            terms.schedule.timing = timing;
-            terms
+            let user = UserTerms { announcement: Some(Announcement::default()), available, restart: false };
+            JobTerms { user, schedule: Schedule { timing, ..Schedule::default() }, ..JobTerms::default() }
         };
         assert!(check(&announced(Timing::Now, false)).is_empty());
         assert_eq!(check(&announced(Timing::AtBoot, false)).len(), 1);
