@@ -24,6 +24,7 @@ pub mod programs;
 mod proxy;
 mod raw;
 mod rows;
+mod session;
 mod terminal;
 pub mod wait;
 
@@ -38,5 +39,6 @@ pub use package::{COUNTING, PackageFolder, noise};
 pub use proxy::{Line, Proxy};
 pub use raw::{descriptors, method};
 pub use rows::{Reader, Rows};
+pub use session::Session;
 pub use terminal::Terminal;
 pub use wait::{PATIENCE, wait_for, wait_for_value, wait_until};

@@ -1,13 +1,10 @@
 //! What is changed or deleted while it is used, and programs of different versions that meet.
 
-use std::sync::Arc;
-use sutler_agent::{identity::Identity, link, vault::FolderVault};
-use sutler_certs::tls::{self, Clock};
 use sutler_proto::{
     PROTOCOL_VERSION,
-    v1::{self, agent_service_client::AgentServiceClient, connect_request::Message as Up, connect_response::Message as Down},
+    v1::{self, connect_response::Message as Down},
 };
-use sutler_tests::harness::{Agent, JobView, Line, Manager, PATIENCE, PackageFolder, Proxy, Setup, wait_until};
+use sutler_tests::harness::{Agent, JobView, Line, Manager, PATIENCE, PackageFolder, Proxy, Session, Setup, wait_until};
 use tonic::{Code, Status};
 
 /// Counts its run, then waits for whoever opens a pipe of the machine.
@@ -105,29 +102,17 @@ fn a_download_that_was_cut_off_goes_on_with_the_revision_that_was_offered() {
 fn greet(agent: &Agent, hello: impl FnOnce(&mut v1::Hello), wait_for_offer: bool) -> Result<(v1::Welcome, Option<v1::Offer>), Status> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let identity = Identity::load(Arc::new(FolderVault::open(&agent.state()).unwrap())).unwrap();
-        let (credential, _) = identity.credential();
-        let tls = tls::agent_client(Some(&credential), identity.trust(), Clock::system()).unwrap();
-        let connection = link::connect(&identity.addresses()[0], tls).await.unwrap();
-        let mut first = v1::Hello {
-            protocol_version: PROTOCOL_VERSION,
-            machine_id: agent.machine_id().to_owned(),
-            session_counter: identity.next_session().unwrap(),
-            agent_version: "0.0.1".into(),
-            ..Default::default()
-        };
-        hello(&mut first);
-        let (outbox, messages) = tokio::sync::mpsc::channel(1);
-        outbox.send(v1::ConnectRequest { message: Some(Up::Hello(first)) }).await.unwrap();
-        let mut client = AgentServiceClient::with_origin(connection.clone(), connection.origin());
-        let mut stream = client.connect(tokio_stream::wrappers::ReceiverStream::new(messages)).await?.into_inner();
-        let Some(Down::Welcome(welcome)) = stream.message().await?.and_then(|m| m.message) else { panic!("the first answer is a welcome") };
+        let open = Session::open(agent, |first| {
+            first.agent_version = "0.0.1".into();
+            hello(first);
+        });
+        let mut session = open.await?;
+        let Down::Welcome(welcome) = session.next().await? else { panic!("the first answer is a welcome") };
         if !wait_for_offer {
             return Ok((welcome, None));
         }
         loop {
-            let message = stream.message().await?.expect("the stream goes on");
-            if let Some(Down::Offer(offer)) = message.message {
+            if let Down::Offer(offer) = session.next().await? {
                 return Ok((welcome, Some(offer)));
             }
         }

@@ -3,14 +3,8 @@
 use super::clients::facts::{installed, quick};
 use serde_json::Value;
 use std::path::PathBuf;
-use std::sync::Arc;
-use sutler_agent::{identity::Identity, link, vault::FolderVault};
-use sutler_certs::tls::{self, Clock};
-use sutler_proto::{
-    PROTOCOL_VERSION,
-    v1::{self, agent_service_client::AgentServiceClient, connect_request::Message as Up, connect_response::Message as Down},
-};
-use sutler_tests::harness::{Agent, JobView, Manager, PATIENCE, PackageFolder, wait_until};
+use sutler_proto::v1::connect_response::Message as Down;
+use sutler_tests::harness::{Agent, JobView, Manager, PATIENCE, PackageFolder, Session, wait_until};
 
 const LARGE: usize = 4 << 20;
 
@@ -184,28 +178,10 @@ fn an_inventory_waits_for_a_machine_that_is_away_and_is_measured_after_it_was_as
 fn offers_of_an_older_agent(agent: &Agent, until: impl Fn() -> bool) -> usize {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let identity = Identity::load(Arc::new(FolderVault::open(&agent.state()).unwrap())).unwrap();
-        let (credential, _) = identity.credential();
-        let tls = tls::agent_client(Some(&credential), identity.trust(), Clock::system()).unwrap();
-        let connection = link::connect(&identity.addresses()[0], tls).await.unwrap();
-        let hello = v1::Hello {
-            protocol_version: PROTOCOL_VERSION,
-            machine_id: agent.machine_id().to_owned(),
-            session_counter: identity.next_session().unwrap(),
-            ..Default::default()
-        };
-        let (outbox, messages) = tokio::sync::mpsc::channel(2);
-        outbox.send(v1::ConnectRequest { message: Some(Up::Hello(hello)) }).await.unwrap();
-        let mut client = AgentServiceClient::with_origin(connection.clone(), connection.origin());
-        let stream = client.connect(tokio_stream::wrappers::ReceiverStream::new(messages)).await;
-        let (mut stream, mut offers) = (stream.unwrap().into_inner(), 0);
+        let (mut session, mut offers) = (Session::open(agent, |_| {}).await.unwrap(), 0);
         while !until() {
-            let wait = tokio::time::timeout(std::time::Duration::from_millis(100), stream.message()).await;
-            if let Ok(message) = wait
-                && let Some(Down::Offer(_)) = message.unwrap().expect("the stream goes on").message
-            {
-                offers += 1;
-            }
+            let wait = tokio::time::timeout(std::time::Duration::from_millis(100), session.next()).await;
+            offers += usize::from(matches!(wait, Ok(Ok(Down::Offer(_)))));
         }
         offers
     })

@@ -1,14 +1,11 @@
 //! What operators ask the users of machines, and what they answer.
 
 use serde_json::{Value, json};
-use std::sync::Arc;
-use sutler_agent::{identity::Identity, link, vault::FolderVault};
 use sutler_base::limits;
-use sutler_certs::tls::{self, Clock};
-use sutler_proto::v1::{self, agent_service_client::AgentServiceClient, connect_request::Message as Up, connect_response::Message as Down};
-use sutler_proto::{PROTOCOL_VERSION, QUESTIONS};
+use sutler_proto::QUESTIONS;
+use sutler_proto::v1::{self, connect_request::Message as Up, connect_response::Message as Down};
 use sutler_tests::api_call;
-use sutler_tests::harness::{Agent, Api, Cli, Manager, PATIENCE, wait_for_value, wait_until};
+use sutler_tests::harness::{Agent, Api, Cli, Manager, PATIENCE, Session, wait_for_value, wait_until};
 use tonic::Code;
 
 /// What the machine shows of a question.
@@ -139,30 +136,17 @@ fn a_question_that_policies_go_by_is_changed_or_deleted_only_by_force_and_answer
 fn said(agent: &Agent, capabilities: &[&str], digest: &[u8], question: &str, answer: &str) -> (Vec<v1::Questions>, String) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let identity = Identity::load(Arc::new(FolderVault::open(&agent.state()).unwrap())).unwrap();
-        let (credential, _) = identity.credential();
-        let tls = tls::agent_client(Some(&credential), identity.trust(), Clock::system()).unwrap();
-        let connection = link::connect(&identity.addresses()[0], tls).await.unwrap();
-        let hello = v1::Hello {
-            protocol_version: PROTOCOL_VERSION,
-            machine_id: agent.machine_id().to_owned(),
-            session_counter: identity.next_session().unwrap(),
-            capabilities: capabilities.iter().map(|c| (*c).to_owned()).collect(),
-            questions_digest: digest.to_vec().into(),
-            ..Default::default()
-        };
+        let open = Session::open(agent, |hello| {
+            hello.capabilities = capabilities.iter().map(|c| (*c).to_owned()).collect();
+            hello.questions_digest = digest.to_vec().into();
+        });
+        let (mut session, mut told) = (open.await.unwrap(), Vec::new());
         let request = v1::AnswerRequest { request_id: "1".into(), question: question.into(), answer: answer.into() };
-        let (outbox, messages) = tokio::sync::mpsc::channel(2);
-        for message in [Up::Hello(hello), Up::Answer(request)] {
-            outbox.send(v1::ConnectRequest { message: Some(message) }).await.unwrap();
-        }
-        let mut client = AgentServiceClient::with_origin(connection.clone(), connection.origin());
-        let stream = client.connect(tokio_stream::wrappers::ReceiverStream::new(messages)).await;
-        let (mut stream, mut told) = (stream.unwrap().into_inner(), Vec::new());
+        session.say(Up::Answer(request)).await;
         loop {
-            match stream.message().await.unwrap().expect("the stream goes on").message {
-                Some(Down::Questions(questions)) => told.push(questions),
-                Some(Down::Answered(result)) => return (told, result.error),
+            match session.next().await.unwrap() {
+                Down::Questions(questions) => told.push(questions),
+                Down::Answered(result) => return (told, result.error),
                 _ => {}
             }
         }
