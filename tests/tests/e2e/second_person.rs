@@ -256,6 +256,36 @@ fn the_classic_accident_is_a_policy_or_a_file_of_members_and_waits_for_a_second_
 }
 
 #[test]
+fn an_approval_carries_no_job_that_came_after_it_and_keeps_its_name_only_while_it_comes_to_the_same() {
+    let fleet = Fleet::new();
+    let (dan, bea) = fleet.crew();
+    dan.ok("group create servers");
+    let job = dan.id("job run --package hello --group servers");
+    let everybody = fleet.manager.scratch().join("everybody");
+    fs_err::write(&everybody, fleet.ids.join("\n")).unwrap();
+    let id = approval(&dan.fails(1, &format!("group add servers --file {}", everybody.display())));
+    // Nobody is there yet, so that it needs nobody to agree.
+    let late = dan.id("job run --package other --group servers");
+    bea.fails(1, &format!("approval approve {id}")).says(&[&format!("by jobs/{late}"), "have it ordered again"]);
+    assert_eq!((fleet.total(&job), fleet.total(&late)), (0, 0), "nothing of it was done");
+
+    // What waits becomes something else: who had looked at it agrees to nothing by its name.
+    let draft = dan.ok("job run --package hello --group all");
+    let draft = draft.split_whitespace().next().unwrap().trim_start_matches("jobs/").to_owned();
+    let waits = || fleet.anna.json(&format!("job show {draft}"))["approval"]["name"].as_str().unwrap().to_owned();
+    let seen = waits();
+    dan.ok(&format!("job start {draft}"));
+    assert_eq!(waits(), seen, "the same again goes on waiting");
+    dan.ok(&format!("job update {draft} --package other"));
+    dan.ok(&format!("job start {draft}"));
+    assert_ne!(waits(), seen);
+    bea.fails(1, &format!("approval approve {}", seen.trim_start_matches("approvals/"))).says(&["decided once"]);
+    assert_eq!(fleet.state(&draft), "DRAFT");
+    bea.ok(&format!("job approve {draft}"));
+    assert_eq!(fleet.total(&draft), 60);
+}
+
+#[test]
 fn a_second_person_is_needed_from_both_bounds_of_the_configuration_on() {
     let config = "[limits]\nsecond_person_clients = 2\nsecond_person_percent = 60\n";
     let manager = Manager::start_with(Setup { config: config.into(), ..Setup::default() });

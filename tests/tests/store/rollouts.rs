@@ -115,6 +115,8 @@ pub(crate) async fn silence_counts_since_the_offer_or_the_last_wait_that_may_las
                 tx.put_rollout(&job, &Position::default(), Some(HoldReason::Stage)).await?;
                 tx.insert_executions(&job, &everyone, at(5)).await?;
                 tx.release_to_stage(&job, &everyone, 1, at(98)).await?;
+                // Also what is held by something else waits for its stage first.
+                tx.hold(&[(job.clone(), everyone[0].clone())], HoldReason::Budget).await?;
                 assert_eq!(tx.hold_queued(&job).await?, 8);
                 tx.release_to_stage(&job, &everyone[..4], 1, at(99)).await?;
                 tx.change_executions(&changes).await

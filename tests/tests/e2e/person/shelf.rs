@@ -66,3 +66,30 @@ fn what_is_offered_to_everybody_at_once_is_let_go_when_it_is_chosen() {
     agent.ok(&format!("install {job}"));
     JobView::wait_for_row(&cli, &job, &agent.id(), "SUCCEEDED");
 }
+
+#[test]
+fn what_nobody_chose_is_still_only_offered_to_who_comes_back_and_after_a_retry() {
+    let (_manager, cli, agent) = machine(&["editor", "game"]);
+    cli.ok("group create desks");
+    cli.ok(&format!("group add desks {}", agent.id()));
+    let job = cli.id("job run --package editor --group desks --available --expires 4s");
+    waits(&cli, &job, &agent, "USER");
+    let still_offered = || {
+        let row = waits(&cli, &job, &agent, "USER");
+        assert_eq!((row.state.as_str(), row.attempts), ("QUEUED", 0), "{row:#?}");
+        // What is ordered after it is installed: by then it would be, too.
+        let other = cli.id(&format!("job run --package game --client {} --replace always", agent.id()));
+        JobView::wait_for_row(&cli, &other, &agent.id(), "SUCCEEDED");
+        assert_eq!(runs(&agent, "editor"), 0);
+    };
+    JobView::wait_for_row(&cli, &job, &agent.id(), "EXPIRED");
+    cli.ok(&format!("job retry {job} --kind error --expires 30d"));
+    still_offered();
+    cli.ok(&format!("group remove desks {}", agent.id()));
+    JobView::wait_for_row(&cli, &job, &agent.id(), "CANCELED");
+    cli.ok(&format!("group add desks {}", agent.id()));
+    still_offered();
+    wait_until("the editor to be offered", PATIENCE, || shelf(&agent) == ["editor"]);
+    agent.ok("install editor");
+    JobView::wait_for_row(&cli, &job, &agent.id(), "SUCCEEDED");
+}
