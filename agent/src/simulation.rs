@@ -18,10 +18,12 @@ use crate::{
 };
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
+    io,
+    net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicI64, AtomicU64, Ordering},
+        atomic::{AtomicI64, AtomicU16, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -34,10 +36,34 @@ use sutler_base::{
     state::ErrorKind,
     token::TokenString,
 };
-use tokio::sync::watch;
+use tokio::{
+    net::{TcpSocket, TcpStream},
+    sync::watch,
+};
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// From how many addresses this process connects; 0 from whichever the system takes.
+static ADDRESSES: AtomicU16 = AtomicU16::new(0);
+
+/// From now on connections of this process come in turns from so many addresses of the loopback, from 127.1.0.0 on: one machine
+/// that stands for many would have one address's share of what a manager lets callers without a certificate do, and one address's
+/// ports.
+pub fn connect_from(addresses: u16) {
+    ADDRESSES.store(addresses, Ordering::Relaxed);
+}
+
+/// Connects to `host:port`.
+pub(crate) async fn dial(address: &str) -> io::Result<TcpStream> {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let to = address.parse::<SocketAddr>().ok().filter(|to| to.ip().is_ipv4() && to.ip().is_loopback());
+    let (Some(to), addresses @ 1..) = (to, ADDRESSES.load(Ordering::Relaxed)) else { return TcpStream::connect(address).await };
+    let [high, low] = (NEXT.fetch_add(1, Ordering::Relaxed) % addresses).to_be_bytes();
+    let socket = TcpSocket::new_v4()?;
+    socket.bind((Ipv4Addr::new(127, 1, high, low), 0).into())?;
+    socket.connect(to).await
 }
 
 /// Files in memory.

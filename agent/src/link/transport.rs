@@ -87,7 +87,7 @@ pub async fn connect_within(address: &str, config: Arc<ClientConfig>, limits: &L
     let (host, _) = address.rsplit_once(':').ok_or_else(bad)?;
     let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned()).map_err(|_| bad())?;
     let origin: http::Uri = format!("https://{address}").parse().map_err(|_| bad())?;
-    let tcp = match tokio::time::timeout(limits.connect, TcpStream::connect(address)).await {
+    let tcp = match tokio::time::timeout(limits.connect, dial(address)).await {
         Ok(Ok(tcp)) => tcp,
         Ok(Err(source)) => return Err(LinkError::Tcp { address: address.into(), source }),
         Err(_) => return Err(LinkError::Tcp { address: address.into(), source: io::ErrorKind::TimedOut.into() }),
@@ -125,6 +125,14 @@ pub async fn connect_within(address: &str, config: Arc<ClientConfig>, limits: &L
     });
     Ok(Connection { sender, origin, received, stall: limits.stall, closed })
 }
+
+#[cfg(not(feature = "simulation"))]
+async fn dial(address: &str) -> io::Result<TcpStream> {
+    TcpStream::connect(address).await
+}
+
+#[cfg(feature = "simulation")]
+use crate::simulation::dial;
 
 /// An error with what caused it.
 pub(crate) fn said(error: &dyn std::error::Error) -> String {
