@@ -46,13 +46,23 @@ pub fn within(wrapper: &[impl AsRef<OsStr>], plain: Command) -> Command {
     command
 }
 
+static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+
+/// From now on the programs are those of this folder, and nothing is built.
+///
+/// # Panics
+///
+/// When others were asked for before.
+pub fn take(folder: PathBuf) {
+    FOLDER.set(folder).expect("nobody has asked for the programs yet");
+}
+
 /// The folder with both, which is up to date.
 ///
 /// # Panics
 ///
 /// When they can't be built.
 pub fn folder() -> &'static Path {
-    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     FOLDER.get_or_init(|| match std::env::var_os(BINARIES) {
         Some(folder) if !folder.is_empty() => PathBuf::from(folder),
         _ => build(),

@@ -1,0 +1,19 @@
+//! What is measured, each in a room of its own.
+
+mod footprint;
+
+use super::run::Run;
+
+/// One of them.
+#[derive(Debug)]
+pub(super) struct Scenario {
+    pub(super) name: &'static str,
+    /// In a sentence.
+    pub(super) what: &'static str,
+    pub(super) run: fn(&mut Run),
+}
+
+/// All of them, in the order in which `all` runs them.
+pub(super) static ALL: &[Scenario] = &[
+    footprint::SCENARIO,
+];
