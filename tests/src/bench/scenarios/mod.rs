@@ -1,6 +1,7 @@
 //! What is measured, each in a room of its own.
 
 mod footprint;
+mod new_client;
 
 use super::run::Run;
 
@@ -16,4 +17,6 @@ pub(super) struct Scenario {
 /// All of them, in the order in which `all` runs them.
 pub(super) static ALL: &[Scenario] = &[
     footprint::SCENARIO,
+    new_client::ONE,
+    new_client::MANY,
 ];
