@@ -2,6 +2,7 @@
 
 mod footprint;
 mod new_client;
+mod run_job;
 
 use super::run::Run;
 
@@ -19,4 +20,5 @@ pub(super) static ALL: &[Scenario] = &[
     footprint::SCENARIO,
     new_client::ONE,
     new_client::MANY,
+    run_job::SCENARIO,
 ];
