@@ -1,5 +1,6 @@
 //! What is measured, each in a room of its own.
 
+mod fetch;
 mod footprint;
 mod new_client;
 mod run_job;
@@ -21,4 +22,6 @@ pub(super) static ALL: &[Scenario] = &[
     new_client::ONE,
     new_client::MANY,
     run_job::SCENARIO,
+    fetch::ONE,
+    fetch::SIXTEEN,
 ];
