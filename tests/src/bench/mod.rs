@@ -9,7 +9,10 @@
 //! [`measure`] reads what processes take, [`line`] says what came of it, [`peers`] are the others, [`scenarios`] what is
 //! measured. Everything that is made lies below `target/bench`.
 
+mod agents;
+mod bare;
 mod build;
+mod fleet;
 mod install;
 mod line;
 mod measure;
@@ -33,7 +36,11 @@ use std::{
 /// The program `bench`.
 pub fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
+    // What the benchmark itself starts as processes of their own.
     match words.split_first() {
+        Some((word, rest)) if word == agents::WORD => return agents::main(rest),
+        Some((word, rest)) if word == bare::SERVER => return bare::server(rest),
+        Some((word, rest)) if word == bare::CLIENTS => return bare::clients(rest),
         Some((word, _)) if word == "list" => {
             scenarios::ALL.iter().for_each(|scenario| println!("{:<14} {}", scenario.name, scenario.what));
             return ExitCode::SUCCESS;

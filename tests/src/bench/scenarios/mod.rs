@@ -2,6 +2,7 @@
 
 mod fetch;
 mod footprint;
+mod idle;
 mod new_client;
 mod run_job;
 
@@ -24,4 +25,5 @@ pub(super) static ALL: &[Scenario] = &[
     run_job::SCENARIO,
     fetch::ONE,
     fetch::SIXTEEN,
+    idle::SCENARIO,
 ];
