@@ -5,6 +5,7 @@ mod footprint;
 mod idle;
 mod new_client;
 mod run_job;
+mod storm;
 
 use super::run::Run;
 
@@ -26,4 +27,5 @@ pub(super) static ALL: &[Scenario] = &[
     fetch::ONE,
     fetch::SIXTEEN,
     idle::SCENARIO,
+    storm::SCENARIO,
 ];
