@@ -21,6 +21,7 @@ mod ours;
 mod peers;
 mod pki;
 mod readme;
+mod replay;
 mod run;
 mod scenarios;
 

@@ -1,5 +1,6 @@
 //! What is measured, each in a room of its own.
 
+mod fan_out;
 mod fetch;
 mod footprint;
 mod idle;
@@ -28,4 +29,5 @@ pub(super) static ALL: &[Scenario] = &[
     fetch::SIXTEEN,
     idle::SCENARIO,
     storm::SCENARIO,
+    fan_out::SCENARIO,
 ];
