@@ -12,6 +12,7 @@
 mod agents;
 mod bare;
 mod build;
+mod filled;
 mod fleet;
 mod install;
 mod line;

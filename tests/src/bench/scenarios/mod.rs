@@ -5,6 +5,7 @@ mod fetch;
 mod footprint;
 mod idle;
 mod new_client;
+mod policies;
 mod run_job;
 mod storm;
 
@@ -30,4 +31,5 @@ pub(super) static ALL: &[Scenario] = &[
     idle::SCENARIO,
     storm::SCENARIO,
     fan_out::SCENARIO,
+    policies::SCENARIO,
 ];
