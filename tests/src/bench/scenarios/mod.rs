@@ -7,6 +7,7 @@ mod idle;
 mod new_client;
 mod policies;
 mod run_job;
+mod store;
 mod storm;
 
 use super::run::Run;
@@ -32,4 +33,5 @@ pub(super) static ALL: &[Scenario] = &[
     storm::SCENARIO,
     fan_out::SCENARIO,
     policies::SCENARIO,
+    store::SCENARIO,
 ];
