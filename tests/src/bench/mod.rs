@@ -19,6 +19,7 @@ mod line;
 mod measure;
 mod options;
 mod ours;
+mod pairs;
 mod peers;
 mod pki;
 mod readme;

@@ -9,6 +9,7 @@ mod policies;
 mod run_job;
 mod store;
 mod storm;
+mod update;
 
 use super::run::Run;
 
@@ -34,4 +35,5 @@ pub(super) static ALL: &[Scenario] = &[
     fan_out::SCENARIO,
     policies::SCENARIO,
     store::SCENARIO,
+    update::SCENARIO,
 ];
