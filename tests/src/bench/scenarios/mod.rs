@@ -7,6 +7,7 @@ mod idle;
 mod new_client;
 mod policies;
 mod run_job;
+mod scale_out;
 mod store;
 mod storm;
 mod update;
@@ -36,4 +37,5 @@ pub(super) static ALL: &[Scenario] = &[
     policies::SCENARIO,
     store::SCENARIO,
     update::SCENARIO,
+    scale_out::SCENARIO,
 ];
