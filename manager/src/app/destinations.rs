@@ -5,7 +5,7 @@
 use super::{AppError, Env, Result, clients, conditions, executions, groups, inventory, jobs};
 use std::collections::BTreeSet;
 use sutler_base::{
-    ClientId, JobId,
+    ClientId, JobId, Uid,
     state::{CancelReason, ClientState, JobState},
 };
 use sutler_core::{
@@ -61,8 +61,7 @@ pub async fn resolve_exclusion(tx: &mut dyn Tx, env: &Env, destination: &jobs::D
 
 /// These as they are shown: `groups/NAME` and `clients/ID`.
 pub async fn names(tx: &mut dyn Tx, targets: &[Target]) -> Result<Vec<String>> {
-    let uids: Vec<_> = targets.iter().filter_map(|t| if let Target::Group(uid) = t { Some(uid.clone()) } else { None }).collect();
-    let named = tx.groups_by_uid(&uids).await?;
+    let named = tx.groups_by_uid(&groups_of(targets)).await?;
     let shown = targets.iter().filter_map(|t| match t {
         Target::Client(id) => Some(format!("clients/{id}")),
         Target::Group(uid) => named.iter().find(|g| g.uid == *uid).map(|g| format!("groups/{}", g.name)),
@@ -182,21 +181,40 @@ pub fn is_admitted(client: &Client) -> bool {
     matches!(client.state, ClientState::Active | ClientState::Quarantined) && client.archived.is_none()
 }
 
+/// Of what is counted before it happens, what is meant.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Ahead<'a> {
+    /// Only what this job comes to; that of all jobs otherwise.
+    pub job: Option<&'a JobId>,
+    /// Only clients that one of these holds, if there are any.
+    pub among: &'a [Target],
+}
+
 /// Notes whom the jobs of a group would reach if these came into it.
-pub async fn note_if_joined(tx: &mut dyn Tx, env: &Env, group: &sutler_base::Uid, clients: &[ClientId]) -> Result<()> {
-    let target = Target::Group(group.clone());
-    for job in tx.jobs_with_target(&target, &[JobState::Scheduled, JobState::Active, JobState::Paused]).await? {
+pub async fn note_if_joined(tx: &mut dyn Tx, env: &Env, group: &Uid, clients: &[ClientId], ahead: &Ahead<'_>) -> Result<()> {
+    if clients.is_empty() {
+        return Ok(());
+    }
+    let jobs = tx.jobs_with_target(&Target::Group(group.clone()), &[JobState::Scheduled, JobState::Active, JobState::Paused]).await?;
+    for job in jobs.into_iter().filter(|job| ahead.job.is_none_or(|id| job.id == *id)) {
         let exclusions = tx.exclusions(&job.id).await?;
         for batch in clients.chunks(BATCH as usize) {
-            let memberships = if exclusions.is_empty() { vec![] } else { tx.memberships_of_all(batch).await? };
+            let all = exclusions.is_empty() && ahead.among.is_empty();
+            let memberships = if all { vec![] } else { tx.memberships_of_all(batch).await? };
             let keys: Vec<_> = batch.iter().map(|client| (job.id.clone(), client.clone())).collect();
             let rows = tx.executions(&keys).await?;
             let has_row = |id: &ClientId| rows.iter().any(|row| row.client == *id && !execution::comes_back(row));
-            let reached = batch.iter().filter(|id| !has_row(id) && !holds(&exclusions, id, &memberships));
-            env.reached().note(&job.id, reached);
+            let is_meant = |id: &ClientId| ahead.among.is_empty() || holds(ahead.among, id, &memberships);
+            let reached = batch.iter().filter(|id| !has_row(id) && is_meant(id) && !holds(&exclusions, id, &memberships));
+            env.reached().note_coming(&job.id, reached);
         }
     }
     Ok(())
+}
+
+/// The groups among destinations or exclusions.
+pub fn groups_of(targets: &[Target]) -> Vec<Uid> {
+    targets.iter().filter_map(|target| if let Target::Group(uid) = target { Some(uid.clone()) } else { None }).collect()
 }
 
 /// Lets the conditions of jobs look at a client that is let in or of which something changed.
@@ -223,7 +241,7 @@ pub async fn look(tx: &mut dyn Tx, env: &Env, client: &Client) -> Result<()> {
 }
 
 /// All members of a group.
-pub async fn members(tx: &mut dyn Tx, group: &sutler_base::Uid) -> Result<Vec<ClientId>> {
+pub async fn members(tx: &mut dyn Tx, group: &Uid) -> Result<Vec<ClientId>> {
     let (mut page, mut all) = (Page { after: None, limit: BATCH }, Vec::new());
     loop {
         let rows = tx.list_members(group, &page).await?;

@@ -1,8 +1,8 @@
 //! Jobs: made, started, canceled, archived, run again. How they are changed is in [`revise`](super::revise).
 
 use super::{
-    AppError, Env, Result, approvals, brakes, conditions, destinations, events, executions, groups, packages, rollouts, schedule, shelf,
-    trust,
+    AppError, Env, Result, approvals, brakes, conditions, destinations, destinations::Ahead, events, executions, groups, packages,
+    policies, rollouts, schedule, shelf, trust,
 };
 use jiff::SignedDuration;
 use std::collections::BTreeSet;
@@ -457,6 +457,7 @@ pub async fn start(tx: &mut dyn Tx, env: &Env, id: &JobId) -> Result<Shown> {
     job.state = JobState::Scheduled;
     tx.save_job(&job).await?;
     destinations::note_ahead(tx, env, &job, &targets).await?;
+    note_coming(tx, env, id, &targets).await?;
     let when = job.terms.schedule.start.map(|at| at.to_string()).unwrap_or_default();
     env.audit(tx, "schedule_job", format!("jobs/{id}"), format!("{}, for {when}", describe(&wanted))).await?;
     env.wakes().jobs.insert(id.clone());
@@ -511,11 +512,18 @@ pub async fn activate(tx: &mut dyn Tx, env: &Env, mut job: Job) -> Result<()> {
     }
     destinations::reach_matching(tx, env, &job).await?;
     env.reached().note_rows(id, &[]);
+    note_coming(tx, env, id, &targets).await?;
     let ignores = if job.terms.schedule.ignore_windows { ", ignoring maintenance windows" } else { "" };
     env.audit(tx, "start_job", format!("jobs/{id}"), format!("{}{ignores}", describe(&wanted))).await?;
     events::job_started(tx, env, &job, &describe(&wanted), false).await?;
     shelf::wake(tx, env, &job).await?;
     wake_queued(tx, env, id).await
+}
+
+/// Notes whom the policies of its groups will bring to a job.
+pub async fn note_coming(tx: &mut dyn Tx, env: &Env, id: &JobId, targets: &[Target]) -> Result<()> {
+    let ahead = Ahead { job: Some(id), ..Ahead::default() };
+    policies::note_ahead_of(tx, env, &destinations::groups_of(targets), &ahead).await
 }
 
 /// Wakes every client that has a queued row of this job.
@@ -761,7 +769,8 @@ pub async fn retry(tx: &mut dyn Tx, env: &Env, input: &Retry) -> Result<Retried>
             refuse_second(tx, env, &job, &wanted, &target).await?;
         }
     }
-    if stands_again || job.state == JobState::Completed {
+    let goes_on = stands_again || job.state == JobState::Completed;
+    if goes_on {
         job.state = JobState::Active;
         job.ended = None;
         job.terms.schedule.failure.clear();
@@ -773,6 +782,10 @@ pub async fn retry(tx: &mut dyn Tx, env: &Env, input: &Retry) -> Result<Retried>
     if stands_again {
         rollouts::stands_again(tx, env, &job).await?;
         reach_all(tx, env, &job).await?;
+    }
+    if goes_on {
+        let targets = tx.job_targets(&job.id).await?;
+        note_coming(tx, env, &job.id, &targets).await?;
     }
     let (mut retried, mut offered_again) = (0, 0);
     let mut page = Page { after: None, limit: BATCH };

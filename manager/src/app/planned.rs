@@ -4,7 +4,7 @@
 //! job. The plan keeps the id that the job would have had, by which its stages order clients, and whom it reached.
 
 use super::{
-    AppError, Env, Result, approvals, conditions,
+    AppError, Env, Result, approvals, conditions, destinations,
     inventory::{self, TOGETHER},
     jobs,
     schedule::Clock,
@@ -22,7 +22,7 @@ use sutler_base::{
     state::{Intent, JobState, PlanVerdict, Presence},
 };
 use sutler_core::{
-    model::{Client, Job, JobPackage, Membership, PackageVersion, Target},
+    model::{Client, Job, JobPackage, Membership, PackageVersion},
     planned::{self, JobPlan, Pinned, PlannedClient, Seat, Summary},
     relations::{Action, Entry, KnownMachine, Planned, plan},
     rights::Reach,
@@ -159,8 +159,7 @@ fn pinned(packages: &[JobPackage]) -> Vec<Pinned> {
 async fn terms(tx: &mut dyn Tx, job: &Job) -> Result<(Vec<JobPackage>, BTreeMap<String, i64>)> {
     let packages = tx.job_packages(&job.id, job.revision).await?;
     let mut rules = BTreeMap::new();
-    let groups: Vec<Uid> =
-        tx.job_targets(&job.id).await?.into_iter().filter_map(|t| if let Target::Group(uid) = t { Some(uid) } else { None }).collect();
+    let groups = destinations::groups_of(&tx.job_targets(&job.id).await?);
     for group in &groups {
         let mut page = Page { after: None, limit: BATCH };
         loop {

@@ -1,9 +1,11 @@
 //! Jobs that are changed: who has not started gets what is new, as another revision; who has keeps the one that it was offered.
 
 use super::{
-    AppError, Env, Result, conditions, destinations, executions, groups,
+    AppError, Env, Result, conditions, destinations,
+    destinations::Ahead,
+    executions, groups,
     jobs::{self, Destination, Shown, Wanted},
-    keeping, reached, rollouts, schedule,
+    keeping, policies, reached, rollouts, schedule,
 };
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -146,10 +148,11 @@ pub async fn update(tx: &mut dyn Tx, env: &Env, input: &Update) -> Result<Shown>
     if started && (packages.is_some() || job.condition != before.condition || job.requirements != before.requirements) {
         // Whoever has not begun gets what nobody had agreed to.
         env.reached().note_rows(id, reached::NOT_BEGUN);
+        let targets = tx.job_targets(id).await?;
         if job.state == JobState::Scheduled {
-            let targets = tx.job_targets(id).await?;
             destinations::note_ahead(tx, env, &job, &targets).await?;
         }
+        jobs::note_coming(tx, env, id, &targets).await?;
     }
     let wanted = packages.unwrap_or(had);
     changes.extend(change_destinations(tx, env, &job, &wanted, input).await?);
@@ -280,6 +283,14 @@ async fn change_destinations(
         for target in add.iter().chain(&free) {
             let clients: Vec<ClientId> = destinations::held_by(tx, target).await?;
             destinations::not_excluded(tx, env, std::slice::from_ref(job), &clients).await?;
+        }
+    }
+    if stands || job.state == JobState::Scheduled {
+        // Also whom policies will bring to it: into groups that it gets, or who are excluded no longer.
+        jobs::note_coming(tx, env, id, &add).await?;
+        if !free.is_empty() {
+            let groups = destinations::groups_of(&tx.job_targets(id).await?);
+            policies::note_ahead_of(tx, env, &groups, &Ahead { job: Some(id), among: &free }).await?;
         }
     }
     Ok(changes)

@@ -127,6 +127,42 @@ fn what_starts_later_is_counted_when_it_is_ordered_and_when_its_group_grows_or_i
 }
 
 #[test]
+fn whom_a_policy_will_bring_to_a_job_is_counted_whichever_of_them_is_there_first_and_nobody_twice() {
+    let fleet = Fleet::new();
+    let anna = &fleet.anna;
+    anna.ok("group create servers");
+    // On a group without jobs it brings nobody within reach of anything.
+    anna.ok("policy create everybody --group servers --trigger inventory --applies-to all");
+    let later = "--at 2099-01-31T22:00:00Z";
+    anna.fails(1, "job run --package hello --group servers").says(&["60 of 60 clients", "--confirm 60"]);
+    anna.fails(1, &format!("job run --package hello --group servers {later}")).says(&["60 of 60 clients"]);
+    anna.fails(1, "job run --package hello --group servers --exclude-group few").says(&["57 of 60 clients"]);
+    let draft = anna.id("job create --package hello --group servers");
+    anna.fails(1, &format!("job start {draft}")).says(&["60 of 60 clients"]);
+    // Three are there already, and come by the policy as well.
+    anna.fails(1, "job run --package hello --group servers --group few").says(&["60 of 60 clients"]);
+    let job = anna.id("job run --package hello --group servers --confirm 60");
+    assert_eq!((fleet.state(&job).as_str(), fleet.total(&job)), ("ACTIVE", 0), "the policy has looked at nobody yet");
+    // What is changed for those who will come was never confirmed, nor that a job that had ended stands again.
+    anna.ok(&format!("job update {job} --priority 3"));
+    anna.fails(1, &format!("job update {job} --package other")).says(&["60 of 60 clients"]);
+    anna.ok(&format!("job cancel {job} --yes"));
+    anna.fails(1, &format!("job retry {job} --expires 2099-01-31T22:00:00Z")).says(&["60 of 60 clients"]);
+    anna.ok(&format!("job retry {job} --expires 2099-01-31T22:00:00Z --confirm 60"));
+
+    // A job that gets the group is as one that is run on it.
+    for when in [""] {
+        let small = anna.id(&format!("job run --package other --group few {when}"));
+        anna.fails(1, &format!("job update {small} --add-group servers")).says(&["57 of 60 clients"]);
+        anna.ok(&format!("job cancel {small} --yes"));
+    }
+    // So is one that loses the exclusion of those who come, and of them alone.
+    let small = anna.id("job run --package other --group servers --exclude-group all --exclude-group few");
+    anna.ok(&format!("job update {small} --include-group few"));
+    anna.fails(1, &format!("job update {small} --include-group all")).says(&["60 of 60 clients"]);
+}
+
+#[test]
 fn once_two_may_agree_a_job_waits_as_a_draft_and_is_started_once_when_another_operator_agrees() {
     let fleet = Fleet::new();
     let (dan, bea) = fleet.crew();
