@@ -1,19 +1,24 @@
 //! `ApprovalService`, and what goes for calls that may need a second person.
 
-use super::{Services, caller, clients, configuration, groups, jobs, page, parsed, policies, status};
-use crate::app::{
-    AppError, Caller, Violations,
-    approvals::{self, Change, Order, START, Watched},
+use super::{Services, caller, clients, configuration, groups, page, parsed, policies, status};
+use crate::{
+    app::{
+        AppError, Caller, Env, Violations,
+        approvals::{self, Change, Order, START, Watched},
+        jobs,
+    },
+    rpc,
 };
 use prost::Message;
 use prost_reflect::{DescriptorPool, DynamicMessage};
 use std::sync::{Arc, LazyLock};
-use sutler_base::{Uid, limits};
+use sutler_base::{Digest, JobId, Uid, limits};
 use sutler_core::approval::Approval;
 use sutler_proto::{
     convert::{Word, approval_id, wire_time},
     v1,
 };
+use sutler_store::{Tx, Work};
 use tonic::{Request, Response, Status, async_trait};
 
 /// How many jobs of an approval are shown.
@@ -24,9 +29,47 @@ const REQUEST_SHOWN: usize = 64 << 10;
 static POOL: LazyLock<DescriptorPool> =
     LazyLock::new(|| DescriptorPool::decode(sutler_proto::DESCRIPTORS).expect("the descriptors were checked by the build"));
 
-/// The caller of a change that may need a second person, which then waits as a draft.
-pub(super) fn asked(caller: &Caller, confirm: i64) -> Caller {
-    Caller { watched: Some(Watched { confirm: u64::try_from(confirm).unwrap_or_default(), order: None }), ..caller.clone() }
+/// What makes the draft of a job that has to wait, and gives its id.
+type Draft<I> = for<'a> fn(&'a mut dyn Tx, &'a Env, &'a I) -> Work<'a, JobId, AppError>;
+
+impl Services {
+    /// Starts a job; or, where that needs a second person, has it wait as a draft.
+    pub(super) async fn start_or_wait<I, R, F>(
+        &self,
+        caller: &Caller,
+        (name, body, confirm): (&'static str, Digest, i64),
+        input: I,
+        run: F,
+        draft: Draft<I>,
+        to_wire: fn(jobs::Shown) -> R,
+    ) -> Result<R, AppError>
+    where
+        I: Clone + Send + Sync + 'static,
+        R: Message + Default + 'static,
+        F: for<'a> Fn(&'a mut dyn Tx, &'a Env, &'a I) -> Work<'a, jobs::Shown, AppError> + Send + Sync + 'static,
+    {
+        let watched = Watched { confirm: u64::try_from(confirm).unwrap_or_default(), order: None };
+        let asking = Caller { watched: Some(watched), ..caller.clone() };
+        match self.app.mutate(&asking, name, body, input.clone(), run, to_wire).await {
+            Err(AppError::ApprovalNeeded(needed)) => {
+                let waits = self.app.mutate(
+                    caller,
+                    name,
+                    body,
+                    (input, draft, needed),
+                    |tx, env, (input, draft, needed)| {
+                        Box::pin(async move {
+                            let id = draft(tx, env, input).await?;
+                            approvals::start_waits(tx, env, &id, needed).await
+                        })
+                    },
+                    to_wire,
+                );
+                waits.await
+            }
+            other => other,
+        }
+    }
 }
 
 /// The caller of a change that may need a second person, which then waits as it was sent: without what makes it idempotent, and what
@@ -44,9 +87,9 @@ fn change(method: &str, request: &[u8]) -> Result<Change, AppError> {
         M::decode(request).map_err(|e| AppError::Bug(format!("a kept request can't be read: {e}")))
     }
     Ok(match method {
-        "JobService/UpdateJob" => Change::Update(Box::new(jobs::update(read(request)?)?)),
-        "JobService/RetryJob" => Change::Retry(jobs::retry(&read(request)?)?),
-        "JobService/RollbackJob" => Change::Rollback(jobs::rollback(read(request)?)?),
+        "JobService/UpdateJob" => Change::Update(Box::new(rpc::jobs::update(read(request)?)?)),
+        "JobService/RetryJob" => Change::Retry(rpc::jobs::retry(&read(request)?)?),
+        "JobService/RollbackJob" => Change::Rollback(rpc::jobs::rollback(read(request)?)?),
         "GroupService/AddMembers" => Change::AddMembers(groups::add(read(request)?)?),
         "GroupService/RemoveMembers" => {
             let (name, clients) = groups::remove(&read(request)?)?;

@@ -1,8 +1,8 @@
 //! `PlanService`, and jobs that are run by a plan.
 
-use super::{Operator, Services, approvals::asked, jobs, page, parsed, shown, status};
+use super::{Operator, Services, jobs, page, parsed, shown, status};
 use crate::app::{
-    AppError, Caller, Violations, approvals,
+    AppError, Caller, Violations,
     planned::{self, Fetch, Keep, Looked, Run},
 };
 use prost::Message;
@@ -105,29 +105,15 @@ impl Services {
         }
         let plan = self.plan(operator, "plan", &r.plan).await?;
         let input = Run { order: jobs::create(&order_of(&plan)?)?, plan: plan.id };
-        let asking = asked(&caller, r.confirm);
-        let to_wire = |j| v1::RunJobResponse { job: Some(shown::job(j)) };
-        let run = self.app.mutate(&asking, "run_job", body, input.clone(), |tx, env, i| Box::pin(planned::run(tx, env, i)), to_wire);
-        let answer = match run.await {
-            Err(AppError::ApprovalNeeded(needed)) => {
-                let waits = self.app.mutate(
-                    &caller,
-                    "run_job",
-                    body,
-                    (input, needed),
-                    |tx, env, (i, needed)| {
-                        Box::pin(async move {
-                            let (_, made) = planned::create(tx, env, i).await?;
-                            approvals::start_waits(tx, env, &made.job.id, needed).await
-                        })
-                    },
-                    to_wire,
-                );
-                waits.await
-            }
-            other => other,
-        };
-        answer.map_err(status)
+        let run = self.start_or_wait(
+            &caller,
+            ("run_job", body, r.confirm),
+            input,
+            |tx, env, i| Box::pin(planned::run(tx, env, i)),
+            |tx, env, i| Box::pin(async move { Ok(planned::create(tx, env, i).await?.1.job.id) }),
+            |j| v1::RunJobResponse { job: Some(shown::job(j)) },
+        );
+        run.await.map_err(status)
     }
 }
 

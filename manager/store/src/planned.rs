@@ -15,8 +15,8 @@ type Result<T> = std::result::Result<T, StoreError>;
 pub trait Approvals {
     /// How many clients can be reached by jobs: let in or quarantined, and not archived.
     async fn count_fleet(&mut self) -> Result<u64>;
-    /// Adds an approval.
-    async fn insert_approval(&mut self, approval: &Approval) -> Result<()>;
+    /// Adds an approval, or writes how one that is there was decided, or what it stands for now.
+    async fn put_approval(&mut self, approval: &Approval) -> Result<()>;
     /// The approval of this id. For update on databases with row locks.
     async fn approval(&mut self, id: &Uid) -> Result<Option<Approval>>;
     /// Approvals, the newest first (`after` = id); `all`: also those that were decided.
@@ -27,8 +27,6 @@ pub trait Approvals {
     async fn approvals_by(&mut self, requester: &str, limit: u32) -> Result<Vec<Approval>>;
     /// Pending approvals whose time is over; at most `limit`.
     async fn approvals_overdue(&mut self, now: Timestamp, limit: u32) -> Result<Vec<Approval>>;
-    /// Writes how an approval was decided, or what a pending one stands for now.
-    async fn save_approval(&mut self, approval: &Approval) -> Result<()>;
     /// Forgets approvals that were decided before; gives back how many.
     async fn drop_approvals(&mut self, before: Timestamp) -> Result<u64>;
 }

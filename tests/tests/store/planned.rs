@@ -43,7 +43,7 @@ pub(crate) async fn an_approval_is_pending_until_it_is_decided_and_is_kept_for_a
             [one, of_job, other, third] | tx | {
                 tx.insert_job(&one, &[], &[]).await?;
                 for approval in [&of_job, &other, &third] {
-                    tx.insert_approval(approval).await?;
+                    tx.put_approval(approval).await?;
                 }
                 Ok(())
             }
@@ -70,7 +70,7 @@ pub(crate) async fn an_approval_is_pending_until_it_is_decided_and_is_kept_for_a
         clients: 7,
         ..of_job.clone()
     };
-    write(&db.store, unit!([decided] | tx | { tx.save_approval(&decided).await })).await.unwrap();
+    write(&db.store, unit!([decided] | tx | { tx.put_approval(&decided).await })).await.unwrap();
     assert_eq!((of().await, list(Some(uid(2)), false).await.len()), (None, 0));
     assert_eq!(list(Some(uid(2)), true).await, [decided]);
     assert_eq!(write(&db.store, unit!([] | tx | { tx.drop_approvals(at(50)).await })).await.unwrap(), 0);

@@ -181,14 +181,11 @@ pub async fn ask(tx: &mut dyn Tx, env: &Env, order: &Order, needed: &Needed) -> 
         decider: String::new(),
         reason: String::new(),
     };
-    if same.is_some() {
-        tx.save_approval(&approval).await?;
-    } else if pending.len() == PENDING_MAX {
+    if same.is_none() && pending.len() == PENDING_MAX {
         let message = format!("{PENDING_MAX} changes of {} wait for somebody to agree already; have them decided first", env.actor);
         return Err(AppError::state(&env.actor, "TOO_MANY_PENDING", message));
-    } else {
-        tx.insert_approval(&approval).await?;
     }
+    tx.put_approval(&approval).await?;
     let sentence = format!("{} wants to {}, which reaches {}; another operator has to agree", env.actor, approval.what, needed.words());
     env.audit(tx, "ask_approval", object(&approval), &sentence).await?;
     let event = Event::new(EventKind::ApprovalNeeded, object(&approval), sentence).with("approval", format!("approvals/{}", approval.id));
@@ -356,7 +353,7 @@ pub async fn reject(tx: &mut dyn Tx, env: &Env, input: &Reject) -> Result<Approv
 async fn decide(tx: &mut dyn Tx, env: &Env, approval: &mut Approval, action: &str, detail: &str) -> Result<()> {
     approval.decided = Some(env.now);
     approval.decider = env.actor.clone();
-    tx.save_approval(approval).await?;
+    tx.put_approval(approval).await?;
     env.audit(tx, action, object(approval), format!("approvals/{}, {detail}", approval.id)).await?;
     env.wakes().jobs.extend(approval.job.clone());
     let sentence = format!("approvals/{} is {}: {detail}", approval.id, approval.state);

@@ -50,11 +50,14 @@ impl Approvals for Unit<'_> {
         Ok(self.one("client", query!(sql), |row| row.number()).await?.unwrap_or_default())
     }
 
-    async fn insert_approval(&mut self, approval: &Approval) -> Result<()> {
+    async fn put_approval(&mut self, approval: &Approval) -> Result<()> {
         let sql = concat!(
             "INSERT INTO approval (",
             approval_columns!(),
-            ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16) ON CONFLICT DO NOTHING"
+            ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16) ON CONFLICT (id) DO UPDATE SET \
+             state = excluded.state, fingerprint = excluded.fingerprint, clients = excluded.clients, fleet = excluded.fleet, \
+             jobs = excluded.jobs, created_ms = excluded.created_ms, expires_ms = excluded.expires_ms, \
+             decided_ms = excluded.decided_ms, decider = excluded.decider, reason = excluded.reason"
         );
         let query = query!(
             sql,
@@ -75,7 +78,8 @@ impl Approvals for Unit<'_> {
             bind::text(&approval.decider),
             bind::text(&approval.reason)
         );
-        self.insert("approval", query).await
+        self.run(query).await?;
+        Ok(())
     }
 
     async fn approval(&mut self, id: &Uid) -> Result<Option<Approval>> {
@@ -113,26 +117,6 @@ impl Approvals for Unit<'_> {
             " FROM approval WHERE state = 'PENDING' AND expires_ms <= $1 ORDER BY expires_ms, id LIMIT $2"
         );
         self.list("approval", query!(sql, bind::ms(now), i64::from(limit)), read).await
-    }
-
-    async fn save_approval(&mut self, approval: &Approval) -> Result<()> {
-        let sql = "UPDATE approval SET state = $2, fingerprint = $3, clients = $4, fleet = $5, jobs = $6, created_ms = $7, \
-                   expires_ms = $8, decided_ms = $9, decider = $10, reason = $11 WHERE id = $1";
-        let query = query!(
-            sql,
-            approval.id.to_string(),
-            approval.state.as_str(),
-            approval.fingerprint.as_bytes().to_vec(),
-            bind::int(approval.clients)?,
-            bind::int(approval.fleet)?,
-            jobs(approval),
-            bind::ms(approval.created),
-            bind::ms(approval.expires),
-            bind::opt_ms(approval.decided),
-            bind::text(&approval.decider),
-            bind::text(&approval.reason)
-        );
-        self.save("approval", approval.id.as_str(), query).await
     }
 
     async fn drop_approvals(&mut self, before: Timestamp) -> Result<u64> {
