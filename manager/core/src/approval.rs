@@ -1,5 +1,6 @@
 //! Changes that wait for a second person.
 
+use crate::planned::Pinned;
 use std::collections::BTreeMap;
 use sutler_base::{Digest, JobId, Timestamp, Uid, state::ApprovalState};
 
@@ -38,4 +39,8 @@ pub struct Approval {
     pub decider: String,
     /// Why it was rejected.
     pub reason: String,
+    /// The plan by which the job was run that waits.
+    pub plan: Option<Uid>,
+    /// The versions of the jobs that it reaches clients by, each once and in order: what is agreed to is what is done.
+    pub packages: Vec<Pinned>,
 }

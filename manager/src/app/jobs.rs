@@ -483,6 +483,19 @@ async fn pinned(tx: &mut dyn Tx, env: &Env, job: &Job) -> Result<(Vec<JobPackage
     Ok((wanted, targets))
 }
 
+/// Pins what a draft would install if it were started now: while it waits it is what it was when it was ordered.
+pub async fn pin_draft(tx: &mut dyn Tx, env: &Env, id: &JobId) -> Result<()> {
+    let job = load(tx, env, id).await?;
+    let had = tx.job_packages(id, job.revision).await?;
+    let (wanted, _) = pinned(tx, env, &job).await?;
+    if wanted != had {
+        tx.put_job_packages(id, job.revision, &wanted).await?;
+        // Whoever looked at the draft before saw another one.
+        tx.save_job(&job).await?;
+    }
+    Ok(())
+}
+
 /// Makes a job reach its destinations, from this commit on.
 pub async fn activate(tx: &mut dyn Tx, env: &Env, mut job: Job) -> Result<()> {
     let id = &job.id.clone();

@@ -12,7 +12,7 @@ use super::{
 use jiff::SignedDuration;
 use std::collections::{BTreeMap, BTreeSet};
 use sutler_base::{
-    ClientId, Digest, PackageName, Timestamp, Uid, Version,
+    ClientId, Digest, JobId, PackageName, Timestamp, Uid, Version,
     facts::Facts,
     manifest::{
         Present, Requirement,
@@ -151,7 +151,8 @@ fn summary(job: &Job, clients: &[(PlannedClient, Vec<Fetch>)]) -> Summary {
     out
 }
 
-fn pinned(packages: &[JobPackage]) -> Vec<Pinned> {
+/// The versions of a job.
+pub fn pinned(packages: &[JobPackage]) -> Vec<Pinned> {
     packages.iter().map(|p| Pinned { version: p.version.clone(), name: format!("{}@{}", p.package, p.version_text) }).collect()
 }
 
@@ -359,14 +360,22 @@ pub struct Run {
     pub order: jobs::Create,
 }
 
+/// The plan, as long as it can be run.
+pub async fn runnable(tx: &mut dyn Tx, env: &Env, id: &Uid) -> Result<JobPlan> {
+    let name = format!("plans/{id}");
+    let why = match tx.plan(id).await? {
+        Some(plan) if plan.expires > env.now => return Ok(plan),
+        Some(plan) => format!("{name} could be run until {}; plan it again", plan.expires),
+        None => format!("{name} is kept no longer; plan it again"),
+    };
+    Err(AppError::state(name, "PLAN_OUTDATED", why))
+}
+
 /// Makes the draft of the job that was planned, under the id that it was planned with.
 pub async fn create(tx: &mut dyn Tx, env: &Env, input: &Run) -> Result<(JobPlan, jobs::Shown)> {
-    let plan = get(tx, env, &input.plan).await?;
+    get(tx, env, &input.plan).await?;
+    let plan = runnable(tx, env, &input.plan).await?;
     let name = format!("plans/{}", plan.id);
-    if plan.expires <= env.now {
-        let message = format!("{name} could be run until {}; plan it again", plan.expires);
-        return Err(AppError::state(name, "PLAN_OUTDATED", message));
-    }
     let Some(id) = plan.summary.job.clone() else { return Err(AppError::Bug(format!("{name} names no job"))) };
     if tx.job(&id).await?.is_some() {
         return Err(AppError::state(&name, "PLAN_DONE", format!("{name} was run already, as jobs/{id}; plan it again to run it again")));
@@ -378,19 +387,25 @@ pub async fn create(tx: &mut dyn Tx, env: &Env, input: &Run) -> Result<(JobPlan,
 /// Runs exactly what was planned, or nothing.
 pub async fn run(tx: &mut dyn Tx, env: &Env, input: &Run) -> Result<jobs::Shown> {
     let (plan, made) = create(tx, env, input).await?;
-    let id = made.job.id;
-    let shown = jobs::start(tx, env, &id).await?;
-    let (packages, rules) = terms(tx, &shown.job).await?;
+    let shown = jobs::start(tx, env, &made.job.id).await?;
+    hold_to(tx, env, &plan.id, &shown.job.id).await?;
+    Ok(shown)
+}
+
+/// Refuses what this unit of work has started if it is not what was planned.
+pub async fn hold_to(tx: &mut dyn Tx, env: &Env, plan: &Uid, id: &JobId) -> Result<()> {
+    let plan = runnable(tx, env, plan).await?;
+    let job = jobs::load(tx, env, id).await?;
+    let (packages, rules) = terms(tx, &job).await?;
     let now = Summary { packages: pinned(&packages), rules, ..Summary::default() };
-    let (strangers, example) = strangers(tx, env, &plan.id, &shown.job).await?;
+    let (strangers, example) = strangers(tx, env, &plan.id, &job).await?;
     let changed = planned::outdated(&plan.summary, &now, strangers, example.as_ref());
     if !changed.is_empty() {
         let name = format!("plans/{}", plan.id);
         let message = format!("the fleet is not as it was for {name}: {}; plan it again", changed.join("; "));
         return Err(AppError::state(name, "PLAN_OUTDATED", message));
     }
-    env.audit(tx, "run_plan", format!("jobs/{id}"), format!("plans/{}", plan.id)).await?;
-    Ok(shown)
+    env.audit(tx, "run_plan", format!("jobs/{id}"), format!("plans/{}", plan.id)).await
 }
 
 /// How many clients a job reaches, or will when its time has come, that a plan does not name; and one of them.

@@ -85,6 +85,10 @@ impl Record for v1::Approval {
         Column::new("clients", |a| format!("{} of {}", a.clients, a.fleet_clients)),
         Column::new("until", |a| moment(&a.expire_time)),
         Column::wide("reaches", reaches),
+        Column::wide("packages", |a| {
+            a.packages.iter().map(|p| p.replacen("packages/", "", 1).replacen("/versions/", "@", 1)).collect::<Vec<_>>().join(", ")
+        }),
+        Column::wide("plan", |a| names::short(&a.plan).to_owned()),
         Column::wide("created", |a| moment(&a.create_time)),
         Column::wide("decided", |a| moment(&a.decide_time)),
         Column::wide("decider", |a| names::short(&a.decider).to_owned()),

@@ -1,6 +1,6 @@
 //! `ApprovalService`, and what goes for calls that may need a second person.
 
-use super::{Services, caller, clients, configuration, groups, page, parsed, policies, status};
+use super::{Services, caller, clients, configuration, groups, page, parsed, planned::shown_version, policies, status};
 use crate::{
     app::{
         AppError, Caller, Env, Violations,
@@ -23,14 +23,16 @@ use tonic::{Request, Response, Status, async_trait};
 
 /// How many jobs of an approval are shown.
 const JOBS_SHOWN: usize = 100;
+/// How many versions of an approval are shown.
+const PACKAGES_SHOWN: usize = 100;
 /// How much is shown of what was sent (bytes of JSON).
 const REQUEST_SHOWN: usize = 64 << 10;
 
 static POOL: LazyLock<DescriptorPool> =
     LazyLock::new(|| DescriptorPool::decode(sutler_proto::DESCRIPTORS).expect("the descriptors were checked by the build"));
 
-/// What makes the draft of a job that has to wait, and gives its id.
-type Draft<I> = for<'a> fn(&'a mut dyn Tx, &'a Env, &'a I) -> Work<'a, JobId, AppError>;
+/// What makes the draft of a job that has to wait; gives its id, and the plan by which it is run.
+type Draft<I> = for<'a> fn(&'a mut dyn Tx, &'a Env, &'a I) -> Work<'a, (JobId, Option<Uid>), AppError>;
 
 impl Services {
     /// Starts a job; or, where that needs a second person, has it wait as a draft.
@@ -59,8 +61,8 @@ impl Services {
                     (input, draft, needed),
                     |tx, env, (input, draft, needed)| {
                         Box::pin(async move {
-                            let id = draft(tx, env, input).await?;
-                            approvals::start_waits(tx, env, &id, needed).await
+                            let (id, plan) = draft(tx, env, input).await?;
+                            approvals::start_waits(tx, env, &id, plan.as_ref(), needed).await
                         })
                     },
                     to_wire,
@@ -77,7 +79,7 @@ impl Services {
 pub(super) fn watched<M: Message>(caller: Caller, confirm: i64, method: &str, request: &M) -> Result<Caller, AppError> {
     let request = request.encode_to_vec();
     let change = change(method, &request)?;
-    let order = Arc::new(Order { method: method.into(), request, change });
+    let order = Arc::new(Order { method: method.into(), request, change, plan: None });
     Ok(Caller { watched: Some(Watched { confirm: u64::try_from(confirm).unwrap_or_default(), order: Some(order) }), ..caller })
 }
 
@@ -139,6 +141,8 @@ pub(super) fn shown(a: Approval) -> v1::Approval {
         decider: a.decider,
         reason: a.reason,
         request: String::new(),
+        plan: a.plan.map(|id| format!("plans/{id}")).unwrap_or_default(),
+        packages: a.packages.iter().take(PACKAGES_SHOWN).map(|p| shown_version(&p.name)).collect(),
     }
 }
 

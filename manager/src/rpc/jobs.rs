@@ -268,7 +268,7 @@ impl v1::job_service_server::JobService for Services {
             ("start_job", body, r.confirm),
             id,
             |tx, env, id| Box::pin(jobs::start(tx, env, id)),
-            |_, _, id| Box::pin(async move { Ok(id.clone()) }),
+            |_, _, id| Box::pin(async move { Ok((id.clone(), None)) }),
             |j| v1::StartJobResponse { job: Some(shown::job(j)) },
         );
         started.await.map(Response::new).map_err(status)
@@ -304,7 +304,7 @@ impl v1::job_service_server::JobService for Services {
             ("run_job", body, confirm),
             input,
             |tx, env, i| Box::pin(jobs::run(tx, env, i)),
-            |tx, env, i| Box::pin(async move { Ok(jobs::create(tx, env, i).await?.job.id) }),
+            |tx, env, i| Box::pin(async move { Ok((jobs::create(tx, env, i).await?.job.id, None)) }),
             |j| v1::RunJobResponse { job: Some(shown::job(j)) },
         );
         run.await.map(Response::new).map_err(status)

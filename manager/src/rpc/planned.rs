@@ -18,13 +18,17 @@ use sutler_proto::{
 };
 use tonic::{Request, Response, Status, async_trait};
 
+/// A version that was pinned, as its name on the wire.
+pub(super) fn shown_version(pinned: &str) -> String {
+    match pinned.split_once('@') {
+        Some((name, version)) => format!("packages/{name}/versions/{version}"),
+        None => format!("packages/{pinned}"),
+    }
+}
+
 fn shown_plan(plan: JobPlan) -> Result<v1::JobPlan, AppError> {
     let order = order_of(&plan)?;
     let s = plan.summary;
-    let package = |name: &str| match name.split_once('@') {
-        Some((name, version)) => format!("packages/{name}/versions/{version}"),
-        None => format!("packages/{name}"),
-    };
     let verdict =
         |(word, n): (String, u64)| v1::PlanCount { verdict: word.parse::<PlanVerdict>().map_or(0, Word::to_wire), clients: n as i64 };
     let presence =
@@ -35,7 +39,7 @@ fn shown_plan(plan: JobPlan) -> Result<v1::JobPlan, AppError> {
         create_time: Some(wire_time(plan.created)),
         expire_time: Some(wire_time(plan.expires)),
         order: Some(order),
-        packages: s.packages.iter().map(|p| package(&p.name)).collect(),
+        packages: s.packages.iter().map(|p| shown_version(&p.name)).collect(),
         clients: s.clients as i64,
         fleet_clients: s.fleet as i64,
         verdicts: s.verdicts.into_iter().map(verdict).collect(),
@@ -110,7 +114,12 @@ impl Services {
             ("run_job", body, r.confirm),
             input,
             |tx, env, i| Box::pin(planned::run(tx, env, i)),
-            |tx, env, i| Box::pin(async move { Ok(planned::create(tx, env, i).await?.1.job.id) }),
+            |tx, env, i| {
+                Box::pin(async move {
+                    let (plan, made) = planned::create(tx, env, i).await?;
+                    Ok((made.job.id, Some(plan.id)))
+                })
+            },
             |j| v1::RunJobResponse { job: Some(shown::job(j)) },
         );
         run.await.map_err(status)

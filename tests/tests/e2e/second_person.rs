@@ -242,6 +242,70 @@ fn what_was_changed_since_it_was_ordered_is_not_agreed_to() {
 }
 
 #[test]
+fn what_runs_is_what_was_agreed_to_with_its_versions_and_its_plan() {
+    let fleet = Fleet::new();
+    let (dan, bea) = fleet.crew();
+    let push = |version: &str| {
+        let package = PackageFolder::counting("hello", version);
+        fleet.anna.ok(&format!("package push {}", package.path().display()));
+    };
+    let draft = |line: &str| {
+        let said = dan.ok(line);
+        assert!(said.contains("waits as a draft"), "{said}");
+        said.split_whitespace().next().unwrap().trim_start_matches("jobs/").to_owned()
+    };
+    let packages = |job: &str| {
+        let job = fleet.anna.json(&format!("job show {job}"));
+        job["packages"].as_array().unwrap().iter().map(|p| p["package"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let has = |job: &str, version: &str| {
+        let found = packages(job);
+        assert!(found.iter().all(|p| p.contains(&format!("/versions/{version}"))), "{found:?}");
+    };
+    // What was the newest when it was ordered is installed, whatever comes meanwhile.
+    let job = draft("job run --package hello --group all");
+    has(&job, "1.0");
+    push("2.0");
+    let shown = bea.json(&format!("approval show {}", list(&bea, "approval list")[0]["name"].as_str().unwrap()));
+    assert_eq!(shown["packages"], serde_json::json!(["packages/hello/versions/1.0"]));
+    bea.ok(&format!("job approve {job}"));
+    has(&job, "1.0");
+    dan.ok(&format!("job cancel {job} --yes"));
+    // What follows the newest would be another one by now.
+    let job = draft("job run --package hello@latest --group all");
+    push("3.0");
+    bea.fails(1, &format!("job approve {job}")).says(&["hello@3.0", "have it ordered again"]);
+    assert_eq!((fleet.state(&job).as_str(), fleet.total(&job)), ("DRAFT", 0), "nothing of it was done");
+    dan.ok(&format!("job start {job}"));
+    bea.ok(&format!("job approve {job}"));
+    dan.ok(&format!("job cancel {job} --yes"));
+    // So would what a job that stands gets.
+    let job = draft("job run --package other --group all");
+    bea.ok(&format!("job approve {job}"));
+    let change = approval(&dan.fails(1, &format!("job update {job} --package hello")));
+    push("4.0");
+    bea.fails(1, &format!("approval approve {change}")).says(&["hello@4.0"]);
+    has(&job, "1.0");
+    bea.ok(&format!("approval reject {change}"));
+    dan.ok(&format!("job cancel {job} --yes"));
+
+    // Whoever runs a plan runs that, also when it had to wait.
+    let planned = || dan.json("job plan --package hello --group all")["name"].as_str().unwrap().trim_start_matches("plans/").to_owned();
+    let plan = planned();
+    let job = draft(&format!("job run --plan {plan}"));
+    assert_eq!(bea.json(&format!("job show {job}"))["approval"]["plan"], format!("plans/{plan}"));
+    fleet.anna.ok("policy create everybody --group all");
+    bea.fails(1, &format!("job approve {job}")).says(&["policies/everybody is new", "plan it again"]);
+    assert_eq!((fleet.state(&job).as_str(), fleet.total(&job)), ("DRAFT", 0), "nothing of it was done");
+    // To order the draft anew takes nothing of what it is held to.
+    dan.ok(&format!("job start {job}"));
+    bea.fails(1, &format!("job approve {job}")).says(&["policies/everybody is new"]);
+    let job = draft(&format!("job run --plan {}", planned()));
+    bea.ok(&format!("job approve {job}"));
+    assert_eq!(fleet.total(&job), 60);
+}
+
+#[test]
 fn the_classic_accident_is_a_policy_or_a_file_of_members_and_waits_for_a_second_person_too() {
     let fleet = Fleet::new();
     let (dan, bea) = fleet.crew();

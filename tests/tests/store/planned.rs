@@ -29,6 +29,8 @@ fn approval(n: u64, requester: &str, about: Option<&JobId>) -> Approval {
         decided: None,
         decider: String::new(),
         reason: String::new(),
+        plan: about.map(|_| uid(77)),
+        packages: vec![Pinned { version: Some(uid(4)), name: "a@1".into() }],
     }
 }
 

@@ -8,7 +8,7 @@ mod change;
 
 pub use change::Change;
 
-use super::{AppError, Env, Result, events, jobs, operators, reached, reached::Count};
+use super::{AppError, Env, Result, events, jobs, operators, planned, reached, reached::Count};
 use jiff::SignedDuration;
 use std::{collections::BTreeSet, sync::Arc};
 use sutler_base::{
@@ -18,6 +18,7 @@ use sutler_base::{
 use sutler_core::{
     approval::Approval,
     event::Event,
+    planned::Pinned,
     rights::{self, Reach},
     share,
 };
@@ -43,6 +44,8 @@ pub struct Order {
     pub request: Vec<u8>,
     /// The same, read.
     pub change: Change,
+    /// The plan by which the job is run.
+    pub plan: Option<Uid>,
 }
 
 /// What goes for a change that may reach a large share of the fleet.
@@ -61,6 +64,8 @@ pub struct Needed {
     pub reached: Count,
     /// How many clients jobs can reach.
     pub fleet: u64,
+    /// The versions that those jobs have.
+    pub packages: Vec<Pinned>,
 }
 
 impl Needed {
@@ -83,7 +88,21 @@ pub async fn needed(tx: &mut dyn Tx, env: &Env) -> Result<Option<Needed>> {
         return Ok(None);
     }
     let fleet = tx.count_fleet().await?;
-    Ok(bounds.are_reached(reached.clients, fleet).then_some(Needed { reached, fleet }))
+    if !bounds.are_reached(reached.clients, fleet) {
+        return Ok(None);
+    }
+    let packages = packages(tx, &reached).await?;
+    Ok(Some(Needed { reached, fleet, packages }))
+}
+
+/// The versions of the jobs that reach clients, each once. Not by job: a job that is run has another id when it is run again.
+async fn packages(tx: &mut dyn Tx, reached: &Count) -> Result<Vec<Pinned>> {
+    let (mut all, ids) = (BTreeSet::new(), reached.jobs.keys().cloned().collect::<Vec<_>>());
+    // Without a lock: others may have some of these jobs in another order.
+    for job in tx.terms_of(&ids).await? {
+        all.extend(planned::pinned(&tx.job_packages(&job.id, job.revision).await?));
+    }
+    Ok(all.into_iter().collect())
 }
 
 /// Lets a unit of work be committed that reaches few, or that was confirmed; refuses any other.
@@ -155,13 +174,20 @@ pub async fn ask(tx: &mut dyn Tx, env: &Env, order: &Order, needed: &Needed) -> 
     let pending = tx.approvals_by(&env.actor, PENDING_MAX as u32).await?;
     let job = order.change.job().cloned();
     let before = pending.iter().find(|a| (&a.method, &a.request, &a.job) == (&order.method, &order.request, &job));
-    let is_same = |a: &&Approval| a.fingerprint == fingerprint && !share::is_beyond(a.clients, needed.reached.clients);
+    let is_same = |a: &&Approval| {
+        a.fingerprint == fingerprint && a.packages == needed.packages && !share::is_beyond(a.clients, needed.reached.clients)
+    };
     let same = before.filter(is_same);
     if let Some(other) = before.filter(|a| !is_same(a)) {
         let mut other = other.clone();
         other.state = ApprovalState::Expired;
         other.reason = "it was ordered anew, and comes to something else".into();
         decide(tx, env, &mut other, "outdate_change", "it was ordered anew, and comes to something else").await?;
+    }
+    let plan = order.plan.clone().or_else(|| before.and_then(|a| a.plan.clone()));
+    let mut expires = env.now.saturating_add(PATIENCE).unwrap_or(Timestamp::MAX);
+    if let Some(id) = &plan {
+        expires = expires.min(planned::runnable(tx, env, id).await?.expires);
     }
     let approval = Approval {
         id: same.map_or_else(|| env.world.uid(), |a| a.id.clone()),
@@ -176,10 +202,12 @@ pub async fn ask(tx: &mut dyn Tx, env: &Env, order: &Order, needed: &Needed) -> 
         fleet: needed.fleet,
         jobs: needed.reached.jobs.clone(),
         created: env.now,
-        expires: env.now.saturating_add(PATIENCE).unwrap_or(Timestamp::MAX),
+        expires,
         decided: None,
         decider: String::new(),
         reason: String::new(),
+        plan,
+        packages: needed.packages.clone(),
     };
     if same.is_none() && pending.len() == PENDING_MAX {
         let message = format!("{PENDING_MAX} changes of {} wait for somebody to agree already; have them decided first", env.actor);
@@ -202,9 +230,11 @@ pub fn waits(approval: &Approval) -> AppError {
     AppError::state(format!("approvals/{}", approval.id), "APPROVAL_NEEDED", message)
 }
 
-/// A job that is to be started and has to wait: it stays a draft.
-pub async fn start_waits(tx: &mut dyn Tx, env: &Env, id: &JobId, needed: &Needed) -> Result<jobs::Shown> {
-    let order = Order { method: START.into(), request: Vec::new(), change: Change::Start(id.clone()) };
+/// A job that is to be started and has to wait: it stays a draft, with the versions that it would install now, and held to the plan by
+/// which it was run.
+pub async fn start_waits(tx: &mut dyn Tx, env: &Env, id: &JobId, plan: Option<&Uid>, needed: &Needed) -> Result<jobs::Shown> {
+    jobs::pin_draft(tx, env, id).await?;
+    let order = Order { method: START.into(), request: Vec::new(), change: Change::Start(id.clone()), plan: plan.cloned() };
     ask(tx, env, &order, needed).await?;
     jobs::get(tx, env, id).await
 }
@@ -307,6 +337,9 @@ pub async fn approve(tx: &mut dyn Tx, env: &Env, (id, change): &(Uid, Change)) -
     };
     let ordered = env.on_behalf_of(&approval.requester, reach);
     change.carry_out(tx, &ordered).await?;
+    if let (Some(plan), Some(job)) = (&approval.plan, &approval.job) {
+        planned::hold_to(tx, &ordered, plan, job).await?;
+    }
     let count = reached::count(tx, &ordered, 0).await?;
     // A job that has come since would reach clients that nobody had agreed to. Those that this very change makes are part of it, and of
     // the job that it is about all counts, below: while it was a draft it may have been counted under another id.
@@ -316,6 +349,9 @@ pub async fn approve(tx: &mut dyn Tx, env: &Env, (id, change): &(Uid, Change)) -
         if !made_now && had.is_none_or(|had| share::is_beyond(had, *clients)) {
             return Err(outdated(format!("it reaches {clients} clients by jobs/{id}, and reached {}", had.unwrap_or(0))));
         }
+    }
+    if let Some(other) = packages(tx, &count).await?.iter().find(|p| !approval.packages.contains(p)) {
+        return Err(outdated(format!("by now it would come to {}, which it did not", other.name)));
     }
     // It may reach further now than what whoever agrees may see.
     if !is_seen(tx, env, &approval).await? {

@@ -9,7 +9,7 @@ use sutler_core::approval::Approval;
 
 macro_rules! approval_columns {
     () => {
-        "id, state, requester, method, request, what, job, fingerprint, clients, fleet, jobs, created_ms, expires_ms, decided_ms, decider, reason"
+        "id, state, requester, method, request, what, job, fingerprint, clients, fleet, jobs, created_ms, expires_ms, decided_ms, decider, reason, plan, packages"
     };
 }
 
@@ -31,6 +31,8 @@ fn read(row: &mut Columns<'_>) -> Result<Approval> {
         decided: row.opt_time()?,
         decider: row.text()?,
         reason: row.text()?,
+        plan: row.opt_parse()?,
+        packages: row.json()?,
     })
 }
 
@@ -54,10 +56,11 @@ impl Approvals for Unit<'_> {
         let sql = concat!(
             "INSERT INTO approval (",
             approval_columns!(),
-            ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16) ON CONFLICT (id) DO UPDATE SET \
+            ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18) ON CONFLICT (id) DO UPDATE SET \
              state = excluded.state, fingerprint = excluded.fingerprint, clients = excluded.clients, fleet = excluded.fleet, \
              jobs = excluded.jobs, created_ms = excluded.created_ms, expires_ms = excluded.expires_ms, \
-             decided_ms = excluded.decided_ms, decider = excluded.decider, reason = excluded.reason"
+             decided_ms = excluded.decided_ms, decider = excluded.decider, reason = excluded.reason, plan = excluded.plan, \
+             packages = excluded.packages"
         );
         let query = query!(
             sql,
@@ -76,7 +79,9 @@ impl Approvals for Unit<'_> {
             bind::ms(approval.expires),
             bind::opt_ms(approval.decided),
             bind::text(&approval.decider),
-            bind::text(&approval.reason)
+            bind::text(&approval.reason),
+            approval.plan.as_ref().map(|id| id.to_string()),
+            bind::json(&approval.packages)
         );
         self.run(query).await?;
         Ok(())
