@@ -73,7 +73,7 @@ use sutler_core::{
     model::{AuditEntry, Client},
     rights::Reach,
 };
-use sutler_store::{Store, StoreError, Tx, Work, unit};
+use sutler_store::{Answer, Store, StoreError, Tx, Work, unit};
 
 /// What a unit of work gives.
 pub type Result<T> = std::result::Result<T, AppError>;
@@ -336,8 +336,11 @@ impl App {
                                     return Err(AppError::reused_request_id());
                                 }
                                 operators::still_stands(tx, &env, name).await?;
-                                return R::decode(answer.as_slice())
-                                    .map_err(|e| AppError::Bug(format!("the kept answer can't be read: {e}")));
+                                return match answer {
+                                    Answer::Done(bytes) => R::decode(bytes.as_slice())
+                                        .map_err(|e| AppError::Bug(format!("the kept answer can't be read: {e}"))),
+                                    Answer::Waits(id) => Err(approvals::became(tx, &id).await?),
+                                };
                             }
                             env.reached().forget();
                             let out = run(tx, &env, &input).await?;
@@ -347,7 +350,8 @@ impl App {
                             let answer = to_wire(out);
                             operators::still_stands(tx, &env, name).await?;
                             if !request_id.is_empty() {
-                                tx.put_request(&env.actor, &request_id, &body, &answer.encode_to_vec(), env.now).await?;
+                                let kept = Answer::Done(answer.encode_to_vec());
+                                tx.put_request(&env.actor, &request_id, &body, &kept, env.now).await?;
                             }
                             Ok(answer)
                         }
@@ -361,11 +365,11 @@ impl App {
         };
         self.metrics.unit(name, answer.is_ok(), began.elapsed());
         if let (Err(AppError::ApprovalNeeded(needed)), Some(order)) = (&answer, caller.watched.as_ref().and_then(|w| w.order.clone())) {
-            let input = (order, needed.clone());
-            let asked = self.change(caller.who.clone(), "ask_approval", input, |tx, env, (order, needed)| {
-                Box::pin(approvals::ask(tx, env, order, needed))
+            let input = (order, needed.clone(), caller.request_id.clone(), body);
+            let asked = self.change(caller.who.clone(), "ask_approval", input, |tx, env, (order, needed, request_id, body)| {
+                Box::pin(approvals::ask_once(tx, env, order, needed, (request_id, body)))
             });
-            return Err(approvals::waits(&asked.await?));
+            return Err(asked.await?);
         }
         let answer = answer?;
         self.wake(&wakes);

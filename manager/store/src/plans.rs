@@ -364,7 +364,7 @@ async fn every_statement_walks_along_an_index() {
                     tx.unmark_event("a").await?;
                     tx.insert_hook(&Hook::new("a", 1)).await?;
                     tx.save_hook(&Hook::new("a", 2)).await?;
-                    tx.put_request("a", "b", &Digest::of(b"c"), b"d", now).await?;
+                    tx.put_request("a", "b", &Digest::of(b"c"), &Answer::Done(b"d".to_vec()), now).await?;
                     tx.drop_requests(now).await?;
                     let change = ExecutionChange {
                         job,

@@ -578,6 +578,15 @@ pub trait Operators {
     async fn revoke_operator(&mut self, name: &OperatorName, now: Timestamp) -> Result<()>;
 }
 
+/// The answer to a request, as it is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// What was answered.
+    Done(Vec<u8>),
+    /// What becomes of this approval.
+    Waits(Uid),
+}
+
 /// Settings, idempotence.
 #[async_trait]
 pub trait Admin {
@@ -590,10 +599,11 @@ pub trait Admin {
     /// Writes a setting.
     async fn put_setting(&mut self, key: &str, value: &[u8]) -> Result<()>;
     /// What was answered to this operator's request of this id: the digest of method and body, and the answer.
-    async fn request(&mut self, operator: &str, request_id: &str) -> Result<Option<(Digest, Vec<u8>)>>;
+    async fn request(&mut self, operator: &str, request_id: &str) -> Result<Option<(Digest, Answer)>>;
     /// Notes an answer.
-    async fn put_request(&mut self, operator: &str, request_id: &str, body: &Digest, answer: &[u8], now: Timestamp) -> Result<()>;
-    /// Forgets answers from before `before`; gives back how many.
+    async fn put_request(&mut self, operator: &str, request_id: &str, body: &Digest, answer: &Answer, now: Timestamp) -> Result<()>;
+    /// Forgets answers from before `before`, but for those about what waits for a second person or was decided since; gives back how
+    /// many.
     async fn drop_requests(&mut self, before: Timestamp) -> Result<u64>;
     /// Leaves out so many numbers of the change sequence: after a restore nothing may get a number that something had before.
     async fn skip_changes(&mut self, numbers: i64) -> Result<()>;

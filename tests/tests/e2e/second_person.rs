@@ -478,6 +478,68 @@ fn an_approval_is_given_once_however_often_it_is_sent_and_by_nobody_out_of_its_s
     assert_eq!(call(&bed, &cid, "ApprovalService/ApproveChange", approve(of(&outside), "c")).unwrap_err().code(), Code::FailedPrecondition);
 }
 
+#[test]
+fn a_call_that_waits_for_a_second_person_is_done_once_however_often_it_is_sent() {
+    let mut bed = Bed::tuned(Database::Sqlite, |config| config.limits.second_person_clients = 2);
+    for signed in Packages::new(&["hello"]).sign(&bed.manager.profile()) {
+        bed.admin.push(&bed.manager, &signed).unwrap();
+    }
+    let request = v1::CreateGroupRequest { group_id: "web".into(), ..Default::default() };
+    bed.admin.groups(&bed.manager, |mut c| async move { c.create_group(request).await }).unwrap();
+    let run = v1::RunJobRequest {
+        packages: vec![v1::JobPackage { package: "packages/hello".into(), ..Default::default() }],
+        destinations: vec!["groups/web".into()],
+        ..Default::default()
+    };
+    bed.admin.jobs(&bed.manager, |mut c| async move { c.run_job(run).await }).unwrap();
+    let clients = [bed.client().0.to_string(), bed.client().0.to_string()];
+    let bea = bed.operator("bea", &[(Role::Approver, &[])]);
+    bed.operator("cid", &[(Role::Approver, &[])]);
+    let bea = bed.at_operators(&bed.manager, Some(&bea)).unwrap();
+    let add = |bed: &mut Bed, id: &str, skip_bad: bool| {
+        let (request_id, clients) = (id.to_owned(), clients.to_vec());
+        let request = v1::AddMembersRequest { name: "groups/web".into(), clients, skip_bad, request_id, ..Default::default() };
+        bed.admin.groups(&bed.manager, |mut c| async move { c.add_members(request).await }).unwrap_err()
+    };
+    let members = |bed: &mut Bed| {
+        let request = v1::GetGroupRequest { name: "groups/web".into() };
+        bed.admin.groups(&bed.manager, |mut c| async move { c.get_group(request).await }).unwrap().group.unwrap().member_count
+    };
+    let decide = |bed: &Bed, method: &str, name: &str| {
+        let message = v1::ApproveChangeRequest { name: format!("approvals/{name}"), ..Default::default() };
+        bed.call(&bea, &format!("/sutler.v1.ApprovalService/{method}"), message.encode_to_vec().into()).unwrap();
+    };
+    let name = |refused: &fleet::Refused| {
+        let rest = refused.message.split("approvals/").nth(1).unwrap_or_else(|| panic!("{refused:?}"));
+        rest.split(|c: char| !c.is_alphanumeric()).next().unwrap().to_owned()
+    };
+
+    let waits = add(&mut bed, "once", false);
+    assert_eq!(add(&mut bed, "once", false), waits, "as long as it waits it is the same answer");
+    // Another one joins it, and is the same call from then on.
+    assert_eq!(name(&add(&mut bed, "twice", false)), name(&waits));
+    assert_eq!(add(&mut bed, "once", true).code, Code::InvalidArgument, "another call");
+    decide(&bed, "ApproveChange", &name(&waits));
+    assert_eq!(members(&mut bed), 2);
+    let remove = v1::RemoveMembersRequest {
+        name: "groups/web".into(),
+        clients: clients.iter().map(|id| format!("clients/{id}")).collect(),
+        ..Default::default()
+    };
+    bed.admin.groups(&bed.manager, |mut c| async move { c.remove_members(remove).await }).unwrap();
+    for id in ["once", "twice"] {
+        let done = add(&mut bed, id, false);
+        assert!(done.code == Code::FailedPrecondition && done.message.contains("is not done again"), "{done:?}");
+        assert!(done.message.contains("operators/bea") && name(&done) == name(&waits), "{done:?}");
+        assert_eq!(members(&mut bed), 0, "what was taken out since stays out");
+    }
+    // Nor is it ordered once more after somebody had said no.
+    let waits = add(&mut bed, "thrice", false);
+    decide(&bed, "RejectChange", &name(&waits));
+    let never = add(&mut bed, "thrice", false);
+    assert!(never.message.contains("was never done") && name(&never) == name(&waits), "{never:?}");
+}
+
 /// A manager whose bounds are `clients` and 10 %, with agents on simulated machines that have reported what they are.
 struct Small {
     machines: Vec<Machine>,

@@ -9,7 +9,7 @@ use sutler_core::{
     approval::Approval,
     planned::{JobPlan, Pinned, PlannedClient, Summary},
 };
-use sutler_store::{Page, unit};
+use sutler_store::{Answer, Page, unit};
 
 fn approval(n: u64, requester: &str, about: Option<&JobId>) -> Approval {
     Approval {
@@ -47,6 +47,7 @@ pub(crate) async fn an_approval_is_pending_until_it_is_decided_and_is_kept_for_a
                 for approval in [&of_job, &other, &third] {
                     tx.put_approval(approval).await?;
                 }
+                tx.put_request("operators/a", "r", &Digest::of(b"b"), &Answer::Waits(of_job.id.clone()), at(1)).await?;
                 Ok(())
             }
         ),
@@ -64,6 +65,11 @@ pub(crate) async fn an_approval_is_pending_until_it_is_decided_and_is_kept_for_a
     assert_eq!(of().await, Some(of_job.clone()));
     assert_eq!(read(&db.store, unit!([] | tx | { tx.approvals_by("operators/a", 5).await })).await, [of_job.clone(), other.clone()]);
     assert_eq!(read(&db.store, unit!([] | tx | { tx.approvals_overdue(at(102), 5).await })).await, [of_job.clone(), other.clone()]);
+    // Whoever asks again hears what became of it as long as it waits, and for a while after that.
+    let forgotten = async |before: i64| write(&db.store, unit!([] | tx | { tx.drop_requests(at(before)).await })).await.unwrap();
+    assert_eq!(forgotten(1000).await, 0);
+    let kept = read(&db.store, unit!([] | tx | { tx.request("operators/a", "r").await })).await;
+    assert_eq!(kept, Some((Digest::of(b"b"), Answer::Waits(of_job.id.clone()))));
     let decided = Approval {
         state: ApprovalState::Rejected,
         decided: Some(at(50)),
@@ -75,6 +81,7 @@ pub(crate) async fn an_approval_is_pending_until_it_is_decided_and_is_kept_for_a
     write(&db.store, unit!([decided] | tx | { tx.put_approval(&decided).await })).await.unwrap();
     assert_eq!((of().await, list(Some(uid(2)), false).await.len()), (None, 0));
     assert_eq!(list(Some(uid(2)), true).await, [decided]);
+    assert_eq!((forgotten(50).await, forgotten(51).await), (0, 1));
     assert_eq!(write(&db.store, unit!([] | tx | { tx.drop_approvals(at(50)).await })).await.unwrap(), 0);
     assert_eq!(write(&db.store, unit!([] | tx | { tx.drop_approvals(at(51)).await })).await.unwrap(), 1);
     assert_eq!(list(None, true).await, [third, other]);

@@ -9,7 +9,7 @@ use sutler_base::{
     version::Range,
 };
 use sutler_core::relations::Need;
-use sutler_store::{Besides, Page, Related, unit};
+use sutler_store::{Answer, Besides, Page, Related, unit};
 
 fn page(after: Option<String>, limit: u32) -> Page {
     Page { after, limit }
@@ -140,7 +140,7 @@ pub(crate) async fn every_row_reads_back_as_it_was_written(db: Database) {
                     tx.insert_version(&new).await?;
                     tx.insert_job(&order, &packages, &targets).await?;
                     tx.put_job_packages(&order.id, 2, &packages[1..]).await?;
-                    tx.put_request("eve", "r1", &Digest::of(b"body"), b"answer", at(4)).await?;
+                    tx.put_request("eve", "r1", &Digest::of(b"body"), &Answer::Done(b"answer".to_vec()), at(4)).await?;
                     tx.audit(&entry).await?;
                     tx.audit(&AuditEntry { object: "groups/two".into(), ..entry.clone() }).await?;
                     tx.put_setting("k", &[0, 1]).await
@@ -202,7 +202,7 @@ pub(crate) async fn every_row_reads_back_as_it_was_written(db: Database) {
                 let read = tx.operator(&operator.name).await?.unwrap();
                 assert!(read.change > 0);
                 assert_eq!(Operator { change: 0, ..read }, operator);
-                assert_eq!(tx.request("eve", "r1").await?.unwrap(), (Digest::of(b"body"), b"answer".to_vec()));
+                assert_eq!(tx.request("eve", "r1").await?.unwrap(), (Digest::of(b"body"), Answer::Done(b"answer".to_vec())));
                 assert_eq!(tx.request("eve", "r2").await?, None);
                 assert_eq!(tx.setting("k").await?.unwrap(), [0, 1]);
                 let audit = tx.list_audit(&page(None, 9), None).await?;

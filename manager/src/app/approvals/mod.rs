@@ -22,7 +22,7 @@ use sutler_core::{
     rights::{self, Reach},
     share,
 };
-use sutler_store::{Page, Tx};
+use sutler_store::{Answer, Page, Tx};
 
 /// How long somebody can agree.
 const PATIENCE: SignedDuration = SignedDuration::from_hours(7 * 24);
@@ -221,8 +221,41 @@ pub async fn ask(tx: &mut dyn Tx, env: &Env, order: &Order, needed: &Needed) -> 
     Ok(approval)
 }
 
+/// Has a change wait as [`ask`] does, once per `request_id` as everything that changes something: whoever repeats the call hears what
+/// became of it, and it is never done a second time. Gives back what whoever ordered it is told.
+pub async fn ask_once(tx: &mut dyn Tx, env: &Env, order: &Order, needed: &Needed, (request_id, body): (&str, &Digest)) -> Result<AppError> {
+    if request_id.is_empty() {
+        return Ok(waits(&ask(tx, env, order, needed).await?));
+    }
+    // The same call may have come twice at once.
+    match tx.request(&env.actor, request_id).await? {
+        Some((earlier, Answer::Waits(id))) if earlier == *body => became(tx, &id).await,
+        Some(_) => Err(AppError::reused_request_id()),
+        None => {
+            let approval = ask(tx, env, order, needed).await?;
+            tx.put_request(&env.actor, request_id, body, &Answer::Waits(approval.id.clone()), env.now).await?;
+            Ok(waits(&approval))
+        }
+    }
+}
+
+/// What whoever repeats the call is told that ordered this change.
+pub async fn became(tx: &mut dyn Tx, id: &Uid) -> Result<AppError> {
+    let Some(approval) = tx.approval(id).await? else { return Ok(AppError::reused_request_id()) };
+    if approval.state == ApprovalState::Pending {
+        return Ok(waits(&approval));
+    }
+    let done = if approval.state == ApprovalState::Approved { "it was done then, and is not done again" } else { "it was never done" };
+    let by = if approval.decider.is_empty() { String::new() } else { format!(" by {}", approval.decider) };
+    let message = format!(
+        "this call ordered to {}, which waited as approvals/{id} and is {}{by}: {done}; to order it anew use another request_id",
+        approval.what, approval.state
+    );
+    Ok(AppError::state(format!("approvals/{id}"), "DECIDED", message))
+}
+
 /// What whoever ordered a change is told that waits.
-pub fn waits(approval: &Approval) -> AppError {
+fn waits(approval: &Approval) -> AppError {
     let message = format!(
         "to {} reaches {} of {} clients, and another operator has to agree: it waits as approvals/{} until {} (`approval approve {}`)",
         approval.what, approval.clients, approval.fleet, approval.id, approval.expires, approval.id
