@@ -1,8 +1,9 @@
 //! Jobs: made, started, canceled, archived, run again. How they are changed is in [`revise`](super::revise).
 
 use super::{
-    AppError, Env, Result, approvals, brakes, conditions, destinations, destinations::Ahead, events, executions, groups, packages,
-    policies, rollouts, schedule, shelf, trust,
+    AppError, Env, Result, approvals, brakes, conditions, destinations,
+    destinations::{Ahead, Effect},
+    events, executions, groups, packages, policies, rollouts, schedule, shelf, trust,
 };
 use jiff::SignedDuration;
 use std::collections::BTreeSet;
@@ -457,7 +458,7 @@ pub async fn start(tx: &mut dyn Tx, env: &Env, id: &JobId) -> Result<Shown> {
     job.state = JobState::Scheduled;
     tx.save_job(&job).await?;
     destinations::note_ahead(tx, env, &job, &targets).await?;
-    note_coming(tx, env, id, &targets).await?;
+    note_coming(tx, env, id, Some(Effect::Reached)).await?;
     let when = job.terms.schedule.start.map(|at| at.to_string()).unwrap_or_default();
     env.audit(tx, "schedule_job", format!("jobs/{id}"), format!("{}, for {when}", describe(&wanted))).await?;
     env.wakes().jobs.insert(id.clone());
@@ -525,7 +526,7 @@ pub async fn activate(tx: &mut dyn Tx, env: &Env, mut job: Job) -> Result<()> {
     }
     destinations::reach_matching(tx, env, &job).await?;
     env.reached().note_rows(id, &[]);
-    note_coming(tx, env, id, &targets).await?;
+    note_coming(tx, env, id, Some(Effect::Reached)).await?;
     let ignores = if job.terms.schedule.ignore_windows { ", ignoring maintenance windows" } else { "" };
     env.audit(tx, "start_job", format!("jobs/{id}"), format!("{}{ignores}", describe(&wanted))).await?;
     events::job_started(tx, env, &job, &describe(&wanted), false).await?;
@@ -533,10 +534,11 @@ pub async fn activate(tx: &mut dyn Tx, env: &Env, mut job: Job) -> Result<()> {
     wake_queued(tx, env, id).await
 }
 
-/// Notes whom the policies of its groups will bring to a job.
-pub async fn note_coming(tx: &mut dyn Tx, env: &Env, id: &JobId, targets: &[Target]) -> Result<()> {
-    let ahead = Ahead { job: Some(id), ..Ahead::default() };
-    policies::note_ahead_of(tx, env, &destinations::groups_of(targets), &ahead).await
+/// Notes whom policies will bring to a job, or take from it: those of the groups that are its destinations, or that it excludes.
+pub async fn note_coming(tx: &mut dyn Tx, env: &Env, id: &JobId, effect: Option<Effect>) -> Result<()> {
+    let mut targets = tx.job_targets(id).await?;
+    targets.extend(tx.exclusions(id).await?);
+    policies::note_ahead_of(tx, env, &destinations::groups_of(&targets), &Ahead { job: Some(id), effect, ..Ahead::default() }).await
 }
 
 /// Wakes every client that has a queued row of this job.
@@ -797,8 +799,7 @@ pub async fn retry(tx: &mut dyn Tx, env: &Env, input: &Retry) -> Result<Retried>
         reach_all(tx, env, &job).await?;
     }
     if goes_on {
-        let targets = tx.job_targets(&job.id).await?;
-        note_coming(tx, env, &job.id, &targets).await?;
+        note_coming(tx, env, &job.id, None).await?;
     }
     let (mut retried, mut offered_again) = (0, 0);
     let mut page = Page { after: None, limit: BATCH };

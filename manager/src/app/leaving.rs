@@ -11,7 +11,10 @@ use sutler_base::{
     outcome::{ItemResult, Outcome},
     state::{CancelReason, ClientState, ExecutionState, Intent, OnLeave, Purpose},
 };
-use sutler_core::model::{Attempt, Execution, JobPackage, PackageVersion};
+use sutler_core::{
+    execution::{self, Cancellation},
+    model::{Attempt, Execution, JobPackage, PackageVersion},
+};
 use sutler_store::{ExecutionChange, Tx};
 
 /// Of the attempts of an execution, the newest first, those whose results a new one skips: nothing from before the machine was
@@ -147,6 +150,15 @@ pub async fn takes_back(tx: &mut dyn Tx, job: &JobId) -> Result<bool> {
     Ok(tx.job_terms(job).await?.is_some_and(|terms| terms.on_leave == OnLeave::Uninstall))
 }
 
+/// Whether something that a job installed there would be uninstalled, now or once what is under way is over, if the client left its reach.
+pub async fn is_owed(tx: &mut dyn Tx, row: &Execution) -> Result<bool> {
+    if row.attempts == 0 || row.purpose == Purpose::Leave {
+        return Ok(false);
+    }
+    // What has begun goes on to its end, and is taken back after that.
+    Ok(execution::cancellation(row) == Cancellation::TooLate || !to_uninstall(tx, &row.job, &row.client).await?.is_empty())
+}
+
 /// Has what the job installed uninstalled where it does not reach the client any more and nothing is under way.
 pub async fn leave(tx: &mut dyn Tx, env: &Env, job: &JobId, clients: &[ClientId]) -> Result<()> {
     if clients.is_empty() || !takes_back(tx, job).await? {
@@ -159,7 +171,13 @@ pub async fn leave(tx: &mut dyn Tx, env: &Env, job: &JobId, clients: &[ClientId]
     let keys: Vec<_> = clients.iter().map(|client| (job.id.clone(), client.clone())).collect();
     let mut changes = Vec::new();
     for row in tx.executions(&keys).await? {
-        if !row.state.is_end() || row.attempts == 0 || row.purpose == Purpose::Leave {
+        if row.attempts == 0 || row.purpose == Purpose::Leave {
+            continue;
+        }
+        if !row.state.is_end() {
+            if is_owed(tx, &row).await? {
+                env.reached().note(&job.id, [&row.client]);
+            }
             continue;
         }
         let there = tx.client(&row.client).await?;
@@ -194,7 +212,7 @@ pub async fn take_back(tx: &mut dyn Tx, env: &Env, row: &Execution) -> Result<Ex
     let mut change = match before {
         Some(before) if !half_gone => {
             let outcome = Outcome::parse(&before.outcome).ok();
-            let (reason, detail) = outcome.as_ref().map(sutler_core::execution::says).unwrap_or_default();
+            let (reason, detail) = outcome.as_ref().map(execution::says).unwrap_or_default();
             executions::moved(row, before.state, &reason, &detail, env)
         }
         _ => executions::moved(row, ExecutionState::Queued, "", "", env),

@@ -1,6 +1,12 @@
 //! Policies: made, changed, previewed, applied; and what they do when a client is new or its inventory changes.
 
-use super::{AppError, Env, Result, conditions, conditions::Asked, destinations, destinations::Ahead, groups, inventory, membership};
+use super::{
+    AppError, Env, Result, conditions,
+    conditions::Asked,
+    destinations,
+    destinations::{Ahead, Move},
+    groups, inventory, membership,
+};
 use std::sync::Arc;
 use sutler_base::{
     ClientId, GroupName, PolicyName, Uid, limits,
@@ -8,7 +14,7 @@ use sutler_base::{
 };
 use sutler_core::{
     condition::{Condition, Outcome, Variable},
-    model::{Client, Group, Policy},
+    model::{Client, Group, Membership, Policy},
     policy::{Event, Subject, Verdict, decide},
 };
 use sutler_store::{Besides, Page, StoreError, Tx};
@@ -96,16 +102,16 @@ pub async fn create(tx: &mut dyn Tx, env: &Env, input: &Create) -> Result<Named>
     )
     .await?;
     let policy = load(tx, &input.name).await?;
-    note_ahead(tx, env, &policy).await?;
+    note_ahead(tx, env, &policy, None).await?;
     one(tx, policy).await
 }
 
 /// A policy that looks at clients whenever something of them changes, with its condition.
 type Looking = (Policy, Arc<Condition>);
 
-/// Notes whom a policy would bring within reach of jobs by what they are now: those that it looks at by their facts, though nothing
-/// happened to them yet.
-async fn note_ahead(tx: &mut dyn Tx, env: &Env, policy: &Policy) -> Result<()> {
+/// Notes whom a policy would bring within reach of jobs, or out of it, by what they are now: those that it looks at by their facts,
+/// though nothing happened to them yet.
+async fn note_ahead(tx: &mut dyn Tx, env: &Env, policy: &Policy, moves: Option<Move>) -> Result<()> {
     if policy.trigger != Trigger::Inventory {
         return Ok(());
     }
@@ -113,11 +119,11 @@ async fn note_ahead(tx: &mut dyn Tx, env: &Env, policy: &Policy) -> Result<()> {
     let group = group.ok_or_else(|| AppError::Bug("a policy without its group".into()))?;
     let condition = compile(tx, env, &group, &policy.condition).await?;
     let looking = [(group.uid, vec![(policy.clone(), condition)])];
-    note_looking(tx, env, &looking, &Ahead::default()).await
+    note_looking(tx, env, &looking, &Ahead { moves, ..Ahead::default() }).await
 }
 
-/// Notes whom the policies of these groups would bring within reach of a job that has come to them, as [`note_ahead`] does of a policy
-/// that has come to a group with jobs: which of them is there first is all the same.
+/// Notes whom the policies of these groups would bring within reach of a job that has come to them, or out of it, as [`note_ahead`] does
+/// of a policy that has come to a group with jobs: which of them is there first is all the same.
 pub async fn note_ahead_of(tx: &mut dyn Tx, env: &Env, groups: &[Uid], ahead: &Ahead<'_>) -> Result<()> {
     let mut all = Vec::new();
     for group in groups {
@@ -170,7 +176,16 @@ async fn note_looking(tx: &mut dyn Tx, env: &Env, groups: &[(Uid, Vec<Looking>)]
             let meant: Vec<ClientId> = meant.map(|(client, _)| client.id.clone()).collect();
             let held = tx.held_out(group, &meant).await?;
             let come: Vec<ClientId> = meant.into_iter().filter(|id| !held.contains(id)).collect();
-            destinations::note_if_joined(tx, env, group, &come, ahead).await?;
+            destinations::note_if_moved(tx, env, group, (Move::Join, &come), ahead).await?;
+            let goes = |client: &Client, subject: &Subject| {
+                policies.iter().any(|(policy, condition)| {
+                    let is_its = |m: &Membership| m.group == *group && m.client == client.id && is_of(m, policy);
+                    members.iter().any(is_its) && decide(policy, condition, client, subject, Event::Inventory) == Verdict::Leave
+                })
+            };
+            let go = rows.iter().zip(&subjects).filter(|(client, subject)| goes(client, subject));
+            let go: Vec<ClientId> = go.map(|(client, _)| client.id.clone()).collect();
+            destinations::note_if_moved(tx, env, group, (Move::Leave, &go), ahead).await?;
         }
         if !full {
             return Ok(());
@@ -238,7 +253,9 @@ pub async fn update(tx: &mut dyn Tx, env: &Env, input: &Update) -> Result<Named>
     policy.description = input.description.clone().unwrap_or(policy.description);
     tx.save_policy(&policy).await.map_err(|e| exists(e, &input.name))?;
     if input.condition.is_some() || input.applies_to.is_some() {
-        note_ahead(tx, env, &policy).await?;
+        note_ahead(tx, env, &policy, None).await?;
+    } else if input.on_mismatch.is_some() {
+        note_ahead(tx, env, &policy, Some(Move::Leave)).await?;
     }
     env.audit(tx, "update_policy", format!("policies/{}", input.name), &policy.condition).await?;
     get(tx, &input.name).await
@@ -372,10 +389,7 @@ pub async fn look(tx: &mut dyn Tx, env: &Env, client: &Client, event: Event) -> 
                 }
             }
             Verdict::Leave => {
-                let mine = |m: &&sutler_core::model::Membership| {
-                    m.group == policy.group && m.source == Source::Policy && m.source_name == policy.uid.as_str()
-                };
-                if tx.memberships_of(&client.id).await?.iter().find(mine).is_some() {
+                if tx.memberships_of(&client.id).await?.iter().any(|m| m.group == policy.group && is_of(m, &policy)) {
                     membership::leave(tx, env, &policy.group, std::slice::from_ref(&client.id)).await?;
                 }
             }
@@ -383,6 +397,11 @@ pub async fn look(tx: &mut dyn Tx, env: &Env, client: &Client, event: Event) -> 
         }
     }
     Ok(())
+}
+
+/// Whether a membership was made by this policy.
+fn is_of(membership: &Membership, policy: &Policy) -> bool {
+    membership.source == Source::Policy && membership.source_name == policy.uid.as_str()
 }
 
 /// Whether clients can join this group by themselves.

@@ -2,7 +2,7 @@
 
 use super::{
     AppError, Env, Result, conditions, destinations,
-    destinations::Ahead,
+    destinations::{Ahead, Effect},
     executions, groups,
     jobs::{self, Destination, Shown, Wanted},
     keeping, policies, reached, rollouts, schedule,
@@ -148,11 +148,15 @@ pub async fn update(tx: &mut dyn Tx, env: &Env, input: &Update) -> Result<Shown>
     if started && (packages.is_some() || job.condition != before.condition || job.requirements != before.requirements) {
         // Whoever has not begun gets what nobody had agreed to.
         env.reached().note_rows(id, reached::NOT_BEGUN);
-        let targets = tx.job_targets(id).await?;
         if job.state == JobState::Scheduled {
+            let targets = tx.job_targets(id).await?;
             destinations::note_ahead(tx, env, &job, &targets).await?;
         }
-        jobs::note_coming(tx, env, id, &targets).await?;
+        jobs::note_coming(tx, env, id, Some(Effect::Reached)).await?;
+    }
+    if started && job.terms.on_leave != before.terms.on_leave {
+        // It takes back now from those whom policies will take out of its groups.
+        jobs::note_coming(tx, env, id, Some(Effect::TakenBack)).await?;
     }
     let wanted = packages.unwrap_or(had);
     changes.extend(change_destinations(tx, env, &job, &wanted, input).await?);
@@ -286,11 +290,15 @@ async fn change_destinations(
         }
     }
     if stands || job.state == JobState::Scheduled {
-        // Also whom policies will bring to it: into groups that it gets, or who are excluded no longer.
-        jobs::note_coming(tx, env, id, &add).await?;
+        // Also what policies will come to for it: in groups that it gets or excludes, and for those who are excluded no longer.
+        let ahead = Ahead { job: Some(id), ..Ahead::default() };
+        policies::note_ahead_of(tx, env, &destinations::groups_of(&add), &ahead).await?;
+        let out = Ahead { effect: Some(Effect::TakenBack), ..ahead };
+        policies::note_ahead_of(tx, env, &destinations::groups_of(&exclude), &out).await?;
         if !free.is_empty() {
             let groups = destinations::groups_of(&tx.job_targets(id).await?);
-            policies::note_ahead_of(tx, env, &groups, &Ahead { job: Some(id), among: &free }).await?;
+            let come = Ahead { among: &free, effect: Some(Effect::Reached), ..ahead };
+            policies::note_ahead_of(tx, env, &groups, &come).await?;
         }
     }
     Ok(changes)

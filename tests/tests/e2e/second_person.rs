@@ -151,7 +151,7 @@ fn whom_a_policy_will_bring_to_a_job_is_counted_whichever_of_them_is_there_first
     anna.ok(&format!("job retry {job} --expires 2099-01-31T22:00:00Z --confirm 60"));
 
     // A job that gets the group is as one that is run on it.
-    for when in [""] {
+    for when in ["", later] {
         let small = anna.id(&format!("job run --package other --group few {when}"));
         anna.fails(1, &format!("job update {small} --add-group servers")).says(&["57 of 60 clients"]);
         anna.ok(&format!("job cancel {small} --yes"));
@@ -608,6 +608,91 @@ fn labels_that_move_many_by_a_policy_are_counted_like_members() {
     let confirmed = v1::SetLabelsRequest { confirm: 4, ..request };
     small.operator.clients(&small.manager, |mut c| async move { c.set_labels(confirmed).await }).unwrap();
     assert_eq!(small.client(3).labels.len(), 1);
+}
+
+#[test]
+fn what_is_taken_back_from_many_is_counted_like_what_is_installed_on_them() {
+    let mut small = Small::of(3, 3);
+    for n in 0..3 {
+        wait_until("facts to be in", PATIENCE, || small.client(n).facts_time.is_some());
+    }
+    let clients: Vec<String> = small.machines.iter().map(|m| format!("clients/{}", m.client())).collect();
+    let changes = clients.iter().map(|client| v1::LabelChange {
+        client: client.clone(),
+        set: [("role".to_owned(), "web".to_owned())].into(),
+        unset: vec![],
+    });
+    let labels = v1::SetLabelsRequest { changes: changes.collect(), ..Default::default() };
+    small.operator.clients(&small.manager, |mut c| async move { c.set_labels(labels).await }).unwrap();
+    let create = |small: &mut Small, name: &str, condition: &str| {
+        let request = v1::CreatePolicyRequest {
+            policy_id: name.into(),
+            group: format!("groups/{name}"),
+            trigger: v1::Trigger::Inventory.into(),
+            applies_to: v1::AppliesTo::All.into(),
+            condition: condition.into(),
+            ..Default::default()
+        };
+        small.operator.policies(&small.manager, |mut p| async move { p.create_policy(request).await })
+    };
+    create(&mut small, "web", "labels.role == \"web\"").unwrap();
+    let apply = v1::ApplyPolicyRequest { name: "policies/web".into(), ..Default::default() };
+    small.operator.policies(&small.manager, |mut p| async move { p.apply_policy(apply).await }).unwrap();
+    let run = v1::RunJobRequest {
+        packages: vec![v1::JobPackage { package: "packages/hello".into(), ..Default::default() }],
+        destinations: vec!["groups/web".into()],
+        exclusions: vec!["groups/all".into()],
+        confirm: 3,
+        ..Default::default()
+    };
+    let job = small.operator.jobs(&small.manager, |mut j| async move { j.run_job(run).await }).unwrap().job.unwrap().name;
+    wait_until("it to be installed", PATIENCE, || {
+        let request = v1::GetJobRequest { name: job.clone() };
+        let job = small.operator.jobs(&small.manager, |mut j| async move { j.get_job(request).await }).unwrap().job.unwrap();
+        job.counters.unwrap().finished == 3
+    });
+    let update = |small: &mut Small, condition: Option<&str>, on_mismatch: Option<v1::OnMismatch>, confirm: i64| {
+        let request = v1::UpdatePolicyRequest {
+            name: "policies/web".into(),
+            condition: condition.map(|role| format!("labels.role == \"{role}\"")),
+            on_mismatch: on_mismatch.map(Into::into),
+            confirm,
+            ..Default::default()
+        };
+        small.operator.policies(&small.manager, |mut p| async move { p.update_policy(request).await })
+    };
+    let on_leave = |small: &mut Small, uninstall: bool| {
+        let on_leave = if uninstall { v1::OnLeave::Uninstall } else { v1::OnLeave::Keep };
+        let terms = v1::JobTerms { on_leave: on_leave.into(), ..Default::default() };
+        let reset_terms = if uninstall { vec![] } else { vec!["on_leave".into()] };
+        let request = v1::UpdateJobRequest { name: job.clone(), terms: uninstall.then_some(terms), reset_terms, ..Default::default() };
+        small.operator.jobs(&small.manager, |mut j| async move { j.update_job(request).await })
+    };
+    let remove = |small: &mut Small| {
+        let request = v1::RemoveMembersRequest { name: "groups/web".into(), clients: clients.clone(), ..Default::default() };
+        small.operator.groups(&small.manager, |mut g| async move { g.remove_members(request).await })
+    };
+    let counted = |refused: fleet::Refused| {
+        assert_eq!(refused.code, Code::FailedPrecondition);
+        assert!(refused.message.contains("3 of 3 clients"), "{}", refused.message);
+    };
+    // Of a policy that takes out, and a job that takes back: whichever comes last is asked about, in whatever order they come.
+    update(&mut small, Some("db"), Some(v1::OnMismatch::Remove), 0).unwrap();
+    counted(on_leave(&mut small, true).unwrap_err());
+    update(&mut small, Some("web"), None, 0).unwrap();
+    on_leave(&mut small, true).unwrap();
+    counted(update(&mut small, Some("db"), None, 0).unwrap_err());
+    update(&mut small, None, Some(v1::OnMismatch::Keep), 0).unwrap();
+    update(&mut small, Some("db"), None, 0).unwrap();
+    counted(update(&mut small, None, Some(v1::OnMismatch::Remove), 0).unwrap_err());
+    // A policy that brings them into a group that the job excludes takes them from it, too; and so does an operator who takes them out.
+    counted(create(&mut small, "all", "").unwrap_err());
+    counted(remove(&mut small).unwrap_err());
+    on_leave(&mut small, false).unwrap();
+    create(&mut small, "all", "").unwrap();
+    update(&mut small, None, Some(v1::OnMismatch::Remove), 0).unwrap();
+    counted(on_leave(&mut small, true).unwrap_err());
+    remove(&mut small).unwrap();
 }
 
 #[test]
