@@ -1,6 +1,6 @@
 //! The nouns as the manager keeps them: plain data, one type per row of the store.
 
-use crate::{relations::Need, terms::JobTerms};
+use crate::{approval::Voice, relations::Need, terms::JobTerms};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use sutler_base::{
@@ -613,6 +613,8 @@ pub struct Operator {
     pub revoked: Option<Timestamp>,
     /// What it may do.
     pub grants: Vec<Grant>,
+    /// Since when it can be a second person.
+    pub voice: Voice,
     /// Changes with every change.
     pub change: i64,
 }

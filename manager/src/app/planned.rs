@@ -68,7 +68,7 @@ pub async fn look(tx: &mut dyn Tx, env: &Env, input: &jobs::Create) -> Result<Lo
     let id = jobs::run(tx, env, input).await?.job.id;
     let needs = match approvals::needed(tx, env).await? {
         None => "",
-        Some(_) if approvals::exist(tx).await? => "APPROVAL",
+        Some(_) if approvals::exist(tx, env).await? => "APPROVAL",
         Some(_) => "CONFIRM",
     };
     if let Some(job) = tx.job(&id).await?.filter(|job| job.state == JobState::Scheduled) {

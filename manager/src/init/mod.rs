@@ -34,7 +34,10 @@ use sutler_certs::{
     server::{self, ServerError},
     trust::TrustError,
 };
-use sutler_core::model::{AuditEntry, Certificate, CertificateState, Grant, Operator, Site, Subject};
+use sutler_core::{
+    approval::Voice,
+    model::{AuditEntry, Certificate, CertificateState, Grant, Operator, Site, Subject},
+};
 use sutler_store::{Store, StoreError, unit};
 
 /// The setting that holds the trust domain.
@@ -330,6 +333,7 @@ async fn fill_database(
         creator: "manager".into(),
         revoked: None,
         grants: vec![Grant { role: Role::Admin, groups: None }],
+        voice: Voice::default(),
         change: 0,
     };
     let audit = AuditEntry {

@@ -164,6 +164,9 @@ const LIMITS: &str = r#"# The bounds of both ports.
 # From how many clients on, and of how many percent of the fleet, a change needs a second person: both have to be reached.
 # second_person_clients = 50
 # second_person_percent = 10
+# How long nobody agrees whom another operator has just made, or given roles or a certificate; and how long whoever could agree still
+# counts as somebody who could.
+# second_person_rest = "24h"
 # Space on the disk that is kept for revocation, renewal and audit; with less than a quarter of it left besides, the disk
 # counts as full.
 # disk_reserve = "64MiB"

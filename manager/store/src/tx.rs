@@ -13,6 +13,7 @@ use sutler_base::{
     state::{ClientState, ExecutionState, JobState, Purpose, Trigger},
 };
 use sutler_core::{
+    approval::Voice,
     audit::{AuditRecord, AuditSegment},
     event::{Event, EventFilter},
     hook::Hook,
@@ -574,6 +575,8 @@ pub trait Operators {
     async fn lock_operators(&mut self) -> Result<Vec<Operator>>;
     /// Writes what an operator may do.
     async fn set_grants(&mut self, name: &OperatorName, grants: &[Grant]) -> Result<()>;
+    /// Writes since when an operator can be a second person.
+    async fn set_voice(&mut self, name: &OperatorName, voice: &Voice) -> Result<()>;
     /// Marks an operator as revoked.
     async fn revoke_operator(&mut self, name: &OperatorName, now: Timestamp) -> Result<()>;
 }

@@ -83,6 +83,7 @@ impl Manager {
         let mut config = Config::load(Folder::new(place), &Overrides::default()).unwrap_or_else(|e| panic!("its configuration: {e}"));
         // Its first operator is alone, and orders for whole fleets; tests of second persons say otherwise.
         config.limits.second_person_clients = 1_000_000_000;
+        config.limits.second_person_rest = Duration::ZERO;
         tune(&mut config);
         let mut manager = Manager { folder, config, profile: options.profile, ahead: Arc::default(), running: None };
         if let Some(network) = network {

@@ -26,7 +26,8 @@ struct Fleet {
 
 impl Fleet {
     fn new() -> Fleet {
-        let manager = Manager::start();
+        let config = "[limits]\nsecond_person_rest = \"0s\"\n";
+        let manager = Manager::start_with(Setup { config: config.into(), ..Setup::default() });
         let anna = manager.cli();
         for name in ["hello", "other"] {
             let package = PackageFolder::counting(name, "1.0");
@@ -538,6 +539,78 @@ fn a_call_that_waits_for_a_second_person_is_done_once_however_often_it_is_sent()
     decide(&bed, "RejectChange", &name(&waits));
     let never = add(&mut bed, "thrice", false);
     assert!(never.message.contains("was never done") && name(&never) == name(&waits), "{never:?}");
+}
+
+#[test]
+fn nobody_makes_a_second_person_of_himself_or_takes_those_away_who_are() {
+    const MINUTES: i64 = 60_000;
+    let mut bed = Bed::tuned(Database::Sqlite, |config| {
+        config.limits.second_person_clients = 2;
+        config.limits.second_person_rest = std::time::Duration::from_secs(3600);
+    });
+    for signed in Packages::new(&["hello"]).sign(&bed.manager.profile()) {
+        bed.admin.push(&bed.manager, &signed).unwrap();
+    }
+    let clients = [bed.client().0, bed.client().0].map(|id| format!("clients/{id}"));
+    let run = |bed: &mut Bed, confirm: i64| {
+        let request = v1::RunJobRequest {
+            packages: vec![v1::JobPackage { package: "packages/hello".into(), ..Default::default() }],
+            destinations: clients.to_vec(),
+            confirm,
+            ..Default::default()
+        };
+        bed.admin.jobs(&bed.manager, |mut c| async move { c.run_job(request).await }).map(|answer| answer.job.unwrap())
+    };
+    let waits = |job: &v1::Job| job.approval.clone().expect("it waits").name;
+    let approve = |bed: &Bed, who: &sutler_certs::Credential, name: &str| {
+        let caller = bed.at_operators(&bed.manager, Some(who)).unwrap();
+        let message = v1::ApproveChangeRequest { name: name.into(), ..Default::default() };
+        bed.call(&caller, "/sutler.v1.ApprovalService/ApproveChange", message.encode_to_vec().into()).map(drop)
+    };
+    let too_new = |refused: Result<(), tonic::Status>, word: &str| {
+        let refused = refused.unwrap_err();
+        assert_eq!(refused.code(), Code::FailedPrecondition);
+        assert!(refused.message().contains("nobody makes a second person of himself") && refused.message().contains(word), "{refused}");
+    };
+    let approver: &[(Role, &[&str])] = &[(Role::Approver, &[])];
+    let bea = bed.operator("bea", approver);
+    bed.operator("cid", approver);
+    // They are nobody's second persons yet, and so nobody needs one.
+    assert!(run(&mut bed, 0).unwrap_err().message.contains("--confirm 2"));
+    bed.manager.step_clock(61 * MINUTES);
+    let ordered = run(&mut bed, 2).unwrap();
+    let old = waits(&ordered);
+
+    // An operator of one's own, and a certificate in the place of somebody else's, agree to nothing.
+    let eve = bed.operator("eve", approver);
+    too_new(approve(&bed, &eve, &old), "until");
+    let key = sutler_certs::PrivateKey::generate().unwrap();
+    let issue = v1::IssueOperatorCertificateRequest { name: "operators/cid".into(), csr: key.csr().unwrap().into(), ..Default::default() };
+    let issued = bed.admin.operators(&bed.manager, |mut c| async move { c.issue_operator_certificate(issue).await }).unwrap();
+    let cid = sutler_certs::Credential { chain: issued.certificates.into_iter().map(|der| der.to_vec().into()).collect(), key };
+    too_new(approve(&bed, &cid, &old), "until");
+    // Nor does it help to send those away who are there, or to have them come back.
+    let grant = |role: v1::Role| vec![v1::RoleGrant { role: role.into(), ..Default::default() }];
+    for role in [v1::Role::Viewer, v1::Role::Approver] {
+        let update = v1::UpdateOperatorRequest { name: "operators/bea".into(), roles: grant(role), ..Default::default() };
+        bed.admin.operators(&bed.manager, |mut c| async move { c.update_operator(update).await }).unwrap();
+        waits(&run(&mut bed, 2).unwrap());
+    }
+    too_new(approve(&bed, &bea, &old), "until");
+    for name in ["operators/bea", "operators/cid"] {
+        let revoke = v1::RevokeOperatorRequest { name: name.into(), ..Default::default() };
+        bed.admin.operators(&bed.manager, |mut c| async move { c.revoke_operator(revoke).await }).unwrap();
+    }
+    waits(&run(&mut bed, 2).unwrap());
+    // After a while it is as it was made to be; what was ordered before that is nothing for whoever came later.
+    bed.manager.step_clock(61 * MINUTES);
+    too_new(approve(&bed, &eve, &old), "ordered again");
+    let new = run(&mut bed, 2).unwrap();
+    assert_eq!((new.state(), new.approval), (v1::JobState::Active, None), "there are no two any more");
+    bed.operator("fay", approver);
+    bed.manager.step_clock(61 * MINUTES);
+    let name = waits(&run(&mut bed, 2).unwrap());
+    approve(&bed, &eve, &name).unwrap();
 }
 
 /// A manager whose bounds are `clients` and 10 %, with agents on simulated machines that have reported what they are.

@@ -18,6 +18,7 @@ use sutler_base::{
 use sutler_core::{
     approval::Approval,
     event::Event,
+    model::Grant,
     planned::Pinned,
     rights::{self, Reach},
     share,
@@ -108,7 +109,7 @@ async fn packages(tx: &mut dyn Tx, reached: &Count) -> Result<Vec<Pinned>> {
 /// Lets a unit of work be committed that reaches few, or that was confirmed; refuses any other.
 pub async fn gate(tx: &mut dyn Tx, env: &Env, watched: &Watched) -> Result<()> {
     let Some(needed) = needed(tx, env).await? else { return Ok(()) };
-    if exist(tx).await? {
+    if exist(tx, env).await? {
         return Err(AppError::ApprovalNeeded(Box::new(needed)));
     }
     let n = needed.reached.clients;
@@ -124,17 +125,40 @@ pub async fn gate(tx: &mut dyn Tx, env: &Env, watched: &Watched) -> Result<()> {
     Err(AppError::state("fleet", "CONFIRM_NUMBER", message))
 }
 
-/// Whether there are two operators who can agree to anything: then one of them is not the one who orders.
-pub async fn exist(tx: &mut dyn Tx) -> Result<bool> {
+/// Whether there are two operators who can agree to anything: then one of them is not the one who orders. Who was put there just now
+/// is none yet, and who could until just now still is: whoever takes over an administrator changes nothing of this in a hurry.
+pub async fn exist(tx: &mut dyn Tx, env: &Env) -> Result<bool> {
     let (mut page, mut found) = (Page { after: None, limit: limits::PAGE_MAX }, 0);
     loop {
         let rows = tx.list_operators(&page).await?;
-        found += rows.iter().filter(|o| o.revoked.is_none() && rights::reach(&o.grants, &approvers()) == Some(Reach::Everywhere)).count();
+        found += rows.iter().filter(|o| o.voice.counts(env.now, env.settings.limits.second_person_rest)).count();
         if found >= 2 || (rows.len() as u32) < page.limit {
             return Ok(found >= 2);
         }
         page.after = rows.last().map(|o| o.name.to_string());
     }
+}
+
+/// Whether somebody with these roles can agree to anything.
+pub fn may_agree_to_all(grants: &[Grant]) -> bool {
+    rights::reach(grants, &approvers()) == Some(Reach::Everywhere)
+}
+
+/// Refuses to let somebody agree who was put there just now, or after the change was ordered.
+async fn is_second_person(tx: &mut dyn Tx, env: &Env, approval: &Approval) -> Result<()> {
+    let Some(name) = name(&env.actor) else { return Ok(()) };
+    let voice = operators::load(tx, &name).await?.voice;
+    let why = match (voice.rests_until(env.now, env.settings.limits.second_person_rest), voice.given) {
+        (Some(end), _) => format!("and agrees to nothing until {end} (limits.second_person_rest)"),
+        (None, Some(given)) if given > approval.created => format!("after approvals/{} was ordered; have that ordered again", approval.id),
+        _ => return Ok(()),
+    };
+    let message = format!(
+        "{} was made, or given its roles or its certificate, by another operator at {}, {why}: nobody makes a second person of himself",
+        env.actor,
+        voice.given.unwrap_or_default()
+    );
+    Err(AppError::state(&env.actor, "TOO_NEW", message))
 }
 
 fn approvers() -> BTreeSet<Role> {
@@ -353,6 +377,7 @@ pub async fn approve(tx: &mut dyn Tx, env: &Env, (id, change): &(Uid, Change)) -
         let message = format!("{} ordered what approvals/{id} is about; another operator has to agree to it", env.actor);
         return Err(AppError::Denied(message));
     }
+    is_second_person(tx, env, &approval).await?;
     let outdated = |why: String| {
         let message = format!("{why} since {} ordered it; have it ordered again", approval.requester);
         AppError::state(format!("approvals/{id}"), "APPROVAL_OUTDATED", message)

@@ -4,3 +4,10 @@ ALTER TABLE approval ADD COLUMN packages TEXT COLLATE "C" NOT NULL DEFAULT '[]';
 
 -- A request that is answered by what becomes of the change that it ordered.
 ALTER TABLE request ADD COLUMN approval TEXT COLLATE "C";
+
+-- When somebody else last made an operator what it is: made it, gave it roles, or a certificate; and since when, and until when, it can
+-- agree to anything (milliseconds since 1970).
+ALTER TABLE operator ADD COLUMN given_ms BIGINT;
+ALTER TABLE operator ADD COLUMN approver_since_ms BIGINT;
+ALTER TABLE operator ADD COLUMN approver_until_ms BIGINT;
+UPDATE operator SET approver_since_ms = created_ms WHERE roles LIKE '%["APPROVER",null]%' AND revoked_ms IS NULL;
