@@ -4,7 +4,7 @@ use crate::planned::Pinned;
 use std::{collections::BTreeMap, time::Duration};
 use sutler_base::{Digest, JobId, Timestamp, Uid, state::ApprovalState};
 
-/// A change that somebody ordered and that waits, or waited, for somebody else to agree.
+/// A change that somebody ordered and that waits, or waited, for somebody else to agree; without what was sent, which may be large.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Approval {
     /// For ever.
@@ -15,8 +15,6 @@ pub struct Approval {
     pub requester: String,
     /// The method that was called.
     pub method: String,
-    /// What was sent; empty for a job that waits as a draft.
-    pub request: Vec<u8>,
     /// One sentence: what it does.
     pub what: String,
     /// The job that it is about, if it is about one.

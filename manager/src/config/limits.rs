@@ -95,6 +95,8 @@ pub struct Limits {
     pub second_person_clients: u32,
     /// … if they are so many percent of the fleet, too.
     pub second_person_percent: u32,
+    /// How many changes of one operator wait for a second person at the most.
+    pub pending_approvals: u32,
     /// How long nobody is a second person whom another operator made one, and everybody counts as one who was.
     #[serde(deserialize_with = "span")]
     pub second_person_rest: Duration,
@@ -138,6 +140,7 @@ impl Default for Limits {
             second_person_clients: 50,
             second_person_percent: 10,
             second_person_rest: seconds(24 * 3600),
+            pending_approvals: 100,
             disk_reserve: 64 << 20,
         }
     }
@@ -183,6 +186,7 @@ impl Limits {
             second_person_clients,
             second_person_percent,
             second_person_rest,
+            pending_approvals,
             disk_reserve,
         } = *self;
         let sizes = [
@@ -231,6 +235,7 @@ impl Limits {
             // More clients than there are: nothing needs a second person.
             ("second_person_clients", second_person_clients, 1, 1_000_000_000),
             ("second_person_percent", second_person_percent, 0, 100),
+            ("pending_approvals", pending_approvals, 1, 10_000),
         ];
         let broken = counts.iter().find(|(_, v, low, high)| v < low || v > high);
         broken.map(|(name, value, low, high)| format!("limits.{name} is {value}; give {low} to {high}"))

@@ -167,6 +167,8 @@ const LIMITS: &str = r#"# The bounds of both ports.
 # How long nobody agrees whom another operator has just made, or given roles or a certificate; and how long whoever could agree still
 # counts as somebody who could.
 # second_person_rest = "24h"
+# How many changes of one operator wait for a second person at the most.
+# pending_approvals = 100
 # Space on the disk that is kept for revocation, renewal and audit; with less than a quarter of it left besides, the disk
 # counts as full.
 # disk_reserve = "64MiB"

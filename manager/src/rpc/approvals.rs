@@ -111,10 +111,10 @@ fn change(method: &str, request: &[u8]) -> Result<Change, AppError> {
 }
 
 /// The change that an approval is about.
-fn change_of(approval: &Approval) -> Result<Change, AppError> {
+fn change_of(approval: &Approval, request: &[u8]) -> Result<Change, AppError> {
     match (&approval.job, approval.method.as_str()) {
         (Some(job), START) => Ok(Change::Start(job.clone())),
-        (_, method) => change(method, &approval.request),
+        (_, method) => change(method, request),
     }
 }
 
@@ -147,9 +147,9 @@ pub(super) fn shown(a: Approval) -> v1::Approval {
 }
 
 /// What was sent, as JSON.
-fn request_of(a: &Approval) -> String {
+fn request_of(a: &Approval, request: &[u8]) -> String {
     let message = a.method.split('/').nth(1).and_then(|method| POOL.get_message_by_name(&format!("sutler.v1.{method}Request")));
-    let read = message.filter(|_| !a.request.is_empty()).and_then(|m| DynamicMessage::decode(m, a.request.as_slice()).ok());
+    let read = message.filter(|_| !request.is_empty()).and_then(|m| DynamicMessage::decode(m, request).ok());
     let mut json = read.and_then(|m| serde_json::to_string(&m).ok()).unwrap_or_default();
     if json.len() > REQUEST_SHOWN {
         let end = json.floor_char_boundary(REQUEST_SHOWN);
@@ -180,8 +180,8 @@ impl v1::approval_service_server::ApprovalService for Services {
 
     async fn get_approval(&self, request: Request<v1::GetApprovalRequest>) -> Result<Response<v1::GetApprovalResponse>, Status> {
         let operator = self.operator(&request)?;
-        let approval = self.approval(&operator, &request.get_ref().name).await?;
-        let json = request_of(&approval);
+        let (approval, sent) = self.approval(&operator, &request.get_ref().name).await?;
+        let json = request_of(&approval, &sent);
         Ok(Response::new(v1::GetApprovalResponse { approval: Some(v1::Approval { request: json, ..shown(approval) }) }))
     }
 
@@ -189,8 +189,8 @@ impl v1::approval_service_server::ApprovalService for Services {
         let operator = self.operator(&request)?;
         let r = request.into_inner();
         let (caller, body) = caller(&operator, &r.request_id, "ApproveChange", &r)?;
-        let approval = self.approval(&operator, &r.name).await?;
-        let input = (approval.id.clone(), change_of(&approval)?);
+        let (approval, sent) = self.approval(&operator, &r.name).await?;
+        let input = (approval.id.clone(), change_of(&approval, &sent)?);
         let answer = self.app.mutate(
             &caller,
             "approve_change",
@@ -224,8 +224,8 @@ impl v1::approval_service_server::ApprovalService for Services {
 }
 
 impl Services {
-    async fn approval(&self, operator: &super::Operator, name: &str) -> Result<Approval, Status> {
+    async fn approval(&self, operator: &super::Operator, name: &str) -> Result<(Approval, Vec<u8>), Status> {
         let id: Uid = approval_id(name).map_err(|e| status(AppError::invalid("name", e)))?;
-        self.app.view(operator, "get_approval", id, |tx, env, id| Box::pin(approvals::get(tx, env, id))).await.map_err(status)
+        self.app.view(operator, "get_approval", id, |tx, env, id| Box::pin(approvals::get_whole(tx, env, id))).await.map_err(status)
     }
 }

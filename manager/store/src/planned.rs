@@ -23,8 +23,15 @@ pub trait Approvals {
     async fn list_approvals(&mut self, page: &Page, all: bool) -> Result<Vec<Approval>>;
     /// The newest pending approval that is about this job.
     async fn approval_of(&mut self, job: &JobId) -> Result<Option<Approval>>;
-    /// Pending approvals of what this operator ordered, the oldest first; at most `limit`.
-    async fn approvals_by(&mut self, requester: &str, limit: u32) -> Result<Vec<Approval>>;
+    /// The newest pending approval of what this operator ordered by the same call, about the same job if about one. For update on
+    /// databases with row locks.
+    async fn approval_like(&mut self, requester: &str, method: &str, request: &[u8], job: Option<&JobId>) -> Result<Option<Approval>>;
+    /// How many changes that this operator ordered are pending.
+    async fn approvals_pending(&mut self, requester: &str) -> Result<u64>;
+    /// What was sent; empty for a job that waits as a draft, and for what was not agreed to.
+    async fn approval_request(&mut self, id: &Uid) -> Result<Vec<u8>>;
+    /// Writes what was sent.
+    async fn set_approval_request(&mut self, id: &Uid, request: &[u8]) -> Result<()>;
     /// Pending approvals whose time is over; at most `limit`.
     async fn approvals_overdue(&mut self, now: Timestamp, limit: u32) -> Result<Vec<Approval>>;
     /// Forgets approvals that were decided before; gives back how many.

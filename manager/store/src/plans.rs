@@ -269,7 +269,9 @@ async fn every_statement_walks_along_an_index() {
                     tx.list_approvals(&page, true).await?;
                     tx.list_approvals(&page, false).await?;
                     tx.approval_of(&job).await?;
-                    tx.approvals_by("a", 5).await?;
+                    tx.approval_like("a", "b", &[], None).await?;
+                    tx.approvals_pending("a").await?;
+                    tx.approval_request(&uid).await?;
                     tx.approvals_overdue(now, 5).await?;
                     tx.plan(&uid).await?;
                     tx.plan_clients(&uid, &page).await?;
@@ -354,6 +356,7 @@ async fn every_statement_walks_along_an_index() {
                     tx.set_operator_budget(&"a".parse().unwrap(), None).await?;
                     tx.lock_purse(&Purse::Job(job.clone())).await?;
                     tx.spend(&Purse::Job(job.clone()), 5, 1, 1).await?;
+                    tx.put_request("a", "e", &Digest::of(b"c"), &Answer::Waits(uid.clone()), now).await?;
                     tx.drop_approvals(now).await?;
                     tx.delete_plan(&uid).await?;
                     tx.put_site(&Site { id: uid.clone(), addresses: Vec::new() }).await?;

@@ -613,6 +613,39 @@ fn nobody_makes_a_second_person_of_himself_or_takes_those_away_who_are() {
     approve(&bed, &eve, &name).unwrap();
 }
 
+#[test]
+fn whoever_has_too_much_waiting_has_it_decided_first_and_what_was_not_agreed_to_is_not_kept() {
+    let config = "[limits]\nsecond_person_clients = 2\nsecond_person_rest = \"0s\"\npending_approvals = 2\n";
+    let manager = Manager::start_with(Setup { config: config.into(), ..Setup::default() });
+    let cli = manager.cli();
+    let package = PackageFolder::counting("hello", "1.0");
+    cli.ok(&format!("package push {}", package.path().display()));
+    let token = TokenString::parse(cli.ok("token create --uses 10 --ttl 1h --network 127.0.0.0/8").trim()).unwrap();
+    let ids: Vec<String> = (0..2).map(|n| Api::client(&token, &format!("machine-{n}")).1).collect();
+    let everybody = ids.join(" ");
+    for name in ["one", "two", "three"] {
+        cli.ok(&format!("group create {name}"));
+        cli.ok(&format!("job run --package hello --group {name}"));
+    }
+    let fleet = Fleet { anna: manager.cli(), manager, ids, token };
+    let bea = fleet.operator("bea", "--role approver");
+    fleet.operator("cid", "--role approver");
+    let order = |fleet: &Fleet, group: &str| fleet.anna.fails(1, &format!("group add {group} {everybody}"));
+    let first = approval(&order(&fleet, "one"));
+    order(&fleet, "two").says(&["another operator has to agree"]);
+    // The same once more is no other.
+    assert_eq!(approval(&order(&fleet, "one")), first);
+    order(&fleet, "three").says(&["2 changes of operators/admin wait", "limits.pending_approvals"]);
+    let sent = |id: &str| bea.json(&format!("approval show {id}"))["request"].as_str().unwrap_or_default().to_owned();
+    assert!(sent(&first).contains(&fleet.ids[0]));
+    assert!(list(&bea, "approval list").iter().all(|a| a["request"].as_str().unwrap_or_default().is_empty()), "a page is no place for it");
+    bea.ok(&format!("approval reject {first}"));
+    assert_eq!(sent(&first), "");
+    let third = approval(&order(&fleet, "three"));
+    bea.ok(&format!("approval approve {third}"));
+    assert!(sent(&third).contains(&fleet.ids[0]), "what was done is known");
+}
+
 /// A manager whose bounds are `clients` and 10 %, with agents on simulated machines that have reported what they are.
 struct Small {
     machines: Vec<Machine>,

@@ -17,7 +17,6 @@ fn approval(n: u64, requester: &str, about: Option<&JobId>) -> Approval {
         state: ApprovalState::Pending,
         requester: requester.into(),
         method: "JobService/StartJob".into(),
-        request: vec![0, 1, 255],
         what: "it's a start".into(),
         job: about.cloned(),
         fingerprint: Digest::of(&[n as u8]),
@@ -63,7 +62,20 @@ pub(crate) async fn an_approval_is_pending_until_it_is_decided_and_is_kept_for_a
     let id = one.id.clone();
     let of = async || read(&db.store, unit!([id] | tx | { tx.approval_of(&id).await })).await;
     assert_eq!(of().await, Some(of_job.clone()));
-    assert_eq!(read(&db.store, unit!([] | tx | { tx.approvals_by("operators/a", 5).await })).await, [of_job.clone(), other.clone()]);
+    assert_eq!(read(&db.store, unit!([] | tx | { tx.approvals_pending("operators/a").await })).await, 2);
+    // What was sent is read where it is asked for, and tells one from another.
+    let sent = vec![0_u8, 1, 255];
+    let uid_of = other.id.clone();
+    write(&db.store, unit!([sent, uid_of] | tx | { tx.set_approval_request(&uid_of, &sent).await })).await.unwrap();
+    assert_eq!(read(&db.store, unit!([uid_of] | tx | { tx.approval_request(&uid_of).await })).await, sent);
+    let like = async |request: &[u8], about: Option<JobId>| {
+        let request = request.to_vec();
+        let unit =
+            unit!([request, about] | tx | { tx.approval_like("operators/a", "JobService/StartJob", &request, about.as_ref()).await });
+        read(&db.store, unit).await.map(|approval| approval.id)
+    };
+    assert_eq!(like(&sent, None).await, Some(other.id.clone()));
+    assert_eq!((like(&[], None).await, like(&[], Some(one.id.clone())).await), (None, Some(of_job.id.clone())));
     assert_eq!(read(&db.store, unit!([] | tx | { tx.approvals_overdue(at(102), 5).await })).await, [of_job.clone(), other.clone()]);
     // Whoever asks again hears what became of it as long as it waits, and for a while after that.
     let forgotten = async |before: i64| write(&db.store, unit!([] | tx | { tx.drop_requests(at(before)).await })).await.unwrap();

@@ -29,8 +29,6 @@ use sutler_store::{Answer, Page, Tx};
 const PATIENCE: SignedDuration = SignedDuration::from_hours(7 * 24);
 /// How long it is known what became of a change.
 const KEPT: SignedDuration = SignedDuration::from_hours(30 * 24);
-/// How many changes of one operator wait at the most.
-const PENDING_MAX: usize = 100;
 /// How many jobs are named in a refusal.
 const NAMED: usize = 3;
 /// How many are handled in one unit.
@@ -195,20 +193,18 @@ fn name(actor: &str) -> Option<OperatorName> {
 /// now, under another name: nobody agrees to what became of what he had looked at.
 pub async fn ask(tx: &mut dyn Tx, env: &Env, order: &Order, needed: &Needed) -> Result<Approval> {
     let fingerprint = fingerprint(tx, &order.method, &order.request, &order.change, &env.actor).await?;
-    let pending = tx.approvals_by(&env.actor, PENDING_MAX as u32).await?;
     let job = order.change.job().cloned();
-    let before = pending.iter().find(|a| (&a.method, &a.request, &a.job) == (&order.method, &order.request, &job));
+    let before = tx.approval_like(&env.actor, &order.method, &order.request, job.as_ref()).await?;
     let is_same = |a: &&Approval| {
         a.fingerprint == fingerprint && a.packages == needed.packages && !share::is_beyond(a.clients, needed.reached.clients)
     };
-    let same = before.filter(is_same);
-    if let Some(other) = before.filter(|a| !is_same(a)) {
-        let mut other = other.clone();
+    let same = before.as_ref().filter(is_same);
+    if let Some(mut other) = before.clone().filter(|a| !is_same(&a)) {
         other.state = ApprovalState::Expired;
         other.reason = "it was ordered anew, and comes to something else".into();
         decide(tx, env, &mut other, "outdate_change", "it was ordered anew, and comes to something else").await?;
     }
-    let plan = order.plan.clone().or_else(|| before.and_then(|a| a.plan.clone()));
+    let plan = order.plan.clone().or_else(|| before.as_ref().and_then(|a| a.plan.clone()));
     let mut expires = env.now.saturating_add(PATIENCE).unwrap_or(Timestamp::MAX);
     if let Some(id) = &plan {
         expires = expires.min(planned::runnable(tx, env, id).await?.expires);
@@ -218,7 +214,6 @@ pub async fn ask(tx: &mut dyn Tx, env: &Env, order: &Order, needed: &Needed) -> 
         state: ApprovalState::Pending,
         requester: env.actor.clone(),
         method: order.method.clone(),
-        request: order.request.clone(),
         what: order.change.sentence(),
         job,
         fingerprint,
@@ -233,11 +228,18 @@ pub async fn ask(tx: &mut dyn Tx, env: &Env, order: &Order, needed: &Needed) -> 
         plan,
         packages: needed.packages.clone(),
     };
-    if same.is_none() && pending.len() == PENDING_MAX {
-        let message = format!("{PENDING_MAX} changes of {} wait for somebody to agree already; have them decided first", env.actor);
+    let most = env.settings.limits.pending_approvals;
+    if same.is_none() && tx.approvals_pending(&env.actor).await? >= u64::from(most) {
+        let message = format!(
+            "{most} changes of {} wait for somebody to agree already (limits.pending_approvals); have them decided first (`approval list`)",
+            env.actor
+        );
         return Err(AppError::state(&env.actor, "TOO_MANY_PENDING", message));
     }
     tx.put_approval(&approval).await?;
+    if same.is_none() {
+        tx.set_approval_request(&approval.id, &order.request).await?;
+    }
     let sentence = format!("{} wants to {}, which reaches {}; another operator has to agree", env.actor, approval.what, needed.words());
     env.audit(tx, "ask_approval", object(&approval), &sentence).await?;
     let event = Event::new(EventKind::ApprovalNeeded, object(&approval), sentence).with("approval", format!("approvals/{}", approval.id));
@@ -305,6 +307,12 @@ pub async fn get(tx: &mut dyn Tx, env: &Env, id: &Uid) -> Result<Approval> {
         Some(approval) if is_seen(tx, env, &approval).await? => Ok(approval),
         _ => Err(AppError::not_found("approval", id)),
     }
+}
+
+/// The same, with what was sent.
+pub async fn get_whole(tx: &mut dyn Tx, env: &Env, id: &Uid) -> Result<(Approval, Vec<u8>)> {
+    let approval = get(tx, env, id).await?;
+    Ok((approval, tx.approval_request(id).await?))
 }
 
 async fn is_seen(tx: &mut dyn Tx, env: &Env, approval: &Approval) -> Result<bool> {
@@ -382,7 +390,8 @@ pub async fn approve(tx: &mut dyn Tx, env: &Env, (id, change): &(Uid, Change)) -
         let message = format!("{why} since {} ordered it; have it ordered again", approval.requester);
         AppError::state(format!("approvals/{id}"), "APPROVAL_OUTDATED", message)
     };
-    let now = fingerprint(tx, &approval.method, &approval.request, change, &approval.requester).await?;
+    let request = tx.approval_request(id).await?;
+    let now = fingerprint(tx, &approval.method, &request, change, &approval.requester).await?;
     if now != approval.fingerprint {
         return Err(outdated(format!("what it is about, or what {} may do, was changed", approval.requester)));
     }
@@ -448,6 +457,10 @@ async fn decide(tx: &mut dyn Tx, env: &Env, approval: &mut Approval, action: &st
     approval.decided = Some(env.now);
     approval.decider = env.actor.clone();
     tx.put_approval(approval).await?;
+    if approval.state != ApprovalState::Approved {
+        // It says what was done; nothing was.
+        tx.set_approval_request(&approval.id, &[]).await?;
+    }
     env.audit(tx, action, object(approval), format!("approvals/{}, {detail}", approval.id)).await?;
     env.wakes().jobs.extend(approval.job.clone());
     let sentence = format!("approvals/{} is {}: {detail}", approval.id, approval.state);
