@@ -43,6 +43,15 @@ pub struct Approval {
     pub packages: Vec<Pinned>,
 }
 
+impl Approval {
+    /// Stands for what somebody sees who is to agree: what was ordered, what that is done to, and whom it reaches by which jobs.
+    pub fn etag(&self) -> String {
+        let seen = (&self.id, self.state, &self.fingerprint, &self.what, &self.job, &self.plan, &self.packages);
+        let reached = (self.clients, self.fleet, &self.jobs, self.created, self.expires);
+        Digest::of(format!("{seen:?}\n{reached:?}").as_bytes()).to_string()
+    }
+}
+
 /// Since when somebody can be a second person.
 ///
 /// Whoever takes over an administrator could make a second person of himself: an operator, a role, or a certificate in the place of

@@ -121,6 +121,7 @@ fn change_of(approval: &Approval, request: &[u8]) -> Result<Change, AppError> {
 /// An approval without what was sent.
 pub(super) fn shown(a: Approval) -> v1::Approval {
     v1::Approval {
+        etag: a.etag(),
         name: format!("approvals/{}", a.id),
         state: a.state.to_wire(),
         requester: a.requester,
@@ -189,8 +190,12 @@ impl v1::approval_service_server::ApprovalService for Services {
         let operator = self.operator(&request)?;
         let r = request.into_inner();
         let (caller, body) = caller(&operator, &r.request_id, "ApproveChange", &r)?;
+        if r.etag.is_empty() {
+            let why = "is that of the approval as you saw it: nobody agrees to what he has not seen";
+            return Err(status(AppError::invalid("etag", why)));
+        }
         let (approval, sent) = self.approval(&operator, &r.name).await?;
-        let input = (approval.id.clone(), change_of(&approval, &sent)?);
+        let input = approvals::Approve { id: approval.id.clone(), change: change_of(&approval, &sent)?, etag: r.etag };
         let answer = self.app.mutate(
             &caller,
             "approve_change",
@@ -210,7 +215,7 @@ impl v1::approval_service_server::ApprovalService for Services {
         let id = v.take("name", approval_id(&r.name));
         v.text("reason", &r.reason, limits::DESCRIPTION_MAX);
         v.done()?;
-        let input = approvals::Reject { id: parsed(id)?, reason: r.reason };
+        let input = approvals::Reject { id: parsed(id)?, reason: r.reason, etag: r.etag };
         let answer = self.app.mutate(
             &caller,
             "reject_change",

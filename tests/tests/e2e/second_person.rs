@@ -434,7 +434,7 @@ fn an_approval_is_given_once_however_often_it_is_sent_and_by_nobody_out_of_its_s
         first.job.unwrap()
     };
     let (inside, outside) = (run(&mut bed, "inside"), run(&mut bed, "outside"));
-    let of = |job: &v1::Job| job.approval.clone().unwrap().name;
+    let of = |job: &v1::Job| job.approval.clone().unwrap();
 
     // Out of a scope it does not exist.
     let list = |bed: &Bed, who: &_| {
@@ -442,12 +442,16 @@ fn an_approval_is_given_once_however_often_it_is_sent_and_by_nobody_out_of_its_s
         v1::ListApprovalsResponse::decode(bytes).unwrap().approvals.into_iter().map(|a| a.job).collect::<Vec<_>>()
     };
     assert_eq!((list(&bed, &eve), list(&bed, &bea).len()), (vec![inside.name.clone()], 2));
-    let approve = |name: String, id: &str| v1::ApproveChangeRequest { name, request_id: id.into() }.encode_to_vec();
-    let reject = |name: String| v1::RejectChangeRequest { name, request_id: "r".into(), ..Default::default() }.encode_to_vec();
-    let get = v1::GetApprovalRequest { name: of(&outside) }.encode_to_vec();
+    let approve = |approval: &v1::Approval, id: &str| {
+        v1::ApproveChangeRequest { name: approval.name.clone(), request_id: id.into(), etag: approval.etag.clone() }.encode_to_vec()
+    };
+    let reject = |approval: v1::Approval| {
+        v1::RejectChangeRequest { name: approval.name, request_id: "r".into(), ..Default::default() }.encode_to_vec()
+    };
+    let get = v1::GetApprovalRequest { name: of(&outside).name }.encode_to_vec();
     for (method, message) in [
         ("ApprovalService/GetApproval", get),
-        ("ApprovalService/ApproveChange", approve(of(&outside), "")),
+        ("ApprovalService/ApproveChange", approve(&of(&outside), "")),
         ("ApprovalService/RejectChange", reject(of(&outside))),
     ] {
         assert_eq!(call(&bed, &eve, method, message).unwrap_err().code(), Code::NotFound, "{method}");
@@ -471,12 +475,15 @@ fn an_approval_is_given_once_however_often_it_is_sent_and_by_nobody_out_of_its_s
     }
 
     // The same call is the same answer, and another operator's comes too late.
-    let once = call(&bed, &eve, "ApprovalService/ApproveChange", approve(of(&inside), "a")).unwrap();
-    assert_eq!(call(&bed, &eve, "ApprovalService/ApproveChange", approve(of(&inside), "a")).unwrap(), once);
-    assert_eq!(call(&bed, &cid, "ApprovalService/ApproveChange", approve(of(&inside), "b")).unwrap_err().code(), Code::FailedPrecondition);
+    let once = call(&bed, &eve, "ApprovalService/ApproveChange", approve(&of(&inside), "a")).unwrap();
+    assert_eq!(call(&bed, &eve, "ApprovalService/ApproveChange", approve(&of(&inside), "a")).unwrap(), once);
+    assert_eq!(call(&bed, &cid, "ApprovalService/ApproveChange", approve(&of(&inside), "b")).unwrap_err().code(), Code::FailedPrecondition);
     let once = call(&bed, &bea, "ApprovalService/RejectChange", reject(of(&outside))).unwrap();
     assert_eq!(call(&bed, &bea, "ApprovalService/RejectChange", reject(of(&outside))).unwrap(), once);
-    assert_eq!(call(&bed, &cid, "ApprovalService/ApproveChange", approve(of(&outside), "c")).unwrap_err().code(), Code::FailedPrecondition);
+    assert_eq!(
+        call(&bed, &cid, "ApprovalService/ApproveChange", approve(&of(&outside), "c")).unwrap_err().code(),
+        Code::FailedPrecondition
+    );
 }
 
 #[test]
@@ -507,7 +514,13 @@ fn a_call_that_waits_for_a_second_person_is_done_once_however_often_it_is_sent()
         bed.admin.groups(&bed.manager, |mut c| async move { c.get_group(request).await }).unwrap().group.unwrap().member_count
     };
     let decide = |bed: &Bed, method: &str, name: &str| {
-        let message = v1::ApproveChangeRequest { name: format!("approvals/{name}"), ..Default::default() };
+        let name = format!("approvals/{name}");
+        let get = v1::GetApprovalRequest { name: name.clone() }.encode_to_vec();
+        let seen = bed.call(&bea, "/sutler.v1.ApprovalService/GetApproval", get.into()).unwrap();
+        let etag = v1::GetApprovalResponse::decode(seen).unwrap().approval.unwrap().etag;
+        let message = v1::ApproveChangeRequest { name, etag, ..Default::default() };
+        // A rejection has its reason where an approval has its id.
+        let message = if method == "ApproveChange" { message } else { v1::ApproveChangeRequest { etag: String::new(), ..message } };
         bed.call(&bea, &format!("/sutler.v1.ApprovalService/{method}"), message.encode_to_vec().into()).unwrap();
     };
     let name = |refused: &fleet::Refused| {
@@ -561,10 +574,10 @@ fn nobody_makes_a_second_person_of_himself_or_takes_those_away_who_are() {
         };
         bed.admin.jobs(&bed.manager, |mut c| async move { c.run_job(request).await }).map(|answer| answer.job.unwrap())
     };
-    let waits = |job: &v1::Job| job.approval.clone().expect("it waits").name;
-    let approve = |bed: &Bed, who: &sutler_certs::Credential, name: &str| {
+    let waits = |job: &v1::Job| job.approval.clone().expect("it waits");
+    let approve = |bed: &Bed, who: &sutler_certs::Credential, seen: &v1::Approval| {
         let caller = bed.at_operators(&bed.manager, Some(who)).unwrap();
-        let message = v1::ApproveChangeRequest { name: name.into(), ..Default::default() };
+        let message = v1::ApproveChangeRequest { name: seen.name.clone(), etag: seen.etag.clone(), ..Default::default() };
         bed.call(&caller, "/sutler.v1.ApprovalService/ApproveChange", message.encode_to_vec().into()).map(drop)
     };
     let too_new = |refused: Result<(), tonic::Status>, word: &str| {
@@ -609,8 +622,8 @@ fn nobody_makes_a_second_person_of_himself_or_takes_those_away_who_are() {
     assert_eq!((new.state(), new.approval), (v1::JobState::Active, None), "there are no two any more");
     bed.operator("fay", approver);
     bed.manager.step_clock(61 * MINUTES);
-    let name = waits(&run(&mut bed, 2).unwrap());
-    approve(&bed, &eve, &name).unwrap();
+    let last = waits(&run(&mut bed, 2).unwrap());
+    approve(&bed, &eve, &last).unwrap();
 }
 
 #[test]
@@ -644,6 +657,39 @@ fn whoever_has_too_much_waiting_has_it_decided_first_and_what_was_not_agreed_to_
     let third = approval(&order(&fleet, "three"));
     bea.ok(&format!("approval approve {third}"));
     assert!(sent(&third).contains(&fleet.ids[0]), "what was done is known");
+}
+
+#[test]
+fn whoever_agrees_agrees_to_what_he_has_seen() {
+    let mut fleet = Fleet::new();
+    let (dan, bea) = fleet.crew();
+    let said = dan.ok("job run --package hello --group all");
+    let job = said.split_whitespace().next().unwrap().trim_start_matches("jobs/").to_owned();
+    let waits = || bea.json(&format!("job show {job}"))["approval"].clone();
+    let (seen, name) =
+        (waits()["etag"].as_str().unwrap().to_owned(), waits()["name"].as_str().unwrap().trim_start_matches("approvals/").to_owned());
+    // One more client is no other change, and it goes on waiting under its name; but it is not what was seen.
+    fleet.enroll();
+    dan.ok(&format!("job start {job}"));
+    assert_eq!(waits()["name"], format!("approvals/{name}"));
+    for verb in ["approve", "reject"] {
+        bea.fails(1, &format!("approval {verb} {name} --etag {seen}")).says(&["was changed by somebody else"]);
+    }
+    assert_eq!((fleet.state(&job).as_str(), fleet.total(&job)), ("DRAFT", 0));
+    let api = Api::operator(&fleet.manager);
+    let blind = v1::ApproveChangeRequest { name: format!("approvals/{name}"), ..Default::default() };
+    let refused = sutler_tests::api_call!(api, approval_service_client::ApprovalServiceClient, approve_change(blind)).unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
+    let now = waits()["etag"].as_str().unwrap().to_owned();
+    assert_ne!(now, seen);
+    let said = bea.run(&format!("approval approve {name} --etag {now}"));
+    assert!(said.stdout.contains("approved and done") && !said.stderr.contains("wants to"), "{said:?}");
+    assert_eq!(fleet.total(&job), 61);
+    // Without one the command says what it agrees to.
+    let said = dan.ok("job run --package other --group all");
+    let job = said.split_whitespace().next().unwrap().trim_start_matches("jobs/").to_owned();
+    let done = bea.run(&format!("job approve {job}"));
+    assert!(done.stderr.contains("dan wants to start") && done.stderr.contains("other@1.0"), "{done:?}");
 }
 
 /// A manager whose bounds are `clients` and 10 %, with agents on simulated machines that have reported what they are.

@@ -378,9 +378,26 @@ async fn pending(tx: &mut dyn Tx, env: &Env, id: &Uid) -> Result<Approval> {
     Ok(approval)
 }
 
+/// An error if the one who decides saw another change than this.
+fn is_as_seen(approval: &Approval, etag: &str) -> Result<()> {
+    if approval.etag() == etag { Ok(()) } else { Err(AppError::Stale(format!("approvals/{}", approval.id))) }
+}
+
+/// What is agreed to.
+#[derive(Debug, Clone)]
+pub struct Approve {
+    /// Which.
+    pub id: Uid,
+    /// What was sent, read.
+    pub change: Change,
+    /// What it was when it was seen.
+    pub etag: String,
+}
+
 /// Agrees to a change, and makes it: with the rights of the one who ordered it, if it still is what was ordered.
-pub async fn approve(tx: &mut dyn Tx, env: &Env, (id, change): &(Uid, Change)) -> Result<Approval> {
+pub async fn approve(tx: &mut dyn Tx, env: &Env, Approve { id, change, etag }: &Approve) -> Result<Approval> {
     let mut approval = pending(tx, env, id).await?;
+    is_as_seen(&approval, etag)?;
     if approval.requester == env.actor {
         let message = format!("{} ordered what approvals/{id} is about; another operator has to agree to it", env.actor);
         return Err(AppError::Denied(message));
@@ -440,11 +457,16 @@ pub struct Reject {
     pub id: Uid,
     /// Why.
     pub reason: String,
+    /// What it was when it was seen; empty for whatever it is.
+    pub etag: String,
 }
 
 /// Does not agree to a change: it is never made.
 pub async fn reject(tx: &mut dyn Tx, env: &Env, input: &Reject) -> Result<Approval> {
     let mut approval = pending(tx, env, &input.id).await?;
+    if !input.etag.is_empty() {
+        is_as_seen(&approval, &input.etag)?;
+    }
     approval.state = ApprovalState::Rejected;
     approval.reason = input.reason.clone();
     let why = if input.reason.is_empty() { String::new() } else { format!(" ({})", input.reason) };
