@@ -1,6 +1,7 @@
 //! `sutler client`: managed machines.
 
 use super::{
+    approval::ConfirmArg,
     ask::confirm,
     columns::{self, Wanted},
     error::CliError,
@@ -80,6 +81,9 @@ pub enum ClientCommand {
         /// For a client that is quarantined as a copy: the machine that keeps the identity
         #[arg(long, value_name = "MACHINE", conflicts_with = "filter")]
         machine: Option<String>,
+        /// Confirms how many clients that brings within reach of jobs
+        #[command(flatten)]
+        confirm: ConfirmArg,
     },
     /// Give a client no more work and no bytes until it is released
     #[command(after_help = "Examples:
@@ -220,12 +224,13 @@ pub async fn run(command: ClientCommand, session: &Session) -> Result<u8, CliErr
             let answer = call!(session, clients.get_client(v1::GetClientRequest { name: client.clone() }), "show the client {client}")?;
             show(&answer.client.unwrap_or_default(), output.format)?;
         }
-        ClientCommand::Approve { clients, filter, machine } => {
+        ClientCommand::Approve { clients, filter, machine, confirm } => {
             let request = v1::ApproveClientsRequest {
                 names: clients,
                 filter: filter.unwrap_or_default(),
                 machine_id: machine.unwrap_or_default(),
                 request_id: request_id()?,
+                confirm: confirm.confirm,
             };
             let answer = call!(session, clients.approve_clients(request), "approve clients")?;
             for name in &answer.names {

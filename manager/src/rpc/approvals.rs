@@ -105,6 +105,7 @@ fn change(method: &str, request: &[u8]) -> Result<Change, AppError> {
         "PolicyService/UpdatePolicy" => Change::UpdatePolicy(policies::update(read(request)?)?),
         "PolicyService/ApplyPolicy" => Change::ApplyPolicy(policies::named(&read::<v1::ApplyPolicyRequest>(request)?.name)?),
         "ClientService/SetLabels" => Change::SetLabels(clients::label_changes(&read(request)?)?),
+        "ClientService/ApproveClients" => Change::ApproveClients(clients::approve(read(request)?)?),
         "ConfigurationService/ApplyConfiguration" => Change::Apply(Box::new(configuration::apply(&read(request)?)?)),
         other => return Err(AppError::Bug(format!("{other} waits for nobody"))),
     })

@@ -46,6 +46,26 @@ pub(super) fn label_changes(r: &v1::SetLabelsRequest) -> Result<Vec<clients::Lab
     Ok(changes)
 }
 
+/// Who is let in.
+pub(super) fn approve(r: v1::ApproveClientsRequest) -> Result<clients::Approve, AppError> {
+    let mut v = Violations::default();
+    let ids: Vec<ClientId> = r.names.iter().enumerate().filter_map(|(n, c)| v.take(&format!("names[{n}]"), client_id(c))).collect();
+    v.word("machine_id", &r.machine_id, 255);
+    match (r.names.len(), r.filter.is_empty(), r.machine_id.is_empty()) {
+        (0, true, _) => v.add("names", "name clients, or give a filter (`true` means all that wait)"),
+        (1.., false, _) => v.add("filter", "either clients are named, or a filter is given"),
+        (n, _, false) if n != 1 => v.add("machine_id", "goes with the name of one client"),
+        (n, ..) if n > limits::PAGE_MAX as usize => v.add("names", format!("has at most {} names, not {n}", limits::PAGE_MAX)),
+        _ => {}
+    }
+    v.done()?;
+    Ok(match (ids.first(), r.machine_id.is_empty()) {
+        (Some(id), false) => clients::Approve::Machine(id.clone(), r.machine_id),
+        (Some(_), true) => clients::Approve::Named(ids),
+        (None, _) => clients::Approve::Filter(r.filter),
+    })
+}
+
 #[async_trait]
 impl v1::client_service_server::ClientService for Services {
     async fn list_clients(&self, request: Request<v1::ListClientsRequest>) -> Result<Response<v1::ListClientsResponse>, Status> {
@@ -74,22 +94,9 @@ impl v1::client_service_server::ClientService for Services {
         let operator = self.operator(&request)?;
         let r = request.into_inner();
         let (caller, body) = caller(&operator, &r.request_id, "ApproveClients", &r)?;
-        let mut v = Violations::default();
-        let ids: Vec<ClientId> = r.names.iter().enumerate().filter_map(|(n, c)| v.take(&format!("names[{n}]"), client_id(c))).collect();
-        v.word("machine_id", &r.machine_id, 255);
-        match (r.names.len(), r.filter.is_empty(), r.machine_id.is_empty()) {
-            (0, true, _) => v.add("names", "name clients, or give a filter (`true` means all that wait)"),
-            (1.., false, _) => v.add("filter", "either clients are named, or a filter is given"),
-            (n, _, false) if n != 1 => v.add("machine_id", "goes with the name of one client"),
-            (n, ..) if n > limits::PAGE_MAX as usize => v.add("names", format!("has at most {} names, not {n}", limits::PAGE_MAX)),
-            _ => {}
-        }
-        v.done()?;
-        let input = match (ids.first(), r.machine_id.is_empty()) {
-            (Some(id), false) => clients::Approve::Machine(id.clone(), r.machine_id),
-            (Some(_), true) => clients::Approve::Named(ids),
-            (None, _) => clients::Approve::Filter(r.filter),
-        };
+        let kept = v1::ApproveClientsRequest { request_id: String::new(), confirm: 0, ..r.clone() };
+        let caller = watched(caller, r.confirm, "ClientService/ApproveClients", &kept)?;
+        let input = approve(r)?;
         let answer = self.app.mutate(
             &caller,
             "approve",

@@ -692,6 +692,37 @@ fn whoever_agrees_agrees_to_what_he_has_seen() {
     assert!(done.stderr.contains("dan wants to start") && done.stderr.contains("other@1.0"), "{done:?}");
 }
 
+#[test]
+fn clients_that_are_let_in_together_are_counted_where_jobs_wait_for_them() {
+    let config = "[limits]\nsecond_person_clients = 3\nsecond_person_rest = \"0s\"\n";
+    let manager = Manager::start_with(Setup { config: config.into(), ..Setup::default() });
+    let cli = manager.cli();
+    let package = PackageFolder::counting("hello", "1.0");
+    cli.ok(&format!("package push {}", package.path().display()));
+    cli.ok("group create all");
+    // From nowhere near here: they wait for approval.
+    let token = cli.ok("token create --uses 10 --ttl 1h --network 192.0.2.0/24 --group all");
+    let token = TokenString::parse(token.trim()).unwrap();
+    let ids: Vec<String> = (0..4).map(|n| Api::client(&token, &format!("machine-{n}")).1).collect();
+    let waiting = |fleet: &Fleet| list(&fleet.anna, "client list --filter 'client.state == \"PENDING\"'").len();
+    let fleet = Fleet { anna: manager.cli(), manager, ids, token };
+    // Where no job waits for them nobody is asked, and a few are nobody else's affair.
+    fleet.anna.ok(&format!("client approve {}", fleet.ids[3]));
+    fleet.anna.ok("job run --package hello --group all");
+    let all = "client approve --filter true";
+    fleet.anna.fails(1, all).says(&["3 of 4 clients", "--confirm 3"]);
+    fleet.anna.fails(1, &format!("client approve {}", fleet.ids[..3].join(" "))).says(&["3 of 4 clients"]);
+    assert_eq!(waiting(&fleet), 3);
+    // Whoever lets machines in needs somebody to agree, and no role besides.
+    let eve = fleet.operator("eve", "--role enroller");
+    let bea = fleet.operator("bea", "--role approver");
+    fleet.operator("cid", "--role approver");
+    let waits = approval(&eve.fails(1, all).says(&["let all clients in", "another operator has to agree"]));
+    assert_eq!(waiting(&fleet), 3);
+    bea.ok(&format!("approval approve {waits}"));
+    assert_eq!(waiting(&fleet), 0);
+}
+
 /// A manager whose bounds are `clients` and 10 %, with agents on simulated machines that have reported what they are.
 struct Small {
     machines: Vec<Machine>,

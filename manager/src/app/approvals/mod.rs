@@ -163,11 +163,6 @@ fn approvers() -> BTreeSet<Role> {
     BTreeSet::from([Role::Approver])
 }
 
-/// Who may order what waits here.
-fn orderers() -> BTreeSet<Role> {
-    BTreeSet::from([Role::Deployer, Role::Admin])
-}
-
 /// What an approval is about, as events and the audit log name it.
 fn object(approval: &Approval) -> String {
     approval.job.as_ref().map_or_else(|| format!("approvals/{}", approval.id), |id| format!("jobs/{id}"))
@@ -416,7 +411,7 @@ pub async fn approve(tx: &mut dyn Tx, env: &Env, Approve { id, change, etag }: &
         Some(name) => operators::load(tx, &name).await?.grants,
         None => vec![],
     };
-    let Some(reach) = rights::reach(&grants, &orderers()) else {
+    let Some(reach) = rights::reach(&grants, &change.orderers()) else {
         return Err(outdated(format!("{} may not order it any more", approval.requester)));
     };
     let ordered = env.on_behalf_of(&approval.requester, reach);
