@@ -723,6 +723,28 @@ fn clients_that_are_let_in_together_are_counted_where_jobs_wait_for_them() {
     assert_eq!(waiting(&fleet), 0);
 }
 
+#[test]
+fn nobody_agrees_to_what_comes_to_lie_outside_of_his_scope() {
+    let fleet = Fleet::new();
+    fleet.operator("bea", "--role approver");
+    fleet.operator("cid", "--role approver");
+    let eve = fleet.operator("eve", "--role approver:all --role deployer:all");
+    let dan = fleet.operator("dan", "--role deployer");
+    fleet.anna.ok("group create more");
+    let said = dan.ok("job run --package hello --group all");
+    let job = said.split_whitespace().next().unwrap().trim_start_matches("jobs/").to_owned();
+    eve.ok(&format!("job approve {job}"));
+    // What is ordered for a job that lies within the scope takes it beyond that.
+    let wider = approval(&dan.fails(1, &format!("job update {job} --package other --add-group more")));
+    eve.ok(&format!("approval show {wider}"));
+    eve.fails(1, &format!("approval approve {wider}")).says(&["there is no approval"]);
+    let shown = fleet.anna.json(&format!("job show {job}"));
+    assert_eq!(shown["destinations"], serde_json::json!(["groups/all"]), "nothing of it was done");
+    // As much of it as lies within is hers to agree to.
+    let within = approval(&dan.fails(1, &format!("job update {job} --package other")));
+    eve.ok(&format!("approval approve {within}"));
+}
+
 /// A manager whose bounds are `clients` and 10 %, with agents on simulated machines that have reported what they are.
 struct Small {
     machines: Vec<Machine>,
