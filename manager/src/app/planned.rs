@@ -1,6 +1,6 @@
 //! Plans: what a job would come to, and that it comes to that when it is run.
 //!
-//! A job is planned by running it and looking at what came of that, before it is undone: so a plan can't be about anything else than the
+//! A job is planned by running it, and looking at whom it reached after it was undone: so a plan can't be about anything else than the
 //! job. The plan keeps the id that the job would have had, by which its stages order clients, and whom it reached.
 
 use super::{
@@ -62,8 +62,23 @@ pub struct Fetch {
     pub total: u64,
 }
 
-/// Runs a job, and looks at what came of it. The unit of work is to be undone.
-pub async fn look(tx: &mut dyn Tx, env: &Env, input: &jobs::Create) -> Result<Looked> {
+/// What came of a job that was run and undone.
+#[derive(Debug, Clone)]
+pub struct Ordered {
+    job: Job,
+    packages: Vec<JobPackage>,
+    rules: BTreeMap<String, i64>,
+    needs: &'static str,
+    fleet: u64,
+    clients: Vec<ClientId>,
+}
+
+/// Runs a job, and notes whom it reached and with what. The unit of work is to be undone.
+///
+/// On SQLite everybody else's writes wait meanwhile, for an order can be tried in no other way than by writing: so nothing is looked at
+/// here that can be looked at without, in [`look`]. Measured for 10,000 clients, on two cores that had much else to do: 0.3 to 1.2 s
+/// here, 1.3 to 2.2 s there.
+pub async fn order(tx: &mut dyn Tx, env: &Env, input: &jobs::Create) -> Result<Ordered> {
     env.reached().forget();
     let id = jobs::run(tx, env, input).await?.job.id;
     let needs = match approvals::needed(tx, env).await? {
@@ -77,25 +92,38 @@ pub async fn look(tx: &mut dyn Tx, env: &Env, input: &jobs::Create) -> Result<Lo
     }
     let job = tx.job(&id).await?.ok_or_else(|| AppError::Bug("a job that was run is not there".into()))?;
     let (packages, rules) = terms(tx, &job).await?;
-    let catalogue = Catalogue::of(tx, &job, &packages).await?;
-    let condition = conditions::compile(tx, env, "condition", &job.condition).await?;
-    let limit = if condition.uses_packages() || catalogue.asks_machines { TOGETHER } else { BATCH };
-    let (mut clients, mut seats, mut page) = (Vec::new(), Vec::new(), Page { after: None, limit });
+    let fleet = tx.count_fleet().await?;
+    let (mut clients, mut page) = (Vec::new(), Page { after: None, limit: BATCH });
     loop {
         let rows = tx.list_executions(&id, &page, &[]).await?;
-        let full = rows.len() as u32 == limit;
+        let full = rows.len() as u32 == BATCH;
         page.after = rows.last().map(|row| row.client.to_string());
-        let ids: Vec<ClientId> = rows.into_iter().map(|row| row.client).collect();
-        let found = tx.clients(&ids).await?;
-        let memberships = tx.memberships_of_all(&ids).await?;
+        clients.extend(rows.into_iter().map(|row| row.client));
+        if !full {
+            return Ok(Ordered { job, packages, rules, needs, fleet, clients });
+        }
+    }
+}
+
+/// What would come of it on each client. The job is not there any more: this unit of work changes nothing, and sees the fleet as it is a
+/// moment later.
+pub async fn look(tx: &mut dyn Tx, env: &Env, ordered: &Ordered) -> Result<Looked> {
+    let Ordered { job, packages, rules, needs, fleet, clients: reached } = ordered;
+    let catalogue = Catalogue::of(tx, job, packages).await?;
+    let condition = conditions::compile(tx, env, "condition", &job.condition).await?;
+    let limit = if condition.uses_packages() || catalogue.asks_machines { TOGETHER } else { BATCH };
+    let (mut clients, mut seats) = (Vec::new(), Vec::new());
+    for ids in reached.chunks(limit as usize) {
+        let found = tx.clients(ids).await?;
+        let memberships = tx.memberships_of_all(ids).await?;
         let mut clock = Clock::of(tx, env, &found.iter().collect::<Vec<_>>()).await?;
         let subjects = inventory::subjects(tx, &found, condition.uses_packages()).await?;
-        let software = if catalogue.asks_machines { tx.software_of(&ids).await? } else { vec![] };
+        let software = if catalogue.asks_machines { tx.software_of(ids).await? } else { vec![] };
         for (client, subject) in found.iter().zip(subjects) {
             let packages = software.iter().filter(|(id, p)| *id == client.id && p.manager != inventory::SUTLER).map(|(_, p)| p.clone());
             let machine = catalogue.machine(client, packages.collect());
             let (verdict, why, fetch) = match condition.evaluate(&subject.input(client)).matched() {
-                true => catalogue.verdict(&job, machine),
+                true => catalogue.verdict(job, machine),
                 false => (PlanVerdict::Rejected, format!("the job is for clients with {}; this is none", quoted(&job.condition)), vec![]),
             };
             let opens =
@@ -103,7 +131,7 @@ pub async fn look(tx: &mut dyn Tx, env: &Env, input: &jobs::Create) -> Result<Lo
             let presence = env.presence(client);
             let runs = matches!(verdict, PlanVerdict::Runs | PlanVerdict::Unknown);
             seats.push(Seat {
-                turn: rollout::turn(&id, client.id.as_str()),
+                turn: rollout::turn(&job.id, client.id.as_str()),
                 takes_place: runs && presence == Presence::Online,
                 groups: groups_of(&memberships, &client.id),
             });
@@ -111,18 +139,14 @@ pub async fn look(tx: &mut dyn Tx, env: &Env, input: &jobs::Create) -> Result<Lo
             let opens = opens.filter(|_| runs);
             clients.push((PlannedClient { client: client.id.clone(), verdict, presence, stage: 0, bytes: 0, opens, why }, fetch));
         }
-        if !full {
-            break;
-        }
     }
     let total = clients.len() as u64;
     for ((client, _), stage) in clients.iter_mut().zip(planned::stages(&job.terms.rollout, total, &seats)) {
         client.stage = stage;
     }
-    let fleet = tx.count_fleet().await?;
-    let mut summary = summary(&job, &clients);
-    (summary.fleet, summary.needs, summary.rules) = (fleet, needs.into(), rules);
-    summary.packages = pinned(&packages);
+    let mut summary = summary(job, &clients);
+    (summary.fleet, summary.needs, summary.rules) = (*fleet, (*needs).into(), rules.clone());
+    summary.packages = pinned(packages);
     Ok(Looked { summary, clients })
 }
 

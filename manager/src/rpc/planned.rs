@@ -142,8 +142,10 @@ impl v1::plan_service_server::PlanService for Services {
             return Err(status(AppError::invalid("order.request_id", "is for orders that are carried out; a plan is made anew each time")));
         }
         let input = jobs::create(&order).map_err(within)?;
-        let looked = self.app.rehearse(&operator, "plan_job", input, |tx, env, i| Box::pin(planned::look(tx, env, i)));
-        let looked = looked.await.map_err(within)?;
+        let ordered = self.app.rehearse(&operator, "plan_job", input, |tx, env, i| Box::pin(planned::order(tx, env, i)));
+        let ordered = ordered.await.map_err(within)?;
+        let looked = self.app.view(&operator, "look_at_plan", ordered, |tx, env, i| Box::pin(planned::look(tx, env, i)));
+        let looked = looked.await.map_err(status)?;
         let bytes = self.bytes(&looked).await;
         let Looked { mut summary, clients } = looked;
         let clients: Vec<PlannedClient> = clients
