@@ -27,6 +27,17 @@ pub struct Retried {
     pub due: Option<Timestamp>,
 }
 
+/// A client that is awaited.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Awaited {
+    /// Who.
+    pub client: ClientId,
+    /// Since when, without the time in which nothing would have been offered to it.
+    pub since: Timestamp,
+    /// Since when nothing would be offered to it, if that is so.
+    pub held: Option<Timestamp>,
+}
+
 /// Brakes.
 #[async_trait]
 pub trait Brakes {
@@ -75,9 +86,13 @@ pub trait Brakes {
     async fn forget_retries(&mut self, rows: &[(JobId, ClientId)]) -> Result<()>;
 
     /// Since when clients are awaited whose turn of this job has come.
-    async fn awaited(&mut self, job: &JobId, clients: &[ClientId]) -> Result<Vec<(ClientId, Timestamp)>>;
+    async fn awaited(&mut self, job: &JobId, clients: &[ClientId]) -> Result<Vec<Awaited>>;
     /// Notes that these clients are awaited since then, in place of what was noted before.
     async fn put_awaited(&mut self, job: &JobId, clients: &[ClientId], since: Timestamp) -> Result<()>;
+    /// From now on the time of these clients that are awaited does not count.
+    async fn hold_awaited(&mut self, job: &JobId, clients: &[ClientId], now: Timestamp) -> Result<()>;
+    /// It counts again from now on.
+    async fn resume_awaited(&mut self, job: &JobId, clients: &[ClientId], now: Timestamp) -> Result<()>;
     /// Forgets that these clients are awaited.
     async fn forget_awaited(&mut self, rows: &[(JobId, ClientId)]) -> Result<()>;
 

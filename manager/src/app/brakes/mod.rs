@@ -145,6 +145,22 @@ impl Gate {
         Ok(open.into_iter().find(|breaker| scopes.contains(&breaker.scope)).map(Brake::Breaker))
     }
 
+    /// Those of these clients whose row of a job a brake covers.
+    pub async fn covered_of(&mut self, tx: &mut dyn Tx, job: &Job, clients: &[ClientId]) -> Result<BTreeSet<ClientId>> {
+        let mut covered = BTreeSet::new();
+        if self.is_open() {
+            return Ok(covered);
+        }
+        self.meet(tx, clients).await?;
+        let keys: Vec<_> = clients.iter().map(|client| (job.id.clone(), client.clone())).collect();
+        for row in tx.executions(&keys).await? {
+            if self.covers(tx, job, &row, job.revision).await?.is_some() {
+                covered.insert(row.client);
+            }
+        }
+        Ok(covered)
+    }
+
     /// What holds a row back that waits, whether it is a brake that is on now or what its hold says.
     async fn why(&mut self, tx: &mut dyn Tx, env: &Env, job: &Job, row: &Execution) -> Result<Option<Held>> {
         let brake = self.covers(tx, job, row, job.revision).await?;

@@ -4,9 +4,9 @@ use super::{
     executions::{execution, execution_columns},
     unit::{Columns, Result, Unit},
 };
-use crate::{Brakes, Retried, StoreError, bind};
+use crate::{Awaited, Brakes, Installs, Retried, StoreError, bind};
 use async_trait::async_trait;
-use sutler_base::{ClientId, Digest, JobId, OperatorName, Timestamp, Uid, state::HoldReason};
+use sutler_base::{ClientId, JobId, OperatorName, Timestamp, Uid, state::HoldReason};
 use sutler_core::{
     brake::{
         Stop, Stopped,
@@ -266,9 +266,10 @@ impl Brakes for Unit<'_> {
         Ok(())
     }
 
-    async fn awaited(&mut self, job: &JobId, clients: &[ClientId]) -> Result<Vec<(ClientId, Timestamp)>> {
-        let sql = concat!("SELECT client, since_ms FROM awaited WHERE job = $1 AND client", any!(2), " ORDER BY client");
-        self.list("awaited", query!(sql, job.to_string(), bind::list(clients)), |row| Ok((row.parse()?, row.time()?))).await
+    async fn awaited(&mut self, job: &JobId, clients: &[ClientId]) -> Result<Vec<Awaited>> {
+        let sql = concat!("SELECT client, since_ms, held_ms FROM awaited WHERE job = $1 AND client", any!(2), " ORDER BY client");
+        let read = |row: &mut Columns<'_>| Ok(Awaited { client: row.parse()?, since: row.time()?, held: row.opt_time()? });
+        self.list("awaited", query!(sql, job.to_string(), bind::list(clients)), read).await
     }
 
     async fn put_awaited(&mut self, job: &JobId, clients: &[ClientId], since: Timestamp) -> Result<()> {
@@ -277,9 +278,28 @@ impl Brakes for Unit<'_> {
             let sql = concat!(
                 "INSERT INTO awaited (job, client, since_ms) SELECT v.value->>0, v.value->>1, $2 FROM",
                 each!(1),
-                "WHERE TRUE ON CONFLICT (job, client) DO UPDATE SET since_ms = excluded.since_ms"
+                "WHERE TRUE ON CONFLICT (job, client) DO UPDATE SET since_ms = excluded.since_ms, held_ms = NULL"
             );
             self.run(query!(sql, bind::json(&rows), bind::ms(since))).await?;
+        }
+        Ok(())
+    }
+
+    async fn hold_awaited(&mut self, job: &JobId, clients: &[ClientId], now: Timestamp) -> Result<()> {
+        let sql = concat!("UPDATE awaited SET held_ms = $3 WHERE job = $1 AND held_ms IS NULL AND client", any!(2));
+        for some in clients.chunks(ROWS) {
+            self.run(query!(sql, job.to_string(), bind::list(some), bind::ms(now))).await?;
+        }
+        Ok(())
+    }
+
+    async fn resume_awaited(&mut self, job: &JobId, clients: &[ClientId], now: Timestamp) -> Result<()> {
+        let sql = concat!(
+            "UPDATE awaited SET since_ms = since_ms + $3 - held_ms, held_ms = NULL WHERE job = $1 AND held_ms <= $3 AND client",
+            any!(2)
+        );
+        for some in clients.chunks(ROWS) {
+            self.run(query!(sql, job.to_string(), bind::list(some), bind::ms(now))).await?;
         }
         Ok(())
     }

@@ -5,6 +5,7 @@ use sutler_base::state::ClientState;
 use sutler_core::rollout::turn;
 use sutler_proto::v1::{self, ExecutionState as S, OfflineAction};
 use sutler_tests::fleet::Database;
+use sutler_tests::harness::{PATIENCE, wait_until};
 
 const MINUTE: i64 = 60_000;
 
@@ -70,6 +71,82 @@ fn who_is_offline_when_its_turn_comes_fails_where_the_job_says_so_and_halts_nobo
     crew.settle(&[]);
     assert_eq!((failed.state(), crew.job(&job).state()), (v1::JobState::Active, v1::JobState::Active));
     assert!(rows(&mut crew, &job, S::Failed).iter().all(|row| row.reason == "OFFLINE" && row.attempt_count == 0));
+}
+
+/// Waits until the manager has looked several times for clients that are out of contact.
+fn looked(crew: &Crew) {
+    let from = crew.manager.rounds("offline");
+    wait_until("the manager to have looked", PATIENCE, || crew.manager.rounds("offline") > from + 3);
+}
+
+fn stop(crew: &mut Crew) {
+    let work = Some(v1::StoppedWork { everything: true, ..Default::default() });
+    let request = v1::StopWorkRequest { work, reason: "because".into(), ..Default::default() };
+    crew.operator.brakes(&crew.manager, |mut b| async move { b.stop_work(request).await }).unwrap();
+}
+
+fn go_on(crew: &mut Crew) {
+    let work = Some(v1::StoppedWork { everything: true, ..Default::default() });
+    let request = v1::ResumeWorkRequest { work, ..Default::default() };
+    crew.operator.brakes(&crew.manager, |mut b| async move { b.resume_work(request).await }).unwrap();
+}
+
+#[test]
+fn while_work_is_stopped_it_is_nobodys_turn_and_the_time_of_who_is_waited_for_does_not_count() {
+    let mut crew = crew();
+    stop(&mut crew);
+    // By name: two jobs that stand on one group for one package are refused.
+    let all: Vec<String> = crew.machines.iter().map(|machine| format!("clients/{}", machine.client())).collect();
+    let stages = Some(v1::Rollout { stages: vec![v1::RolloutStage { count: 6, ..Default::default() }], ..Default::default() });
+    let skips = crew.order_on(all.clone(), v1::JobTerms { rollout: stages, ..terms(OfflineAction::Skip, None) });
+    let at_once = Some(v1::Rollout { all_at_once: true, ..Default::default() });
+    let fails = crew.order_on(all.clone(), v1::JobTerms { rollout: at_once.clone(), ..terms(OfflineAction::Fail, None) });
+    looked(&crew);
+    crew.settle(&[]);
+    for job in [&skips, &fails] {
+        assert_eq!(counters(&crew.job(job)).waiting, 6, "nothing is offered to anybody");
+    }
+    go_on(&mut crew);
+    crew.until("those who are not there to be passed over", &skips, |job| counters(job).finished == 3 && counters(job).rejected == 3);
+    crew.until("those who are not there to fail", &fails, |job| counters(job).finished == 3 && counters(job).error == 3);
+
+    // Half of the time goes by before it is stopped, and the other half after that.
+    let waits = crew.order_on(all, v1::JobTerms { rollout: at_once, ..terms(OfflineAction::Queue, Some(3600)) });
+    crew.until("those who are there to have it", &waits, |job| counters(job).finished == 3);
+    looked(&crew);
+    crew.manager.step_clock(30 * MINUTE);
+    looked(&crew);
+    stop(&mut crew);
+    looked(&crew);
+    crew.manager.step_clock(300 * MINUTE);
+    looked(&crew);
+    go_on(&mut crew);
+    looked(&crew);
+    crew.manager.step_clock(25 * MINUTE);
+    looked(&crew);
+    assert_eq!(rows(&mut crew, &waits, S::Queued).len(), 3, "it was stopped for most of the time");
+    crew.manager.step_clock(8 * MINUTE);
+    crew.until("them to expire", &waits, |job| counters(job).error == 3);
+}
+
+#[test]
+fn who_is_offline_is_not_passed_over_while_the_budget_is_used_up() {
+    let mut crew = Crew::tuned(Database::Sqlite, |config| config.limits.budget = 3);
+    (0..6).for_each(|n| crew.join(n < 3));
+    crew.manager.step_clock(7 * MINUTE);
+    let clients = |crew: &Crew, range: std::ops::Range<usize>| -> Vec<String> {
+        range.map(|n| format!("clients/{}", crew.machines[n].client())).collect()
+    };
+    let at_once = Some(v1::Rollout { all_at_once: true, ..Default::default() });
+    let there = clients(&crew, 0..3);
+    let first = crew.order_on(there, v1::JobTerms { rollout: at_once.clone(), ..Default::default() });
+    crew.until("the budget to be used up", &first, |job| counters(job).finished == 3);
+    let away = clients(&crew, 3..6);
+    let second = crew.order_on(away, v1::JobTerms { rollout: at_once, ..terms(OfflineAction::Skip, None) });
+    looked(&crew);
+    assert_eq!(counters(&crew.job(&second)).waiting, 3, "they would have been offered nothing");
+    crew.manager.step_clock(61 * MINUTE);
+    crew.until("them to be passed over", &second, |job| counters(job).rejected == 3);
 }
 
 #[test]
