@@ -135,6 +135,32 @@ fn of_group(group: &str) -> v1::StopWorkRequest {
 }
 
 #[test]
+fn a_package_that_is_stopped_is_not_taken_off_for_one_that_takes_its_place() {
+    let manager = Manager::start();
+    let cli = manager.cli();
+    let agent = Agent::enrolled("one", &manager);
+    push(&cli, "old", COUNTING, 0);
+    let first = cli.id(&format!("job run --package old --client {}", agent.id()));
+    JobView::wait_for_row(&cli, &first, &agent.id(), "SUCCEEDED");
+    let new = PackageFolder::counting("new", "1.0");
+    new.append("[[supersedes]]\npackage = \"old\"\nuninstall = true\n");
+    cli.ok(&format!("package push {}", new.path().display()));
+    cli.ok("stop --package old --reason 'it may stay'");
+    let job = cli.id(&format!("job run --package new --client {}", agent.id()));
+    let reason = || JobView::of(&cli, &job).row(&agent.id()).unwrap().json["reason"].clone();
+    wait_until("it to be held back, or to have gone on", PATIENCE, || {
+        reason() == "STOPPED" || JobView::of(&cli, &job).row(&agent.id()).unwrap().state != "QUEUED"
+    });
+    assert_eq!(reason(), "STOPPED");
+    let said = cli.ok(&format!("job show {job}"));
+    assert!(said.contains("packages/old is stopped") && said.contains("it may stay"), "{said}");
+    assert!(agent.root().join("opt/old").exists());
+    cli.ok("resume --package old");
+    JobView::wait_for_row(&cli, &job, &agent.id(), "SUCCEEDED");
+    assert!(!agent.root().join("opt/old").exists());
+}
+
+#[test]
 fn what_is_stopped_at_one_manager_is_called_back_by_and_starts_at_none() {
     let Some(postgres) = Postgres::shared() else { return };
     let mut crew = Crew::of(Database::Postgres(postgres), 12);
