@@ -27,6 +27,17 @@ pub struct Retried {
     pub due: Option<Timestamp>,
 }
 
+/// A version that a job installs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Installs {
+    /// The version.
+    pub version: Uid,
+    /// The digest of its manifest.
+    pub manifest: Digest,
+    /// Bytes of its manifest and its files.
+    pub bytes: u64,
+}
+
 /// A client that is awaited.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Awaited {
@@ -63,8 +74,8 @@ pub trait Brakes {
     /// QUEUED rows of a job that are held by this, by client; at most `limit`.
     async fn held_of(&mut self, job: &JobId, by: HoldReason, limit: u32) -> Result<Vec<ClientId>>;
 
-    /// The versions that a revision of a job installs, with the digests of their manifests.
-    async fn installs(&mut self, job: &JobId, revision: i64) -> Result<Vec<(Uid, Digest)>>;
+    /// The versions that a revision of a job installs.
+    async fn installs(&mut self, job: &JobId, revision: i64) -> Result<Vec<Installs>>;
     /// The breaker of this version and scope, for update; made with this uid if there was none.
     async fn breaker_of(&mut self, version: &Uid, scope: &Scope, fresh: &Uid) -> Result<Breaker>;
     /// The breaker of this uid, for update.

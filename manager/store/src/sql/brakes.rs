@@ -173,10 +173,11 @@ impl Brakes for Unit<'_> {
         self.list("execution", query!(sql, by.as_str(), job.to_string(), i64::from(limit)), |row| row.parse()).await
     }
 
-    async fn installs(&mut self, job: &JobId, revision: i64) -> Result<Vec<(Uid, Digest)>> {
-        let sql = "SELECT v.uid, v.manifest FROM job_package p CROSS JOIN package_version v WHERE p.job = $1 AND p.revision = $2 \
+    async fn installs(&mut self, job: &JobId, revision: i64) -> Result<Vec<Installs>> {
+        let sql = "SELECT v.uid, v.manifest, v.total_bytes + v.manifest_length FROM job_package p CROSS JOIN package_version v WHERE p.job = $1 AND p.revision = $2 \
                    AND p.intent = 'INSTALL' AND v.uid = p.version ORDER BY p.n";
-        self.list("job_package", query!(sql, job.to_string(), revision), |row| Ok((row.parse()?, row.digest()?))).await
+        let read = |row: &mut Columns<'_>| Ok(Installs { version: row.parse()?, manifest: row.digest()?, bytes: row.number()? });
+        self.list("job_package", query!(sql, job.to_string(), revision), read).await
     }
 
     async fn breaker_of(&mut self, version: &Uid, of: &Scope, fresh: &Uid) -> Result<Breaker> {
