@@ -19,7 +19,7 @@ pub async fn again(
     tx: &mut dyn Tx,
     env: &Env,
     row: &Execution,
-    outcome: &Outcome,
+    kinds: &[ErrorKind],
     change: &ExecutionChange,
 ) -> Result<Option<(ExecutionChange, Retried)>> {
     if !matches!(change.to, ExecutionState::Failed | ExecutionState::Interrupted) || row.purpose == Purpose::Leave {
@@ -27,10 +27,7 @@ pub async fn again(
     }
     // Not for update: the job's row is locked by whoever changes it, and a retry of one that has ended is called off by that.
     let Some(retries) = tx.job_terms(&row.job).await?.and_then(|terms| terms.retries) else { return Ok(None) };
-    let kind = match change.to {
-        ExecutionState::Interrupted => ErrorKind::Interrupted,
-        _ => outcome.failure().map_or(ErrorKind::Interrupted, |failure| failure.kind),
-    };
+    let Some(kind) = kinds.iter().copied().find(|kind| retries.mean(*kind)) else { return Ok(None) };
     let key = (row.job.clone(), row.client.clone());
     let used = tx.retries(std::slice::from_ref(&key)).await?.pop().map_or(0, |retried| retried.used);
     let Some(due) = retries.next(kind, used, &row.job, &row.client, env.now) else { return Ok(None) };
@@ -59,7 +56,7 @@ pub async fn due(tx: &mut dyn Tx, env: &Env) -> Result<Vec<(JobId, ClientId)>> {
     Ok(tx.retries_due(env.now, BATCH).await?)
 }
 
-/// Lets these rows go, whether their time has come or somebody does not want to wait for it.
+/// Lets these rows go, since somebody does not want to wait for their time.
 pub async fn go(tx: &mut dyn Tx, env: &Env, rows: &[(JobId, ClientId)]) -> Result<()> {
     tx.retries_done(rows).await?;
     release(tx, env, rows, HoldReason::Retry).await
