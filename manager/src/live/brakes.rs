@@ -63,7 +63,7 @@ async fn retry(app: &App) -> Result<(), AppError> {
         if due.is_empty() {
             return Ok(());
         }
-        app.change("manager", "retry", due, |tx, env, rows| Box::pin(retries::go(tx, env, rows))).await?;
+        app.change("manager", "retry", due, |tx, env, rows| Box::pin(retries::go_on(tx, env, rows))).await?;
     }
 }
 

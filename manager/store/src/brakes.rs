@@ -91,8 +91,8 @@ pub trait Brakes {
     async fn put_retries(&mut self, retried: &Retried) -> Result<()>;
     /// Retries that were due by then; at most `limit`.
     async fn retries_due(&mut self, now: Timestamp, limit: u32) -> Result<Vec<(JobId, ClientId)>>;
-    /// These executions do not wait for a retry any more.
-    async fn retries_done(&mut self, rows: &[(JobId, ClientId)]) -> Result<()>;
+    /// Those of these executions whose retry is due by then do not wait for it any more; gives them back.
+    async fn retries_done(&mut self, rows: &[(JobId, ClientId)], by: Timestamp) -> Result<Vec<(JobId, ClientId)>>;
     /// These executions have had no retries.
     async fn forget_retries(&mut self, rows: &[(JobId, ClientId)]) -> Result<()>;
 

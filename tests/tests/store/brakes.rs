@@ -125,7 +125,10 @@ pub(crate) async fn breakers_retries_and_budgets_read_back(db: Database) {
                 tx.put_retries(&Retried { used: 1, ..retried.clone() }).await?;
                 tx.put_retries(&retried).await?;
                 let before = (tx.retries(&key).await?, tx.retries_due(at(8), 9).await?, tx.retries_due(at(9), 9).await?);
-                tx.retries_done(&key).await?;
+                let early = tx.retries_done(&key, at(8)).await?;
+                assert_eq!((early, tx.retries_due(at(9), 9).await?.len()), (vec![], 1), "not before its time");
+                assert_eq!(tx.retries_done(&key, at(9)).await?, key);
+                assert_eq!(tx.retries_done(&key, at(9)).await?, [], "once");
                 let after = (tx.retries(&key).await?[0].used, tx.retries_due(at(9), 9).await?.len());
                 tx.forget_retries(&key).await?;
                 tx.put_awaited(&job, &[client.clone(), client_id(2)], at(3)).await?;

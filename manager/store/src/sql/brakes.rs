@@ -246,13 +246,17 @@ impl Brakes for Unit<'_> {
         self.list("retry", query!(sql, bind::ms(now), i64::from(limit)), |row| Ok((row.parse()?, row.parse()?))).await
     }
 
-    async fn retries_done(&mut self, rows: &[(JobId, ClientId)]) -> Result<()> {
+    async fn retries_done(&mut self, rows: &[(JobId, ClientId)], by: Timestamp) -> Result<Vec<(JobId, ClientId)>> {
+        let mut done = Vec::new();
         for rows in rows.chunks(ROWS) {
-            let sql =
-                concat!("UPDATE retry SET due_ms = NULL FROM", each!(1), "WHERE retry.job = v.value->>0 AND retry.client = v.value->>1");
-            self.run(query!(sql, keys(rows))).await?;
+            let sql = concat!(
+                "UPDATE retry SET due_ms = NULL FROM",
+                each!(1),
+                "WHERE retry.job = v.value->>0 AND retry.client = v.value->>1 AND retry.due_ms <= $2 RETURNING job, client"
+            );
+            done.extend(self.list("retry", query!(sql, keys(rows), bind::ms(by)), |row| Ok((row.parse()?, row.parse()?))).await?);
         }
-        Ok(())
+        Ok(done)
     }
 
     async fn forget_retries(&mut self, rows: &[(JobId, ClientId)]) -> Result<()> {

@@ -6,6 +6,7 @@ use sutler_base::state::ClientState;
 use sutler_proto::v1::{self, ExecutionState as S, JobState};
 use sutler_tests::fleet::Database;
 use sutler_tests::harness::{Agent, JobView, Manager, PATIENCE, wait_until};
+use sutler_tests::postgres::Postgres;
 
 const MINUTE: i64 = 60_000;
 
@@ -88,6 +89,21 @@ fn an_attempt_whose_journal_was_lost_is_run_again_where_the_job_names_that_it_wa
     crew.manager.step_clock(13 * MINUTE);
     crew.until("it to be run again", &again, |job| counters(job).finished == 1);
     assert_eq!((crew.rows(&again)[0].attempt_count, crew.rows(&never)[0].attempt_count), (2, 1));
+}
+
+#[test]
+fn a_manager_whose_clock_is_ahead_lets_no_retry_go_before_its_time() {
+    let Some(postgres) = Postgres::shared() else { return };
+    let mut crew = Crew::of(Database::Postgres(postgres), 1);
+    crew.breaks();
+    let at_once = Some(v1::Rollout { all_at_once: true, ..Default::default() });
+    let job = crew.order_on(vec!["groups/all".into()], v1::JobTerms { rollout: at_once, ..terms(1, 10) });
+    crew.until("it to wait for its retry", &job, |job| counters(job).waiting == 1);
+    let second = crew.manager.second_ahead(60 * MINUTE);
+    crew.settle(&[&second]);
+    let row = crew.rows(&job).remove(0);
+    assert_eq!((row.reason.as_str(), row.attempt_count), ("RETRY", 1), "{row:?}");
+    assert_eq!(crew.machines[0].simulated.machine.runs().len(), 1);
 }
 
 #[test]
