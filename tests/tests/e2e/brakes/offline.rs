@@ -150,6 +150,69 @@ fn who_is_offline_is_not_passed_over_while_the_budget_is_used_up() {
 }
 
 #[test]
+fn nobody_is_passed_over_by_a_manager_that_has_just_started() {
+    let mut crew = crew();
+    crew.operator.hang_up();
+    crew.manager.crash();
+    crew.manager.start_again();
+    crew.machines.iter().take(3).for_each(|machine| machine.connected());
+    // Longer than a contact lasts, and shorter than whoever tries to needs to come back.
+    crew.manager.step_clock(3 * MINUTE);
+    let job = crew.order_on(vec!["groups/all".into()], terms(OfflineAction::Skip, None));
+    crew.until("those who are there to have it", &job, |job| counters(job).finished == 3);
+    looked(&crew);
+    assert_eq!(counters(&crew.job(&job)).rejected, 0);
+    crew.manager.step_clock(3 * MINUTE);
+    crew.until("the others to be passed over", &job, |job| counters(job).rejected == 3);
+}
+
+#[test]
+fn what_is_owed_to_a_machine_that_had_its_turn_waits_for_it() {
+    let mut crew = Crew::of(Database::Sqlite, 1);
+    let job = v1::JobTerms { on_leave: v1::OnLeave::Uninstall.into(), ..terms(OfflineAction::Fail, None) };
+    let job = crew.order_on(vec!["groups/all".into()], job);
+    crew.until("it to have it", &job, |job| counters(job).finished == 1);
+    crew.machines[0].kill();
+    let gone = |crew: &Crew| !crew.manager.app().live.is_connected(crew.machines[0].client());
+    wait_until("the manager to see that it is gone", PATIENCE, || gone(&crew));
+    crew.manager.step_clock(7 * MINUTE);
+    let client = format!("clients/{}", crew.machines[0].client());
+    let leaves = v1::RemoveMembersRequest { name: "groups/all".into(), clients: vec![client], ..Default::default() };
+    crew.operator.groups(&crew.manager, |mut g| async move { g.remove_members(leaves).await }).unwrap();
+    looked(&crew);
+    assert_eq!(rows(&mut crew, &job, S::Queued).len(), 1, "what it has is taken off when it comes");
+    crew.machines[0].start(ClientState::Active);
+    wait_until("it to be taken off", 2 * PATIENCE, || crew.machines[0].simulated.machine.installed().is_empty());
+}
+
+#[test]
+fn who_was_heard_of_meanwhile_is_waited_for_anew() {
+    let mut crew = crew();
+    let job = crew.order_on(vec!["groups/all".into()], terms(OfflineAction::Queue, Some(3600)));
+    crew.until("those who are there to have it", &job, |job| counters(job).finished == 3);
+    looked(&crew);
+    crew.manager.step_clock(50 * MINUTE);
+    looked(&crew);
+    // They come while the job offers nothing, and go again.
+    let pause = v1::PauseJobRequest { name: job.clone(), ..Default::default() };
+    crew.operator.jobs(&crew.manager, |mut j| async move { j.pause_job(pause).await }).unwrap();
+    for n in 3..6 {
+        crew.machines[n].start(ClientState::Active);
+        crew.machines[n].kill();
+    }
+    let gone = |crew: &Crew| (3..6).all(|n| !crew.manager.app().live.is_connected(crew.machines[n].client()));
+    wait_until("the manager to see that they are gone", PATIENCE, || gone(&crew));
+    crew.resume(&job);
+    crew.manager.step_clock(2 * MINUTE);
+    looked(&crew);
+    crew.manager.step_clock(50 * MINUTE);
+    looked(&crew);
+    assert_eq!(rows(&mut crew, &job, S::Queued).len(), 3, "an hour since they were heard of first is over");
+    crew.manager.step_clock(12 * MINUTE);
+    crew.until("them to expire", &job, |job| counters(job).error == 3);
+}
+
+#[test]
 fn who_is_offline_is_waited_for_as_long_as_the_job_says() {
     let mut crew = crew();
     let job = crew.order_on(vec!["groups/all".into()], terms(OfflineAction::Queue, Some(3600)));
