@@ -2,7 +2,7 @@
 
 use crate::access::callers::Bed;
 use crate::lines::{over_with, push};
-use crate::rollouts::{Crew, counters};
+use crate::rollouts::{Crew, counters, hello};
 use prost::Message as _;
 use rustix::fs::{CWD, FileType, Mode};
 use sutler_base::state::{ClientState, Role};
@@ -158,6 +158,40 @@ fn a_package_that_is_stopped_is_not_taken_off_for_one_that_takes_its_place() {
     cli.ok("resume --package old");
     JobView::wait_for_row(&cli, &job, &agent.id(), "SUCCEEDED");
     assert!(!agent.root().join("opt/old").exists());
+}
+
+#[test]
+fn clients_that_are_stopped_take_no_place_of_a_stage() {
+    let mut crew = Crew::of(Database::Sqlite, 4);
+    crew.breaks();
+    let soak = Some(prost_types::Duration { seconds: 3600, nanos: 0 });
+    let gate = Some(v1::RolloutGate { max_failures: Some(1000), ..Default::default() });
+    let stages = vec![v1::RolloutStage { count: 2, soak, ..Default::default() }];
+    let job = crew.run(Some(v1::Rollout { stages, gate, ..Default::default() }));
+    crew.until("the first two to fail", &job, |job| counters(job).error == 2);
+    let first: Vec<String> = crew.rows(&job).into_iter().filter(|row| row.state() == S::Failed).map(|row| row.client).collect();
+    // They are stopped, and are to be run again.
+    let group = v1::CreateGroupRequest { group_id: "halted".into(), ..Default::default() };
+    crew.operator.groups(&crew.manager, |mut g| async move { g.create_group(group).await }).unwrap();
+    let add = v1::AddMembersRequest { name: "groups/halted".into(), clients: first.clone(), ..Default::default() };
+    crew.operator.groups(&crew.manager, |mut g| async move { g.add_members(add).await }).unwrap();
+    let stop = of_group("halted");
+    crew.operator.brakes(&crew.manager, |mut b| async move { b.stop_work(stop).await }).unwrap();
+    crew.machines.iter().for_each(|machine| machine.simulated.machine.mend(&hello()));
+    let again = v1::RetryJobRequest { name: job.clone(), kinds: vec![v1::RetryKind::Error.into()], ..Default::default() };
+    crew.operator.jobs(&crew.manager, |mut j| async move { j.retry_job(again).await }).unwrap();
+    // Their places are those of the next in turn, who are not stopped.
+    crew.until("the others to have it", &job, |job| counters(job).finished == 2);
+    let rows = crew.rows(&job);
+    let stopped: Vec<_> = rows.iter().filter(|row| row.state() == S::Queued).collect();
+    assert!(stopped.len() == 2 && stopped.iter().all(|row| first.contains(&row.client) && row.reason == "STOPPED"), "{rows:?}");
+    // Once they go on they wait for their stage.
+    let resume = v1::ResumeWorkRequest { work: of_group("halted").work, ..Default::default() };
+    crew.operator.brakes(&crew.manager, |mut b| async move { b.resume_work(resume).await }).unwrap();
+    crew.settle(&[]);
+    assert!(crew.rows(&job).iter().filter(|row| row.state() == S::Queued).all(|row| row.reason == "STAGE"));
+    crew.manager.step_clock(3_601_000);
+    crew.until("all to have it", &job, |job| counters(job).finished == 4);
 }
 
 #[test]
