@@ -94,6 +94,8 @@ pub enum Event {
     Journaled(AttemptId, u64),
     /// The manager says anew when an attempt may be begun.
     Timed(AttemptId, Option<Times>),
+    /// The manager says anew from when on the user can't put an attempt off, by this machine's clock; none: never.
+    Deadline(AttemptId, Option<Timestamp>),
     /// The manager renews permission to start steps.
     Leased(Vec<AttemptId>, u32),
     /// The manager calls an attempt off.

@@ -234,6 +234,16 @@ impl State {
                     }
                 }
             }
+            Event::Deadline(id, deadline) => {
+                if let Some(attempt) = self.attempts.get_mut(&id)
+                    && !matches!(attempt.record.stage, Stage::Finished { .. } | Stage::Canceled)
+                    && attempt.record.take_deadline(deadline, now)
+                    && attempt.activity == Activity::Idle
+                {
+                    // In the same way.
+                    attempt.journal(&mut effects);
+                }
+            }
             Event::Leased(ids, seconds) => {
                 for id in ids {
                     if let Some(attempt) = self.attempts.get_mut(&id)
@@ -333,6 +343,7 @@ impl State {
                 _ => {
                     attempt.record.extend(Lease::of(seconds, now));
                     attempt.record.offer.times = offer.times;
+                    attempt.record.take_deadline(offer.announcement.and_then(|told| told.deadline), now);
                     if !attempt.accepting {
                         effects.push(Effect::Accept(id));
                     }

@@ -8,7 +8,7 @@
 //! A countdown runs on the clock of the machine that never jumps. Over a restart of the machine the time of day tells how much of
 //! it is left, and never more than was left before: it does not start anew.
 
-use super::{Activity, Effect, Now, Plan, Stage, State};
+use super::{Activity, Effect, Now, Plan, Record, Stage, State};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use sutler_base::{
@@ -165,7 +165,28 @@ pub(super) fn consent(announcement: Option<&Announcement>, asked: Option<&Asked>
     }
 }
 
+impl Record {
+    /// Takes in from when on it is not put off: what is put off for longer goes on then. Gives back whether that is news.
+    pub(super) fn take_deadline(&mut self, deadline: Option<Timestamp>, now: &Now) -> bool {
+        let Some(announcement) = self.offer.announcement.as_mut().filter(|told| told.deadline != deadline) else { return false };
+        announcement.deadline = deadline;
+        let left = announcement.until_deadline(now);
+        if let (Some(Asked { talk: Talk::PutOff(due), .. }), Some(left)) = (&mut self.asked, left)
+            && left < due.left(now)
+        {
+            *due = Due::after(left, now);
+        }
+        true
+    }
+}
+
 impl Announcement {
+    /// How far ahead its deadline is; nothing once it has come.
+    fn until_deadline(&self, now: &Now) -> Option<Duration> {
+        let left = self.deadline?.as_millisecond().saturating_sub(now.wall.as_millisecond()).max(0);
+        Some(Duration::from_millis(left as u64))
+    }
+
     /// How long it can be put off now, having been put off so often; else why it can't.
     fn deferral(&self, deferred: u32, now: &Now) -> Result<Duration, String> {
         if self.deferrals == 0 {
@@ -174,9 +195,9 @@ impl Announcement {
         if deferred >= self.deferrals {
             return Err(format!("it can't be put off any more: that was done {deferred} of {} times", self.deferrals));
         }
-        match self.deadline.map(|at| at.as_millisecond().saturating_sub(now.wall.as_millisecond())) {
-            Some(..=0) => Err("it can't be put off any more: its deadline has come".into()),
-            Some(left) => Ok(self.defer_for.min(Duration::from_millis(left as u64))),
+        match self.until_deadline(now) {
+            Some(Duration::ZERO) => Err("it can't be put off any more: its deadline has come".into()),
+            Some(left) => Ok(self.defer_for.min(left)),
             None => Ok(self.defer_for),
         }
     }

@@ -131,6 +131,30 @@ fn from_the_deadline_on_nothing_is_put_off_and_what_was_goes_on_then() {
 }
 
 #[test]
+fn a_deadline_that_is_told_anew_holds_for_what_is_announced_and_for_what_is_put_off() {
+    let mut world = announced();
+    let job = world.state.record(&id(1)).unwrap().offer.job.clone();
+    world.answer(1, UserAnswer::Defer);
+    assert_eq!(waits(&world), Some((WaitReason::User, 40, true)));
+    world.event(Event::Deadline(id(1), Some(now(25).wall)));
+    at(&mut world, 10);
+    assert_eq!(waits(&world), Some((WaitReason::User, 25, true)), "it goes on then");
+    world.crash(0);
+    assert_eq!(waits(&world), Some((WaitReason::User, 25, true)), "it is kept");
+    at(&mut world, 25);
+    assert_eq!(waits(&world), Some((WaitReason::User, 45, false)));
+    assert!(world.state.answered(&job, UserAnswer::Defer, &world.now()).unwrap_err().contains("deadline"));
+    // Later, or not at all: it may be put off again. What is offered anew says the same.
+    world.event(Event::Deadline(id(1), None));
+    at(&mut world, 26);
+    assert!(world.state.announced(&world.now())[0].may_defer);
+    let mut offer = of_kind(offer(1, 1), 3);
+    offer.announcement.as_mut().unwrap().deadline = Some(now(26).wall);
+    world.event(Event::Offered(offer, 6000));
+    assert!(!world.state.announced(&world.now())[0].may_defer);
+}
+
+#[test]
 fn what_is_put_off_or_announced_is_called_off_like_anything_that_has_not_begun() {
     let mut world = announced();
     world.event(Event::CancelAsked(id(1)));
