@@ -299,6 +299,11 @@ impl Loop {
                         self.worker.prepare(record, item);
                     }
                 }
+                Effect::FetchAhead(id, item) => {
+                    if let Some(record) = self.state.record(&id) {
+                        self.worker.fetch_ahead(record, item);
+                    }
+                }
                 Effect::Perform(id, item, op, run) => {
                     debug!(attempt = %id, item, ?op, run, "begins");
                     if let Some(record) = self.state.record(&id) {

@@ -92,6 +92,13 @@ impl Record {
         }
     }
 
+    /// The package after the next one whose bytes are to be fetched first: what begins with a start or the stop of the machine may
+    /// be without contact then.
+    pub(super) fn next_ahead(&self) -> Option<usize> {
+        let next = self.ahead.max(self.results.len() + 1);
+        (self.offer.timing != Timing::Now && !self.started && next < self.offer.items.len()).then_some(next)
+    }
+
     /// Whether it waited for a start of the machine that has happened.
     pub(super) fn is_boot_due(&self, now: &Now) -> bool {
         self.offer.timing == Timing::AtBoot && self.staged_in.as_ref().is_some_and(|boot| *boot != now.boot_id)

@@ -141,6 +141,9 @@ pub enum Effect {
     Measure(AttemptId),
     /// Fetch the package with this number.
     Prepare(AttemptId, usize),
+    /// Fetch the bytes of the package with this number before it is its turn, then say [`Event::Prepared`]: whether it may be
+    /// installed is asked when it is.
+    FetchAhead(AttemptId, usize),
     /// Do the op of the package with this number.
     Perform(AttemptId, usize, Op, u32),
     /// Find out how the step ended that was started before the agent was: it is not started again.

@@ -89,6 +89,8 @@ struct Attempt {
     unwanted: bool,
     /// The next package is about to be begun, and nothing of it was done; whether anything of the attempt was before.
     beginning: Option<bool>,
+    /// The package that it fetches although it is not its turn.
+    ahead: Option<usize>,
     /// It waits because the manager gives this machine no bytes.
     suspended: bool,
     /// That it has the machine restarted is about to be written down.
@@ -109,6 +111,7 @@ impl Attempt {
             doubted: vec![],
             unwanted: false,
             beginning: None,
+            ahead: None,
             suspended: false,
             restarting: false,
         }
@@ -470,7 +473,13 @@ impl State {
         if attempt.activity != Activity::Fetching {
             return;
         }
+        let ahead = attempt.ahead.take();
         match prepared {
+            Prepared::Ready(_) | Prepared::Ended(_) if ahead.is_some() => {
+                // Whether it may be installed, and is there already, is asked when it is its turn.
+                attempt.record.ahead = ahead.map_or(0, |item| item + 1);
+                attempt.bytes = (0, 0);
+            }
             Prepared::Ready(plan) => {
                 attempt.record.staged_in.get_or_insert_with(|| now.boot_id.clone());
                 attempt.record.stage = Stage::Fetched(plan);
@@ -631,7 +640,11 @@ impl State {
                         attempt.doubted = underway;
                         fetching += 1;
                         attempt.activity = Activity::Fetching;
-                        effects.push(Effect::Prepare(id.clone(), attempt.record.results.len()));
+                        attempt.ahead = attempt.record.next_ahead();
+                        effects.push(match attempt.ahead {
+                            Some(item) => Effect::FetchAhead(id.clone(), item),
+                            None => Effect::Prepare(id.clone(), attempt.record.results.len()),
+                        });
                     }
                 }
                 Stage::Fetched(plan) => {

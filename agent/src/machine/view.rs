@@ -91,7 +91,8 @@ impl State {
             let until = now.boot.saturating_add(asked.due()?.left(now));
             Some(Waited { until, deferred: asked.deferred, put_off: matches!(asked.talk, Talk::PutOff(_)) })
         });
-        Some(Progress { state, wait, item: record.results.len(), bytes: attempt.bytes, step, user })
+        let fetched = attempt.ahead.filter(|_| state == ExecutionState::Downloading);
+        Some(Progress { state, wait, item: fetched.unwrap_or(record.results.len()), bytes: attempt.bytes, step, user })
     }
 }
 

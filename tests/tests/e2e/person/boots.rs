@@ -75,7 +75,7 @@ fn what_is_ordered_for_the_next_start_begins_then_also_without_contact() {
     let limits = "[limits]\nkeep_alive = \"1s\"\nkeep_alive_timeout = \"2s\"\nreconnect = \"100ms\"\nreconnect_most = \"1s\"\n";
     let Some(mut machine) = Booting::new(&manager, limits) else { return };
     let id = machine.agent.id();
-    let job = cli.id(&format!("job run --package hello --client {id} --timing at-boot"));
+    let job = cli.id(&format!("job run --package hello --package other --client {id} --timing at-boot"));
     let row = waits(&cli, &job, &machine.agent, "REBOOT");
     assert!(row.detail.contains("next start"), "{row:#?}");
     assert!(cli.ok(&format!("job show {job}")).contains("begins at the next start of each machine"));
