@@ -616,6 +616,10 @@ impl State {
             if attempt.activity != Activity::Idle {
                 continue;
             }
+            if !attempt.record.started && attempt.record.asked.as_mut().is_some_and(|asked| asked.count(now)) {
+                attempt.journal(effects);
+                continue;
+            }
             let called_off = attempt.unwanted && attempt.record.started && !attempt.record.leased(now);
             match &attempt.record.stage {
                 // Its first packages are done; for the next one no permission will come.

@@ -56,7 +56,8 @@ impl State {
                 let asked = a.record.asked.as_ref().filter(|_| !a.record.started && waits_to_begin(a));
                 let user =
                     asked.and_then(|asked| asked.due()).map(|due| now.boot.saturating_add(due.left(now))).filter(|at| *at > now.boot);
-                [backoff, expires, opens, user, State::restart_again(&a.record, now)]
+                let counted = asked.and_then(|asked| asked.due()).map(|due| due.count_at()).filter(|at| *at > now.boot);
+                [backoff, expires, opens, user, counted, State::restart_again(&a.record, now)]
             })
             .flatten()
             .min()
