@@ -872,18 +872,16 @@ impl Loop {
         Ok(())
     }
 
-    /// Keeps that a package wants the machine restarted, and has that told.
+    /// Keeps which packages want the machine restarted, and has that told.
     fn note_restart(&mut self, id: &AttemptId) -> Result<(), AgentError> {
         let now = self.clock.now();
-        let Some(record) = self.state.record(id).filter(|record| record.needs_restart(&now)) else { return Ok(()) };
-        let name = match (&record.stage, record.results.last()) {
-            (Stage::Installing(installing), _) => installing.plan.package.to_string(),
-            (_, Some(last)) => last.package.to_string(),
-            (_, None) => return Ok(()),
-        };
-        let noted = self.restarts.note(&now.boot_id, name);
-        if self.unless_full(noted)? == Some(true) {
-            self.measure();
+        let Some(record) = self.state.record(id) else { return Ok(()) };
+        let names: Vec<String> = record.restart_by(&now).map(ToString::to_string).collect();
+        for name in names {
+            let noted = self.restarts.note(&now.boot_id, name);
+            if self.unless_full(noted)? == Some(true) {
+                self.measure();
+            }
         }
         Ok(())
     }

@@ -529,7 +529,8 @@ impl State {
         let Stage::Installing(installing) = &mut attempt.record.stage else { return };
         let (Activity::Performing, Some(op)) = (attempt.activity, installing.op()) else { return };
         if let Some(hard) = asks {
-            attempt.record.restart_wanted(hard, now);
+            let package = installing.plan.package.clone();
+            attempt.record.restart_wanted(package, hard, now);
         }
         let Stage::Installing(installing) = &mut attempt.record.stage else { return };
         attempt.activity = Activity::Idle;
@@ -558,8 +559,8 @@ impl State {
         }
         if installing.op().is_none() {
             let mut result = result_of(installing, now);
-            // What was restarted since needs no restart.
-            result.reboot = attempt.record.needs_restart(now);
+            // What was restarted since needs no restart, and what another package of the job asked for is that one's.
+            result.reboot = attempt.record.restart_by(now).any(|package| *package == result.package);
             attempt.record.results.push(result);
             attempt.record.stage = Stage::Offered;
             attempt.bytes = (0, 0);
@@ -711,11 +712,7 @@ impl State {
         let ready = |a: &&Attempt| a.activity == Activity::Idle && self.may_order_restart(a, now);
         let Some(id) = self.attempts.values().find(ready).map(|a| a.record.id().clone()) else { return };
         let Some(attempt) = self.attempts.get_mut(&id) else { return };
-        attempt.record.restart_wanted(false, now);
-        if let Some(restart) = &mut attempt.record.restart {
-            restart.ordered = Some(now.boot);
-            restart.orders = restart.orders.saturating_add(1);
-        }
+        attempt.record.restart_ordered(now);
         attempt.restarting = true;
         attempt.journal(effects);
     }
