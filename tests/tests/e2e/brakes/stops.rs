@@ -54,9 +54,11 @@ fn what_is_stopped_starts_nowhere_is_said_everywhere_and_goes_on_when_it_is_resu
     cli.fails(1, "group delete branch --force").says(&["is stopped"]);
     manager.kill_and_serve();
     wait_until("the machine to be back", PATIENCE, || cli.json(&format!("client show {}", one.id()))["online"] == true);
-    let other = cli.id(&format!("job run --package hello --replace always --client {} --client {}", one.id(), two.id()));
+    let at_once = "--rollout all-at-once --replace always";
+    let other = cli.id(&format!("job run --package hello {at_once} --client {} --client {}", one.id(), two.id()));
     JobView::wait_for_row(&cli, &other, &two.id(), "SUCCEEDED");
     assert_eq!(waits(&manager), stopped);
+    assert_eq!(JobView::of(&cli, &other).row(&one.id()).unwrap().attempts, 0, "it is offered to nobody, also without stages");
     assert_eq!(one.read("opt/hello.runs"), None);
     cli.ok("resume --group branch");
     assert!(cli.ok("resume --group branch").contains("was not stopped"));
