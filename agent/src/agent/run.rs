@@ -299,6 +299,11 @@ impl Loop {
                         self.worker.prepare(record, item);
                     }
                 }
+                Effect::FetchAhead(id, item) => {
+                    if let Some(record) = self.state.record(&id) {
+                        self.worker.fetch_ahead(record, item);
+                    }
+                }
                 Effect::Perform(id, item, op, run) => {
                     debug!(attempt = %id, item, ?op, run, "begins");
                     if let Some(record) = self.state.record(&id) {
@@ -751,11 +756,9 @@ impl Loop {
                 return Ok(());
             }
         };
-        // The schedule is the manager's: by its clock, not by this machine's.
-        let skew = jiff::SignedDuration::from_secs(self.skew.unwrap_or(0));
-        offer.expire = offer.expire.map(|at| at.checked_add(skew).unwrap_or(at));
+        offer.expire = offer.expire.map(|at| self.here(at));
         if let Some(announcement) = &mut offer.announcement {
-            announcement.deadline = announcement.deadline.map(|at| at.checked_add(skew).unwrap_or(at));
+            announcement.deadline = announcement.deadline.map(|at| self.here(at));
         }
         let id = offer.attempt.clone();
         let asked = id.clone();
@@ -782,7 +785,12 @@ impl Loop {
         self.happened(Event::Offered(offer, lease)).await
     }
 
-    /// Takes in when an attempt may be begun.
+    /// A moment of the manager's clock, by this machine's: the schedule is the manager's.
+    fn here(&self, at: Timestamp) -> Timestamp {
+        at.checked_add(jiff::SignedDuration::from_secs(self.skew.unwrap_or(0))).unwrap_or(at)
+    }
+
+    /// Takes in when an attempt may be begun, and from when on it is not put off.
     async fn timed(&mut self, told: &v1::AttemptTimes) -> Result<(), AgentError> {
         let times = match told.times.as_ref().map(|times| wire::times(times, &self.clock.now())).transpose() {
             Ok(times) => times,
@@ -791,8 +799,18 @@ impl Loop {
                 return Ok(());
             }
         };
+        let deadline = match told.deadline.as_ref().map(|told| told.time.as_ref().map(time).transpose()).transpose() {
+            Ok(deadline) => deadline.map(|at| at.map(|at| self.here(at))),
+            Err(e) => {
+                warn!(attempt = told.attempt, "its deadline can't be read: {e}");
+                None
+            }
+        };
         for id in wire::attempts(std::slice::from_ref(&told.attempt)) {
-            self.happened(Event::Timed(id, times.clone())).await?;
+            self.happened(Event::Timed(id.clone(), times.clone())).await?;
+            if let Some(deadline) = deadline {
+                self.happened(Event::Deadline(id, deadline)).await?;
+            }
         }
         Ok(())
     }
@@ -854,18 +872,16 @@ impl Loop {
         Ok(())
     }
 
-    /// Keeps that a package wants the machine restarted, and has that told.
+    /// Keeps which packages want the machine restarted, and has that told.
     fn note_restart(&mut self, id: &AttemptId) -> Result<(), AgentError> {
         let now = self.clock.now();
-        let Some(record) = self.state.record(id).filter(|record| record.needs_restart(&now)) else { return Ok(()) };
-        let name = match (&record.stage, record.results.last()) {
-            (Stage::Installing(installing), _) => installing.plan.package.to_string(),
-            (_, Some(last)) => last.package.to_string(),
-            (_, None) => return Ok(()),
-        };
-        let noted = self.restarts.note(&now.boot_id, name);
-        if self.unless_full(noted)? == Some(true) {
-            self.measure();
+        let Some(record) = self.state.record(id) else { return Ok(()) };
+        let names: Vec<String> = record.restart_by(&now).map(ToString::to_string).collect();
+        for name in names {
+            let noted = self.restarts.note(&now.boot_id, name);
+            if self.unless_full(noted)? == Some(true) {
+                self.measure();
+            }
         }
         Ok(())
     }

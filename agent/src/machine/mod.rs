@@ -89,6 +89,8 @@ struct Attempt {
     unwanted: bool,
     /// The next package is about to be begun, and nothing of it was done; whether anything of the attempt was before.
     beginning: Option<bool>,
+    /// The package that it fetches although it is not its turn.
+    ahead: Option<usize>,
     /// It waits because the manager gives this machine no bytes.
     suspended: bool,
     /// That it has the machine restarted is about to be written down.
@@ -109,6 +111,7 @@ impl Attempt {
             doubted: vec![],
             unwanted: false,
             beginning: None,
+            ahead: None,
             suspended: false,
             restarting: false,
         }
@@ -234,6 +237,16 @@ impl State {
                     }
                 }
             }
+            Event::Deadline(id, deadline) => {
+                if let Some(attempt) = self.attempts.get_mut(&id)
+                    && !matches!(attempt.record.stage, Stage::Finished { .. } | Stage::Canceled)
+                    && attempt.record.take_deadline(deadline, now)
+                    && attempt.activity == Activity::Idle
+                {
+                    // In the same way.
+                    attempt.journal(&mut effects);
+                }
+            }
             Event::Leased(ids, seconds) => {
                 for id in ids {
                     if let Some(attempt) = self.attempts.get_mut(&id)
@@ -333,6 +346,7 @@ impl State {
                 _ => {
                     attempt.record.extend(Lease::of(seconds, now));
                     attempt.record.offer.times = offer.times;
+                    attempt.record.take_deadline(offer.announcement.and_then(|told| told.deadline), now);
                     if !attempt.accepting {
                         effects.push(Effect::Accept(id));
                     }
@@ -459,7 +473,13 @@ impl State {
         if attempt.activity != Activity::Fetching {
             return;
         }
+        let ahead = attempt.ahead.take();
         match prepared {
+            Prepared::Ready(_) | Prepared::Ended(_) if ahead.is_some() => {
+                // Whether it may be installed, and is there already, is asked when it is its turn.
+                attempt.record.ahead = ahead.map_or(0, |item| item + 1);
+                attempt.bytes = (0, 0);
+            }
             Prepared::Ready(plan) => {
                 attempt.record.staged_in.get_or_insert_with(|| now.boot_id.clone());
                 attempt.record.stage = Stage::Fetched(plan);
@@ -509,7 +529,8 @@ impl State {
         let Stage::Installing(installing) = &mut attempt.record.stage else { return };
         let (Activity::Performing, Some(op)) = (attempt.activity, installing.op()) else { return };
         if let Some(hard) = asks {
-            attempt.record.restart_wanted(hard, now);
+            let package = installing.plan.package.clone();
+            attempt.record.restart_wanted(package, hard, now);
         }
         let Stage::Installing(installing) = &mut attempt.record.stage else { return };
         attempt.activity = Activity::Idle;
@@ -538,8 +559,8 @@ impl State {
         }
         if installing.op().is_none() {
             let mut result = result_of(installing, now);
-            // What was restarted since needs no restart.
-            result.reboot = attempt.record.needs_restart(now);
+            // What was restarted since needs no restart, and what another package of the job asked for is that one's.
+            result.reboot = attempt.record.restart_by(now).any(|package| *package == result.package);
             attempt.record.results.push(result);
             attempt.record.stage = Stage::Offered;
             attempt.bytes = (0, 0);
@@ -596,6 +617,10 @@ impl State {
             if attempt.activity != Activity::Idle {
                 continue;
             }
+            if !attempt.record.started && attempt.record.asked.as_mut().is_some_and(|asked| asked.count(now)) {
+                attempt.journal(effects);
+                continue;
+            }
             let called_off = attempt.unwanted && attempt.record.started && !attempt.record.leased(now);
             match &attempt.record.stage {
                 // Its first packages are done; for the next one no permission will come.
@@ -620,7 +645,11 @@ impl State {
                         attempt.doubted = underway;
                         fetching += 1;
                         attempt.activity = Activity::Fetching;
-                        effects.push(Effect::Prepare(id.clone(), attempt.record.results.len()));
+                        attempt.ahead = attempt.record.next_ahead();
+                        effects.push(match attempt.ahead {
+                            Some(item) => Effect::FetchAhead(id.clone(), item),
+                            None => Effect::Prepare(id.clone(), attempt.record.results.len()),
+                        });
                     }
                 }
                 Stage::Fetched(plan) => {
@@ -683,11 +712,7 @@ impl State {
         let ready = |a: &&Attempt| a.activity == Activity::Idle && self.may_order_restart(a, now);
         let Some(id) = self.attempts.values().find(ready).map(|a| a.record.id().clone()) else { return };
         let Some(attempt) = self.attempts.get_mut(&id) else { return };
-        attempt.record.restart_wanted(false, now);
-        if let Some(restart) = &mut attempt.record.restart {
-            restart.ordered = Some(now.boot);
-            restart.orders = restart.orders.saturating_add(1);
-        }
+        attempt.record.restart_ordered(now);
         attempt.restarting = true;
         attempt.journal(effects);
     }

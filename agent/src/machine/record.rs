@@ -419,7 +419,11 @@ pub struct Record {
     /// The user refused it: nothing more of it is done.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub refused: bool,
-    /// The start of the machine in which its first package was there.
+    /// The bytes of all packages before this number are there, although it was not their turn.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub ahead: usize,
+    /// The start of the machine in which its first package was there, and with it all of them where it waits for a start or the
+    /// stop of the machine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub staged_in: Option<String>,
     /// A restart of the machine that a step has asked for.
@@ -441,6 +445,7 @@ impl Record {
             started: false,
             asked: None,
             refused: false,
+            ahead: 0,
             staged_in: None,
             restart: None,
             stage: Stage::Offered,
@@ -500,6 +505,10 @@ impl Record {
             AlreadyInstalled
         })
     }
+}
+
+fn is_none(ahead: &usize) -> bool {
+    *ahead == 0
 }
 
 /// Bytes as hex digits in JSON.

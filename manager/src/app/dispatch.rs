@@ -75,6 +75,15 @@ pub struct Offer {
     pub timing: Timing,
 }
 
+/// When an attempt is to go on.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Due {
+    /// When its packages may be begun; none: at any time.
+    pub times: Option<Times>,
+    /// From this on the user can't put it off.
+    pub deadline: Option<Timestamp>,
+}
+
 /// What one client is to be told.
 #[derive(Debug, Clone, Default)]
 pub struct Orders {
@@ -86,8 +95,8 @@ pub struct Orders {
     pub cancels: Vec<(AttemptId, CancelReason)>,
     /// Attempts whose permission to start steps is renewed.
     pub leases: Vec<AttemptId>,
-    /// When attempts that wait may be begun; none: at any time.
-    pub times: Vec<(AttemptId, Option<Times>)>,
+    /// What is said anew of attempts that wait.
+    pub times: Vec<(AttemptId, Due)>,
     /// Attempts whose permission is to last so long (seconds), for their window opens while the usual one may be over.
     pub long_leases: Vec<(AttemptId, u32)>,
     /// Attempts that begin with a start or the stop of the machine, whenever that is.
@@ -420,7 +429,7 @@ async fn time_waiting(
         if let Some(orders) = out.get_mut(&timed.client) {
             let boots = job.terms.schedule.timing != Timing::Now && timed.purpose != Purpose::Leave;
             orders.at_boots.extend(boots.then(|| attempt.clone()));
-            orders.times.push((attempt, times));
+            orders.times.push((attempt, Due { times, deadline: job.terms.schedule.deadline }));
         }
     }
     Ok(())
@@ -432,7 +441,7 @@ async fn lengthen(tx: &mut dyn Tx, clock: &Clock, out: &mut BTreeMap<ClientId, O
     let any = [clock.at_any_moment()];
     for orders in out.values() {
         all.extend(orders.at_boots.iter().map(|id| (id.clone(), &any[..])));
-        let told = orders.times.iter().map(|(id, times)| (id, times.as_ref()));
+        let told = orders.times.iter().map(|(id, due)| (id, due.times.as_ref()));
         for (id, times) in told.chain(orders.offers.iter().map(|offer| (&offer.attempt, offer.times.as_ref()))) {
             let times = times.filter(|_| !orders.at_boots.contains(id));
             all.extend(times.map(|times| (id.clone(), &times.openings[..])));

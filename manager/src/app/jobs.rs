@@ -910,6 +910,7 @@ async fn catch_up(tx: &mut dyn Tx, env: &Env, mut job: Job) -> Result<()> {
     let with = if news.is_empty() { "others of what its packages depend on".into() } else { news.join(", ") };
     env.audit(tx, "follow", &name, format!("revision {} with {with}", job.revision)).await?;
     env.wakes().jobs.insert(job.id.clone());
+    shelf::wake(tx, env, &job).await?;
     wake_queued(tx, env, &job.id).await
 }
 

@@ -5,7 +5,7 @@ use super::{
     destinations::{Ahead, Effect},
     executions, groups,
     jobs::{self, Destination, Shown, Wanted},
-    keeping, policies, reached, rollouts, schedule,
+    keeping, policies, reached, rollouts, schedule, shelf,
 };
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -172,6 +172,10 @@ pub async fn update(tx: &mut dyn Tx, env: &Env, input: &Update) -> Result<Shown>
     }
     env.audit(tx, "update_job", format!("jobs/{id}"), if changes.is_empty() { "nothing".into() } else { changes.join("; ") }).await?;
     env.wakes().jobs.insert(id.clone());
+    if started {
+        // What their users are shown of it may be something else.
+        shelf::wake(tx, env, &job).await?;
+    }
     jobs::get(tx, env, id).await
 }
 

@@ -3,7 +3,10 @@
 
 use super::{
     AppError, Env, Result,
-    brakes::offline::{self, Looked},
+    brakes::{
+        Gate,
+        offline::{self, Looked},
+    },
     events, executions, groups, jobs,
 };
 use std::collections::BTreeMap;
@@ -165,7 +168,8 @@ async fn look(tx: &mut dyn Tx, env: &Env, job: &Job, position: &Position) -> Res
             }
         }
         if let Some(groups) = members(job, open) {
-            seen.members_left = !in_contact(tx, env, job, &groups, 1).await?.found.is_empty();
+            // Those too that are stopped: nobody else goes before them.
+            seen.members_left = !in_contact(tx, env, job, &groups, 1, &mut Gate::default()).await?.found.is_empty();
             seen.members_held = !tx.held_by_stage(&job.id, &groups, None, 1).await?.is_empty();
         }
     }
@@ -262,16 +266,22 @@ struct Next {
     passed: Vec<(ClientId, Timestamp)>,
 }
 
-/// The first clients in the order of the job whose row a stage holds and that are in contact.
-async fn in_contact(tx: &mut dyn Tx, env: &Env, job: &Job, groups: &[Uid], wanted: u64) -> Result<Next> {
+/// The first clients in the order of the job whose row a stage holds, that are in contact, and that the gate lets through: whoever can't
+/// be offered anything takes no place.
+async fn in_contact(tx: &mut dyn Tx, env: &Env, job: &Job, groups: &[Uid], wanted: u64, gate: &mut Gate) -> Result<Next> {
     let mut next = Next::default();
     let mut after: Option<(i64, ClientId)> = None;
     loop {
         let page = tx.held_by_stage(&job.id, groups, after.as_ref().map(|(turn, client)| (*turn, client)), BATCH).await?;
         let full = page.len() as u32 == BATCH;
         after = page.last().map(|held| (held.turn, held.client.clone()));
-        for held in page.into_iter().filter(|held| held.client_state == ClientState::Active) {
+        let page: Vec<_> = page.into_iter().filter(|held| held.client_state == ClientState::Active).collect();
+        let covered = gate.covered_of(tx, job, &page.iter().map(|held| held.client.clone()).collect::<Vec<_>>()).await?;
+        for held in page {
             if heard(env, &held.client, held.last_seen) == env.now {
+                if covered.contains(&held.client) {
+                    continue;
+                }
                 next.found.push(held.client);
                 if next.found.len() as u64 == wanted.min(BATCH.into()) {
                     return Ok(next);
@@ -328,6 +338,7 @@ async fn due(tx: &mut dyn Tx, env: &Env, job: &Job, again: bool) -> Result<Due> 
     };
     let decision = rollout::decide(&job.terms.rollout, &position, &seen, env.now);
     let stages = job.terms.rollout.stages().len();
+    let mut gate = Gate::now(tx).await?;
     if decision.halt.is_empty() {
         let open = decision.position.stage as usize;
         if open >= stages {
@@ -340,7 +351,7 @@ async fn due(tx: &mut dyn Tx, env: &Env, job: &Job, again: bool) -> Result<Due> 
             // While nobody comes, all that are held are not gone through again and again; but for those who are waited for so long.
             let few = !again && job.terms.offline.waits_for_ever();
             if anybody && !(few && env.live.are_too_few(&job.id, (seen.total, decision.position.number()), env.now)) {
-                let next = in_contact(tx, env, job, &groups, decision.release).await?;
+                let next = in_contact(tx, env, job, &groups, decision.release, &mut gate).await?;
                 due.release = next.found;
                 due.passed = offline::look(tx, env, job, &next.passed).await?;
                 let too_few = (due.release.len() as u64) < decision.release.min(BATCH.into());
@@ -348,15 +359,15 @@ async fn due(tx: &mut dyn Tx, env: &Env, job: &Job, again: bool) -> Result<Due> 
             }
         }
         let stage = ((position.stage as usize) < stages).then_some(position.number());
-        due.back = give_back(tx, env, job, stage).await?;
+        due.back = give_back(tx, env, job, stage, &mut gate).await?;
     }
     due.decision = Some((decision, position));
     Ok(due)
 }
 
-/// Rows of a stage whose client went out of contact before it accepted, or could not be offered the job; in the rest, where there is room
-/// for everybody, those that were offered it.
-async fn give_back(tx: &mut dyn Tx, env: &Env, job: &Job, stage: Option<u32>) -> Result<Back> {
+/// Rows of a stage whose client went out of contact before it accepted, or could not be offered the job, or that a brake covers; in the
+/// rest, where there is room for everybody, those that were offered it.
+async fn give_back(tx: &mut dyn Tx, env: &Env, job: &Job, stage: Option<u32>, gate: &mut Gate) -> Result<Back> {
     let mut back = Back::default();
     let mut after: Option<ClientId> = None;
     loop {
@@ -369,14 +380,20 @@ async fn give_back(tx: &mut dyn Tx, env: &Env, job: &Job, stage: Option<u32>) ->
         for Reached { execution, client_state, last_seen, quiet } in page {
             let heard = if client_state == ClientState::Active { heard(env, &execution.client, last_seen) } else { Timestamp::UNIX_EPOCH };
             let away = rollout::gives_place_back(execution.state, heard, env.now);
-            if execution.cancel.is_some() || !away && !rollout::cannot_be_offered(execution.state, quiet, env.now) {
+            // What was offered is called back by the brake itself.
+            let queued = execution.state == ExecutionState::Queued;
+            let covered = queued && gate.covers(tx, job, &execution, job.revision).await?.is_some();
+            // What no brake covers any more is about to be let go.
+            let is_freed = execution.hold.is_some() && !covered;
+            let gives_back = away || covered || rollout::cannot_be_offered(execution.state, quiet, env.now);
+            if execution.cancel.is_some() || is_freed || !gives_back {
                 continue;
             }
             if execution.state != ExecutionState::Queued {
                 back.offered.push(execution);
                 continue;
             }
-            if !away {
+            if !away && !covered {
                 back.last.push(execution.client.clone());
             }
             back.queued.push(execution.client);

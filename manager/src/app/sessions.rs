@@ -202,7 +202,13 @@ pub(super) async fn missing_at_agent(tx: &mut dyn Tx, env: &Env, hello: &Hello) 
             let text = "the agent had accepted this attempt and does not know it any more; run it again with `job retry`";
             let mut change = executions::moved(&row, ExecutionState::Interrupted, ErrorKind::JournalLost.as_str(), text, env);
             change.cancel = Some(None);
-            tx.change_executions(&[change]).await?;
+            match retries::again(tx, env, &row, retries::LOST, &change).await? {
+                Some((waits, retried)) => {
+                    tx.change_executions(&[waits]).await?;
+                    retries::wait(tx, &retried).await?;
+                }
+                None => tx.change_executions(&[change]).await?,
+            }
             breakers::count_lost(tx, env, &attempt).await?;
             let why = (ErrorKind::JournalLost.as_str(), text);
             events::execution_failed(tx, env, &row, &attempt, ExecutionState::Interrupted, why).await?;
@@ -392,7 +398,8 @@ pub async fn outcome(tx: &mut dyn Tx, env: &Env, report: &Report) -> Result<std:
             change = leaving::ended(tx, env, &row, &outcome, &reason, &detail).await?;
         }
         change.cancel = Some(None);
-        if let Some((waits, retried)) = retries::again(tx, env, &row, &outcome, &change).await? {
+        let kind = retries::kind(&outcome, change.to);
+        if let Some((waits, retried)) = retries::again(tx, env, &row, &[kind], &change).await? {
             tx.change_executions(&[waits]).await?;
             retries::wait(tx, &retried).await?;
             env.wakes().jobs.insert(attempt.job);

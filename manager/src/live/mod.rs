@@ -360,6 +360,11 @@ impl Live {
         }
     }
 
+    /// Other clients may be let go than before: whoever was looked for of whom too few were there is looked for again.
+    pub fn forget_too_few(&self) {
+        lock(&self.too_few).clear();
+    }
+
     /// Whether the client came with this attempt and has not said since what became of it.
     pub fn is_unsettled(&self, client: &ClientId, attempt: &AttemptId) -> bool {
         lock(&self.sessions).get(client).is_some_and(|s| s.unsettled.contains(attempt))

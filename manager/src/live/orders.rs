@@ -35,7 +35,8 @@ pub async fn give(app: &App, clients: Vec<ClientId>, known: Option<BTreeSet<Atte
     }
     for (client, orders) in orders {
         let now = common_time(app, orders.ahead);
-        let offered: Vec<_> = orders.offers.iter().map(|offer| (offer.attempt.clone(), offer.times.clone())).collect();
+        let due = |offer: &dispatch::Offer| dispatch::Due { times: offer.times.clone(), deadline: offer.deadline };
+        let offered: Vec<_> = orders.offers.iter().map(|offer| (offer.attempt.clone(), due(offer))).collect();
         for offer in orders.offers {
             app.metrics.offers.inc();
             app.live.send(&client, Message::Offer(wire_offer(offer, app.settings.lease_seconds(), now)));

@@ -248,7 +248,7 @@ async fn roll_one_out(app: &App, job: &JobId) -> Result<(), AppError> {
 }
 
 /// Finds jobs with stages: for what was heard of by nobody, or by another manager, and for silence.
-async fn find_rollouts(app: Arc<App>) -> Result<(), AppError> {
+pub(super) async fn find_rollouts(app: Arc<App>) -> Result<(), AppError> {
     let mut after: Option<JobId> = None;
     loop {
         let found = app

@@ -176,7 +176,7 @@ impl v1::agent_service_server::AgentService for Services {
         let (sender, receiver) = mpsc::channel(AHEAD);
         let (services, sent) = (self.clone(), flow.clone());
         tokio::spawn(async move {
-            if let Err(status) = services.send_objects(&client, &attempt, &sent, digests, &sender).await {
+            if let Err(status) = services.send_objects(&client, &attempt, &sent, (closures, digests), &sender).await {
                 let _ = sender.send(Err(status)).await;
             }
         });
@@ -324,7 +324,7 @@ impl Services {
         client: &ClientId,
         id: &AttemptId,
         flow: &Flow,
-        digests: Vec<Digest>,
+        (closures, digests): (Vec<(Digest, Arc<Closure>)>, Vec<Digest>),
         sender: &mpsc::Sender<Result<v1::ReadChunksResponse, Status>>,
     ) -> Result<(), Status> {
         let (mut parts, mut size) = (Vec::new(), 0);
@@ -349,6 +349,9 @@ impl Services {
                 let part: Bytes = data.split_to(may);
                 size += part.len();
                 self.app.metrics.chunk_bytes.inc_by(part.len() as u64);
+                if let Some((manifest, _)) = closures.iter().find(|(_, closure)| closure.contains(&digest)) {
+                    self.app.live.transfers.note_served(id, manifest, part.len() as u64);
+                }
                 parts.push(v1::ObjectPart { index: index as u32, encoding: encoding.into(), data: part, last: data.is_empty() });
                 if size >= MESSAGE || limited {
                     size = 0;
@@ -594,6 +597,7 @@ impl Session {
             tracing::warn!(client = %self.client, attempt = %id, %refused, "an outcome was refused");
         }
         app.live.settle(&self.client, &id);
+        app.live.transfers.forget_served(&id);
         // The agent may have been busy with this one: there may be room for the next.
         app.live.wake(crate::app::Wakes { clients: [self.client.clone()].into(), ..Default::default() });
         app.live.send(&self.client, Message::OutcomeRecorded(v1::OutcomeRecorded { attempt: id.to_string(), refused }));

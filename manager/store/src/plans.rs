@@ -348,9 +348,11 @@ async fn every_statement_walks_along_an_index() {
                     tx.save_breaker(&breaker).await?;
                     let key = [(job.clone(), client.clone())];
                     tx.put_retries(&Retried { job: job.clone(), client: client.clone(), used: 1, due: None }).await?;
-                    tx.retries_done(&key).await?;
+                    tx.retries_done(&key, now).await?;
                     tx.forget_retries(&key).await?;
                     tx.put_awaited(&job, std::slice::from_ref(&client), now).await?;
+                    tx.hold_awaited(&job, std::slice::from_ref(&client), now).await?;
+                    tx.resume_awaited(&job, std::slice::from_ref(&client), now).await?;
                     tx.forget_awaited(&key).await?;
                     tx.set_operator_budget(&"a".parse().unwrap(), Some(1)).await?;
                     tx.set_operator_budget(&"a".parse().unwrap(), None).await?;

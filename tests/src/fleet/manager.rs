@@ -159,6 +159,19 @@ impl Manager {
 
     /// The same with a configuration that was changed.
     pub fn second_tuned(&self, tune: impl FnOnce(&mut Config)) -> Manager {
+        self.further(self.ahead.clone(), tune)
+    }
+
+    /// A further manager whose clock is so far ahead of that of the others.
+    ///
+    /// # Panics
+    ///
+    /// When it can't be made or started.
+    pub fn second_ahead(&self, millis: i64) -> Manager {
+        self.further(Arc::new(AtomicI64::new(millis)), |_| {})
+    }
+
+    fn further(&self, ahead: Arc<AtomicI64>, tune: impl FnOnce(&mut Config)) -> Manager {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
         copy(&self.folder.path().join("manager"), &folder.path().join("manager"));
         copy(&self.folder.path().join("operator"), &folder.path().join("operator"));
@@ -166,7 +179,7 @@ impl Manager {
         let place = Folder::new(folder.path().join("manager"));
         let mut config = Config { folder: place, agents: local, operators: local, ..self.config.clone() };
         tune(&mut config);
-        let mut manager = Manager { folder, config, profile: self.profile.clone(), ahead: self.ahead.clone(), running: None };
+        let mut manager = Manager { folder, config, profile: self.profile.clone(), ahead, running: None };
         manager.start_again();
         (manager.config.agents, manager.config.operators) = (manager.serving().agents_address(), manager.serving().operators_address());
         manager

@@ -437,8 +437,10 @@ fn an_operator_pauses_resumes_promotes_and_aborts() {
 fn all_at_once_is_said_to_everybody_and_kept_in_the_audit_log() {
     let manager = harness::Manager::start();
     let cli = manager.cli();
-    let package = PackageFolder::counting("hello", "1.0");
-    cli.ok(&format!("package push {}", package.path().display()));
+    for name in ["hello", "other"] {
+        let package = PackageFolder::counting(name, "1.0");
+        cli.ok(&format!("package push {}", package.path().display()));
+    }
     cli.ok("group create all");
     let job = cli.id("job run --package hello --group all --rollout all-at-once");
     assert!(cli.ok(&format!("job show {job}")).contains("all at once: no stages, and nothing stops it"));
@@ -452,6 +454,9 @@ fn all_at_once_is_said_to_everybody_and_kept_in_the_audit_log() {
     agent.enroll(cli.ok("token create --group all").trim());
     agent.start();
     wait_until("the machine to be connected", PATIENCE, || agent.status()["connected"].is_string());
+    // What is ordered after it is installed: by then it would have been offered, too.
+    let other = cli.id(&format!("job run --package other --client {}", agent.id()));
+    JobView::wait_for_row(&cli, &other, &agent.id(), "SUCCEEDED");
     let row = JobView::of(&cli, &job).row(&agent.id()).cloned().unwrap();
     assert_eq!((row.state.as_str(), row.json["reason"].as_str()), ("QUEUED", Some("PAUSED")));
     assert!(cli.ok(&format!("client explain {}", agent.id())).contains("nothing starts until `job resume`"));

@@ -144,6 +144,21 @@ fn a_soft_restart_is_reported_or_seen_to_by_the_agent_in_the_times_of_the_job() 
 }
 
 #[test]
+fn of_several_packages_those_that_asked_for_a_restart_say_so_and_no_other() {
+    let mut world = World::new();
+    world.event(Event::Offered(offer(1, 3), 6_000));
+    world.write();
+    for (package, report) in [("first", StepReport::Done), ("driver", StepReport::RebootSoft), ("last", StepReport::Done)] {
+        world.performing.clear();
+        let package = package.parse().unwrap();
+        world.event(Event::Prepared(id(1), Prepared::Ready(Plan { package, ..plan(&[Phase::Before], false) })));
+        ends_with(&mut world, report);
+    }
+    let said: Vec<_> = world.signing[0].items.iter().map(|item| (item.package.as_str(), item.reboot)).collect();
+    assert_eq!(said, [("first", false), ("driver", true), ("last", false)]);
+}
+
+#[test]
 fn what_is_called_off_while_it_waits_for_a_restart_restarts_nothing_and_says_what_was_done() {
     let mut world = fetched(252, 6_000);
     world.event(Event::Timed(id(1), world.times(100, Some(50), 0)));

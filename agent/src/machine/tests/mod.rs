@@ -199,7 +199,7 @@ impl World {
                     let record = self.state.record(&id).expect("it is there").clone();
                     self.unwritten.push((id, write, record));
                 }
-                Effect::Prepare(id, _) | Effect::Measure(id) => {
+                Effect::Prepare(id, _) | Effect::FetchAhead(id, _) | Effect::Measure(id) => {
                     self.performing.insert((id, None));
                 }
                 Effect::Perform(id, item, op, run) => {
@@ -349,7 +349,8 @@ impl World {
                         Prepared::Ready(Plan { logs: way > 128, ..plan })
                     }
                 };
-                if matches!(prepared, Prepared::Ready(_)) {
+                let whole = self.state.record(&id).is_some_and(|record| record.next_ahead().is_none());
+                if whole && matches!(prepared, Prepared::Ready(_)) {
                     self.staged.entry(id.clone()).or_insert(self.restarts);
                 }
                 self.event(Event::Prepared(id, prepared));

@@ -122,6 +122,7 @@ fn migrator() -> Migrator {
         (22, "approvals", include_str!("../../migrations/postgres/0022_approvals.sql")),
         (26, "silence", include_str!("../../migrations/postgres/0026_silence.sql")),
         (27, "seconds", include_str!("../../migrations/postgres/0027_seconds.sql")),
+        (28, "awaited", include_str!("../../migrations/postgres/0028_awaited.sql")),
     ];
     let made = |(n, name, sql): (i64, &'static str, &'static str)| {
         Migration::new(n, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
