@@ -478,6 +478,7 @@ impl State {
             Prepared::Ready(_) | Prepared::Ended(_) if ahead.is_some() => {
                 // Whether it may be installed, and is there already, is asked when it is its turn.
                 attempt.record.ahead = ahead.map_or(0, |item| item + 1);
+                attempt.doubted.clear();
                 attempt.bytes = (0, 0);
             }
             Prepared::Ready(plan) => {

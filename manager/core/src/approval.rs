@@ -69,7 +69,9 @@ pub struct Voice {
 
 impl Voice {
     /// What it is after it was given what it may do, at this time.
-    pub fn given(self, may_agree: bool, now: Timestamp, rest: Duration) -> Voice {
+    pub fn given(mut self, may_agree: bool, now: Timestamp, rest: Duration) -> Voice {
+        // Noted by a clock that was ahead: it would neither count nor cease to for as long.
+        (self.since, self.until) = (self.since.map(|at| at.min(now)), self.until.map(|at| at.min(now)));
         let was_lately = self.until.is_none_or(|until| ends(until, rest) > now);
         let (since, until) = match (may_agree, self.since) {
             // Who was taken away and is put back was there all the time.
@@ -87,7 +89,7 @@ impl Voice {
 
     /// Whether it is one of those because of whom a change waits.
     pub fn counts(&self, now: Timestamp, rest: Duration) -> bool {
-        self.since.is_some_and(|since| ends(since, rest) <= now) && self.until.is_none_or(|until| ends(until, rest) > now)
+        self.since.is_some_and(|since| ends(since, rest) <= now) && self.until.is_none_or(|until| ends(until.min(now), rest) > now)
     }
 }
 

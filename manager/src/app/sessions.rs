@@ -199,7 +199,7 @@ pub(super) async fn missing_at_agent(tx: &mut dyn Tx, env: &Env, hello: &Hello) 
             // What the agent does not have it will not start.
             executions::finish_cancel(tx, env, &row, cancel.reason).await?;
         } else if let Some(attempt) = attempt {
-            let text = "the agent had accepted this attempt and does not know it any more; run it again with `job retry`";
+            let mut text = "the agent had accepted this attempt and does not know it any more";
             let mut change = executions::moved(&row, ExecutionState::Interrupted, ErrorKind::JournalLost.as_str(), text, env);
             change.cancel = Some(None);
             match retries::again(tx, env, &row, retries::LOST, &change).await? {
@@ -207,7 +207,11 @@ pub(super) async fn missing_at_agent(tx: &mut dyn Tx, env: &Env, hello: &Hello) 
                     tx.change_executions(&[waits]).await?;
                     retries::wait(tx, &retried).await?;
                 }
-                None => tx.change_executions(&[change]).await?,
+                None => {
+                    text = "the agent had accepted this attempt and does not know it any more; run it again with `job retry`";
+                    change.detail = text.into();
+                    tx.change_executions(&[change]).await?;
+                }
             }
             breakers::count_lost(tx, env, &attempt).await?;
             let why = (ErrorKind::JournalLost.as_str(), text);

@@ -196,6 +196,8 @@ impl v1::approval_service_server::ApprovalService for Services {
             return Err(status(AppError::invalid("etag", why)));
         }
         let (approval, sent) = self.approval(&operator, &r.name).await?;
+        // What was decided is not kept: there is nothing to be read of it.
+        approvals::is_pending(&approval).map_err(status)?;
         let input = approvals::Approve { id: approval.id.clone(), change: change_of(&approval, &sent)?, etag: r.etag };
         let answer = self.app.mutate(
             &caller,

@@ -159,6 +159,20 @@ async fn is_second_person(tx: &mut dyn Tx, env: &Env, approval: &Approval) -> Re
     Err(AppError::state(&env.actor, "TOO_NEW", message))
 }
 
+/// Refuses what was ordered by somebody who was put there just now: whoever agrees may have made the one who orders.
+async fn is_first_person(tx: &mut dyn Tx, env: &Env, approval: &Approval) -> Result<()> {
+    let Some(name) = name(&approval.requester) else { return Ok(()) };
+    let voice = operators::load(tx, &name).await?.voice;
+    let Some(end) = voice.rests_until(env.now, env.settings.limits.second_person_rest) else { return Ok(()) };
+    let message = format!(
+        "{} ordered it, and was made, or given its roles or its certificate, by another operator at {}: nobody agrees to what it orders \
+         until {end} (limits.second_person_rest)",
+        approval.requester,
+        voice.given.unwrap_or_default()
+    );
+    Err(AppError::state(&approval.requester, "TOO_NEW", message))
+}
+
 fn approvers() -> BTreeSet<Role> {
     BTreeSet::from([Role::Approver])
 }
@@ -199,7 +213,8 @@ pub async fn ask(tx: &mut dyn Tx, env: &Env, order: &Order, needed: &Needed) -> 
         other.reason = "it was ordered anew, and comes to something else".into();
         decide(tx, env, &mut other, "outdate_change", "it was ordered anew, and comes to something else").await?;
     }
-    let plan = order.plan.clone().or_else(|| before.as_ref().and_then(|a| a.plan.clone()));
+    // A draft that was changed since is not what was planned.
+    let plan = order.plan.clone().or_else(|| same.and_then(|a| a.plan.clone()));
     let mut expires = env.now.saturating_add(PATIENCE).unwrap_or(Timestamp::MAX);
     if let Some(id) = &plan {
         expires = expires.min(planned::runnable(tx, env, id).await?.expires);
@@ -358,14 +373,21 @@ pub async fn jobs_waiting(tx: &mut dyn Tx, env: &Env, page: &Page) -> Result<(Ve
     Ok((out, next))
 }
 
+/// An error if it was decided.
+pub fn is_pending(approval: &Approval) -> Result<()> {
+    if approval.state == ApprovalState::Pending {
+        return Ok(());
+    }
+    let id = &approval.id;
+    let by = if approval.decider.is_empty() { String::new() } else { format!(" by {}", approval.decider) };
+    let message = format!("approvals/{id} is {}{by}; it is decided once", approval.state);
+    Err(AppError::state(format!("approvals/{id}"), "DECIDED", message))
+}
+
 /// One that can be decided now.
 async fn pending(tx: &mut dyn Tx, env: &Env, id: &Uid) -> Result<Approval> {
     let approval = get(tx, env, id).await?;
-    if approval.state != ApprovalState::Pending {
-        let by = if approval.decider.is_empty() { String::new() } else { format!(" by {}", approval.decider) };
-        let message = format!("approvals/{id} is {}{by}; it is decided once", approval.state);
-        return Err(AppError::state(format!("approvals/{id}"), "DECIDED", message));
-    }
+    is_pending(&approval)?;
     if approval.expires <= env.now {
         let message = format!("approvals/{id} had to be decided by {}; have it ordered again", approval.expires);
         return Err(AppError::state(format!("approvals/{id}"), "EXPIRED", message));
@@ -398,6 +420,7 @@ pub async fn approve(tx: &mut dyn Tx, env: &Env, Approve { id, change, etag }: &
         return Err(AppError::Denied(message));
     }
     is_second_person(tx, env, &approval).await?;
+    is_first_person(tx, env, &approval).await?;
     let outdated = |why: String| {
         let message = format!("{why} since {} ordered it; have it ordered again", approval.requester);
         AppError::state(format!("approvals/{id}"), "APPROVAL_OUTDATED", message)

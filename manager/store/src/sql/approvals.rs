@@ -137,6 +137,8 @@ impl Approvals for Unit<'_> {
             approval_columns!(),
             " FROM approval WHERE state = 'PENDING' AND expires_ms <= $1 ORDER BY expires_ms, id LIMIT $2"
         );
+        // Another manager may carry one out at this moment: what it made of it is read again.
+        let sql = self.lock(sql);
         self.list("approval", query!(sql, bind::ms(now), i64::from(limit)), read).await
     }
 

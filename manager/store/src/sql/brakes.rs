@@ -300,7 +300,8 @@ impl Brakes for Unit<'_> {
 
     async fn resume_awaited(&mut self, job: &JobId, clients: &[ClientId], now: Timestamp) -> Result<()> {
         let sql = concat!(
-            "UPDATE awaited SET since_ms = since_ms + $3 - held_ms, held_ms = NULL WHERE job = $1 AND held_ms <= $3 AND client",
+            "UPDATE awaited SET since_ms = since_ms + CASE WHEN held_ms < $3 THEN $3 - held_ms ELSE 0 END, held_ms = NULL \
+             WHERE job = $1 AND held_ms IS NOT NULL AND client",
             any!(2)
         );
         for some in clients.chunks(ROWS) {
