@@ -60,6 +60,8 @@ pub struct Rolled {
     pub steps: Vec<Step>,
     /// Clients that are left alone, and why.
     pub left: Vec<String>,
+    /// Clients on which something is taken off since nothing of it was there before, and what.
+    pub had_none: Vec<String>,
 }
 
 /// Makes a job that puts back what this one changed, and starts it; ends this one.
@@ -71,7 +73,7 @@ pub async fn rollback(tx: &mut dyn Tx, env: &Env, input: &Rollback) -> Result<Ro
     }
     let plan = plan(tx, env, &job).await?;
     if input.dry_run {
-        return Ok(Rolled { job: None, steps: plan.steps, left: plan.left });
+        return Ok(Rolled { job: None, steps: plan.steps, left: plan.left, had_none: plan.had_none });
     }
     if plan.picks.is_empty() {
         let why = plan.left.first().map(|why| format!(" ({why})")).unwrap_or_default();
@@ -110,7 +112,7 @@ pub async fn rollback(tx: &mut dyn Tx, env: &Env, input: &Rollback) -> Result<Ro
     let detail = format!("jobs/{} on {} clients: {}", back.id, clients.len(), jobs::describe(&wanted));
     env.audit(tx, "rollback_job", &name, detail).await?;
     jobs::wake_queued(tx, env, &back.id).await?;
-    Ok(Rolled { job: Some(jobs::get(tx, env, &back.id).await?), steps: plan.steps, left: plan.left })
+    Ok(Rolled { job: Some(jobs::get(tx, env, &back.id).await?), steps: plan.steps, left: plan.left, had_none: plan.had_none })
 }
 
 /// What would be done where.
@@ -118,11 +120,12 @@ struct Plan {
     steps: Vec<Step>,
     picks: Vec<(ClientId, Vec<usize>)>,
     left: Vec<String>,
+    had_none: Vec<String>,
 }
 
 async fn plan(tx: &mut dyn Tx, env: &Env, job: &Job) -> Result<Plan> {
     let mut known = Known { word: trust::word(tx).await?, packages: BTreeMap::new(), versions: BTreeMap::new() };
-    let mut plan = Plan { steps: vec![], picks: vec![], left: vec![] };
+    let mut plan = Plan { steps: vec![], picks: vec![], left: vec![], had_none: vec![] };
     let mut page = Page { after: None, limit: BATCH };
     loop {
         let rows = tx.list_executions(&job.id, &page, &[]).await?;
@@ -142,6 +145,11 @@ async fn plan(tx: &mut dyn Tx, env: &Env, job: &Job) -> Result<Plan> {
             match found {
                 Ok(wanted) if wanted.is_empty() => {}
                 Ok(wanted) => {
+                    let gone = wanted.iter().filter(|p| p.intent == Intent::Uninstall);
+                    let gone: Vec<_> = gone.map(|p| format!("{} {}", p.package, p.version_text)).collect();
+                    if !gone.is_empty() && plan.had_none.len() < NAMED {
+                        plan.had_none.push(format!("clients/{}: {}", client.id, gone.join(", ")));
+                    }
                     let picks = wanted.into_iter().map(|package| number(&mut plan.steps, package)).collect();
                     plan.picks.push((client.id.clone(), picks));
                 }

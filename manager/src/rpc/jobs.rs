@@ -513,6 +513,7 @@ impl v1::job_service_server::JobService for Services {
                 job: r.job.map(shown::job),
                 steps: r.steps.into_iter().map(shown::rollback_step).collect(),
                 left: r.left,
+                had_none: r.had_none,
             },
         );
         answer.await.map(Response::new).map_err(status)

@@ -226,6 +226,11 @@ impl Packages {
         Packages(names.iter().map(|name| PackageFolder::counting(name, "1.0")).collect())
     }
 
+    /// Such a package in this version.
+    pub fn version(name: &str, version: &str) -> Packages {
+        Packages(vec![PackageFolder::counting(name, version)])
+    }
+
     /// One such package that may not be installed any more from this moment on.
     pub fn that_end(name: &str, at: Timestamp) -> Packages {
         let package = PackageFolder::counting(name, "1.0");
