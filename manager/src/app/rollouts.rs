@@ -9,7 +9,7 @@ use super::{
 use std::collections::BTreeMap;
 use sutler_base::{
     ClientId, JobId, Timestamp, Uid,
-    state::{CancelReason, ClientState, EventKind, ExecutionState, HoldReason, JobState, Presence},
+    state::{Awaited, CancelReason, ClientState, EventKind, ExecutionState, HoldReason, JobState, Presence},
 };
 use sutler_core::{
     event::Event,
@@ -583,16 +583,17 @@ pub fn wake(env: &Env, job: &JobId) {
     env.wakes().jobs.insert(job.clone());
 }
 
-/// What a row that waits for its stage is told, and one of a job that starts nothing.
-pub fn sentence(job: &Job, shown: Option<&Shown>, row: &Execution) -> Option<String> {
-    let shown = shown?;
+/// What a row waits for that waits for its stage, and one of a job that starts nothing.
+pub fn sentence(job: &Job, shown: Option<&Shown>, row: &Execution) -> Option<(Awaited, String)> {
     if job.state == JobState::Paused {
-        let why = shown.position.halt.as_ref().map_or("", |halt| halt.why.as_str());
-        return Some(format!("the job is paused ({why}); nothing starts until `job resume`"));
+        let halt = shown.and_then(|shown| shown.position.halt.as_ref());
+        let why = halt.map_or("", |halt| halt.why.as_str());
+        return Some((Awaited::Paused, format!("the job is paused ({why}); nothing starts until `job resume`")));
     }
-    let status = rollout::status(&job.terms.rollout, &shown.position, shown.seen.as_ref());
     if row.hold == Some(HoldReason::User) {
-        return Some(user::OFFERED.to_owned());
+        return Some((Awaited::User, user::OFFERED.to_owned()));
     }
-    (row.hold == Some(HoldReason::Stage)).then(|| format!("waits for its stage of the rollout; open is {status}"))
+    let shown = shown.filter(|_| row.hold == Some(HoldReason::Stage))?;
+    let status = rollout::status(&job.terms.rollout, &shown.position, shown.seen.as_ref());
+    Some((Awaited::Stage, format!("waits for its stage of the rollout; open is {status}")))
 }

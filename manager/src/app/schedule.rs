@@ -15,7 +15,7 @@ use sutler_base::{
     state::{ExecutionState, Intent, JobState, Timing, WaitReason},
 };
 use sutler_core::{
-    model::{Client, Execution, Job, JobPackage, LongLease, PackageVersion, Target},
+    model::{Client, Execution, Job, JobPackage, LongLease, PackageVersion},
     schedule::{self, Schedule, lease_until},
     terms::JobTerms,
     user,
@@ -264,19 +264,6 @@ pub async fn sentence(tx: &mut dyn Tx, env: &Env, client: &Client, job: &Job, ro
     // All of it, or from the package on with which its attempt is.
     let seconds = packages.iter().skip(row.map_or(0, |row| row.item as usize)).sum();
     Ok(clock.waits_for(&client.id, &job.terms.schedule, seconds))
-}
-
-/// Jobs that will reach this client when their time has come.
-pub async fn ahead(tx: &mut dyn Tx, client: &ClientId) -> Result<Vec<(Job, Target)>> {
-    let mut targets = vec![Target::Client(client.clone())];
-    targets.extend(tx.memberships_of(client).await?.into_iter().map(|m| Target::Group(m.group)));
-    let mut out: BTreeMap<JobId, (Job, Target)> = BTreeMap::new();
-    for target in targets {
-        for job in tx.jobs_with_target(&target, &[JobState::Scheduled]).await? {
-            out.entry(job.id.clone()).or_insert((job, target.clone()));
-        }
-    }
-    Ok(out.into_values().collect())
 }
 
 /// How long a cancellation of these attempts has to wait at the least, by the clock that all managers have in common: until the end

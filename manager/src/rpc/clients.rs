@@ -255,6 +255,7 @@ impl v1::client_service_server::ClientService for Services {
                 state: j.state.to_wire(),
                 sentence: j.sentence,
                 enter_time: Some(wire_time(j.entered)),
+                awaits: j.awaits.map_or(0, Word::to_wire),
             })
             .collect();
         let client = Some(shown::client(e.shown, &self.contact()));
