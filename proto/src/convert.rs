@@ -48,6 +48,7 @@ word!(state::Timing, v1::Timing, "TIMING");
 word!(state::JobState, v1::JobState, "JOB_STATE");
 word!(state::ExecutionState, v1::ExecutionState, "EXECUTION_STATE");
 word!(state::Awaited, v1::Awaited, "AWAITED");
+word!(state::CancelAwaits, v1::CancelAwaits, "CANCEL_AWAITS");
 word!(state::Intent, v1::Intent, "INTENT");
 word!(state::RetryKind, v1::RetryKind, "RETRY_KIND");
 word!(state::Role, v1::Role, "ROLE");
@@ -278,6 +279,7 @@ mod tests {
         agree(state::JobState::ALL);
         agree(state::ExecutionState::ALL);
         agree(state::Awaited::ALL);
+        agree(state::CancelAwaits::ALL);
         agree(state::Intent::ALL);
         agree(state::RetryKind::ALL);
         agree(state::Role::ALL);

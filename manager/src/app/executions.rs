@@ -1,7 +1,7 @@
 //! Executions: how clients come into reach of a job and leave it, and how cancellations are carried out.
 
 use super::{Env, Result, destinations, events, leaving, rollouts, schedule};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use sutler_base::{
     ClientId, JobId,
     state::{CancelReason, ClientState, ErrorKind, ExecutionState, JobState, Purpose},
@@ -50,7 +50,7 @@ pub async fn reach(tx: &mut dyn Tx, env: &Env, job: &JobId, clients: &[ClientId]
                 change.purpose = (row.purpose == Purpose::Leave).then_some(Purpose::Order);
                 changes.push(change);
             } else if row.purpose == Purpose::Leave {
-                match execution::cancellation(&row) {
+                match execution::cancellation(&row, false) {
                     Cancellation::AtOnce => changes.push(leaving::take_back(tx, env, &row).await?),
                     _ => called_back.push(row),
                 }
@@ -137,15 +137,36 @@ pub async fn no_longer_reached(tx: &mut dyn Tx, env: &Env, job: &JobId, clients:
     Ok(())
 }
 
-/// Cancels rows: at once what was not offered, by asking the agent what was; what has started goes on to its end.
+/// Those of these rows that have begun one of several packages, whose agents are to begin none after it.
+async fn with_what_follows(tx: &mut dyn Tx, rows: &[Execution], reason: CancelReason) -> Result<BTreeSet<(JobId, ClientId)>> {
+    let mut several: BTreeMap<(JobId, i64), bool> = BTreeMap::new();
+    let mut found = BTreeSet::new();
+    for row in rows.iter().filter(|row| execution::is_for_what_follows(reason) && execution::has_begun(row.state)) {
+        let key = (row.job.clone(), row.revision);
+        if !several.contains_key(&key) {
+            let packages = tx.job_packages(&row.job, row.revision).await?;
+            several.insert(key.clone(), packages.len() > 1);
+        }
+        // With which of them the agent is it knows best.
+        if several[&key] {
+            found.insert((row.job.clone(), row.client.clone()));
+        }
+    }
+    Ok(found)
+}
+
+/// Cancels rows: at once what was not offered, by asking the agent what was. What has started goes on to its end; of several packages
+/// the one that has.
 pub async fn cancel(tx: &mut dyn Tx, env: &Env, rows: &[Execution], reason: CancelReason) -> Result<()> {
     let mut changes = Vec::new();
     let usual = execution::cancel_deadline(env.common_clock(tx).await?, env.settings.lease_seconds());
-    let asked = rows.iter().filter(|row| execution::cancellation(row) == Cancellation::Ask);
+    let followed = with_what_follows(tx, rows, reason).await?;
+    let cancellation = |row: &Execution| execution::cancellation(row, followed.contains(&(row.job.clone(), row.client.clone())));
+    let asked = rows.iter().filter(|row| cancellation(row) == Cancellation::Ask);
     let asked: Vec<_> = asked.filter_map(|row| row.attempt.clone()).collect();
     let longer = schedule::leased_until(tx, &asked).await?;
     for row in rows {
-        match execution::cancellation(row) {
+        match cancellation(row) {
             Cancellation::Nothing | Cancellation::TooLate => {}
             Cancellation::AtOnce => {
                 let mut change = moved(row, ExecutionState::Canceled, reason.as_str(), "", env);
@@ -161,7 +182,7 @@ pub async fn cancel(tx: &mut dyn Tx, env: &Env, rows: &[Execution], reason: Canc
                 let deadline = lease.map_or(usual, |lease| usual.max(execution::cancel_deadline(lease.until, 0)));
                 let mut change = moved(row, row.state, &row.reason, &row.detail, env);
                 change.entered = row.entered;
-                change.cancel = Some(Some(CancelRequest { reason, deadline }));
+                change.cancel = Some(Some(CancelRequest::asked(reason, deadline)));
                 changes.push(change);
             }
         }

@@ -11,7 +11,8 @@ use sutler_base::{
 };
 use sutler_core::{
     condition::Outcome,
-    model::{Client, Execution, Job, JobPackage, Membership, Target},
+    execution,
+    model::{CancelRequest, Client, Execution, Job, JobPackage, Membership, Target},
     user,
 };
 use sutler_store::Tx;
@@ -55,6 +56,8 @@ pub struct JobVerdict {
     pub state: ExecutionState,
     /// What it waits for; none of what is at an end or goes on within a moment.
     pub awaits: Option<Awaited>,
+    /// The cancellation that it waits for.
+    pub cancel: Option<CancelRequest>,
     /// Why it is there, and what it waits for.
     pub sentence: String,
     /// Since when.
@@ -153,6 +156,7 @@ pub async fn explain(tx: &mut dyn Tx, env: &Env, id: &ClientId, online: bool) ->
             destination: destination.filter(|_| reached).unwrap_or_default(),
             state: row.state,
             awaits,
+            cancel: row.cancel,
             sentence,
             entered: row.entered,
             job,
@@ -172,6 +176,7 @@ pub async fn explain(tx: &mut dyn Tx, env: &Env, id: &ClientId, online: bool) ->
             },
             state: ExecutionState::Queued,
             awaits,
+            cancel: None,
             sentence,
             entered: job.created,
             job,
@@ -353,9 +358,7 @@ fn sentence(client: &Client, row: &Execution, reached: bool, online: bool, unava
     let staged = row.hold == Some(HoldReason::Stage);
     let stage = if staged { ", once its stage of the rollout has room for it (`job show`)" } else { "" };
     if let Some(cancel) = &row.cancel {
-        let why =
-            format!("a cancellation ({}) waits for the client's answer, and is final without one at {}", cancel.reason, cancel.deadline);
-        return (Some(Awaited::Cancellation), why);
+        return (Some(Awaited::Cancellation), execution::cancel_sentence(cancel, online));
     }
     let waits = |awaited: Awaited, why: String| (Some(awaited), why);
     let ended = |why: String| (None, why);

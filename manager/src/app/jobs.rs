@@ -601,12 +601,12 @@ async fn end(tx: &mut dyn Tx, env: &Env, job: &mut Job, state: JobState) -> Resu
     Ok(tx.save_job(job).await?)
 }
 
-/// Cancels every row that has not started.
+/// Cancels every row that has not started, and of the others the packages that follow the one that has.
 pub async fn cancel_open(tx: &mut dyn Tx, env: &Env, id: &JobId, reason: CancelReason) -> Result<()> {
     use ExecutionState::*;
     let mut page = Page { after: None, limit: BATCH };
     loop {
-        let rows = tx.list_executions(id, &page, &[Queued, Offered, Downloading, Waiting]).await?;
+        let rows = tx.list_executions(id, &page, &[Queued, Offered, Downloading, Waiting, Installing, Verifying, Restoring]).await?;
         let full = rows.len() as u32 == BATCH;
         page.after = rows.last().map(|r| r.client.to_string());
         executions::cancel(tx, env, &rows, reason).await?;

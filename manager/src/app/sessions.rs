@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use sutler_base::{
     AttemptId, ClientId, Digest, JobId, Timestamp,
     outcome::{Outcome, SIGNING_CONTEXT},
-    state::{CancelReason, ClientState, ErrorKind, ExecutionState, Purpose},
+    state::{CancelReason, CancelStage, ClientState, ErrorKind, ExecutionState, Purpose},
 };
 use sutler_certs::keys::PublicKey;
 use sutler_core::{
@@ -195,7 +195,7 @@ pub(super) async fn missing_at_agent(tx: &mut dyn Tx, env: &Env, hello: &Hello) 
             continue;
         }
         let attempt = tx.attempt(&id).await?.filter(|a| a.state != ExecutionState::Offered);
-        if let Some(cancel) = &row.cancel {
+        if let Some(cancel) = row.cancel.as_ref().filter(|_| !execution::has_begun(row.state)) {
             // What the agent does not have it will not start.
             executions::finish_cancel(tx, env, &row, cancel.reason).await?;
         } else if let Some(attempt) = attempt {
@@ -435,19 +435,34 @@ async fn signed(tx: &mut dyn Tx, report: &Report) -> Result<bool> {
     Ok(false)
 }
 
-/// An agent says that a canceled attempt will start nothing more, or that it had started.
-pub async fn cancel_acknowledged(tx: &mut dyn Tx, env: &Env, client: &ClientId, id: &AttemptId, started: bool) -> Result<()> {
+/// What an agent says to a cancellation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CancelAnswer {
+    /// It will start nothing of it any more.
+    NotStarted,
+    /// It had started, and goes on to its end.
+    Started,
+    /// A package had started, which goes on to its end; those that would follow it never start.
+    NothingFollows,
+}
+
+/// An agent has answered a cancellation.
+pub async fn cancel_acknowledged(tx: &mut dyn Tx, env: &Env, client: &ClientId, id: &AttemptId, answer: CancelAnswer) -> Result<()> {
     let Some(attempt) = tx.attempt(id).await?.filter(|a| a.client == *client) else { return Ok(()) };
     let row = tx.execution(&attempt.job, client).await?.filter(|r| r.attempt.as_ref() == Some(id) && !r.state.is_end());
     let Some(row) = row else { return Ok(()) };
     let Some(cancel) = row.cancel.clone() else { return Ok(()) };
     env.wakes().jobs.insert(row.job.clone());
-    if !started {
-        return executions::finish_cancel(tx, env, &row, cancel.reason).await;
-    }
-    let mut change = executions::moved(&row, row.state, &row.reason, "had started when the cancellation came; goes on to its end", env);
+    let (detail, cancel) = match answer {
+        CancelAnswer::NotStarted => return executions::finish_cancel(tx, env, &row, cancel.reason).await,
+        CancelAnswer::Started => ("had started when the cancellation came; goes on to its end", None),
+        CancelAnswer::NothingFollows => (row.detail.as_str(), Some(CancelRequest { stage: CancelStage::Acknowledged, ..cancel })),
+    };
+    // What has begun needs its permission for each of its steps.
+    env.wakes().clients.extend(cancel.as_ref().map(|_| row.client.clone()));
+    let mut change = executions::moved(&row, row.state, &row.reason, detail, env);
     change.entered = row.entered;
-    change.cancel = Some(None);
+    change.cancel = Some(cancel);
     Ok(tx.change_executions(&[change]).await?)
 }
 

@@ -5,7 +5,9 @@ use crate::{
     app::{
         AppError, Violations, clients, dispatch,
         enrolment::{self, Renewal, renew_client},
-        groups, inventory, keeping, questions, restored, sessions, shelf, trust,
+        groups, inventory, keeping, questions, restored,
+        sessions::{self, CancelAnswer},
+        shelf, trust,
     },
     live::{
         Arrival, Can, OUTBOX, ToAgent, asked, orders,
@@ -513,9 +515,14 @@ impl Session {
                 if !m.started {
                     app.live.drop_report(&self.client, &id);
                 }
-                let input = (self.client.clone(), id.clone(), m.started);
-                app.change(&actor, "cancel_acknowledged", input, |tx, env, (client, id, started)| {
-                    Box::pin(sessions::cancel_acknowledged(tx, env, client, id, *started))
+                let answer = match (m.started, m.nothing_follows) {
+                    (false, _) => CancelAnswer::NotStarted,
+                    (true, false) => CancelAnswer::Started,
+                    (true, true) => CancelAnswer::NothingFollows,
+                };
+                let input = (self.client.clone(), id.clone(), answer);
+                app.change(&actor, "cancel_acknowledged", input, |tx, env, (client, id, answer)| {
+                    Box::pin(sessions::cancel_acknowledged(tx, env, client, id, *answer))
                 })
                 .await
                 .map_err(status)?;

@@ -498,7 +498,7 @@ pub trait Executions {
     async fn checks_due(&mut self, clients: &[ClientId], now: Timestamp, limit: u32) -> Result<Vec<(Execution, Job)>>;
     /// When executions are looked at next; none for never. Nobody is told: nothing of it is shown.
     async fn set_checks(&mut self, checks: &[(JobId, ClientId, Option<Timestamp>)]) -> Result<()>;
-    /// Rows whose cancellation was not acknowledged by its deadline.
+    /// Rows whose cancellation was not acknowledged by its deadline; those that go on to the end of what they have begun are none.
     async fn cancels_overdue(&mut self, now: Timestamp, limit: u32) -> Result<Vec<Execution>>;
     /// Adds attempts.
     async fn insert_attempts(&mut self, attempts: &[Attempt]) -> Result<()>;

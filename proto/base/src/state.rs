@@ -356,6 +356,30 @@ words! {
 }
 
 words! {
+    /// How far a cancellation is that an agent is asked for.
+    CancelStage: "the stage of a cancellation" {
+        /// The agent has not answered.
+        Asked = "ASKED",
+        /// The agent has: what it had begun goes on to its end, and it begins nothing after that.
+        Acknowledged = "ACKNOWLEDGED",
+        /// It has not, and its lease has run out: what it had begun goes on, and nothing of it can begin after that.
+        LeaseOver = "LEASE_OVER",
+    }
+}
+
+words! {
+    /// What a cancellation that is not final waits for.
+    CancelAwaits: "what a cancellation awaits" {
+        /// The answer of an agent that is in contact.
+        Acknowledgement = "ACKNOWLEDGEMENT",
+        /// The end of the lease of one that is not.
+        LeaseEnd = "LEASE_END",
+        /// The end of a package that has begun.
+        PackageEnd = "PACKAGE_END",
+    }
+}
+
+words! {
     /// By what the manager itself holds a queued execution back. A stage comes first: whatever else holds rows leaves those alone
     /// that a stage holds.
     HoldReason: "what holds an execution" {

@@ -1,6 +1,7 @@
 //! `client explain` in every state in which something waits: what it waits for, as a word and in a sentence, the same on the command line
 //! and in JSON. Each state is made with the real parts.
 
+use serde_json::Value;
 use std::{collections::BTreeSet, os::unix::fs::PermissionsExt, time::Instant};
 use sutler_base::{
     state::{Awaited, ExecutionState},
@@ -423,12 +424,13 @@ const TABLE: &[Row] = &[
         let client = w.id(0);
         Case { job: w.run(&format!("--package {package} --client {client}")), client }
     }),
-    row(Awaited::Cancellation, "WAITING", &["a cancellation (JOB_CANCELED)"], |w| {
+    row(Awaited::Cancellation, "WAITING", &["canceled (JOB_CANCELED): awaits the end of its lease at 2"], |w| {
         w.hold(0);
         let case = w.one("");
         JobView::wait_for_row(&w.cli, &case.job, &case.client, "WAITING");
         w.machines[0].kill();
         w.after(|w| w.machines[0].start());
+        wait_until("it to be out of contact", PATIENCE, || w.cli.json(&format!("client show {}", case.client))["online"] == false);
         w.cli.ok(&format!("job cancel {} --yes", case.job));
         case
     }),
@@ -513,4 +515,131 @@ fn explain_says_of_whatever_waits_what_it_waits_for_and_every_reason_has_its_row
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// A package whose step waits for a file, one that counts its runs, and a job of both on the machine of this number, in the first.
+fn of_two(world: &mut World, n: usize, options: &str) -> (Case, String, String) {
+    let first = world.package(WAITS, "[[step]]\nname = \"after\"\nargv = [\"bin/install\"]\n");
+    world.lets_go(n, &first);
+    let next = world.package(sutler_tests::harness::COUNTING, "");
+    let client = world.id(n);
+    let job = world.run(&format!("--package {first} --package {next} --client {client} {options}"));
+    JobView::wait_for_row(&world.cli, &job, &client, "INSTALLING");
+    (Case { job, client }, first, next)
+}
+
+/// Lets a package's step go on now.
+fn go(world: &World, n: usize, package: &str) {
+    fs_err::write(world.machines[n].root().join(format!("opt/{package}.go")), "").unwrap();
+}
+
+#[test]
+fn of_a_cancellation_that_is_not_final_it_is_said_everywhere_what_it_waits_for() {
+    let mut world = World::new();
+    // One is asked, one can't be, and one has begun the first of two packages.
+    let (asked, attempt) = world.thin();
+    world.says(&attempt, ExecutionState::Waiting, "TURN");
+    world.hold(1);
+    let (package, client) = (world.good(), world.id(1));
+    let away = Case { job: world.run(&format!("--package {package} --client {client}")), client };
+    let (begun, first, next) = of_two(&mut world, 0, "");
+    for case in [&asked, &away] {
+        JobView::wait_for_row(&world.cli, &case.job, &case.client, "WAITING");
+    }
+    world.machines[1].kill();
+    let gone = || world.cli.json(&format!("client show {}", away.client))["online"] == false;
+    wait_until("the second to be out of contact", PATIENCE, gone);
+    for case in [&asked, &away, &begun] {
+        world.cli.ok(&format!("job cancel {} --yes", case.job));
+    }
+    let expected = [
+        (&asked, "ACKNOWLEDGEMENT", "canceled (JOB_CANCELED): awaits the agent's acknowledgement, or the end of its lease at 2", true),
+        (&away, "LEASE_END", "canceled (JOB_CANCELED): awaits the end of its lease at 2", true),
+        (&begun, "PACKAGE_END", "the package that has begun goes on to its end, and nothing follows it", false),
+    ];
+    for (case, word, sentence, timed) in expected {
+        let says = |json: &Value| json["cancelAwaits"] == format!("CANCEL_AWAITS_{word}") && json["cancelDeadline"].is_string() == timed;
+        let row = || JobView::of(&world.cli, &case.job).row(&case.client).unwrap().json.clone();
+        let json = wait_for_value(word, PATIENCE, row, |row| says(row) && row["detail"].as_str().unwrap_or_default().contains(sentence));
+        assert_eq!(json["cancelReason"], "JOB_CANCELED", "{json:#}");
+        let told = world.cli.run(&format!("job status {}", case.job)).ends_with(33).stdout;
+        assert!(told.contains(sentence), "{told}");
+        let listed = world.cli.json(&format!("job executions {}", case.job));
+        assert!(says(&listed[0]), "{listed:#}");
+        let explained = world.cli.json(&format!("client explain {}", case.client));
+        let verdict = explained["jobs"].as_array().unwrap().iter().find(|job| job["job"] == format!("jobs/{}", case.job)).cloned();
+        let verdict = verdict.unwrap_or_else(|| panic!("{explained:#}"));
+        assert!(says(&verdict) && verdict["sentence"].as_str().unwrap().contains(sentence), "{verdict:#}");
+        assert!(world.cli.ok(&format!("client explain {}", case.client)).contains(sentence));
+    }
+    // The end of a lease makes it final; so does the end of what had begun.
+    for case in [&asked, &away] {
+        let row = JobView::wait_for_row(&world.cli, &case.job, &case.client, "CANCELED");
+        assert_eq!(row.json["cancelAwaits"], "CANCEL_AWAITS_UNSPECIFIED", "{row:#?}");
+    }
+    go(&world, 0, &first);
+    let row = JobView::wait_for_row(&world.cli, &begun.job, &begun.client, "CANCELED");
+    assert_eq!((row.reason.as_str(), world.machines[0].read(&format!("opt/{next}.runs"))), ("JOB_CANCELED", None), "{row:#?}");
+    world.machines[1].start();
+    while let Some(undo) = world.undo.pop() {
+        undo(&mut world);
+    }
+}
+
+#[test]
+fn one_cancel_during_the_first_of_several_packages_is_final_for_those_that_follow() {
+    let mut world = World::new();
+    let (case, first, next) = of_two(&mut world, 0, "");
+    world.cli.ok(&format!("job cancel {} --yes", case.job));
+    let row = || JobView::of(&world.cli, &case.job).row(&case.client).unwrap().json.clone();
+    let awaits = |row: &Value| row["cancelAwaits"] == "CANCEL_AWAITS_PACKAGE_END";
+    wait_for_value("the agent to say that nothing follows", PATIENCE, row, awaits);
+    // Its lease goes on, for what has begun has one more step; and that nothing follows is kept through the end of the agent.
+    let begun = Instant::now();
+    wait_until("more than a lease to pass", PATIENCE, || begun.elapsed().as_secs() > 12);
+    assert!(awaits(&row()), "{:#}", row());
+    world.machines[0].kill_and_start();
+    go(&world, 0, &first);
+    let row = JobView::wait_for_row(&world.cli, &case.job, &case.client, "CANCELED");
+    let items = row.json["items"].as_array().unwrap();
+    assert_eq!((row.reason.as_str(), items.len(), row.attempts), ("JOB_CANCELED", 1, 1), "{row:#?}");
+    assert_eq!(items[0]["state"], "EXECUTION_STATE_SUCCEEDED");
+    assert!(row.detail.contains("it was called off between two packages"), "{row:#?}");
+    assert_eq!(world.machines[0].read(&format!("opt/{next}.runs")), None, "what was called off has run");
+    // Of one that is out of contact it holds once the lease is over, whatever its step does.
+    let (case, first, next) = of_two(&mut world, 1, "");
+    world.machines[1].kill();
+    world.cli.ok(&format!("job cancel {} --yes", case.job));
+    let row = || JobView::of(&world.cli, &case.job).row(&case.client).unwrap().json.clone();
+    let ended = wait_for_value("the lease to be over", PATIENCE, row, awaits);
+    assert_eq!(ended["state"], "EXECUTION_STATE_INSTALLING", "{ended:#}");
+    go(&world, 1, &first);
+    world.machines[1].start();
+    let row = JobView::wait_for_row(&world.cli, &case.job, &case.client, "CANCELED");
+    assert_eq!((row.reason.as_str(), world.machines[1].read(&format!("opt/{next}.runs"))), ("JOB_CANCELED", None), "{row:#?}");
+    while let Some(undo) = world.undo.pop() {
+        undo(&mut world);
+    }
+}
+
+#[test]
+fn what_is_paused_between_two_packages_keeps_its_place_in_the_stage() {
+    let mut world = World::new();
+    let (case, first, next) = of_two(&mut world, 0, "--stage 1 --stage 2");
+    let let_go = |world: &World| JobView::of(&world.cli, &case.job).json["rollout"]["letGo"].as_str().map(str::to_owned);
+    assert_eq!(let_go(&world).as_deref(), Some("1"));
+    // The second one is held, as it would be by a window that is closed.
+    world.hold(0);
+    go(&world, 0, &first);
+    JobView::wait_for_row(&world.cli, &case.job, &case.client, "WAITING");
+    world.cli.ok(&format!("job pause {}", case.job));
+    let row = JobView::wait_for_row(&world.cli, &case.job, &case.client, "QUEUED");
+    assert_eq!((row.reason.as_str(), let_go(&world).as_deref()), ("PAUSED", Some("1")), "{row:#?}");
+    world.undo.pop().expect("the hold")(&mut world);
+    world.cli.ok(&format!("job resume {}", case.job));
+    let row = JobView::wait_for_row(&world.cli, &case.job, &case.client, "SUCCEEDED");
+    assert_eq!((row.attempts, world.machines[0].read(&format!("opt/{next}.runs")).as_deref()), (2, Some("run\n")), "{row:#?}");
+    while let Some(undo) = world.undo.pop() {
+        undo(&mut world);
+    }
 }

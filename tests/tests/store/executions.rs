@@ -385,7 +385,7 @@ pub(crate) async fn only_what_may_run_is_queued_in_its_order(db: Database) {
                 let mut held = tx.client(&client_id(2)).await?.unwrap();
                 held.state = ClientState::Quarantined;
                 tx.save_client(&held).await?;
-                let cancel = Some(Some(CancelRequest { reason: CancelReason::JobCanceled, deadline: at(9) }));
+                let cancel = Some(Some(CancelRequest::asked(CancelReason::JobCanceled, at(9))));
                 let queued = ExecutionState::Queued;
                 tx.change_executions(&[
                     change(&jobs[0].id, 1, queued, ExecutionState::Offered),
@@ -500,7 +500,7 @@ pub(crate) async fn of_two_managers_that_offer_the_same_execution_one_makes_its_
 pub(crate) async fn a_cancellation_waits_until_it_is_ended(db: Database) {
     add_clients(&db.store, 0..2).await;
     let job = add_job(&db.store, 1).await.id;
-    let request = CancelRequest { reason: CancelReason::LeftGroup, deadline: at(500) };
+    let request = CancelRequest::asked(CancelReason::LeftGroup, at(500));
     let attempt = attempt(1, &job, &client_id(0), 1).id;
     let (offered, canceled) = (ExecutionState::Offered, ExecutionState::Canceled);
     write(
