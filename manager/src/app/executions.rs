@@ -196,7 +196,7 @@ pub async fn cancel(tx: &mut dyn Tx, env: &Env, rows: &[Execution], reason: Canc
 
 /// Makes a cancellation final. What earlier attempts installed is taken back, if the job does that and the client has left its reach.
 pub async fn finish_cancel(tx: &mut dyn Tx, env: &Env, row: &Execution, reason: CancelReason) -> Result<()> {
-    let change = canceled(tx, env, row, reason).await?;
+    let change = canceled(tx, env, row, reason, false).await?;
     let ended = change.to == ExecutionState::Canceled && row.purpose != Purpose::Leave;
     tx.change_executions(&[change]).await?;
     if ended && leaving::takes_back(tx, &row.job).await? && !is_reached(tx, &row.job, &row.client).await? {
@@ -206,8 +206,8 @@ pub async fn finish_cancel(tx: &mut dyn Tx, env: &Env, row: &Execution, reason: 
 }
 
 /// What a cancellation ends as, once it is final: canceled; or queued again where the client has come back meanwhile, the job has a
-/// new revision, or its turn was only put off, if the job still stands.
-pub async fn canceled(tx: &mut dyn Tx, env: &Env, row: &Execution, reason: CancelReason) -> Result<ExecutionChange> {
+/// new revision, or its turn was only put off, if the job still stands. `begun`: some of its packages were installed before.
+pub async fn canceled(tx: &mut dyn Tx, env: &Env, row: &Execution, reason: CancelReason, begun: bool) -> Result<ExecutionChange> {
     let is_reached = is_reached(tx, &row.job, &row.client).await?;
     if row.purpose == Purpose::Leave && is_reached {
         if let Some(attempt) = &row.attempt {
@@ -237,7 +237,9 @@ pub async fn canceled(tx: &mut dyn Tx, env: &Env, row: &Execution, reason: Cance
     };
     change.cancel = Some(None);
     if change.to == ExecutionState::Queued && row.purpose != Purpose::Leave {
-        if by_rollout {
+        if by_rollout && begun {
+            // The package has been let loose on this machine: its place in the stage is taken, and it goes on from there.
+        } else if by_rollout {
             // Its place in the stage is free again; who comes next in order gets it.
             tx.hold_by_stage(&row.job, std::slice::from_ref(&row.client), row.state).await?;
         } else {

@@ -368,7 +368,7 @@ pub async fn outcome(tx: &mut dyn Tx, env: &Env, report: &Report) -> Result<std:
         r.attempt.as_ref() == Some(&attempt.id) && !called_off
     }) {
         if let Some(cancel) = row.cancel.as_ref().filter(|c| outcome.state == ExecutionState::Canceled && execution::by_rollout(c.reason)) {
-            let change = executions::canceled(tx, env, &row, cancel.reason).await?;
+            let change = executions::canceled(tx, env, &row, cancel.reason, !outcome.items.is_empty()).await?;
             tx.change_executions(&[change]).await?;
             return Ok(Ok(()));
         }
@@ -384,7 +384,7 @@ pub async fn outcome(tx: &mut dyn Tx, env: &Env, report: &Report) -> Result<std:
             Some(CancelRequest { reason: why @ (CancelReason::Revised | CancelReason::CameBack), .. })
                 if outcome.state == ExecutionState::Canceled =>
             {
-                executions::canceled(tx, env, &row, *why).await?
+                executions::canceled(tx, env, &row, *why, false).await?
             }
             _ => executions::moved(&row, outcome.state, &reason, &detail, env),
         };
