@@ -192,12 +192,13 @@ async fn look(tx: &mut dyn Tx, env: &Env, job: &Job, position: &Position) -> Res
 async fn look_for_silence(tx: &mut dyn Tx, env: &Env, job: &Job, position: &Position, seen: &mut Seen) -> Result<Vec<Timestamp>> {
     let (stages, open) = (job.terms.rollout.stages().len(), position.stage as usize);
     let silence = job.terms.rollout.gate.silence_seconds;
-    let now = env.common_clock(tx).await?;
+    // What a clock that was set ahead shows is no silence: it counts as far as this manager has seen the time pass.
+    let (now, even) = env.even_clock(tx).await?;
+    let seen_from = now.saturating_sub(even).unwrap_or(Timestamp::MIN).max(env.live.started());
     let from = Timestamp::from_millisecond(position.silence_from_ms).unwrap_or(Timestamp::UNIX_EPOCH);
-    let started = env.live.started();
-    let Some(before) = rollout::silent_before(from.max(started), silence, now) else { return Ok(vec![]) };
+    let Some(before) = rollout::silent_before(from.max(seen_from), silence, now) else { return Ok(vec![]) };
     // Whoever tries to has reached this manager by then.
-    if now.duration_since(started).as_secs() < rollout::RECONNECT_SECONDS {
+    if now.duration_since(seen_from).as_secs() < rollout::RECONNECT_SECONDS {
         return Ok(vec![]);
     }
     let mut add = |number: u32, state: ExecutionState, n: u64| {
