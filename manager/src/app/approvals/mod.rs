@@ -122,8 +122,8 @@ fn approvers() -> BTreeSet<Role> {
     BTreeSet::from([Role::Approver])
 }
 
-/// Who may order what waits here.
-fn orderers() -> BTreeSet<Role> {
+/// The roles of those who may order jobs.
+pub(super) fn orderers() -> BTreeSet<Role> {
     BTreeSet::from([Role::Deployer, Role::Admin])
 }
 
