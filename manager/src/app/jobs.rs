@@ -744,6 +744,9 @@ pub async fn retry(tx: &mut dyn Tx, env: &Env, input: &Retry) -> Result<Retried>
     if input.expires.is_some_and(|e| e <= env.now) {
         return Err(AppError::invalid("expire_time", "lies in the past"));
     }
+    if has_ended(job.state) {
+        excludes_what_is_there(tx, &job).await?;
+    }
     let mut members: Option<BTreeSet<ClientId>> = (!input.clients.is_empty()).then(|| input.clients.iter().cloned().collect());
     for group in &input.groups {
         let group = groups::load(tx, group).await?;
@@ -815,6 +818,22 @@ pub async fn retry(tx: &mut dyn Tx, env: &Env, input: &Retry) -> Result<Retried>
     env.audit(tx, "retry_job", &name, format!("{:?}: {retried} again, {offered_again} offered again", input.kinds)).await?;
     env.wakes().jobs.insert(job.id.clone());
     Ok(Retried { job: get(tx, env, &input.id).await?, retried, offered_again })
+}
+
+/// Refuses to run a job again that never reached the members of a group which is no more: nobody can tell any more whom it is not to
+/// reach.
+async fn excludes_what_is_there(tx: &mut dyn Tx, job: &Job) -> Result<()> {
+    let exclusions = tx.exclusions(&job.id).await?;
+    let groups: Vec<_> = exclusions.iter().filter_map(|t| if let Target::Group(uid) = t { Some(uid.clone()) } else { None }).collect();
+    if tx.groups_by_uid(&groups).await?.len() == groups.len() {
+        return Ok(());
+    }
+    let message = format!(
+        "jobs/{} never reached the members of a group that was deleted after the job had ended, and nobody knows any more who they were; \
+         `job clone` makes another job, for which you say whom it never reaches",
+        job.id
+    );
+    Err(AppError::state(format!("jobs/{}", job.id), "EXCLUSION_GONE", message))
 }
 
 /// Reaches everybody whom a job that stands again did not reach while it did not: members that came, or came back.

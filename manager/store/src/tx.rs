@@ -386,7 +386,8 @@ pub trait Jobs {
     async fn put_job_packages(&mut self, job: &JobId, revision: i64, packages: &[JobPackage]) -> Result<()>;
     /// The destinations of a job.
     async fn job_targets(&mut self, job: &JobId) -> Result<Vec<Target>>;
-    /// Takes a destination away from every job, and an exclusion likewise; gives back the jobs that had it as a destination.
+    /// Takes a destination away from every job, and an exclusion from every one that has not ended; gives back the jobs that had it as a
+    /// destination.
     async fn drop_target(&mut self, target: &Target) -> Result<Vec<JobId>>;
     /// Jobs in these states that have this destination, by id.
     async fn jobs_with_target(&mut self, target: &Target, states: &[JobState]) -> Result<Vec<Job>>;
