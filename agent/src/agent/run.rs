@@ -964,6 +964,7 @@ fn outcome_of(record: &Record) -> Option<Up> {
             signature: signature.clone().into(),
             job: record.offer.job.clone(),
             revision: record.offer.revision,
+            purpose: record.offer.purpose.clone(),
         })),
         _ => None,
     }

@@ -113,6 +113,9 @@ pub struct Offer {
     /// Have the machine restarted where a step says that it must be.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub restart: bool,
+    /// The manager's word for what it is for; it is only repeated.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub purpose: String,
 }
 
 /// A step as the machine needs it.

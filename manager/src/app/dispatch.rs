@@ -73,6 +73,8 @@ pub struct Offer {
     pub deadline: Option<Timestamp>,
     /// At which moment of the machine's life it begins.
     pub timing: Timing,
+    /// What it is for.
+    pub purpose: Purpose,
 }
 
 /// What one client is to be told.
@@ -586,6 +588,7 @@ fn of(attempt: &Attempt, job: &Job, items: Vec<Item>) -> Offer {
         user: if leaves { UserTerms { restart: job.terms.user.restart, ..Default::default() } } else { job.terms.user.clone() },
         deadline: job.terms.schedule.deadline,
         timing: if leaves { Timing::Now } else { job.terms.schedule.timing },
+        purpose: attempt.purpose,
     }
 }
 

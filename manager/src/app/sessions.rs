@@ -58,6 +58,8 @@ pub struct Open {
     pub state: ExecutionState,
     /// Of which job and revision it says to be; an older agent does not say.
     pub job: Option<(JobId, i64)>,
+    /// What it says that the attempt is for; an older agent does not say.
+    pub purpose: Option<Purpose>,
 }
 
 /// What the manager says to that.
@@ -137,7 +139,8 @@ pub async fn open(tx: &mut dyn Tx, env: &Env, hello: &Hello) -> Result<Welcome> 
             for (attempt, open) in &hello.open {
                 let Some((job, revision)) = open.job.clone().filter(|_| !open.state.is_end()) else { continue };
                 let (client, attempt) = (client.id.clone(), attempt.clone());
-                restored::adopt_attempt(tx, env, &Unknown { client, attempt, job, revision, state: open.state }).await?;
+                let unknown = Unknown { client, attempt, job, revision, state: open.state, purpose: open.purpose };
+                restored::adopt_attempt(tx, env, &unknown).await?;
             }
         }
     }
@@ -303,6 +306,8 @@ pub struct Report {
     pub signature: Vec<u8>,
     /// The job and its revision, as the agent says: for a manager that was restored and does not know the attempt.
     pub job: Option<(JobId, i64)>,
+    /// What the attempt is for, likewise.
+    pub purpose: Option<Purpose>,
 }
 
 /// Records the outcome of an attempt. Gives back why it was refused, if it was; then the first one stands.
@@ -318,7 +323,7 @@ pub async fn outcome(tx: &mut dyn Tx, env: &Env, report: &Report) -> Result<std:
     {
         let (client, attempt) = (report.client.clone(), report.attempt.clone());
         // The end comes right after.
-        let unknown = Unknown { client, attempt, job, revision, state: ExecutionState::Offered };
+        let unknown = Unknown { client, attempt, job, revision, state: ExecutionState::Offered, purpose: report.purpose };
         if restored::adopt_attempt(tx, env, &unknown).await? {
             known = tx.attempt(&report.attempt).await?;
         }

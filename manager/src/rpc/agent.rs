@@ -24,7 +24,7 @@ use std::{
 };
 use sutler_base::{
     AttemptId, ClientId, Digest, limits, quoted,
-    state::{ClientState, ErrorKind, ExecutionState, WaitReason},
+    state::{ClientState, ErrorKind, ExecutionState, Purpose, WaitReason},
 };
 use sutler_content::{Closure, Encoding, Error as ContentError, Kind};
 use sutler_core::user;
@@ -249,7 +249,7 @@ fn parse_hello(client: &ClientId, address: String, hello: v1::Hello) -> Result<s
         if let (Some(id), Some(state)) = (id, state) {
             // What is no name of a job says no more than an older agent does.
             let job = job_id(&attempt.job).ok().map(|job| (job, attempt.revision));
-            open.insert(id, sessions::Open { state, job });
+            open.insert(id, sessions::Open { state, job, purpose: purpose(&attempt.purpose) });
         }
     }
     let agent_time = hello.agent_time.as_ref().and_then(|t| v.take("hello.agent_time", time(t)));
@@ -268,6 +268,11 @@ fn parse_hello(client: &ClientId, address: String, hello: v1::Hello) -> Result<s
         capabilities: hello.capabilities.into_iter().filter(|c| c.len() <= 64).take(64).collect(),
         agent_time,
     })
+}
+
+/// What an attempt is for, as its agent repeats it; none of what nobody of ours says. Where it says nothing it may be an older agent.
+fn purpose(text: &str) -> Option<Purpose> {
+    text.parse().ok()
 }
 
 impl Services {
@@ -588,6 +593,7 @@ impl Session {
             outcome: m.outcome.to_vec(),
             signature: m.signature.to_vec(),
             job: job_id(&m.job).ok().map(|job| (job, m.revision)),
+            purpose: purpose(&m.purpose),
         };
         let recorded =
             app.change(actor, "outcome", report, |tx, env, report| Box::pin(sessions::outcome(tx, env, report))).await.map_err(status)?;

@@ -40,6 +40,7 @@ fn offer(n: u8, items: usize) -> Offer {
         announcement: None,
         timing: Timing::Now,
         restart: false,
+        purpose: String::new(),
     }
 }
 
