@@ -416,6 +416,8 @@ pub trait Destinations {
     async fn exclusions(&mut self, job: &JobId) -> Result<Vec<Target>>;
     /// Adds exclusions; those that it has stay.
     async fn add_exclusions(&mut self, job: &JobId, targets: &[Target]) -> Result<()>;
+    /// Which jobs in these states hold which of these clients, by a destination or by their condition. An exclusion may take them out again.
+    async fn jobs_holding(&mut self, clients: &[ClientId], states: &[JobState]) -> Result<Vec<(JobId, ClientId)>>;
     /// Takes an exclusion away; whether it had it.
     async fn remove_exclusion(&mut self, job: &JobId, target: &Target) -> Result<bool>;
     /// Jobs in these states that never reach this, by id.
@@ -509,6 +511,11 @@ pub trait Executions {
     async fn attempts(&mut self, ids: &[AttemptId]) -> Result<Vec<Attempt>>;
     /// The attempts of an execution, the newest first; at most 100.
     async fn attempts_of(&mut self, job: &JobId, client: &ClientId) -> Result<Vec<Attempt>>;
+    /// The attempts of a job's executions on these clients, by client, of each the newest first; at most 100 of each.
+    async fn attempts_of_all(&mut self, job: &JobId, clients: &[ClientId]) -> Result<Vec<Attempt>>;
+    /// The rows of these clients in other jobs that are ACTIVE or PAUSED, which are at an end, had an attempt and uninstall nothing because
+    /// the client left, by job.
+    async fn ended_elsewhere(&mut self, job: &JobId, clients: &[ClientId]) -> Result<Vec<(JobId, ClientId)>>;
     /// Sets the state of attempts that have no outcome.
     async fn set_attempt_states(&mut self, states: &[(AttemptId, ExecutionState)]) -> Result<()>;
     /// Writes the ends of attempts: state, time, outcome, signature. An attempt that has an outcome already is left as it is.

@@ -504,6 +504,29 @@ impl Executions for Unit<'_> {
         self.list("attempt", query!(sql, job.to_string(), client.to_string()), attempt).await
     }
 
+    async fn attempts_of_all(&mut self, job: &JobId, clients: &[ClientId]) -> Result<Vec<Attempt>> {
+        // The number of an attempt is that of the execution's attempts when it was made: the hundred newest are those above this.
+        let sql = concat!(
+            "SELECT ",
+            attempt_columns!(),
+            " FROM attempt a JOIN execution e ON e.job = a.job AND e.client = a.client WHERE a.job = $1 AND a.client",
+            any!(2),
+            " AND a.number > e.attempts - 100 ORDER BY a.client, a.number DESC"
+        );
+        self.list("attempt", query!(sql, job.to_string(), bind::list(clients)), attempt).await
+    }
+
+    async fn ended_elsewhere(&mut self, job: &JobId, clients: &[ClientId]) -> Result<Vec<(JobId, ClientId)>> {
+        let sql = concat!(
+            "SELECT e.job, e.client FROM execution e WHERE e.client",
+            any!(2),
+            " AND e.job <> $1 AND e.attempts > 0 AND e.purpose <> 'LEAVE' AND e.state NOT IN \
+             ('QUEUED', 'OFFERED', 'DOWNLOADING', 'WAITING', 'INSTALLING', 'VERIFYING', 'RESTORING') \
+             AND (SELECT j.state FROM job j WHERE j.id = e.job) IN ('ACTIVE', 'PAUSED') ORDER BY e.job, e.client"
+        );
+        self.list("execution", query!(sql, job.to_string(), bind::list(clients)), |row| Ok((row.parse()?, row.parse()?))).await
+    }
+
     async fn set_attempt_states(&mut self, states: &[(AttemptId, ExecutionState)]) -> Result<()> {
         // The last state of each wins.
         let last: BTreeMap<&str, &str> = states.iter().map(|(id, state)| (id.as_str(), state.as_str())).collect();
