@@ -339,10 +339,7 @@ pub async fn create_as(tx: &mut dyn Tx, env: &Env, input: &Create, id: JobId) ->
     };
     tx.insert_job(&job, &wanted, &targets.into_iter().collect::<Vec<_>>()).await?;
     if let Some(alias) = &input.alias {
-        tx.put_alias(alias, &job.id, before.as_ref()).await.map_err(|e| match e {
-            StoreError::Exists(_) => alias_taken(alias),
-            other => other.into(),
-        })?;
+        put_alias(tx, alias, &job.id, before.as_ref()).await?;
     }
     tx.add_exclusions(&job.id, &exclusions.into_iter().collect::<Vec<_>>()).await?;
     let under = match (&input.alias, &before) {
@@ -362,6 +359,33 @@ async fn free_alias(tx: &mut dyn Tx, env: &Env, alias: &JobAlias) -> Result<Opti
         Some(job) if !has_ended(job.state) || !reaches_job(tx, env, &job).await? => Err(alias_taken(alias)),
         _ => Ok(Some(id)),
     }
+}
+
+async fn put_alias(tx: &mut dyn Tx, alias: &JobAlias, job: &JobId, before: Option<&JobId>) -> Result<()> {
+    tx.put_alias(alias, job, before).await.map_err(|e| match e {
+        StoreError::Exists(_) => alias_taken(alias),
+        other => other.into(),
+    })
+}
+
+/// Gives a job that is there another alias, or none. Gives back what that changes, in a sentence; nothing if it has it already.
+pub async fn call(tx: &mut dyn Tx, env: &Env, id: &JobId, alias: Option<&JobAlias>) -> Result<Option<String>> {
+    let had = tx.alias(id).await?;
+    if had.as_ref() == alias {
+        return Ok(None);
+    }
+    let said = |alias: Option<&JobAlias>| alias.map_or("none".to_owned(), ToString::to_string);
+    let mut change = format!("alias: {} in place of {}", said(alias), said(had.as_ref()));
+    let before = match alias {
+        Some(alias) => free_alias(tx, env, alias).await?,
+        None => None,
+    };
+    change.extend(before.iter().map(|before| format!(", which jobs/{before} had")));
+    tx.drop_alias(id).await?;
+    if let Some(alias) = alias {
+        put_alias(tx, alias, id, before.as_ref()).await?;
+    }
+    Ok(Some(change))
 }
 
 fn alias_taken(alias: &JobAlias) -> AppError {

@@ -177,7 +177,8 @@ pub async fn export(args: ExportArgs, session: &Session) -> Result<u8, CliError>
         }
     }
     if !answer.unnamed_jobs.is_empty() {
-        let message = format!("left out, since they have no alias: {}; `job run --alias` gives one", answer.unnamed_jobs.join(" "));
+        let message =
+            format!("left out, since they have no alias: {}; `job update JOB --alias NAME` gives one", answer.unnamed_jobs.join(" "));
         session.tell(&message);
     }
     Ok(0)

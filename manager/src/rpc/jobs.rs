@@ -208,6 +208,11 @@ pub(super) fn update(r: v1::UpdateJobRequest) -> Result<revise::Update, AppError
         condition: r.condition,
         continue_on_failure: r.continue_on_failure,
         reset_terms: r.reset_terms,
+        alias: match r.alias.as_deref() {
+            None => None,
+            Some("") => Some(None),
+            Some(alias) => v.take("alias", alias.parse()).map(Some),
+        },
         etag: r.etag,
     };
     v.done()?;
