@@ -282,7 +282,12 @@ impl Loop {
                 Effect::Accept(id) => self.send(Up::Accepted(v1::AttemptAccepted { attempt: id.to_string() })),
                 Effect::AcknowledgeCancel(id, started) => {
                     info!(attempt = %id, started, "canceled by the manager");
-                    self.send(Up::CancelAcknowledged(v1::CancelAcknowledged { attempt: id.to_string(), started }));
+                    self.send(Up::CancelAcknowledged(v1::CancelAcknowledged { attempt: id.to_string(), started, nothing_follows: false }));
+                }
+                Effect::NothingFollows(id) => {
+                    info!(attempt = %id, "canceled by the manager after the package that is under way");
+                    let (attempt, started, nothing_follows) = (id.to_string(), true, true);
+                    self.send(Up::CancelAcknowledged(v1::CancelAcknowledged { attempt, started, nothing_follows }));
                 }
                 Effect::Measure(id) => {
                     // What is being measured may have been looked at before it was asked.
@@ -777,7 +782,11 @@ impl Loop {
             // It is over, whoever offers it: the answer is what became of it, never another run.
             match outcome_of(&over) {
                 Some(outcome) => self.send(outcome),
-                None => self.send(Up::CancelAcknowledged(v1::CancelAcknowledged { attempt: id.to_string(), started: false })),
+                None => self.send(Up::CancelAcknowledged(v1::CancelAcknowledged {
+                    attempt: id.to_string(),
+                    started: false,
+                    nothing_follows: false,
+                })),
             }
             return Ok(());
         }
@@ -971,6 +980,7 @@ fn outcome_of(record: &Record) -> Option<Up> {
             signature: signature.clone().into(),
             job: record.offer.job.clone(),
             revision: record.offer.revision,
+            purpose: record.offer.purpose.clone(),
         })),
         _ => None,
     }

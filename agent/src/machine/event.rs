@@ -137,6 +137,8 @@ pub enum Effect {
     Accept(AttemptId),
     /// Tell the manager that it is called off, and whether something had been started.
     AcknowledgeCancel(AttemptId, bool),
+    /// Tell the manager that the package goes on to its end that had been started, and that nothing follows it.
+    NothingFollows(AttemptId),
     /// Measure the facts anew and tell the manager what changed, then say [`Event::Measured`].
     Measure(AttemptId),
     /// Fetch the package with this number.

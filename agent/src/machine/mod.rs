@@ -9,6 +9,7 @@
 //! - No step is started without a lease; nothing at all after a cancel was acknowledged as *not started*.
 //! - What a job announces to the user, or orders for a start or the stop of the machine, is not begun before that.
 //! - Between two packages it can be called off, and can expire, as before the first: the outcome then says what was done until there.
+//!   One that is called off while a package is under way goes on to the end of that one, and begins none after it.
 //! - No package is begun outside of the times that the manager gave, or where it does not fit into them. What has begun goes on.
 //! - Installations run one at a time. One that has begun keeps its turn until its end, whatever it waits for: half
 //!   installed software is in nobody's way but for a bounded time. Who waits before that, or downloads, holds up no other.
@@ -95,6 +96,8 @@ struct Attempt {
     suspended: bool,
     /// That it has the machine restarted is about to be written down.
     restarting: bool,
+    /// The number of the write by which it is on disk that nothing follows what is under way, until the manager was told.
+    ending: Option<u64>,
 }
 
 impl Attempt {
@@ -114,6 +117,7 @@ impl Attempt {
             ahead: None,
             suspended: false,
             restarting: false,
+            ending: None,
         }
     }
 
@@ -366,6 +370,9 @@ impl State {
     fn journaled(&mut self, id: &AttemptId, write: u64, now: &Now, effects: &mut Vec<Effect>) {
         let going_down = self.goes_down(now);
         let Some(attempt) = self.attempts.get_mut(id) else { return };
+        if attempt.ending.take_if(|ending| *ending <= write).is_some() {
+            effects.push(Effect::NothingFollows(id.clone()));
+        }
         if attempt.activity != Activity::Journaling || attempt.write != write {
             return;
         }
@@ -441,7 +448,17 @@ impl State {
         if attempt.record.started {
             match &attempt.record.stage {
                 _ if !acknowledge => {}
-                Stage::Installing(_) if attempt.beginning.is_none() => effects.push(Effect::AcknowledgeCancel(id.clone(), true)),
+                Stage::Installing(_) if attempt.beginning.is_none() => {
+                    if attempt.record.results.len() + 1 < attempt.record.offer.items.len() {
+                        // What is under way goes on: nothing waits for this write but the answer.
+                        attempt.record.ends = true;
+                        attempt.write += 1;
+                        attempt.ending = Some(attempt.write);
+                        effects.push(Effect::Journal(id.clone(), attempt.write));
+                    } else {
+                        effects.push(Effect::AcknowledgeCancel(id.clone(), true));
+                    }
+                }
                 // Nothing of the next package was done yet, and nothing will be: see `journaled` and `advance`.
                 _ => attempt.canceling = true,
             }
@@ -605,7 +622,7 @@ impl State {
             }
             let end = match &attempt.record {
                 _ if !attempt.is_between() => None,
-                _ if attempt.canceling => Some(ExecutionState::Canceled),
+                record if attempt.canceling || record.ends => Some(ExecutionState::Canceled),
                 record if record.is_expired(now) => Some(ExecutionState::Expired),
                 _ => None,
             };

@@ -113,6 +113,9 @@ pub struct Offer {
     /// Have the machine restarted where a step says that it must be.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub restart: bool,
+    /// The manager's word for what it is for; it is only repeated.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub purpose: String,
 }
 
 /// A step as the machine needs it.
@@ -413,6 +416,9 @@ pub struct Record {
     pub measured: bool,
     /// Whether anything was ever started: what is called off from then on has an outcome that says what was done.
     pub started: bool,
+    /// It was called off while a package was under way: none of those that would follow it is begun any more.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ends: bool,
     /// How it stands with the user, once it was announced.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub asked: Option<Asked>,
@@ -443,6 +449,7 @@ impl Record {
             results: Vec::new(),
             measured: false,
             started: false,
+            ends: false,
             asked: None,
             refused: false,
             ahead: 0,

@@ -14,7 +14,7 @@ use sutler_base::{
     AttemptId, ClientId, JobId, Timestamp, Uid, limits,
     manifest::{Dependency, Requirement, relations::Values},
     quoted,
-    state::{CancelReason, ClientState, ErrorKind, ExecutionState, HoldReason, Intent, Purpose, Timing, WaitReason},
+    state::{CancelReason, CancelStage, ClientState, ErrorKind, ExecutionState, HoldReason, Intent, Purpose, Timing, WaitReason},
 };
 use sutler_core::{
     model::{Attempt, Client, Execution, Job, JobPackage, PackageVersion},
@@ -73,6 +73,8 @@ pub struct Offer {
     pub deadline: Option<Timestamp>,
     /// At which moment of the machine's life it begins.
     pub timing: Timing,
+    /// What it is for.
+    pub purpose: Purpose,
 }
 
 /// When an attempt is to go on.
@@ -151,8 +153,11 @@ pub async fn orders(
             if row.state == ExecutionState::Offered && row.cancel.is_none() && known.is_some_and(|k| !k.contains(&attempt)) {
                 lost.push(attempt.clone());
             }
-            match row.cancel {
-                Some(cancel) => orders.cancels.push((attempt, cancel.reason)),
+            if let Some(cancel) = &row.cancel {
+                orders.cancels.push((attempt.clone(), cancel.reason));
+            }
+            match row.cancel.filter(|cancel| cancel.stage != CancelStage::Acknowledged) {
+                Some(_) => {}
                 None if client.state == ClientState::Active => {
                     orders.leases.push(attempt.clone());
                     if env.live.is_timed(&client.id) {
@@ -592,6 +597,7 @@ fn of(attempt: &Attempt, job: &Job, items: Vec<Item>) -> Offer {
         user: if leaves { UserTerms { restart: job.terms.user.restart, ..Default::default() } } else { job.terms.user.clone() },
         deadline: job.terms.schedule.deadline,
         timing: if leaves { Timing::Now } else { job.terms.schedule.timing },
+        purpose: attempt.purpose,
     }
 }
 
@@ -667,13 +673,19 @@ pub fn not_active(client: &ClientId, state: Option<ClientState>) -> AppError {
     AppError::state(format!("clients/{client}"), "NOT_ACTIVE", format!("this client is {state}; it gets content when an operator lets it"))
 }
 
+/// Whether the permission of a row's attempt is renewed: also for what is to come to its end before nothing follows it.
+fn has_lease(row: &Execution) -> bool {
+    let called_off = row.cancel.as_ref().is_some_and(|cancel| cancel.stage != CancelStage::Acknowledged);
+    row.state != ExecutionState::Queued && !called_off
+}
+
 /// The attempts of a client whose permission to start steps is renewed.
 pub async fn leases(tx: &mut dyn Tx, client: &ClientId) -> Result<Vec<AttemptId>> {
     if tx.client(client).await?.is_none_or(|c| c.state != ClientState::Active) {
         return Ok(vec![]);
     }
     let open = tx.open_executions_of(client).await?;
-    Ok(open.into_iter().filter(|r| r.state != ExecutionState::Queued && r.cancel.is_none()).filter_map(|r| r.attempt).collect())
+    Ok(open.into_iter().filter(has_lease).filter_map(|r| r.attempt).collect())
 }
 
 #[cfg(test)]

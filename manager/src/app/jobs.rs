@@ -340,10 +340,7 @@ pub async fn create_as(tx: &mut dyn Tx, env: &Env, input: &Create, id: JobId) ->
     };
     tx.insert_job(&job, &wanted, &targets.into_iter().collect::<Vec<_>>()).await?;
     if let Some(alias) = &input.alias {
-        tx.put_alias(alias, &job.id, before.as_ref()).await.map_err(|e| match e {
-            StoreError::Exists(_) => alias_taken(alias),
-            other => other.into(),
-        })?;
+        put_alias(tx, alias, &job.id, before.as_ref()).await?;
     }
     tx.add_exclusions(&job.id, &exclusions.into_iter().collect::<Vec<_>>()).await?;
     let under = match (&input.alias, &before) {
@@ -363,6 +360,33 @@ async fn free_alias(tx: &mut dyn Tx, env: &Env, alias: &JobAlias) -> Result<Opti
         Some(job) if !has_ended(job.state) || !reaches_job(tx, env, &job).await? => Err(alias_taken(alias)),
         _ => Ok(Some(id)),
     }
+}
+
+async fn put_alias(tx: &mut dyn Tx, alias: &JobAlias, job: &JobId, before: Option<&JobId>) -> Result<()> {
+    tx.put_alias(alias, job, before).await.map_err(|e| match e {
+        StoreError::Exists(_) => alias_taken(alias),
+        other => other.into(),
+    })
+}
+
+/// Gives a job that is there another alias, or none. Gives back what that changes, in a sentence; nothing if it has it already.
+pub async fn call(tx: &mut dyn Tx, env: &Env, id: &JobId, alias: Option<&JobAlias>) -> Result<Option<String>> {
+    let had = tx.alias(id).await?;
+    if had.as_ref() == alias {
+        return Ok(None);
+    }
+    let said = |alias: Option<&JobAlias>| alias.map_or("none".to_owned(), ToString::to_string);
+    let mut change = format!("alias: {} in place of {}", said(alias), said(had.as_ref()));
+    let before = match alias {
+        Some(alias) => free_alias(tx, env, alias).await?,
+        None => None,
+    };
+    change.extend(before.iter().map(|before| format!(", which jobs/{before} had")));
+    tx.drop_alias(id).await?;
+    if let Some(alias) = alias {
+        put_alias(tx, alias, id, before.as_ref()).await?;
+    }
+    Ok(Some(change))
 }
 
 fn alias_taken(alias: &JobAlias) -> AppError {
@@ -624,12 +648,12 @@ async fn end(tx: &mut dyn Tx, env: &Env, job: &mut Job, state: JobState) -> Resu
     Ok(tx.save_job(job).await?)
 }
 
-/// Cancels every row that has not started.
+/// Cancels every row that has not started, and of the others the packages that follow the one that has.
 pub async fn cancel_open(tx: &mut dyn Tx, env: &Env, id: &JobId, reason: CancelReason) -> Result<()> {
     use ExecutionState::*;
     let mut page = Page { after: None, limit: BATCH };
     loop {
-        let rows = tx.list_executions(id, &page, &[Queued, Offered, Downloading, Waiting]).await?;
+        let rows = tx.list_executions(id, &page, &[Queued, Offered, Downloading, Waiting, Installing, Verifying, Restoring]).await?;
         let full = rows.len() as u32 == BATCH;
         page.after = rows.last().map(|r| r.client.to_string());
         executions::cancel(tx, env, &rows, reason).await?;
@@ -767,6 +791,9 @@ pub async fn retry(tx: &mut dyn Tx, env: &Env, input: &Retry) -> Result<Retried>
     if input.expires.is_some_and(|e| e <= env.now) {
         return Err(AppError::invalid("expire_time", "lies in the past"));
     }
+    if has_ended(job.state) {
+        excludes_what_is_there(tx, &job).await?;
+    }
     let mut members: Option<BTreeSet<ClientId>> = (!input.clients.is_empty()).then(|| input.clients.iter().cloned().collect());
     for group in &input.groups {
         let group = groups::load(tx, group).await?;
@@ -842,6 +869,22 @@ pub async fn retry(tx: &mut dyn Tx, env: &Env, input: &Retry) -> Result<Retried>
     env.audit(tx, "retry_job", &name, format!("{:?}: {retried} again, {offered_again} offered again", input.kinds)).await?;
     env.wakes().jobs.insert(job.id.clone());
     Ok(Retried { job: get(tx, env, &input.id).await?, retried, offered_again })
+}
+
+/// Refuses to run a job again that never reached the members of a group which is no more: nobody can tell any more whom it is not to
+/// reach.
+async fn excludes_what_is_there(tx: &mut dyn Tx, job: &Job) -> Result<()> {
+    let exclusions = tx.exclusions(&job.id).await?;
+    let groups: Vec<_> = exclusions.iter().filter_map(|t| if let Target::Group(uid) = t { Some(uid.clone()) } else { None }).collect();
+    if tx.groups_by_uid(&groups).await?.len() == groups.len() {
+        return Ok(());
+    }
+    let message = format!(
+        "jobs/{} never reached the members of a group that was deleted after the job had ended, and nobody knows any more who they were; \
+         `job clone` makes another job, for which you say whom it never reaches",
+        job.id
+    );
+    Err(AppError::state(format!("jobs/{}", job.id), "EXCLUSION_GONE", message))
 }
 
 /// Reaches everybody whom a job that stands again did not reach while it did not: members that came, or came back.

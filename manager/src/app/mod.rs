@@ -64,7 +64,7 @@ use std::{
     collections::BTreeSet,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard},
-    time::Instant,
+    time::{Duration, Instant},
 };
 use sutler_base::{ClientId, Digest, JobId, Timestamp, Uid, state::Presence};
 use sutler_certs::ca::CaBundle;
@@ -193,6 +193,8 @@ pub struct Env {
     pub standing: Option<Standing>,
     /// When the unit was begun. The same if it has to be run again.
     pub now: Timestamp,
+    /// The same on a clock that nobody sets.
+    pub steady: Duration,
     /// Ids and secrets.
     pub world: World,
     /// What does not change.
@@ -242,6 +244,16 @@ impl Env {
         Ok(tx.clock().await?.unwrap_or(self.now))
     }
 
+    /// The same, and for how long it was not set ahead as far as this manager has seen.
+    pub async fn even_clock(&self, tx: &mut dyn Tx) -> Result<(Timestamp, Duration)> {
+        // Both clocks of one moment.
+        let (clock, steady) = match tx.clock().await? {
+            Some(clock) => (clock, self.world.steady()),
+            None => (self.now, self.steady),
+        };
+        Ok((clock, self.live.even_for(clock, steady)))
+    }
+
     /// Whether the client is in contact: with this manager, or lately with another one.
     pub fn presence(&self, client: &Client) -> Presence {
         self.live.presence(&client.id, client.last_seen, self.now, self.settings.limits.overdue)
@@ -286,6 +298,7 @@ impl App {
             reach: who.reach,
             standing: who.standing,
             now: self.world.now(),
+            steady: self.world.steady(),
             world: self.world.clone(),
             settings: self.settings.clone(),
             conditions: self.conditions.clone(),

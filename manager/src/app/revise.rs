@@ -10,7 +10,7 @@ use super::{
 use serde_json::Value;
 use std::collections::BTreeSet;
 use sutler_base::{
-    ClientId, JobId, Timestamp,
+    ClientId, JobAlias, JobId, Timestamp,
     manifest::Requirement,
     state::{CancelReason, ExecutionState, JobState, Purpose},
 };
@@ -56,6 +56,8 @@ pub struct Update {
     pub add_exclusions: Vec<Destination>,
     /// Exclusions that it loses.
     pub remove_exclusions: Vec<Destination>,
+    /// What people call it from now on; `Some(None)` for nothing.
+    pub alias: Option<Option<JobAlias>>,
     /// What it was when the caller read it; empty for whatever it is.
     pub etag: String,
 }
@@ -110,6 +112,9 @@ pub async fn update(tx: &mut dyn Tx, env: &Env, input: &Update) -> Result<Shown>
         }
     }
     let mut changes = changed(&before, &job);
+    if let Some(alias) = &input.alias {
+        changes.extend(jobs::call(tx, env, id, alias.as_ref()).await?);
+    }
     // A draft has been seen by nobody: its first revision is what it is when it is started.
     let started = job.state != JobState::Draft;
     let had = tx.job_packages(id, job.revision).await?;

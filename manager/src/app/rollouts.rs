@@ -12,7 +12,7 @@ use super::{
 use std::collections::BTreeMap;
 use sutler_base::{
     ClientId, JobId, Timestamp, Uid,
-    state::{CancelReason, ClientState, EventKind, ExecutionState, HoldReason, JobState, Presence},
+    state::{Awaited, CancelReason, ClientState, EventKind, ExecutionState, HoldReason, JobState, Presence},
 };
 use sutler_core::{
     event::Event,
@@ -196,12 +196,13 @@ async fn look(tx: &mut dyn Tx, env: &Env, job: &Job, position: &Position) -> Res
 async fn look_for_silence(tx: &mut dyn Tx, env: &Env, job: &Job, position: &Position, seen: &mut Seen) -> Result<Vec<Timestamp>> {
     let (stages, open) = (job.terms.rollout.stages().len(), position.stage as usize);
     let silence = job.terms.rollout.gate.silence_seconds;
-    let now = env.common_clock(tx).await?;
+    // What a clock that was set ahead shows is no silence: it counts as far as this manager has seen the time pass.
+    let (now, even) = env.even_clock(tx).await?;
+    let seen_from = now.saturating_sub(even).unwrap_or(Timestamp::MIN).max(env.live.started());
     let from = Timestamp::from_millisecond(position.silence_from_ms).unwrap_or(Timestamp::UNIX_EPOCH);
-    let started = env.live.started();
-    let Some(before) = rollout::silent_before(from.max(started), silence, now) else { return Ok(vec![]) };
+    let Some(before) = rollout::silent_before(from.max(seen_from), silence, now) else { return Ok(vec![]) };
     // Whoever tries to has reached this manager by then.
-    if now.duration_since(started).as_secs() < rollout::RECONNECT_SECONDS {
+    if now.duration_since(seen_from).as_secs() < rollout::RECONNECT_SECONDS {
         return Ok(vec![]);
     }
     let mut add = |number: u32, state: ExecutionState, n: u64| {
@@ -600,16 +601,17 @@ pub fn wake(env: &Env, job: &JobId) {
     env.wakes().jobs.insert(job.clone());
 }
 
-/// What a row that waits for its stage is told, and one of a job that starts nothing.
-pub fn sentence(job: &Job, shown: Option<&Shown>, row: &Execution) -> Option<String> {
-    let shown = shown?;
+/// What a row waits for that waits for its stage, and one of a job that starts nothing.
+pub fn sentence(job: &Job, shown: Option<&Shown>, row: &Execution) -> Option<(Awaited, String)> {
     if job.state == JobState::Paused {
-        let why = shown.position.halt.as_ref().map_or("", |halt| halt.why.as_str());
-        return Some(format!("the job is paused ({why}); nothing starts until `job resume`"));
+        let halt = shown.and_then(|shown| shown.position.halt.as_ref());
+        let why = halt.map_or("", |halt| halt.why.as_str());
+        return Some((Awaited::Paused, format!("the job is paused ({why}); nothing starts until `job resume`")));
     }
-    let status = rollout::status(&job.terms.rollout, &shown.position, shown.seen.as_ref());
     if row.hold == Some(HoldReason::User) {
-        return Some(user::OFFERED.to_owned());
+        return Some((Awaited::User, user::OFFERED.to_owned()));
     }
-    (row.hold == Some(HoldReason::Stage)).then(|| format!("waits for its stage of the rollout; open is {status}"))
+    let shown = shown.filter(|_| row.hold == Some(HoldReason::Stage))?;
+    let status = rollout::status(&job.terms.rollout, &shown.position, shown.seen.as_ref());
+    Some((Awaited::Stage, format!("waits for its stage of the rollout; open is {status}")))
 }

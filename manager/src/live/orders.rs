@@ -9,7 +9,7 @@ use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use sutler_base::{
     AttemptId, ClientId, Timestamp,
-    state::{ClientState, Intent},
+    state::{ClientState, Intent, Purpose},
 };
 use sutler_core::model::CertificateState;
 use sutler_proto::{
@@ -129,6 +129,7 @@ fn wire_offer(offer: dispatch::Offer, lease_seconds: u32, now: Timestamp) -> v1:
         deadline_time: offer.deadline.map(wire_time),
         timing: offer.timing.to_wire(),
         restart: offer.user.restart,
+        purpose: if offer.purpose == Purpose::Order { String::new() } else { offer.purpose.to_string() },
     }
 }
 

@@ -3,6 +3,7 @@
 use super::{Operator, Services, approvals::watched, caller, page, shown, shown::Contact, status, tokens::labels};
 use crate::app::{AppError, Violations, archive, clients, explain};
 use sutler_base::{ClientId, limits};
+use sutler_core::execution;
 use sutler_proto::{
     convert::{Word, client_id, group_name, wire_time},
     v1,
@@ -262,6 +263,9 @@ impl v1::client_service_server::ClientService for Services {
                 state: j.state.to_wire(),
                 sentence: j.sentence,
                 enter_time: Some(wire_time(j.entered)),
+                awaits: j.awaits.map_or(0, Word::to_wire),
+                cancel_awaits: j.cancel.as_ref().map_or(0, |cancel| execution::cancel_awaits(cancel, online).to_wire()),
+                cancel_deadline: j.cancel.as_ref().and_then(execution::cancel_until).map(wire_time),
             })
             .collect();
         let client = Some(shown::client(e.shown, &self.contact()));

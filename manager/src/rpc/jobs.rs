@@ -204,6 +204,11 @@ pub(super) fn update(r: v1::UpdateJobRequest) -> Result<revise::Update, AppError
         condition: r.condition,
         continue_on_failure: r.continue_on_failure,
         reset_terms: r.reset_terms,
+        alias: match r.alias.as_deref() {
+            None => None,
+            Some("") => Some(None),
+            Some(alias) => v.take("alias", alias.parse()).map(Some),
+        },
         etag: r.etag,
     };
     v.done()?;
@@ -474,6 +479,7 @@ impl v1::job_service_server::JobService for Services {
                 job: r.job.map(shown::job),
                 steps: r.steps.into_iter().map(shown::rollback_step).collect(),
                 left: r.left,
+                had_none: r.had_none,
             },
         );
         answer.await.map(Response::new).map_err(status)

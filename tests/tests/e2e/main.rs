@@ -48,3 +48,4 @@ mod sources;
 mod story;
 mod takeover;
 mod transfers;
+mod waiting;

@@ -304,6 +304,29 @@ fn silence_halts_a_rollout_as_failures_do() {
 }
 
 #[test]
+fn a_clock_that_is_set_ahead_makes_nobody_silent_and_time_that_passes_does() {
+    let mut crew = Crew::of(Database::Sqlite, 24);
+    for machine in &crew.machines {
+        machine.simulated.machine.hold_steps(true);
+    }
+    let job = crew.run(None);
+    crew.until("twenty to begin", &job, |job| counters(job).running == 20);
+    crew.until_begun(20);
+    crew.settle(&[]);
+    // By three times the silence that the gate tolerates.
+    crew.manager.set_clock(3 * 3600 * 1000);
+    crew.settle(&[]);
+    let at = crew.job(&job);
+    assert_eq!((at.state(), status(&at).silent), (JobState::Active, 0), "{at:?}");
+    crew.manager.step_clock(59 * 60 * 1000);
+    crew.settle(&[]);
+    assert_eq!(crew.job(&job).state(), JobState::Active);
+    crew.manager.step_clock(2 * 60 * 1000);
+    let halted = crew.until("silence to be noticed", &job, |job| job.state() == JobState::Paused);
+    assert!(status(&halted).halt.starts_with("20 fell silent of 20 clients in stage 1 of 5"), "{halted:?}");
+}
+
+#[test]
 fn a_manager_that_is_killed_in_the_middle_of_a_stage_goes_on_where_it_was() {
     let mut crew = Crew::of(Database::Sqlite, 40);
     for machine in &crew.machines {

@@ -177,6 +177,11 @@ fn approvers() -> BTreeSet<Role> {
     BTreeSet::from([Role::Approver])
 }
 
+/// The roles of those who may order jobs.
+pub(super) fn orderers() -> BTreeSet<Role> {
+    BTreeSet::from([Role::Deployer, Role::Admin])
+}
+
 /// What an approval is about, as events and the audit log name it.
 fn object(approval: &Approval) -> String {
     approval.job.as_ref().map_or_else(|| format!("approvals/{}", approval.id), |id| format!("jobs/{id}"))
