@@ -25,8 +25,8 @@ properties() {
   taskset -c "$1" cargo test -p sutler-tests --locked --test model -- --nocapture \
     "whatever_happens_the_rules_hold_on_$2" "job_and_policy_in_either_order_end_alike_on_$2" >"$logs/$2" 2>&1 || ended=FAILED
   printf '%s: %s\n' "$2" "$ended"
-  # PROPERTY: CASES cases, SUTLER_MODEL_SEED=SEED
-  sed -n 's/^\(.*\): \([0-9]*\) cases, SUTLER_MODEL_SEED=\([0-9a-f]*\)$/\1|\2|\3/p' "$logs/$2" | sort |
+  # test NAME ... PROPERTY: CASES cases, SUTLER_MODEL_SEED=SEED
+  sed -n 's/^\(.* \.\.\. \)\{0,1\}\(.*\): \([0-9]*\) cases, SUTLER_MODEL_SEED=\([0-9a-f]*\)$/\2|\3|\4/p' "$logs/$2" | sort |
     while IFS='|' read -r property count seed; do
       printf '| %s | %s | %s | %s | `%s` | %s |\n' "$(date -u +%F)" "$source" "$property" "$count" "$seed" "$ended"
     done >"$logs/$2.rows"
