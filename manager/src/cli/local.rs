@@ -76,7 +76,7 @@ pub struct InitArgs {
     #[arg(long, value_name = "BUNDLE", conflicts_with_all = ["trust_domain", "operator"], requires = "database")]
     join: Option<PathBuf>,
     /// Where packages' bytes lie: a folder, or s3://BUCKET/PREFIX, which several managers share [default: in the manager's folder]
-    #[arg(long, value_name = "DIR|s3://BUCKET/PREFIX")]
+    #[arg(long, value_name = "PLACE")]
     content: Option<String>,
     /// A name or address under which the manager is reached; several may be given, the first goes into the profile
     #[arg(long, value_name = "HOST", required = true, value_parser = parsed::<Host>)]
