@@ -85,6 +85,22 @@ pub enum Error {
         /// What the system said.
         source: std::io::Error,
     },
+    /// The file with the CAs for the store's server can't be used.
+    #[error("{} holds no certificates for the store's server: {source}; name a PEM file (s3.ca)", path.display())]
+    Certificates {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: std::io::Error,
+    },
+    /// The file with the key for the store can't be used.
+    #[error("{} holds no key for the store: {source}", path.display())]
+    Key {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it, without anything of what is in it.
+        source: std::io::Error,
+    },
     /// Anything else that the store said.
     #[error("the store failed to {what}: {source}")]
     Store {
