@@ -77,6 +77,14 @@ pub enum Error {
         /// Which rule it breaks.
         why: Invalid,
     },
+    /// The object is whole, but not a delta.
+    #[error("the object {digest} is not a delta: {why}")]
+    NotADelta {
+        /// The object's address.
+        digest: Digest,
+        /// Which rule it breaks.
+        why: Invalid,
+    },
     /// The folder of the store can't be used.
     #[error("the folder {} can't hold objects: {source}", path.display())]
     Folder {

@@ -14,6 +14,7 @@
 
 pub mod chunker;
 pub mod closure;
+pub mod delta;
 pub mod encoding;
 mod error;
 pub mod garbage;
