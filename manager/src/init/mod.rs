@@ -151,8 +151,8 @@ pub struct InitOptions {
     pub telemetry: TelemetryAt,
     /// The database: `sqlite:PATH`, relative to the folder, or `postgres://…`.
     pub database: String,
-    /// The folder of packages' bytes, if it is another one than that in the manager's folder.
-    pub content: Option<PathBuf>,
+    /// Where packages' bytes lie, if not in the manager's folder: another one, or `s3://BUCKET/PREFIX`.
+    pub content: Option<String>,
     /// Where agents are told to connect, `host:port`; none: the hosts with the port of `agents`.
     pub advertise: Vec<String>,
     /// The networks of balancers that say with the PROXY protocol who calls.

@@ -45,12 +45,22 @@ telemetry = {telemetry}
 # The database: sqlite:PATH (relative to this folder) or postgres://USER@HOST/DATABASE.
 database = {database}
 
-# The folder of packages' bytes; relative to this one. Several managers share one, on a file system that all of them see.
+# Where packages' bytes lie: a folder, relative to this one, or \"s3://BUCKET/PREFIX\" of an S3-compatible store; see [s3].
+# Several managers share a bucket, or a folder on a file system that all of them see.
 {content}
 
 # An agent that comes back after its certificate ended, within limits.agent_grace: \"automatic\" (it gets a new one),
 # \"approved\" (an operator must approve) or \"off\" (it must enrol again).
 # expired_agents = \"automatic\"
+
+# The store, where content names a bucket. Without an endpoint it is Amazon's; without a key the environment says it
+# (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY), or the role of this machine. The key is a file, closed to others, with the lines
+# access_key_id = \"…\" and secret_access_key = \"…\"; ca is one with the CAs (PEM) of the store, if not those of this machine.
+# [s3]
+# endpoint = \"https://s3.acme.example:9000\"
+# region = \"us-east-1\"
+# key = \"s3.key\"
+# ca = \"s3-ca.pem\"
 
 {limits}",
         trust_domain = value(options.trust_domain.to_string()),

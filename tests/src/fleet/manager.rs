@@ -79,7 +79,7 @@ impl Manager {
         );
         (options.agents, options.operators, options.telemetry) = (local(0), local(0), TelemetryAt::Off);
         if let Database::Postgres(server) = database {
-            options.database = server.create_database();
+            options.database = server.create_store();
         }
         runtime().block_on(init(&options, &World::system())).unwrap_or_else(|e| panic!("init: {e}"));
         let mut config = Config::load(Folder::new(place), &Overrides::default()).unwrap_or_else(|e| panic!("its configuration: {e}"));

@@ -5,6 +5,7 @@ mod api;
 mod audit;
 mod bad_input;
 mod brakes;
+mod buckets;
 mod clients;
 mod configuration;
 mod crowds;
