@@ -483,6 +483,8 @@ async fn stop(tx: &mut dyn Tx, env: &Env, job: &mut Job, mut position: Position,
     // First, so that what is offered at the same time is seen below or sees this.
     tx.save_job(job).await?;
     put(tx, job, &position).await?;
+    // While it stands still it is nobody's turn.
+    tx.hold_all_awaited(&job.id, env.now).await?;
     use ExecutionState::*;
     let mut page = Page { after: None, limit: BATCH };
     loop {

@@ -102,6 +102,8 @@ pub trait Brakes {
     async fn put_awaited(&mut self, job: &JobId, clients: &[ClientId], since: Timestamp) -> Result<()>;
     /// From now on the time of these clients that are awaited does not count.
     async fn hold_awaited(&mut self, job: &JobId, clients: &[ClientId], now: Timestamp) -> Result<()>;
+    /// The same for all clients of a job that are awaited.
+    async fn hold_all_awaited(&mut self, job: &JobId, now: Timestamp) -> Result<()>;
     /// It counts again from now on.
     async fn resume_awaited(&mut self, job: &JobId, clients: &[ClientId], now: Timestamp) -> Result<()>;
     /// Forgets that these clients are awaited.

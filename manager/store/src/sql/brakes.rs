@@ -298,6 +298,11 @@ impl Brakes for Unit<'_> {
         Ok(())
     }
 
+    async fn hold_all_awaited(&mut self, job: &JobId, now: Timestamp) -> Result<()> {
+        let sql = "UPDATE awaited SET held_ms = $2 WHERE job = $1 AND held_ms IS NULL";
+        self.run(query!(sql, job.to_string(), bind::ms(now))).await.map(drop)
+    }
+
     async fn resume_awaited(&mut self, job: &JobId, clients: &[ClientId], now: Timestamp) -> Result<()> {
         let sql = concat!(
             "UPDATE awaited SET since_ms = since_ms + CASE WHEN held_ms < $3 THEN $3 - held_ms ELSE 0 END, held_ms = NULL \
