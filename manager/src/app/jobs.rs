@@ -472,6 +472,8 @@ pub async fn start(tx: &mut dyn Tx, env: &Env, id: &JobId) -> Result<Shown> {
     }
     if !job.terms.schedule.waits(env.common_clock(tx).await?) {
         activate(tx, env, job).await?;
+        // Not where a job starts by itself: that was counted when it was ordered, and nobody would ask for the number.
+        note_coming(tx, env, id, Some(Effect::Reached)).await?;
         return get(tx, env, id).await;
     }
     let (wanted, targets) = pinned(tx, env, &job).await?;
@@ -550,7 +552,6 @@ pub async fn activate(tx: &mut dyn Tx, env: &Env, mut job: Job) -> Result<()> {
     }
     destinations::reach_matching(tx, env, &job).await?;
     env.reached().note_rows(id, &[]);
-    note_coming(tx, env, id, Some(Effect::Reached)).await?;
     let ignores = if job.terms.schedule.ignore_windows { ", ignoring maintenance windows" } else { "" };
     env.audit(tx, "start_job", format!("jobs/{id}"), format!("{}{ignores}", describe(&wanted))).await?;
     events::job_started(tx, env, &job, &describe(&wanted), false).await?;

@@ -12,7 +12,7 @@ use sutler_base::{
     state::{CancelReason, ExecutionState, Intent, OnLeave, Purpose},
 };
 use sutler_core::{
-    execution::{self, Cancellation},
+    execution,
     model::{Attempt, Client, Execution, JobPackage, PackageVersion},
 };
 use sutler_store::{ExecutionChange, Tx};
@@ -198,7 +198,7 @@ pub async fn is_owed(tx: &mut dyn Tx, row: &Execution) -> Result<bool> {
         return Ok(false);
     }
     // What has begun goes on to its end, and is taken back after that.
-    Ok(execution::cancellation(row) == Cancellation::TooLate || !to_uninstall(tx, &row.job, &row.client).await?.is_empty())
+    Ok(execution::has_begun(row.state) || !to_uninstall(tx, &row.job, &row.client).await?.is_empty())
 }
 
 /// Has what the job installed uninstalled where it does not reach the client any more and nothing is under way.

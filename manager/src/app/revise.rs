@@ -150,7 +150,9 @@ pub async fn update(tx: &mut dyn Tx, env: &Env, input: &Update) -> Result<Shown>
     if packages.is_some() && rollouts::other_packages(tx, &job).await? {
         changes.push("other packages: its stages begin again".into());
     }
-    if started && (packages.is_some() || job.condition != before.condition || job.requirements != before.requirements) {
+    // Before it starts its stages and its time are part of what was agreed to, too.
+    let otherwise = job.state == JobState::Scheduled && job.terms != before.terms;
+    if started && (packages.is_some() || job.condition != before.condition || job.requirements != before.requirements || otherwise) {
         // Whoever has not begun gets what nobody had agreed to.
         env.reached().note_rows(id, reached::NOT_BEGUN);
         if job.state == JobState::Scheduled {

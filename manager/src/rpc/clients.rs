@@ -63,7 +63,7 @@ pub(super) fn approve(r: v1::ApproveClientsRequest) -> Result<clients::Approve, 
     Ok(match (ids.first(), r.machine_id.is_empty()) {
         (Some(id), false) => clients::Approve::Machine(id.clone(), r.machine_id),
         (Some(_), true) => clients::Approve::Named(ids),
-        (None, _) => clients::Approve::Filter(r.filter),
+        (None, _) => clients::Approve::Filter { filter: r.filter, enrolled_by: None },
     })
 }
 

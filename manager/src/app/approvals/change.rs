@@ -1,8 +1,8 @@
 //! The changes that may need a second person, as they are carried out once somebody has agreed.
 
 use super::super::{AppError, Env, Result, clients, configuration, groups, jobs, policies, revise, rollback};
-use std::collections::BTreeSet;
-use sutler_base::{ClientId, GroupName, JobId, PolicyName, quoted, state::Role};
+use std::{borrow::Cow, collections::BTreeSet};
+use sutler_base::{ClientId, GroupName, JobId, PolicyName, Timestamp, quoted, state::Role};
 use sutler_store::Tx;
 
 /// What an operator ordered.
@@ -72,7 +72,7 @@ impl Change {
             Change::SetLabels(changes) => format!("set labels of {} clients", changes.len()),
             Change::ApproveClients(approve) => match approve {
                 clients::Approve::Named(ids) => format!("let {} clients in", ids.len()),
-                clients::Approve::Filter(filter) => format!("let all clients in that wait and match {}", quoted(filter)),
+                clients::Approve::Filter { filter, .. } => format!("let all clients in that wait and match {}", quoted(filter)),
                 clients::Approve::Machine(id, machine) => format!("let clients/{id} in as the machine {}", quoted(machine)),
             },
             Change::Apply(apply) => format!("apply a configuration of {} objects", apply.objects.len()),
@@ -96,6 +96,17 @@ impl Change {
             },
         };
         Ok(found.unwrap_or_default())
+    }
+
+    /// The same, for who was there when it was ordered: who has come since nobody had seen.
+    pub fn as_of(&self, ordered: Timestamp) -> Cow<'_, Change> {
+        match self {
+            Change::ApproveClients(clients::Approve::Filter { filter, .. }) => {
+                let approve = clients::Approve::Filter { filter: filter.clone(), enrolled_by: Some(ordered) };
+                Cow::Owned(Change::ApproveClients(approve))
+            }
+            other => Cow::Borrowed(other),
+        }
     }
 
     /// Makes the change.

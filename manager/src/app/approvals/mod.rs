@@ -187,14 +187,24 @@ fn object(approval: &Approval) -> String {
     approval.job.as_ref().map_or_else(|| format!("approvals/{}", approval.id), |id| format!("jobs/{id}"))
 }
 
-/// Stands for a change, for what it is about as that is now, and for what the one who ordered it may do now.
-async fn fingerprint(tx: &mut dyn Tx, method: &str, request: &[u8], change: &Change, requester: &str) -> Result<Digest> {
+/// Stands for a change, for what it is about as that is now, for what the one who ordered it may do now, and for the jobs by which it
+/// reaches clients, as far as they are there already: not only their versions could become others.
+async fn fingerprint<'a>(
+    tx: &mut dyn Tx,
+    method: &str,
+    request: &[u8],
+    change: &Change,
+    requester: &str,
+    jobs: impl Iterator<Item = &'a JobId>,
+) -> Result<Digest> {
     let subject = change.subject(tx).await?;
+    let ids: Vec<JobId> = jobs.cloned().collect();
+    let jobs: Vec<String> = tx.terms_of(&ids).await?.iter().map(|job| format!("{}/{} {:?}", job.id, job.revision, job.terms)).collect();
     let grants = match name(requester) {
         Some(name) => tx.operator(&name).await?.filter(|o| o.revoked.is_none()).map(|o| o.grants),
         None => None,
     };
-    let mut text = format!("{method}\n{subject}\n{grants:?}\n").into_bytes();
+    let mut text = format!("{method}\n{subject}\n{grants:?}\n{jobs:?}\n").into_bytes();
     text.extend_from_slice(request);
     Ok(Digest::of(&text))
 }
@@ -206,7 +216,8 @@ fn name(actor: &str) -> Option<OperatorName> {
 /// Has a change wait until somebody else agrees. The same one that waits already goes on waiting; if it comes to something else by
 /// now, under another name: nobody agrees to what became of what he had looked at.
 pub async fn ask(tx: &mut dyn Tx, env: &Env, order: &Order, needed: &Needed) -> Result<Approval> {
-    let fingerprint = fingerprint(tx, &order.method, &order.request, &order.change, &env.actor).await?;
+    let jobs = needed.reached.jobs.keys();
+    let fingerprint = fingerprint(tx, &order.method, &order.request, &order.change, &env.actor, jobs).await?;
     let job = order.change.job().cloned();
     let before = tx.approval_like(&env.actor, &order.method, &order.request, job.as_ref()).await?;
     let is_same = |a: &&Approval| {
@@ -431,9 +442,12 @@ pub async fn approve(tx: &mut dyn Tx, env: &Env, Approve { id, change, etag }: &
         AppError::state(format!("approvals/{id}"), "APPROVAL_OUTDATED", message)
     };
     let request = tx.approval_request(id).await?;
-    let now = fingerprint(tx, &approval.method, &request, change, &approval.requester).await?;
+    let now = fingerprint(tx, &approval.method, &request, change, &approval.requester, approval.jobs.keys()).await?;
     if now != approval.fingerprint {
-        return Err(outdated(format!("what it is about, or what {} may do, was changed", approval.requester)));
+        return Err(outdated(format!(
+            "what it is about, a job by which it reaches clients, or what {} may do, was changed",
+            approval.requester
+        )));
     }
     let grants = match name(&approval.requester) {
         Some(name) => operators::load(tx, &name).await?.grants,
@@ -443,7 +457,7 @@ pub async fn approve(tx: &mut dyn Tx, env: &Env, Approve { id, change, etag }: &
         return Err(outdated(format!("{} may not order it any more", approval.requester)));
     };
     let ordered = env.on_behalf_of(&approval.requester, reach);
-    change.carry_out(tx, &ordered).await?;
+    change.as_of(approval.created).carry_out(tx, &ordered).await?;
     if let (Some(plan), Some(job)) = (&approval.plan, &approval.job) {
         planned::hold_to(tx, &ordered, plan, job).await?;
     }

@@ -2,6 +2,10 @@
 ALTER TABLE approval ADD COLUMN plan TEXT;
 ALTER TABLE approval ADD COLUMN packages TEXT NOT NULL DEFAULT '[]';
 
+-- What waits was asked for without them: nobody can agree to it any more.
+UPDATE approval SET state = 'EXPIRED', decided_ms = created_ms, request = X'', reason = 'the manager is another version now; have it ordered again'
+WHERE state = 'PENDING';
+
 -- A request that is answered by what becomes of the change that it ordered.
 ALTER TABLE request ADD COLUMN approval TEXT;
 
