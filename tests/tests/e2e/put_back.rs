@@ -211,7 +211,7 @@ fn one_command_puts_back_what_a_hundred_and_fifty_had_in_three_versions_once_a_b
         crew.operator.push(&crew.manager, &signed).unwrap();
     };
     // Three versions, by turns; every tenth machine has none.
-    let has = |n: usize| if n % 10 == 0 { None } else { Some(["1.0", "1.1", "1.2"][n % 3]) };
+    let has = |n: usize| if n.is_multiple_of(10) { None } else { Some(["1.0", "1.1", "1.2"][n % 3]) };
     for version in ["1.0", "1.1", "1.2"] {
         if version != "1.0" {
             push(&mut crew, version);

@@ -719,8 +719,65 @@ fn clients_that_are_let_in_together_are_counted_where_jobs_wait_for_them() {
     fleet.operator("cid", "--role approver");
     let waits = approval(&eve.fails(1, all).says(&["let all clients in", "another operator has to agree"]));
     assert_eq!(waiting(&fleet), 3);
+    // Who comes after it was ordered was seen by nobody.
+    let (_, late) = Api::client(&fleet.token, "machine-late");
     bea.ok(&format!("approval approve {waits}"));
-    assert_eq!(waiting(&fleet), 0);
+    assert_eq!(waiting(&fleet), 1);
+    assert!(fleet.anna.ok(&format!("client show {late}")).contains("PENDING"));
+}
+
+#[test]
+fn a_job_is_what_was_agreed_to_while_it_waits_for_its_time_and_for_those_who_are_to_come() {
+    let fleet = Fleet::new();
+    let (dan, bea) = fleet.crew();
+    // Its stages are a part of it, and so are its terms for those who come.
+    let scheduled = dan.id("job run --package hello --group all --at 2099-01-31T22:00:00Z");
+    let waits = list(&bea, "approval list")[0]["name"].as_str().unwrap().trim_start_matches("approvals/").to_owned();
+    bea.ok(&format!("approval approve {waits}"));
+    assert_eq!(fleet.state(&scheduled), "SCHEDULED");
+    dan.fails(1, &format!("job update {scheduled} --rollout all-at-once")).says(&["60 of 60 clients", "another operator has to agree"]);
+    assert!(!fleet.anna.ok(&format!("job show {scheduled}")).contains("all-at-once"));
+
+    let job = dan.id("job run --package other --group few");
+    let everybody = fleet.ids.join(" ");
+    let waits = approval(&dan.fails(1, &format!("group add few {everybody}")).says(&["another operator has to agree"]));
+    dan.ok(&format!("job update {job} --on-leave uninstall"));
+    bea.fails(1, &format!("approval approve {waits}")).says(&["was changed", "have it ordered again"]);
+    assert_eq!(fleet.total(&job), 3);
+}
+
+#[test]
+fn nobody_agrees_to_what_somebody_orders_who_was_made_just_now() {
+    let mut bed = Bed::tuned(Database::Sqlite, |config| {
+        config.limits.second_person_clients = 2;
+        config.limits.second_person_rest = std::time::Duration::from_secs(3600);
+    });
+    for signed in Packages::new(&["hello"]).sign(&bed.manager.profile()) {
+        bed.admin.push(&bed.manager, &signed).unwrap();
+    }
+    let clients = [bed.client().0, bed.client().0].map(|id| format!("clients/{id}"));
+    let bea = bed.operator("bea", &[(Role::Approver, &[]), (Role::Admin, &[])]);
+    bed.operator("cid", &[(Role::Approver, &[])]);
+    bed.manager.step_clock(61 * 60_000);
+    let dan = bed.operator("dan", &[(Role::Deployer, &[])]);
+    let request = v1::RunJobRequest {
+        packages: vec![v1::JobPackage { package: "packages/hello".into(), ..Default::default() }],
+        destinations: clients.to_vec(),
+        ..Default::default()
+    };
+    let caller = bed.at_operators(&bed.manager, Some(&dan)).unwrap();
+    bed.call(&caller, "/sutler.v1.JobService/RunJob", request.encode_to_vec().into()).unwrap();
+    let list = v1::ListApprovalsRequest::default();
+    let seen = bed.admin.approvals(&bed.manager, |mut c| async move { c.list_approvals(list).await }).unwrap().approvals.remove(0);
+    let approve = |bed: &Bed| {
+        let caller = bed.at_operators(&bed.manager, Some(&bea)).unwrap();
+        let message = v1::ApproveChangeRequest { name: seen.name.clone(), etag: seen.etag.clone(), ..Default::default() };
+        bed.call(&caller, "/sutler.v1.ApprovalService/ApproveChange", message.encode_to_vec().into()).map(drop)
+    };
+    let refused = approve(&bed).unwrap_err();
+    assert!(refused.code() == Code::FailedPrecondition && refused.message().contains("operators/dan ordered it"), "{refused}");
+    bed.manager.step_clock(61 * 60_000);
+    approve(&bed).unwrap();
 }
 
 #[test]
