@@ -491,6 +491,12 @@ impl State {
             return;
         }
         let ahead = attempt.ahead.take();
+        let is_full = |result: &ItemResult| result.failure.as_ref().is_some_and(|failure| failure.kind == ErrorKind::NoSpace);
+        let prepared = match prepared {
+            // Not as long as nothing was done yet: there may be room before it is begun, and else nothing is.
+            Prepared::Ended(result) if ahead.is_some() && is_full(&result) => Prepared::Later("there is no room for it".into()),
+            prepared => prepared,
+        };
         match prepared {
             Prepared::Ready(_) | Prepared::Ended(_) if ahead.is_some() => {
                 // Whether it may be installed, and is there already, is asked when it is its turn.

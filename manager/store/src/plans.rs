@@ -352,6 +352,7 @@ async fn every_statement_walks_along_an_index() {
                     tx.forget_retries(&key).await?;
                     tx.put_awaited(&job, std::slice::from_ref(&client), now).await?;
                     tx.hold_awaited(&job, std::slice::from_ref(&client), now).await?;
+                    tx.hold_all_awaited(&job, now).await?;
                     tx.resume_awaited(&job, std::slice::from_ref(&client), now).await?;
                     tx.forget_awaited(&key).await?;
                     tx.set_operator_budget(&"a".parse().unwrap(), Some(1)).await?;

@@ -143,6 +143,10 @@ pub(crate) async fn breakers_retries_and_budgets_read_back(db: Database) {
                 tx.resume_awaited(&job, &all, at(50)).await?;
                 let resumed = tx.awaited(&job, &all).await?.into_iter().map(|noted| (noted.since, noted.held)).collect::<Vec<_>>();
                 assert_eq!(resumed, [(at(13), None), (at(24), None)], "as much later as it was held");
+                tx.hold_all_awaited(&job, at(100)).await?;
+                tx.resume_awaited(&job, &all, at(90)).await?;
+                let resumed = tx.awaited(&job, &all).await?.into_iter().map(|noted| (noted.since, noted.held)).collect::<Vec<_>>();
+                assert_eq!(resumed, [(at(13), None), (at(24), None)], "also by a clock that is behind");
                 tx.forget_awaited(&key).await?;
                 Ok((before, after, tx.retries(&key).await?[0].used, awaited, tx.awaited(&job, &[client]).await?.len()))
             }
