@@ -54,13 +54,15 @@ database = {database}
 # expired_agents = \"automatic\"
 
 # The store, where content names a bucket. Without an endpoint it is Amazon's; without a key the environment says it
-# (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY), or the role of this machine. The key is a file, closed to others, with the lines
-# access_key_id = \"…\" and secret_access_key = \"…\"; ca is one with the CAs (PEM) of the store, if not those of this machine.
-# [s3]
-# endpoint = \"https://s3.acme.example:9000\"
-# region = \"us-east-1\"
-# key = \"s3.key\"
-# ca = \"s3-ca.pem\"
+# (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY), or the role of this machine. The key is a file, closed to others, with two lines:
+#   access_key_id = \"…\"
+#   secret_access_key = \"…\"
+# ca is a file with the CAs (PEM) of the store, if its certificate is not from one that this machine trusts.
+#   [s3]
+#   endpoint = \"https://s3.acme.example:9000\"
+#   region = \"us-east-1\"
+#   key = \"s3.key\"
+#   ca = \"s3-ca.pem\"
 
 {limits}",
         trust_domain = value(options.trust_domain.to_string()),

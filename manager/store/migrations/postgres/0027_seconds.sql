@@ -1,6 +1,7 @@
 -- The plan by which a job that waits was run, and the versions that a change comes to (JSON): what is agreed to is what is done.
 ALTER TABLE approval ADD COLUMN plan TEXT COLLATE "C";
 ALTER TABLE approval ADD COLUMN packages TEXT COLLATE "C" NOT NULL DEFAULT '[]';
+CREATE INDEX approval_plan ON approval (plan) WHERE plan IS NOT NULL;
 
 -- What waits was asked for without them: nobody can agree to it any more.
 UPDATE approval SET state = 'EXPIRED', decided_ms = created_ms, request = '', reason = 'the manager is another version now; have it ordered again'
