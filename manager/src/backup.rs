@@ -195,7 +195,7 @@ pub async fn back_up(folder: &Path, database: Option<String>, target: &Path, wor
             live
         }
     };
-    let (from, to) = (Content::open_folder(&config.content)?, Content::open_folder(&copy.content())?);
+    let (from, to) = (config.content.open()?, Content::open_folder(&copy.content())?);
     let (objects, damaged) = copy_content(&from, &to, live).await?;
     {
         let _lock = folder.lock_ca()?;
@@ -255,7 +255,7 @@ pub async fn restore(
     let now = world.now();
     let restored = Restored { since_ms, until_ms: now.as_millisecond() };
     let live = live_manifests(&store).await?;
-    let (stored, new) = (Content::open_folder(&from.content())?, Content::open_folder(&to.content())?);
+    let (stored, new) = (Content::open_folder(&from.content())?, config.content.open()?);
     let (objects, damaged) = copy_content(&stored, &new, live).await?;
     let marked: crate::app::Result<()> =
         store.write("restore", unit!([restored, now] | tx | { restored::mark(tx, &restored, now).await })).await;

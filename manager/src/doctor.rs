@@ -4,7 +4,7 @@
 //! fault is named once.
 
 use crate::{
-    config::{Config, ConfigError},
+    config::{Config, ConfigError, ContentAt},
     folder::{Folder, FolderError},
     hooks::Receiver,
     world::World,
@@ -58,7 +58,7 @@ pub async fn examine(folder: &Path, config: Result<Config, String>, world: &Worl
         checkup.not_seen("certificates", config.folder.ca().display(), "the folder is not as it should be");
     }
     let inspection = database(&mut checkup, &config).await;
-    content(&mut checkup, &config);
+    content(&mut checkup, &config).await;
     disk(&mut checkup, &config);
     if serves(&config.folder) {
         checkup.fine("service", config.folder.path().display(), "a manager serves from it");
@@ -242,8 +242,8 @@ fn hooks(checkup: &mut Checkup, config: &Config, inspection: Option<&Inspection>
     }
 }
 
-fn content(checkup: &mut Checkup, config: &Config) {
-    let path = config.content.clone();
+async fn content(checkup: &mut Checkup, config: &Config) {
+    let Some(path) = config.content.folder().map(Path::to_path_buf) else { return bucket(checkup, &config.content).await };
     // Made when it is first used.
     let there = if path.exists() { path.clone() } else { config.folder.path().to_path_buf() };
     let access = rustix::fs::Access::READ_OK | rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
@@ -262,6 +262,25 @@ fn content(checkup: &mut Checkup, config: &Config) {
             checkup.wrong("content", path.display(), found, "chown it to the user that the manager runs as");
         }
     }
+}
+
+/// Whether the store answers and lets this manager read and write.
+async fn bucket(checkup: &mut Checkup, at: &ContentAt) {
+    let reached = match at.open() {
+        Ok(content) => tokio::time::timeout(PATIENCE, content.reach()).await,
+        Err(e) => Ok(Err(e)),
+    };
+    let found = match reached {
+        Ok(Ok(())) => return checkup.fine("content", at, "packages can be read and written"),
+        Ok(Err(e)) => e.to_string(),
+        Err(_) => format!("it does not answer within {} s", PATIENCE.as_secs()),
+    };
+    checkup.wrong(
+        "content",
+        at,
+        found,
+        "see that the store runs, and that content and [s3] in manager.toml name it, its bucket and its key",
+    );
 }
 
 fn disk(checkup: &mut Checkup, config: &Config) {

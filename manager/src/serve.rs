@@ -19,7 +19,6 @@ use arc_swap::ArcSwap;
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use sutler_base::OperatorName;
 use sutler_certs::{CaBundle, ca::CaError, tls};
-use sutler_content::Content;
 use sutler_core::model::{Operator, Subject};
 use sutler_store::{Store, StoreError, unit};
 use tokio::task::JoinSet;
@@ -172,7 +171,7 @@ pub(crate) async fn open(config: &Config, agents: SocketAddr, world: World) -> R
     let site = identify(&store, config).await?;
     let restored: Option<restored::Restored> = store.read("restored", unit!([] | tx | { restored::load(tx).await })).await?;
     let reserve = Arc::new(Reserve::new(config.folder.path(), config.limits.disk_reserve));
-    let content = Content::open_folder(&config.content)?.with_reserve(reserve.margin());
+    let content = config.content.open()?.with_reserve(reserve.margin());
     let settings = Settings {
         trust_domain: config.trust_domain.to_string(),
         site,

@@ -1,18 +1,23 @@
 //! Time and randomness, as everything in the manager gets them: passed in once, at the start.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicI64, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::{Duration, Instant},
 };
 use sutler_base::{AttemptId, ClientId, JobId, Timestamp, TokenId, Uid};
 
 type Now = dyn Fn() -> Timestamp + Send + Sync;
+type Steady = dyn Fn() -> Duration + Send + Sync;
 type Fill = dyn Fn(&mut [u8]) + Send + Sync;
 
 /// What the manager takes from the world around it.
 #[derive(Clone)]
 pub struct World {
     now: Arc<Now>,
+    steady: Arc<Steady>,
     random: Arc<Fill>,
 }
 
@@ -20,8 +25,10 @@ impl World {
     /// The system's clock and randomness.
     #[allow(clippy::disallowed_methods)]
     pub fn system() -> World {
+        let begin = Instant::now();
         World {
             now: Arc::new(Timestamp::now),
+            steady: Arc::new(move || begin.elapsed()),
             random: Arc::new(|bytes| getrandom::fill(bytes).expect("the system has randomness; without it nothing may be issued")),
         }
     }
@@ -32,15 +39,22 @@ impl World {
         World { now: Arc::new(now), ..World::system() }
     }
 
-    /// The system's randomness with a clock that is so many milliseconds ahead of the system's, which may change.
-    pub fn ahead(millis: Arc<AtomicI64>) -> World {
+    /// The system's randomness with clocks that are so many milliseconds ahead of the system's, which may change: as if that time had
+    /// passed. The one that can be set is ahead by what it was `set`, too.
+    pub fn ahead(millis: Arc<AtomicI64>, set: Arc<AtomicI64>) -> World {
         let system = World::system();
-        let clock = system.now.clone();
+        let (clock, steady, passed) = (system.now.clone(), system.steady.clone(), millis.clone());
         let now = move || {
-            let ahead = jiff::SignedDuration::from_millis(millis.load(Ordering::SeqCst));
-            clock().saturating_add(ahead).unwrap_or(Timestamp::MAX)
+            let ahead = millis.load(Ordering::SeqCst).saturating_add(set.load(Ordering::SeqCst));
+            clock().saturating_add(jiff::SignedDuration::from_millis(ahead)).unwrap_or(Timestamp::MAX)
         };
-        World { now: Arc::new(now), ..system }
+        let steady = move || steady().saturating_add(Duration::from_millis(passed.load(Ordering::SeqCst).max(0) as u64));
+        World { now: Arc::new(now), steady: Arc::new(steady), ..system }
+    }
+
+    /// A clock that nobody sets: how much time has passed since some moment.
+    pub fn steady(&self) -> Duration {
+        (self.steady)()
     }
 
     /// The time.

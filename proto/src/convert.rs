@@ -47,6 +47,8 @@ word!(state::OnLeave, v1::OnLeave, "ON_LEAVE");
 word!(state::Timing, v1::Timing, "TIMING");
 word!(state::JobState, v1::JobState, "JOB_STATE");
 word!(state::ExecutionState, v1::ExecutionState, "EXECUTION_STATE");
+word!(state::Awaited, v1::Awaited, "AWAITED");
+word!(state::CancelAwaits, v1::CancelAwaits, "CANCEL_AWAITS");
 word!(state::Intent, v1::Intent, "INTENT");
 word!(state::RetryKind, v1::RetryKind, "RETRY_KIND");
 word!(state::Role, v1::Role, "ROLE");
@@ -276,6 +278,8 @@ mod tests {
         agree(state::Timing::ALL);
         agree(state::JobState::ALL);
         agree(state::ExecutionState::ALL);
+        agree(state::Awaited::ALL);
+        agree(state::CancelAwaits::ALL);
         agree(state::Intent::ALL);
         agree(state::RetryKind::ALL);
         agree(state::Role::ALL);

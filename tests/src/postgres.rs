@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
+use sutler_store::Store;
 
 /// How long a server may take to start beside busy neighbours, and a statement to be answered.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -40,6 +41,8 @@ pub struct Postgres {
     port: u16,
     folder: PathBuf,
     databases: AtomicU32,
+    /// The database with the store's tables that others are copied from.
+    tables: OnceLock<String>,
     log: Log,
 }
 
@@ -109,6 +112,25 @@ impl Postgres {
     pub fn create_database(&self) -> String {
         let name = format!("test_{}", self.databases.fetch_add(1, Ordering::Relaxed));
         self.execute(&format!("CREATE DATABASE {name} TEMPLATE template0"));
+        self.url(&name)
+    }
+
+    /// The same with the store's tables in it: a copy of a database that was made once, by the store itself.
+    ///
+    /// # Panics
+    ///
+    /// When the server refuses it.
+    pub fn create_store(&self) -> String {
+        let tables = self.tables.get_or_init(|| {
+            let url = self.create_database();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime can be made");
+            runtime.block_on(async {
+                Store::open(&url).await.expect("an empty database gets its tables").close().await;
+            });
+            url.rsplit('/').next().unwrap_or_default().to_owned()
+        });
+        let name = format!("test_{}", self.databases.fetch_add(1, Ordering::Relaxed));
+        self.execute(&format!("CREATE DATABASE {name} TEMPLATE {tables}"));
         self.url(&name)
     }
 
@@ -317,7 +339,7 @@ fn launch(postgres: &Path, folder: &Path, owner: Owner, durability: Durability) 
     let kept = Arc::clone(&log);
     std::thread::spawn(move || follow(stderr, &kept, &sender));
     let databases = AtomicU32::new(0);
-    let mut server = Postgres { supervisor, pid, port, folder: folder.to_owned(), databases, log };
+    let mut server = Postgres { supervisor, pid, port, folder: folder.to_owned(), databases, tables: OnceLock::new(), log };
     match receiver.recv_timeout(PATIENCE) {
         Ok(()) => Ok(server),
         Err(reason) => {

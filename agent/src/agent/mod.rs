@@ -264,6 +264,7 @@ fn interrupted(identity: &Identity, attempt: &AttemptId, clock: &Arc<dyn Clock>)
         announcement: None,
         timing: Timing::Now,
         restart: false,
+        purpose: String::new(),
     };
     Ok(Record { started: true, stage: Stage::Finished { outcome, signature }, ..Record::new(offer, now) })
 }

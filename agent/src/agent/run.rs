@@ -282,7 +282,12 @@ impl Loop {
                 Effect::Accept(id) => self.send(Up::Accepted(v1::AttemptAccepted { attempt: id.to_string() })),
                 Effect::AcknowledgeCancel(id, started) => {
                     info!(attempt = %id, started, "canceled by the manager");
-                    self.send(Up::CancelAcknowledged(v1::CancelAcknowledged { attempt: id.to_string(), started }));
+                    self.send(Up::CancelAcknowledged(v1::CancelAcknowledged { attempt: id.to_string(), started, nothing_follows: false }));
+                }
+                Effect::NothingFollows(id) => {
+                    info!(attempt = %id, "canceled by the manager after the package that is under way");
+                    let (attempt, started, nothing_follows) = (id.to_string(), true, true);
+                    self.send(Up::CancelAcknowledged(v1::CancelAcknowledged { attempt, started, nothing_follows }));
                 }
                 Effect::Measure(id) => {
                     // What is being measured may have been looked at before it was asked.
@@ -297,6 +302,11 @@ impl Loop {
                 Effect::Prepare(id, item) => {
                     if let Some(record) = self.state.record(&id) {
                         self.worker.prepare(record, item);
+                    }
+                }
+                Effect::FetchAhead(id, item) => {
+                    if let Some(record) = self.state.record(&id) {
+                        self.worker.fetch_ahead(record, item);
                     }
                 }
                 Effect::Perform(id, item, op, run) => {
@@ -751,11 +761,9 @@ impl Loop {
                 return Ok(());
             }
         };
-        // The schedule is the manager's: by its clock, not by this machine's.
-        let skew = jiff::SignedDuration::from_secs(self.skew.unwrap_or(0));
-        offer.expire = offer.expire.map(|at| at.checked_add(skew).unwrap_or(at));
+        offer.expire = offer.expire.map(|at| self.here(at));
         if let Some(announcement) = &mut offer.announcement {
-            announcement.deadline = announcement.deadline.map(|at| at.checked_add(skew).unwrap_or(at));
+            announcement.deadline = announcement.deadline.map(|at| self.here(at));
         }
         let id = offer.attempt.clone();
         let asked = id.clone();
@@ -774,7 +782,11 @@ impl Loop {
             // It is over, whoever offers it: the answer is what became of it, never another run.
             match outcome_of(&over) {
                 Some(outcome) => self.send(outcome),
-                None => self.send(Up::CancelAcknowledged(v1::CancelAcknowledged { attempt: id.to_string(), started: false })),
+                None => self.send(Up::CancelAcknowledged(v1::CancelAcknowledged {
+                    attempt: id.to_string(),
+                    started: false,
+                    nothing_follows: false,
+                })),
             }
             return Ok(());
         }
@@ -782,7 +794,12 @@ impl Loop {
         self.happened(Event::Offered(offer, lease)).await
     }
 
-    /// Takes in when an attempt may be begun.
+    /// A moment of the manager's clock, by this machine's: the schedule is the manager's.
+    fn here(&self, at: Timestamp) -> Timestamp {
+        at.checked_add(jiff::SignedDuration::from_secs(self.skew.unwrap_or(0))).unwrap_or(at)
+    }
+
+    /// Takes in when an attempt may be begun, and from when on it is not put off.
     async fn timed(&mut self, told: &v1::AttemptTimes) -> Result<(), AgentError> {
         let times = match told.times.as_ref().map(|times| wire::times(times, &self.clock.now())).transpose() {
             Ok(times) => times,
@@ -791,8 +808,18 @@ impl Loop {
                 return Ok(());
             }
         };
+        let deadline = match told.deadline.as_ref().map(|told| told.time.as_ref().map(time).transpose()).transpose() {
+            Ok(deadline) => deadline.map(|at| at.map(|at| self.here(at))),
+            Err(e) => {
+                warn!(attempt = told.attempt, "its deadline can't be read: {e}");
+                None
+            }
+        };
         for id in wire::attempts(std::slice::from_ref(&told.attempt)) {
-            self.happened(Event::Timed(id, times.clone())).await?;
+            self.happened(Event::Timed(id.clone(), times.clone())).await?;
+            if let Some(deadline) = deadline {
+                self.happened(Event::Deadline(id, deadline)).await?;
+            }
         }
         Ok(())
     }
@@ -854,18 +881,16 @@ impl Loop {
         Ok(())
     }
 
-    /// Keeps that a package wants the machine restarted, and has that told.
+    /// Keeps which packages want the machine restarted, and has that told.
     fn note_restart(&mut self, id: &AttemptId) -> Result<(), AgentError> {
         let now = self.clock.now();
-        let Some(record) = self.state.record(id).filter(|record| record.needs_restart(&now)) else { return Ok(()) };
-        let name = match (&record.stage, record.results.last()) {
-            (Stage::Installing(installing), _) => installing.plan.package.to_string(),
-            (_, Some(last)) => last.package.to_string(),
-            (_, None) => return Ok(()),
-        };
-        let noted = self.restarts.note(&now.boot_id, name);
-        if self.unless_full(noted)? == Some(true) {
-            self.measure();
+        let Some(record) = self.state.record(id) else { return Ok(()) };
+        let names: Vec<String> = record.restart_by(&now).map(ToString::to_string).collect();
+        for name in names {
+            let noted = self.restarts.note(&now.boot_id, name);
+            if self.unless_full(noted)? == Some(true) {
+                self.measure();
+            }
         }
         Ok(())
     }
@@ -955,6 +980,7 @@ fn outcome_of(record: &Record) -> Option<Up> {
             signature: signature.clone().into(),
             job: record.offer.job.clone(),
             revision: record.offer.revision,
+            purpose: record.offer.purpose.clone(),
         })),
         _ => None,
     }

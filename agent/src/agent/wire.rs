@@ -53,6 +53,7 @@ pub(super) fn offer(wire: &v1::Offer, now: &Now) -> Result<(Offer, u32), Invalid
         announcement: wire.announcement.as_ref().map(|told| announcement(told, wire.deadline_time.as_ref())).transpose()?,
         timing: Timing::from_wire(wire.timing)?.unwrap_or_default(),
         restart: wire.restart,
+        purpose: wire.purpose.chars().filter(char::is_ascii_uppercase).take(16).collect(),
     };
     Ok((offer, wire.lease_seconds))
 }
@@ -165,6 +166,7 @@ pub(super) fn open_attempt(record: &Record, progress: Option<&Progress>) -> v1::
         state: state.to_wire(),
         job: record.offer.job.clone(),
         revision: record.offer.revision,
+        purpose: record.offer.purpose.clone(),
     }
 }
 

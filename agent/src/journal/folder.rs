@@ -323,6 +323,7 @@ mod tests {
             announcement: None,
             timing: Timing::Now,
             restart: false,
+            purpose: String::new(),
         };
         let accepted = Timestamp::from_second(1).unwrap();
         Record::new(offer, accepted)

@@ -10,8 +10,8 @@
 
 use super::{Activity, Attempt, Lease, Now, Record, Stage, State};
 use serde::{Deserialize, Serialize};
-use std::time::Duration;
-use sutler_base::{Timestamp, state::Timing};
+use std::{collections::BTreeSet, time::Duration};
+use sutler_base::{PackageName, Timestamp, state::Timing};
 
 /// A restart that did not happen in this time is ordered once more.
 const RESTART_PATIENCE: Duration = Duration::from_secs(600);
@@ -26,6 +26,9 @@ pub struct Restart {
     /// Nothing of the attempt goes on before it has happened.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub hard: bool,
+    /// The packages whose steps have asked for it.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub by: BTreeSet<PackageName>,
     /// When it was last ordered, on `CLOCK_BOOTTIME`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ordered: Option<Duration>,
@@ -92,16 +95,47 @@ impl Record {
         }
     }
 
+    /// The package after the next one whose bytes are to be fetched first: what begins with a start or the stop of the machine may
+    /// be without contact then.
+    pub(super) fn next_ahead(&self) -> Option<usize> {
+        let next = self.ahead.max(self.results.len() + 1);
+        (self.offer.timing != Timing::Now && !self.started && next < self.offer.items.len()).then_some(next)
+    }
+
     /// Whether it waited for a start of the machine that has happened.
     pub(super) fn is_boot_due(&self, now: &Now) -> bool {
         self.offer.timing == Timing::AtBoot && self.staged_in.as_ref().is_some_and(|boot| *boot != now.boot_id)
     }
 
-    /// Notes that a step has asked for a restart.
-    pub(super) fn restart_wanted(&mut self, hard: bool, now: &Now) {
+    /// Notes that a step of this package has asked for a restart.
+    pub(super) fn restart_wanted(&mut self, by: PackageName, hard: bool, now: &Now) {
+        let restart = self.restart_of(now);
+        restart.hard |= hard;
+        restart.by.insert(by);
+    }
+
+    /// Notes that the restart that was asked for is ordered now.
+    pub(super) fn restart_ordered(&mut self, now: &Now) {
+        let restart = self.restart_of(now);
+        restart.ordered = Some(now.boot);
+        restart.orders = restart.orders.saturating_add(1);
+    }
+
+    /// The restart of this start of the machine: whatever was asked for in another one has happened.
+    fn restart_of(&mut self, now: &Now) -> &mut Restart {
         let before = self.restart.take().filter(|restart| restart.boot_id == now.boot_id);
-        let restart = before.unwrap_or_else(|| Restart { boot_id: now.boot_id.clone(), hard, ordered: None, orders: 0 });
-        self.restart = Some(Restart { hard: hard || restart.hard, ..restart });
+        self.restart.insert(before.unwrap_or_else(|| Restart {
+            boot_id: now.boot_id.clone(),
+            hard: false,
+            by: BTreeSet::new(),
+            ordered: None,
+            orders: 0,
+        }))
+    }
+
+    /// The packages that have asked for a restart which did not happen yet.
+    pub fn restart_by<'a>(&'a self, now: &'a Now) -> impl Iterator<Item = &'a PackageName> {
+        self.restart.iter().filter(move |restart| restart.boot_id == now.boot_id).flat_map(|restart| &restart.by)
     }
 
     /// Whether nothing of it goes on before the machine was restarted.

@@ -94,6 +94,8 @@ pub enum Event {
     Journaled(AttemptId, u64),
     /// The manager says anew when an attempt may be begun.
     Timed(AttemptId, Option<Times>),
+    /// The manager says anew from when on the user can't put an attempt off, by this machine's clock; none: never.
+    Deadline(AttemptId, Option<Timestamp>),
     /// The manager renews permission to start steps.
     Leased(Vec<AttemptId>, u32),
     /// The manager calls an attempt off.
@@ -135,10 +137,15 @@ pub enum Effect {
     Accept(AttemptId),
     /// Tell the manager that it is called off, and whether something had been started.
     AcknowledgeCancel(AttemptId, bool),
+    /// Tell the manager that the package goes on to its end that had been started, and that nothing follows it.
+    NothingFollows(AttemptId),
     /// Measure the facts anew and tell the manager what changed, then say [`Event::Measured`].
     Measure(AttemptId),
     /// Fetch the package with this number.
     Prepare(AttemptId, usize),
+    /// Fetch the bytes of the package with this number before it is its turn, then say [`Event::Prepared`]: whether it may be
+    /// installed is asked when it is.
+    FetchAhead(AttemptId, usize),
     /// Do the op of the package with this number.
     Perform(AttemptId, usize, Op, u32),
     /// Find out how the step ended that was started before the agent was: it is not started again.

@@ -9,6 +9,7 @@
 //! - No step is started without a lease; nothing at all after a cancel was acknowledged as *not started*.
 //! - What a job announces to the user, or orders for a start or the stop of the machine, is not begun before that.
 //! - Between two packages it can be called off, and can expire, as before the first: the outcome then says what was done until there.
+//!   One that is called off while a package is under way goes on to the end of that one, and begins none after it.
 //! - No package is begun outside of the times that the manager gave, or where it does not fit into them. What has begun goes on.
 //! - Installations run one at a time. One that has begun keeps its turn until its end, whatever it waits for: half
 //!   installed software is in nobody's way but for a bounded time. Who waits before that, or downloads, holds up no other.
@@ -89,10 +90,14 @@ struct Attempt {
     unwanted: bool,
     /// The next package is about to be begun, and nothing of it was done; whether anything of the attempt was before.
     beginning: Option<bool>,
+    /// The package that it fetches although it is not its turn.
+    ahead: Option<usize>,
     /// It waits because the manager gives this machine no bytes.
     suspended: bool,
     /// That it has the machine restarted is about to be written down.
     restarting: bool,
+    /// The number of the write by which it is on disk that nothing follows what is under way, until the manager was told.
+    ending: Option<u64>,
 }
 
 impl Attempt {
@@ -109,8 +114,10 @@ impl Attempt {
             doubted: vec![],
             unwanted: false,
             beginning: None,
+            ahead: None,
             suspended: false,
             restarting: false,
+            ending: None,
         }
     }
 
@@ -234,6 +241,16 @@ impl State {
                     }
                 }
             }
+            Event::Deadline(id, deadline) => {
+                if let Some(attempt) = self.attempts.get_mut(&id)
+                    && !matches!(attempt.record.stage, Stage::Finished { .. } | Stage::Canceled)
+                    && attempt.record.take_deadline(deadline, now)
+                    && attempt.activity == Activity::Idle
+                {
+                    // In the same way.
+                    attempt.journal(&mut effects);
+                }
+            }
             Event::Leased(ids, seconds) => {
                 for id in ids {
                     if let Some(attempt) = self.attempts.get_mut(&id)
@@ -333,6 +350,7 @@ impl State {
                 _ => {
                     attempt.record.extend(Lease::of(seconds, now));
                     attempt.record.offer.times = offer.times;
+                    attempt.record.take_deadline(offer.announcement.and_then(|told| told.deadline), now);
                     if !attempt.accepting {
                         effects.push(Effect::Accept(id));
                     }
@@ -352,6 +370,9 @@ impl State {
     fn journaled(&mut self, id: &AttemptId, write: u64, now: &Now, effects: &mut Vec<Effect>) {
         let going_down = self.goes_down(now);
         let Some(attempt) = self.attempts.get_mut(id) else { return };
+        if attempt.ending.take_if(|ending| *ending <= write).is_some() {
+            effects.push(Effect::NothingFollows(id.clone()));
+        }
         if attempt.activity != Activity::Journaling || attempt.write != write {
             return;
         }
@@ -427,7 +448,17 @@ impl State {
         if attempt.record.started {
             match &attempt.record.stage {
                 _ if !acknowledge => {}
-                Stage::Installing(_) if attempt.beginning.is_none() => effects.push(Effect::AcknowledgeCancel(id.clone(), true)),
+                Stage::Installing(_) if attempt.beginning.is_none() => {
+                    if attempt.record.results.len() + 1 < attempt.record.offer.items.len() {
+                        // What is under way goes on: nothing waits for this write but the answer.
+                        attempt.record.ends = true;
+                        attempt.write += 1;
+                        attempt.ending = Some(attempt.write);
+                        effects.push(Effect::Journal(id.clone(), attempt.write));
+                    } else {
+                        effects.push(Effect::AcknowledgeCancel(id.clone(), true));
+                    }
+                }
                 // Nothing of the next package was done yet, and nothing will be: see `journaled` and `advance`.
                 _ => attempt.canceling = true,
             }
@@ -459,7 +490,20 @@ impl State {
         if attempt.activity != Activity::Fetching {
             return;
         }
+        let ahead = attempt.ahead.take();
+        let is_full = |result: &ItemResult| result.failure.as_ref().is_some_and(|failure| failure.kind == ErrorKind::NoSpace);
+        let prepared = match prepared {
+            // Not as long as nothing was done yet: there may be room before it is begun, and else nothing is.
+            Prepared::Ended(result) if ahead.is_some() && is_full(&result) => Prepared::Later("there is no room for it".into()),
+            prepared => prepared,
+        };
         match prepared {
+            Prepared::Ready(_) | Prepared::Ended(_) if ahead.is_some() => {
+                // Whether it may be installed, and is there already, is asked when it is its turn.
+                attempt.record.ahead = ahead.map_or(0, |item| item + 1);
+                attempt.doubted.clear();
+                attempt.bytes = (0, 0);
+            }
             Prepared::Ready(plan) => {
                 attempt.record.staged_in.get_or_insert_with(|| now.boot_id.clone());
                 attempt.record.stage = Stage::Fetched(plan);
@@ -509,7 +553,8 @@ impl State {
         let Stage::Installing(installing) = &mut attempt.record.stage else { return };
         let (Activity::Performing, Some(op)) = (attempt.activity, installing.op()) else { return };
         if let Some(hard) = asks {
-            attempt.record.restart_wanted(hard, now);
+            let package = installing.plan.package.clone();
+            attempt.record.restart_wanted(package, hard, now);
         }
         let Stage::Installing(installing) = &mut attempt.record.stage else { return };
         attempt.activity = Activity::Idle;
@@ -538,8 +583,8 @@ impl State {
         }
         if installing.op().is_none() {
             let mut result = result_of(installing, now);
-            // What was restarted since needs no restart.
-            result.reboot = attempt.record.needs_restart(now);
+            // What was restarted since needs no restart, and what another package of the job asked for is that one's.
+            result.reboot = attempt.record.restart_by(now).any(|package| *package == result.package);
             attempt.record.results.push(result);
             attempt.record.stage = Stage::Offered;
             attempt.bytes = (0, 0);
@@ -583,7 +628,7 @@ impl State {
             }
             let end = match &attempt.record {
                 _ if !attempt.is_between() => None,
-                _ if attempt.canceling => Some(ExecutionState::Canceled),
+                record if attempt.canceling || record.ends => Some(ExecutionState::Canceled),
                 record if record.is_expired(now) => Some(ExecutionState::Expired),
                 _ => None,
             };
@@ -594,6 +639,10 @@ impl State {
                 continue;
             }
             if attempt.activity != Activity::Idle {
+                continue;
+            }
+            if !attempt.record.started && attempt.record.asked.as_mut().is_some_and(|asked| asked.count(now)) {
+                attempt.journal(effects);
                 continue;
             }
             let called_off = attempt.unwanted && attempt.record.started && !attempt.record.leased(now);
@@ -620,7 +669,11 @@ impl State {
                         attempt.doubted = underway;
                         fetching += 1;
                         attempt.activity = Activity::Fetching;
-                        effects.push(Effect::Prepare(id.clone(), attempt.record.results.len()));
+                        attempt.ahead = attempt.record.next_ahead();
+                        effects.push(match attempt.ahead {
+                            Some(item) => Effect::FetchAhead(id.clone(), item),
+                            None => Effect::Prepare(id.clone(), attempt.record.results.len()),
+                        });
                     }
                 }
                 Stage::Fetched(plan) => {
@@ -683,11 +736,7 @@ impl State {
         let ready = |a: &&Attempt| a.activity == Activity::Idle && self.may_order_restart(a, now);
         let Some(id) = self.attempts.values().find(ready).map(|a| a.record.id().clone()) else { return };
         let Some(attempt) = self.attempts.get_mut(&id) else { return };
-        attempt.record.restart_wanted(false, now);
-        if let Some(restart) = &mut attempt.record.restart {
-            restart.ordered = Some(now.boot);
-            restart.orders = restart.orders.saturating_add(1);
-        }
+        attempt.record.restart_ordered(now);
         attempt.restarting = true;
         attempt.journal(effects);
     }

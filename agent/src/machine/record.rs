@@ -113,6 +113,9 @@ pub struct Offer {
     /// Have the machine restarted where a step says that it must be.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub restart: bool,
+    /// The manager's word for what it is for; it is only repeated.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub purpose: String,
 }
 
 /// A step as the machine needs it.
@@ -413,13 +416,20 @@ pub struct Record {
     pub measured: bool,
     /// Whether anything was ever started: what is called off from then on has an outcome that says what was done.
     pub started: bool,
+    /// It was called off while a package was under way: none of those that would follow it is begun any more.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ends: bool,
     /// How it stands with the user, once it was announced.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub asked: Option<Asked>,
     /// The user refused it: nothing more of it is done.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub refused: bool,
-    /// The start of the machine in which its first package was there.
+    /// The bytes of all packages before this number are there, although it was not their turn.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub ahead: usize,
+    /// The start of the machine in which its first package was there, and with it all of them where it waits for a start or the
+    /// stop of the machine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub staged_in: Option<String>,
     /// A restart of the machine that a step has asked for.
@@ -439,8 +449,10 @@ impl Record {
             results: Vec::new(),
             measured: false,
             started: false,
+            ends: false,
             asked: None,
             refused: false,
+            ahead: 0,
             staged_in: None,
             restart: None,
             stage: Stage::Offered,
@@ -500,6 +512,10 @@ impl Record {
             AlreadyInstalled
         })
     }
+}
+
+fn is_none(ahead: &usize) -> bool {
+    *ahead == 0
 }
 
 /// Bytes as hex digits in JSON.

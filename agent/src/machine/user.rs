@@ -5,10 +5,11 @@
 //! it does. What was put off is announced anew when that time is over, with a whole countdown. From the job's deadline on nothing is
 //! put off any more, and what was put off goes on then.
 //!
-//! A countdown runs on the clock of the machine that never jumps. Over a restart of the machine the time of day tells how much of
-//! it is left, and never more than was left before: it does not start anew.
+//! A countdown runs on the clock of the machine that never jumps, and what is left of it is written down while it runs. Over a restart
+//! of the machine the time of day tells how much of it is left, and never more than was written down last: it does not start anew,
+//! also where the clock comes up in the past at each start.
 
-use super::{Activity, Effect, Now, Plan, Stage, State};
+use super::{Activity, Effect, Now, Plan, Record, Stage, State};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use sutler_base::{
@@ -48,6 +49,10 @@ pub struct Due {
     left: Duration,
 }
 
+/// How often it is counted at the most, and into how many parts a long time is divided: each time is a write to the disk.
+const COUNT_EVERY: Duration = Duration::from_secs(10);
+const COUNT_PARTS: u32 = 64;
+
 impl Due {
     /// So long after this moment.
     pub fn after(length: Duration, now: &Now) -> Due {
@@ -66,6 +71,22 @@ impl Due {
         }
         let by_wall = self.wall.as_millisecond().saturating_sub(now.wall.as_millisecond()).max(0) as u64;
         Duration::from_millis(by_wall).min(self.left)
+    }
+
+    /// When it is to be counted next, on `CLOCK_BOOTTIME`; once it has come it is not counted any more.
+    pub(super) fn count_at(&self) -> Duration {
+        let step = COUNT_EVERY.max(self.left / COUNT_PARTS);
+        self.at.saturating_sub(self.left.saturating_sub(step))
+    }
+
+    /// Counts how far ahead it is, if it is time for that. Gives back whether that is to be written down.
+    fn count(&mut self, now: &Now) -> bool {
+        let left = self.left(now);
+        if self.boot_id != now.boot_id || left.is_zero() || now.boot < self.count_at() {
+            return false;
+        }
+        self.left = left;
+        true
     }
 
     /// Counts from this start of the machine on, if it did from another.
@@ -109,6 +130,14 @@ impl Asked {
     pub(super) fn carry_over(&mut self, now: &Now) {
         if let Talk::Countdown(due) | Talk::PutOff(due) = &mut self.talk {
             due.carry_over(now);
+        }
+    }
+
+    /// Counts how long the user is still waited for. Gives back whether that is to be written down.
+    pub(super) fn count(&mut self, now: &Now) -> bool {
+        match &mut self.talk {
+            Talk::Countdown(due) | Talk::PutOff(due) => due.count(now),
+            Talk::Agreed => false,
         }
     }
 }
@@ -165,7 +194,28 @@ pub(super) fn consent(announcement: Option<&Announcement>, asked: Option<&Asked>
     }
 }
 
+impl Record {
+    /// Takes in from when on it is not put off: what is put off for longer goes on then. Gives back whether that is news.
+    pub(super) fn take_deadline(&mut self, deadline: Option<Timestamp>, now: &Now) -> bool {
+        let Some(announcement) = self.offer.announcement.as_mut().filter(|told| told.deadline != deadline) else { return false };
+        announcement.deadline = deadline;
+        let left = announcement.until_deadline(now);
+        if let (Some(Asked { talk: Talk::PutOff(due), .. }), Some(left)) = (&mut self.asked, left)
+            && left < due.left(now)
+        {
+            *due = Due::after(left, now);
+        }
+        true
+    }
+}
+
 impl Announcement {
+    /// How far ahead its deadline is; nothing once it has come.
+    fn until_deadline(&self, now: &Now) -> Option<Duration> {
+        let left = self.deadline?.as_millisecond().saturating_sub(now.wall.as_millisecond()).max(0);
+        Some(Duration::from_millis(left as u64))
+    }
+
     /// How long it can be put off now, having been put off so often; else why it can't.
     fn deferral(&self, deferred: u32, now: &Now) -> Result<Duration, String> {
         if self.deferrals == 0 {
@@ -174,9 +224,9 @@ impl Announcement {
         if deferred >= self.deferrals {
             return Err(format!("it can't be put off any more: that was done {deferred} of {} times", self.deferrals));
         }
-        match self.deadline.map(|at| at.as_millisecond().saturating_sub(now.wall.as_millisecond())) {
-            Some(..=0) => Err("it can't be put off any more: its deadline has come".into()),
-            Some(left) => Ok(self.defer_for.min(Duration::from_millis(left as u64))),
+        match self.until_deadline(now) {
+            Some(Duration::ZERO) => Err("it can't be put off any more: its deadline has come".into()),
+            Some(left) => Ok(self.defer_for.min(left)),
             None => Ok(self.defer_for),
         }
     }

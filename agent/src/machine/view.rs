@@ -56,7 +56,8 @@ impl State {
                 let asked = a.record.asked.as_ref().filter(|_| !a.record.started && waits_to_begin(a));
                 let user =
                     asked.and_then(|asked| asked.due()).map(|due| now.boot.saturating_add(due.left(now))).filter(|at| *at > now.boot);
-                [backoff, expires, opens, user, State::restart_again(&a.record, now)]
+                let counted = asked.and_then(|asked| asked.due()).map(|due| due.count_at()).filter(|at| *at > now.boot);
+                [backoff, expires, opens, user, counted, State::restart_again(&a.record, now)]
             })
             .flatten()
             .min()
@@ -91,7 +92,8 @@ impl State {
             let until = now.boot.saturating_add(asked.due()?.left(now));
             Some(Waited { until, deferred: asked.deferred, put_off: matches!(asked.talk, Talk::PutOff(_)) })
         });
-        Some(Progress { state, wait, item: record.results.len(), bytes: attempt.bytes, step, user })
+        let fetched = attempt.ahead.filter(|_| state == ExecutionState::Downloading);
+        Some(Progress { state, wait, item: fetched.unwrap_or(record.results.len()), bytes: attempt.bytes, step, user })
     }
 }
 

@@ -1,33 +1,32 @@
 //! The local socket: how the commands on this machine speak to the running agent.
 //!
 //! One line of JSON each way. The kernel says who calls (`SO_PEERCRED`): any local user may read, may join and leave
-//! groups and answer what operators ask; root and the agent's own user may do the rest. The client side is here, too.
+//! groups and answer what operators ask; root and the agent's own user may do the rest. Each user has so many places, all users
+//! together have some more, and root has its own: whatever others do, it is heard. The client side is here, too.
 
+mod places;
 mod protocol;
 
 pub use protocol::{Call, Reply};
 
 use crate::agent::Handle;
+use places::{Caller, Places};
 use std::{
-    io,
+    io::{self, Write as _},
     os::unix::fs::{DirBuilderExt, PermissionsExt},
     path::{Path, PathBuf},
-    sync::Arc,
     time::Duration,
 };
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::{UnixListener, UnixStream},
-    sync::Semaphore,
 };
 
 /// The longest call (bytes).
 const CALL_MAX: u64 = 64 << 10;
 /// The longest reply (bytes): facts, and a list of what is installed.
 const REPLY_MAX: u64 = 8 << 20;
-/// How many callers are served at a time.
-const CALLERS_MAX: usize = 32;
-/// How long a caller may take to say what it wants.
+/// How long a caller may take to say what it wants, and to take the reply.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why a command can't speak to the agent.
@@ -76,12 +75,11 @@ pub fn listen(path: &Path) -> Result<UnixListener, ServiceError> {
 
 /// Serves callers until the future is dropped.
 pub async fn serve(listener: UnixListener, handle: Handle) {
-    let slots = Arc::new(Semaphore::new(CALLERS_MAX));
+    let places = Places::default();
     let own = rustix::process::geteuid().as_raw();
     let mut tasks = tokio::task::JoinSet::new();
     loop {
         while tasks.try_join_next().is_some() {}
-        let Ok(slot) = slots.clone().acquire_owned().await else { return };
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(e) => {
@@ -91,15 +89,37 @@ pub async fn serve(listener: UnixListener, handle: Handle) {
                 continue;
             }
         };
+        let caller = match stream.peer_cred().map(|c| c.uid()) {
+            Ok(uid) if uid == 0 || uid == own => Caller::Privileged,
+            Ok(uid) => Caller::User(uid),
+            Err(e) => {
+                tracing::debug!("nobody knows who a local caller is: {e}");
+                continue;
+            }
+        };
+        let Some(place) = places.take(caller) else {
+            refuse(stream);
+            continue;
+        };
         let handle = handle.clone();
         tasks.spawn(async move {
-            let _slot = slot;
-            let uid = stream.peer_cred().map(|c| c.uid());
-            let privileged = uid.is_ok_and(|uid| uid == 0 || uid == own);
-            if let Err(e) = answer(stream, &handle, privileged).await {
+            let _place = place;
+            if let Err(e) = answer(stream, &handle, caller == Caller::Privileged).await {
                 tracing::debug!("a local caller: {e}");
             }
         });
+    }
+}
+
+/// Says to a caller that there is no place for it. Waits for nothing: whoever calls next is looked at at once.
+fn refuse(stream: UnixStream) {
+    let reply = Reply::error("this user has too many calls under way, or all users together have; try again when some have ended");
+    let said = serde_json::to_vec(&reply).map_err(io::Error::from).and_then(|mut bytes| {
+        bytes.push(b'\n');
+        stream.into_std()?.write_all(&bytes)
+    });
+    if let Err(e) = said {
+        tracing::debug!("a local caller that was refused: {e}");
     }
 }
 
@@ -123,8 +143,11 @@ async fn answer(stream: UnixStream, handle: &Handle, privileged: bool) -> io::Re
     };
     let mut bytes = serde_json::to_vec(&reply)?;
     bytes.push(b'\n');
-    write.write_all(&bytes).await?;
-    write.shutdown().await
+    let said = async {
+        write.write_all(&bytes).await?;
+        write.shutdown().await
+    };
+    tokio::time::timeout(CALL_TIMEOUT, said).await?
 }
 
 /// Asks the agent that listens on the socket.
@@ -134,7 +157,11 @@ pub async fn call(path: &Path, call: &Call) -> Result<Reply, ServiceError> {
     let (read, mut write) = stream.into_split();
     let mut line = serde_json::to_string(call).map_err(|e| broken(e.to_string()))?;
     line.push('\n');
-    write.write_all(line.as_bytes()).await.map_err(|e| broken(e.to_string()))?;
+    match write.write_all(line.as_bytes()).await {
+        // It was refused before it was heard, and that is said.
+        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => return Err(broken(e.to_string())),
+        _ => {}
+    }
     let mut answer = String::new();
     let mut reader = BufReader::new(read.take(REPLY_MAX));
     reader.read_line(&mut answer).await.map_err(|e| broken(e.to_string()))?;

@@ -28,6 +28,7 @@ use content::Content;
 use found::FoundRecord;
 use perform::Performed;
 use prefetched::{Prefetched, PrefetchedRecord};
+use prepare::When;
 use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
 use sutler_base::AttemptId;
 use tokio::{
@@ -143,13 +144,22 @@ impl Worker {
 
     /// Fetches the package with this number.
     pub fn prepare(&mut self, record: &Record, item: usize) {
+        self.fetch(record, item, When::Now);
+    }
+
+    /// Fetches the bytes of the package with this number before it is its turn.
+    pub fn fetch_ahead(&mut self, record: &Record, item: usize) {
+        self.fetch(record, item, When::Ahead);
+    }
+
+    fn fetch(&mut self, record: &Record, item: usize, when: When) {
         let (shared, id) = (self.shared.clone(), record.id().clone());
         let Some(offered) = record.offer.items.get(item).cloned() else { return };
         self.fetches.retain(|_, task| !task.is_finished());
         self.reap();
         let attempt = id.clone();
         let task = self.tasks.spawn(async move {
-            match prepare::prepare(&shared, &attempt, item, &offered).await {
+            match prepare::prepare(&shared, &attempt, item, &offered, when).await {
                 Ok(prepared) => shared.tell(Event::Prepared(attempt, prepared)),
                 Err(why) => shared.fatal(why),
             }

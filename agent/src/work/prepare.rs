@@ -36,6 +36,16 @@ use sutler_certs::{
     revocations::TakenBack,
 };
 
+/// When a package is fetched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum When {
+    /// It is next, and is installed if all that is asked before allows it.
+    Now,
+    /// Others of its job come before it, without contact perhaps. What they change is not known yet: whether it may be installed,
+    /// and whether it is there already, is asked when it is next.
+    Ahead,
+}
+
 /// Why a package is not staged.
 enum Stop {
     /// It is not to be, or it can't be.
@@ -87,7 +97,13 @@ struct Known {
 }
 
 /// Prepares a package. An error means that the process must end.
-pub(super) async fn prepare(shared: &Shared, attempt: &AttemptId, index: usize, offered: &OfferedItem) -> Result<Prepared, String> {
+pub(super) async fn prepare(
+    shared: &Shared,
+    attempt: &AttemptId,
+    index: usize,
+    offered: &OfferedItem,
+    when: When,
+) -> Result<Prepared, String> {
     let since = shared.clock.now();
     // Before the manifest can be trusted, the package has no name.
     let mut known = Known {
@@ -97,7 +113,7 @@ pub(super) async fn prepare(shared: &Shared, attempt: &AttemptId, index: usize, 
         total_bytes: 0,
         fetched_bytes: 0,
     };
-    let result = stage(shared, attempt, index, offered, &mut known).await;
+    let result = stage(shared, attempt, index, offered, &mut known, when).await;
     let took = shared.clock.now().boot.saturating_sub(since.boot).as_millis() as u64;
     match result {
         Ok(mut plan) => {
@@ -129,7 +145,14 @@ pub(super) async fn prepare(shared: &Shared, attempt: &AttemptId, index: usize, 
     }
 }
 
-async fn stage(shared: &Shared, attempt: &AttemptId, index: usize, offered: &OfferedItem, known: &mut Known) -> Result<Plan, Stop> {
+async fn stage(
+    shared: &Shared,
+    attempt: &AttemptId,
+    index: usize,
+    offered: &OfferedItem,
+    known: &mut Known,
+    when: When,
+) -> Result<Plan, Stop> {
     let envelope = Envelope::from_json(&offered.envelope).map_err(|e| stop(ErrorKind::SignatureInvalid, e.to_string()))?;
     known.manifest = envelope.digest;
     let (manifest, signed) = verified_manifest(shared, attempt, &envelope, known).await?;
@@ -144,6 +167,12 @@ async fn stage(shared: &Shared, attempt: &AttemptId, index: usize, offered: &Off
         _ => relations::fill(&manifest.parameters, &offered.values).map_err(|e| stop(ErrorKind::ParameterInvalid, e.0))?,
     };
     let item = Item { attempt: attempt.clone(), index, manifest, digest: envelope.digest, values };
+    if when == When::Ahead {
+        if offered.intent != Intent::Uninstall {
+            check_rules(shared, &policy(shared)?, &envelope, &item.manifest, &signed).map_err(failed)?;
+        }
+        return Err(fetch_ahead(shared, &item, offered, known).await.err().unwrap_or(Stop::End(ExecutionState::Succeeded, None)));
+    }
     match offered.intent {
         Intent::Install | Intent::Prefetch => {
             if offered.replace == Replace::IfMissing
@@ -190,6 +219,26 @@ async fn prefetch(shared: &Shared, item: &Item, known: &mut Known) -> Result<(),
     let gone = shared.prefetched.add(item, shared.clock.now().wall).map_err(|e| Shared::vault_trouble(&e))?;
     shared.drop_kept(gone).await;
     Ok(shared.installer.keep(item).await?)
+}
+
+/// Fetches what a package will need in its place among those of its attempt. That is all: what it says is about nothing but bytes.
+async fn fetch_ahead(shared: &Shared, item: &Item, offered: &OfferedItem, known: &mut Known) -> Result<(), Stop> {
+    if offered.intent == Intent::Uninstall {
+        return fill_without_a_tree(shared, item, known).await;
+    }
+    if offered.replace == Replace::IfMissing && already_there(shared, item).await?.0 {
+        return Ok(());
+    }
+    // What can't go now may be able to by then; that is asked again.
+    let leaves = match others::leaves(shared, item).await {
+        Err(Trouble::Failed(_)) => Vec::new(),
+        leaves => leaves?,
+    };
+    for old in &leaves {
+        fill_without_a_tree(shared, &old.item, known).await?;
+    }
+    let lists = chunk_lists(shared, &item.attempt, &item.manifest, known).await?;
+    fill(shared, item, &lists, known).await
 }
 
 /// What is recorded as installed of this package, and of those whose place it takes.

@@ -77,12 +77,36 @@ pub enum Error {
         /// Which rule it breaks.
         why: Invalid,
     },
+    /// The object is whole, but not a delta.
+    #[error("the object {digest} is not a delta: {why}")]
+    NotADelta {
+        /// The object's address.
+        digest: Digest,
+        /// Which rule it breaks.
+        why: Invalid,
+    },
     /// The folder of the store can't be used.
     #[error("the folder {} can't hold objects: {source}", path.display())]
     Folder {
         /// The folder.
         path: PathBuf,
         /// What the system said.
+        source: std::io::Error,
+    },
+    /// The file with the CAs for the store's server can't be used.
+    #[error("{} holds no certificates for the store's server: {source}; name a PEM file (s3.ca)", path.display())]
+    Certificates {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: std::io::Error,
+    },
+    /// The file with the key for the store can't be used.
+    #[error("{} holds no key for the store: {source}", path.display())]
+    Key {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it, without anything of what is in it.
         source: std::io::Error,
     },
     /// Anything else that the store said.

@@ -54,6 +54,7 @@ impl Content {
             }
         }
         self.remove(&mut doomed, before, &mut done).await?;
+        self.empty_trash(&needed, before).await?;
         if let Some(folder) = self.folder.clone() {
             let swept = tokio::task::spawn_blocking(move || sweep(&folder.join("objects"), before)).await;
             done.unfinished = swept.map_err(|e| listed(e.into()))?.map_err(|e| Error::Store {
@@ -79,12 +80,55 @@ impl Content {
                 continue;
             }
             self.forget(&digest);
+            if self.folder.is_none() {
+                match self.store.copy(&key, &self.trash_key(&digest)).await {
+                    Err(object_store::Error::NotFound { .. }) => continue,
+                    copied => copied.map_err(failed)?,
+                }
+            }
             match self.store.delete(&key).await {
                 Err(object_store::Error::NotFound { .. }) => continue,
                 deleted => deleted.map_err(failed)?,
             }
             done.removed += 1;
             done.removed_bytes += meta.size;
+        }
+        Ok(())
+    }
+}
+
+impl Content {
+    /// What was removed from a store that several managers share goes for good once it lay in the trash for the grace period
+    /// and nobody needs it.
+    ///
+    /// The lock that keeps uploads and removals apart is this process's own. Another manager may begin to count on an object
+    /// between the look at its age and the removal, which can come late: a request waits, a process is stopped. So an object
+    /// is copied into the trash before it is removed. Who misses one that is there puts it back ([`Content::put_back`]), and so
+    /// does the next collection for what a live manifest reaches.
+    async fn empty_trash(&self, needed: &HashSet<Digest>, before: i64) -> Result<(), Error> {
+        if self.folder.is_some() {
+            return Ok(());
+        }
+        let root = self.trash_root();
+        let mut removed = self.store.list(Some(&root));
+        let listed = |source| Error::Store { what: "list what was removed".into(), source };
+        while let Some(meta) = removed.try_next().await.map_err(listed)? {
+            let Some(digest) = self.digest_below("trash/", &meta.location) else { continue };
+            if needed.contains(&digest) {
+                match self.store.head(&self.key(&digest)).await {
+                    Err(object_store::Error::NotFound { .. }) => {
+                        self.put_back(&digest).await?;
+                        continue;
+                    }
+                    found => drop(found.map_err(|source| Error::Store { what: format!("look for the object {digest}"), source })?),
+                }
+            }
+            if modified_ms(&meta) <= before {
+                match self.store.delete(&meta.location).await {
+                    Err(object_store::Error::NotFound { .. }) => {}
+                    deleted => deleted.map_err(|source| Error::Store { what: format!("forget the object {digest}"), source })?,
+                }
+            }
         }
         Ok(())
     }

@@ -7,16 +7,19 @@
 //!
 //! Invariants:
 //! - An object is durable before `put` returns, and it appears under its name only as a whole.
+//! - In a store that several managers share, nothing that one of them removes is gone while another may count on it.
 //! - Nothing leaves the store that was not checked against its digest.
 //! - What an upload asked about or stored is not removed as garbage while it is younger than the grace period.
 //! - Nothing is read into memory before its size was found to be within its limit.
 
 pub mod chunker;
 pub mod closure;
+pub mod delta;
 pub mod encoding;
 mod error;
 pub mod garbage;
 mod recent;
+pub mod s3;
 mod scrub;
 mod store;
 

@@ -143,6 +143,14 @@ impl Content {
         Content { reserve: bytes, ..self }
     }
 
+    /// Whether the store answers, and lets this manager read and write.
+    pub async fn reach(&self) -> Result<(), Error> {
+        match &self.folder {
+            Some(_) => Ok(()),
+            None => self.store_now().await.map(drop),
+        }
+    }
+
     /// Below what key the objects lie.
     pub(crate) fn root(&self) -> Key {
         Key::from(format!("{}objects", self.prefix))
@@ -156,8 +164,39 @@ impl Content {
 
     /// The digest of the object that lies at `key`; none if no object can lie there.
     pub(crate) fn digest_at(&self, key: &Key) -> Option<Digest> {
-        let (fan, rest) = key.as_ref().strip_prefix(&self.prefix)?.strip_prefix("objects/")?.split_once('/')?;
+        self.digest_below("objects/", key)
+    }
+
+    /// The digest of the object that lies at `key` in this part of the store.
+    pub(crate) fn digest_below(&self, part: &str, key: &Key) -> Option<Digest> {
+        let (fan, rest) = key.as_ref().strip_prefix(&self.prefix)?.strip_prefix(part)?.split_once('/')?;
         (fan.len() == 2).then(|| format!("{fan}{rest}").parse().ok())?
+    }
+
+    /// Below what key that lies which was removed from a store that several managers share.
+    pub(crate) fn trash_root(&self) -> Key {
+        Key::from(format!("{}trash", self.prefix))
+    }
+
+    /// Where the object `digest` lies after it was removed from such a store.
+    pub(crate) fn trash_key(&self, digest: &Digest) -> Key {
+        let name = digest.to_string();
+        Key::from(format!("{}trash/{}/{}", self.prefix, &name[..2], &name[2..]))
+    }
+
+    /// Puts an object back that a manager removed which did not know that another one counts on it; whether there was one.
+    pub(crate) async fn put_back(&self, digest: &Digest) -> Result<bool, Error> {
+        if self.folder.is_some() {
+            return Ok(false);
+        }
+        match self.store.copy(&self.trash_key(digest), &self.key(digest)).await {
+            Ok(()) => {
+                tracing::info!(%digest, "an object that had been removed is needed, and was put back");
+                Ok(true)
+            }
+            Err(object_store::Error::NotFound { .. }) => Ok(false),
+            Err(source) => Err(Error::Store { what: format!("put the object {digest} back"), source }),
+        }
     }
 
     /// Stores `raw` under `digest`, compressed where that makes it smaller; durable once this returns.
@@ -273,7 +312,10 @@ impl Content {
 
     /// Reads and checks `digest`: its encoding, its bytes as they are stored, and uncompressed.
     pub(crate) async fn read(&self, digest: Digest, kind: Kind) -> Result<(Encoding, Bytes, Bytes), Error> {
-        let found = self.store.get(&self.key(&digest)).await.map_err(|e| Error::of_get(digest, e));
+        let mut found = self.store.get(&self.key(&digest)).await.map_err(|e| Error::of_get(digest, e));
+        if matches!(found, Err(Error::Missing(_))) && self.put_back(&digest).await? {
+            found = self.store.get(&self.key(&digest)).await.map_err(|e| Error::of_get(digest, e));
+        }
         let read = match found {
             Ok(found) if found.meta.size > kind.limit() as u64 + 1 => {
                 Err(Error::Damaged { digest, why: format!("{} bytes are stored, too many for a {kind}", found.meta.size) })
@@ -317,7 +359,7 @@ impl Content {
                 Ok(meta) if meta.size == 0 => Ok(Some(digest)),
                 Ok(meta) if now.is_none_or(|now| now - modified_ms(&meta) > YOUNG_MS) => self.make_young(&key, digest).await.map(|()| None),
                 Ok(_) => Ok(None),
-                Err(Error::Missing(_)) => Ok(Some(digest)),
+                Err(Error::Missing(_)) => Ok((!self.put_back(&digest).await?).then_some(digest)),
                 Err(e) => Err(e),
             }
         });

@@ -1,11 +1,11 @@
 //! How an execution moves: what cancels it, what runs it again, and what its row says.
 
-use crate::model::{Counts, Execution};
+use crate::model::{CancelRequest, Counts, Execution};
 use std::time::Duration;
 use sutler_base::{
     Timestamp,
     outcome::{Failure, Outcome},
-    state::{CancelReason, Counter, ErrorKind, ExecutionState, Purpose, RetryKind},
+    state::{CancelAwaits, CancelReason, CancelStage, Counter, ErrorKind, ExecutionState, Purpose, RetryKind},
 };
 
 /// What a request to cancel comes to for one execution.
@@ -21,13 +21,25 @@ pub enum Cancellation {
     TooLate,
 }
 
-/// What a request to cancel comes to.
+/// Whether the agent has reported that a package is under way, so that a step may have started.
+pub fn has_begun(state: ExecutionState) -> bool {
+    use ExecutionState::*;
+    matches!(state, Installing | Verifying | Restoring)
+}
+
+/// Whether a cancellation for this reason is also for the packages that follow one that has begun.
+pub fn is_for_what_follows(reason: CancelReason) -> bool {
+    use CancelReason::*;
+    matches!(reason, JobCanceled | JobAborted | Replaced | Withdrawn)
+}
+
+/// What a request to cancel comes to; `follows`: something may follow the package with which it is, and is to be called off.
 ///
-/// `INSTALLING` and later were reported by the agent, so a step may have started. An agent that is asked decides for
-/// itself: what it started goes on.
-pub fn cancellation(execution: &Execution) -> Cancellation {
+/// An agent that is asked decides for itself: what it started goes on.
+pub fn cancellation(execution: &Execution, follows: bool) -> Cancellation {
     use ExecutionState::*;
     match execution.state {
+        state if follows && has_begun(state) => Cancellation::Ask,
         Queued => Cancellation::AtOnce,
         Offered | Downloading | Waiting => Cancellation::Ask,
         Installing | Verifying | Restoring => Cancellation::TooLate,
@@ -53,6 +65,36 @@ pub fn by_leaving(reason: CancelReason) -> bool {
 /// Whether what was called off for this reason, by its rollout or a brake, waits for its turn again once that is final.
 pub fn by_rollout(reason: CancelReason) -> bool {
     matches!(reason, CancelReason::JobPaused | CancelReason::PlaceGiven | CancelReason::Stopped)
+}
+
+/// What a cancellation waits for, of a client that is in contact or not.
+pub fn cancel_awaits(cancel: &CancelRequest, online: bool) -> CancelAwaits {
+    match cancel.stage {
+        CancelStage::Asked if online => CancelAwaits::Acknowledgement,
+        CancelStage::Asked => CancelAwaits::LeaseEnd,
+        CancelStage::Acknowledged | CancelStage::LeaseOver => CancelAwaits::PackageEnd,
+    }
+}
+
+/// Until when it is awaited at the latest; none where what has begun goes on to its end.
+pub fn cancel_until(cancel: &CancelRequest) -> Option<Timestamp> {
+    (cancel.stage == CancelStage::Asked).then_some(cancel.deadline)
+}
+
+/// The same in a sentence.
+pub fn cancel_sentence(cancel: &CancelRequest, online: bool) -> String {
+    let what = if by_rollout(cancel.reason) || matches!(cancel.reason, CancelReason::Revised | CancelReason::CameBack) {
+        "called back"
+    } else {
+        "canceled"
+    };
+    let at = cancel.deadline.strftime("%Y-%m-%dT%H:%M:%SZ");
+    let awaits = match cancel_awaits(cancel, online) {
+        CancelAwaits::Acknowledgement => format!("awaits the agent's acknowledgement, or the end of its lease at {at}"),
+        CancelAwaits::LeaseEnd => format!("awaits the end of its lease at {at}, for the client is out of contact"),
+        CancelAwaits::PackageEnd => "the package that has begun goes on to its end, and nothing follows it".to_owned(),
+    };
+    format!("{what} ({}): {awaits}", cancel.reason)
 }
 
 /// What a re-execution does with one row.

@@ -1,6 +1,6 @@
 //! The nouns as the manager keeps them: plain data, one type per row of the store.
 
-use crate::{relations::Need, terms::JobTerms};
+use crate::{approval::Voice, relations::Need, terms::JobTerms};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use sutler_base::{
@@ -10,8 +10,8 @@ use sutler_base::{
     manifest::{Dependency, Manifest, Parameter, Platform, Present, Requirement, Supersedes, relations::Values},
     question::AnswerRule,
     state::{
-        AppliesTo, CancelReason, ClientKind, ClientState, ExecutionState, HoldReason, Intent, JobState, JoinMode, OnMismatch, Purpose,
-        Role, Source, Trigger,
+        AppliesTo, CancelReason, CancelStage, ClientKind, ClientState, ExecutionState, HoldReason, Intent, JobState, JoinMode, OnMismatch,
+        Purpose, Role, Source, Trigger,
     },
     version::Ordering,
 };
@@ -533,6 +533,15 @@ pub struct CancelRequest {
     pub reason: CancelReason,
     /// When the last lease that the client can hold has run out: then it is final without an answer.
     pub deadline: Timestamp,
+    /// How far it is.
+    pub stage: CancelStage,
+}
+
+impl CancelRequest {
+    /// One that nobody has answered.
+    pub fn asked(reason: CancelReason, deadline: Timestamp) -> CancelRequest {
+        CancelRequest { reason, deadline, stage: CancelStage::Asked }
+    }
 }
 
 /// One try of an execution.
@@ -613,6 +622,8 @@ pub struct Operator {
     pub revoked: Option<Timestamp>,
     /// What it may do.
     pub grants: Vec<Grant>,
+    /// Since when it can be a second person.
+    pub voice: Voice,
     /// Changes with every change.
     pub change: i64,
 }

@@ -57,7 +57,7 @@ pub struct Summary {
 }
 
 /// A version that a plan pinned.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Pinned {
     /// Which, for ever.
     pub version: Option<Uid>,

@@ -3,7 +3,7 @@
 use super::{AppError, Env, Result, conditions, events, executions, inventory, membership, policies};
 use std::collections::{BTreeMap, BTreeSet};
 use sutler_base::{
-    ClientId, LabelKey, Uid, limits, quoted,
+    ClientId, LabelKey, Timestamp, Uid, limits, quoted,
     state::{CancelReason, ClientState, ExecutionState, Presence, Source},
 };
 use sutler_core::{
@@ -159,8 +159,13 @@ async fn as_filters_see(tx: &mut dyn Tx, env: &Env, clients: &[Client], conditio
 pub enum Approve {
     /// These.
     Named(Vec<ClientId>),
-    /// All that wait and for which this condition holds.
-    Filter(String),
+    /// All that wait and for which a condition holds.
+    Filter {
+        /// The condition.
+        filter: String,
+        /// Only those that had enrolled by then; none: all.
+        enrolled_by: Option<Timestamp>,
+    },
     /// A client whose key several machines have: the one that keeps the identity, by its machine id or the id of its start.
     Machine(ClientId, String),
 }
@@ -184,13 +189,14 @@ pub async fn approve(tx: &mut dyn Tx, env: &Env, approve: &Approve) -> Result<Ve
                 }
             }
         }
-        Approve::Filter(text) => {
-            let condition = conditions::compile(tx, env, "filter", text).await?;
+        Approve::Filter { filter, enrolled_by } => {
+            let condition = conditions::compile(tx, env, "filter", filter).await?;
             let mut page = Page { after: None, limit: 500 };
             loop {
                 let rows = tx.list_clients_in(&page, ClientState::Pending).await?;
                 let full = rows.len() == 500;
                 page.after = rows.last().map(|c| c.id.to_string());
+                let rows: Vec<Client> = rows.into_iter().filter(|c| enrolled_by.is_none_or(|by| c.enrolled <= by)).collect();
                 let subjects = as_filters_see(tx, env, &rows, &condition).await?;
                 let matching = rows.into_iter().zip(subjects).filter(|(c, subject)| condition.evaluate(&subject.input(c)).matched());
                 let_in.extend(matching.map(|(client, _)| client));

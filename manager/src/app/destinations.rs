@@ -2,11 +2,11 @@
 //!
 //! A condition as a destination works as a policy does that keeps its members: whoever it has matched once is noted, and stays reached.
 
-use super::{AppError, Env, Result, clients, conditions, executions, groups, inventory, jobs};
+use super::{AppError, Env, Result, clients, conditions, executions, groups, inventory, jobs, leaving};
 use std::collections::BTreeSet;
 use sutler_base::{
-    ClientId, JobId,
-    state::{CancelReason, ClientState, JobState},
+    ClientId, JobId, Uid,
+    state::{CancelReason, ClientState, JobState, OnLeave, Source},
 };
 use sutler_core::{
     execution,
@@ -61,8 +61,7 @@ pub async fn resolve_exclusion(tx: &mut dyn Tx, env: &Env, destination: &jobs::D
 
 /// These as they are shown: `groups/NAME` and `clients/ID`.
 pub async fn names(tx: &mut dyn Tx, targets: &[Target]) -> Result<Vec<String>> {
-    let uids: Vec<_> = targets.iter().filter_map(|t| if let Target::Group(uid) = t { Some(uid.clone()) } else { None }).collect();
-    let named = tx.groups_by_uid(&uids).await?;
+    let named = tx.groups_by_uid(&groups_of(targets)).await?;
     let shown = targets.iter().filter_map(|t| match t {
         Target::Client(id) => Some(format!("clients/{id}")),
         Target::Group(uid) => named.iter().find(|g| g.uid == *uid).map(|g| format!("groups/{}", g.name)),
@@ -80,11 +79,16 @@ pub fn holds<'t>(targets: impl IntoIterator<Item = &'t Target>, client: &ClientI
 
 /// Those of these clients that a destination of the job holds and no exclusion takes out again.
 pub async fn reached(tx: &mut dyn Tx, job: &JobId, clients: &[ClientId]) -> Result<BTreeSet<ClientId>> {
+    let memberships = tx.memberships_of_all(clients).await?;
+    reached_as(tx, job, clients, &memberships).await
+}
+
+/// The same, as if clients were in these groups.
+async fn reached_as(tx: &mut dyn Tx, job: &JobId, clients: &[ClientId], memberships: &[Membership]) -> Result<BTreeSet<ClientId>> {
     let targets = tx.job_targets(job).await?;
     let exclusions = tx.exclusions(job).await?;
     let listed: BTreeSet<ClientId> = tx.listed(job, clients).await?.into_iter().collect();
-    let memberships = tx.memberships_of_all(clients).await?;
-    let is_reached = |id: &&ClientId| (listed.contains(*id) || holds(&targets, id, &memberships)) && !holds(&exclusions, id, &memberships);
+    let is_reached = |id: &&ClientId| (listed.contains(*id) || holds(&targets, id, memberships)) && !holds(&exclusions, id, memberships);
     Ok(clients.iter().filter(is_reached).cloned().collect())
 }
 
@@ -182,21 +186,98 @@ pub fn is_admitted(client: &Client) -> bool {
     matches!(client.state, ClientState::Active | ClientState::Quarantined) && client.archived.is_none()
 }
 
-/// Notes whom the jobs of a group would reach if these came into it.
-pub async fn note_if_joined(tx: &mut dyn Tx, env: &Env, group: &sutler_base::Uid, clients: &[ClientId]) -> Result<()> {
-    let target = Target::Group(group.clone());
-    for job in tx.jobs_with_target(&target, &[JobState::Scheduled, JobState::Active, JobState::Paused]).await? {
-        let exclusions = tx.exclusions(&job.id).await?;
-        for batch in clients.chunks(BATCH as usize) {
-            let memberships = if exclusions.is_empty() { vec![] } else { tx.memberships_of_all(batch).await? };
-            let keys: Vec<_> = batch.iter().map(|client| (job.id.clone(), client.clone())).collect();
-            let rows = tx.executions(&keys).await?;
-            let has_row = |id: &ClientId| rows.iter().any(|row| row.client == *id && !execution::comes_back(row));
-            let reached = batch.iter().filter(|id| !has_row(id) && !holds(&exclusions, id, &memberships));
-            env.reached().note(&job.id, reached);
+/// What a policy does with a client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Move {
+    /// It brings it into its group.
+    Join,
+    /// It takes it out of it.
+    Leave,
+}
+
+/// What that comes to for a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effect {
+    /// The client comes within its reach.
+    Reached,
+    /// The client leaves its reach, and what the job installed is taken back.
+    TakenBack,
+}
+
+/// Of what is counted before it happens, what is meant.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Ahead<'a> {
+    /// Only what this job comes to; that of all jobs otherwise.
+    pub job: Option<&'a JobId>,
+    /// Only clients that one of these holds, if there are any.
+    pub among: &'a [Target],
+    /// Only what policies do like this.
+    pub moves: Option<Move>,
+    /// Only what comes to this for jobs.
+    pub effect: Option<Effect>,
+}
+
+impl Ahead<'_> {
+    fn means(&self, effect: Effect) -> bool {
+        self.effect.is_none_or(|only| only == effect)
+    }
+}
+
+/// Notes what it would come to for jobs if these clients came into a group, or left it.
+pub async fn note_if_moved(
+    tx: &mut dyn Tx,
+    env: &Env,
+    group: &Uid,
+    (moves, clients): (Move, &[ClientId]),
+    ahead: &Ahead<'_>,
+) -> Result<()> {
+    if clients.is_empty() || ahead.moves.is_some_and(|only| only != moves) {
+        return Ok(());
+    }
+    let (target, states) = (Target::Group(group.clone()), [JobState::Scheduled, JobState::Active, JobState::Paused]);
+    let mut jobs = tx.jobs_with_target(&target, &states).await?;
+    jobs.extend(tx.jobs_excluding(&target, &states).await?);
+    let mut seen = BTreeSet::new();
+    jobs.retain(|job| ahead.job.is_none_or(|id| job.id == *id) && seen.insert(job.id.clone()));
+    for batch in clients.chunks(BATCH as usize).filter(|_| !jobs.is_empty()) {
+        let now = tx.memberships_of_all(batch).await?;
+        let mut then = now.clone();
+        match moves {
+            Move::Leave => then.retain(|m| m.group != *group),
+            Move::Join => then.extend(batch.iter().map(|client| Membership {
+                group: group.clone(),
+                client: client.clone(),
+                source: Source::Policy,
+                source_name: String::new(),
+                since: env.now,
+            })),
+        }
+        let meant: Vec<ClientId> = batch.iter().filter(|id| ahead.among.is_empty() || holds(ahead.among, id, &now)).cloned().collect();
+        for job in &jobs {
+            let before = reached_as(tx, &job.id, &meant, &now).await?;
+            let after = reached_as(tx, &job.id, &meant, &then).await?;
+            let keys = |ids: &mut dyn Iterator<Item = &ClientId>| ids.map(|id| (job.id.clone(), id.clone())).collect::<Vec<_>>();
+            if ahead.means(Effect::Reached) {
+                let come = keys(&mut after.difference(&before));
+                let rows = tx.executions(&come).await?;
+                let has_row = |id: &ClientId| rows.iter().any(|row| row.client == *id && !execution::comes_back(row));
+                env.reached().note_coming(&job.id, come.iter().map(|(_, id)| id).filter(|id| !has_row(id)));
+            }
+            if ahead.means(Effect::TakenBack) && job.terms.on_leave == OnLeave::Uninstall && STANDING.contains(&job.state) {
+                for row in tx.executions(&keys(&mut before.difference(&after))).await? {
+                    if leaving::is_owed(tx, &row).await? {
+                        env.reached().note_coming(&job.id, [&row.client]);
+                    }
+                }
+            }
         }
     }
     Ok(())
+}
+
+/// The groups among destinations or exclusions.
+pub fn groups_of(targets: &[Target]) -> Vec<Uid> {
+    targets.iter().filter_map(|target| if let Target::Group(uid) = target { Some(uid.clone()) } else { None }).collect()
 }
 
 /// Lets the conditions of jobs look at a client that is let in or of which something changed.
@@ -223,7 +304,7 @@ pub async fn look(tx: &mut dyn Tx, env: &Env, client: &Client) -> Result<()> {
 }
 
 /// All members of a group.
-pub async fn members(tx: &mut dyn Tx, group: &sutler_base::Uid) -> Result<Vec<ClientId>> {
+pub async fn members(tx: &mut dyn Tx, group: &Uid) -> Result<Vec<ClientId>> {
     let (mut page, mut all) = (Page { after: None, limit: BATCH }, Vec::new());
     loop {
         let rows = tx.list_members(group, &page).await?;

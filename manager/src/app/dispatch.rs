@@ -14,7 +14,7 @@ use sutler_base::{
     AttemptId, ClientId, JobId, Timestamp, Uid, limits,
     manifest::{Dependency, Requirement, relations::Values},
     quoted,
-    state::{CancelReason, ClientState, ErrorKind, ExecutionState, HoldReason, Intent, Purpose, Timing, WaitReason},
+    state::{CancelReason, CancelStage, ClientState, ErrorKind, ExecutionState, HoldReason, Intent, Purpose, Timing, WaitReason},
 };
 use sutler_core::{
     model::{Attempt, Client, Execution, Job, JobPackage, PackageVersion},
@@ -73,6 +73,17 @@ pub struct Offer {
     pub deadline: Option<Timestamp>,
     /// At which moment of the machine's life it begins.
     pub timing: Timing,
+    /// What it is for.
+    pub purpose: Purpose,
+}
+
+/// When an attempt is to go on.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Due {
+    /// When its packages may be begun; none: at any time.
+    pub times: Option<Times>,
+    /// From this on the user can't put it off.
+    pub deadline: Option<Timestamp>,
 }
 
 /// What one client is to be told.
@@ -86,8 +97,8 @@ pub struct Orders {
     pub cancels: Vec<(AttemptId, CancelReason)>,
     /// Attempts whose permission to start steps is renewed.
     pub leases: Vec<AttemptId>,
-    /// When attempts that wait may be begun; none: at any time.
-    pub times: Vec<(AttemptId, Option<Times>)>,
+    /// What is said anew of attempts that wait.
+    pub times: Vec<(AttemptId, Due)>,
     /// Attempts whose permission is to last so long (seconds), for their window opens while the usual one may be over.
     pub long_leases: Vec<(AttemptId, u32)>,
     /// Attempts that begin with a start or the stop of the machine, whenever that is.
@@ -142,8 +153,11 @@ pub async fn orders(
             if row.state == ExecutionState::Offered && row.cancel.is_none() && known.is_some_and(|k| !k.contains(&attempt)) {
                 lost.push(attempt.clone());
             }
-            match row.cancel {
-                Some(cancel) => orders.cancels.push((attempt, cancel.reason)),
+            if let Some(cancel) = &row.cancel {
+                orders.cancels.push((attempt.clone(), cancel.reason));
+            }
+            match row.cancel.filter(|cancel| cancel.stage != CancelStage::Acknowledged) {
+                Some(_) => {}
                 None if client.state == ClientState::Active => {
                     orders.leases.push(attempt.clone());
                     if env.live.is_timed(&client.id) {
@@ -420,7 +434,7 @@ async fn time_waiting(
         if let Some(orders) = out.get_mut(&timed.client) {
             let boots = job.terms.schedule.timing != Timing::Now && timed.purpose != Purpose::Leave;
             orders.at_boots.extend(boots.then(|| attempt.clone()));
-            orders.times.push((attempt, times));
+            orders.times.push((attempt, Due { times, deadline: job.terms.schedule.deadline }));
         }
     }
     Ok(())
@@ -432,7 +446,7 @@ async fn lengthen(tx: &mut dyn Tx, clock: &Clock, out: &mut BTreeMap<ClientId, O
     let any = [clock.at_any_moment()];
     for orders in out.values() {
         all.extend(orders.at_boots.iter().map(|id| (id.clone(), &any[..])));
-        let told = orders.times.iter().map(|(id, times)| (id, times.as_ref()));
+        let told = orders.times.iter().map(|(id, due)| (id, due.times.as_ref()));
         for (id, times) in told.chain(orders.offers.iter().map(|offer| (&offer.attempt, offer.times.as_ref()))) {
             let times = times.filter(|_| !orders.at_boots.contains(id));
             all.extend(times.map(|times| (id.clone(), &times.openings[..])));
@@ -583,6 +597,7 @@ fn of(attempt: &Attempt, job: &Job, items: Vec<Item>) -> Offer {
         user: if leaves { UserTerms { restart: job.terms.user.restart, ..Default::default() } } else { job.terms.user.clone() },
         deadline: job.terms.schedule.deadline,
         timing: if leaves { Timing::Now } else { job.terms.schedule.timing },
+        purpose: attempt.purpose,
     }
 }
 
@@ -658,13 +673,19 @@ pub fn not_active(client: &ClientId, state: Option<ClientState>) -> AppError {
     AppError::state(format!("clients/{client}"), "NOT_ACTIVE", format!("this client is {state}; it gets content when an operator lets it"))
 }
 
+/// Whether the permission of a row's attempt is renewed: also for what is to come to its end before nothing follows it.
+fn has_lease(row: &Execution) -> bool {
+    let called_off = row.cancel.as_ref().is_some_and(|cancel| cancel.stage != CancelStage::Acknowledged);
+    row.state != ExecutionState::Queued && !called_off
+}
+
 /// The attempts of a client whose permission to start steps is renewed.
 pub async fn leases(tx: &mut dyn Tx, client: &ClientId) -> Result<Vec<AttemptId>> {
     if tx.client(client).await?.is_none_or(|c| c.state != ClientState::Active) {
         return Ok(vec![]);
     }
     let open = tx.open_executions_of(client).await?;
-    Ok(open.into_iter().filter(|r| r.state != ExecutionState::Queued && r.cancel.is_none()).filter_map(|r| r.attempt).collect())
+    Ok(open.into_iter().filter(has_lease).filter_map(|r| r.attempt).collect())
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Executions: how clients come into reach of a job and leave it, and how cancellations are carried out.
 
 use super::{Env, Result, destinations, events, leaving, rollouts, schedule};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use sutler_base::{
     ClientId, JobId,
     state::{CancelReason, ClientState, ErrorKind, ExecutionState, JobState, Purpose},
@@ -50,7 +50,7 @@ pub async fn reach(tx: &mut dyn Tx, env: &Env, job: &JobId, clients: &[ClientId]
                 change.purpose = (row.purpose == Purpose::Leave).then_some(Purpose::Order);
                 changes.push(change);
             } else if row.purpose == Purpose::Leave {
-                match execution::cancellation(&row) {
+                match execution::cancellation(&row, false) {
                     Cancellation::AtOnce => changes.push(leaving::take_back(tx, env, &row).await?),
                     _ => called_back.push(row),
                 }
@@ -137,15 +137,36 @@ pub async fn no_longer_reached(tx: &mut dyn Tx, env: &Env, job: &JobId, clients:
     Ok(())
 }
 
-/// Cancels rows: at once what was not offered, by asking the agent what was; what has started goes on to its end.
+/// Those of these rows that have begun one of several packages, whose agents are to begin none after it.
+async fn with_what_follows(tx: &mut dyn Tx, rows: &[Execution], reason: CancelReason) -> Result<BTreeSet<(JobId, ClientId)>> {
+    let mut several: BTreeMap<(JobId, i64), bool> = BTreeMap::new();
+    let mut found = BTreeSet::new();
+    for row in rows.iter().filter(|row| execution::is_for_what_follows(reason) && execution::has_begun(row.state)) {
+        let key = (row.job.clone(), row.revision);
+        if !several.contains_key(&key) {
+            let packages = tx.job_packages(&row.job, row.revision).await?;
+            several.insert(key.clone(), packages.len() > 1);
+        }
+        // With which of them the agent is it knows best.
+        if several[&key] {
+            found.insert((row.job.clone(), row.client.clone()));
+        }
+    }
+    Ok(found)
+}
+
+/// Cancels rows: at once what was not offered, by asking the agent what was. What has started goes on to its end; of several packages
+/// the one that has.
 pub async fn cancel(tx: &mut dyn Tx, env: &Env, rows: &[Execution], reason: CancelReason) -> Result<()> {
     let mut changes = Vec::new();
     let usual = execution::cancel_deadline(env.common_clock(tx).await?, env.settings.lease_seconds());
-    let asked = rows.iter().filter(|row| execution::cancellation(row) == Cancellation::Ask);
+    let followed = with_what_follows(tx, rows, reason).await?;
+    let cancellation = |row: &Execution| execution::cancellation(row, followed.contains(&(row.job.clone(), row.client.clone())));
+    let asked = rows.iter().filter(|row| cancellation(row) == Cancellation::Ask);
     let asked: Vec<_> = asked.filter_map(|row| row.attempt.clone()).collect();
     let longer = schedule::leased_until(tx, &asked).await?;
     for row in rows {
-        match execution::cancellation(row) {
+        match cancellation(row) {
             Cancellation::Nothing | Cancellation::TooLate => {}
             Cancellation::AtOnce => {
                 let mut change = moved(row, ExecutionState::Canceled, reason.as_str(), "", env);
@@ -161,7 +182,7 @@ pub async fn cancel(tx: &mut dyn Tx, env: &Env, rows: &[Execution], reason: Canc
                 let deadline = lease.map_or(usual, |lease| usual.max(execution::cancel_deadline(lease.until, 0)));
                 let mut change = moved(row, row.state, &row.reason, &row.detail, env);
                 change.entered = row.entered;
-                change.cancel = Some(Some(CancelRequest { reason, deadline }));
+                change.cancel = Some(Some(CancelRequest::asked(reason, deadline)));
                 changes.push(change);
             }
         }
@@ -175,7 +196,7 @@ pub async fn cancel(tx: &mut dyn Tx, env: &Env, rows: &[Execution], reason: Canc
 
 /// Makes a cancellation final. What earlier attempts installed is taken back, if the job does that and the client has left its reach.
 pub async fn finish_cancel(tx: &mut dyn Tx, env: &Env, row: &Execution, reason: CancelReason) -> Result<()> {
-    let change = canceled(tx, env, row, reason).await?;
+    let change = canceled(tx, env, row, reason, false).await?;
     let ended = change.to == ExecutionState::Canceled && row.purpose != Purpose::Leave;
     tx.change_executions(&[change]).await?;
     if ended && leaving::takes_back(tx, &row.job).await? && !is_reached(tx, &row.job, &row.client).await? {
@@ -185,8 +206,8 @@ pub async fn finish_cancel(tx: &mut dyn Tx, env: &Env, row: &Execution, reason: 
 }
 
 /// What a cancellation ends as, once it is final: canceled; or queued again where the client has come back meanwhile, the job has a
-/// new revision, or its turn was only put off, if the job still stands.
-pub async fn canceled(tx: &mut dyn Tx, env: &Env, row: &Execution, reason: CancelReason) -> Result<ExecutionChange> {
+/// new revision, or its turn was only put off, if the job still stands. `begun`: some of its packages were installed before.
+pub async fn canceled(tx: &mut dyn Tx, env: &Env, row: &Execution, reason: CancelReason, begun: bool) -> Result<ExecutionChange> {
     let is_reached = is_reached(tx, &row.job, &row.client).await?;
     if row.purpose == Purpose::Leave && is_reached {
         if let Some(attempt) = &row.attempt {
@@ -216,7 +237,9 @@ pub async fn canceled(tx: &mut dyn Tx, env: &Env, row: &Execution, reason: Cance
     };
     change.cancel = Some(None);
     if change.to == ExecutionState::Queued && row.purpose != Purpose::Leave {
-        if by_rollout {
+        if by_rollout && begun {
+            // The package has been let loose on this machine: its place in the stage is taken, and it goes on from there.
+        } else if by_rollout {
             // Its place in the stage is free again; who comes next in order gets it.
             tx.hold_by_stage(&row.job, std::slice::from_ref(&row.client), row.state).await?;
         } else {

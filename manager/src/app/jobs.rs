@@ -1,8 +1,9 @@
 //! Jobs: made, started, canceled, archived, run again. How they are changed is in [`revise`](super::revise).
 
 use super::{
-    AppError, Env, Result, approvals, brakes, conditions, destinations, events, executions, groups, packages, rollouts, schedule, shelf,
-    trust,
+    AppError, Env, Result, approvals, brakes, conditions, destinations,
+    destinations::{Ahead, Effect},
+    events, executions, groups, packages, policies, rollouts, schedule, shelf, trust,
 };
 use jiff::SignedDuration;
 use std::collections::BTreeSet;
@@ -339,10 +340,7 @@ pub async fn create_as(tx: &mut dyn Tx, env: &Env, input: &Create, id: JobId) ->
     };
     tx.insert_job(&job, &wanted, &targets.into_iter().collect::<Vec<_>>()).await?;
     if let Some(alias) = &input.alias {
-        tx.put_alias(alias, &job.id, before.as_ref()).await.map_err(|e| match e {
-            StoreError::Exists(_) => alias_taken(alias),
-            other => other.into(),
-        })?;
+        put_alias(tx, alias, &job.id, before.as_ref()).await?;
     }
     tx.add_exclusions(&job.id, &exclusions.into_iter().collect::<Vec<_>>()).await?;
     let under = match (&input.alias, &before) {
@@ -362,6 +360,33 @@ async fn free_alias(tx: &mut dyn Tx, env: &Env, alias: &JobAlias) -> Result<Opti
         Some(job) if !has_ended(job.state) || !reaches_job(tx, env, &job).await? => Err(alias_taken(alias)),
         _ => Ok(Some(id)),
     }
+}
+
+async fn put_alias(tx: &mut dyn Tx, alias: &JobAlias, job: &JobId, before: Option<&JobId>) -> Result<()> {
+    tx.put_alias(alias, job, before).await.map_err(|e| match e {
+        StoreError::Exists(_) => alias_taken(alias),
+        other => other.into(),
+    })
+}
+
+/// Gives a job that is there another alias, or none. Gives back what that changes, in a sentence; nothing if it has it already.
+pub async fn call(tx: &mut dyn Tx, env: &Env, id: &JobId, alias: Option<&JobAlias>) -> Result<Option<String>> {
+    let had = tx.alias(id).await?;
+    if had.as_ref() == alias {
+        return Ok(None);
+    }
+    let said = |alias: Option<&JobAlias>| alias.map_or("none".to_owned(), ToString::to_string);
+    let mut change = format!("alias: {} in place of {}", said(alias), said(had.as_ref()));
+    let before = match alias {
+        Some(alias) => free_alias(tx, env, alias).await?,
+        None => None,
+    };
+    change.extend(before.iter().map(|before| format!(", which jobs/{before} had")));
+    tx.drop_alias(id).await?;
+    if let Some(alias) = alias {
+        put_alias(tx, alias, id, before.as_ref()).await?;
+    }
+    Ok(Some(change))
 }
 
 fn alias_taken(alias: &JobAlias) -> AppError {
@@ -447,6 +472,8 @@ pub async fn start(tx: &mut dyn Tx, env: &Env, id: &JobId) -> Result<Shown> {
     }
     if !job.terms.schedule.waits(env.common_clock(tx).await?) {
         activate(tx, env, job).await?;
+        // Not where a job starts by itself: that was counted when it was ordered, and nobody would ask for the number.
+        note_coming(tx, env, id, Some(Effect::Reached)).await?;
         return get(tx, env, id).await;
     }
     let (wanted, targets) = pinned(tx, env, &job).await?;
@@ -457,6 +484,7 @@ pub async fn start(tx: &mut dyn Tx, env: &Env, id: &JobId) -> Result<Shown> {
     job.state = JobState::Scheduled;
     tx.save_job(&job).await?;
     destinations::note_ahead(tx, env, &job, &targets).await?;
+    note_coming(tx, env, id, Some(Effect::Reached)).await?;
     let when = job.terms.schedule.start.map(|at| at.to_string()).unwrap_or_default();
     env.audit(tx, "schedule_job", format!("jobs/{id}"), format!("{}, for {when}", describe(&wanted))).await?;
     env.wakes().jobs.insert(id.clone());
@@ -480,6 +508,19 @@ async fn pinned(tx: &mut dyn Tx, env: &Env, job: &Job) -> Result<(Vec<JobPackage
         ));
     }
     Ok((wanted, targets))
+}
+
+/// Pins what a draft would install if it were started now: while it waits it is what it was when it was ordered.
+pub async fn pin_draft(tx: &mut dyn Tx, env: &Env, id: &JobId) -> Result<()> {
+    let job = load(tx, env, id).await?;
+    let had = tx.job_packages(id, job.revision).await?;
+    let (wanted, _) = pinned(tx, env, &job).await?;
+    if wanted != had {
+        tx.put_job_packages(id, job.revision, &wanted).await?;
+        // Whoever looked at the draft before saw another one.
+        tx.save_job(&job).await?;
+    }
+    Ok(())
 }
 
 /// Makes a job reach its destinations, from this commit on.
@@ -516,6 +557,13 @@ pub async fn activate(tx: &mut dyn Tx, env: &Env, mut job: Job) -> Result<()> {
     events::job_started(tx, env, &job, &describe(&wanted), false).await?;
     shelf::wake(tx, env, &job).await?;
     wake_queued(tx, env, id).await
+}
+
+/// Notes whom policies will bring to a job, or take from it: those of the groups that are its destinations, or that it excludes.
+pub async fn note_coming(tx: &mut dyn Tx, env: &Env, id: &JobId, effect: Option<Effect>) -> Result<()> {
+    let mut targets = tx.job_targets(id).await?;
+    targets.extend(tx.exclusions(id).await?);
+    policies::note_ahead_of(tx, env, &destinations::groups_of(&targets), &Ahead { job: Some(id), effect, ..Ahead::default() }).await
 }
 
 /// Wakes every client that has a queued row of this job.
@@ -601,12 +649,12 @@ async fn end(tx: &mut dyn Tx, env: &Env, job: &mut Job, state: JobState) -> Resu
     Ok(tx.save_job(job).await?)
 }
 
-/// Cancels every row that has not started.
+/// Cancels every row that has not started, and of the others the packages that follow the one that has.
 pub async fn cancel_open(tx: &mut dyn Tx, env: &Env, id: &JobId, reason: CancelReason) -> Result<()> {
     use ExecutionState::*;
     let mut page = Page { after: None, limit: BATCH };
     loop {
-        let rows = tx.list_executions(id, &page, &[Queued, Offered, Downloading, Waiting]).await?;
+        let rows = tx.list_executions(id, &page, &[Queued, Offered, Downloading, Waiting, Installing, Verifying, Restoring]).await?;
         let full = rows.len() as u32 == BATCH;
         page.after = rows.last().map(|r| r.client.to_string());
         executions::cancel(tx, env, &rows, reason).await?;
@@ -744,6 +792,9 @@ pub async fn retry(tx: &mut dyn Tx, env: &Env, input: &Retry) -> Result<Retried>
     if input.expires.is_some_and(|e| e <= env.now) {
         return Err(AppError::invalid("expire_time", "lies in the past"));
     }
+    if has_ended(job.state) {
+        excludes_what_is_there(tx, &job).await?;
+    }
     let mut members: Option<BTreeSet<ClientId>> = (!input.clients.is_empty()).then(|| input.clients.iter().cloned().collect());
     for group in &input.groups {
         let group = groups::load(tx, group).await?;
@@ -761,7 +812,8 @@ pub async fn retry(tx: &mut dyn Tx, env: &Env, input: &Retry) -> Result<Retried>
             refuse_second(tx, env, &job, &wanted, &target).await?;
         }
     }
-    if stands_again || job.state == JobState::Completed {
+    let goes_on = stands_again || job.state == JobState::Completed;
+    if goes_on {
         job.state = JobState::Active;
         job.ended = None;
         job.terms.schedule.failure.clear();
@@ -773,6 +825,9 @@ pub async fn retry(tx: &mut dyn Tx, env: &Env, input: &Retry) -> Result<Retried>
     if stands_again {
         rollouts::stands_again(tx, env, &job).await?;
         reach_all(tx, env, &job).await?;
+    }
+    if goes_on {
+        note_coming(tx, env, &job.id, None).await?;
     }
     let (mut retried, mut offered_again) = (0, 0);
     let mut page = Page { after: None, limit: BATCH };
@@ -815,6 +870,22 @@ pub async fn retry(tx: &mut dyn Tx, env: &Env, input: &Retry) -> Result<Retried>
     env.audit(tx, "retry_job", &name, format!("{:?}: {retried} again, {offered_again} offered again", input.kinds)).await?;
     env.wakes().jobs.insert(job.id.clone());
     Ok(Retried { job: get(tx, env, &input.id).await?, retried, offered_again })
+}
+
+/// Refuses to run a job again that never reached the members of a group which is no more: nobody can tell any more whom it is not to
+/// reach.
+async fn excludes_what_is_there(tx: &mut dyn Tx, job: &Job) -> Result<()> {
+    let exclusions = tx.exclusions(&job.id).await?;
+    let groups: Vec<_> = exclusions.iter().filter_map(|t| if let Target::Group(uid) = t { Some(uid.clone()) } else { None }).collect();
+    if tx.groups_by_uid(&groups).await?.len() == groups.len() {
+        return Ok(());
+    }
+    let message = format!(
+        "jobs/{} never reached the members of a group that was deleted after the job had ended, and nobody knows any more who they were; \
+         `job clone` makes another job, for which you say whom it never reaches",
+        job.id
+    );
+    Err(AppError::state(format!("jobs/{}", job.id), "EXCLUSION_GONE", message))
 }
 
 /// Reaches everybody whom a job that stands again did not reach while it did not: members that came, or came back.
@@ -883,6 +954,7 @@ async fn catch_up(tx: &mut dyn Tx, env: &Env, mut job: Job) -> Result<()> {
     let with = if news.is_empty() { "others of what its packages depend on".into() } else { news.join(", ") };
     env.audit(tx, "follow", &name, format!("revision {} with {with}", job.revision)).await?;
     env.wakes().jobs.insert(job.id.clone());
+    shelf::wake(tx, env, &job).await?;
     wake_queued(tx, env, &job.id).await
 }
 

@@ -5,13 +5,16 @@
 //! job that has ended takes nothing back, and of a client that was removed or archived nothing is taken.
 
 use super::{Env, Result, destinations, executions, keeping, rollouts};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
 use sutler_base::{
     ClientId, Digest, JobId, PackageName, Timestamp, Uid, limits,
     outcome::{ItemResult, Outcome},
-    state::{CancelReason, ClientState, ExecutionState, Intent, OnLeave, Purpose},
+    state::{CancelReason, ExecutionState, Intent, OnLeave, Purpose},
 };
-use sutler_core::model::{Attempt, Execution, JobPackage, PackageVersion};
+use sutler_core::{
+    execution,
+    model::{Attempt, Client, Execution, JobPackage, PackageVersion},
+};
 use sutler_store::{ExecutionChange, Tx};
 
 /// Of the attempts of an execution, the newest first, those whose results a new one skips: nothing from before the machine was
@@ -54,40 +57,76 @@ pub struct Installed {
     pub version: PackageVersion,
 }
 
+/// How many clients are looked at in one statement.
+const BATCH: usize = 500;
+/// Of how many clients the attempts are held at a time: an outcome may be half a megabyte.
+const TOGETHER: usize = 50;
+
 /// What a job has installed on a client and no other job that stands installs there, in the opposite order; as much as an offer has
 /// room for.
 pub async fn to_uninstall(tx: &mut dyn Tx, job: &JobId, client: &ClientId) -> Result<Vec<Installed>> {
-    let replaced = tx.client(client).await?.and_then(|c| c.replaced);
-    let mut kept: Option<BTreeSet<PackageName>> = None;
-    let mut found: Vec<Installed> = Vec::new();
-    for attempt in since_left(tx.attempts_of(job, client).await?, replaced.as_ref()) {
-        let packages = tx.job_packages(job, attempt.revision).await?;
-        let uids: Vec<Uid> = packages.iter().filter_map(|p| p.version.clone()).collect();
-        let versions = tx.versions_by_uid(&uids).await?;
-        for item in results(&attempt).into_iter().rev().filter(|item| item.state == ExecutionState::Succeeded) {
-            let Some(version) = versions.iter().find(|v| v.manifest == item.manifest) else { continue };
-            let is_it = |p: &&JobPackage| p.version.as_ref() == Some(&version.uid) && p.intent == Intent::Install;
-            let Some(package) = packages.iter().find(is_it) else { continue };
-            if found.len() == limits::JOB_PACKAGES_MAX || found.iter().any(|other| other.version.name == version.name) {
-                continue;
-            }
-            if kept.is_none() {
-                kept = Some(kept_by_others(tx, job, client).await?);
-            }
-            if kept.as_ref().is_some_and(|kept| !kept.contains(&version.name)) {
-                found.push(Installed { package: package.clone(), version: version.clone() });
-            }
-        }
-    }
-    Ok(found)
+    let Some(client) = tx.client(client).await? else { return Ok(vec![]) };
+    Ok(to_uninstall_from(tx, job, std::slice::from_ref(&client)).await?.remove(&client.id).unwrap_or_default())
 }
 
-/// The packages that other jobs which stand install on a client.
-async fn kept_by_others(tx: &mut dyn Tx, job: &JobId, client: &ClientId) -> Result<BTreeSet<PackageName>> {
-    let mut kept = BTreeSet::new();
-    for other in destinations::jobs_holding(tx, client, &destinations::STANDING).await? {
-        if other != *job && executions::is_reached(tx, &other, client).await? {
-            kept.extend(installs(tx, &other).await?);
+/// The same of several clients, looked up together.
+async fn to_uninstall_from(tx: &mut dyn Tx, job: &JobId, clients: &[Client]) -> Result<BTreeMap<ClientId, Vec<Installed>>> {
+    let mut out = BTreeMap::new();
+    let mut known: BTreeMap<i64, (Vec<JobPackage>, Vec<PackageVersion>)> = BTreeMap::new();
+    for clients in clients.chunks(TOGETHER) {
+        let ids: Vec<ClientId> = clients.iter().map(|client| client.id.clone()).collect();
+        let mut attempts: BTreeMap<ClientId, Vec<Attempt>> = BTreeMap::new();
+        for attempt in tx.attempts_of_all(job, &ids).await? {
+            attempts.entry(attempt.client.clone()).or_default().push(attempt);
+        }
+        let mut kept: Option<BTreeMap<ClientId, BTreeSet<PackageName>>> = None;
+        for client in clients {
+            let mut found: Vec<Installed> = Vec::new();
+            for attempt in since_left(attempts.remove(&client.id).unwrap_or_default(), client.replaced.as_ref()) {
+                if let Entry::Vacant(new) = known.entry(attempt.revision) {
+                    let packages = tx.job_packages(job, attempt.revision).await?;
+                    let uids: Vec<Uid> = packages.iter().filter_map(|p| p.version.clone()).collect();
+                    new.insert((packages, tx.versions_by_uid(&uids).await?));
+                }
+                let (packages, versions) = &known[&attempt.revision];
+                for item in results(&attempt).into_iter().rev().filter(|item| item.state == ExecutionState::Succeeded) {
+                    let Some(version) = versions.iter().find(|v| v.manifest == item.manifest) else { continue };
+                    let is_it = |p: &&JobPackage| p.version.as_ref() == Some(&version.uid) && p.intent == Intent::Install;
+                    let Some(package) = packages.iter().find(is_it) else { continue };
+                    if found.len() == limits::JOB_PACKAGES_MAX || found.iter().any(|other| other.version.name == version.name) {
+                        continue;
+                    }
+                    if kept.is_none() {
+                        kept = Some(kept_by_others(tx, job, &ids).await?);
+                    }
+                    let is_kept = kept.as_ref().and_then(|kept| kept.get(&client.id)).is_some_and(|names| names.contains(&version.name));
+                    if !is_kept {
+                        found.push(Installed { package: package.clone(), version: version.clone() });
+                    }
+                }
+            }
+            out.insert(client.id.clone(), found);
+        }
+    }
+    Ok(out)
+}
+
+/// The packages that other jobs which stand install on these clients: a look at each of those jobs, not at each of the clients.
+async fn kept_by_others(tx: &mut dyn Tx, job: &JobId, clients: &[ClientId]) -> Result<BTreeMap<ClientId, BTreeSet<PackageName>>> {
+    let mut holds: BTreeMap<JobId, Vec<ClientId>> = BTreeMap::new();
+    for (other, client) in tx.jobs_holding(clients, &destinations::STANDING).await? {
+        if other != *job {
+            holds.entry(other).or_default().push(client);
+        }
+    }
+    let mut kept: BTreeMap<ClientId, BTreeSet<PackageName>> = BTreeMap::new();
+    for (other, clients) in holds {
+        let names = installs(tx, &other).await?;
+        if names.is_empty() {
+            continue;
+        }
+        for client in destinations::reached(tx, &other, &clients).await? {
+            kept.entry(client).or_default().extend(names.iter().cloned());
         }
     }
     Ok(kept)
@@ -116,13 +155,19 @@ pub async fn leave_others(tx: &mut dyn Tx, env: &Env, job: &JobId, clients: &[Cl
     if !takes_back(tx, job).await? {
         return Ok(());
     }
-    for client in clients {
-        for row in tx.executions_of(client, limits::PAGE_MAX).await? {
-            let may = row.job != *job && row.state.is_end() && row.attempts > 0 && row.purpose != Purpose::Leave;
-            if may && takes_back(tx, &row.job).await? && !executions::is_reached(tx, &row.job, client).await? {
-                leave(tx, env, &row.job, std::slice::from_ref(client)).await?;
-            }
+    let mut left: BTreeMap<JobId, Vec<ClientId>> = BTreeMap::new();
+    for some in clients.chunks(BATCH) {
+        for (other, client) in tx.ended_elsewhere(job, some).await? {
+            left.entry(other).or_default().push(client);
         }
+    }
+    for (other, clients) in left {
+        if !takes_back(tx, &other).await? {
+            continue;
+        }
+        let reached = destinations::reached(tx, &other, &clients).await?;
+        let gone: Vec<ClientId> = clients.into_iter().filter(|client| !reached.contains(client)).collect();
+        leave(tx, env, &other, &gone).await?;
     }
     Ok(())
 }
@@ -147,6 +192,15 @@ pub async fn takes_back(tx: &mut dyn Tx, job: &JobId) -> Result<bool> {
     Ok(tx.job_terms(job).await?.is_some_and(|terms| terms.on_leave == OnLeave::Uninstall))
 }
 
+/// Whether something that a job installed there would be uninstalled, now or once what is under way is over, if the client left its reach.
+pub async fn is_owed(tx: &mut dyn Tx, row: &Execution) -> Result<bool> {
+    if row.attempts == 0 || row.purpose == Purpose::Leave {
+        return Ok(false);
+    }
+    // What has begun goes on to its end, and is taken back after that.
+    Ok(execution::has_begun(row.state) || !to_uninstall(tx, &row.job, &row.client).await?.is_empty())
+}
+
 /// Has what the job installed uninstalled where it does not reach the client any more and nothing is under way.
 pub async fn leave(tx: &mut dyn Tx, env: &Env, job: &JobId, clients: &[ClientId]) -> Result<()> {
     if clients.is_empty() || !takes_back(tx, job).await? {
@@ -157,23 +211,26 @@ pub async fn leave(tx: &mut dyn Tx, env: &Env, job: &JobId, clients: &[ClientId]
         return Ok(());
     };
     let keys: Vec<_> = clients.iter().map(|client| (job.id.clone(), client.clone())).collect();
+    let mut rows = tx.executions(&keys).await?;
+    rows.retain(|row| row.attempts > 0 && row.purpose != Purpose::Leave);
+    for row in rows.iter().filter(|row| !row.state.is_end()) {
+        if is_owed(tx, row).await? {
+            env.reached().note(&job.id, [&row.client]);
+        }
+    }
+    rows.retain(|row| row.state.is_end());
+    let ids: Vec<ClientId> = rows.iter().map(|row| row.client.clone()).collect();
+    let mut admitted = tx.clients(&ids).await?;
+    admitted.retain(destinations::is_admitted);
+    let installed = to_uninstall_from(tx, &job.id, &admitted).await?;
     let mut changes = Vec::new();
-    for row in tx.executions(&keys).await? {
-        if !row.state.is_end() || row.attempts == 0 || row.purpose == Purpose::Leave {
-            continue;
-        }
-        let there = tx.client(&row.client).await?;
-        if !there.is_some_and(|c| matches!(c.state, ClientState::Active | ClientState::Quarantined) && c.archived.is_none()) {
-            continue;
-        }
-        let installed = to_uninstall(tx, &job.id, &row.client).await?;
-        if !installed.is_empty() {
-            let which: Vec<_> = installed.iter().map(|i| format!("{} {}", i.version.name, i.version.version)).collect();
-            let detail = format!("the client left the job's reach; what the job installed is uninstalled: {}", which.join(", "));
-            let mut change = executions::moved(&row, ExecutionState::Queued, CancelReason::LeftGroup.as_str(), &detail, env);
-            change.purpose = Some(Purpose::Leave);
-            changes.push(change);
-        }
+    for row in &rows {
+        let Some(installed) = installed.get(&row.client).filter(|installed| !installed.is_empty()) else { continue };
+        let which: Vec<_> = installed.iter().map(|i| format!("{} {}", i.version.name, i.version.version)).collect();
+        let detail = format!("the client left the job's reach; what the job installed is uninstalled: {}", which.join(", "));
+        let mut change = executions::moved(row, ExecutionState::Queued, CancelReason::LeftGroup.as_str(), &detail, env);
+        change.purpose = Some(Purpose::Leave);
+        changes.push(change);
     }
     tx.change_executions(&changes).await?;
     env.reached().note(&job.id, changes.iter().map(|change| &change.client));
@@ -194,7 +251,7 @@ pub async fn take_back(tx: &mut dyn Tx, env: &Env, row: &Execution) -> Result<Ex
     let mut change = match before {
         Some(before) if !half_gone => {
             let outcome = Outcome::parse(&before.outcome).ok();
-            let (reason, detail) = outcome.as_ref().map(sutler_core::execution::says).unwrap_or_default();
+            let (reason, detail) = outcome.as_ref().map(execution::says).unwrap_or_default();
             executions::moved(row, before.state, &reason, &detail, env)
         }
         _ => executions::moved(row, ExecutionState::Queued, "", "", env),

@@ -64,7 +64,7 @@ use std::{
     collections::BTreeSet,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard},
-    time::Instant,
+    time::{Duration, Instant},
 };
 use sutler_base::{ClientId, Digest, JobId, Timestamp, Uid, state::Presence};
 use sutler_certs::ca::CaBundle;
@@ -73,7 +73,7 @@ use sutler_core::{
     model::{AuditEntry, Client},
     rights::Reach,
 };
-use sutler_store::{Store, StoreError, Tx, Work, unit};
+use sutler_store::{Answer, Store, StoreError, Tx, Work, unit};
 
 /// What a unit of work gives.
 pub type Result<T> = std::result::Result<T, AppError>;
@@ -193,6 +193,8 @@ pub struct Env {
     pub standing: Option<Standing>,
     /// When the unit was begun. The same if it has to be run again.
     pub now: Timestamp,
+    /// The same on a clock that nobody sets.
+    pub steady: Duration,
     /// Ids and secrets.
     pub world: World,
     /// What does not change.
@@ -242,6 +244,16 @@ impl Env {
         Ok(tx.clock().await?.unwrap_or(self.now))
     }
 
+    /// The same, and for how long it was not set ahead as far as this manager has seen.
+    pub async fn even_clock(&self, tx: &mut dyn Tx) -> Result<(Timestamp, Duration)> {
+        // Both clocks of one moment.
+        let (clock, steady) = match tx.clock().await? {
+            Some(clock) => (clock, self.world.steady()),
+            None => (self.now, self.steady),
+        };
+        Ok((clock, self.live.even_for(clock, steady)))
+    }
+
     /// Whether the client is in contact: with this manager, or lately with another one.
     pub fn presence(&self, client: &Client) -> Presence {
         self.live.presence(&client.id, client.last_seen, self.now, self.settings.limits.overdue)
@@ -286,6 +298,7 @@ impl App {
             reach: who.reach,
             standing: who.standing,
             now: self.world.now(),
+            steady: self.world.steady(),
             world: self.world.clone(),
             settings: self.settings.clone(),
             conditions: self.conditions.clone(),
@@ -336,8 +349,11 @@ impl App {
                                     return Err(AppError::reused_request_id());
                                 }
                                 operators::still_stands(tx, &env, name).await?;
-                                return R::decode(answer.as_slice())
-                                    .map_err(|e| AppError::Bug(format!("the kept answer can't be read: {e}")));
+                                return match answer {
+                                    Answer::Done(bytes) => R::decode(bytes.as_slice())
+                                        .map_err(|e| AppError::Bug(format!("the kept answer can't be read: {e}"))),
+                                    Answer::Waits(id) => Err(approvals::became(tx, &id).await?),
+                                };
                             }
                             env.reached().forget();
                             let out = run(tx, &env, &input).await?;
@@ -347,7 +363,8 @@ impl App {
                             let answer = to_wire(out);
                             operators::still_stands(tx, &env, name).await?;
                             if !request_id.is_empty() {
-                                tx.put_request(&env.actor, &request_id, &body, &answer.encode_to_vec(), env.now).await?;
+                                let kept = Answer::Done(answer.encode_to_vec());
+                                tx.put_request(&env.actor, &request_id, &body, &kept, env.now).await?;
                             }
                             Ok(answer)
                         }
@@ -361,11 +378,11 @@ impl App {
         };
         self.metrics.unit(name, answer.is_ok(), began.elapsed());
         if let (Err(AppError::ApprovalNeeded(needed)), Some(order)) = (&answer, caller.watched.as_ref().and_then(|w| w.order.clone())) {
-            let input = (order, needed.clone());
-            let asked = self.change(caller.who.clone(), "ask_approval", input, |tx, env, (order, needed)| {
-                Box::pin(approvals::ask(tx, env, order, needed))
+            let input = (order, needed.clone(), caller.request_id.clone(), body);
+            let asked = self.change(caller.who.clone(), "ask_approval", input, |tx, env, (order, needed, request_id, body)| {
+                Box::pin(approvals::ask_once(tx, env, order, needed, (request_id, body)))
             });
-            return Err(approvals::waits(&asked.await?));
+            return Err(asked.await?);
         }
         let answer = answer?;
         self.wake(&wakes);

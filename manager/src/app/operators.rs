@@ -1,10 +1,11 @@
 //! Operators: made, changed, revoked; and what each may do.
 
-use super::{AppError, Env, Result, enrolment, groups};
+use super::{AppError, Env, Result, approvals, enrolment, groups};
 use std::collections::{BTreeMap, BTreeSet};
 use sutler_base::{GroupName, OperatorName, Uid, state::Role};
 use sutler_certs::{ca::CaBundle, keys::PublicKey};
 use sutler_core::{
+    approval::Voice,
     model::{Grant, Operator, Subject},
     rights,
 };
@@ -141,12 +142,14 @@ fn words(wanted: &[Wanted]) -> String {
 
 /// Makes an operator and gives it its first certificate. A name is never used again: it is what the audit log knows.
 pub async fn create(tx: &mut dyn Tx, env: &Env, ca: &CaBundle, input: &Create) -> Result<(Shown, Vec<Vec<u8>>)> {
+    let grants = grants(tx, &input.roles).await?;
     let operator = Operator {
         name: input.name.clone(),
         created: env.now,
         creator: env.actor.clone(),
         revoked: None,
-        grants: grants(tx, &input.roles).await?,
+        voice: given(Voice::default(), Some(&grants), env),
+        grants,
         change: 0,
     };
     tx.insert_operator(&operator).await.map_err(|e| match e {
@@ -161,6 +164,15 @@ pub async fn create(tx: &mut dyn Tx, env: &Env, ca: &CaBundle, input: &Create) -
     let certificates = enrolment::issue_operator(tx, env, ca, &input.name, &input.key).await?;
     env.audit(tx, "create_operator", format!("operators/{}", input.name), words(&input.roles)).await?;
     Ok((get(tx, &input.name).await?, certificates))
+}
+
+/// Since when an operator can be a second person that is given these roles now, or none any more.
+fn given(voice: Voice, grants: Option<&[Grant]>, env: &Env) -> Voice {
+    let may_agree = grants.is_some_and(approvals::may_agree_to_all);
+    let before = voice.given;
+    let voice = voice.given(may_agree, env.now, env.settings.limits.second_person_rest);
+    // Whoever works on the manager's own host has all of it in his hands anyway: what is done there is how one gets out of a lock.
+    if env.actor == "manager" { Voice { given: before, ..voice } } else { voice }
 }
 
 /// What changes an operator.
@@ -188,6 +200,7 @@ pub async fn update(tx: &mut dyn Tx, env: &Env, input: &Update) -> Result<Shown>
     }
     tx.set_grants(&input.name, &grants).await?;
     if !input.roles.is_empty() {
+        tx.set_voice(&input.name, &given(operator.voice, Some(&grants), env)).await?;
         said.push(words(&input.roles));
     }
     if let Some(budget) = input.budget {
@@ -202,11 +215,13 @@ pub async fn update(tx: &mut dyn Tx, env: &Env, input: &Update) -> Result<Shown>
 /// Cuts an operator off, for ever: its calls are refused from this commit on, its open streams end within seconds.
 pub async fn revoke(tx: &mut dyn Tx, env: &Env, name: &OperatorName) -> Result<Shown> {
     let all = lock(tx, env).await?;
-    if load(tx, name).await?.revoked.is_some() {
+    let operator = load(tx, name).await?;
+    if operator.revoked.is_some() {
         return get(tx, name).await;
     }
     somebody_else_governs(&all, name)?;
     tx.revoke_operator(name, env.now).await?;
+    tx.set_voice(name, &given(operator.voice, None, env)).await?;
     tx.revoke_certificates(&Subject::Operator(name.clone())).await?;
     env.audit(tx, "revoke_operator", format!("operators/{name}"), "").await?;
     get(tx, name).await
@@ -215,7 +230,8 @@ pub async fn revoke(tx: &mut dyn Tx, env: &Env, name: &OperatorName) -> Result<S
 /// Gives an operator whose key was lost a certificate for a new key; those it had are revoked.
 pub async fn issue(tx: &mut dyn Tx, env: &Env, ca: &CaBundle, name: &OperatorName, key: &PublicKey) -> Result<(Shown, Vec<Vec<u8>>)> {
     let all = lock(tx, env).await?;
-    standing(tx, &all, name).await?;
+    let operator = standing(tx, &all, name).await?;
+    tx.set_voice(name, &given(operator.voice, Some(&operator.grants), env)).await?;
     tx.revoke_certificates(&Subject::Operator(name.clone())).await?;
     let certificates = enrolment::issue_operator(tx, env, ca, name, key).await?;
     env.audit(tx, "issue_operator_certificate", format!("operators/{name}"), "for a new key; the earlier ones are revoked").await?;

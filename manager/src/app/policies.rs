@@ -1,14 +1,21 @@
 //! Policies: made, changed, previewed, applied; and what they do when a client is new or its inventory changes.
 
-use super::{AppError, Env, Result, conditions, conditions::Asked, destinations, groups, inventory, membership};
+use super::{
+    AppError, Env, Result, conditions,
+    conditions::Asked,
+    destinations,
+    destinations::{Ahead, Move},
+    groups, inventory, membership,
+};
+use std::sync::Arc;
 use sutler_base::{
-    ClientId, GroupName, PolicyName,
+    ClientId, GroupName, PolicyName, Uid, limits,
     state::{AppliesTo, ClientState, JoinMode, OnMismatch, Source, Trigger},
 };
 use sutler_core::{
     condition::{Condition, Outcome, Variable},
-    model::{Client, Group, Policy},
-    policy::{Event, Verdict, decide},
+    model::{Client, Group, Membership, Policy},
+    policy::{Event, Subject, Verdict, decide},
 };
 use sutler_store::{Besides, Page, StoreError, Tx};
 
@@ -50,7 +57,7 @@ async fn one(tx: &mut dyn Tx, policy: Policy) -> Result<Named> {
 }
 
 /// A condition that may place clients in this group: what a client says of itself never grants a restricted one.
-async fn compile(tx: &mut dyn Tx, env: &Env, group: &Group, text: &str) -> Result<std::sync::Arc<Condition>> {
+async fn compile(tx: &mut dyn Tx, env: &Env, group: &Group, text: &str) -> Result<Arc<Condition>> {
     let condition = conditions::compile(tx, env, "condition", text).await?;
     if condition.uses_contact() || condition.uses_duplicate() {
         let why = "client.presence, client.last_seen and client.duplicate change without anything happening at the client, so that a \
@@ -95,33 +102,91 @@ pub async fn create(tx: &mut dyn Tx, env: &Env, input: &Create) -> Result<Named>
     )
     .await?;
     let policy = load(tx, &input.name).await?;
-    note_ahead(tx, env, &policy).await?;
+    note_ahead(tx, env, &policy, None).await?;
     one(tx, policy).await
 }
 
-/// Notes whom a policy would bring within reach of jobs by what they are now: those that it looks at by their facts, though nothing
-/// happened to them yet.
-async fn note_ahead(tx: &mut dyn Tx, env: &Env, policy: &Policy) -> Result<()> {
+/// A policy that looks at clients whenever something of them changes, with its condition.
+type Looking = (Policy, Arc<Condition>);
+
+/// Notes whom a policy would bring within reach of jobs, or out of it, by what they are now: those that it looks at by their facts,
+/// though nothing happened to them yet.
+async fn note_ahead(tx: &mut dyn Tx, env: &Env, policy: &Policy, moves: Option<Move>) -> Result<()> {
     if policy.trigger != Trigger::Inventory {
         return Ok(());
     }
     let group = tx.groups_by_uid(std::slice::from_ref(&policy.group)).await?.pop();
     let group = group.ok_or_else(|| AppError::Bug("a policy without its group".into()))?;
     let condition = compile(tx, env, &group, &policy.condition).await?;
-    let limit = if condition.uses_packages() { inventory::TOGETHER } else { 500 };
+    let looking = [(group.uid, vec![(policy.clone(), condition)])];
+    note_looking(tx, env, &looking, &Ahead { moves, ..Ahead::default() }).await
+}
+
+/// Notes whom the policies of these groups would bring within reach of a job that has come to them, or out of it, as [`note_ahead`] does
+/// of a policy that has come to a group with jobs: which of them is there first is all the same.
+pub async fn note_ahead_of(tx: &mut dyn Tx, env: &Env, groups: &[Uid], ahead: &Ahead<'_>) -> Result<()> {
+    let mut all = Vec::new();
+    for group in groups {
+        let policies = looking(tx, env, group).await?;
+        if !policies.is_empty() {
+            all.push((group.clone(), policies));
+        }
+    }
+    note_looking(tx, env, &all, ahead).await
+}
+
+/// The policies of a group that look at clients whenever something of them changes. One that names a question that is no more looks at
+/// nobody.
+async fn looking(tx: &mut dyn Tx, env: &Env, group: &Uid) -> Result<Vec<Looking>> {
+    let (mut page, mut all) = (Page { after: None, limit: limits::PAGE_MAX }, Vec::new());
+    loop {
+        let rows = tx.list_policies(&page, Some(group)).await?;
+        let full = rows.len() as u32 == page.limit;
+        page.after = rows.last().map(|p| p.name.to_string());
+        all.extend(rows.into_iter().filter(|p| p.trigger == Trigger::Inventory));
+        if !full {
+            break;
+        }
+    }
+    let asked = Asked::by(tx, env, all.iter().map(|policy| policy.condition.as_str())).await?;
+    Ok(all.into_iter().filter_map(|policy| asked.of(env, &policy).map(|condition| (policy, condition))).collect())
+}
+
+/// Shows every client to these policies of groups, and notes what would follow for jobs.
+async fn note_looking(tx: &mut dyn Tx, env: &Env, groups: &[(Uid, Vec<Looking>)], ahead: &Ahead<'_>) -> Result<()> {
+    if groups.is_empty() {
+        return Ok(());
+    }
+    let packages = groups.iter().flat_map(|(_, policies)| policies).any(|(_, condition)| condition.uses_packages());
+    let limit = if packages { inventory::TOGETHER } else { 500 };
     let mut page = Page { after: None, limit };
     loop {
         let rows = tx.list_clients_in(&page, ClientState::Active).await?;
         let full = rows.len() as u32 == limit;
-        let subjects = inventory::subjects(tx, &rows, condition.uses_packages()).await?;
         page.after = rows.last().map(|c| c.id.to_string());
-        let meant = rows.iter().zip(&subjects).filter(|(c, s)| decide(policy, &condition, c, s, Event::Inventory) == Verdict::Join);
-        let meant: Vec<ClientId> = meant.map(|(client, _)| client.id.clone()).collect();
-        let held = tx.held_out(&group.uid, &meant).await?;
-        let members = tx.memberships_of_all(&meant).await?;
-        let is_in = |id: &ClientId| members.iter().any(|m| m.group == group.uid && m.client == *id);
-        let come: Vec<ClientId> = meant.into_iter().filter(|id| !held.contains(id) && !is_in(id)).collect();
-        destinations::note_if_joined(tx, env, &group.uid, &come).await?;
+        let subjects = inventory::subjects(tx, &rows, packages).await?;
+        let ids: Vec<ClientId> = rows.iter().map(|c| c.id.clone()).collect();
+        let members = tx.memberships_of_all(&ids).await?;
+        for (group, policies) in groups {
+            let joins = |client: &Client, subject: &Subject| {
+                policies.iter().any(|(policy, condition)| decide(policy, condition, client, subject, Event::Inventory) == Verdict::Join)
+            };
+            let is_in = |id: &ClientId| members.iter().any(|m| m.group == *group && m.client == *id);
+            let meant = rows.iter().zip(&subjects).filter(|(client, subject)| !is_in(&client.id) && joins(client, subject));
+            let meant: Vec<ClientId> = meant.map(|(client, _)| client.id.clone()).collect();
+            let held = tx.held_out(group, &meant).await?;
+            let come: Vec<ClientId> = meant.into_iter().filter(|id| !held.contains(id)).collect();
+            destinations::note_if_moved(tx, env, group, (Move::Join, &come), ahead).await?;
+            let goes = |client: &Client, subject: &Subject| {
+                policies.iter().any(|(policy, condition)| {
+                    let is_its = |m: &Membership| m.group == *group && m.client == client.id && is_of(m, policy);
+                    members.iter().any(is_its) && decide(policy, condition, client, subject, Event::Inventory) == Verdict::Leave
+                })
+            };
+            let go = rows.iter().zip(&subjects).filter(|(client, subject)| goes(client, subject));
+            let go: Vec<ClientId> = go.map(|(client, _)| client.id.clone()).collect();
+            destinations::note_if_moved(tx, env, group, (Move::Leave, &go), ahead).await?;
+        }
         if !full {
             return Ok(());
         }
@@ -188,7 +253,9 @@ pub async fn update(tx: &mut dyn Tx, env: &Env, input: &Update) -> Result<Named>
     policy.description = input.description.clone().unwrap_or(policy.description);
     tx.save_policy(&policy).await.map_err(|e| exists(e, &input.name))?;
     if input.condition.is_some() || input.applies_to.is_some() {
-        note_ahead(tx, env, &policy).await?;
+        note_ahead(tx, env, &policy, None).await?;
+    } else if input.on_mismatch.is_some() {
+        note_ahead(tx, env, &policy, Some(Move::Leave)).await?;
     }
     env.audit(tx, "update_policy", format!("policies/{}", input.name), &policy.condition).await?;
     get(tx, &input.name).await
@@ -322,10 +389,7 @@ pub async fn look(tx: &mut dyn Tx, env: &Env, client: &Client, event: Event) -> 
                 }
             }
             Verdict::Leave => {
-                let mine = |m: &&sutler_core::model::Membership| {
-                    m.group == policy.group && m.source == Source::Policy && m.source_name == policy.uid.as_str()
-                };
-                if tx.memberships_of(&client.id).await?.iter().find(mine).is_some() {
+                if tx.memberships_of(&client.id).await?.iter().any(|m| m.group == policy.group && is_of(m, &policy)) {
                     membership::leave(tx, env, &policy.group, std::slice::from_ref(&client.id)).await?;
                 }
             }
@@ -333,6 +397,11 @@ pub async fn look(tx: &mut dyn Tx, env: &Env, client: &Client, event: Event) -> 
         }
     }
     Ok(())
+}
+
+/// Whether a membership was made by this policy.
+fn is_of(membership: &Membership, policy: &Policy) -> bool {
+    membership.source == Source::Policy && membership.source_name == policy.uid.as_str()
 }
 
 /// Whether clients can join this group by themselves.

@@ -5,7 +5,7 @@ use super::{Env, Result, approvals, destinations, events, executions, planned, s
 use std::{collections::BTreeSet, time::Duration};
 use sutler_base::{
     ClientId, JobId, Timestamp,
-    state::{ClientState, ExecutionState, JobState},
+    state::{CancelStage, ClientState, ExecutionState, JobState},
 };
 use sutler_core::{
     execution,
@@ -64,6 +64,15 @@ pub async fn finish_cancels(tx: &mut dyn Tx, env: &Env, even: Duration) -> Resul
             let deadline = now.saturating_add(missing).unwrap_or(Timestamp::MAX);
             change.cancel = Some(Some(CancelRequest { deadline, ..cancel }));
             tx.change_executions(&[change]).await?;
+            continue;
+        }
+        if execution::has_begun(row.state) {
+            // What has begun may go on to its end; without a lease nothing follows it.
+            let mut change = executions::moved(&row, row.state, &row.reason, &row.detail, env);
+            change.entered = row.entered;
+            change.cancel = Some(Some(CancelRequest { stage: CancelStage::LeaseOver, ..cancel }));
+            tx.change_executions(&[change]).await?;
+            env.wakes().jobs.insert(row.job);
             continue;
         }
         executions::finish_cancel(tx, env, &row, cancel.reason).await?;

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use sutler_base::{
     AttemptId, ClientId, JobId, Timestamp,
-    state::{ClientKind, ClientState, ExecutionState},
+    state::{ClientKind, ClientState, ExecutionState, Purpose},
 };
 use sutler_core::model::{Attempt, Certificate, CertificateState, Client, Subject};
 use sutler_store::Tx;
@@ -188,6 +188,8 @@ pub struct Unknown {
     pub revision: i64,
     /// Where it is.
     pub state: ExecutionState,
+    /// What it is for, as its offer said; none of an older agent, which does not repeat that.
+    pub purpose: Option<Purpose>,
 }
 
 /// Takes over an attempt that was made after the backup. Gives back whether it did: its job has to be known.
@@ -198,13 +200,14 @@ pub async fn adopt_attempt(tx: &mut dyn Tx, env: &Env, unknown: &Unknown) -> Res
     let Some(job) = tx.job(&unknown.job).await? else { return Ok(false) };
     tx.insert_executions(&job.id, std::slice::from_ref(&unknown.client), env.now).await?;
     let Some(row) = tx.execution(&job.id, &unknown.client).await? else { return Ok(false) };
+    let purpose = unknown.purpose.unwrap_or(row.purpose);
     let attempt = Attempt {
         id: unknown.attempt.clone(),
         job: job.id.clone(),
         client: unknown.client.clone(),
         number: row.attempts + 1,
         revision: unknown.revision,
-        purpose: row.purpose,
+        purpose,
         state: unknown.state,
         created: env.now,
         ended: None,
@@ -216,6 +219,7 @@ pub async fn adopt_attempt(tx: &mut dyn Tx, env: &Env, unknown: &Unknown) -> Res
     let mut change = executions::moved(&row, unknown.state, "", "", env);
     change.attempt = Some((attempt.id.clone(), attempt.number, attempt.revision));
     change.cancel = Some(None);
+    change.purpose = (purpose != row.purpose).then_some(purpose);
     tx.change_executions(&[change]).await?;
     env.wakes().jobs.insert(job.id);
     Ok(true)

@@ -1,14 +1,16 @@
 //! Jobs that are changed: who has not started gets what is new, as another revision; who has keeps the one that it was offered.
 
 use super::{
-    AppError, Env, Result, conditions, destinations, executions, groups,
+    AppError, Env, Result, conditions, destinations,
+    destinations::{Ahead, Effect},
+    executions, groups,
     jobs::{self, Destination, Shown, Wanted},
-    keeping, reached, rollouts, schedule,
+    keeping, policies, reached, rollouts, schedule, shelf,
 };
 use serde_json::Value;
 use std::collections::BTreeSet;
 use sutler_base::{
-    ClientId, JobId, Timestamp,
+    ClientId, JobAlias, JobId, Timestamp,
     manifest::Requirement,
     state::{CancelReason, ExecutionState, JobState, Purpose},
 };
@@ -54,6 +56,8 @@ pub struct Update {
     pub add_exclusions: Vec<Destination>,
     /// Exclusions that it loses.
     pub remove_exclusions: Vec<Destination>,
+    /// What people call it from now on; `Some(None)` for nothing.
+    pub alias: Option<Option<JobAlias>>,
     /// What it was when the caller read it; empty for whatever it is.
     pub etag: String,
 }
@@ -108,6 +112,9 @@ pub async fn update(tx: &mut dyn Tx, env: &Env, input: &Update) -> Result<Shown>
         }
     }
     let mut changes = changed(&before, &job);
+    if let Some(alias) = &input.alias {
+        changes.extend(jobs::call(tx, env, id, alias.as_ref()).await?);
+    }
     // A draft has been seen by nobody: its first revision is what it is when it is started.
     let started = job.state != JobState::Draft;
     let had = tx.job_packages(id, job.revision).await?;
@@ -143,13 +150,20 @@ pub async fn update(tx: &mut dyn Tx, env: &Env, input: &Update) -> Result<Shown>
     if packages.is_some() && rollouts::other_packages(tx, &job).await? {
         changes.push("other packages: its stages begin again".into());
     }
-    if started && (packages.is_some() || job.condition != before.condition || job.requirements != before.requirements) {
+    // Before it starts its stages and its time are part of what was agreed to, too.
+    let otherwise = job.state == JobState::Scheduled && job.terms != before.terms;
+    if started && (packages.is_some() || job.condition != before.condition || job.requirements != before.requirements || otherwise) {
         // Whoever has not begun gets what nobody had agreed to.
         env.reached().note_rows(id, reached::NOT_BEGUN);
         if job.state == JobState::Scheduled {
             let targets = tx.job_targets(id).await?;
             destinations::note_ahead(tx, env, &job, &targets).await?;
         }
+        jobs::note_coming(tx, env, id, Some(Effect::Reached)).await?;
+    }
+    if started && job.terms.on_leave != before.terms.on_leave {
+        // It takes back now from those whom policies will take out of its groups.
+        jobs::note_coming(tx, env, id, Some(Effect::TakenBack)).await?;
     }
     let wanted = packages.unwrap_or(had);
     changes.extend(change_destinations(tx, env, &job, &wanted, input).await?);
@@ -165,6 +179,10 @@ pub async fn update(tx: &mut dyn Tx, env: &Env, input: &Update) -> Result<Shown>
     }
     env.audit(tx, "update_job", format!("jobs/{id}"), if changes.is_empty() { "nothing".into() } else { changes.join("; ") }).await?;
     env.wakes().jobs.insert(id.clone());
+    if started {
+        // What their users are shown of it may be something else.
+        shelf::wake(tx, env, &job).await?;
+    }
     jobs::get(tx, env, id).await
 }
 
@@ -280,6 +298,18 @@ async fn change_destinations(
         for target in add.iter().chain(&free) {
             let clients: Vec<ClientId> = destinations::held_by(tx, target).await?;
             destinations::not_excluded(tx, env, std::slice::from_ref(job), &clients).await?;
+        }
+    }
+    if stands || job.state == JobState::Scheduled {
+        // Also what policies will come to for it: in groups that it gets or excludes, and for those who are excluded no longer.
+        let ahead = Ahead { job: Some(id), ..Ahead::default() };
+        policies::note_ahead_of(tx, env, &destinations::groups_of(&add), &ahead).await?;
+        let out = Ahead { effect: Some(Effect::TakenBack), ..ahead };
+        policies::note_ahead_of(tx, env, &destinations::groups_of(&exclude), &out).await?;
+        if !free.is_empty() {
+            let groups = destinations::groups_of(&tx.job_targets(id).await?);
+            let come = Ahead { among: &free, effect: Some(Effect::Reached), ..ahead };
+            policies::note_ahead_of(tx, env, &groups, &come).await?;
         }
     }
     Ok(changes)

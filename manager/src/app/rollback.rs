@@ -16,11 +16,11 @@ use sutler_base::{
     facts::Facts,
     limits,
     manifest::relations::{self, Values},
-    outcome::Was,
+    outcome::{ItemResult, Was},
     state::{ClientState, ExecutionState, Intent, JobState, Purpose},
 };
 use sutler_core::{
-    model::{Client, Execution, Job, JobPackage, PackageVersion},
+    model::{Attempt, Client, Execution, Job, JobPackage, PackageVersion},
     relations::VERSIONS_MAX,
     terms::JobTerms,
 };
@@ -28,6 +28,8 @@ use sutler_store::{Page, Tx};
 
 /// How many rows are handled at a time.
 const BATCH: u32 = 500;
+/// Of how many clients the outcomes are held at a time.
+const TOGETHER: usize = 50;
 /// How many clients are named that are left alone.
 const NAMED: usize = 1000;
 
@@ -60,6 +62,8 @@ pub struct Rolled {
     pub steps: Vec<Step>,
     /// Clients that are left alone, and why.
     pub left: Vec<String>,
+    /// Clients on which something is taken off since nothing of it was there before, and what.
+    pub had_none: Vec<String>,
 }
 
 /// Makes a job that puts back what this one changed, and starts it; ends this one.
@@ -71,7 +75,7 @@ pub async fn rollback(tx: &mut dyn Tx, env: &Env, input: &Rollback) -> Result<Ro
     }
     let plan = plan(tx, env, &job).await?;
     if input.dry_run {
-        return Ok(Rolled { job: None, steps: plan.steps, left: plan.left });
+        return Ok(Rolled { job: None, steps: plan.steps, left: plan.left, had_none: plan.had_none });
     }
     if plan.picks.is_empty() {
         let why = plan.left.first().map(|why| format!(" ({why})")).unwrap_or_default();
@@ -110,7 +114,7 @@ pub async fn rollback(tx: &mut dyn Tx, env: &Env, input: &Rollback) -> Result<Ro
     let detail = format!("jobs/{} on {} clients: {}", back.id, clients.len(), jobs::describe(&wanted));
     env.audit(tx, "rollback_job", &name, detail).await?;
     jobs::wake_queued(tx, env, &back.id).await?;
-    Ok(Rolled { job: Some(jobs::get(tx, env, &back.id).await?), steps: plan.steps, left: plan.left })
+    Ok(Rolled { job: Some(jobs::get(tx, env, &back.id).await?), steps: plan.steps, left: plan.left, had_none: plan.had_none })
 }
 
 /// What would be done where.
@@ -118,11 +122,12 @@ struct Plan {
     steps: Vec<Step>,
     picks: Vec<(ClientId, Vec<usize>)>,
     left: Vec<String>,
+    had_none: Vec<String>,
 }
 
 async fn plan(tx: &mut dyn Tx, env: &Env, job: &Job) -> Result<Plan> {
     let mut known = Known { word: trust::word(tx).await?, packages: BTreeMap::new(), versions: BTreeMap::new() };
-    let mut plan = Plan { steps: vec![], picks: vec![], left: vec![] };
+    let mut plan = Plan { steps: vec![], picks: vec![], left: vec![], had_none: vec![] };
     let mut page = Page { after: None, limit: BATCH };
     loop {
         let rows = tx.list_executions(&job.id, &page, &[]).await?;
@@ -130,18 +135,33 @@ async fn plan(tx: &mut dyn Tx, env: &Env, job: &Job) -> Result<Plan> {
         page.after = rows.last().map(|r| r.client.to_string());
         let ids: Vec<ClientId> = rows.iter().map(|r| r.client.clone()).collect();
         let clients = tx.clients(&ids).await?;
+        let changed: Vec<ClientId> =
+            rows.iter().filter(|r| r.purpose != Purpose::Leave && r.attempts > 0).map(|r| r.client.clone()).collect();
+        // Of some clients at a time, for an outcome may be half a megabyte; what is made of them is small.
+        let mut said = BTreeMap::new();
+        for some in changed.chunks(TOGETHER) {
+            for attempt in tx.attempts_of_all(&job.id, some).await? {
+                let items = results(&attempt);
+                said.entry(attempt.client.clone()).or_insert_with(Vec::new).push(Said { attempt: without_outcome(attempt), items });
+            }
+        }
         for row in rows.iter().filter(|row| row.purpose != Purpose::Leave && row.attempts > 0) {
             let Some(client) = clients.iter().find(|c| c.id == row.client) else { continue };
             let found = match under_way(row) {
                 Some(why) => Err(why),
-                None => match known.of_client(tx, env, row, client).await? {
-                    Ok(wanted) if wanted.is_empty() => half_done(tx, row).await?.map_or(Ok(wanted), Err),
+                None => match known.of_client(tx, env, row, client, said.get(&row.client).map_or(&[], Vec::as_slice)).await? {
+                    Ok(wanted) if wanted.is_empty() => half_done(row, said.get(&row.client)).map_or(Ok(wanted), Err),
                     found => found,
                 },
             };
             match found {
                 Ok(wanted) if wanted.is_empty() => {}
                 Ok(wanted) => {
+                    let gone = wanted.iter().filter(|p| p.intent == Intent::Uninstall);
+                    let gone: Vec<_> = gone.map(|p| format!("{} {}", p.package, p.version_text)).collect();
+                    if !gone.is_empty() && plan.had_none.len() < NAMED {
+                        plan.had_none.push(format!("clients/{}: {}", client.id, gone.join(", ")));
+                    }
                     let picks = wanted.into_iter().map(|package| number(&mut plan.steps, package)).collect();
                     plan.picks.push((client.id.clone(), picks));
                 }
@@ -162,11 +182,22 @@ fn under_way(row: &Execution) -> Option<String> {
 }
 
 /// What an attempt that went wrong has left half done there; none if all was put back, or nothing was changed.
-async fn half_done(tx: &mut dyn Tx, row: &Execution) -> Result<Option<String>> {
-    let Some(attempt) = row.attempt.as_ref().filter(|_| row.state != ExecutionState::Succeeded) else { return Ok(None) };
-    let results = tx.attempt(attempt).await?.map(|attempt| results(&attempt)).unwrap_or_default();
-    let left = results.into_iter().find(|item| item.failure.as_ref().is_some_and(|failure| failure.restored == Some(false)));
-    Ok(left.map(|item| format!("{} {} failed there, and what was there before was not put back", item.package, item.version)))
+fn half_done(row: &Execution, said: Option<&Vec<Said>>) -> Option<String> {
+    let id = row.attempt.as_ref().filter(|_| row.state != ExecutionState::Succeeded)?;
+    let items = said?.iter().find(|said| said.attempt.id == *id).map(|said| said.items.as_slice()).unwrap_or_default();
+    let left = items.iter().find(|item| item.failure.as_ref().is_some_and(|failure| failure.restored == Some(false)));
+    left.map(|item| format!("{} {} failed there, and what was there before was not put back", item.package, item.version))
+}
+
+/// An attempt with what came of its packages, and without the bytes that say so.
+#[derive(Clone)]
+struct Said {
+    attempt: Attempt,
+    items: Vec<ItemResult>,
+}
+
+fn without_outcome(attempt: Attempt) -> Attempt {
+    Attempt { outcome: vec![], signature: vec![], ..attempt }
 }
 
 /// The number of this step, which is one client's more.
@@ -204,11 +235,12 @@ impl Known {
         env: &Env,
         row: &Execution,
         client: &Client,
+        said: &[Said],
     ) -> Result<std::result::Result<Vec<JobPackage>, String>> {
         if client.state == ClientState::Removed || client.archived.is_some() {
             return Ok(Err("it was removed or archived".into()));
         }
-        let changes = self.changes(tx, row, client).await?;
+        let changes = self.changes(tx, row, client, said).await?;
         let software = Facts::parse(&client.facts).map(|facts| facts.software).unwrap_or_default();
         let mut wanted = Vec::new();
         for changed in changes {
@@ -249,10 +281,12 @@ impl Known {
     }
 
     /// What the job changed on a client, the last first: of each package what is there now, and what was before the first change.
-    async fn changes(&mut self, tx: &mut dyn Tx, row: &Execution, client: &Client) -> Result<Vec<Changed>> {
+    async fn changes(&mut self, tx: &mut dyn Tx, row: &Execution, client: &Client, said: &[Said]) -> Result<Vec<Changed>> {
         let mut changes: Vec<Changed> = Vec::new();
-        for attempt in since_left(tx.attempts_of(&row.job, &row.client).await?, client.replaced.as_ref()) {
+        let attempts = said.iter().map(|said| said.attempt.clone()).collect();
+        for attempt in since_left(attempts, client.replaced.as_ref()) {
             let revision = attempt.revision;
+            let items = said.iter().find(|said| said.attempt.id == attempt.id).map(|said| said.items.clone()).unwrap_or_default();
             let packages = match self.packages.entry(revision) {
                 Entry::Occupied(known) => known.into_mut(),
                 Entry::Vacant(new) => {
@@ -263,7 +297,7 @@ impl Known {
                     new.insert(packages.into_iter().map(|p| (p.clone(), version(&p))).collect())
                 }
             };
-            for item in results(&attempt).into_iter().rev().filter(|item| item.state == ExecutionState::Succeeded) {
+            for item in items.into_iter().rev().filter(|item| item.state == ExecutionState::Succeeded) {
                 // What was only fetched has changed nothing.
                 let is_it = |(p, _): &&(JobPackage, Option<PackageVersion>)| p.package == item.package && p.intent != Intent::Prefetch;
                 let Some((package, version)) = packages.iter().find(is_it) else { continue };

@@ -3,13 +3,16 @@
 
 use super::{
     AppError, Env, Result,
-    brakes::offline::{self, Looked},
+    brakes::{
+        Gate,
+        offline::{self, Looked},
+    },
     events, executions, groups, jobs,
 };
 use std::collections::BTreeMap;
 use sutler_base::{
     ClientId, JobId, Timestamp, Uid,
-    state::{CancelReason, ClientState, EventKind, ExecutionState, HoldReason, JobState, Presence},
+    state::{Awaited, CancelReason, ClientState, EventKind, ExecutionState, HoldReason, JobState, Presence},
 };
 use sutler_core::{
     event::Event,
@@ -165,7 +168,8 @@ async fn look(tx: &mut dyn Tx, env: &Env, job: &Job, position: &Position) -> Res
             }
         }
         if let Some(groups) = members(job, open) {
-            seen.members_left = !in_contact(tx, env, job, &groups, 1).await?.found.is_empty();
+            // Those too that are stopped: nobody else goes before them.
+            seen.members_left = !in_contact(tx, env, job, &groups, 1, &mut Gate::default()).await?.found.is_empty();
             seen.members_held = !tx.held_by_stage(&job.id, &groups, None, 1).await?.is_empty();
         }
     }
@@ -192,12 +196,13 @@ async fn look(tx: &mut dyn Tx, env: &Env, job: &Job, position: &Position) -> Res
 async fn look_for_silence(tx: &mut dyn Tx, env: &Env, job: &Job, position: &Position, seen: &mut Seen) -> Result<Vec<Timestamp>> {
     let (stages, open) = (job.terms.rollout.stages().len(), position.stage as usize);
     let silence = job.terms.rollout.gate.silence_seconds;
-    let now = env.common_clock(tx).await?;
+    // What a clock that was set ahead shows is no silence: it counts as far as this manager has seen the time pass.
+    let (now, even) = env.even_clock(tx).await?;
+    let seen_from = now.saturating_sub(even).unwrap_or(Timestamp::MIN).max(env.live.started());
     let from = Timestamp::from_millisecond(position.silence_from_ms).unwrap_or(Timestamp::UNIX_EPOCH);
-    let started = env.live.started();
-    let Some(before) = rollout::silent_before(from.max(started), silence, now) else { return Ok(vec![]) };
+    let Some(before) = rollout::silent_before(from.max(seen_from), silence, now) else { return Ok(vec![]) };
     // Whoever tries to has reached this manager by then.
-    if now.duration_since(started).as_secs() < rollout::RECONNECT_SECONDS {
+    if now.duration_since(seen_from).as_secs() < rollout::RECONNECT_SECONDS {
         return Ok(vec![]);
     }
     let mut add = |number: u32, state: ExecutionState, n: u64| {
@@ -262,16 +267,22 @@ struct Next {
     passed: Vec<(ClientId, Timestamp)>,
 }
 
-/// The first clients in the order of the job whose row a stage holds and that are in contact.
-async fn in_contact(tx: &mut dyn Tx, env: &Env, job: &Job, groups: &[Uid], wanted: u64) -> Result<Next> {
+/// The first clients in the order of the job whose row a stage holds, that are in contact, and that the gate lets through: whoever can't
+/// be offered anything takes no place.
+async fn in_contact(tx: &mut dyn Tx, env: &Env, job: &Job, groups: &[Uid], wanted: u64, gate: &mut Gate) -> Result<Next> {
     let mut next = Next::default();
     let mut after: Option<(i64, ClientId)> = None;
     loop {
         let page = tx.held_by_stage(&job.id, groups, after.as_ref().map(|(turn, client)| (*turn, client)), BATCH).await?;
         let full = page.len() as u32 == BATCH;
         after = page.last().map(|held| (held.turn, held.client.clone()));
-        for held in page.into_iter().filter(|held| held.client_state == ClientState::Active) {
+        let page: Vec<_> = page.into_iter().filter(|held| held.client_state == ClientState::Active).collect();
+        let covered = gate.covered_of(tx, job, &page.iter().map(|held| held.client.clone()).collect::<Vec<_>>()).await?;
+        for held in page {
             if heard(env, &held.client, held.last_seen) == env.now {
+                if covered.contains(&held.client) {
+                    continue;
+                }
                 next.found.push(held.client);
                 if next.found.len() as u64 == wanted.min(BATCH.into()) {
                     return Ok(next);
@@ -328,6 +339,7 @@ async fn due(tx: &mut dyn Tx, env: &Env, job: &Job, again: bool) -> Result<Due> 
     };
     let decision = rollout::decide(&job.terms.rollout, &position, &seen, env.now);
     let stages = job.terms.rollout.stages().len();
+    let mut gate = Gate::now(tx).await?;
     if decision.halt.is_empty() {
         let open = decision.position.stage as usize;
         if open >= stages {
@@ -340,7 +352,7 @@ async fn due(tx: &mut dyn Tx, env: &Env, job: &Job, again: bool) -> Result<Due> 
             // While nobody comes, all that are held are not gone through again and again; but for those who are waited for so long.
             let few = !again && job.terms.offline.waits_for_ever();
             if anybody && !(few && env.live.are_too_few(&job.id, (seen.total, decision.position.number()), env.now)) {
-                let next = in_contact(tx, env, job, &groups, decision.release).await?;
+                let next = in_contact(tx, env, job, &groups, decision.release, &mut gate).await?;
                 due.release = next.found;
                 due.passed = offline::look(tx, env, job, &next.passed).await?;
                 let too_few = (due.release.len() as u64) < decision.release.min(BATCH.into());
@@ -348,15 +360,15 @@ async fn due(tx: &mut dyn Tx, env: &Env, job: &Job, again: bool) -> Result<Due> 
             }
         }
         let stage = ((position.stage as usize) < stages).then_some(position.number());
-        due.back = give_back(tx, env, job, stage).await?;
+        due.back = give_back(tx, env, job, stage, &mut gate).await?;
     }
     due.decision = Some((decision, position));
     Ok(due)
 }
 
-/// Rows of a stage whose client went out of contact before it accepted, or could not be offered the job; in the rest, where there is room
-/// for everybody, those that were offered it.
-async fn give_back(tx: &mut dyn Tx, env: &Env, job: &Job, stage: Option<u32>) -> Result<Back> {
+/// Rows of a stage whose client went out of contact before it accepted, or could not be offered the job, or that a brake covers; in the
+/// rest, where there is room for everybody, those that were offered it.
+async fn give_back(tx: &mut dyn Tx, env: &Env, job: &Job, stage: Option<u32>, gate: &mut Gate) -> Result<Back> {
     let mut back = Back::default();
     let mut after: Option<ClientId> = None;
     loop {
@@ -369,14 +381,20 @@ async fn give_back(tx: &mut dyn Tx, env: &Env, job: &Job, stage: Option<u32>) ->
         for Reached { execution, client_state, last_seen, quiet } in page {
             let heard = if client_state == ClientState::Active { heard(env, &execution.client, last_seen) } else { Timestamp::UNIX_EPOCH };
             let away = rollout::gives_place_back(execution.state, heard, env.now);
-            if execution.cancel.is_some() || !away && !rollout::cannot_be_offered(execution.state, quiet, env.now) {
+            // What was offered is called back by the brake itself.
+            let queued = execution.state == ExecutionState::Queued;
+            let covered = queued && gate.covers(tx, job, &execution, job.revision).await?.is_some();
+            // What no brake covers any more is about to be let go.
+            let is_freed = execution.hold.is_some() && !covered;
+            let gives_back = away || covered || rollout::cannot_be_offered(execution.state, quiet, env.now);
+            if execution.cancel.is_some() || is_freed || !gives_back {
                 continue;
             }
             if execution.state != ExecutionState::Queued {
                 back.offered.push(execution);
                 continue;
             }
-            if !away {
+            if !away && !covered {
                 back.last.push(execution.client.clone());
             }
             back.queued.push(execution.client);
@@ -465,6 +483,8 @@ async fn stop(tx: &mut dyn Tx, env: &Env, job: &mut Job, mut position: Position,
     // First, so that what is offered at the same time is seen below or sees this.
     tx.save_job(job).await?;
     put(tx, job, &position).await?;
+    // While it stands still it is nobody's turn.
+    tx.hold_all_awaited(&job.id, env.now).await?;
     use ExecutionState::*;
     let mut page = Page { after: None, limit: BATCH };
     loop {
@@ -583,16 +603,17 @@ pub fn wake(env: &Env, job: &JobId) {
     env.wakes().jobs.insert(job.clone());
 }
 
-/// What a row that waits for its stage is told, and one of a job that starts nothing.
-pub fn sentence(job: &Job, shown: Option<&Shown>, row: &Execution) -> Option<String> {
-    let shown = shown?;
+/// What a row waits for that waits for its stage, and one of a job that starts nothing.
+pub fn sentence(job: &Job, shown: Option<&Shown>, row: &Execution) -> Option<(Awaited, String)> {
     if job.state == JobState::Paused {
-        let why = shown.position.halt.as_ref().map_or("", |halt| halt.why.as_str());
-        return Some(format!("the job is paused ({why}); nothing starts until `job resume`"));
+        let halt = shown.and_then(|shown| shown.position.halt.as_ref());
+        let why = halt.map_or("", |halt| halt.why.as_str());
+        return Some((Awaited::Paused, format!("the job is paused ({why}); nothing starts until `job resume`")));
     }
-    let status = rollout::status(&job.terms.rollout, &shown.position, shown.seen.as_ref());
     if row.hold == Some(HoldReason::User) {
-        return Some(user::OFFERED.to_owned());
+        return Some((Awaited::User, user::OFFERED.to_owned()));
     }
-    (row.hold == Some(HoldReason::Stage)).then(|| format!("waits for its stage of the rollout; open is {status}"))
+    let shown = shown.filter(|_| row.hold == Some(HoldReason::Stage))?;
+    let status = rollout::status(&job.terms.rollout, &shown.position, shown.seen.as_ref());
+    Some((Awaited::Stage, format!("waits for its stage of the rollout; open is {status}")))
 }

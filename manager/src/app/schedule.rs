@@ -4,18 +4,19 @@
 //! here. How long a lease has to last for an agent that is cut off when its window opens is decided here, too, and written down
 //! before it is given.
 
-use super::{AppError, Env, Result, events, jobs, shelf, windows};
+use super::{AppError, Env, Result, approvals, events, jobs, shelf, windows};
 use jiff::SignedDuration;
 use std::{
     collections::{BTreeMap, btree_map::Entry},
     time::Duration,
 };
 use sutler_base::{
-    AttemptId, ClientId, JobId, Timestamp,
+    AttemptId, ClientId, JobId, OperatorName, Timestamp,
     state::{ExecutionState, Intent, JobState, Timing, WaitReason},
 };
 use sutler_core::{
-    model::{Client, Execution, Job, JobPackage, LongLease, PackageVersion, Target},
+    model::{Client, Execution, Job, JobPackage, LongLease, PackageVersion},
+    rights,
     schedule::{self, Schedule, lease_until},
     terms::JobTerms,
     user,
@@ -40,9 +41,32 @@ pub async fn due(tx: &mut dyn Tx, env: &Env, after: Option<String>) -> Result<(V
 pub async fn start(tx: &mut dyn Tx, env: &Env, id: &JobId) -> Result<()> {
     let now = env.common_clock(tx).await?;
     match tx.job(id).await? {
-        Some(job) if job.state == JobState::Scheduled && !job.terms.schedule.waits(now) => jobs::activate(tx, env, job).await,
+        Some(job) if job.state == JobState::Scheduled && !job.terms.schedule.waits(now) => {
+            maker_still_may(tx, env, &job).await?;
+            jobs::activate(tx, env, job).await
+        }
         _ => Ok(()),
     }
+}
+
+/// Refuses to start a job that the one who made it may not order any more: what was allowed when it was ordered may be forbidden by now.
+async fn maker_still_may(tx: &mut dyn Tx, env: &Env, job: &Job) -> Result<()> {
+    // What no operator made nobody can have been forbidden.
+    let Ok(maker) = job.creator.parse::<OperatorName>() else { return Ok(()) };
+    let refused = |why: &str| {
+        let message = format!("operators/{maker}, who made jobs/{}, {why}; somebody who may makes it anew with `job clone`", job.id);
+        Err(AppError::state(format!("jobs/{}", job.id), "MAKER_MAY_NOT", message))
+    };
+    let Some(operator) = tx.operator(&maker).await? else { return Ok(()) };
+    if operator.revoked.is_some() {
+        return refused("was revoked meanwhile");
+    }
+    let Some(reach) = rights::reach(&operator.grants, &approvals::orderers()) else { return refused("may not order jobs any more") };
+    let as_maker = env.on_behalf_of(&format!("operators/{maker}"), reach);
+    if !jobs::reaches_job(tx, &as_maker, job).await? {
+        return refused("does not reach its destinations any more");
+    }
+    Ok(())
 }
 
 /// Ends a job that could not be started when its time had come, and says why: on the job and in the audit log.
@@ -264,19 +288,6 @@ pub async fn sentence(tx: &mut dyn Tx, env: &Env, client: &Client, job: &Job, ro
     // All of it, or from the package on with which its attempt is.
     let seconds = packages.iter().skip(row.map_or(0, |row| row.item as usize)).sum();
     Ok(clock.waits_for(&client.id, &job.terms.schedule, seconds))
-}
-
-/// Jobs that will reach this client when their time has come.
-pub async fn ahead(tx: &mut dyn Tx, client: &ClientId) -> Result<Vec<(Job, Target)>> {
-    let mut targets = vec![Target::Client(client.clone())];
-    targets.extend(tx.memberships_of(client).await?.into_iter().map(|m| Target::Group(m.group)));
-    let mut out: BTreeMap<JobId, (Job, Target)> = BTreeMap::new();
-    for target in targets {
-        for job in tx.jobs_with_target(&target, &[JobState::Scheduled]).await? {
-            out.entry(job.id.clone()).or_insert((job, target.clone()));
-        }
-    }
-    Ok(out.into_values().collect())
 }
 
 /// How long a cancellation of these attempts has to wait at the least, by the clock that all managers have in common: until the end

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use sutler_base::{
     AttemptId, ClientId, Digest, JobId, Timestamp,
     outcome::{Outcome, SIGNING_CONTEXT},
-    state::{CancelReason, ClientState, ErrorKind, ExecutionState, Purpose},
+    state::{CancelReason, CancelStage, ClientState, ErrorKind, ExecutionState, Purpose},
 };
 use sutler_certs::keys::PublicKey;
 use sutler_core::{
@@ -58,6 +58,8 @@ pub struct Open {
     pub state: ExecutionState,
     /// Of which job and revision it says to be; an older agent does not say.
     pub job: Option<(JobId, i64)>,
+    /// What it says that the attempt is for; an older agent does not say.
+    pub purpose: Option<Purpose>,
 }
 
 /// What the manager says to that.
@@ -137,7 +139,8 @@ pub async fn open(tx: &mut dyn Tx, env: &Env, hello: &Hello) -> Result<Welcome> 
             for (attempt, open) in &hello.open {
                 let Some((job, revision)) = open.job.clone().filter(|_| !open.state.is_end()) else { continue };
                 let (client, attempt) = (client.id.clone(), attempt.clone());
-                restored::adopt_attempt(tx, env, &Unknown { client, attempt, job, revision, state: open.state }).await?;
+                let unknown = Unknown { client, attempt, job, revision, state: open.state, purpose: open.purpose };
+                restored::adopt_attempt(tx, env, &unknown).await?;
             }
         }
     }
@@ -195,14 +198,24 @@ pub(super) async fn missing_at_agent(tx: &mut dyn Tx, env: &Env, hello: &Hello) 
             continue;
         }
         let attempt = tx.attempt(&id).await?.filter(|a| a.state != ExecutionState::Offered);
-        if let Some(cancel) = &row.cancel {
+        if let Some(cancel) = row.cancel.as_ref().filter(|_| !execution::has_begun(row.state)) {
             // What the agent does not have it will not start.
             executions::finish_cancel(tx, env, &row, cancel.reason).await?;
         } else if let Some(attempt) = attempt {
-            let text = "the agent had accepted this attempt and does not know it any more; run it again with `job retry`";
+            let mut text = "the agent had accepted this attempt and does not know it any more";
             let mut change = executions::moved(&row, ExecutionState::Interrupted, ErrorKind::JournalLost.as_str(), text, env);
             change.cancel = Some(None);
-            tx.change_executions(&[change]).await?;
+            match retries::again(tx, env, &row, retries::LOST, &change).await? {
+                Some((waits, retried)) => {
+                    tx.change_executions(&[waits]).await?;
+                    retries::wait(tx, &retried).await?;
+                }
+                None => {
+                    text = "the agent had accepted this attempt and does not know it any more; run it again with `job retry`";
+                    change.detail = text.into();
+                    tx.change_executions(&[change]).await?;
+                }
+            }
             breakers::count_lost(tx, env, &attempt).await?;
             let why = (ErrorKind::JournalLost.as_str(), text);
             events::execution_failed(tx, env, &row, &attempt, ExecutionState::Interrupted, why).await?;
@@ -303,6 +316,8 @@ pub struct Report {
     pub signature: Vec<u8>,
     /// The job and its revision, as the agent says: for a manager that was restored and does not know the attempt.
     pub job: Option<(JobId, i64)>,
+    /// What the attempt is for, likewise.
+    pub purpose: Option<Purpose>,
 }
 
 /// Records the outcome of an attempt. Gives back why it was refused, if it was; then the first one stands.
@@ -318,7 +333,7 @@ pub async fn outcome(tx: &mut dyn Tx, env: &Env, report: &Report) -> Result<std:
     {
         let (client, attempt) = (report.client.clone(), report.attempt.clone());
         // The end comes right after.
-        let unknown = Unknown { client, attempt, job, revision, state: ExecutionState::Offered };
+        let unknown = Unknown { client, attempt, job, revision, state: ExecutionState::Offered, purpose: report.purpose };
         if restored::adopt_attempt(tx, env, &unknown).await? {
             known = tx.attempt(&report.attempt).await?;
         }
@@ -368,7 +383,7 @@ pub async fn outcome(tx: &mut dyn Tx, env: &Env, report: &Report) -> Result<std:
         r.attempt.as_ref() == Some(&attempt.id) && !called_off
     }) {
         if let Some(cancel) = row.cancel.as_ref().filter(|c| outcome.state == ExecutionState::Canceled && execution::by_rollout(c.reason)) {
-            let change = executions::canceled(tx, env, &row, cancel.reason).await?;
+            let change = executions::canceled(tx, env, &row, cancel.reason, !outcome.items.is_empty()).await?;
             tx.change_executions(&[change]).await?;
             return Ok(Ok(()));
         }
@@ -384,7 +399,7 @@ pub async fn outcome(tx: &mut dyn Tx, env: &Env, report: &Report) -> Result<std:
             Some(CancelRequest { reason: why @ (CancelReason::Revised | CancelReason::CameBack), .. })
                 if outcome.state == ExecutionState::Canceled =>
             {
-                executions::canceled(tx, env, &row, *why).await?
+                executions::canceled(tx, env, &row, *why, false).await?
             }
             _ => executions::moved(&row, outcome.state, &reason, &detail, env),
         };
@@ -392,7 +407,8 @@ pub async fn outcome(tx: &mut dyn Tx, env: &Env, report: &Report) -> Result<std:
             change = leaving::ended(tx, env, &row, &outcome, &reason, &detail).await?;
         }
         change.cancel = Some(None);
-        if let Some((waits, retried)) = retries::again(tx, env, &row, &outcome, &change).await? {
+        let kind = retries::kind(&outcome, change.to);
+        if let Some((waits, retried)) = retries::again(tx, env, &row, &[kind], &change).await? {
             tx.change_executions(&[waits]).await?;
             retries::wait(tx, &retried).await?;
             env.wakes().jobs.insert(attempt.job);
@@ -435,19 +451,34 @@ async fn signed(tx: &mut dyn Tx, report: &Report) -> Result<bool> {
     Ok(false)
 }
 
-/// An agent says that a canceled attempt will start nothing more, or that it had started.
-pub async fn cancel_acknowledged(tx: &mut dyn Tx, env: &Env, client: &ClientId, id: &AttemptId, started: bool) -> Result<()> {
+/// What an agent says to a cancellation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CancelAnswer {
+    /// It will start nothing of it any more.
+    NotStarted,
+    /// It had started, and goes on to its end.
+    Started,
+    /// A package had started, which goes on to its end; those that would follow it never start.
+    NothingFollows,
+}
+
+/// An agent has answered a cancellation.
+pub async fn cancel_acknowledged(tx: &mut dyn Tx, env: &Env, client: &ClientId, id: &AttemptId, answer: CancelAnswer) -> Result<()> {
     let Some(attempt) = tx.attempt(id).await?.filter(|a| a.client == *client) else { return Ok(()) };
     let row = tx.execution(&attempt.job, client).await?.filter(|r| r.attempt.as_ref() == Some(id) && !r.state.is_end());
     let Some(row) = row else { return Ok(()) };
     let Some(cancel) = row.cancel.clone() else { return Ok(()) };
     env.wakes().jobs.insert(row.job.clone());
-    if !started {
-        return executions::finish_cancel(tx, env, &row, cancel.reason).await;
-    }
-    let mut change = executions::moved(&row, row.state, &row.reason, "had started when the cancellation came; goes on to its end", env);
+    let (detail, cancel) = match answer {
+        CancelAnswer::NotStarted => return executions::finish_cancel(tx, env, &row, cancel.reason).await,
+        CancelAnswer::Started => ("had started when the cancellation came; goes on to its end", None),
+        CancelAnswer::NothingFollows => (row.detail.as_str(), Some(CancelRequest { stage: CancelStage::Acknowledged, ..cancel })),
+    };
+    // What has begun needs its permission for each of its steps.
+    env.wakes().clients.extend(cancel.as_ref().map(|_| row.client.clone()));
+    let mut change = executions::moved(&row, row.state, &row.reason, detail, env);
     change.entered = row.entered;
-    change.cancel = Some(None);
+    change.cancel = Some(cancel);
     Ok(tx.change_executions(&[change]).await?)
 }
 

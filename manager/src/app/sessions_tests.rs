@@ -126,7 +126,7 @@ fn report(app: &Arc<App>, client: &ClientId, attempt: &AttemptId, state: Executi
     let outcome = Outcome { attempt: attempt.clone(), client: client.clone(), state, items: vec![], finished: app.world.now() };
     let bytes = outcome.to_bytes();
     let signature = key.sign(SIGNING_CONTEXT, &bytes).unwrap();
-    Report { client: client.clone(), attempt: attempt.clone(), outcome: bytes, signature, job: None }
+    Report { client: client.clone(), attempt: attempt.clone(), outcome: bytes, signature, job: None, purpose: None }
 }
 
 async fn send(app: &Arc<App>, report: Report) -> Result<(), String> {

@@ -14,7 +14,7 @@ use crate::documents::{self, FILE_MAX, Format, Placed};
 use clap::{Args, ValueEnum as _};
 use std::{
     fmt::Write as _,
-    io::Write as _,
+    io::{Read as _, Write as _},
     path::{Path, PathBuf},
 };
 use sutler_base::limits;
@@ -45,6 +45,8 @@ pub const EXPORT_EXAMPLES: &str = "Examples:
   sutler export -o fleet/
   sutler export --format yaml > fleet.yaml";
 
+/// The first line of a file that an export wrote: another export may write over it. Without it the file is somebody's own.
+const EXPORTED: &str = "# Written by `sutler export`, and by the next one again; without this line it is yours.";
 /// How deep folders are looked into.
 const DEPTH_MAX: usize = 16;
 /// How many files are read at the most.
@@ -75,7 +77,8 @@ pub struct ApplyArgs {
 /// What to export.
 #[derive(Debug, Args)]
 pub struct ExportArgs {
-    /// A folder in which a file is written for each kind of object, in place of those of an earlier export; - for the standard output
+    /// A folder in which a file is written for each kind of object, in place of those of an earlier export; - for the standard output.
+    /// A file that no export wrote is left as it is, and in the way of one that is to be written it is refused
     #[arg(short = 'o', long = "output", value_name = "DIR", default_value = "-")]
     output: PathBuf,
     /// How files are written
@@ -140,10 +143,21 @@ pub async fn export(args: ExportArgs, session: &Session) -> Result<u8, CliError>
     } else {
         let failed = |path: &Path, source| CliError::File { tried: "write", path: path.into(), source };
         std::fs::create_dir_all(&args.output).map_err(|e| failed(&args.output, e))?;
+        let files: Vec<_> =
+            files.into_iter().map(|(kind, text)| (args.output.join(format!("{kind}.{}", args.format.extension())), text)).collect();
+        // All of it is looked at before anything is written.
+        for (path, _) in &files {
+            if is_exported(path)? == Some(false) {
+                return Err(CliError::Local {
+                    tried: format!("write {}", path.display()),
+                    why: "no export wrote the file that is there".into(),
+                    hint: Some("move it to another name, or choose another folder".into()),
+                });
+            }
+        }
         let mut written = Vec::new();
-        for (kind, text) in files {
-            let path = args.output.join(format!("{kind}.{}", args.format.extension()));
-            put(&path, &text).map_err(|e| failed(&path, e))?;
+        for (path, text) in files {
+            put(&path, &format!("{EXPORTED}\n{text}")).map_err(|e| failed(&path, e))?;
             session.tell(&format!("wrote {}", path.display()));
             written.push(path);
         }
@@ -152,18 +166,35 @@ pub async fn export(args: ExportArgs, session: &Session) -> Result<u8, CliError>
             Format::value_variants().iter().map(move |format| format!("{kind}.{}", format.extension())).collect::<Vec<_>>()
         });
         for path in earlier.map(|name| args.output.join(name)).filter(|path| !written.contains(path)) {
-            match std::fs::remove_file(&path) {
-                Ok(()) => session.tell(&format!("removed {}", path.display())),
-                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-                Err(source) => return Err(CliError::File { tried: "remove", path, source }),
+            match is_exported(&path)? {
+                None => {}
+                Some(false) => session.tell(&format!("left {}, which no export wrote; apply reads it, too", path.display())),
+                Some(true) => match std::fs::remove_file(&path) {
+                    Ok(()) => session.tell(&format!("removed {}", path.display())),
+                    Err(source) => return Err(CliError::File { tried: "remove", path, source }),
+                },
             }
         }
     }
     if !answer.unnamed_jobs.is_empty() {
-        let message = format!("left out, since they have no alias: {}; `job run --alias` gives one", answer.unnamed_jobs.join(" "));
+        let message =
+            format!("left out, since they have no alias: {}; `job update JOB --alias NAME` gives one", answer.unnamed_jobs.join(" "));
         session.tell(&message);
     }
     Ok(0)
+}
+
+/// Whether an export wrote the file of this name; nothing if there is none.
+fn is_exported(path: &Path) -> Result<Option<bool>, CliError> {
+    let failed = |source| CliError::File { tried: "read", path: path.into(), source };
+    let file = match std::fs::File::open(path) {
+        Ok(file) => file,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(failed(source)),
+    };
+    let mut begin = Vec::new();
+    file.take(EXPORTED.len() as u64 + 1).read_to_end(&mut begin).map_err(failed)?;
+    Ok(Some(begin == format!("{EXPORTED}\n").as_bytes()))
 }
 
 /// Writes a file whole or not at all.

@@ -1,6 +1,7 @@
 //! `sutler client`: managed machines.
 
 use super::{
+    approval::ConfirmArg,
     ask::confirm,
     columns::{self, Wanted},
     error::CliError,
@@ -80,6 +81,9 @@ pub enum ClientCommand {
         /// For a client that is quarantined as a copy: the machine that keeps the identity
         #[arg(long, value_name = "MACHINE", conflicts_with = "filter")]
         machine: Option<String>,
+        /// Confirms how many clients that brings within reach of jobs
+        #[command(flatten)]
+        confirm: ConfirmArg,
     },
     /// Give a client no more work and no bytes until it is released
     #[command(after_help = "Examples:
@@ -220,12 +224,13 @@ pub async fn run(command: ClientCommand, session: &Session) -> Result<u8, CliErr
             let answer = call!(session, clients.get_client(v1::GetClientRequest { name: client.clone() }), "show the client {client}")?;
             show(&answer.client.unwrap_or_default(), output.format)?;
         }
-        ClientCommand::Approve { clients, filter, machine } => {
+        ClientCommand::Approve { clients, filter, machine, confirm } => {
             let request = v1::ApproveClientsRequest {
                 names: clients,
                 filter: filter.unwrap_or_default(),
                 machine_id: machine.unwrap_or_default(),
                 request_id: request_id()?,
+                confirm: confirm.confirm,
             };
             let answer = call!(session, clients.approve_clients(request), "approve clients")?;
             for name in &answer.names {
@@ -337,20 +342,37 @@ fn explain(answer: &v1::ExplainClientResponse, format: Format) -> Result<(), Cli
     }
     let mut rows: Vec<Vec<String>> = Vec::new();
     for m in &answer.memberships {
-        rows.push(vec!["group".into(), names::short(&m.group).into(), source(m), "member".into(), moment(&m.join_time), String::new()]);
+        rows.push(vec![
+            "group".into(),
+            names::short(&m.group).into(),
+            source(m),
+            "member".into(),
+            moment(&m.join_time),
+            String::new(),
+            String::new(),
+        ]);
     }
     for p in &answer.policies {
         let state = if p.matches { "matches" } else { "does not match" };
-        rows.push(vec!["policy".into(), names::short(&p.policy).into(), p.group.clone(), state.into(), String::new(), p.sentence.clone()]);
+        rows.push(vec![
+            "policy".into(),
+            names::short(&p.policy).into(),
+            p.group.clone(),
+            state.into(),
+            String::new(),
+            p.sentence.clone(),
+            String::new(),
+        ]);
     }
     for j in &answer.jobs {
         let packages = j.packages.iter().map(|p| names::package_word(p)).collect::<Vec<_>>().join(" ");
         let state = word!(ExecutionState, "EXECUTION_STATE", j.state);
         let name = format!("{} {packages}", names::short(&j.job));
-        rows.push(vec!["job".into(), name, j.destination.clone(), state, moment(&j.enter_time), j.sentence.clone()]);
+        let awaits = if j.awaits == 0 { String::new() } else { word!(Awaited, "AWAITED", j.awaits) };
+        rows.push(vec!["job".into(), name, j.destination.clone(), state, moment(&j.enter_time), j.sentence.clone(), awaits]);
     }
     if format == Format::Csv {
-        return output::rows(&["kind", "name", "through", "state", "since", "sentence"], &rows, format);
+        return output::rows(&["kind", "name", "through", "state", "since", "sentence", "awaits"], &rows, format);
     }
     let client = answer.client.clone().unwrap_or_default();
     let state = word!(ClientState, "CLIENT_STATE", client.state);
@@ -389,11 +411,12 @@ fn explain(answer: &v1::ExplainClientResponse, format: Format) -> Result<(), Cli
         text.push_str(&format!("\n{}\n", if of_kind.is_empty() { none } else { title }));
         for row in of_kind {
             let since = if row[4].is_empty() { String::new() } else { format!(", since {}", row[4]) };
+            let awaits = if row[6].is_empty() { String::new() } else { format!(" ({})", row[6]) };
             let line = match kind {
                 "group" => format!("  {}: by {}{since}", row[1], row[2]),
                 "policy" => format!("  {} (into {}): {}", row[1], names::short(&row[2]), row[3]),
-                _ if row[2].is_empty() => format!("  {} (no longer reached): {}{since}", row[1], row[3]),
-                _ => format!("  {} (through {}): {}{since}", row[1], row[2], row[3]),
+                _ if row[2].is_empty() => format!("  {} (no longer reached): {}{awaits}{since}", row[1], row[3]),
+                _ => format!("  {} (through {}): {}{awaits}{since}", row[1], row[2], row[3]),
             };
             text.push_str(&output::printable(&line));
             text.push('\n');

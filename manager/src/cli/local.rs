@@ -75,9 +75,9 @@ pub struct InitArgs {
     /// Make one more manager of an installation: the file that `sutler ca export` wrote on another one. Needs the database that they share
     #[arg(long, value_name = "BUNDLE", conflicts_with_all = ["trust_domain", "operator"], requires = "database")]
     join: Option<PathBuf>,
-    /// The folder of packages' bytes, where several managers share one [default: in the manager's folder]
-    #[arg(long, value_name = "DIR")]
-    content: Option<PathBuf>,
+    /// Where packages' bytes lie: a folder, or s3://BUCKET/PREFIX, which several managers share [default: in the manager's folder]
+    #[arg(long, value_name = "PLACE")]
+    content: Option<String>,
     /// A name or address under which the manager is reached; several may be given, the first goes into the profile
     #[arg(long, value_name = "HOST", required = true, value_parser = parsed::<Host>)]
     host: Vec<Host>,
@@ -197,7 +197,10 @@ pub fn init(args: InitArgs, globals: &Globals) -> Result<u8, CliError> {
         return Err(CliError::usage("--trust-domain or --join is needed"));
     };
     let mut options = InitOptions::new(args.dir, domain, args.host, operator, config);
-    options.content = args.content.map(|path| std::path::absolute(&path).unwrap_or(path));
+    options.content = args.content.map(|place| match std::path::absolute(&place) {
+        Ok(path) if !place.contains("://") => path.to_string_lossy().into_owned(),
+        _ => place,
+    });
     if let Some(name) = &globals.profile {
         options.profile = name.parse::<ProfileName>().map_err(|e| CliError::usage(e.0))?;
     }

@@ -95,6 +95,11 @@ pub struct Limits {
     pub second_person_clients: u32,
     /// … if they are so many percent of the fleet, too.
     pub second_person_percent: u32,
+    /// How many changes of one operator wait for a second person at the most.
+    pub pending_approvals: u32,
+    /// How long nobody is a second person whom another operator made one, and everybody counts as one who was.
+    #[serde(deserialize_with = "span")]
+    pub second_person_rest: Duration,
     /// Space that is kept on the disk for revocation, renewal and audit (bytes); 0 for none. The disk counts as full when less
     /// than a quarter of it is left besides.
     #[serde(deserialize_with = "size")]
@@ -134,6 +139,8 @@ impl Default for Limits {
             scrub_every: seconds(7 * 24 * 3600),
             second_person_clients: 50,
             second_person_percent: 10,
+            second_person_rest: seconds(24 * 3600),
+            pending_approvals: 100,
             disk_reserve: 64 << 20,
         }
     }
@@ -178,6 +185,8 @@ impl Limits {
             scrub_every,
             second_person_clients,
             second_person_percent,
+            second_person_rest,
+            pending_approvals,
             disk_reserve,
         } = *self;
         let sizes = [
@@ -210,6 +219,7 @@ impl Limits {
             ("archive_after", archive_after, Duration::ZERO, 3980 * day),
             ("audit_seal", audit_seal, Duration::from_millis(100), 398 * day),
             ("events", events, Duration::from_secs(1), 398 * day),
+            ("second_person_rest", second_person_rest, Duration::ZERO, 30 * day),
         ];
         if let Some((name, value, low, high)) = spans.iter().find(|(_, v, low, high)| v < low || v > high) {
             return Some(format!("limits.{name} is {value:?}; give {low:?} to {high:?}"));
@@ -225,6 +235,7 @@ impl Limits {
             // More clients than there are: nothing needs a second person.
             ("second_person_clients", second_person_clients, 1, 1_000_000_000),
             ("second_person_percent", second_person_percent, 0, 100),
+            ("pending_approvals", pending_approvals, 1, 10_000),
         ];
         let broken = counts.iter().find(|(_, v, low, high)| v < low || v > high);
         broken.map(|(name, value, low, high)| format!("limits.{name} is {value}; give {low} to {high}"))

@@ -1,8 +1,10 @@
 //! How this manager is set up: `manager.toml`, and what the command line says instead.
 
+pub mod content;
 pub mod hooks;
 pub mod limits;
 
+pub use content::ContentAt;
 pub use hooks::Hook;
 pub use limits::Limits;
 
@@ -93,7 +95,8 @@ struct Written {
     operators: Option<String>,
     telemetry: Option<String>,
     database: Option<String>,
-    content: Option<PathBuf>,
+    content: Option<String>,
+    s3: Option<content::WrittenS3>,
     #[serde(default)]
     expired_agents: ExpiredAgents,
     #[serde(default)]
@@ -141,8 +144,8 @@ pub struct Config {
     pub telemetry: Option<SocketAddr>,
     /// The database: `sqlite:///…` with an absolute path, or `postgres://…`. May hold a password: never log it.
     pub database: String,
-    /// The folder of packages' bytes, which several managers share; absolute.
-    pub content: PathBuf,
+    /// Where packages' bytes lie, which several managers share.
+    pub content: ContentAt,
     /// What happens when an agent comes back whose certificate ended.
     pub expired_agents: ExpiredAgents,
     /// The bounds of the listeners.
@@ -206,7 +209,7 @@ impl Config {
         Ok(Config {
             trust_domain: written.trust_domain.parse().map_err(text)?,
             database: database_url(&folder, &database)?,
-            content: written.content.map_or_else(|| folder.content(), |path| folder.path().join(path)),
+            content: ContentAt::read(&folder, written.content, written.s3)?,
             folder,
             hosts,
             advertise,

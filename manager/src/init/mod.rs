@@ -34,7 +34,10 @@ use sutler_certs::{
     server::{self, ServerError},
     trust::TrustError,
 };
-use sutler_core::model::{AuditEntry, Certificate, CertificateState, Grant, Operator, Site, Subject};
+use sutler_core::{
+    approval::Voice,
+    model::{AuditEntry, Certificate, CertificateState, Grant, Operator, Site, Subject},
+};
 use sutler_store::{Store, StoreError, unit};
 
 /// The setting that holds the trust domain.
@@ -148,8 +151,8 @@ pub struct InitOptions {
     pub telemetry: TelemetryAt,
     /// The database: `sqlite:PATH`, relative to the folder, or `postgres://…`.
     pub database: String,
-    /// The folder of packages' bytes, if it is another one than that in the manager's folder.
-    pub content: Option<PathBuf>,
+    /// Where packages' bytes lie, if not in the manager's folder: another one, or `s3://BUCKET/PREFIX`.
+    pub content: Option<String>,
     /// Where agents are told to connect, `host:port`; none: the hosts with the port of `agents`.
     pub advertise: Vec<String>,
     /// The networks of balancers that say with the PROXY protocol who calls.
@@ -330,6 +333,7 @@ async fn fill_database(
         creator: "manager".into(),
         revoked: None,
         grants: vec![Grant { role: Role::Admin, groups: None }],
+        voice: Voice::default(),
         change: 0,
     };
     let audit = AuditEntry {

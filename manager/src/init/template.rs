@@ -45,12 +45,24 @@ telemetry = {telemetry}
 # The database: sqlite:PATH (relative to this folder) or postgres://USER@HOST/DATABASE.
 database = {database}
 
-# The folder of packages' bytes; relative to this one. Several managers share one, on a file system that all of them see.
+# Where packages' bytes lie: a folder, relative to this one, or \"s3://BUCKET/PREFIX\" of an S3-compatible store; see [s3].
+# Several managers share a bucket, or a folder on a file system that all of them see.
 {content}
 
 # An agent that comes back after its certificate ended, within limits.agent_grace: \"automatic\" (it gets a new one),
 # \"approved\" (an operator must approve) or \"off\" (it must enrol again).
 # expired_agents = \"automatic\"
+
+# The store, where content names a bucket. Without an endpoint it is Amazon's; without a key the environment says it
+# (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY), or the role of this machine. The key is a file, closed to others, with two lines:
+#   access_key_id = \"…\"
+#   secret_access_key = \"…\"
+# ca is a file with the CAs (PEM) of the store, if its certificate is not from one that this machine trusts.
+#   [s3]
+#   endpoint = \"https://s3.acme.example:9000\"
+#   region = \"us-east-1\"
+#   key = \"s3.key\"
+#   ca = \"s3-ca.pem\"
 
 {limits}",
         trust_domain = value(options.trust_domain.to_string()),
@@ -164,6 +176,11 @@ const LIMITS: &str = r#"# The bounds of both ports.
 # From how many clients on, and of how many percent of the fleet, a change needs a second person: both have to be reached.
 # second_person_clients = 50
 # second_person_percent = 10
+# How long nobody agrees whom another operator has just made, or given roles or a certificate; and how long whoever could agree still
+# counts as somebody who could.
+# second_person_rest = "24h"
+# How many changes of one operator wait for a second person at the most.
+# pending_approvals = 100
 # Space on the disk that is kept for revocation, renewal and audit; with less than a quarter of it left besides, the disk
 # counts as full.
 # disk_reserve = "64MiB"

@@ -1,6 +1,7 @@
 //! Brakes that were put on or taken off, by whichever manager: what they cover and has not begun is called back, and what none of them
 //! covers any more goes on.
 
+use super::workers;
 use crate::app::{
     App, AppError,
     brakes::{self, Brakes, Place, budgets, offline, retries},
@@ -36,6 +37,9 @@ pub(super) async fn look(app: Arc<App>, looked: Arc<Mutex<Looked>>) -> Result<()
     for by in [HoldReason::Stopped, HoldReason::Breaker] {
         release(&app, by).await?;
     }
+    // Whoever is stopped takes no place of a stage, and may again.
+    app.live.forget_too_few();
+    workers::find_rollouts(app).await?;
     *looked.lock().unwrap_or_else(PoisonError::into_inner) = Some((now, begun));
     Ok(())
 }
@@ -63,7 +67,7 @@ async fn retry(app: &App) -> Result<(), AppError> {
         if due.is_empty() {
             return Ok(());
         }
-        app.change("manager", "retry", due, |tx, env, rows| Box::pin(retries::go(tx, env, rows))).await?;
+        app.change("manager", "retry", due, |tx, env, rows| Box::pin(retries::go_on(tx, env, rows))).await?;
     }
 }
 

@@ -6,37 +6,39 @@
 //! asked for, would make it final while the machine may still begin. Therefore no lease counts as over before this process has
 //! seen a whole lease pass on a clock that does not step, since it started and since the common clock was last set ahead.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use sutler_base::Timestamp;
 
 /// How far ahead the common clock may get before it counts as set: less than the margin of a cancellation's deadline.
-const SLACK: jiff::SignedDuration = jiff::SignedDuration::from_secs(2);
+pub(super) const SLACK: jiff::SignedDuration = jiff::SignedDuration::from_secs(2);
 
 /// Since when the common clock has gone evenly.
 #[derive(Debug)]
 pub(super) struct Even {
-    since: Instant,
+    since: Duration,
+    /// How far ahead it may get before it counts as set.
+    slack: jiff::SignedDuration,
     /// A moment on both clocks.
-    at: (Timestamp, Instant),
+    at: (Timestamp, Duration),
 }
 
 impl Even {
     /// Nothing is known of what was before `wall` and `steady`, which are now.
-    pub(super) fn new(wall: Timestamp, steady: Instant) -> Even {
-        Even { since: steady, at: (wall, steady) }
+    pub(super) fn new(slack: jiff::SignedDuration, wall: Timestamp, steady: Duration) -> Even {
+        Even { since: steady, slack, at: (wall, steady) }
     }
 
     /// Looks at both clocks. For how long the common one was not set ahead.
-    pub(super) fn look(&mut self, wall: Timestamp, steady: Instant) -> Duration {
-        let passed = steady.saturating_duration_since(self.at.1);
+    pub(super) fn look(&mut self, wall: Timestamp, steady: Duration) -> Duration {
+        let passed = steady.saturating_sub(self.at.1);
         let ahead = wall.duration_since(self.at.0) - jiff::SignedDuration::try_from(passed).unwrap_or(jiff::SignedDuration::MAX);
-        if ahead > SLACK {
-            *self = Even::new(wall, steady);
+        if ahead > self.slack {
+            *self = Even::new(self.slack, wall, steady);
         } else if ahead.is_negative() {
             // Set back: deadlines come later, and setting it right again is one more step ahead.
             self.at = (wall, steady);
         }
-        steady.saturating_duration_since(self.since)
+        steady.saturating_sub(self.since)
     }
 }
 
@@ -46,9 +48,9 @@ mod tests {
 
     /// What is known after each of these moments, as seconds of the common clock and of the steady one.
     fn known(moments: &[(i64, u64)]) -> Vec<u64> {
-        let (wall, steady) = (Timestamp::from_second(1_000_000).unwrap(), Instant::now());
+        let (wall, steady) = (Timestamp::from_second(1_000_000).unwrap(), Duration::from_secs(77));
         let at = |(w, s): (i64, u64)| (wall + jiff::SignedDuration::from_secs(w), steady + Duration::from_secs(s));
-        let mut even = Even::new(wall, steady);
+        let mut even = Even::new(SLACK, wall, steady);
         moments.iter().map(|moment| at(*moment)).map(|(w, s)| even.look(w, s).as_secs()).collect()
     }
 

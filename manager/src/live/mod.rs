@@ -42,6 +42,9 @@ const REPORTS_PER_CLIENT: usize = 4 * limits::OPEN_ATTEMPTS_MAX;
 /// For how long nobody is looked for of whom too few were there: who connects elsewhere, or is held again, is found after that.
 const TOO_FEW: jiff::SignedDuration = jiff::SignedDuration::from_secs(5);
 
+/// How far ahead the common clock may get before nobody's silence is told by it: more than what the two clocks may be read apart.
+const SET_AHEAD: jiff::SignedDuration = jiff::SignedDuration::from_secs(30);
+
 /// For how long it is remembered that a client was connected here.
 const KEPT: jiff::SignedDuration = jiff::SignedDuration::from_mins(5);
 
@@ -137,6 +140,8 @@ pub struct Live {
     /// Who waits for events sees this change with each.
     told_events: watch::Sender<()>,
     started: Timestamp,
+    /// Since when the common clock was not set ahead, as whoever looks for silent clients sees it.
+    even: Mutex<Option<leases::Even>>,
     /// When it was last read who may still be connected.
     access_read: Mutex<Option<Instant>>,
     left: Mutex<HashMap<ClientId, Timestamp>>,
@@ -154,6 +159,7 @@ impl Live {
     pub fn new(now: Timestamp) -> Live {
         Live {
             started: now,
+            even: Mutex::default(),
             told: tokio::sync::Mutex::default(),
             access_read: Mutex::default(),
             left: Mutex::default(),
@@ -225,6 +231,12 @@ impl Live {
     /// Since when this manager can have heard of anybody.
     pub fn started(&self) -> Timestamp {
         self.started
+    }
+
+    /// For how long the common clock, which is `clock` now, was not set ahead, as far as this manager has seen: `steady` is on one that
+    /// nobody sets.
+    pub fn even_for(&self, clock: Timestamp, steady: Duration) -> Duration {
+        lock(&self.even).get_or_insert_with(|| leases::Even::new(SET_AHEAD, clock, steady)).look(clock, steady)
     }
 
     /// Until when this manager knows by itself whether the client was connected: what was heard of it later, another manager heard.
@@ -358,6 +370,11 @@ impl Live {
         } else {
             all.remove(job);
         }
+    }
+
+    /// Other clients may be let go than before: whoever was looked for of whom too few were there is looked for again.
+    pub fn forget_too_few(&self) {
+        lock(&self.too_few).clear();
     }
 
     /// Whether the client came with this attempt and has not said since what became of it.

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use sutler_base::{
     AttemptId, ClientId, Timestamp,
-    state::{ClientState, Intent},
+    state::{ClientState, Intent, Purpose},
 };
 use sutler_core::model::CertificateState;
 use sutler_proto::{
@@ -35,7 +35,8 @@ pub async fn give(app: &App, clients: Vec<ClientId>, known: Option<BTreeSet<Atte
     }
     for (client, orders) in orders {
         let now = common_time(app, orders.ahead);
-        let offered: Vec<_> = orders.offers.iter().map(|offer| (offer.attempt.clone(), offer.times.clone())).collect();
+        let due = |offer: &dispatch::Offer| dispatch::Due { times: offer.times.clone(), deadline: offer.deadline };
+        let offered: Vec<_> = orders.offers.iter().map(|offer| (offer.attempt.clone(), due(offer))).collect();
         for offer in orders.offers {
             app.metrics.offers.inc();
             app.live.send(&client, Message::Offer(wire_offer(offer, app.settings.lease_seconds(), now)));
@@ -128,6 +129,7 @@ fn wire_offer(offer: dispatch::Offer, lease_seconds: u32, now: Timestamp) -> v1:
         deadline_time: offer.deadline.map(wire_time),
         timing: offer.timing.to_wire(),
         restart: offer.user.restart,
+        purpose: if offer.purpose == Purpose::Order { String::new() } else { offer.purpose.to_string() },
     }
 }
 

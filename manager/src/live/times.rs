@@ -2,7 +2,7 @@
 
 use super::{Live, Session, lock};
 use crate::{
-    app::{App, AppError, Wakes, schedule, schedule::Times},
+    app::{App, AppError, Wakes, dispatch::Due, schedule, schedule::Times},
     telemetry::Metrics,
 };
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -14,7 +14,7 @@ use sutler_proto::{
 };
 
 /// What an agent was told of its attempts, in this session.
-pub(super) type Told = BTreeMap<AttemptId, Option<Times>>;
+pub(super) type Told = BTreeMap<AttemptId, Due>;
 
 impl Live {
     /// Whether the client's agent begins nothing outside of the times that it is told.
@@ -23,10 +23,10 @@ impl Live {
     }
 
     /// Notes what a client is told of an attempt; whether it was told anything else before, or nothing in this session.
-    fn is_news(&self, client: &ClientId, attempt: &AttemptId, times: &Option<Times>) -> bool {
+    fn is_news(&self, client: &ClientId, attempt: &AttemptId, due: &Due) -> bool {
         let mut sessions = lock(&self.sessions);
         let Some(told) = sessions.get_mut(client).and_then(|s| s.timed.as_mut()) else { return false };
-        told.insert(attempt.clone(), times.clone()).as_ref() != Some(times)
+        told.insert(attempt.clone(), due.clone()).as_ref() != Some(due)
     }
 
     /// Forgets what the client was told of other attempts than these: they have begun, or are over.
@@ -45,30 +45,31 @@ impl Live {
     /// Whether the client was told times of any attempt, or holds a long lease: then they are looked at again now and then.
     pub fn has_times(&self, client: &ClientId) -> bool {
         let sessions = lock(&self.sessions);
-        let told = |s: &Session| s.timed.as_ref().is_some_and(|told| told.values().any(Option::is_some));
+        let told = |s: &Session| s.timed.as_ref().is_some_and(|told| told.values().any(|due| due.times.is_some()));
         sessions.get(client).is_some_and(|s| s.far || told(s))
     }
 }
 
-/// Tells a client when its attempts may be begun, as far as that is news, and gives it the leases that reach there. `offered` are
+/// Tells a client when its attempts are to go on, as far as that is news, and gives it the leases that reach there. `offered` are
 /// those that it was just told of with their offers; `now` is what time it is by the clock that the times are by.
 pub(super) fn tell(
     app: &App,
     client: &ClientId,
-    times: Vec<(AttemptId, Option<Times>)>,
-    offered: Vec<(AttemptId, Option<Times>)>,
+    waiting: Vec<(AttemptId, Due)>,
+    offered: Vec<(AttemptId, Due)>,
     leases: Vec<(AttemptId, u32)>,
     now: Timestamp,
 ) {
-    let open: Vec<&AttemptId> = times.iter().chain(&offered).map(|(id, _)| id).collect();
+    let open: Vec<&AttemptId> = waiting.iter().chain(&offered).map(|(id, _)| id).collect();
     app.live.keep_told(client, &open);
-    for (attempt, times) in &offered {
-        app.live.is_news(client, attempt, times);
+    for (attempt, due) in &offered {
+        app.live.is_news(client, attempt, due);
     }
-    for (attempt, times) in times {
-        if app.live.is_news(client, &attempt, &times) {
-            let times = times.map(|times| wire_times(&times, now));
-            app.live.send(client, Message::Times(v1::AttemptTimes { attempt: attempt.to_string(), times }));
+    for (attempt, due) in waiting {
+        if app.live.is_news(client, &attempt, &due) {
+            let times = due.times.map(|times| wire_times(&times, now));
+            let deadline = Some(v1::AttemptDeadline { time: due.deadline.map(wire_time) });
+            app.live.send(client, Message::Times(v1::AttemptTimes { attempt: attempt.to_string(), times, deadline }));
         }
     }
     app.live.is_far(client, !leases.is_empty());

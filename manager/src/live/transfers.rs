@@ -11,7 +11,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
-use sutler_base::{AttemptId, ClientId, Timestamp, Uid};
+use sutler_base::{AttemptId, ClientId, Digest, Timestamp, Uid};
 use sutler_core::transfer::{Bucket, Limit, PATIENCE, Scope, piece};
 use tokio::sync::watch;
 
@@ -19,6 +19,8 @@ use tokio::sync::watch;
 const CLIENTS: usize = 500;
 /// How many attempts are remembered that were refused.
 const REFUSED_MAX: usize = 100_000;
+/// Of how many attempts it is remembered what they were given: of the newest.
+const SERVED_MAX: usize = 100_000;
 
 /// Why a piece does not go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,6 +95,8 @@ struct State {
     readers: BTreeMap<ClientId, Reader>,
     buckets: Buckets,
     refused: BTreeMap<AttemptId, Refused>,
+    /// What attempts without an outcome were given, by the manifest that it belongs to.
+    served: BTreeMap<AttemptId, BTreeMap<Digest, u64>>,
 }
 
 /// What flows from this manager.
@@ -104,7 +108,8 @@ pub struct Transfers {
 
 impl Default for Transfers {
     fn default() -> Transfers {
-        let state = State { rules: None, readers: BTreeMap::new(), buckets: HashMap::new(), refused: BTreeMap::new() };
+        let state =
+            State { rules: None, readers: BTreeMap::new(), buckets: HashMap::new(), refused: BTreeMap::new(), served: BTreeMap::new() };
         Transfers { state: Mutex::new(state), changed: watch::channel(0).0, began: Instant::now() }
     }
 }
@@ -127,6 +132,27 @@ impl Transfers {
     /// Whether the attempt was refused because its client is suspended, which an older agent can't tell.
     pub fn is_refused(&self, attempt: &AttemptId) -> bool {
         self.lock().refused.get(attempt).is_some_and(|refused| refused.busy.is_empty())
+    }
+
+    /// Notes that an attempt was given so many bytes of what belongs to this manifest.
+    pub fn note_served(&self, attempt: &AttemptId, manifest: &Digest, bytes: u64) {
+        let mut state = self.lock();
+        let served = &mut state.served;
+        let of_manifest = served.entry(attempt.clone()).or_default().entry(*manifest).or_default();
+        *of_manifest = of_manifest.saturating_add(bytes);
+        if served.len() > SERVED_MAX {
+            served.pop_first();
+        }
+    }
+
+    /// What an attempt was given, by manifest; none if that is nothing, as far as this manager knows.
+    pub fn served(&self, attempt: &AttemptId) -> Option<BTreeMap<Digest, u64>> {
+        self.lock().served.get(attempt).cloned()
+    }
+
+    /// Forgets what an attempt was given: it is over.
+    pub fn forget_served(&self, attempt: &AttemptId) {
+        self.lock().served.remove(attempt);
     }
 
     /// Takes what holds from now on; gives back the groups that are suspended no longer.

@@ -1,6 +1,10 @@
 //! What goes on by itself: each worker looks at what is due, when it is woken and now and then, and does it.
 
-use super::{asked, brakes, hooks, keeping, leases::Even, orders, scrub, times, transfers};
+use super::{
+    asked, brakes, hooks, keeping,
+    leases::{self, Even},
+    orders, scrub, times, transfers,
+};
 use crate::{
     app::{App, AppError, archive, audit, disk_failed, events, occurrences, reconcile, rollouts, sessions},
     hooks::Receiver,
@@ -63,14 +67,14 @@ pub fn start(app: Arc<App>, pace: Pace, receivers: Vec<Receiver>) -> JoinSet<()>
     let a = app.clone();
     set.spawn(repeat("orders", metrics.clone(), Some(app.clone()), |live| &live.clients_due, pace.seldom, move || give_orders(a.clone())));
     let a = app.clone();
-    let even = Arc::new(Mutex::new(Even::new(app.world.now(), Instant::now())));
+    let (begin, even) = (Instant::now(), Arc::new(Mutex::new(Even::new(leases::SLACK, app.world.now(), Duration::ZERO))));
     set.spawn(repeat(
         "jobs",
         metrics.clone(),
         Some(app.clone()),
         |live| &live.jobs_due,
         pace.often,
-        move || end_jobs(a.clone(), even.clone()),
+        move || end_jobs(a.clone(), even.clone(), begin),
     ));
     let (a, gather) = (app.clone(), pace.gather);
     set.spawn(repeat(
@@ -187,10 +191,10 @@ async fn give_orders(app: Arc<App>) -> Result<(), AppError> {
     Ok(())
 }
 
-async fn end_jobs(app: Arc<App>, even: Arc<Mutex<Even>>) -> Result<(), AppError> {
+async fn end_jobs(app: Arc<App>, even: Arc<Mutex<Even>>, begin: Instant) -> Result<(), AppError> {
     while app.change("manager", "expire", (), |tx, env, _| Box::pin(reconcile::expire(tx, env))).await? {}
     let clock = app.view("manager", "clock", (), |tx, env, _| Box::pin(env.common_clock(tx))).await?;
-    let even = even.lock().unwrap_or_else(PoisonError::into_inner).look(clock, Instant::now());
+    let even = even.lock().unwrap_or_else(PoisonError::into_inner).look(clock, begin.elapsed());
     let leases_are_over = even >= execution::cancel_patience(app.settings.lease_seconds());
     while leases_are_over
         && app.change("manager", "finish_cancels", even, |tx, env, even| Box::pin(reconcile::finish_cancels(tx, env, *even))).await?
@@ -248,7 +252,7 @@ async fn roll_one_out(app: &App, job: &JobId) -> Result<(), AppError> {
 }
 
 /// Finds jobs with stages: for what was heard of by nobody, or by another manager, and for silence.
-async fn find_rollouts(app: Arc<App>) -> Result<(), AppError> {
+pub(super) async fn find_rollouts(app: Arc<App>) -> Result<(), AppError> {
     let mut after: Option<JobId> = None;
     loop {
         let found = app

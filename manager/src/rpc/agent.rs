@@ -5,7 +5,9 @@ use crate::{
     app::{
         AppError, Violations, clients, dispatch,
         enrolment::{self, Renewal, renew_client},
-        groups, inventory, keeping, questions, restored, sessions, shelf, trust,
+        groups, inventory, keeping, questions, restored,
+        sessions::{self, CancelAnswer},
+        shelf, trust,
     },
     live::{
         Arrival, Can, OUTBOX, ToAgent, asked, orders,
@@ -22,7 +24,7 @@ use std::{
 };
 use sutler_base::{
     AttemptId, ClientId, Digest, limits, quoted,
-    state::{ClientState, ErrorKind, ExecutionState, WaitReason},
+    state::{ClientState, ErrorKind, ExecutionState, Purpose, WaitReason},
 };
 use sutler_content::{Closure, Encoding, Error as ContentError, Kind};
 use sutler_core::user;
@@ -176,7 +178,7 @@ impl v1::agent_service_server::AgentService for Services {
         let (sender, receiver) = mpsc::channel(AHEAD);
         let (services, sent) = (self.clone(), flow.clone());
         tokio::spawn(async move {
-            if let Err(status) = services.send_objects(&client, &attempt, &sent, digests, &sender).await {
+            if let Err(status) = services.send_objects(&client, &attempt, &sent, (closures, digests), &sender).await {
                 let _ = sender.send(Err(status)).await;
             }
         });
@@ -247,7 +249,7 @@ fn parse_hello(client: &ClientId, address: String, hello: v1::Hello) -> Result<s
         if let (Some(id), Some(state)) = (id, state) {
             // What is no name of a job says no more than an older agent does.
             let job = job_id(&attempt.job).ok().map(|job| (job, attempt.revision));
-            open.insert(id, sessions::Open { state, job });
+            open.insert(id, sessions::Open { state, job, purpose: purpose(&attempt.purpose) });
         }
     }
     let agent_time = hello.agent_time.as_ref().and_then(|t| v.take("hello.agent_time", time(t)));
@@ -266,6 +268,11 @@ fn parse_hello(client: &ClientId, address: String, hello: v1::Hello) -> Result<s
         capabilities: hello.capabilities.into_iter().filter(|c| c.len() <= 64).take(64).collect(),
         agent_time,
     })
+}
+
+/// What an attempt is for, as its agent repeats it; none of what nobody of ours says. Where it says nothing it may be an older agent.
+fn purpose(text: &str) -> Option<Purpose> {
+    text.parse().ok()
 }
 
 impl Services {
@@ -324,7 +331,7 @@ impl Services {
         client: &ClientId,
         id: &AttemptId,
         flow: &Flow,
-        digests: Vec<Digest>,
+        (closures, digests): (Vec<(Digest, Arc<Closure>)>, Vec<Digest>),
         sender: &mpsc::Sender<Result<v1::ReadChunksResponse, Status>>,
     ) -> Result<(), Status> {
         let (mut parts, mut size) = (Vec::new(), 0);
@@ -349,6 +356,9 @@ impl Services {
                 let part: Bytes = data.split_to(may);
                 size += part.len();
                 self.app.metrics.chunk_bytes.inc_by(part.len() as u64);
+                if let Some((manifest, _)) = closures.iter().find(|(_, closure)| closure.contains(&digest)) {
+                    self.app.live.transfers.note_served(id, manifest, part.len() as u64);
+                }
                 parts.push(v1::ObjectPart { index: index as u32, encoding: encoding.into(), data: part, last: data.is_empty() });
                 if size >= MESSAGE || limited {
                     size = 0;
@@ -513,9 +523,14 @@ impl Session {
                 if !m.started {
                     app.live.drop_report(&self.client, &id);
                 }
-                let input = (self.client.clone(), id.clone(), m.started);
-                app.change(&actor, "cancel_acknowledged", input, |tx, env, (client, id, started)| {
-                    Box::pin(sessions::cancel_acknowledged(tx, env, client, id, *started))
+                let answer = match (m.started, m.nothing_follows) {
+                    (false, _) => CancelAnswer::NotStarted,
+                    (true, false) => CancelAnswer::Started,
+                    (true, true) => CancelAnswer::NothingFollows,
+                };
+                let input = (self.client.clone(), id.clone(), answer);
+                app.change(&actor, "cancel_acknowledged", input, |tx, env, (client, id, answer)| {
+                    Box::pin(sessions::cancel_acknowledged(tx, env, client, id, *answer))
                 })
                 .await
                 .map_err(status)?;
@@ -581,6 +596,7 @@ impl Session {
             outcome: m.outcome.to_vec(),
             signature: m.signature.to_vec(),
             job: job_id(&m.job).ok().map(|job| (job, m.revision)),
+            purpose: purpose(&m.purpose),
         };
         let recorded =
             app.change(actor, "outcome", report, |tx, env, report| Box::pin(sessions::outcome(tx, env, report))).await.map_err(status)?;
@@ -594,6 +610,7 @@ impl Session {
             tracing::warn!(client = %self.client, attempt = %id, %refused, "an outcome was refused");
         }
         app.live.settle(&self.client, &id);
+        app.live.transfers.forget_served(&id);
         // The agent may have been busy with this one: there may be room for the next.
         app.live.wake(crate::app::Wakes { clients: [self.client.clone()].into(), ..Default::default() });
         app.live.send(&self.client, Message::OutcomeRecorded(v1::OutcomeRecorded { attempt: id.to_string(), refused }));

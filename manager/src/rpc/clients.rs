@@ -3,6 +3,7 @@
 use super::{Operator, Services, approvals::watched, caller, page, shown, shown::Contact, status, tokens::labels};
 use crate::app::{AppError, Violations, archive, clients, explain};
 use sutler_base::{ClientId, limits};
+use sutler_core::execution;
 use sutler_proto::{
     convert::{Word, client_id, group_name, wire_time},
     v1,
@@ -46,6 +47,26 @@ pub(super) fn label_changes(r: &v1::SetLabelsRequest) -> Result<Vec<clients::Lab
     Ok(changes)
 }
 
+/// Who is let in.
+pub(super) fn approve(r: v1::ApproveClientsRequest) -> Result<clients::Approve, AppError> {
+    let mut v = Violations::default();
+    let ids: Vec<ClientId> = r.names.iter().enumerate().filter_map(|(n, c)| v.take(&format!("names[{n}]"), client_id(c))).collect();
+    v.word("machine_id", &r.machine_id, 255);
+    match (r.names.len(), r.filter.is_empty(), r.machine_id.is_empty()) {
+        (0, true, _) => v.add("names", "name clients, or give a filter (`true` means all that wait)"),
+        (1.., false, _) => v.add("filter", "either clients are named, or a filter is given"),
+        (n, _, false) if n != 1 => v.add("machine_id", "goes with the name of one client"),
+        (n, ..) if n > limits::PAGE_MAX as usize => v.add("names", format!("has at most {} names, not {n}", limits::PAGE_MAX)),
+        _ => {}
+    }
+    v.done()?;
+    Ok(match (ids.first(), r.machine_id.is_empty()) {
+        (Some(id), false) => clients::Approve::Machine(id.clone(), r.machine_id),
+        (Some(_), true) => clients::Approve::Named(ids),
+        (None, _) => clients::Approve::Filter { filter: r.filter, enrolled_by: None },
+    })
+}
+
 #[async_trait]
 impl v1::client_service_server::ClientService for Services {
     async fn list_clients(&self, request: Request<v1::ListClientsRequest>) -> Result<Response<v1::ListClientsResponse>, Status> {
@@ -74,22 +95,9 @@ impl v1::client_service_server::ClientService for Services {
         let operator = self.operator(&request)?;
         let r = request.into_inner();
         let (caller, body) = caller(&operator, &r.request_id, "ApproveClients", &r)?;
-        let mut v = Violations::default();
-        let ids: Vec<ClientId> = r.names.iter().enumerate().filter_map(|(n, c)| v.take(&format!("names[{n}]"), client_id(c))).collect();
-        v.word("machine_id", &r.machine_id, 255);
-        match (r.names.len(), r.filter.is_empty(), r.machine_id.is_empty()) {
-            (0, true, _) => v.add("names", "name clients, or give a filter (`true` means all that wait)"),
-            (1.., false, _) => v.add("filter", "either clients are named, or a filter is given"),
-            (n, _, false) if n != 1 => v.add("machine_id", "goes with the name of one client"),
-            (n, ..) if n > limits::PAGE_MAX as usize => v.add("names", format!("has at most {} names, not {n}", limits::PAGE_MAX)),
-            _ => {}
-        }
-        v.done()?;
-        let input = match (ids.first(), r.machine_id.is_empty()) {
-            (Some(id), false) => clients::Approve::Machine(id.clone(), r.machine_id),
-            (Some(_), true) => clients::Approve::Named(ids),
-            (None, _) => clients::Approve::Filter(r.filter),
-        };
+        let kept = v1::ApproveClientsRequest { request_id: String::new(), confirm: 0, ..r.clone() };
+        let caller = watched(caller, r.confirm, "ClientService/ApproveClients", &kept)?;
+        let input = approve(r)?;
         let answer = self.app.mutate(
             &caller,
             "approve",
@@ -255,6 +263,9 @@ impl v1::client_service_server::ClientService for Services {
                 state: j.state.to_wire(),
                 sentence: j.sentence,
                 enter_time: Some(wire_time(j.entered)),
+                awaits: j.awaits.map_or(0, Word::to_wire),
+                cancel_awaits: j.cancel.as_ref().map_or(0, |cancel| execution::cancel_awaits(cancel, online).to_wire()),
+                cancel_deadline: j.cancel.as_ref().and_then(execution::cancel_until).map(wire_time),
             })
             .collect();
         let client = Some(shown::client(e.shown, &self.contact()));

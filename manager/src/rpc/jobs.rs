@@ -1,10 +1,6 @@
 //! `JobService`.
 
-use super::{
-    Operator, Services,
-    approvals::{asked, watched},
-    caller, logs, page, parsed, shown, status, terms,
-};
+use super::{Operator, Services, approvals::watched, caller, logs, page, parsed, shown, status, terms};
 use crate::app::{AppError, Violations, approvals, jobs, packages, revise, rollback, rollouts};
 use futures_util::Stream;
 use std::{collections::HashMap, pin::Pin, time::Duration};
@@ -208,6 +204,11 @@ pub(super) fn update(r: v1::UpdateJobRequest) -> Result<revise::Update, AppError
         condition: r.condition,
         continue_on_failure: r.continue_on_failure,
         reset_terms: r.reset_terms,
+        alias: match r.alias.as_deref() {
+            None => None,
+            Some("") => Some(None),
+            Some(alias) => v.take("alias", alias.parse()).map(Some),
+        },
         etag: r.etag,
     };
     v.done()?;
@@ -267,30 +268,15 @@ impl v1::job_service_server::JobService for Services {
         let r = request.into_inner();
         let (caller, body) = caller(&operator, &r.request_id, "StartJob", &r)?;
         let id = id(&r.name)?;
-        let asking = asked(&caller, r.confirm);
-        let started = self.app.mutate(
-            &asking,
-            "start_job",
-            body,
-            id.clone(),
+        let started = self.start_or_wait(
+            &caller,
+            ("start_job", body, r.confirm),
+            id,
             |tx, env, id| Box::pin(jobs::start(tx, env, id)),
+            |_, _, id| Box::pin(async move { Ok((id.clone(), None)) }),
             |j| v1::StartJobResponse { job: Some(shown::job(j)) },
         );
-        let answer = match started.await {
-            Err(AppError::ApprovalNeeded(needed)) => {
-                let waits = self.app.mutate(
-                    &caller,
-                    "start_job",
-                    body,
-                    (id, needed),
-                    |tx, env, (id, needed)| Box::pin(approvals::start_waits(tx, env, id, needed)),
-                    |j| v1::StartJobResponse { job: Some(shown::job(j)) },
-                );
-                waits.await
-            }
-            other => other,
-        };
-        answer.map(Response::new).map_err(status)
+        started.await.map(Response::new).map_err(status)
     }
 
     async fn run_job(&self, request: Request<v1::RunJobRequest>) -> Result<Response<v1::RunJobResponse>, Status> {
@@ -318,35 +304,15 @@ impl v1::job_service_server::JobService for Services {
             exclusions: r.exclusions,
             clients_where: r.clients_where,
         })?;
-        let asking = asked(&caller, confirm);
-        let run = self.app.mutate(
-            &asking,
-            "run_job",
-            body,
-            input.clone(),
+        let run = self.start_or_wait(
+            &caller,
+            ("run_job", body, confirm),
+            input,
             |tx, env, i| Box::pin(jobs::run(tx, env, i)),
+            |tx, env, i| Box::pin(async move { Ok((jobs::create(tx, env, i).await?.job.id, None)) }),
             |j| v1::RunJobResponse { job: Some(shown::job(j)) },
         );
-        let answer = match run.await {
-            Err(AppError::ApprovalNeeded(needed)) => {
-                let waits = self.app.mutate(
-                    &caller,
-                    "run_job",
-                    body,
-                    (input, needed),
-                    |tx, env, (i, needed)| {
-                        Box::pin(async move {
-                            let made = jobs::create(tx, env, i).await?;
-                            approvals::start_waits(tx, env, &made.job.id, needed).await
-                        })
-                    },
-                    |j| v1::RunJobResponse { job: Some(shown::job(j)) },
-                );
-                waits.await
-            }
-            other => other,
-        };
-        answer.map(Response::new).map_err(status)
+        run.await.map(Response::new).map_err(status)
     }
 
     async fn get_job(&self, request: Request<v1::GetJobRequest>) -> Result<Response<v1::GetJobResponse>, Status> {
@@ -513,6 +479,7 @@ impl v1::job_service_server::JobService for Services {
                 job: r.job.map(shown::job),
                 steps: r.steps.into_iter().map(shown::rollback_step).collect(),
                 left: r.left,
+                had_none: r.had_none,
             },
         );
         answer.await.map(Response::new).map_err(status)

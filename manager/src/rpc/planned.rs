@@ -1,8 +1,8 @@
 //! `PlanService`, and jobs that are run by a plan.
 
-use super::{Operator, Services, approvals::asked, jobs, page, parsed, shown, status};
+use super::{Operator, Services, jobs, page, parsed, shown, status};
 use crate::app::{
-    AppError, Caller, Violations, approvals,
+    AppError, Caller, Violations,
     planned::{self, Fetch, Keep, Looked, Run},
 };
 use prost::Message;
@@ -18,13 +18,17 @@ use sutler_proto::{
 };
 use tonic::{Request, Response, Status, async_trait};
 
+/// A version that was pinned, as its name on the wire.
+pub(super) fn shown_version(pinned: &str) -> String {
+    match pinned.split_once('@') {
+        Some((name, version)) => format!("packages/{name}/versions/{version}"),
+        None => format!("packages/{pinned}"),
+    }
+}
+
 fn shown_plan(plan: JobPlan) -> Result<v1::JobPlan, AppError> {
     let order = order_of(&plan)?;
     let s = plan.summary;
-    let package = |name: &str| match name.split_once('@') {
-        Some((name, version)) => format!("packages/{name}/versions/{version}"),
-        None => format!("packages/{name}"),
-    };
     let verdict =
         |(word, n): (String, u64)| v1::PlanCount { verdict: word.parse::<PlanVerdict>().map_or(0, Word::to_wire), clients: n as i64 };
     let presence =
@@ -35,7 +39,7 @@ fn shown_plan(plan: JobPlan) -> Result<v1::JobPlan, AppError> {
         create_time: Some(wire_time(plan.created)),
         expire_time: Some(wire_time(plan.expires)),
         order: Some(order),
-        packages: s.packages.iter().map(|p| package(&p.name)).collect(),
+        packages: s.packages.iter().map(|p| shown_version(&p.name)).collect(),
         clients: s.clients as i64,
         fleet_clients: s.fleet as i64,
         verdicts: s.verdicts.into_iter().map(verdict).collect(),
@@ -105,29 +109,20 @@ impl Services {
         }
         let plan = self.plan(operator, "plan", &r.plan).await?;
         let input = Run { order: jobs::create(&order_of(&plan)?)?, plan: plan.id };
-        let asking = asked(&caller, r.confirm);
-        let to_wire = |j| v1::RunJobResponse { job: Some(shown::job(j)) };
-        let run = self.app.mutate(&asking, "run_job", body, input.clone(), |tx, env, i| Box::pin(planned::run(tx, env, i)), to_wire);
-        let answer = match run.await {
-            Err(AppError::ApprovalNeeded(needed)) => {
-                let waits = self.app.mutate(
-                    &caller,
-                    "run_job",
-                    body,
-                    (input, needed),
-                    |tx, env, (i, needed)| {
-                        Box::pin(async move {
-                            let (_, made) = planned::create(tx, env, i).await?;
-                            approvals::start_waits(tx, env, &made.job.id, needed).await
-                        })
-                    },
-                    to_wire,
-                );
-                waits.await
-            }
-            other => other,
-        };
-        answer.map_err(status)
+        let run = self.start_or_wait(
+            &caller,
+            ("run_job", body, r.confirm),
+            input,
+            |tx, env, i| Box::pin(planned::run(tx, env, i)),
+            |tx, env, i| {
+                Box::pin(async move {
+                    let (plan, made) = planned::create(tx, env, i).await?;
+                    Ok((made.job.id, Some(plan.id)))
+                })
+            },
+            |j| v1::RunJobResponse { job: Some(shown::job(j)) },
+        );
+        run.await.map_err(status)
     }
 }
 
@@ -147,8 +142,10 @@ impl v1::plan_service_server::PlanService for Services {
             return Err(status(AppError::invalid("order.request_id", "is for orders that are carried out; a plan is made anew each time")));
         }
         let input = jobs::create(&order).map_err(within)?;
-        let looked = self.app.rehearse(&operator, "plan_job", input, |tx, env, i| Box::pin(planned::look(tx, env, i)));
-        let looked = looked.await.map_err(within)?;
+        let ordered = self.app.rehearse(&operator, "plan_job", input, |tx, env, i| Box::pin(planned::order(tx, env, i)));
+        let ordered = ordered.await.map_err(within)?;
+        let looked = self.app.view(&operator, "look_at_plan", ordered, |tx, env, i| Box::pin(planned::look(tx, env, i)));
+        let looked = looked.await.map_err(status)?;
         let bytes = self.bytes(&looked).await;
         let Looked { mut summary, clients } = looked;
         let clients: Vec<PlannedClient> = clients

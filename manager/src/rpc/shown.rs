@@ -350,6 +350,11 @@ pub(super) fn execution(row: jobs::Row, contact: &Contact<'_>) -> v1::Execution 
         Some(hold @ HoldReason::Stage) => (hold.to_string(), "waits for its stage of the rollout; `job show` says which is open".into()),
         _ => (e.reason.clone(), e.detail.clone()),
     };
+    let detail = match &e.cancel {
+        // What is done about it stands before what it waited for.
+        Some(cancel) => execution::cancel_sentence(cancel, online),
+        None => detail,
+    };
     v1::Execution {
         name: format!("jobs/{}/executions/{}", e.job, e.client),
         client: format!("clients/{}", e.client),
@@ -362,7 +367,9 @@ pub(super) fn execution(row: jobs::Row, contact: &Contact<'_>) -> v1::Execution 
         no_contact_time: (running && !online).then(|| wire_time(row.client.last_seen)),
         last_seen_time: Some(wire_time(if online { contact.now } else { row.client.last_seen })),
         mark: mark.into(),
-        cancel_deadline: e.cancel.as_ref().map(|c| wire_time(c.deadline)),
+        cancel_deadline: e.cancel.as_ref().and_then(execution::cancel_until).map(wire_time),
+        cancel_awaits: e.cancel.as_ref().map_or(0, |c| execution::cancel_awaits(c, online).to_wire()),
+        cancel_reason: e.cancel.as_ref().map(|c| c.reason.to_string()).unwrap_or_default(),
         purpose: if e.purpose == Purpose::Order { String::new() } else { e.purpose.as_str().to_owned() },
         drift_count: e.drifts as i32,
         reason,

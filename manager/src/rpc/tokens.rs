@@ -9,6 +9,7 @@ use sutler_proto::{
     convert::{client_id, group_name, token_id},
     v1,
 };
+use sutler_store::Answer;
 use tonic::{Request, Response, Status, async_trait};
 
 /// The longest life of a token (seconds): a year.
@@ -105,7 +106,7 @@ impl v1::enrollment_token_service_server::EnrollmentTokenService for Services {
                             let hint = "its secrets were shown once and are not kept; make new tokens with another request_id".to_owned();
                             return Err(AppError::Exists { what: "request", name: key.clone(), hint });
                         }
-                        tx.put_request(&env.actor, key, body, &[], env.now).await?;
+                        tx.put_request(&env.actor, key, body, &Answer::Done(vec![]), env.now).await?;
                     }
                     tokens::create(tx, env, input).await
                 })

@@ -27,6 +27,28 @@ pub struct Retried {
     pub due: Option<Timestamp>,
 }
 
+/// A version that a job installs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Installs {
+    /// The version.
+    pub version: Uid,
+    /// The digest of its manifest.
+    pub manifest: Digest,
+    /// Bytes of its manifest and its files.
+    pub bytes: u64,
+}
+
+/// A client that is awaited.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Awaited {
+    /// Who.
+    pub client: ClientId,
+    /// Since when, without the time in which nothing would have been offered to it.
+    pub since: Timestamp,
+    /// Since when nothing would be offered to it, if that is so.
+    pub held: Option<Timestamp>,
+}
+
 /// Brakes.
 #[async_trait]
 pub trait Brakes {
@@ -52,8 +74,8 @@ pub trait Brakes {
     /// QUEUED rows of a job that are held by this, by client; at most `limit`.
     async fn held_of(&mut self, job: &JobId, by: HoldReason, limit: u32) -> Result<Vec<ClientId>>;
 
-    /// The versions that a revision of a job installs, with the digests of their manifests.
-    async fn installs(&mut self, job: &JobId, revision: i64) -> Result<Vec<(Uid, Digest)>>;
+    /// The versions that a revision of a job installs.
+    async fn installs(&mut self, job: &JobId, revision: i64) -> Result<Vec<Installs>>;
     /// The breaker of this version and scope, for update; made with this uid if there was none.
     async fn breaker_of(&mut self, version: &Uid, scope: &Scope, fresh: &Uid) -> Result<Breaker>;
     /// The breaker of this uid, for update.
@@ -69,15 +91,21 @@ pub trait Brakes {
     async fn put_retries(&mut self, retried: &Retried) -> Result<()>;
     /// Retries that were due by then; at most `limit`.
     async fn retries_due(&mut self, now: Timestamp, limit: u32) -> Result<Vec<(JobId, ClientId)>>;
-    /// These executions do not wait for a retry any more.
-    async fn retries_done(&mut self, rows: &[(JobId, ClientId)]) -> Result<()>;
+    /// Those of these executions whose retry is due by then do not wait for it any more; gives them back.
+    async fn retries_done(&mut self, rows: &[(JobId, ClientId)], by: Timestamp) -> Result<Vec<(JobId, ClientId)>>;
     /// These executions have had no retries.
     async fn forget_retries(&mut self, rows: &[(JobId, ClientId)]) -> Result<()>;
 
     /// Since when clients are awaited whose turn of this job has come.
-    async fn awaited(&mut self, job: &JobId, clients: &[ClientId]) -> Result<Vec<(ClientId, Timestamp)>>;
+    async fn awaited(&mut self, job: &JobId, clients: &[ClientId]) -> Result<Vec<Awaited>>;
     /// Notes that these clients are awaited since then, in place of what was noted before.
     async fn put_awaited(&mut self, job: &JobId, clients: &[ClientId], since: Timestamp) -> Result<()>;
+    /// From now on the time of these clients that are awaited does not count.
+    async fn hold_awaited(&mut self, job: &JobId, clients: &[ClientId], now: Timestamp) -> Result<()>;
+    /// The same for all clients of a job that are awaited.
+    async fn hold_all_awaited(&mut self, job: &JobId, now: Timestamp) -> Result<()>;
+    /// It counts again from now on.
+    async fn resume_awaited(&mut self, job: &JobId, clients: &[ClientId], now: Timestamp) -> Result<()>;
     /// Forgets that these clients are awaited.
     async fn forget_awaited(&mut self, rows: &[(JobId, ClientId)]) -> Result<()>;
 

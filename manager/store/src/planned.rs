@@ -15,20 +15,25 @@ type Result<T> = std::result::Result<T, StoreError>;
 pub trait Approvals {
     /// How many clients can be reached by jobs: let in or quarantined, and not archived.
     async fn count_fleet(&mut self) -> Result<u64>;
-    /// Adds an approval.
-    async fn insert_approval(&mut self, approval: &Approval) -> Result<()>;
+    /// Adds an approval, or writes how one that is there was decided, or what it stands for now.
+    async fn put_approval(&mut self, approval: &Approval) -> Result<()>;
     /// The approval of this id. For update on databases with row locks.
     async fn approval(&mut self, id: &Uid) -> Result<Option<Approval>>;
     /// Approvals, the newest first (`after` = id); `all`: also those that were decided.
     async fn list_approvals(&mut self, page: &Page, all: bool) -> Result<Vec<Approval>>;
     /// The newest pending approval that is about this job.
     async fn approval_of(&mut self, job: &JobId) -> Result<Option<Approval>>;
-    /// Pending approvals of what this operator ordered, the oldest first; at most `limit`.
-    async fn approvals_by(&mut self, requester: &str, limit: u32) -> Result<Vec<Approval>>;
+    /// The newest pending approval of what this operator ordered by the same call, about the same job if about one. For update on
+    /// databases with row locks.
+    async fn approval_like(&mut self, requester: &str, method: &str, request: &[u8], job: Option<&JobId>) -> Result<Option<Approval>>;
+    /// How many changes that this operator ordered are pending.
+    async fn approvals_pending(&mut self, requester: &str) -> Result<u64>;
+    /// What was sent; empty for a job that waits as a draft, and for what was not agreed to.
+    async fn approval_request(&mut self, id: &Uid) -> Result<Vec<u8>>;
+    /// Writes what was sent.
+    async fn set_approval_request(&mut self, id: &Uid, request: &[u8]) -> Result<()>;
     /// Pending approvals whose time is over; at most `limit`.
     async fn approvals_overdue(&mut self, now: Timestamp, limit: u32) -> Result<Vec<Approval>>;
-    /// Writes how an approval was decided, or what a pending one stands for now.
-    async fn save_approval(&mut self, approval: &Approval) -> Result<()>;
     /// Forgets approvals that were decided before; gives back how many.
     async fn drop_approvals(&mut self, before: Timestamp) -> Result<u64>;
 }

@@ -13,6 +13,7 @@ use sutler_base::{
     state::{ClientState, ExecutionState, JobState, Purpose, Trigger},
 };
 use sutler_core::{
+    approval::Voice,
     audit::{AuditRecord, AuditSegment},
     event::{Event, EventFilter},
     hook::Hook,
@@ -386,7 +387,8 @@ pub trait Jobs {
     async fn put_job_packages(&mut self, job: &JobId, revision: i64, packages: &[JobPackage]) -> Result<()>;
     /// The destinations of a job.
     async fn job_targets(&mut self, job: &JobId) -> Result<Vec<Target>>;
-    /// Takes a destination away from every job, and an exclusion likewise; gives back the jobs that had it as a destination.
+    /// Takes a destination away from every job, and an exclusion from every one that has not ended; gives back the jobs that had it as a
+    /// destination.
     async fn drop_target(&mut self, target: &Target) -> Result<Vec<JobId>>;
     /// Jobs in these states that have this destination, by id.
     async fn jobs_with_target(&mut self, target: &Target, states: &[JobState]) -> Result<Vec<Job>>;
@@ -415,6 +417,8 @@ pub trait Destinations {
     async fn exclusions(&mut self, job: &JobId) -> Result<Vec<Target>>;
     /// Adds exclusions; those that it has stay.
     async fn add_exclusions(&mut self, job: &JobId, targets: &[Target]) -> Result<()>;
+    /// Which jobs in these states hold which of these clients, by a destination or by their condition. An exclusion may take them out again.
+    async fn jobs_holding(&mut self, clients: &[ClientId], states: &[JobState]) -> Result<Vec<(JobId, ClientId)>>;
     /// Takes an exclusion away; whether it had it.
     async fn remove_exclusion(&mut self, job: &JobId, target: &Target) -> Result<bool>;
     /// Jobs in these states that never reach this, by id.
@@ -498,7 +502,7 @@ pub trait Executions {
     async fn checks_due(&mut self, clients: &[ClientId], now: Timestamp, limit: u32) -> Result<Vec<(Execution, Job)>>;
     /// When executions are looked at next; none for never. Nobody is told: nothing of it is shown.
     async fn set_checks(&mut self, checks: &[(JobId, ClientId, Option<Timestamp>)]) -> Result<()>;
-    /// Rows whose cancellation was not acknowledged by its deadline.
+    /// Rows whose cancellation was not acknowledged by its deadline; those that go on to the end of what they have begun are none.
     async fn cancels_overdue(&mut self, now: Timestamp, limit: u32) -> Result<Vec<Execution>>;
     /// Adds attempts.
     async fn insert_attempts(&mut self, attempts: &[Attempt]) -> Result<()>;
@@ -508,6 +512,11 @@ pub trait Executions {
     async fn attempts(&mut self, ids: &[AttemptId]) -> Result<Vec<Attempt>>;
     /// The attempts of an execution, the newest first; at most 100.
     async fn attempts_of(&mut self, job: &JobId, client: &ClientId) -> Result<Vec<Attempt>>;
+    /// The attempts of a job's executions on these clients, by client, of each the newest first; at most 100 of each.
+    async fn attempts_of_all(&mut self, job: &JobId, clients: &[ClientId]) -> Result<Vec<Attempt>>;
+    /// The rows of these clients in other jobs that are ACTIVE or PAUSED, which are at an end, had an attempt and uninstall nothing because
+    /// the client left, by job.
+    async fn ended_elsewhere(&mut self, job: &JobId, clients: &[ClientId]) -> Result<Vec<(JobId, ClientId)>>;
     /// Sets the state of attempts that have no outcome.
     async fn set_attempt_states(&mut self, states: &[(AttemptId, ExecutionState)]) -> Result<()>;
     /// Writes the ends of attempts: state, time, outcome, signature. An attempt that has an outcome already is left as it is.
@@ -574,8 +583,19 @@ pub trait Operators {
     async fn lock_operators(&mut self) -> Result<Vec<Operator>>;
     /// Writes what an operator may do.
     async fn set_grants(&mut self, name: &OperatorName, grants: &[Grant]) -> Result<()>;
+    /// Writes since when an operator can be a second person.
+    async fn set_voice(&mut self, name: &OperatorName, voice: &Voice) -> Result<()>;
     /// Marks an operator as revoked.
     async fn revoke_operator(&mut self, name: &OperatorName, now: Timestamp) -> Result<()>;
+}
+
+/// The answer to a request, as it is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// What was answered.
+    Done(Vec<u8>),
+    /// What becomes of this approval.
+    Waits(Uid),
 }
 
 /// Settings, idempotence.
@@ -590,10 +610,11 @@ pub trait Admin {
     /// Writes a setting.
     async fn put_setting(&mut self, key: &str, value: &[u8]) -> Result<()>;
     /// What was answered to this operator's request of this id: the digest of method and body, and the answer.
-    async fn request(&mut self, operator: &str, request_id: &str) -> Result<Option<(Digest, Vec<u8>)>>;
+    async fn request(&mut self, operator: &str, request_id: &str) -> Result<Option<(Digest, Answer)>>;
     /// Notes an answer.
-    async fn put_request(&mut self, operator: &str, request_id: &str, body: &Digest, answer: &[u8], now: Timestamp) -> Result<()>;
-    /// Forgets answers from before `before`; gives back how many.
+    async fn put_request(&mut self, operator: &str, request_id: &str, body: &Digest, answer: &Answer, now: Timestamp) -> Result<()>;
+    /// Forgets answers from before `before`, but for those about what waits for a second person or was decided since; gives back how
+    /// many.
     async fn drop_requests(&mut self, before: Timestamp) -> Result<u64>;
     /// Leaves out so many numbers of the change sequence: after a restore nothing may get a number that something had before.
     async fn skip_changes(&mut self, numbers: i64) -> Result<()>;

@@ -7,6 +7,7 @@
 
 pub mod checkup;
 pub mod chunks;
+pub mod delta;
 pub mod digest;
 pub mod facts;
 pub mod id;

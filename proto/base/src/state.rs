@@ -356,6 +356,30 @@ words! {
 }
 
 words! {
+    /// How far a cancellation is that an agent is asked for.
+    CancelStage: "the stage of a cancellation" {
+        /// The agent has not answered.
+        Asked = "ASKED",
+        /// The agent has: what it had begun goes on to its end, and it begins nothing after that.
+        Acknowledged = "ACKNOWLEDGED",
+        /// It has not, and its lease has run out: what it had begun goes on, and nothing of it can begin after that.
+        LeaseOver = "LEASE_OVER",
+    }
+}
+
+words! {
+    /// What a cancellation that is not final waits for.
+    CancelAwaits: "what a cancellation awaits" {
+        /// The answer of an agent that is in contact.
+        Acknowledgement = "ACKNOWLEDGEMENT",
+        /// The end of the lease of one that is not.
+        LeaseEnd = "LEASE_END",
+        /// The end of a package that has begun.
+        PackageEnd = "PACKAGE_END",
+    }
+}
+
+words! {
     /// By what the manager itself holds a queued execution back. A stage comes first: whatever else holds rows leaves those alone
     /// that a stage holds.
     HoldReason: "what holds an execution" {
@@ -395,6 +419,102 @@ words! {
         TransferSuspended = "TRANSFER_SUSPENDED",
         /// An agent that can do what the job asks.
         Agent = "AGENT",
+    }
+}
+
+words! {
+    /// What an execution that is not at an end waits for: at the client, at the manager, or from people. Every [`WaitReason`] and every
+    /// [`HoldReason`] is one.
+    Awaited: "what is awaited" {
+        /// Its stage of the job's rollout.
+        Stage = "STAGE",
+        /// Somebody to let go on what was stopped.
+        Stopped = "STOPPED",
+        /// Somebody to close the circuit breaker of what it installs.
+        Breaker = "BREAKER",
+        /// Room in the budget that it is let go from.
+        Budget = "BUDGET",
+        /// The time of its retry, or of the next try at the client.
+        Retry = "RETRY",
+        /// The user of the machine: their choice, or their answer.
+        User = "USER",
+        /// Another installation on the machine.
+        Turn = "TURN",
+        /// A maintenance window.
+        Window = "WINDOW",
+        /// The start time of its job.
+        StartTime = "START_TIME",
+        /// The machine's own administrator.
+        LocalHold = "LOCAL_HOLD",
+        /// A restart of the machine.
+        Reboot = "REBOOT",
+        /// Permission to start.
+        Lease = "LEASE",
+        /// Transfers to be resumed.
+        TransferSuspended = "TRANSFER_SUSPENDED",
+        /// An agent that can do what the job asks.
+        Agent = "AGENT",
+        /// Its job to be resumed: somebody paused it, or its gate halted it.
+        Paused = "PAUSED",
+        /// A version that can be delivered.
+        PackageUnavailable = "PACKAGE_UNAVAILABLE",
+        /// Stored bytes that are whole.
+        DataLoss = "DATA_LOSS",
+        /// A second person.
+        Approval = "APPROVAL",
+        /// An operator to let the client in.
+        ClientApproval = "CLIENT_APPROVAL",
+        /// An operator to end the client's quarantine.
+        ClientRelease = "CLIENT_RELEASE",
+        /// The client to be in contact.
+        Contact = "CONTACT",
+        /// The client's facts, by which the job decides whether it is for it.
+        Facts = "FACTS",
+        /// The end of others that are under way at the client.
+        Room = "ROOM",
+        /// Word of what became of the attempt before.
+        Settlement = "SETTLEMENT",
+        /// The agent to accept the offer.
+        Acceptance = "ACCEPTANCE",
+        /// Bytes.
+        Download = "DOWNLOAD",
+        /// The end of a step.
+        Step = "STEP",
+        /// What the detection rules say.
+        Detection = "DETECTION",
+        /// What was there before to be back.
+        Restoration = "RESTORATION",
+        /// The end of a cancellation.
+        Cancellation = "CANCELLATION",
+    }
+}
+
+impl From<HoldReason> for Awaited {
+    fn from(hold: HoldReason) -> Awaited {
+        match hold {
+            HoldReason::Stage => Awaited::Stage,
+            HoldReason::Stopped => Awaited::Stopped,
+            HoldReason::Breaker => Awaited::Breaker,
+            HoldReason::Budget => Awaited::Budget,
+            HoldReason::Retry => Awaited::Retry,
+            HoldReason::User => Awaited::User,
+        }
+    }
+}
+
+impl From<WaitReason> for Awaited {
+    fn from(wait: WaitReason) -> Awaited {
+        match wait {
+            WaitReason::Turn => Awaited::Turn,
+            WaitReason::Window => Awaited::Window,
+            WaitReason::User => Awaited::User,
+            WaitReason::LocalHold => Awaited::LocalHold,
+            WaitReason::Reboot => Awaited::Reboot,
+            WaitReason::Lease => Awaited::Lease,
+            WaitReason::Retry => Awaited::Retry,
+            WaitReason::TransferSuspended => Awaited::TransferSuspended,
+            WaitReason::Agent => Awaited::Agent,
+        }
     }
 }
 

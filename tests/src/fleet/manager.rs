@@ -44,8 +44,10 @@ pub struct Manager {
     folder: TempDir,
     config: Config,
     profile: sutler::profile::ProfileName,
-    /// How far its clock is ahead of this machine's (milliseconds).
+    /// How much more time has passed for it than on this machine (milliseconds).
     ahead: Arc<AtomicI64>,
+    /// How far its clock was set ahead besides (milliseconds).
+    set: Arc<AtomicI64>,
     running: Option<(serve::Manager, Runtime)>,
 }
 
@@ -77,14 +79,15 @@ impl Manager {
         );
         (options.agents, options.operators, options.telemetry) = (local(0), local(0), TelemetryAt::Off);
         if let Database::Postgres(server) = database {
-            options.database = server.create_database();
+            options.database = server.create_store();
         }
         runtime().block_on(init(&options, &World::system())).unwrap_or_else(|e| panic!("init: {e}"));
         let mut config = Config::load(Folder::new(place), &Overrides::default()).unwrap_or_else(|e| panic!("its configuration: {e}"));
         // Its first operator is alone, and orders for whole fleets; tests of second persons say otherwise.
         config.limits.second_person_clients = 1_000_000_000;
+        config.limits.second_person_rest = Duration::ZERO;
         tune(&mut config);
-        let mut manager = Manager { folder, config, profile: options.profile, ahead: Arc::default(), running: None };
+        let mut manager = Manager { folder, config, profile: options.profile, ahead: Arc::default(), set: Arc::default(), running: None };
         if let Some(network) = network {
             manager.config.advertise = vec![network.address().to_string()];
         }
@@ -113,13 +116,22 @@ impl Manager {
             gather: Duration::from_millis(5),
             ..Pace::default()
         };
-        let started = runtime.block_on(serve::Manager::start(&self.config, World::ahead(self.ahead.clone()), pace));
+        let started = runtime.block_on(serve::Manager::start(&self.config, World::ahead(self.ahead.clone(), self.set.clone()), pace));
         self.running = Some((started.unwrap_or_else(|e| panic!("the manager does not start: {e}")), runtime));
     }
 
-    /// Steps its clock.
+    /// So much time passes for it; or its clock is set back, for time does not.
     pub fn step_clock(&self, millis: i64) {
-        self.ahead.fetch_add(millis, Ordering::SeqCst);
+        if millis < 0 {
+            self.set_clock(millis);
+        } else {
+            self.ahead.fetch_add(millis, Ordering::SeqCst);
+        }
+    }
+
+    /// Sets its clock ahead: no time passes by that.
+    pub fn set_clock(&self, millis: i64) {
+        self.set.fetch_add(millis, Ordering::SeqCst);
     }
 
     fn serving(&self) -> &serve::Manager {
@@ -158,6 +170,19 @@ impl Manager {
 
     /// The same with a configuration that was changed.
     pub fn second_tuned(&self, tune: impl FnOnce(&mut Config)) -> Manager {
+        self.further(self.ahead.clone(), tune)
+    }
+
+    /// A further manager whose clock is so far ahead of that of the others.
+    ///
+    /// # Panics
+    ///
+    /// When it can't be made or started.
+    pub fn second_ahead(&self, millis: i64) -> Manager {
+        self.further(Arc::new(AtomicI64::new(millis)), |_| {})
+    }
+
+    fn further(&self, ahead: Arc<AtomicI64>, tune: impl FnOnce(&mut Config)) -> Manager {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
         copy(&self.folder.path().join("manager"), &folder.path().join("manager"));
         copy(&self.folder.path().join("operator"), &folder.path().join("operator"));
@@ -165,7 +190,7 @@ impl Manager {
         let place = Folder::new(folder.path().join("manager"));
         let mut config = Config { folder: place, agents: local, operators: local, ..self.config.clone() };
         tune(&mut config);
-        let mut manager = Manager { folder, config, profile: self.profile.clone(), ahead: self.ahead.clone(), running: None };
+        let mut manager = Manager { folder, config, profile: self.profile.clone(), ahead, set: self.set.clone(), running: None };
         manager.start_again();
         (manager.config.agents, manager.config.operators) = (manager.serving().agents_address(), manager.serving().operators_address());
         manager
@@ -224,6 +249,11 @@ impl Packages {
     /// One package of each name, with one step, one file and a detection rule.
     pub fn new(names: &[&str]) -> Packages {
         Packages(names.iter().map(|name| PackageFolder::counting(name, "1.0")).collect())
+    }
+
+    /// Such a package in this version.
+    pub fn version(name: &str, version: &str) -> Packages {
+        Packages(vec![PackageFolder::counting(name, version)])
     }
 
     /// One such package that may not be installed any more from this moment on.

@@ -34,6 +34,8 @@ pub struct Setup {
     pub balancers: Vec<String>,
     /// The database; embedded SQLite unless given.
     pub database: Option<String>,
+    /// Where packages' bytes lie, and the table `[s3]`; in the manager's folder unless given.
+    pub content: Option<(String, String)>,
     /// What happens to agents whose certificate ended; as the manager has it unless given.
     pub expired_agents: Option<String>,
     /// What is put into `manager.toml`, below the headers of its tables.
@@ -48,6 +50,7 @@ impl Default for Setup {
             advertise: Vec::new(),
             balancers: Vec::new(),
             database: None,
+            content: None,
             expired_agents: None,
             config: String::new(),
         }
@@ -102,6 +105,11 @@ impl Manager {
     fn configure(&self) {
         let file = self.folder().join("manager.toml");
         let mut text = fs_err::read_to_string(&file).expect("init has written it");
+        if let Some((content, s3)) = &self.setup.content {
+            let others: Vec<&str> = text.lines().filter(|line| !line.starts_with("content = ")).collect();
+            text = others.join("\n");
+            text = format!("content = \"{content}\"\n{text}\n[s3]\n{s3}");
+        }
         if let Some(policy) = &self.setup.expired_agents {
             text = format!("expired_agents = \"{policy}\"\n{text}");
         }
@@ -126,7 +134,10 @@ impl Manager {
         let (bundle, own, others) = (word(manager.place.path().join("bundle")), word(manager.folder()), word(first.folder()));
         // It may have a way of its own to the same database.
         let database = manager.setup.database.clone().or(first.setup.database.clone()).expect("several managers share one");
-        let content = word(first.folder().join("content"));
+        let content = match &manager.setup.content {
+            Some((content, _)) => content.clone(),
+            None => word(first.folder().join("content")),
+        };
         let run = |arguments: &[&str]| cli::run(Cli::new(&manager.config()).command(arguments), b"").ok();
         run(&["ca", "export", "--dir", &others, "--output", &bundle]);
         run(&["init", "--dir", &own, "--join", &bundle, "--host", "127.0.0.1", "--database", &database, "--content", &content]);

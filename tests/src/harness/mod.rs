@@ -13,6 +13,7 @@
 
 mod agent;
 mod api;
+mod bucket;
 pub mod cleanup;
 mod cli;
 mod disk;
@@ -30,6 +31,7 @@ pub mod wait;
 
 pub use agent::Agent;
 pub use api::Api;
+pub use bucket::Bucket;
 pub use cli::{Cli, Done, run, words};
 pub use disk::SmallDisk;
 pub use jobs::{JobView, Row};

@@ -120,6 +120,7 @@ fn record(stage: Stage) -> Record {
         announcement: None,
         timing: Timing::Now,
         restart: false,
+        purpose: "LEAVE".into(),
     };
     let lease = Lease { until: std::time::Duration::from_secs(600), boot_id: "boot".into(), wall: None };
     Record { lease: Some(lease), stage, ..Record::new(offer, Timestamp::UNIX_EPOCH) }

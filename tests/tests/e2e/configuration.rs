@@ -461,6 +461,88 @@ fn an_export_leaves_nothing_of_an_earlier_one() {
 }
 
 #[test]
+fn an_export_leaves_and_overwrites_nothing_that_no_export_wrote() {
+    let manager = Manager::start();
+    let cli = manager.cli();
+    cli.ok("group create web");
+    let fleet = manager.scratch().join("fleet");
+    let export = format!("export -o {}", fleet.display());
+    // Of the same name as one of the export's, in the other format and in this one.
+    let own = "[[group]]\nname = \"web\"\n";
+    write(&fleet, "group.toml", own);
+    let refused = cli.fails(1, &export).says(&["group.toml", "no export wrote the file", "choose another folder"]);
+    assert_eq!(
+        (fs_err::read_to_string(fleet.join("group.toml")).unwrap(), fleet.join("group.yaml").exists()),
+        (own.into(), false),
+        "{refused:?}"
+    );
+    let said = cli.run(&format!("{export} --format yaml")).ends_with(0).stderr;
+    assert!(said.contains("left ") && said.contains("group.toml, which no export wrote"), "{said}");
+    assert_eq!(fs_err::read_to_string(fleet.join("group.toml")).unwrap(), own);
+    assert!(fleet.join("group.yaml").exists());
+    // What it wrote itself is its own until somebody takes that line away.
+    fs_err::remove_file(fleet.join("group.toml")).unwrap();
+    cli.ok(&export);
+    assert!(!fleet.join("group.yaml").exists());
+    let text = fs_err::read_to_string(fleet.join("group.toml")).unwrap();
+    let (first, rest) = text.split_once('\n').unwrap();
+    assert!(first.starts_with("# Written by `sutler export`"), "{text}");
+    fs_err::write(fleet.join("group.toml"), rest).unwrap();
+    cli.fails(1, &export).says(&["no export wrote the file"]);
+}
+
+#[test]
+fn files_give_a_policy_another_group_and_trigger_and_know_a_job_once_it_has_an_alias() {
+    let (manager, cli) = with_hello(&["1.0"]);
+    for group in ["here", "there"] {
+        cli.ok(&format!("group create {group}"));
+    }
+    let file = manager.scratch().join("fleet.toml");
+    let apply = format!("apply -f {} --yes", file.display());
+    let policy = |group: &str, trigger: &str| {
+        let text = format!("[[policy]]\nname = \"all\"\ngroup = \"{group}\"\ntrigger = \"{trigger}\"\napplies_to = \"all\"\n");
+        fs_err::write(&file, text).unwrap();
+    };
+    policy("here", "new-client");
+    cli.ok(&apply);
+    let agent = Agent::enrolled("one", &manager);
+    let members = |group: &str| cli.ok(&format!("group members {group}"));
+    wait_until("it to be registered", PATIENCE, || members("here").contains(&agent.id()));
+    policy("there", "inventory");
+    let diff = cli.ok(&apply);
+    assert!(diff.contains("~ policy all: group \"here\" → \"there\"") && diff.contains("whom it registered stays"), "{diff}");
+    let shown = cli.json("policy show all");
+    assert_eq!((&shown["group"], &shown["trigger"]), (&"groups/there".into(), &"TRIGGER_INVENTORY".into()));
+    cli.ok("policy apply all");
+    wait_until("it to be registered there", PATIENCE, || members("there").contains(&agent.id()));
+    assert!(members("here").contains(&agent.id()));
+    assert_eq!(cli.ok(&apply), "", "applied once more it changes nothing");
+    // It is still one of the files'.
+    fs_err::write(&file, "[[group]]\nname = \"here\"\n").unwrap();
+    assert!(cli.ok(&format!("{apply} --prune")).contains("- policy all"));
+
+    // A job that was ordered without an alias gets one, and files know it by that.
+    let job = cli.id("job run --package hello --group here");
+    let said = cli.run("export").ends_with(0).stderr;
+    assert!(said.contains(&format!("jobs/{job}")) && said.contains("job update JOB --alias NAME"), "{said}");
+    cli.ok(&format!("job update {job} --alias web-everywhere"));
+    assert_eq!(cli.json("job show web-everywhere")["name"], format!("jobs/{job}"));
+    assert!(cli.ok("export").contains("web-everywhere"));
+    fs_err::write(&file, "[[job]]\nname = \"web-everywhere\"\npackages = [{ package = \"hello\" }]\ndestinations = [\"groups/here\"]\n")
+        .unwrap();
+    assert_eq!(cli.ok(&apply), "", "it is as the file says");
+    // One that another job has is refused, and says what to do.
+    let other = cli.id("job run --package hello --group there");
+    cli.fails(1, &format!("job update {other} --alias web-everywhere")).says(&["web-everywhere exists already", "choose another alias"]);
+    cli.fails(1, &format!("job update {other} --alias 0123456789")).says(&["alias"]);
+    cli.ok(&format!("job update {job} --alias anywhere"));
+    cli.ok(&format!("job update {other} --alias web-everywhere"));
+    assert!(cli.ok("audit list").contains("alias: anywhere in place of web-everywhere"));
+    cli.ok(&format!("job update {other} --alias ''"));
+    cli.fails(1, "job show web-everywhere").says(&["there is no job web-everywhere"]);
+}
+
+#[test]
 fn whoever_applies_needs_the_rights_of_each_call_that_it_stands_for() {
     let (manager, cli) = with_hello(&["1.0"]);
     for group in ["inside", "outside"] {

@@ -245,3 +245,59 @@ fn a_group_that_a_draft_excludes_is_not_deleted_by_the_way() {
     cli.fails(1, "group delete servers").says(&[&draft, "DRAFT", "--force"]);
     assert_eq!(cli.json(&format!("job show {draft}"))["exclusions"][0], "groups/servers");
 }
+
+#[test]
+fn what_was_uninstalled_after_a_backup_is_known_as_that_by_the_restored_manager() {
+    let mut manager = Manager::start();
+    let cli = manager.cli();
+    pushed(&cli, "tool");
+    cli.ok("group create one");
+    let agent = agent_in(&manager, "agent", &["one"]);
+    let id = agent.id();
+    let job = cli.id("job run --package tool --group one --on-leave uninstall");
+    JobView::wait_for_row(&cli, &job, &id, "SUCCEEDED");
+    let backup = manager.scratch().join("backup");
+    cli.ok(&format!("backup --dir {} {}", manager.folder().display(), backup.display()));
+    // After the backup it leaves, and what the job installed is uninstalled.
+    cli.ok(&format!("group remove one {id}"));
+    JobView::wait_for_row(&cli, &job, &id, "CANCELED");
+    assert!(!there(&agent, "tool"));
+    manager.kill();
+    fs_err::rename(manager.folder(), manager.scratch().join("lost")).unwrap();
+    cli.ok(&format!("restore {} --dir {}", backup.display(), manager.folder().display()));
+    manager.serve();
+    // By what the manager knows the client is in the group: what was uninstalled is installed again.
+    let view = JobView::wait(&cli, &job, "it to be installed again", PATIENCE, |view| {
+        view.row(&id).is_some_and(|row| row.state == "SUCCEEDED" && row.attempts == 3)
+    });
+    assert!(there(&agent, "tool"), "{view:#?}");
+}
+
+#[test]
+fn a_job_that_excluded_a_group_which_is_no_more_is_not_run_again() {
+    let manager = Manager::start();
+    let cli = manager.cli();
+    pushed(&cli, "tool");
+    cli.ok("group create all");
+    cli.ok("group create servers");
+    let (desk, server) = (agent_in(&manager, "desk", &["all"]), agent_in(&manager, "server", &["all", "servers"]));
+    let job = cli.id("job run --package tool --group all --exclude-group servers");
+    JobView::wait_for_row(&cli, &job, &desk.id(), "SUCCEEDED");
+    cli.ok(&format!("job cancel {job} --yes"));
+    // Nobody is in its way: the job has ended.
+    cli.ok("group delete servers");
+    cli.fails(1, &format!("job retry {job} --expires 1h")).says(&["a group that was deleted", "job clone"]);
+    assert_eq!(JobView::of(&cli, &job).state, "CANCELED");
+    assert!(!there(&server, "tool"));
+    // Another group of that name is not that group.
+    cli.ok("group create servers");
+    cli.fails(1, &format!("job retry {job} --expires 1h")).says(&["a group that was deleted"]);
+    // One whose exclusions are there is.
+    cli.ok(&format!("group add servers {}", server.id()));
+    let other = cli.id("job run --package tool --group all --exclude-group servers");
+    JobView::wait_for_row(&cli, &other, &desk.id(), "ALREADY_INSTALLED");
+    cli.ok(&format!("job cancel {other} --yes"));
+    cli.ok(&format!("job retry {other} --expires 1h"));
+    assert_eq!(JobView::of(&cli, &other).state, "ACTIVE");
+    assert!(JobView::of(&cli, &other).row(&server.id()).is_none() && !there(&server, "tool"));
+}

@@ -50,7 +50,7 @@ const NET: [(&str, &str); 26] = [
 ];
 
 /// The same of `[limits]` there.
-const MANAGER: [(&str, &str); 30] = [
+const MANAGER: [(&str, &str); 32] = [
     ("enroll_message", "a_message_over_the_limit_is_refused_by_name_and_the_connection_lives_on"),
     ("agent_message", "a_message_over_the_limit_is_refused_by_name_and_the_connection_lives_on"),
     ("operator_message", "a_message_over_the_limit_is_refused_by_name_and_the_connection_lives_on"),
@@ -80,6 +80,8 @@ const MANAGER: [(&str, &str); 30] = [
     ("scrub_every", "a_scrub_begins_when_the_last_one_is_long_enough_ago_and_not_before"),
     ("second_person_clients", "a_second_person_is_needed_from_both_bounds_of_the_configuration_on"),
     ("second_person_percent", "a_second_person_is_needed_from_both_bounds_of_the_configuration_on"),
+    ("second_person_rest", "nobody_makes_a_second_person_of_himself_or_takes_those_away_who_are"),
+    ("pending_approvals", "whoever_has_too_much_waiting_has_it_decided_first_and_what_was_not_agreed_to_is_not_kept"),
     ("disk_reserve", "a_full_disk_refuses_what_is_new_and_goes_on_with_revocations_and_renewals_until_there_is_room_again"),
 ];
 

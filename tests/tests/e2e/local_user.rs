@@ -1,8 +1,9 @@
 //! What another user of a client machine can read, ask for and change: next to nothing.
 
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use sutler_tests::harness::{Agent, Done, JobView, Manager, PATIENCE, PackageFolder, run, wait_until};
 use sutler_tests::tools;
 
@@ -81,6 +82,38 @@ fn another_user_of_the_machine_reads_and_joins_and_does_nothing_else() {
     for file in ["credential.pem", "pins.json", "identity.json", "session", "generation", "lock"] {
         as_nobody(Path::new("/bin/cat"), &[state.join(file).to_str().unwrap()]).ends_with(1).says(&["Permission denied"]);
     }
+}
+
+/// Connects as often as it can and says nothing; after a line on its input it says whether its first connection still waits.
+const CROWDS: &str = "use Socket; my @all; for (1..64) { socket(my $s, AF_UNIX, SOCK_STREAM, 0) or die; \
+    connect($s, pack_sockaddr_un($ARGV[0])) or die; push @all, $s } $| = 1; print \"ready\\n\"; <STDIN>; my $in = ''; \
+    vec($in, fileno($all[0]), 1) = 1; print select($in, undef, undef, 0) ? \"answered\\n\" : \"waits\\n\"";
+
+#[test]
+fn root_is_heard_however_many_calls_another_user_of_the_machine_makes() {
+    if cannot_change_users() {
+        return;
+    }
+    let Some(perl) = tools::tool("perl") else {
+        tools::skip("needs perl, to be many callers");
+        return;
+    };
+    let manager = Manager::start();
+    let agent = Agent::enrolled("one", &manager);
+    agent.scratch().ancestors().take(2).for_each(|folder| mode(folder, 0o755));
+    // Where root has to wait for the others it is never served before the first of them.
+    wait_until("root to be heard while others say nothing", PATIENCE, || {
+        let mut command = Command::new(tools::tool("setpriv").expect("it was asked for"));
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(&perl).args(["-e", CROWDS]).arg(agent.socket());
+        let mut crowd = command.current_dir("/").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut said = BufReader::new(crowd.stdout.take().unwrap()).lines();
+        assert_eq!(said.next().unwrap().unwrap(), "ready");
+        agent.ok("shutdown --within 1");
+        crowd.stdin.take().unwrap().write_all(b"\n").unwrap();
+        let waits = said.next().unwrap().unwrap() == "waits";
+        assert!(crowd.wait().unwrap().success());
+        waits
+    });
 }
 
 #[test]

@@ -1,5 +1,10 @@
 //! What a job has installed is taken back, put back, or kept: on leaving its groups, by a rollback, and where it goes missing.
 
+use crate::rollouts::{Crew, SOAK_MS, counters, hello, status};
+use std::collections::BTreeMap;
+use sutler_base::{Digest, PackageName};
+use sutler_proto::v1::{self, JobState};
+use sutler_tests::fleet::{Database, Packages};
 use sutler_tests::harness::{Agent, Cli, JobView, Manager, PATIENCE, PackageFolder, programs, wait_for_value, wait_until};
 
 /// A package of files alone, pushed.
@@ -173,4 +178,115 @@ fn a_rollback_puts_back_what_each_client_had_and_takes_off_what_it_did_not_have(
     });
     cli.fails(1, &format!("job rollback {bad} --yes")).says(&["changed nothing that can be put back"]);
     cli.fails(1, &format!("job clone {back}")).says(&["it puts back what clients had"]);
+}
+
+/// What each machine of a crew has.
+fn there(crew: &Crew) -> Vec<BTreeMap<PackageName, Digest>> {
+    crew.machines.iter().map(|machine| machine.simulated.machine.installed()).collect()
+}
+
+/// Runs a job for this version on these machines of a crew, for everybody at once unless it goes in stages.
+fn order(crew: &mut Crew, version: &str, on: &[usize], rollout: Option<v1::Rollout>) -> String {
+    let at_once = v1::Rollout { all_at_once: true, ..Default::default() };
+    let request = v1::RunJobRequest {
+        packages: vec![v1::JobPackage { package: format!("packages/hello/versions/{version}"), ..Default::default() }],
+        destinations: on.iter().map(|n| format!("clients/{}", crew.machines[*n].client())).collect(),
+        terms: Some(v1::JobTerms { rollout: Some(rollout.unwrap_or(at_once)), ..Default::default() }),
+        ..Default::default()
+    };
+    crew.operator.jobs(&crew.manager, |mut j| async move { j.run_job(request).await }).unwrap().job.unwrap().name
+}
+
+fn roll_back(crew: &mut Crew, job: &str, dry_run: bool) -> v1::RollbackJobResponse {
+    let request = v1::RollbackJobRequest { name: job.into(), dry_run, ..Default::default() };
+    crew.operator.jobs(&crew.manager, |mut j| async move { j.rollback_job(request).await }).unwrap()
+}
+
+#[test]
+fn one_command_puts_back_what_a_hundred_and_fifty_had_in_three_versions_once_a_bad_one_has_halted() {
+    let mut crew = Crew::of(Database::Sqlite, 150);
+    let push = |crew: &mut Crew, version: &str| {
+        let packages = Packages::version("hello", version);
+        let signed = packages.sign(&crew.manager.profile()).remove(0);
+        crew.operator.push(&crew.manager, &signed).unwrap();
+    };
+    // Three versions, by turns; every tenth machine has none.
+    let has = |n: usize| if n.is_multiple_of(10) { None } else { Some(["1.0", "1.1", "1.2"][n % 3]) };
+    for version in ["1.0", "1.1", "1.2"] {
+        if version != "1.0" {
+            push(&mut crew, version);
+        }
+        let on: Vec<usize> = (0..150).filter(|n| has(*n) == Some(version)).collect();
+        let job = order(&mut crew, version, &on, None);
+        crew.until("them to have it", &job, |job| counters(job).finished == on.len() as i64);
+    }
+    let before = there(&crew);
+    assert_eq!(before.iter().filter(|has| has.is_empty()).count(), 15);
+    push(&mut crew, "2.0");
+
+    // The first forty are a stage. On some of them it fails, once it has gone well on all others.
+    let group = v1::CreateGroupRequest { group_id: "pilots".into(), ..Default::default() };
+    crew.operator.groups(&crew.manager, |mut g| async move { g.create_group(group).await }).unwrap();
+    let clients = crew.machines[..40].iter().map(|machine| format!("clients/{}", machine.client())).collect();
+    let add = v1::AddMembersRequest { name: "groups/pilots".into(), clients, ..Default::default() };
+    crew.operator.groups(&crew.manager, |mut g| async move { g.add_members(add).await }).unwrap();
+    let fails = |n: usize| n % 4 == 1;
+    for n in (0..40).filter(|n| fails(*n)) {
+        let machine = &crew.machines[n].simulated.machine;
+        machine.fail(&hello(), 1, None);
+        machine.hold_steps(true);
+    }
+    let stage = v1::RolloutStage { groups: vec!["groups/pilots".into()], ..Default::default() };
+    let gate = v1::RolloutGate { max_failures: Some(3), ..Default::default() };
+    let rollout = v1::Rollout { stages: vec![stage], gate: Some(gate), ..Default::default() };
+    let all: Vec<usize> = (0..150).collect();
+    let bad = order(&mut crew, "2.0", &all, Some(rollout));
+    crew.until("it to go well on thirty", &bad, |job| counters(job).finished == 30 && counters(job).running == 10);
+    for n in (0..40).filter(|n| fails(*n)) {
+        crew.machines[n].simulated.machine.hold_steps(false);
+    }
+    let halted =
+        crew.until("the job to be halted", &bad, |job| job.state() == JobState::Paused && counters(job).running == 0 && job.canceling == 0);
+    assert!(status(&halted).halt.contains("of 40 clients in stage 1 of 2"), "{halted:?}");
+    assert_eq!((counters(&halted).finished, counters(&halted).error, counters(&halted).waiting), (30, 10, 110));
+    assert_eq!(there(&crew).iter().zip(&before).filter(|(now, then)| now != then).count(), 30);
+
+    // It goes by what the machines say that they have, which comes a moment later.
+    let named = |answer: &v1::RollbackJobResponse| {
+        let mut steps: Vec<_> = answer.steps.iter().map(|s| (s.package.clone(), s.intent(), s.clients)).collect();
+        steps.sort();
+        steps
+    };
+    let step = |version: &str, intent: v1::Intent, clients: i64| (format!("packages/hello/versions/{version}"), intent, clients);
+    let of = |version: Option<&str>| (0..40).filter(|n| !fails(*n) && has(*n) == version).count() as i64;
+    let expected = vec![
+        step("1.0", v1::Intent::Install, of(Some("1.0"))),
+        step("1.1", v1::Intent::Install, of(Some("1.1"))),
+        step("1.2", v1::Intent::Install, of(Some("1.2"))),
+        step("2.0", v1::Intent::Uninstall, of(None)),
+    ];
+    wait_until("the machines to say what they have", PATIENCE, || {
+        let plan = roll_back(&mut crew, &bad, true);
+        named(&plan) == expected && plan.left.is_empty()
+    });
+    let answer = roll_back(&mut crew, &bad, false);
+    assert_eq!(named(&answer), expected);
+    // Who had nothing before is named.
+    let mut none: Vec<String> =
+        (0..40).filter(|n| !fails(*n) && has(*n).is_none()).map(|n| format!("clients/{}: hello 2.0", crew.machines[n].client())).collect();
+    none.sort();
+    assert_eq!((answer.had_none, answer.left), (none, vec![]));
+    let back = answer.job.unwrap().name;
+    let total = crew.job(&back).counters.unwrap().total;
+    assert_eq!(total, 30);
+    // It goes in stages, as every job does.
+    crew.until("the canary to soak", &back, |job| status(job).soak_end_time.is_some());
+    for _ in 0..4 {
+        crew.manager.step_clock(SOAK_MS);
+        crew.settle(&[]);
+    }
+    crew.until("all to have it back", &back, |job| counters(job).finished == total);
+    assert_eq!(there(&crew), before, "everybody has what it had");
+    assert_eq!(crew.job(&bad).state(), JobState::Canceled);
+    crew.machines.iter().for_each(|machine| assert_eq!(machine.simulated.machine.twice(), []));
 }

@@ -304,6 +304,29 @@ fn silence_halts_a_rollout_as_failures_do() {
 }
 
 #[test]
+fn a_clock_that_is_set_ahead_makes_nobody_silent_and_time_that_passes_does() {
+    let mut crew = Crew::of(Database::Sqlite, 24);
+    for machine in &crew.machines {
+        machine.simulated.machine.hold_steps(true);
+    }
+    let job = crew.run(None);
+    crew.until("twenty to begin", &job, |job| counters(job).running == 20);
+    crew.until_begun(20);
+    crew.settle(&[]);
+    // By three times the silence that the gate tolerates.
+    crew.manager.set_clock(3 * 3600 * 1000);
+    crew.settle(&[]);
+    let at = crew.job(&job);
+    assert_eq!((at.state(), status(&at).silent), (JobState::Active, 0), "{at:?}");
+    crew.manager.step_clock(59 * 60 * 1000);
+    crew.settle(&[]);
+    assert_eq!(crew.job(&job).state(), JobState::Active);
+    crew.manager.step_clock(2 * 60 * 1000);
+    let halted = crew.until("silence to be noticed", &job, |job| job.state() == JobState::Paused);
+    assert!(status(&halted).halt.starts_with("20 fell silent of 20 clients in stage 1 of 5"), "{halted:?}");
+}
+
+#[test]
 fn a_manager_that_is_killed_in_the_middle_of_a_stage_goes_on_where_it_was() {
     let mut crew = Crew::of(Database::Sqlite, 40);
     for machine in &crew.machines {
@@ -437,8 +460,10 @@ fn an_operator_pauses_resumes_promotes_and_aborts() {
 fn all_at_once_is_said_to_everybody_and_kept_in_the_audit_log() {
     let manager = harness::Manager::start();
     let cli = manager.cli();
-    let package = PackageFolder::counting("hello", "1.0");
-    cli.ok(&format!("package push {}", package.path().display()));
+    for name in ["hello", "other"] {
+        let package = PackageFolder::counting(name, "1.0");
+        cli.ok(&format!("package push {}", package.path().display()));
+    }
     cli.ok("group create all");
     let job = cli.id("job run --package hello --group all --rollout all-at-once");
     assert!(cli.ok(&format!("job show {job}")).contains("all at once: no stages, and nothing stops it"));
@@ -452,6 +477,9 @@ fn all_at_once_is_said_to_everybody_and_kept_in_the_audit_log() {
     agent.enroll(cli.ok("token create --group all").trim());
     agent.start();
     wait_until("the machine to be connected", PATIENCE, || agent.status()["connected"].is_string());
+    // What is ordered after it is installed: by then it would have been offered, too.
+    let other = cli.id(&format!("job run --package other --client {}", agent.id()));
+    JobView::wait_for_row(&cli, &other, &agent.id(), "SUCCEEDED");
     let row = JobView::of(&cli, &job).row(&agent.id()).cloned().unwrap();
     assert_eq!((row.state.as_str(), row.json["reason"].as_str()), ("QUEUED", Some("PAUSED")));
     assert!(cli.ok(&format!("client explain {}", agent.id())).contains("nothing starts until `job resume`"));

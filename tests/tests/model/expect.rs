@@ -51,6 +51,8 @@ pub(crate) struct Client {
     pub(crate) held_out: BTreeSet<GroupNumber>,
     /// Whether its agent runs; it is then connected, but for the time in which the manager is away.
     pub(crate) running: bool,
+    /// Whether it was killed, and the manager may still take its connection for one: what is queued may be offered to it.
+    pub(crate) fading: bool,
     /// Whether steps that start don't end.
     pub(crate) held: bool,
     pub(crate) failing: BTreeSet<PackageNumber>,
@@ -237,6 +239,7 @@ impl Expected {
             groups: BTreeMap::new(),
             held_out: BTreeSet::new(),
             running: false,
+            fading: false,
             held: false,
             failing: BTreeSet::new(),
             lost: false,
@@ -252,7 +255,7 @@ impl Expected {
     /// Its agent runs and is connected, and its facts are in.
     pub(crate) fn connect(&mut self, client: ClientNumber) {
         let c = &mut self.clients[client];
-        (c.running, c.facts) = (true, true);
+        (c.running, c.fading, c.facts) = (true, false, true);
         if std::mem::take(&mut c.lost) {
             c.murky = true;
             let expected = self.clone();
@@ -425,10 +428,13 @@ impl Expected {
 
     fn next(&self, job: usize, client: ClientNumber, row: Row) -> Vec<Row> {
         let (c, j) = (&self.clients[client], &self.jobs[job]);
-        if !c.running {
-            return vec![];
-        }
         let mut out = Vec::new();
+        if !c.running {
+            if c.fading && row.place == Place::Queued && c.access == Access::Active && j.active {
+                out.push(Row { place: Place::Offered, ..row });
+            }
+            return out;
+        }
         match (row.place, row.cancel) {
             (Place::Queued, _) if c.access == Access::Active && j.active => out.push(Row { place: Place::Offered, ..row }),
             (Place::Offered, Some(reason)) => out.push(acknowledged(j.active, self.is_reached(j, client), reason, row)),

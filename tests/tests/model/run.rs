@@ -318,7 +318,8 @@ impl Case {
             }
             Op::Kill(_) => {
                 self.machines.get_mut(&client).expect("it has a machine").kill();
-                self.expected.clients[client].running = false;
+                let client = &mut self.expected.clients[client];
+                client.fading |= std::mem::take(&mut client.running);
             }
             Op::Start(_) => self.start(client),
             Op::LoseJournal(_) => {
@@ -491,6 +492,7 @@ impl Case {
         } else {
             self.manager.stop()
         }
+        self.expected.clients.iter_mut().for_each(|client| client.fading = false);
         self.without_manager(wish, |case| case.manager.start_again());
     }
 

@@ -8,7 +8,7 @@ use sutler_core::brake::{
     breaker::{Scope, Tried},
     budget::Purse,
 };
-use sutler_store::{Retried, unit};
+use sutler_store::{Awaited, Retried, unit};
 
 pub(crate) async fn what_is_stopped_reads_back_and_what_is_held_is_offered_to_nobody(db: Database) {
     add_clients(&db.store, 0..4).await;
@@ -125,19 +125,35 @@ pub(crate) async fn breakers_retries_and_budgets_read_back(db: Database) {
                 tx.put_retries(&Retried { used: 1, ..retried.clone() }).await?;
                 tx.put_retries(&retried).await?;
                 let before = (tx.retries(&key).await?, tx.retries_due(at(8), 9).await?, tx.retries_due(at(9), 9).await?);
-                tx.retries_done(&key).await?;
+                let early = tx.retries_done(&key, at(8)).await?;
+                assert_eq!((early, tx.retries_due(at(9), 9).await?.len()), (vec![], 1), "not before its time");
+                assert_eq!(tx.retries_done(&key, at(9)).await?, key);
+                assert_eq!(tx.retries_done(&key, at(9)).await?, [], "once");
                 let after = (tx.retries(&key).await?[0].used, tx.retries_due(at(9), 9).await?.len());
                 tx.forget_retries(&key).await?;
                 tx.put_awaited(&job, &[client.clone(), client_id(2)], at(3)).await?;
                 tx.put_awaited(&job, std::slice::from_ref(&client), at(4)).await?;
                 let awaited = tx.awaited(&job, &[client.clone(), client_id(3)]).await?;
+                let all = [client.clone(), client_id(2)];
+                tx.hold_awaited(&job, &all[..1], at(10)).await?;
+                tx.hold_awaited(&job, &all, at(20)).await?;
+                let held = tx.awaited(&job, &all).await?.into_iter().map(|noted| (noted.since, noted.held)).collect::<Vec<_>>();
+                assert_eq!(held, [(at(3), Some(at(20))), (at(4), Some(at(10)))]);
+                tx.resume_awaited(&job, &all, at(30)).await?;
+                tx.resume_awaited(&job, &all, at(50)).await?;
+                let resumed = tx.awaited(&job, &all).await?.into_iter().map(|noted| (noted.since, noted.held)).collect::<Vec<_>>();
+                assert_eq!(resumed, [(at(13), None), (at(24), None)], "as much later as it was held");
+                tx.hold_all_awaited(&job, at(100)).await?;
+                tx.resume_awaited(&job, &all, at(90)).await?;
+                let resumed = tx.awaited(&job, &all).await?.into_iter().map(|noted| (noted.since, noted.held)).collect::<Vec<_>>();
+                assert_eq!(resumed, [(at(13), None), (at(24), None)], "also by a clock that is behind");
                 tx.forget_awaited(&key).await?;
                 Ok((before, after, tx.retries(&key).await?[0].used, awaited, tx.awaited(&job, &[client]).await?.len()))
             }
         ),
     );
     let before = (vec![retried], vec![], key.to_vec());
-    assert_eq!(seen.await.unwrap(), (before, (2, 0), 0, vec![(client, at(4))], 0));
+    assert_eq!(seen.await.unwrap(), (before, (2, 0), 0, vec![Awaited { client, since: at(4), held: None }], 0));
     let (ann, purse) = ("ann".parse::<sutler_base::OperatorName>().unwrap(), Purse::Job(job));
     let spent = write(
         &db.store,

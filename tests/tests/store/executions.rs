@@ -385,7 +385,7 @@ pub(crate) async fn only_what_may_run_is_queued_in_its_order(db: Database) {
                 let mut held = tx.client(&client_id(2)).await?.unwrap();
                 held.state = ClientState::Quarantined;
                 tx.save_client(&held).await?;
-                let cancel = Some(Some(CancelRequest { reason: CancelReason::JobCanceled, deadline: at(9) }));
+                let cancel = Some(Some(CancelRequest::asked(CancelReason::JobCanceled, at(9))));
                 let queued = ExecutionState::Queued;
                 tx.change_executions(&[
                     change(&jobs[0].id, 1, queued, ExecutionState::Offered),
@@ -500,7 +500,7 @@ pub(crate) async fn of_two_managers_that_offer_the_same_execution_one_makes_its_
 pub(crate) async fn a_cancellation_waits_until_it_is_ended(db: Database) {
     add_clients(&db.store, 0..2).await;
     let job = add_job(&db.store, 1).await.id;
-    let request = CancelRequest { reason: CancelReason::LeftGroup, deadline: at(500) };
+    let request = CancelRequest::asked(CancelReason::LeftGroup, at(500));
     let attempt = attempt(1, &job, &client_id(0), 1).id;
     let (offered, canceled) = (ExecutionState::Offered, ExecutionState::Canceled);
     write(
@@ -542,6 +542,68 @@ pub(crate) async fn a_cancellation_waits_until_it_is_ended(db: Database) {
     let (row, waiting) =
         read(&db.store, unit!([job] | tx | { Ok((tx.execution(&job, &client_id(0)).await?.unwrap(), tx.canceling(&job).await?)) })).await;
     assert_eq!((row.cancel, row.attempts, row.step.as_str(), waiting), (None, 1, "a", 0));
+}
+
+pub(crate) async fn what_clients_have_of_jobs_is_looked_up_for_many_at_once(db: Database) {
+    add_clients(&db.store, 0..4).await;
+    let [one, two, over] = [add_job(&db.store, 1).await, add_job(&db.store, 2).await, add_job(&db.store, 3).await];
+    let everyone: Vec<_> = (0..4).map(client_id).collect();
+    write(
+        &db.store,
+        unit!(
+            [one, two, over, everyone] | tx | {
+                tx.insert_group(&group(1, "one")).await?;
+                tx.insert_memberships(&[membership(&uid(1), 0), membership(&uid(1), 1)]).await?;
+                tx.add_targets(&one.id, &[Target::Group(uid(1)), Target::Client(client_id(0)), Target::Client(client_id(2))]).await?;
+                tx.add_targets(&over.id, &[Target::Group(uid(1))]).await?;
+                tx.add_exclusions(&two.id, &[Target::Group(uid(1))]).await?;
+                tx.add_exclusions(&over.id, &[Target::Group(uid(1))]).await?;
+                tx.add_listed(&two.id, &[client_id(3)]).await?;
+                for (job, state) in [(&one, JobState::Active), (&two, JobState::Paused), (&over, JobState::Canceled)] {
+                    tx.save_job(&Job { state, ..job.clone() }).await?;
+                    tx.insert_executions(&job.id, &everyone, at(1)).await?;
+                }
+                let mut attempts = Vec::new();
+                let mut changes = Vec::new();
+                for (n, client, number) in [(1, 0, 1), (2, 0, 2), (3, 1, 1)] {
+                    attempts.push(attempt(n, &one.id, &client_id(client), number));
+                    let id = attempts.last().unwrap().id.clone();
+                    let from = if number == 1 { ExecutionState::Queued } else { ExecutionState::Failed };
+                    changes
+                        .push(ExecutionChange { attempt: Some((id, number, 1)), ..change(&one.id, client, from, ExecutionState::Failed) });
+                }
+                tx.insert_attempts(&attempts).await?;
+                tx.change_executions(&changes).await
+            }
+        ),
+    )
+    .await
+    .unwrap();
+    let (attempts, ended, holding) = read(
+        &db.store,
+        unit!(
+            [one, two, everyone] | tx | {
+                let attempts = tx.attempts_of_all(&one.id, &everyone).await?;
+                let ended = tx.ended_elsewhere(&two.id, &everyone).await?;
+                Ok((attempts, ended, tx.jobs_holding(&everyone, &[JobState::Active, JobState::Paused]).await?))
+            }
+        ),
+    )
+    .await;
+    let found: Vec<_> = attempts.iter().map(|a| (a.client.clone(), a.number)).collect();
+    let mut expected = vec![(client_id(0), 2), (client_id(0), 1), (client_id(1), 1)];
+    expected.sort_by(|a, b| a.0.cmp(&b.0));
+    assert_eq!(found, expected, "of each client the newest first");
+    let mut clients = vec![(one.id.clone(), client_id(0)), (one.id.clone(), client_id(1))];
+    clients.sort();
+    assert_eq!(ended, clients, "what is open, and what is of the job itself, is not meant");
+    let mut expected: Vec<_> = (0..3).map(|n| (one.id.clone(), client_id(n))).chain([(two.id.clone(), client_id(3))]).collect();
+    expected.sort();
+    assert_eq!(holding, expected, "each once, and of jobs in these states");
+    // A group that goes leaves its place among what a job that has ended excludes.
+    write(&db.store, unit!([] | tx | { tx.drop_target(&Target::Group(uid(1))).await.map(drop) })).await.unwrap();
+    let left = read(&db.store, unit!([two, over] | tx | { Ok((tx.exclusions(&two.id).await?, tx.exclusions(&over.id).await?)) })).await;
+    assert_eq!(left, (vec![], vec![Target::Group(uid(1))]));
 }
 
 pub(crate) async fn members_get_executions_once(db: Database) {

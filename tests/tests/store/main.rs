@@ -155,6 +155,7 @@ cases! {
         executions::only_what_may_run_is_queued_in_its_order,
         executions::a_change_from_another_state_is_refused,
         executions::a_cancellation_waits_until_it_is_ended,
+        executions::what_clients_have_of_jobs_is_looked_up_for_many_at_once,
         executions::members_get_executions_once,
         events::a_reader_of_events_misses_none_that_commits_late,
         events::events_are_found_by_kind_object_and_time_and_dropped_from_the_beginning,

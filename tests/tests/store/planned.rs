@@ -9,7 +9,7 @@ use sutler_core::{
     approval::Approval,
     planned::{JobPlan, Pinned, PlannedClient, Summary},
 };
-use sutler_store::{Page, unit};
+use sutler_store::{Answer, Page, unit};
 
 fn approval(n: u64, requester: &str, about: Option<&JobId>) -> Approval {
     Approval {
@@ -17,7 +17,6 @@ fn approval(n: u64, requester: &str, about: Option<&JobId>) -> Approval {
         state: ApprovalState::Pending,
         requester: requester.into(),
         method: "JobService/StartJob".into(),
-        request: vec![0, 1, 255],
         what: "it's a start".into(),
         job: about.cloned(),
         fingerprint: Digest::of(&[n as u8]),
@@ -29,6 +28,8 @@ fn approval(n: u64, requester: &str, about: Option<&JobId>) -> Approval {
         decided: None,
         decider: String::new(),
         reason: String::new(),
+        plan: about.map(|_| uid(77)),
+        packages: vec![Pinned { version: Some(uid(4)), name: "a@1".into() }],
     }
 }
 
@@ -43,8 +44,9 @@ pub(crate) async fn an_approval_is_pending_until_it_is_decided_and_is_kept_for_a
             [one, of_job, other, third] | tx | {
                 tx.insert_job(&one, &[], &[]).await?;
                 for approval in [&of_job, &other, &third] {
-                    tx.insert_approval(approval).await?;
+                    tx.put_approval(approval).await?;
                 }
+                tx.put_request("operators/a", "r", &Digest::of(b"b"), &Answer::Waits(of_job.id.clone()), at(1)).await?;
                 Ok(())
             }
         ),
@@ -60,8 +62,26 @@ pub(crate) async fn an_approval_is_pending_until_it_is_decided_and_is_kept_for_a
     let id = one.id.clone();
     let of = async || read(&db.store, unit!([id] | tx | { tx.approval_of(&id).await })).await;
     assert_eq!(of().await, Some(of_job.clone()));
-    assert_eq!(read(&db.store, unit!([] | tx | { tx.approvals_by("operators/a", 5).await })).await, [of_job.clone(), other.clone()]);
+    assert_eq!(read(&db.store, unit!([] | tx | { tx.approvals_pending("operators/a").await })).await, 2);
+    // What was sent is read where it is asked for, and tells one from another.
+    let sent = vec![0_u8, 1, 255];
+    let uid_of = other.id.clone();
+    write(&db.store, unit!([sent, uid_of] | tx | { tx.set_approval_request(&uid_of, &sent).await })).await.unwrap();
+    assert_eq!(read(&db.store, unit!([uid_of] | tx | { tx.approval_request(&uid_of).await })).await, sent);
+    let like = async |request: &[u8], about: Option<JobId>| {
+        let request = request.to_vec();
+        let unit =
+            unit!([request, about] | tx | { tx.approval_like("operators/a", "JobService/StartJob", &request, about.as_ref()).await });
+        read(&db.store, unit).await.map(|approval| approval.id)
+    };
+    assert_eq!(like(&sent, None).await, Some(other.id.clone()));
+    assert_eq!((like(&[], None).await, like(&[], Some(one.id.clone())).await), (None, Some(of_job.id.clone())));
     assert_eq!(read(&db.store, unit!([] | tx | { tx.approvals_overdue(at(102), 5).await })).await, [of_job.clone(), other.clone()]);
+    // Whoever asks again hears what became of it as long as it waits, and for a while after that.
+    let forgotten = async |before: i64| write(&db.store, unit!([] | tx | { tx.drop_requests(at(before)).await })).await.unwrap();
+    assert_eq!(forgotten(1000).await, 0);
+    let kept = read(&db.store, unit!([] | tx | { tx.request("operators/a", "r").await })).await;
+    assert_eq!(kept, Some((Digest::of(b"b"), Answer::Waits(of_job.id.clone()))));
     let decided = Approval {
         state: ApprovalState::Rejected,
         decided: Some(at(50)),
@@ -70,9 +90,10 @@ pub(crate) async fn an_approval_is_pending_until_it_is_decided_and_is_kept_for_a
         clients: 7,
         ..of_job.clone()
     };
-    write(&db.store, unit!([decided] | tx | { tx.save_approval(&decided).await })).await.unwrap();
+    write(&db.store, unit!([decided] | tx | { tx.put_approval(&decided).await })).await.unwrap();
     assert_eq!((of().await, list(Some(uid(2)), false).await.len()), (None, 0));
     assert_eq!(list(Some(uid(2)), true).await, [decided]);
+    assert_eq!((forgotten(50).await, forgotten(51).await), (0, 1));
     assert_eq!(write(&db.store, unit!([] | tx | { tx.drop_approvals(at(50)).await })).await.unwrap(), 0);
     assert_eq!(write(&db.store, unit!([] | tx | { tx.drop_approvals(at(51)).await })).await.unwrap(), 1);
     assert_eq!(list(None, true).await, [third, other]);

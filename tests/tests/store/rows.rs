@@ -8,8 +8,8 @@ use sutler_base::{
     state::Intent,
     version::Range,
 };
-use sutler_core::relations::Need;
-use sutler_store::{Besides, Page, Related, unit};
+use sutler_core::{approval::Voice, relations::Need};
+use sutler_store::{Answer, Besides, Page, Related, unit};
 
 fn page(after: Option<String>, limit: u32) -> Page {
     Page { after, limit }
@@ -85,7 +85,15 @@ pub(crate) async fn every_row_reads_back_as_it_was_written(db: Database) {
     ];
     let targets = [Target::Group(uid(1)), Target::Client(one.id.clone())];
     let grants = vec![Grant { role: Role::Deployer, groups: Some([uid(7)].into()) }, Grant { role: Role::Viewer, groups: None }];
-    let operator = Operator { name: "eve".parse().unwrap(), created: at(1), creator: "manager".into(), revoked: None, grants, change: 0 };
+    let operator = Operator {
+        name: "eve".parse().unwrap(),
+        created: at(1),
+        creator: "manager".into(),
+        revoked: None,
+        grants,
+        voice: Voice { given: Some(at(2)), since: Some(at(3)), until: Some(at(4)) },
+        change: 0,
+    };
     let site = Site { id: uid(0), addresses: vec!["a:1".into(), "b:2".into()] };
     let entry = AuditEntry {
         sequence: 0,
@@ -140,7 +148,7 @@ pub(crate) async fn every_row_reads_back_as_it_was_written(db: Database) {
                     tx.insert_version(&new).await?;
                     tx.insert_job(&order, &packages, &targets).await?;
                     tx.put_job_packages(&order.id, 2, &packages[1..]).await?;
-                    tx.put_request("eve", "r1", &Digest::of(b"body"), b"answer", at(4)).await?;
+                    tx.put_request("eve", "r1", &Digest::of(b"body"), &Answer::Done(b"answer".to_vec()), at(4)).await?;
                     tx.audit(&entry).await?;
                     tx.audit(&AuditEntry { object: "groups/two".into(), ..entry.clone() }).await?;
                     tx.put_setting("k", &[0, 1]).await
@@ -202,7 +210,7 @@ pub(crate) async fn every_row_reads_back_as_it_was_written(db: Database) {
                 let read = tx.operator(&operator.name).await?.unwrap();
                 assert!(read.change > 0);
                 assert_eq!(Operator { change: 0, ..read }, operator);
-                assert_eq!(tx.request("eve", "r1").await?.unwrap(), (Digest::of(b"body"), b"answer".to_vec()));
+                assert_eq!(tx.request("eve", "r1").await?.unwrap(), (Digest::of(b"body"), Answer::Done(b"answer".to_vec())));
                 assert_eq!(tx.request("eve", "r2").await?, None);
                 assert_eq!(tx.setting("k").await?.unwrap(), [0, 1]);
                 let audit = tx.list_audit(&page(None, 9), None).await?;
@@ -631,6 +639,7 @@ pub(crate) async fn an_operators_name_is_never_free_again(db: Database) {
         creator: "operators/ann".into(),
         revoked: None,
         grants: vec![],
+        voice: Voice::default(),
         change: 0,
     };
     let (ann, bea) = (operator("ann"), operator("bea"));
@@ -643,6 +652,9 @@ pub(crate) async fn an_operators_name_is_never_free_again(db: Database) {
                 // A scope whose groups are gone is still one.
                 let emptied = vec![Grant { role: Role::Admin, groups: Some([].into()) }];
                 tx.set_grants(&bea.name, &emptied).await?;
+                let voice = Voice { given: Some(at(5)), since: Some(at(6)), until: None };
+                tx.set_voice(&bea.name, &voice).await?;
+                assert_eq!(tx.operator(&bea.name).await?.unwrap().voice, voice);
                 let first = tx.operator(&bea.name).await?.unwrap();
                 assert_eq!(first.grants, emptied);
                 let names = |rows: Vec<Operator>| rows.into_iter().map(|o| o.name.to_string()).collect::<Vec<_>>();

@@ -144,6 +144,21 @@ fn a_soft_restart_is_reported_or_seen_to_by_the_agent_in_the_times_of_the_job() 
 }
 
 #[test]
+fn of_several_packages_those_that_asked_for_a_restart_say_so_and_no_other() {
+    let mut world = World::new();
+    world.event(Event::Offered(offer(1, 3), 6_000));
+    world.write();
+    for (package, report) in [("first", StepReport::Done), ("driver", StepReport::RebootSoft), ("last", StepReport::Done)] {
+        world.performing.clear();
+        let package = package.parse().unwrap();
+        world.event(Event::Prepared(id(1), Prepared::Ready(Plan { package, ..plan(&[Phase::Before], false) })));
+        ends_with(&mut world, report);
+    }
+    let said: Vec<_> = world.signing[0].items.iter().map(|item| (item.package.as_str(), item.reboot)).collect();
+    assert_eq!(said, [("first", false), ("driver", true), ("last", false)]);
+}
+
+#[test]
 fn what_is_called_off_while_it_waits_for_a_restart_restarts_nothing_and_says_what_was_done() {
     let mut world = fetched(252, 6_000);
     world.event(Event::Timed(id(1), world.times(100, Some(50), 0)));
@@ -192,4 +207,25 @@ fn a_hard_restart_is_ordered_where_the_job_says_so_and_what_follows_waits_for_it
     world.event(Event::Leased(vec![id(1)], 600));
     settle(&mut world);
     assert_eq!(world.performing.first(), Some(&(id(1), Some((0, Op::Exchange, 0)))));
+}
+
+#[test]
+fn of_several_packages_one_that_has_no_room_yet_is_not_taken_for_fetched_and_nothing_holds_it_up_for_good() {
+    let mut world = World::new();
+    world.event(Event::Offered(of_kind(offer(1, 2), 4), 86_400));
+    world.write();
+    assert!(world.performing.remove(&(id(1), None)), "the second one is fetched first");
+    let Prepared::Ended(result) = there("tool") else { unreachable!("it is an end") };
+    let failure = Some(Failure { kind: ErrorKind::NoSpace, ..failed() });
+    world.event(Event::Prepared(id(1), Prepared::Ended(ItemResult { state: ExecutionState::Failed, failure, ..result })));
+    settle(&mut world);
+    assert_eq!(world.state.record(&id(1)).unwrap().next_ahead(), Some(1));
+    assert!(world.performing.is_empty(), "not at once");
+    world.at += 3_600;
+    settle(&mut world);
+    assert!(world.performing.remove(&(id(1), None)), "it is tried again");
+    world.event(Event::Prepared(id(1), Prepared::Ready(plan(&[Phase::Before], false))));
+    settle(&mut world);
+    assert_eq!(world.state.record(&id(1)).unwrap().next_ahead(), None);
+    assert!(world.performing.contains(&(id(1), None)), "and then the first one");
 }

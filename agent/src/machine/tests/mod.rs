@@ -40,6 +40,7 @@ fn offer(n: u8, items: usize) -> Offer {
         announcement: None,
         timing: Timing::Now,
         restart: false,
+        purpose: String::new(),
     }
 }
 
@@ -137,6 +138,8 @@ struct World {
     signing: Vec<Outcome>,
     performed: Vec<(AttemptId, usize, Op, u32)>,
     never: BTreeSet<AttemptId>,
+    /// The package that was said to be the last one.
+    last: HashMap<AttemptId, usize>,
     /// Called off between two packages, by an agent that was not restarted since.
     off: BTreeSet<AttemptId>,
     refused: BTreeSet<(AttemptId, usize)>,
@@ -166,6 +169,7 @@ impl World {
             signing: vec![],
             performed: vec![],
             never: BTreeSet::new(),
+            last: HashMap::new(),
             off: BTreeSet::new(),
             refused: BTreeSet::new(),
             outcomes: HashMap::new(),
@@ -199,11 +203,12 @@ impl World {
                     let record = self.state.record(&id).expect("it is there").clone();
                     self.unwritten.push((id, write, record));
                 }
-                Effect::Prepare(id, _) | Effect::Measure(id) => {
+                Effect::Prepare(id, _) | Effect::FetchAhead(id, _) | Effect::Measure(id) => {
                     self.performing.insert((id, None));
                 }
                 Effect::Perform(id, item, op, run) => {
                     assert!(!self.never.contains(&id), "performed after a cancel was acknowledged");
+                    assert!(self.last.get(&id).is_none_or(|last| item <= *last), "something followed the last package");
                     let record = &self.disk[&id];
                     let Stage::Installing(installing) = &record.stage else { panic!("the disk does not say that it was begun") };
                     assert!(record.started && installing.begun && record.results.len() == item);
@@ -238,6 +243,10 @@ impl World {
                         assert!(!self.performed.iter().any(|(other, ..)| *other == id) || self.outcomes.contains_key(&id));
                         self.never.insert(id);
                     }
+                }
+                Effect::NothingFollows(id) => {
+                    assert!(self.disk[&id].ends, "said before it was on disk");
+                    self.last.insert(id.clone(), self.disk[&id].results.len());
                 }
                 Effect::Report(id) => {
                     let Stage::Finished { outcome, .. } = &self.disk[&id].stage else { panic!("reported before it was on disk") };
@@ -349,7 +358,8 @@ impl World {
                         Prepared::Ready(Plan { logs: way > 128, ..plan })
                     }
                 };
-                if matches!(prepared, Prepared::Ready(_)) {
+                let whole = self.state.record(&id).is_some_and(|record| record.next_ahead().is_none());
+                if whole && matches!(prepared, Prepared::Ready(_)) {
                     self.staged.entry(id.clone()).or_insert(self.restarts);
                 }
                 self.event(Event::Prepared(id, prepared));

@@ -236,3 +236,56 @@ fn an_inventory_is_over_when_the_facts_were_measured_after_it_was_asked_and_inst
     assert_eq!(Outcome::parse(&world.outcomes[&id(1)]).unwrap().state, ExecutionState::Succeeded);
     assert!(world.performed.is_empty());
 }
+
+#[test]
+fn what_is_called_off_while_its_first_package_is_under_way_goes_on_to_the_end_of_that_and_begins_no_other() {
+    for restarted in [false, true] {
+        let mut world = World::new();
+        world.event(Event::Offered(offer(1, 2), 6000));
+        let installing = |world: &World| matches!(world.state.record(&id(1)).unwrap().stage, Stage::Installing(_));
+        while !installing(&world) || !world.unwritten.is_empty() {
+            performing(&mut world);
+            if !installing(&world) {
+                succeed(&mut world);
+            }
+        }
+        assert!(world.last.is_empty());
+        world.event(Event::CancelAsked(id(1)));
+        assert!(world.last.is_empty(), "it is on disk before it is said");
+        while !world.unwritten.is_empty() {
+            world.write();
+        }
+        assert_eq!(world.last.get(&id(1)), Some(&0), "the first one is the last");
+        if restarted {
+            let records = world.disk.values().cloned().collect();
+            let allowed = Allowed { held: false, may_restart: true };
+            let (state, effects) = State::recover(client(), records, allowed, 1, &world.now());
+            (world.state, world.recovering) = (state, true);
+            world.performing.clear();
+            world.take(effects);
+            world.recovering = false;
+        }
+        while world.state.record(&id(1)).unwrap().results.is_empty() {
+            performing(&mut world);
+            succeed(&mut world);
+        }
+        while !world.unwritten.is_empty() {
+            world.write();
+        }
+        assert_eq!(ended_early(&mut world), (ExecutionState::Canceled, 1), "restarted: {restarted}");
+    }
+    // The last one of them had begun: there is nothing else to call off.
+    let mut world = World::new();
+    world.event(Event::Offered(offer(1, 1), 6000));
+    while !matches!(world.state.record(&id(1)).unwrap().stage, Stage::Installing(_)) || !world.unwritten.is_empty() {
+        performing(&mut world);
+        if !matches!(world.state.record(&id(1)).unwrap().stage, Stage::Installing(_)) {
+            succeed(&mut world);
+        }
+    }
+    world.event(Event::CancelAsked(id(1)));
+    while !world.unwritten.is_empty() {
+        world.write();
+    }
+    assert!(world.last.is_empty());
+}

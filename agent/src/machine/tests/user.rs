@@ -43,6 +43,8 @@ fn begins(world: &mut World) -> bool {
 fn what_is_announced_begins_when_the_countdown_is_over() {
     let mut world = announced();
     assert_eq!(waits(&world), Some((WaitReason::User, 30, false)));
+    assert_eq!(world.state.wake_at(&world.now()), Some(Duration::from_secs(20)), "what is left is written down");
+    at(&mut world, 20);
     assert_eq!(world.state.wake_at(&world.now()), Some(Duration::from_secs(30)));
     at(&mut world, 29);
     assert!(!begins(&mut world));
@@ -69,6 +71,41 @@ fn no_restart_begins_a_countdown_anew_and_a_clock_that_was_set_back_does_not_mak
     let (state, _) = State::recover(client(), vec![record], Allowed::default(), 1, &back);
     let until = state.progress(&back)[0].1.user.as_ref().map(|user| user.until);
     assert_eq!(until, Some(Duration::from_secs(27)), "never more than was left");
+}
+
+#[test]
+fn a_countdown_goes_on_at_each_start_of_a_machine_whose_clock_comes_up_in_the_past() {
+    let mut world = World::new();
+    let mut offer = of_kind(offer(1, 1), 3);
+    offer.announcement.as_mut().unwrap().countdown = Duration::from_secs(600);
+    world.event(Event::Offered(offer, 6000));
+    world.write();
+    world.performing.clear();
+    world.event(Event::Prepared(id(1), Prepared::Ready(plan(&[Phase::Before], false))));
+    at(&mut world, 0);
+    let mut record = world.disk[&id(1)].clone();
+    let mut before = 600;
+    for start in 0..4 {
+        let moment = |seconds: u64| Now {
+            wall: now(seconds).wall.saturating_sub(jiff::SignedDuration::from_hours(9)).unwrap(),
+            boot: Duration::from_secs(seconds),
+            boot_id: format!("start {start}"),
+        };
+        let (mut state, mut effects) = State::recover(client(), vec![record.clone()], Allowed::default(), 1, &moment(0));
+        let left = state.progress(&moment(0))[0].1.user.as_ref().unwrap().until.as_secs();
+        assert!(left <= before, "{left} after {before}");
+        // It runs for a hundred seconds, and what is on the disk then is what the next start knows.
+        for second in 0..100 {
+            while !effects.is_empty() {
+                if let Effect::Journal(id, write) = effects.remove(0) {
+                    record = state.record(&id).unwrap().clone();
+                    effects.extend(state.handle(Event::Journaled(id, write), &moment(second)));
+                }
+            }
+            effects = state.handle(Event::Tick, &moment(second));
+        }
+        before = left - 80;
+    }
 }
 
 #[test]
@@ -128,6 +165,30 @@ fn from_the_deadline_on_nothing_is_put_off_and_what_was_goes_on_then() {
     assert!(world.state.answered(&offer.job, UserAnswer::Defer, &world.now()).unwrap_err().contains("deadline"));
     at(&mut world, 50);
     assert!(begins(&mut world));
+}
+
+#[test]
+fn a_deadline_that_is_told_anew_holds_for_what_is_announced_and_for_what_is_put_off() {
+    let mut world = announced();
+    let job = world.state.record(&id(1)).unwrap().offer.job.clone();
+    world.answer(1, UserAnswer::Defer);
+    assert_eq!(waits(&world), Some((WaitReason::User, 40, true)));
+    world.event(Event::Deadline(id(1), Some(now(25).wall)));
+    at(&mut world, 10);
+    assert_eq!(waits(&world), Some((WaitReason::User, 25, true)), "it goes on then");
+    world.crash(0);
+    assert_eq!(waits(&world), Some((WaitReason::User, 25, true)), "it is kept");
+    at(&mut world, 25);
+    assert_eq!(waits(&world), Some((WaitReason::User, 45, false)));
+    assert!(world.state.answered(&job, UserAnswer::Defer, &world.now()).unwrap_err().contains("deadline"));
+    // Later, or not at all: it may be put off again. What is offered anew says the same.
+    world.event(Event::Deadline(id(1), None));
+    at(&mut world, 26);
+    assert!(world.state.announced(&world.now())[0].may_defer);
+    let mut offer = of_kind(offer(1, 1), 3);
+    offer.announcement.as_mut().unwrap().deadline = Some(now(26).wall);
+    world.event(Event::Offered(offer, 6000));
+    assert!(!world.state.announced(&world.now())[0].may_defer);
 }
 
 #[test]

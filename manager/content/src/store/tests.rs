@@ -1,9 +1,106 @@
-//! What the store promises, on real folders (and in memory, where any store must do the same).
+//! What the store promises, in real folders and in buckets of a real server of S3's.
 
 use super::*;
-use crate::Collected;
+use crate::{
+    Collected,
+    s3::{Access, Bucket},
+};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo},
+    server::conn::auto,
+};
+use s3s::{auth::SimpleAuth, service::S3ServiceBuilder};
 use std::{collections::BTreeMap, io::Write, time::Duration};
 use sutler_base::manifest::{Entry, EntryKind, Manifest};
+
+/// Where objects are to lie.
+struct Place {
+    dir: tempfile::TempDir,
+    bucket: Option<Bucket>,
+}
+
+impl Place {
+    fn folder() -> Place {
+        Place { dir: tempfile::tempdir().unwrap(), bucket: None }
+    }
+
+    /// A bucket on a server of its own, which ends with the test's runtime.
+    async fn bucket() -> Place {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("packages")).unwrap();
+        let mut service = S3ServiceBuilder::new(s3s_fs::FileSystem::new(dir.path()).unwrap());
+        service.set_auth(SimpleAuth::from_single("AKIATEST", "a secret"));
+        let service = service.build();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            while let Ok((socket, _)) = listener.accept().await {
+                let service = service.clone();
+                tokio::spawn(async move {
+                    let _ = auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(socket), service).await;
+                });
+            }
+        });
+        let access = Access::Key { id: "AKIATEST".into(), secret: "a secret".into() };
+        let bucket =
+            Bucket { name: "packages".into(), prefix: "some/where".into(), endpoint: Some(endpoint), region: None, access, ca: None };
+        Place { dir, bucket: Some(bucket) }
+    }
+
+    /// The store, as a process opens it.
+    fn open(&self) -> Content {
+        match &self.bucket {
+            None => Content::open_folder(&self.dir.path().join("content")).unwrap(),
+            Some(bucket) => Content::open_bucket(bucket).unwrap(),
+        }
+    }
+
+    fn path_of(&self, content: &Content, digest: &Digest) -> PathBuf {
+        let root = self.dir.path().join(if self.bucket.is_some() { "packages" } else { "content" });
+        root.join(content.key(digest).as_ref())
+    }
+
+    /// Makes the object look as if nobody had touched it for a day.
+    fn age(&self, content: &Content, digest: &Digest) {
+        made_old(&self.path_of(content, digest));
+    }
+}
+
+fn made_old(path: &Path) {
+    let day_ago = std::time::SystemTime::now() - Duration::from_secs(86400);
+    std::fs::File::options().write(true).open(path).unwrap().set_modified(day_ago).unwrap();
+}
+
+/// Every store must do the same.
+macro_rules! in_a_folder_and_in_a_bucket {
+    ($($name:ident),+ $(,)?) => {
+        mod in_a_folder {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                super::$name(&super::Place::folder()).await;
+            })+
+        }
+        mod in_a_bucket {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                super::$name(&super::Place::bucket().await).await;
+            })+
+        }
+    };
+}
+
+in_a_folder_and_in_a_bucket!(
+    what_was_put_is_read_back_also_by_another_process_and_compressed_where_that_helps,
+    bytes_of_another_digest_are_refused_and_leave_nothing,
+    a_bomb_is_refused_and_leaves_nothing,
+    a_damaged_object_is_never_handed_out_and_is_mended_by_the_next_push,
+    a_scrub_finds_what_nobody_read,
+    puts_of_the_same_object_at_once_leave_it_whole,
+    a_closure_has_what_belongs_to_the_version_and_nothing_else,
+    an_upload_is_complete_only_when_nothing_is_lacking,
+    a_collection_keeps_shared_chunks_and_what_is_young,
+    nothing_is_collected_while_a_live_manifest_cannot_be_read,
+);
 
 fn folder() -> (tempfile::TempDir, Content) {
     let dir = tempfile::tempdir().unwrap();
@@ -25,12 +122,6 @@ async fn stored(content: &Content, bytes: &Bytes) -> Digest {
     let digest = Digest::of(bytes);
     content.put(digest, Kind::Chunk, bytes.clone()).await.unwrap();
     digest
-}
-
-/// Makes the object look as if nobody had touched it for a day.
-fn age(content: &Content, digest: &Digest) {
-    let day_ago = std::time::SystemTime::now() - Duration::from_secs(86400);
-    std::fs::File::options().write(true).open(path_of(content, digest)).unwrap().set_modified(day_ago).unwrap();
 }
 
 /// Stores a package of these files, all of it, and gives its manifest's digest.
@@ -67,12 +158,11 @@ async fn package(content: &Content, files: &BTreeMap<&str, Bytes>) -> Digest {
     digest
 }
 
-#[tokio::test]
-async fn what_was_put_is_read_back_also_by_another_process_and_compressed_where_that_helps() {
-    let (dir, content) = folder();
+async fn what_was_put_is_read_back_also_by_another_process_and_compressed_where_that_helps(place: &Place) {
+    let content = place.open();
     let (dense, sparse) = (noise("dense", 100_000), Bytes::from(vec![b'x'; 100_000]));
     let (one, two) = (stored(&content, &dense).await, stored(&content, &sparse).await);
-    let again = Content::open_folder(&dir.path().join("content")).unwrap();
+    let again = place.open();
     for content in [&content, &again, &again] {
         assert_eq!(content.get(one, Kind::Chunk).await.unwrap(), dense);
         assert_eq!(content.get(two, Kind::Chunk).await.unwrap(), sparse);
@@ -86,9 +176,8 @@ async fn what_was_put_is_read_back_also_by_another_process_and_compressed_where_
     assert_eq!(content.missing(&[absent, one, absent, two]).await.unwrap(), [absent]);
 }
 
-#[tokio::test]
-async fn bytes_of_another_digest_are_refused_and_leave_nothing() {
-    let (_dir, content) = folder();
+async fn bytes_of_another_digest_are_refused_and_leave_nothing(place: &Place) {
+    let content = place.open();
     let digest = Digest::of(b"this");
     let refused = content.put(digest, Kind::Chunk, Bytes::from_static(b"that")).await;
     assert!(matches!(refused, Err(Error::Mismatch { expected, actual }) if expected == digest && actual == Digest::of(b"that")));
@@ -100,9 +189,8 @@ async fn bytes_of_another_digest_are_refused_and_leave_nothing() {
     assert_eq!(content.missing(&[digest]).await.unwrap(), [digest]);
 }
 
-#[tokio::test]
-async fn a_bomb_is_refused_and_leaves_nothing() {
-    let (_dir, content) = folder();
+async fn a_bomb_is_refused_and_leaves_nothing(place: &Place) {
+    let content = place.open();
     let raw = vec![0; 8 << 20];
     let digest = Digest::of(&raw);
     let bomb: Bytes = zstd::bulk::compress(&raw, 3).unwrap().into();
@@ -117,13 +205,12 @@ async fn a_bomb_is_refused_and_leaves_nothing() {
     assert_eq!(content.get_encoded(digest, Kind::Document).await.unwrap(), (Encoding::Zstd, bomb));
 }
 
-#[tokio::test]
-async fn a_damaged_object_is_never_handed_out_and_is_mended_by_the_next_push() {
-    let (_dir, content) = folder();
+async fn a_damaged_object_is_never_handed_out_and_is_mended_by_the_next_push(place: &Place) {
+    let content = place.open();
     let bytes = noise("a", 50_000);
     for damage in ["flipped", "cut off", "emptied", "grown", "other encoding"] {
         let digest = stored(&content, &bytes).await;
-        let path = path_of(&content, &digest);
+        let path = place.path_of(&content, &digest);
         let mut now = std::fs::read(&path).unwrap();
         match damage {
             "flipped" => now[25_000] ^= 1,
@@ -142,14 +229,13 @@ async fn a_damaged_object_is_never_handed_out_and_is_mended_by_the_next_push() {
     }
 }
 
-#[tokio::test]
-async fn a_scrub_finds_what_nobody_read() {
-    let (_dir, content) = folder();
+async fn a_scrub_finds_what_nobody_read(place: &Place) {
+    let content = place.open();
     let mut all = Vec::new();
     for n in 0..20 {
         all.push(stored(&content, &noise(&n.to_string(), 1000)).await);
     }
-    let mut file = std::fs::File::options().append(true).open(path_of(&content, &all[7])).unwrap();
+    let mut file = std::fs::File::options().append(true).open(place.path_of(&content, &all[7])).unwrap();
     file.write_all(b"!").unwrap();
     assert_eq!(scrubbed(&content).await, [all[7]]);
     assert_eq!(content.damaged(), [all[7]]);
@@ -175,9 +261,8 @@ async fn a_write_that_never_ended_never_looks_whole_and_is_swept() {
     assert!(!Path::new(&staged).exists());
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn puts_of_the_same_object_at_once_leave_it_whole() {
-    let (_dir, content) = folder();
+async fn puts_of_the_same_object_at_once_leave_it_whole(place: &Place) {
+    let content = place.open();
     let content = Arc::new(content);
     let bytes = noise("same", 200_000);
     let digest = Digest::of(&bytes);
@@ -191,13 +276,13 @@ async fn puts_of_the_same_object_at_once_leave_it_whole() {
         put.await.unwrap().unwrap();
     }
     assert_eq!(content.read(digest, Kind::Chunk).await.unwrap().2, bytes);
-    let names: Vec<_> = std::fs::read_dir(path_of(&content, &digest).parent().unwrap()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    let names: Vec<_> =
+        std::fs::read_dir(place.path_of(&content, &digest).parent().unwrap()).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert_eq!(names.len(), 1, "{names:?}");
 }
 
-#[tokio::test]
-async fn a_closure_has_what_belongs_to_the_version_and_nothing_else() {
-    let (_dir, content) = folder();
+async fn a_closure_has_what_belongs_to_the_version_and_nothing_else(place: &Place) {
+    let content = place.open();
     let (big, small) = (noise("big", 1 << 20), noise("small", 500));
     let one = package(&content, &BTreeMap::from([("big", big.clone()), ("small", small.clone()), ("empty", Bytes::new())])).await;
     let two = package(&content, &BTreeMap::from([("other", noise("foreign", 600))])).await;
@@ -213,30 +298,28 @@ async fn a_closure_has_what_belongs_to_the_version_and_nothing_else() {
     assert!(matches!(content.load_closure(Digest::of(&small)).await, Err(Error::NotAManifest { .. })));
 }
 
-#[tokio::test]
-async fn an_upload_is_complete_only_when_nothing_is_lacking() {
-    let (dir, content) = folder();
+async fn an_upload_is_complete_only_when_nothing_is_lacking(place: &Place) {
+    let content = place.open();
     let big = noise("big", 1 << 20);
     let manifest = package(&content, &BTreeMap::from([("big", big.clone()), ("small", noise("small", 500))])).await;
     assert_eq!(content.verify_complete(manifest).await.unwrap(), []);
     let described = crate::chunker::describe(&big[..], |_| Ok(())).unwrap();
     let (list, chunk) = (described.list().unwrap().0, described.chunks.0[3].digest);
-    std::fs::remove_file(path_of(&content, &chunk)).unwrap();
+    std::fs::remove_file(place.path_of(&content, &chunk)).unwrap();
     assert_eq!(content.verify_complete(manifest).await.unwrap(), [chunk]);
     // Another process, which has nothing in memory.
-    let content = Content::open_folder(&dir.path().join("content")).unwrap();
-    let mut cut = std::fs::read(path_of(&content, &list)).unwrap();
+    let content = place.open();
+    let mut cut = std::fs::read(place.path_of(&content, &list)).unwrap();
     cut.pop();
-    std::fs::write(path_of(&content, &list), cut).unwrap();
+    std::fs::write(place.path_of(&content, &list), cut).unwrap();
     assert_eq!(content.verify_complete(manifest).await.unwrap(), [list]);
-    std::fs::remove_file(path_of(&content, &manifest)).unwrap();
-    let content = Content::open_folder(&dir.path().join("content")).unwrap();
+    std::fs::remove_file(place.path_of(&content, &manifest)).unwrap();
+    let content = place.open();
     assert_eq!(content.verify_complete(manifest).await.unwrap(), [manifest]);
 }
 
-#[tokio::test]
-async fn a_collection_keeps_shared_chunks_and_what_is_young() {
-    let (_dir, content) = folder();
+async fn a_collection_keeps_shared_chunks_and_what_is_young(place: &Place) {
+    let content = place.open();
     let shared = noise("shared", 1 << 20);
     let one = package(&content, &BTreeMap::from([("a", shared.clone()), ("b", noise("only one", 1 << 20))])).await;
     let two = package(&content, &BTreeMap::from([("c", shared.clone()), ("d", noise("only two", 300_000))])).await;
@@ -248,7 +331,7 @@ async fn a_collection_keeps_shared_chunks_and_what_is_young() {
     assert!(first.young > 0);
 
     for digest in gone.digests().iter().chain(kept.digests()) {
-        age(&content, digest);
+        place.age(&content, digest);
     }
     let only_one: Vec<Digest> = gone.digests().iter().copied().filter(|d| !kept.contains(d)).collect();
     // An upload asks about one of the old objects: from now on it counts on it.
@@ -258,14 +341,15 @@ async fn a_collection_keeps_shared_chunks_and_what_is_young() {
     assert_eq!((second.removed, second.young), (only_one.len() as u64 - 1, 1));
     assert!(second.removed_bytes > 700_000);
     assert_eq!(content.verify_complete(two).await.unwrap(), []);
-    assert_eq!(content.missing(&only_one).await.unwrap(), only_one[1..]);
+    // From a bucket nothing goes at once: who asks for it gets it back.
+    let lacking = if place.bucket.is_some() { &[] } else { &only_one[1..] };
+    assert_eq!(content.missing(&only_one).await.unwrap(), lacking);
 }
 
-#[tokio::test]
-async fn nothing_is_collected_while_a_live_manifest_cannot_be_read() {
-    let (_dir, content) = folder();
+async fn nothing_is_collected_while_a_live_manifest_cannot_be_read(place: &Place) {
+    let content = place.open();
     let manifest = package(&content, &BTreeMap::from([("a", noise("a", 500))])).await;
-    age(&content, &Digest::of(&noise("a", 500)));
+    place.age(&content, &Digest::of(&noise("a", 500)));
     assert!(matches!(content.collect([manifest, Digest::of(b"lost")], Duration::ZERO).await, Err(Error::Missing(_))));
     assert_eq!(content.verify_complete(manifest).await.unwrap(), []);
 }
@@ -294,19 +378,47 @@ async fn the_folder_is_its_owners_alone() {
 }
 
 #[tokio::test]
-async fn another_store_behind_the_same_trait_does_the_same() {
-    let store = Arc::new(object_store::memory::InMemory::new());
-    let content = Content::new(store.clone(), "some/where");
-    let manifest = package(&content, &BTreeMap::from([("a", noise("a", 1 << 20)), ("b", noise("b", 500))])).await;
-    assert_eq!(content.verify_complete(manifest).await.unwrap(), []);
-    let extra = stored(&content, &noise("extra", 100)).await;
-    let kept = content.collect([manifest], Duration::from_secs(3600)).await.unwrap();
-    assert_eq!((kept.removed, kept.young), (0, 1));
-    let done = content.collect([manifest], Duration::ZERO).await.unwrap();
-    assert_eq!((done.removed, content.missing(&[extra]).await.unwrap()), (1, vec![extra]));
-    assert_eq!(content.verify_complete(manifest).await.unwrap(), []);
-    store.put(&content.key(&extra), PutPayload::from_static(b"\0wrong")).await.unwrap();
-    assert_eq!(scrubbed(&content).await, [extra]);
+async fn what_one_manager_removes_while_another_counts_on_it_is_put_back() {
+    let place = Place::bucket().await;
+    let (one, two) = (place.open(), place.open());
+    let (wanted, unwanted) = (noise("wanted", 500), noise("unwanted", 500));
+    let manifest = package(&one, &BTreeMap::from([("a", wanted.clone())])).await;
+    let (wanted, unwanted) = (Digest::of(&wanted), stored(&one, &unwanted).await);
+    // The first manager does not know of the version, which the second one has just acknowledged.
+    for digest in [wanted, unwanted, manifest] {
+        place.age(&one, &digest);
+    }
+    let removed = one.collect([], Duration::from_secs(3600)).await.unwrap().removed;
+    assert_eq!(removed, 3);
+    assert!(!place.path_of(&one, &wanted).exists());
+    // Whoever needs it has it.
+    assert_eq!(two.verify_complete(manifest).await.unwrap(), []);
+    assert_eq!(two.missing(&[wanted]).await.unwrap(), []);
+    assert!(place.path_of(&one, &wanted).exists());
+    // And so has it the next collection, for who has not asked yet.
+    std::fs::remove_file(place.path_of(&one, &wanted)).unwrap();
+    assert_eq!(two.collect([manifest], Duration::from_secs(3600)).await.unwrap().removed, 0);
+    assert!(place.path_of(&one, &wanted).exists());
+    // What nobody needs goes for good, and not before the grace is over.
+    let trash = |digest: &Digest| place.dir.path().join("packages").join(one.trash_key(digest).as_ref());
+    assert!(trash(&unwanted).exists());
+    for digest in [wanted, unwanted] {
+        made_old(&trash(&digest));
+    }
+    two.collect([manifest], Duration::from_secs(3600)).await.unwrap();
+    assert!(!trash(&unwanted).exists() && !trash(&wanted).exists());
+    assert_eq!(place.open().missing(&[unwanted]).await.unwrap(), [unwanted]);
+    assert_eq!(place.open().verify_complete(manifest).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_key_that_the_store_does_not_know_is_refused_by_name() {
+    let place = Place::bucket().await;
+    place.open().reach().await.unwrap();
+    let access = Access::Key { id: "AKIATEST".into(), secret: "another secret".into() };
+    let bucket = Bucket { access, ..place.bucket.clone().unwrap() };
+    let error = Content::open_bucket(&bucket).unwrap().reach().await.unwrap_err().to_string();
+    assert!(error.contains("SignatureDoesNotMatch") && !error.contains("another secret"), "{error}");
 }
 
 /// What a scrub of everything finds damaged.

@@ -2,8 +2,9 @@
 //!
 //! A queued row is let go at one place, where attempts are made. There it passes its job's stage first, and then the brakes: what an
 //! operator stopped comes before everything else, then an open breaker, then a budget that is used up. What is held back there waits in
-//! the queue with the brake as its reason, and keeps its place in the stage that let it go: a stage is not over before what is held back
-//! in it has ended.
+//! the queue with the brake as its reason. What is stopped, and what a breaker covers, takes no place of the stage that is open: another
+//! client gets it, and the row waits for its stage as if it were new. What its budget or its retry holds back keeps its place: a stage
+//! is not over before that has ended.
 //!
 //! Everything here is a pure function of what the database says: two managers, or one before and after a restart, have one opinion.
 

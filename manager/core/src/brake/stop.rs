@@ -16,7 +16,7 @@ pub enum Stopped {
     Everything,
     /// Whatever would be done on members of this group.
     Group(Uid),
-    /// Whatever would be done with this package, whichever version.
+    /// Whatever would be done with this package, whichever version: also that it is uninstalled for another one that takes its place.
     Package(PackageName),
     /// That this version is installed. It may be taken off, and another one put in its place: that is how one gets rid of it.
     Version(PackageName, Version),

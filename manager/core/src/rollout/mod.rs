@@ -27,7 +27,7 @@
 //! gate's silence time since it was offered the job, or since it last left a wait for a window, its user, a local hold, a restart or suspended
 //! transfers ([`may_wait`]). There it may wait as long as it likes while it is in contact; out of contact it is silent after that time.
 //! Nobody is silent at a manager that could not have heard: there it counts from its start on, and not before [`RECONNECT_SECONDS`]
-//! after it. More failures than the gate tolerates halt the job: its state is `PAUSED`, nothing is offered any more, what was offered and has not begun is called back. A stage
+//! after it; and from the moment on at which a clock was set ahead, for by that no time has passed. More failures than the gate tolerates halt the job: its state is `PAUSED`, nothing is offered any more, what was offered and has not begun is called back. A stage
 //! goes on being judged after it has passed. A row that was run again counts as what it is now.
 //!
 //! In the rest the gate slides over the newest [`WINDOW`] outcomes; that a client fell silent is one.

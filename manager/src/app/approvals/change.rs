@@ -1,7 +1,8 @@
 //! The changes that may need a second person, as they are carried out once somebody has agreed.
 
 use super::super::{AppError, Env, Result, clients, configuration, groups, jobs, policies, revise, rollback};
-use sutler_base::{ClientId, GroupName, JobId, PolicyName};
+use std::{borrow::Cow, collections::BTreeSet};
+use sutler_base::{ClientId, GroupName, JobId, PolicyName, Timestamp, quoted, state::Role};
 use sutler_store::Tx;
 
 /// What an operator ordered.
@@ -29,6 +30,8 @@ pub enum Change {
     ApplyPolicy(PolicyName),
     /// Labels are set, by which policies and jobs go.
     SetLabels(Vec<clients::LabelChange>),
+    /// Clients are let in.
+    ApproveClients(clients::Approve),
     /// A configuration is applied.
     Apply(Box<configuration::Apply>),
 }
@@ -42,6 +45,14 @@ impl Change {
             Change::Retry(retry) => Some(&retry.id),
             Change::Rollback(rollback) => Some(&rollback.id),
             _ => None,
+        }
+    }
+
+    /// The roles by one of which it is ordered.
+    pub fn orderers(&self) -> BTreeSet<Role> {
+        match self {
+            Change::ApproveClients(_) => BTreeSet::from([Role::Enroller, Role::Admin]),
+            _ => BTreeSet::from([Role::Deployer, Role::Admin]),
         }
     }
 
@@ -59,6 +70,11 @@ impl Change {
             Change::UpdatePolicy(update) => format!("change policies/{}", update.name),
             Change::ApplyPolicy(name) => format!("apply policies/{name}"),
             Change::SetLabels(changes) => format!("set labels of {} clients", changes.len()),
+            Change::ApproveClients(approve) => match approve {
+                clients::Approve::Named(ids) => format!("let {} clients in", ids.len()),
+                clients::Approve::Filter { filter, .. } => format!("let all clients in that wait and match {}", quoted(filter)),
+                clients::Approve::Machine(id, machine) => format!("let clients/{id} in as the machine {}", quoted(machine)),
+            },
             Change::Apply(apply) => format!("apply a configuration of {} objects", apply.objects.len()),
         }
     }
@@ -73,13 +89,24 @@ impl Change {
             Change::UpdatePolicy(policies::Update { name, .. }) | Change::ApplyPolicy(name) => {
                 tx.policy(name).await?.map(|p| format!("{}/{}", p.uid, p.change))
             }
-            Change::SetLabels(_) | Change::Apply(_) => None,
+            Change::SetLabels(_) | Change::ApproveClients(_) | Change::Apply(_) => None,
             Change::Start(_) | Change::Update(_) | Change::Retry(_) | Change::Rollback(_) => match self.job() {
                 Some(id) => tx.job(id).await?.map(|job| job.change.to_string()),
                 None => None,
             },
         };
         Ok(found.unwrap_or_default())
+    }
+
+    /// The same, for who was there when it was ordered: who has come since nobody had seen.
+    pub fn as_of(&self, ordered: Timestamp) -> Cow<'_, Change> {
+        match self {
+            Change::ApproveClients(clients::Approve::Filter { filter, .. }) => {
+                let approve = clients::Approve::Filter { filter: filter.clone(), enrolled_by: Some(ordered) };
+                Cow::Owned(Change::ApproveClients(approve))
+            }
+            other => Cow::Borrowed(other),
+        }
     }
 
     /// Makes the change.
@@ -96,6 +123,7 @@ impl Change {
             Change::UpdatePolicy(update) => drop(policies::update(tx, env, update).await?),
             Change::ApplyPolicy(name) => drop(policies::apply(tx, env, name).await?),
             Change::SetLabels(changes) => drop(clients::set_labels(tx, env, changes).await?),
+            Change::ApproveClients(approve) => drop(clients::approve(tx, env, approve).await?),
             Change::Apply(apply) => drop(configuration::apply(tx, env, apply).await?),
         }
         Ok(())

@@ -35,22 +35,28 @@ fn rules(env: &Env) -> Rules {
     Rules { failures: limits.breaker_failures, attempts: limits.breaker_attempts, bytes: limits.breaker_bytes }
 }
 
-/// How an attempt ended for one package: the digest of its manifest.
-fn tried(outcome: &Outcome) -> Vec<(Digest, Tried)> {
+/// How an attempt ended for one package: the digest of its manifest. What was fetched is what this manager gave; where it gave the
+/// attempt nothing, since it was started again or another one did, what the agent says.
+fn tried(env: &Env, outcome: &Outcome) -> Vec<(Digest, Tried)> {
+    let served = env.live.transfers.served(&outcome.attempt);
     let one = |item: &sutler_base::outcome::ItemResult| {
         let failed = match item.state {
             ExecutionState::Succeeded => false,
             ExecutionState::Failed | ExecutionState::Interrupted => true,
             _ => return None,
         };
-        Some((item.manifest, Tried { failed, bytes: item.fetched_bytes }))
+        let bytes = match &served {
+            Some(served) => served.get(&item.manifest).copied().unwrap_or(0),
+            None => item.fetched_bytes,
+        };
+        Some((item.manifest, Tried { failed, bytes }))
     };
     outcome.items.iter().filter_map(one).collect()
 }
 
 /// Counts how an attempt ended.
 pub async fn count(tx: &mut dyn Tx, env: &Env, attempt: &Attempt, outcome: &Outcome) -> Result<()> {
-    note(tx, env, attempt, Some(tried(outcome))).await
+    note(tx, env, attempt, Some(tried(env, outcome))).await
 }
 
 /// Counts an attempt that was lost: nobody knows how it ended.
@@ -65,10 +71,14 @@ async fn note(tx: &mut dyn Tx, env: &Env, attempt: &Attempt, tried: Option<Vec<(
     let installs = tx.installs(&attempt.job, attempt.revision).await?;
     let mut versions: Vec<(Uid, Tried)> = match tried {
         Some(tried) => {
-            let uid = |digest: &Digest| installs.iter().find(|(_, manifest)| manifest == digest).map(|(uid, _)| uid.clone());
-            tried.into_iter().filter_map(|(digest, tried)| Some((uid(&digest)?, tried))).collect()
+            let counted = |(manifest, tried): (Digest, Tried)| {
+                let installs = installs.iter().find(|installs| installs.manifest == manifest)?;
+                // Whatever its agent says or asks for again and again: one attempt needs it once.
+                Some((installs.version.clone(), Tried { bytes: tried.bytes.min(installs.bytes), ..tried }))
+            };
+            tried.into_iter().filter_map(counted).collect()
         }
-        None => installs.into_iter().map(|(uid, _)| (uid, Tried { failed: true, bytes: 0 })).collect(),
+        None => installs.into_iter().map(|installs| (installs.version, Tried { failed: true, bytes: 0 })).collect(),
     };
     // In one order for all units, so that none waits for another one crosswise.
     versions.sort_by(|a, b| (&a.0, !a.1.failed).cmp(&(&b.0, !b.1.failed)));
@@ -178,3 +188,7 @@ pub async fn close(tx: &mut dyn Tx, env: &Env, uid: &Uid) -> Result<Shown> {
     env.wakes().brakes = true;
     show(tx, breaker).await
 }
+
+#[cfg(test)]
+#[path = "breakers_tests.rs"]
+mod tests;

@@ -104,6 +104,11 @@ async fn empty(tx: &mut dyn Tx, env: &Env, job: &Job) -> Result<(Option<(Purse, 
     Ok((latest, least))
 }
 
+/// Whether another client of a job may be let go.
+pub async fn has_room(tx: &mut dyn Tx, env: &Env, job: &Job) -> Result<bool> {
+    Ok(empty(tx, env, job).await?.1 > 0)
+}
+
 /// What rows of a job wait for that its budget holds back.
 pub async fn sentence(tx: &mut dyn Tx, env: &Env, job: &Job) -> Result<String> {
     Ok(match empty(tx, env, job).await?.0 {

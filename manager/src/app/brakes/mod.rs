@@ -13,7 +13,7 @@ pub mod stops;
 use super::{Env, Result, executions, groups, jobs};
 use std::collections::{BTreeMap, BTreeSet};
 use sutler_base::{
-    ClientId, JobId, Uid,
+    ClientId, JobId, PackageName, Uid,
     state::{CancelReason, ExecutionState, HoldReason, Intent, JobState, Purpose},
 };
 use sutler_core::{
@@ -85,6 +85,7 @@ pub struct Gate {
     brakes: Brakes,
     groups: BTreeMap<ClientId, BTreeSet<Uid>>,
     packages: BTreeMap<(JobId, i64), Vec<JobPackage>>,
+    displaced: BTreeMap<(JobId, i64), Displaced>,
     targets: BTreeMap<JobId, Vec<Target>>,
     /// What was said of each brake.
     told: BTreeMap<String, String>,
@@ -145,6 +146,22 @@ impl Gate {
         Ok(open.into_iter().find(|breaker| scopes.contains(&breaker.scope)).map(Brake::Breaker))
     }
 
+    /// Those of these clients whose row of a job a brake covers.
+    pub async fn covered_of(&mut self, tx: &mut dyn Tx, job: &Job, clients: &[ClientId]) -> Result<BTreeSet<ClientId>> {
+        let mut covered = BTreeSet::new();
+        if self.is_open() {
+            return Ok(covered);
+        }
+        self.meet(tx, clients).await?;
+        let keys: Vec<_> = clients.iter().map(|client| (job.id.clone(), client.clone())).collect();
+        for row in tx.executions(&keys).await? {
+            if self.covers(tx, job, &row, job.revision).await?.is_some() {
+                covered.insert(row.client);
+            }
+        }
+        Ok(covered)
+    }
+
     /// What holds a row back that waits, whether it is a brake that is on now or what its hold says.
     async fn why(&mut self, tx: &mut dyn Tx, env: &Env, job: &Job, row: &Execution) -> Result<Option<Held>> {
         let brake = self.covers(tx, job, row, job.revision).await?;
@@ -173,21 +190,49 @@ impl Gate {
     async fn touched(&mut self, tx: &mut dyn Tx, job: &Job, row: &Execution, revision: i64) -> Result<Vec<Touched>> {
         let key = (job.id.clone(), revision);
         if !self.packages.contains_key(&key) {
-            self.packages.insert(key.clone(), tx.job_packages(&job.id, revision).await?);
+            let packages = tx.job_packages(&job.id, revision).await?;
+            self.displaced.insert(key.clone(), displaced(tx, &self.brakes, &packages).await?);
+            self.packages.insert(key.clone(), packages);
         }
-        let all = &self.packages[&key];
+        let (all, displaced) = (&self.packages[&key], &self.displaced[&key]);
         let picks = if job.rolls_back.is_some() { tx.picks(&job.id, &row.client).await? } else { None };
         let picked: Vec<&JobPackage> = match picks {
             Some(picks) => picks.into_iter().filter_map(|n| all.get(n)).collect(),
             None => all.iter().collect(),
         };
-        Ok(picked.into_iter().map(|package| touched(package, row.purpose)).collect())
+        Ok(picked.into_iter().flat_map(|package| touched(package, row.purpose, displaced)).collect())
     }
 }
 
-fn touched(package: &JobPackage, purpose: Purpose) -> Touched {
+/// Of versions the packages whose place each takes, and that it has uninstalled.
+type Displaced = BTreeMap<Uid, Vec<PackageName>>;
+
+/// What these packages have uninstalled where it is there, as far as any of these brakes goes by that.
+async fn displaced(tx: &mut dyn Tx, brakes: &Brakes, packages: &[JobPackage]) -> Result<Displaced> {
+    if !brakes.stops.iter().any(|stop| matches!(stop.what, Stopped::Package(_))) {
+        return Ok(Displaced::new());
+    }
+    let uids: Vec<Uid> = packages.iter().filter(|p| p.intent == Intent::Install).filter_map(|p| p.version.clone()).collect();
+    let displaced = tx.versions_by_uid(&uids).await?.into_iter().map(|version| {
+        let gone = version.terms.supersedes.into_iter().filter(|other| other.uninstall);
+        (version.uid, gone.map(|other| other.package).collect())
+    });
+    Ok(displaced.collect())
+}
+
+/// What is done for a package of a job: with itself, and with those whose place it takes. Whether they are there only the machine
+/// knows: who stops a package means every machine.
+fn touched(package: &JobPackage, purpose: Purpose, displaced: &Displaced) -> Vec<Touched> {
     let intent = if purpose == Purpose::Leave { Intent::Uninstall } else { package.intent };
-    Touched { package: package.package.clone(), uid: package.version.clone(), version: package.version_text.clone(), intent }
+    let itself = Touched { package: package.package.clone(), uid: package.version.clone(), version: package.version_text.clone(), intent };
+    let gone = package.version.as_ref().filter(|_| intent == Intent::Install).and_then(|uid| displaced.get(uid));
+    let gone = gone.into_iter().flatten().map(|other| Touched {
+        package: other.clone(),
+        uid: None,
+        version: String::new(),
+        intent: Intent::Uninstall,
+    });
+    std::iter::once(itself).chain(gone).collect()
 }
 
 /// Calls back what was offered, has not begun and is covered by a brake that is on. Gives back how many rows.
@@ -283,7 +328,8 @@ pub async fn of_job(tx: &mut dyn Tx, env: &Env, job: &Job, packages: &[JobPackag
         return Ok(vec![]);
     }
     let brakes = Brakes::now(tx).await?;
-    let packages: Vec<Touched> = packages.iter().map(|package| touched(package, Purpose::Order)).collect();
+    let displaced = displaced(tx, &brakes, packages).await?;
+    let packages: Vec<Touched> = packages.iter().flat_map(|package| touched(package, Purpose::Order, &displaced)).collect();
     let mut sentences = Vec::new();
     for stop in brakes.stops {
         let covers = match &stop.what {

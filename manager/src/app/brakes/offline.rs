@@ -1,7 +1,9 @@
-//! Clients that are out of contact when their turn comes, in jobs that say what becomes of them.
+//! Clients that are out of contact when their turn comes, in jobs that say what becomes of them. While brakes hold back what would
+//! be offered it is nobody's turn, and that time does not count.
 
-use super::{Env, Result};
+use super::{Env, Gate, Result, budgets};
 use crate::app::executions;
+use std::collections::BTreeSet;
 use sutler_base::{
     ClientId, JobId, Timestamp,
     state::{ClientState, ErrorKind, ExecutionState, JobState, Presence, Purpose},
@@ -21,13 +23,26 @@ const BATCH: u32 = 500;
 pub struct Looked {
     note: Vec<ClientId>,
     end: Vec<ClientId>,
+    /// Their time does not count from now on.
+    hold: Vec<ClientId>,
+    /// It counts again.
+    resume: Vec<ClientId>,
 }
 
 impl Looked {
     /// Whether nothing is due.
     pub fn is_nothing(&self) -> bool {
-        self.note.is_empty() && self.end.is_empty()
+        [&self.note, &self.end, &self.hold, &self.resume].iter().all(|clients| clients.is_empty())
     }
+}
+
+/// Those of these clients to whom nothing of a job would be offered, were they here: by the gate through which attempts go, or because
+/// the job's budget is used up.
+async fn held_back(tx: &mut dyn Tx, env: &Env, job: &Job, clients: &[ClientId]) -> Result<BTreeSet<ClientId>> {
+    if !budgets::has_room(tx, env, job).await? {
+        return Ok(clients.iter().cloned().collect());
+    }
+    Gate::now(tx).await?.covered_of(tx, job, clients).await
 }
 
 /// What is due for these clients of a job, whose turn has come. With each stands when it was heard of last.
@@ -41,9 +56,20 @@ pub async fn look(tx: &mut dyn Tx, env: &Env, job: &Job, clients: &[(ClientId, T
     }
     let ids: Vec<ClientId> = clients.iter().map(|(client, _)| client.clone()).collect();
     let awaited = if matches!(offline, Offline::QueueFor(_)) { tx.awaited(&job.id, &ids).await? } else { vec![] };
+    let held_back = held_back(tx, env, job, &ids).await?;
     for (client, heard) in clients {
         // Who was heard of since is waited for anew.
-        let since = awaited.iter().find(|(id, _)| id == client).map(|(_, since)| *since).filter(|since| since >= heard);
+        let noted = awaited.iter().find(|noted| noted.client == *client).filter(|noted| noted.since >= *heard);
+        let held = noted.is_some_and(|noted| noted.held.is_some());
+        if held_back.contains(client) {
+            looked.hold.extend((noted.is_some() && !held).then(|| client.clone()));
+            continue;
+        }
+        if held {
+            looked.resume.push(client.clone());
+            continue;
+        }
+        let since = noted.map(|noted| noted.since);
         match offline.due(*heard, since, env.now) {
             Due::Nothing => {}
             Due::Note => looked.note.push(client.clone()),
@@ -56,6 +82,8 @@ pub async fn look(tx: &mut dyn Tx, env: &Env, job: &Job, clients: &[(ClientId, T
 /// Does what is due.
 pub async fn act(tx: &mut dyn Tx, env: &Env, job: &Job, looked: &Looked) -> Result<()> {
     tx.put_awaited(&job.id, &looked.note, env.now).await?;
+    tx.hold_awaited(&job.id, &looked.hold, env.now).await?;
+    tx.resume_awaited(&job.id, &looked.resume, env.now).await?;
     let keys: Vec<_> = looked.end.iter().map(|client| (job.id.clone(), client.clone())).collect();
     let rows = tx.executions(&keys).await?;
     let end = |row: &Execution| match job.terms.offline {
@@ -115,7 +143,8 @@ pub async fn due(tx: &mut dyn Tx, env: &Env, after: &Option<String>) -> Result<(
 pub async fn step(tx: &mut dyn Tx, env: &Env, id: &JobId, looked: &Looked) -> Result<()> {
     let Some(job) = tx.job(id).await?.filter(|job| job.state == JobState::Active) else { return Ok(()) };
     // Who has come meanwhile is not passed over.
-    let ids: Vec<ClientId> = looked.note.iter().chain(&looked.end).cloned().collect();
+    let all = [&looked.note, &looked.end, &looked.hold, &looked.resume];
+    let ids: Vec<ClientId> = all.into_iter().flatten().cloned().collect();
     let away = away(tx, env, &ids).await?;
     let looked = look(tx, env, &job, &away).await?;
     act(tx, env, &job, &looked).await

@@ -309,7 +309,7 @@ impl Work {
         let (out, note) = match step {
             Step::Leave => return Ok(()),
             Step::Make { note } => (make(tx, env, object).await, note.clone()),
-            Step::Change(found) => (change(tx, env, found, object).await, String::new()),
+            Step::Change(found) => (change(tx, env, found, object).await, note(found, object)),
         };
         match out {
             Ok(()) => self.done.push(((object.kind(), object.name()), note)),
@@ -370,6 +370,16 @@ async fn make(tx: &mut dyn Tx, env: &Env, object: &Object) -> Result<()> {
         Object::Policy(p) => policies::create(tx, env, p).await.map(drop),
         Object::Job(j) if j.draft => jobs::create(tx, env, &j.order).await.map(drop),
         Object::Job(j) => jobs::run(tx, env, &j.order).await.map(drop),
+    }
+}
+
+/// What is to be said of a change besides what is different.
+fn note(found: &Found, object: &Object) -> String {
+    match (&found.object, object) {
+        (Object::Policy(is), Object::Policy(wanted)) if policy::is_made_anew(is, wanted) => {
+            "made anew: whom it registered stays, and who is new counts from now on".into()
+        }
+        _ => String::new(),
     }
 }
 

@@ -1,9 +1,6 @@
 //! Policies of a configuration.
 
-use super::{
-    super::{Violations, policies},
-    Env, Found, Object, Result,
-};
+use super::{super::policies, Env, Found, Object, Result};
 use sutler_base::limits;
 use sutler_core::model::Policy;
 use sutler_store::{Page, Tx};
@@ -28,19 +25,18 @@ fn found((policy, group): policies::Named) -> Found {
     Found { object, id: uid.to_string(), etag: change.to_string(), ended: None }
 }
 
+/// Whether it is made anew in place of being changed: what it did in its group was done by another policy then, and stays.
+pub(super) fn is_made_anew(is: &policies::Create, wanted: &policies::Create) -> bool {
+    is.group != wanted.group || is.trigger != wanted.trigger
+}
+
 /// Makes a policy as it is wanted.
 pub(super) async fn change(tx: &mut dyn Tx, env: &Env, found: &Found, is: &policies::Create, wanted: &policies::Create) -> Result<()> {
-    let policies::Create { name, group, trigger, condition, applies_to, on_mismatch, description } = wanted.clone();
-    let mut v = Violations::default();
-    for (field, other) in [("group", group != is.group), ("trigger", trigger != is.trigger)] {
-        if other {
-            v.add(
-                field,
-                format!("of policies/{name} can't be changed; give the policy another name, and with prune the one that is there goes"),
-            );
-        }
+    if is_made_anew(is, wanted) {
+        policies::delete(tx, env, &is.name).await?;
+        return policies::create(tx, env, wanted).await.map(drop);
     }
-    v.done()?;
+    let policies::Create { name, group: _, trigger: _, condition, applies_to, on_mismatch, description } = wanted.clone();
     let update = policies::Update {
         name,
         condition: (condition != is.condition).then_some(condition),

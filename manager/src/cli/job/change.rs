@@ -166,6 +166,9 @@ pub struct UpdateArgs {
     pub(super) job: String,
     #[command(flatten)]
     differences: Differences,
+    /// A name for it, which stands for its id wherever one is typed, and by which files know it; "" for none
+    #[arg(long, value_name = "NAME")]
+    alias: Option<String>,
     /// Let it stand until it is ended
     #[arg(long, conflicts_with = "expires")]
     never_expires: bool,
@@ -238,6 +241,7 @@ pub(super) async fn update(session: &Session, mut args: UpdateArgs) -> Result<()
         add_exclusions: args.exclude_group.into_iter().chain(args.exclude_client).collect(),
         remove_exclusions: args.include_group.into_iter().chain(args.include_client).collect(),
         never_expires: args.never_expires,
+        alias: args.alias,
         request_id: String::new(),
         confirm: 0,
     };

@@ -386,11 +386,11 @@ pub async fn run(mut command: JobCommand, session: &Session) -> Result<u8, CliEr
         }
         JobCommand::Approve { job } => {
             let approval = approval::of_job(&get(session, &job).await?)?;
-            approval::approve(session, approval).await?;
+            approval::approve(session, approval, approval::SeenArg::default()).await?;
         }
         JobCommand::Reject { job, reason } => {
             let approval = approval::of_job(&get(session, &job).await?)?;
-            approval::reject(session, approval, reason).await?;
+            approval::reject(session, approval, reason, approval::SeenArg::default()).await?;
         }
         JobCommand::Show { job, output } => output::show(&get(session, &job).await?, output.format)?,
         JobCommand::Clone(args) => change::clone(session, *args).await?,

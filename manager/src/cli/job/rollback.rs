@@ -39,6 +39,7 @@ pub(super) async fn run(session: &Session, args: RollbackArgs) -> Result<(), Cli
     let mut request = v1::RollbackJobRequest { name: args.job.clone(), dry_run: true, description: args.description, ..Default::default() };
     let plan = call!(session, jobs.rollback_job(request.clone()), "{tried}")?;
     let mut text: String = plan.steps.iter().map(|step| line(step) + "\n").collect();
+    text.extend(plan.had_none.iter().map(|who| format!("taken off: {}\n", output::printable(who))));
     text.extend(plan.left.iter().map(|why| format!("left alone: {}\n", output::printable(why))));
     if args.dry_run {
         if text.is_empty() {

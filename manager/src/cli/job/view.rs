@@ -172,9 +172,6 @@ fn detail(e: &v1::Execution) -> String {
     if !e.detail.is_empty() {
         parts.push(e.detail.clone());
     }
-    if e.cancel_deadline.is_some() {
-        parts.push(format!("asked to stop, final at the latest at {}", moment(&e.cancel_deadline)));
-    }
     parts.join("; ")
 }
 
@@ -196,6 +193,10 @@ impl Record for v1::Execution {
         Column::new("contact", contact),
         Column::new("detail", detail),
         Column::wide("mark", |e| e.mark.clone()),
+        Column::wide("cancel_awaits", |e| {
+            if e.cancel_awaits == 0 { String::new() } else { word!(CancelAwaits, "CANCEL_AWAITS", e.cancel_awaits) }
+        }),
+        Column::wide("cancel_deadline", |e| moment(&e.cancel_deadline)),
     ];
 }
 

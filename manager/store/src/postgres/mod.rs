@@ -121,6 +121,9 @@ fn migrator() -> Migrator {
         (21, "brakes", include_str!("../../migrations/postgres/0021_brakes.sql")),
         (22, "approvals", include_str!("../../migrations/postgres/0022_approvals.sql")),
         (26, "silence", include_str!("../../migrations/postgres/0026_silence.sql")),
+        (27, "seconds", include_str!("../../migrations/postgres/0027_seconds.sql")),
+        (28, "awaited", include_str!("../../migrations/postgres/0028_awaited.sql")),
+        (29, "cancel_stage", include_str!("../../migrations/postgres/0029_cancel_stage.sql")),
     ];
     let made = |(n, name, sql): (i64, &'static str, &'static str)| {
         Migration::new(n, name.into(), MigrationType::Simple, sql.into_sql_str(), false)

@@ -4,7 +4,7 @@ use super::{
     CLOCK,
     unit::{Result, Unit},
 };
-use crate::{Admin, bind};
+use crate::{Admin, Answer, bind};
 use async_trait::async_trait;
 use sutler_base::{ClientId, Digest, Timestamp};
 use sutler_core::model::{IssuingCa, Site};
@@ -34,19 +34,30 @@ impl Admin for Unit<'_> {
         Ok(())
     }
 
-    async fn request(&mut self, operator: &str, request_id: &str) -> Result<Option<(Digest, Vec<u8>)>> {
-        let sql = "SELECT body, answer FROM request WHERE operator = $1 AND request_id = $2";
-        self.one("request", query!(sql, bind::text(operator), bind::text(request_id)), |row| Ok((row.digest()?, row.bytes()?))).await
+    async fn request(&mut self, operator: &str, request_id: &str) -> Result<Option<(Digest, Answer)>> {
+        let sql = "SELECT body, answer, approval FROM request WHERE operator = $1 AND request_id = $2";
+        self.one("request", query!(sql, bind::text(operator), bind::text(request_id)), |row| {
+            let (body, answer) = (row.digest()?, row.bytes()?);
+            Ok((body, row.opt_parse()?.map_or(Answer::Done(answer), Answer::Waits)))
+        })
+        .await
     }
 
-    async fn put_request(&mut self, operator: &str, request_id: &str, body: &Digest, answer: &[u8], now: Timestamp) -> Result<()> {
-        let sql = "INSERT INTO request (operator, request_id, body, answer, time_ms) VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING";
-        let query = query!(sql, bind::text(operator), bind::text(request_id), body.0.to_vec(), answer.to_vec(), bind::ms(now));
+    async fn put_request(&mut self, operator: &str, request_id: &str, body: &Digest, answer: &Answer, now: Timestamp) -> Result<()> {
+        let sql = "INSERT INTO request (operator, request_id, body, answer, time_ms, approval) VALUES ($1, $2, $3, $4, $5, $6) \
+                   ON CONFLICT DO NOTHING";
+        let (bytes, approval) = match answer {
+            Answer::Done(bytes) => (bytes.clone(), None),
+            Answer::Waits(id) => (Vec::new(), Some(id.to_string())),
+        };
+        let query = query!(sql, bind::text(operator), bind::text(request_id), body.0.to_vec(), bytes, bind::ms(now), approval);
         self.insert("request", query).await
     }
 
     async fn drop_requests(&mut self, before: Timestamp) -> Result<u64> {
-        self.run(query!("DELETE FROM request WHERE time_ms < $1", bind::ms(before))).await
+        let sql = "DELETE FROM request WHERE time_ms < $1 AND (approval IS NULL OR NOT EXISTS (SELECT 1 FROM approval a \
+                   WHERE a.id = request.approval AND (a.decided_ms IS NULL OR a.decided_ms >= $1)))";
+        self.run(query!(sql, bind::ms(before))).await
     }
 
     async fn skip_changes(&mut self, numbers: i64) -> Result<()> {

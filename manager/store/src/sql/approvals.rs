@@ -9,7 +9,7 @@ use sutler_core::approval::Approval;
 
 macro_rules! approval_columns {
     () => {
-        "id, state, requester, method, request, what, job, fingerprint, clients, fleet, jobs, created_ms, expires_ms, decided_ms, decider, reason"
+        "id, state, requester, method, what, job, fingerprint, clients, fleet, jobs, created_ms, expires_ms, decided_ms, decider, reason, plan, packages"
     };
 }
 
@@ -19,7 +19,6 @@ fn read(row: &mut Columns<'_>) -> Result<Approval> {
         state: row.parse()?,
         requester: row.text()?,
         method: row.text()?,
-        request: row.bytes()?,
         what: row.text()?,
         job: row.opt_parse()?,
         fingerprint: row.digest()?,
@@ -31,6 +30,8 @@ fn read(row: &mut Columns<'_>) -> Result<Approval> {
         decided: row.opt_time()?,
         decider: row.text()?,
         reason: row.text()?,
+        plan: row.opt_parse()?,
+        packages: row.json()?,
     })
 }
 
@@ -50,11 +51,15 @@ impl Approvals for Unit<'_> {
         Ok(self.one("client", query!(sql), |row| row.number()).await?.unwrap_or_default())
     }
 
-    async fn insert_approval(&mut self, approval: &Approval) -> Result<()> {
+    async fn put_approval(&mut self, approval: &Approval) -> Result<()> {
         let sql = concat!(
             "INSERT INTO approval (",
             approval_columns!(),
-            ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16) ON CONFLICT DO NOTHING"
+            ", request) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18) ON CONFLICT (id) DO UPDATE SET \
+             state = excluded.state, fingerprint = excluded.fingerprint, clients = excluded.clients, fleet = excluded.fleet, \
+             jobs = excluded.jobs, created_ms = excluded.created_ms, expires_ms = excluded.expires_ms, \
+             decided_ms = excluded.decided_ms, decider = excluded.decider, reason = excluded.reason, plan = excluded.plan, \
+             packages = excluded.packages"
         );
         let query = query!(
             sql,
@@ -62,7 +67,6 @@ impl Approvals for Unit<'_> {
             approval.state.as_str(),
             bind::text(&approval.requester),
             bind::text(&approval.method),
-            approval.request.clone(),
             bind::text(&approval.what),
             approval.job.as_ref().map(|id| id.to_string()),
             approval.fingerprint.as_bytes().to_vec(),
@@ -73,9 +77,13 @@ impl Approvals for Unit<'_> {
             bind::ms(approval.expires),
             bind::opt_ms(approval.decided),
             bind::text(&approval.decider),
-            bind::text(&approval.reason)
+            bind::text(&approval.reason),
+            approval.plan.as_ref().map(|id| id.to_string()),
+            bind::json(&approval.packages),
+            Vec::<u8>::new()
         );
-        self.insert("approval", query).await
+        self.run(query).await?;
+        Ok(())
     }
 
     async fn approval(&mut self, id: &Uid) -> Result<Option<Approval>> {
@@ -97,13 +105,30 @@ impl Approvals for Unit<'_> {
         self.one("approval", query!(sql, job.to_string()), read).await
     }
 
-    async fn approvals_by(&mut self, requester: &str, limit: u32) -> Result<Vec<Approval>> {
+    async fn approval_like(&mut self, requester: &str, method: &str, request: &[u8], job: Option<&JobId>) -> Result<Option<Approval>> {
         let sql = self.lock(concat!(
             "SELECT ",
             approval_columns!(),
-            " FROM approval WHERE requester = $1 AND state = 'PENDING' ORDER BY id LIMIT $2"
+            " FROM approval WHERE requester = $1 AND state = 'PENDING' AND method = $2 AND request = $3 AND COALESCE(job, '') = $4 \
+             ORDER BY id DESC LIMIT 1"
         ));
-        self.list("approval", query!(sql, bind::text(requester), i64::from(limit)), read).await
+        let job = job.map(|id| id.to_string()).unwrap_or_default();
+        self.one("approval", query!(sql, bind::text(requester), bind::text(method), request.to_vec(), job), read).await
+    }
+
+    async fn approvals_pending(&mut self, requester: &str) -> Result<u64> {
+        let sql = "SELECT COUNT(*) FROM approval WHERE requester = $1 AND state = 'PENDING'";
+        Ok(self.one("approval", query!(sql, bind::text(requester)), |row| row.number()).await?.unwrap_or_default())
+    }
+
+    async fn approval_request(&mut self, id: &Uid) -> Result<Vec<u8>> {
+        let query = query!("SELECT request FROM approval WHERE id = $1", id.to_string());
+        Ok(self.one("approval", query, |row| row.bytes()).await?.unwrap_or_default())
+    }
+
+    async fn set_approval_request(&mut self, id: &Uid, request: &[u8]) -> Result<()> {
+        let query = query!("UPDATE approval SET request = $2 WHERE id = $1", id.to_string(), request.to_vec());
+        self.save("approval", id.as_str(), query).await
     }
 
     async fn approvals_overdue(&mut self, now: Timestamp, limit: u32) -> Result<Vec<Approval>> {
@@ -112,27 +137,9 @@ impl Approvals for Unit<'_> {
             approval_columns!(),
             " FROM approval WHERE state = 'PENDING' AND expires_ms <= $1 ORDER BY expires_ms, id LIMIT $2"
         );
+        // Another manager may carry one out at this moment: what it made of it is read again.
+        let sql = self.lock(sql);
         self.list("approval", query!(sql, bind::ms(now), i64::from(limit)), read).await
-    }
-
-    async fn save_approval(&mut self, approval: &Approval) -> Result<()> {
-        let sql = "UPDATE approval SET state = $2, fingerprint = $3, clients = $4, fleet = $5, jobs = $6, created_ms = $7, \
-                   expires_ms = $8, decided_ms = $9, decider = $10, reason = $11 WHERE id = $1";
-        let query = query!(
-            sql,
-            approval.id.to_string(),
-            approval.state.as_str(),
-            approval.fingerprint.as_bytes().to_vec(),
-            bind::int(approval.clients)?,
-            bind::int(approval.fleet)?,
-            jobs(approval),
-            bind::ms(approval.created),
-            bind::ms(approval.expires),
-            bind::opt_ms(approval.decided),
-            bind::text(&approval.decider),
-            bind::text(&approval.reason)
-        );
-        self.save("approval", approval.id.as_str(), query).await
     }
 
     async fn drop_approvals(&mut self, before: Timestamp) -> Result<u64> {

@@ -4,9 +4,9 @@ use super::{
     executions::{execution, execution_columns},
     unit::{Columns, Result, Unit},
 };
-use crate::{Brakes, Retried, StoreError, bind};
+use crate::{Awaited, Brakes, Installs, Retried, StoreError, bind};
 use async_trait::async_trait;
-use sutler_base::{ClientId, Digest, JobId, OperatorName, Timestamp, Uid, state::HoldReason};
+use sutler_base::{ClientId, JobId, OperatorName, Timestamp, Uid, state::HoldReason};
 use sutler_core::{
     brake::{
         Stop, Stopped,
@@ -173,10 +173,11 @@ impl Brakes for Unit<'_> {
         self.list("execution", query!(sql, by.as_str(), job.to_string(), i64::from(limit)), |row| row.parse()).await
     }
 
-    async fn installs(&mut self, job: &JobId, revision: i64) -> Result<Vec<(Uid, Digest)>> {
-        let sql = "SELECT v.uid, v.manifest FROM job_package p CROSS JOIN package_version v WHERE p.job = $1 AND p.revision = $2 \
+    async fn installs(&mut self, job: &JobId, revision: i64) -> Result<Vec<Installs>> {
+        let sql = "SELECT v.uid, v.manifest, v.total_bytes + v.manifest_length FROM job_package p CROSS JOIN package_version v WHERE p.job = $1 AND p.revision = $2 \
                    AND p.intent = 'INSTALL' AND v.uid = p.version ORDER BY p.n";
-        self.list("job_package", query!(sql, job.to_string(), revision), |row| Ok((row.parse()?, row.digest()?))).await
+        let read = |row: &mut Columns<'_>| Ok(Installs { version: row.parse()?, manifest: row.digest()?, bytes: row.number()? });
+        self.list("job_package", query!(sql, job.to_string(), revision), read).await
     }
 
     async fn breaker_of(&mut self, version: &Uid, of: &Scope, fresh: &Uid) -> Result<Breaker> {
@@ -245,13 +246,17 @@ impl Brakes for Unit<'_> {
         self.list("retry", query!(sql, bind::ms(now), i64::from(limit)), |row| Ok((row.parse()?, row.parse()?))).await
     }
 
-    async fn retries_done(&mut self, rows: &[(JobId, ClientId)]) -> Result<()> {
+    async fn retries_done(&mut self, rows: &[(JobId, ClientId)], by: Timestamp) -> Result<Vec<(JobId, ClientId)>> {
+        let mut done = Vec::new();
         for rows in rows.chunks(ROWS) {
-            let sql =
-                concat!("UPDATE retry SET due_ms = NULL FROM", each!(1), "WHERE retry.job = v.value->>0 AND retry.client = v.value->>1");
-            self.run(query!(sql, keys(rows))).await?;
+            let sql = concat!(
+                "UPDATE retry SET due_ms = NULL FROM",
+                each!(1),
+                "WHERE retry.job = v.value->>0 AND retry.client = v.value->>1 AND retry.due_ms <= $2 RETURNING job, client"
+            );
+            done.extend(self.list("retry", query!(sql, keys(rows), bind::ms(by)), |row| Ok((row.parse()?, row.parse()?))).await?);
         }
-        Ok(())
+        Ok(done)
     }
 
     async fn forget_retries(&mut self, rows: &[(JobId, ClientId)]) -> Result<()> {
@@ -266,9 +271,10 @@ impl Brakes for Unit<'_> {
         Ok(())
     }
 
-    async fn awaited(&mut self, job: &JobId, clients: &[ClientId]) -> Result<Vec<(ClientId, Timestamp)>> {
-        let sql = concat!("SELECT client, since_ms FROM awaited WHERE job = $1 AND client", any!(2), " ORDER BY client");
-        self.list("awaited", query!(sql, job.to_string(), bind::list(clients)), |row| Ok((row.parse()?, row.time()?))).await
+    async fn awaited(&mut self, job: &JobId, clients: &[ClientId]) -> Result<Vec<Awaited>> {
+        let sql = concat!("SELECT client, since_ms, held_ms FROM awaited WHERE job = $1 AND client", any!(2), " ORDER BY client");
+        let read = |row: &mut Columns<'_>| Ok(Awaited { client: row.parse()?, since: row.time()?, held: row.opt_time()? });
+        self.list("awaited", query!(sql, job.to_string(), bind::list(clients)), read).await
     }
 
     async fn put_awaited(&mut self, job: &JobId, clients: &[ClientId], since: Timestamp) -> Result<()> {
@@ -277,9 +283,34 @@ impl Brakes for Unit<'_> {
             let sql = concat!(
                 "INSERT INTO awaited (job, client, since_ms) SELECT v.value->>0, v.value->>1, $2 FROM",
                 each!(1),
-                "WHERE TRUE ON CONFLICT (job, client) DO UPDATE SET since_ms = excluded.since_ms"
+                "WHERE TRUE ON CONFLICT (job, client) DO UPDATE SET since_ms = excluded.since_ms, held_ms = NULL"
             );
             self.run(query!(sql, bind::json(&rows), bind::ms(since))).await?;
+        }
+        Ok(())
+    }
+
+    async fn hold_awaited(&mut self, job: &JobId, clients: &[ClientId], now: Timestamp) -> Result<()> {
+        let sql = concat!("UPDATE awaited SET held_ms = $3 WHERE job = $1 AND held_ms IS NULL AND client", any!(2));
+        for some in clients.chunks(ROWS) {
+            self.run(query!(sql, job.to_string(), bind::list(some), bind::ms(now))).await?;
+        }
+        Ok(())
+    }
+
+    async fn hold_all_awaited(&mut self, job: &JobId, now: Timestamp) -> Result<()> {
+        let sql = "UPDATE awaited SET held_ms = $2 WHERE job = $1 AND held_ms IS NULL";
+        self.run(query!(sql, job.to_string(), bind::ms(now))).await.map(drop)
+    }
+
+    async fn resume_awaited(&mut self, job: &JobId, clients: &[ClientId], now: Timestamp) -> Result<()> {
+        let sql = concat!(
+            "UPDATE awaited SET since_ms = since_ms + CASE WHEN held_ms < $3 THEN $3 - held_ms ELSE 0 END, held_ms = NULL \
+             WHERE job = $1 AND held_ms IS NOT NULL AND client",
+            any!(2)
+        );
+        for some in clients.chunks(ROWS) {
+            self.run(query!(sql, job.to_string(), bind::list(some), bind::ms(now))).await?;
         }
         Ok(())
     }

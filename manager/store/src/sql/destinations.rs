@@ -99,6 +99,26 @@ impl Destinations for Unit<'_> {
         self.list("job_matched", query!(sql, bind::list(clients), job.to_string()), |row| row.parse()).await
     }
 
+    async fn jobs_holding(&mut self, clients: &[ClientId], states: &[JobState]) -> Result<Vec<(JobId, ClientId)>> {
+        let sql = concat!(
+            "SELECT t.job, t.target FROM job_target t JOIN job j ON j.id = t.job WHERE t.kind = 'CLIENT' AND t.target",
+            any!(1),
+            " AND j.state",
+            any!(2),
+            " UNION SELECT t.job, m.client FROM membership m JOIN job_target t ON t.kind = 'GROUP' AND t.target = m.group_uid \
+             JOIN job j ON j.id = t.job WHERE m.client",
+            any!(1),
+            " AND j.state",
+            any!(2),
+            " UNION SELECT l.job, l.client FROM job_matched l JOIN job j ON j.id = l.job WHERE l.client",
+            any!(1),
+            " AND j.state",
+            any!(2),
+            " ORDER BY 1, 2"
+        );
+        self.list("job", query!(sql, bind::list(clients), words(states)), |row| Ok((row.parse()?, row.parse()?))).await
+    }
+
     async fn jobs_listing(&mut self, client: &ClientId, states: &[JobState]) -> Result<Vec<Job>> {
         let sql = concat!(
             "SELECT ",

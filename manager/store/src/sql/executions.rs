@@ -24,7 +24,7 @@ const ROWS: usize = 500;
 macro_rules! execution_columns {
     () => {
         "e.job, e.client, e.state, e.reason, e.detail, e.entered_ms, e.attempt, e.attempts, e.revision, e.item, e.bytes_done, e.bytes_total, \
-         e.step, e.cancel_reason, e.cancel_deadline_ms, e.hold, e.stage, e.purpose, e.drifts, e.change"
+         e.step, e.cancel_reason, e.cancel_deadline_ms, e.cancel_stage, e.hold, e.stage, e.purpose, e.drifts, e.change"
     };
 }
 pub(super) use execution_columns;
@@ -71,8 +71,8 @@ pub(super) fn execution(row: &mut Columns<'_>) -> Result<Execution> {
         bytes_done: row.number()?,
         bytes_total: row.number()?,
         step: row.text()?,
-        cancel: match (row.opt_parse()?, row.opt_time()?) {
-            (Some(reason), Some(deadline)) => Some(CancelRequest { reason, deadline }),
+        cancel: match (row.opt_parse()?, row.opt_time()?, row.parse()?) {
+            (Some(reason), Some(deadline), stage) => Some(CancelRequest { reason, deadline, stage }),
             _ => None,
         },
         hold: row.word()?,
@@ -119,13 +119,13 @@ struct Flat<'a>(
         Option<String>,
         Option<&'a str>,
     ),
-    (Option<i64>, Option<&'a str>),
+    (Option<i64>, Option<&'a str>, Option<&'a str>),
 );
 
 impl Serialize for Flat<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
         let Flat(a, b) = self;
-        let mut row = serializer.serialize_seq(Some(17))?;
+        let mut row = serializer.serialize_seq(Some(18))?;
         for text in [a.0, a.1, a.2, a.3, a.4.as_str(), a.5.as_str()] {
             row.serialize_element(text)?;
         }
@@ -140,6 +140,7 @@ impl Serialize for Flat<'_> {
         row.serialize_element(&a.14)?;
         row.serialize_element(&b.0)?;
         row.serialize_element(&b.1)?;
+        row.serialize_element(&b.2)?;
         row.end()
     }
 }
@@ -206,14 +207,14 @@ impl Unit<'_> {
                 None => (None, None, None, None),
             };
             // Nothing leaves a cancellation as it is, the empty word ends it.
-            let (cancel, deadline) = match &c.cancel {
-                None => (None, None),
-                Some(None) => (Some(""), None),
-                Some(Some(request)) => (Some(request.reason.as_str()), Some(bind::ms(request.deadline))),
+            let (cancel, deadline, stage) = match &c.cancel {
+                None => (None, None, None),
+                Some(None) => (Some(""), None, None),
+                Some(Some(request)) => (Some(request.reason.as_str()), Some(bind::ms(request.deadline)), Some(request.stage.as_str())),
             };
             let (job, client, from, to) = (c.job.as_str(), c.client.as_str(), c.from.as_str(), c.to.as_str());
             let (reason, detail, entered) = (bind::text(&c.reason), bind::text(&c.detail), bind::ms(c.entered));
-            let last = (deadline, c.purpose.map(Purpose::as_str));
+            let last = (deadline, c.purpose.map(Purpose::as_str), stage);
             rows.push(Flat(
                 (job, client, from, to, reason, detail, entered, id, attempts, revision, item, done, total, step, cancel),
                 last,
@@ -232,6 +233,7 @@ impl Unit<'_> {
              step = COALESCE(v.value->>13, execution.step), \
              cancel_reason = CASE WHEN v.value->>14 IS NULL THEN execution.cancel_reason ELSE NULLIF(v.value->>14, '') END, \
              cancel_deadline_ms = CASE WHEN v.value->>14 IS NULL THEN execution.cancel_deadline_ms ELSE CAST(v.value->>15 AS BIGINT) END, \
+             cancel_stage = CASE WHEN v.value->>14 IS NULL THEN execution.cancel_stage ELSE COALESCE(v.value->>17, 'ASKED') END, \
              purpose = COALESCE(v.value->>16, execution.purpose), \
              hold = CASE WHEN v.value->>3 <> 'QUEUED' AND execution.hold <> 'STAGE' THEN '' ELSE execution.hold END, \
              drifts = execution.drifts + CASE WHEN v.value->>16 = 'DRIFT' THEN 1 ELSE 0 END, \
@@ -451,7 +453,7 @@ impl Executions for Unit<'_> {
         let sql = concat!(
             "SELECT ",
             execution_columns!(),
-            " FROM execution e WHERE e.cancel_reason IS NOT NULL AND e.cancel_deadline_ms <= $1 ORDER BY e.cancel_deadline_ms LIMIT $2"
+            " FROM execution e WHERE e.cancel_reason IS NOT NULL AND e.cancel_deadline_ms <= $1 AND e.cancel_stage = 'ASKED' ORDER BY e.cancel_deadline_ms LIMIT $2"
         );
         self.list("execution", query!(sql, bind::ms(now), i64::from(limit)), execution).await
     }
@@ -500,6 +502,29 @@ impl Executions for Unit<'_> {
         let sql =
             concat!("SELECT ", attempt_columns!(), " FROM attempt a WHERE a.job = $1 AND a.client = $2 ORDER BY a.number DESC LIMIT 100");
         self.list("attempt", query!(sql, job.to_string(), client.to_string()), attempt).await
+    }
+
+    async fn attempts_of_all(&mut self, job: &JobId, clients: &[ClientId]) -> Result<Vec<Attempt>> {
+        // The number of an attempt is that of the execution's attempts when it was made: the hundred newest are those above this.
+        let sql = concat!(
+            "SELECT ",
+            attempt_columns!(),
+            " FROM attempt a JOIN execution e ON e.job = a.job AND e.client = a.client WHERE a.job = $1 AND a.client",
+            any!(2),
+            " AND a.number > e.attempts - 100 ORDER BY a.client, a.number DESC"
+        );
+        self.list("attempt", query!(sql, job.to_string(), bind::list(clients)), attempt).await
+    }
+
+    async fn ended_elsewhere(&mut self, job: &JobId, clients: &[ClientId]) -> Result<Vec<(JobId, ClientId)>> {
+        let sql = concat!(
+            "SELECT e.job, e.client FROM execution e WHERE e.client",
+            any!(2),
+            " AND e.job <> $1 AND e.attempts > 0 AND e.purpose <> 'LEAVE' AND e.state NOT IN \
+             ('QUEUED', 'OFFERED', 'DOWNLOADING', 'WAITING', 'INSTALLING', 'VERIFYING', 'RESTORING') \
+             AND (SELECT j.state FROM job j WHERE j.id = e.job) IN ('ACTIVE', 'PAUSED') ORDER BY e.job, e.client"
+        );
+        self.list("execution", query!(sql, job.to_string(), bind::list(clients)), |row| Ok((row.parse()?, row.parse()?))).await
     }
 
     async fn set_attempt_states(&mut self, states: &[(AttemptId, ExecutionState)]) -> Result<()> {

@@ -208,7 +208,10 @@ impl Jobs for Unit<'_> {
 
     async fn drop_target(&mut self, target_: &Target) -> Result<Vec<JobId>> {
         let (kind, name) = target(target_);
-        self.run(query!("DELETE FROM job_exclusion WHERE kind = $1 AND target = $2", kind, name.to_owned())).await?;
+        // A job that has ended may be run again, and then it has to be known that something is missing.
+        let sql = "DELETE FROM job_exclusion WHERE kind = $1 AND target = $2 \
+                   AND (SELECT j.state FROM job j WHERE j.id = job_exclusion.job) NOT IN ('COMPLETED', 'CANCELED', 'EXPIRED')";
+        self.run(query!(sql, kind, name.to_owned())).await?;
         let sql = "DELETE FROM job_target WHERE kind = $1 AND target = $2 RETURNING job";
         let mut jobs: Vec<JobId> = self.list("job_target", query!(sql, kind, name.to_owned()), |row| row.parse()).await?;
         jobs.sort();

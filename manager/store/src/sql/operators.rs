@@ -5,11 +5,14 @@ use crate::{Operators, Page, bind};
 use async_trait::async_trait;
 use std::collections::BTreeSet;
 use sutler_base::{OperatorName, Timestamp, Uid, state::Role};
-use sutler_core::model::{Grant, Operator};
+use sutler_core::{
+    approval::Voice,
+    model::{Grant, Operator},
+};
 
 macro_rules! operator_columns {
     () => {
-        "name, created_ms, creator, revoked_ms, roles, change"
+        "name, created_ms, creator, revoked_ms, roles, given_ms, approver_since_ms, approver_until_ms, change"
     };
 }
 
@@ -28,6 +31,7 @@ fn read(row: &mut Columns<'_>) -> Result<Operator> {
         creator: row.text()?,
         revoked: row.opt_time()?,
         grants: row.json::<Roles>()?.into_iter().map(|(role, groups)| Grant { role, groups }).collect(),
+        voice: Voice { given: row.opt_time()?, since: row.opt_time()?, until: row.opt_time()? },
         change: row.int()?,
     })
 }
@@ -36,8 +40,8 @@ fn read(row: &mut Columns<'_>) -> Result<Operator> {
 impl Operators for Unit<'_> {
     async fn insert_operator(&mut self, operator: &Operator) -> Result<()> {
         let change = self.change(1).await?;
-        let sql = "INSERT INTO operator (name, created_ms, creator, revoked_ms, roles, change) VALUES ($1, $2, $3, $4, $5, $6) \
-                   ON CONFLICT DO NOTHING";
+        let sql =
+            concat!("INSERT INTO operator (", operator_columns!(), ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT DO NOTHING");
         let query = query!(
             sql,
             operator.name.to_string(),
@@ -45,6 +49,9 @@ impl Operators for Unit<'_> {
             bind::text(&operator.creator),
             bind::opt_ms(operator.revoked),
             roles(&operator.grants),
+            bind::opt_ms(operator.voice.given),
+            bind::opt_ms(operator.voice.since),
+            bind::opt_ms(operator.voice.until),
             change
         );
         self.insert("operator", query).await
@@ -68,6 +75,17 @@ impl Operators for Unit<'_> {
     async fn set_grants(&mut self, name: &OperatorName, grants: &[Grant]) -> Result<()> {
         let change = self.change(1).await?;
         let query = query!("UPDATE operator SET roles = $2, change = $3 WHERE name = $1", name.to_string(), roles(grants), change);
+        self.save("operator", name.as_str(), query).await
+    }
+
+    async fn set_voice(&mut self, name: &OperatorName, voice: &Voice) -> Result<()> {
+        let query = query!(
+            "UPDATE operator SET given_ms = $2, approver_since_ms = $3, approver_until_ms = $4 WHERE name = $1",
+            name.to_string(),
+            bind::opt_ms(voice.given),
+            bind::opt_ms(voice.since),
+            bind::opt_ms(voice.until)
+        );
         self.save("operator", name.as_str(), query).await
     }
 

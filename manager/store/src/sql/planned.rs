@@ -80,7 +80,8 @@ impl JobPlans for Unit<'_> {
     }
 
     async fn plans_kept(&mut self) -> Result<Vec<(Uid, Timestamp, u64)>> {
-        let sql = "SELECT id, expires_ms, clients FROM job_plan ORDER BY id";
+        let sql = "SELECT id, expires_ms, clients FROM job_plan \
+                   WHERE NOT EXISTS (SELECT 1 FROM approval a WHERE a.plan = job_plan.id AND a.state = 'PENDING') ORDER BY id";
         self.list("job_plan", query!(sql), |row| Ok((row.parse()?, row.time()?, row.number()?))).await
     }
 

@@ -83,7 +83,7 @@ impl Rollouts for Unit<'_> {
             "SELECT ",
             reached_columns!(),
             " FROM execution e CROSS JOIN client c WHERE e.job = $1 AND e.stage = $2 AND e.stage > 0 \
-             AND e.state = $3 AND e.purpose <> 'LEAVE' AND e.client > $4 AND e.hold = '' AND c.id = e.client ORDER BY e.client LIMIT $5"
+             AND e.state = $3 AND e.purpose <> 'LEAVE' AND e.client > $4 AND e.hold IN ('', 'STOPPED', 'BREAKER') AND c.id = e.client ORDER BY e.client LIMIT $5"
         );
         let after = after.map(|a| a.to_string()).unwrap_or_default();
         let mut rows = Vec::new();

@@ -265,7 +265,7 @@ fn what_an_agent_sends_that_is_none_ends_its_stream_with_the_reason() {
         ),
         (
             "a NUL for a cancellation",
-            Up::CancelAcknowledged(v1::CancelAcknowledged { attempt: "\0".into(), started: false }),
+            Up::CancelAcknowledged(v1::CancelAcknowledged { attempt: "\0".into(), started: false, nothing_follows: false }),
             Code::InvalidArgument,
             "attempt",
         ),
@@ -331,7 +331,7 @@ fn who_reads_for_an_attempt_that_is_over_hears_that_and_no_word_about_the_conten
     let job = world.cli.json("job list")[0]["name"].as_str().unwrap().to_owned();
     world.cli.ok(&format!("job cancel {job} --yes"));
     stream.until(|m| matches!(m, Down::Cancel(_)).then_some(())).expect("it is told to stop");
-    stream.send(Up::CancelAcknowledged(v1::CancelAcknowledged { attempt: attempt.to_string(), started: false }));
+    stream.send(Up::CancelAcknowledged(v1::CancelAcknowledged { attempt: attempt.to_string(), started: false, nothing_follows: false }));
     let explained = || world.cli.json(&format!("client explain {client}"))["jobs"].to_string();
     wait_until("the cancellation to be final", PATIENCE, || explained().contains("CANCELED"));
     // As if that had been said a moment too late: NOT_FOUND would be a package that is not there, and so a failure.
@@ -354,7 +354,11 @@ fn an_outcome_or_a_cancellation_of_another_clients_attempt_is_answered_as_for_on
     wait_until("the victim's acceptance to be there", PATIENCE, || executions().contains("DOWNLOADING"));
     let before = world.reader.rows();
     let mut outcome = |attempt: &AttemptId| {
-        stream.send(Up::CancelAcknowledged(v1::CancelAcknowledged { attempt: attempt.to_string(), started: false }));
+        stream.send(Up::CancelAcknowledged(v1::CancelAcknowledged {
+            attempt: attempt.to_string(),
+            started: false,
+            nothing_follows: false,
+        }));
         stream.send(Up::Log(log(attempt.as_str(), "log", 100)));
         stream.send(Up::Outcome(v1::AttemptOutcome {
             attempt: attempt.to_string(),

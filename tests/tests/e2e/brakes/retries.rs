@@ -2,9 +2,11 @@
 
 use crate::lines::push;
 use crate::rollouts::{Crew, counters, hello, status};
+use sutler_base::state::ClientState;
 use sutler_proto::v1::{self, ExecutionState as S, JobState};
 use sutler_tests::fleet::Database;
 use sutler_tests::harness::{Agent, JobView, Manager, PATIENCE, wait_until};
+use sutler_tests::postgres::Postgres;
 
 const MINUTE: i64 = 60_000;
 
@@ -55,6 +57,53 @@ fn what_fails_is_run_again_by_itself_so_often_and_so_far_apart_as_its_job_says()
     crew.manager.step_clock(24 * 60 * MINUTE);
     crew.settle(&[]);
     assert_eq!(attempts(&crew), [3, 3], "no more than two retries");
+}
+
+#[test]
+fn an_attempt_whose_journal_was_lost_is_run_again_where_the_job_names_that_it_was_interrupted() {
+    let mut crew = Crew::of(Database::Sqlite, 2);
+    crew.machines.iter().for_each(|machine| machine.simulated.machine.hold_steps(true));
+    let client = |crew: &Crew, n: usize| vec![format!("clients/{}", crew.machines[n].client())];
+    let named = |kinds: &[&str]| {
+        let mut terms = terms(1, 10);
+        terms.retries.as_mut().unwrap().error_kinds = kinds.iter().map(|kind| (*kind).to_owned()).collect();
+        terms
+    };
+    let (one, other) = (client(&crew, 0), client(&crew, 1));
+    let again = crew.order_on(one, named(&["INTERRUPTED"]));
+    let never = crew.order_on(other, named(&["STEP_FAILED"]));
+    crew.until_begun(2);
+    for job in [&again, &never] {
+        crew.until("the step to be reported", job, |job| counters(job).running == 1);
+    }
+    for machine in &mut crew.machines {
+        machine.kill();
+        machine.simulated.journal.lose();
+        machine.simulated.machine.hold_steps(false);
+        machine.start(ClientState::Active);
+    }
+    crew.until("the other one to be interrupted", &never, |job| counters(job).error == 1);
+    crew.until("it to wait for its retry", &again, |job| counters(job).waiting == 1);
+    let row = crew.rows(&again).remove(0);
+    assert!((row.reason.as_str(), row.attempt_count) == ("RETRY", 1) && row.detail.contains("INTERRUPTED"), "{row:?}");
+    crew.manager.step_clock(13 * MINUTE);
+    crew.until("it to be run again", &again, |job| counters(job).finished == 1);
+    assert_eq!((crew.rows(&again)[0].attempt_count, crew.rows(&never)[0].attempt_count), (2, 1));
+}
+
+#[test]
+fn a_manager_whose_clock_is_ahead_lets_no_retry_go_before_its_time() {
+    let Some(postgres) = Postgres::shared() else { return };
+    let mut crew = Crew::of(Database::Postgres(postgres), 1);
+    crew.breaks();
+    let at_once = Some(v1::Rollout { all_at_once: true, ..Default::default() });
+    let job = crew.order_on(vec!["groups/all".into()], v1::JobTerms { rollout: at_once, ..terms(1, 10) });
+    crew.until("it to wait for its retry", &job, |job| counters(job).waiting == 1);
+    let second = crew.manager.second_ahead(60 * MINUTE);
+    crew.settle(&[&second]);
+    let row = crew.rows(&job).remove(0);
+    assert_eq!((row.reason.as_str(), row.attempt_count), ("RETRY", 1), "{row:?}");
+    assert_eq!(crew.machines[0].simulated.machine.runs().len(), 1);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use crate::access::callers::Bed;
 use crate::lines::{over_with, push};
-use crate::rollouts::{Crew, counters};
+use crate::rollouts::{Crew, counters, hello};
 use prost::Message as _;
 use rustix::fs::{CWD, FileType, Mode};
 use sutler_base::state::{ClientState, Role};
@@ -54,9 +54,11 @@ fn what_is_stopped_starts_nowhere_is_said_everywhere_and_goes_on_when_it_is_resu
     cli.fails(1, "group delete branch --force").says(&["is stopped"]);
     manager.kill_and_serve();
     wait_until("the machine to be back", PATIENCE, || cli.json(&format!("client show {}", one.id()))["online"] == true);
-    let other = cli.id(&format!("job run --package hello --replace always --client {} --client {}", one.id(), two.id()));
+    let at_once = "--rollout all-at-once --replace always";
+    let other = cli.id(&format!("job run --package hello {at_once} --client {} --client {}", one.id(), two.id()));
     JobView::wait_for_row(&cli, &other, &two.id(), "SUCCEEDED");
     assert_eq!(waits(&manager), stopped);
+    assert_eq!(JobView::of(&cli, &other).row(&one.id()).unwrap().attempts, 0, "it is offered to nobody, also without stages");
     assert_eq!(one.read("opt/hello.runs"), None);
     cli.ok("resume --group branch");
     assert!(cli.ok("resume --group branch").contains("was not stopped"));
@@ -132,6 +134,66 @@ fn what_was_stopped_at_a_machine_that_is_cut_off_never_starts_there_until_it_is_
 fn of_group(group: &str) -> v1::StopWorkRequest {
     let work = v1::StoppedWork { group: format!("groups/{group}"), ..Default::default() };
     v1::StopWorkRequest { work: Some(work), reason: "because".into(), ..Default::default() }
+}
+
+#[test]
+fn a_package_that_is_stopped_is_not_taken_off_for_one_that_takes_its_place() {
+    let manager = Manager::start();
+    let cli = manager.cli();
+    let agent = Agent::enrolled("one", &manager);
+    push(&cli, "old", COUNTING, 0);
+    let first = cli.id(&format!("job run --package old --client {}", agent.id()));
+    JobView::wait_for_row(&cli, &first, &agent.id(), "SUCCEEDED");
+    let new = PackageFolder::counting("new", "1.0");
+    new.append("[[supersedes]]\npackage = \"old\"\nuninstall = true\n");
+    cli.ok(&format!("package push {}", new.path().display()));
+    cli.ok("stop --package old --reason 'it may stay'");
+    let job = cli.id(&format!("job run --package new --client {}", agent.id()));
+    let reason = || JobView::of(&cli, &job).row(&agent.id()).unwrap().json["reason"].clone();
+    wait_until("it to be held back, or to have gone on", PATIENCE, || {
+        reason() == "STOPPED" || JobView::of(&cli, &job).row(&agent.id()).unwrap().state != "QUEUED"
+    });
+    assert_eq!(reason(), "STOPPED");
+    let said = cli.ok(&format!("job show {job}"));
+    assert!(said.contains("packages/old is stopped") && said.contains("it may stay"), "{said}");
+    assert!(agent.root().join("opt/old").exists());
+    cli.ok("resume --package old");
+    JobView::wait_for_row(&cli, &job, &agent.id(), "SUCCEEDED");
+    assert!(!agent.root().join("opt/old").exists());
+}
+
+#[test]
+fn clients_that_are_stopped_take_no_place_of_a_stage() {
+    let mut crew = Crew::of(Database::Sqlite, 4);
+    crew.breaks();
+    let soak = Some(prost_types::Duration { seconds: 3600, nanos: 0 });
+    let gate = Some(v1::RolloutGate { max_failures: Some(1000), ..Default::default() });
+    let stages = vec![v1::RolloutStage { count: 2, soak, ..Default::default() }];
+    let job = crew.run(Some(v1::Rollout { stages, gate, ..Default::default() }));
+    crew.until("the first two to fail", &job, |job| counters(job).error == 2);
+    let first: Vec<String> = crew.rows(&job).into_iter().filter(|row| row.state() == S::Failed).map(|row| row.client).collect();
+    // They are stopped, and are to be run again.
+    let group = v1::CreateGroupRequest { group_id: "halted".into(), ..Default::default() };
+    crew.operator.groups(&crew.manager, |mut g| async move { g.create_group(group).await }).unwrap();
+    let add = v1::AddMembersRequest { name: "groups/halted".into(), clients: first.clone(), ..Default::default() };
+    crew.operator.groups(&crew.manager, |mut g| async move { g.add_members(add).await }).unwrap();
+    let stop = of_group("halted");
+    crew.operator.brakes(&crew.manager, |mut b| async move { b.stop_work(stop).await }).unwrap();
+    crew.machines.iter().for_each(|machine| machine.simulated.machine.mend(&hello()));
+    let again = v1::RetryJobRequest { name: job.clone(), kinds: vec![v1::RetryKind::Error.into()], ..Default::default() };
+    crew.operator.jobs(&crew.manager, |mut j| async move { j.retry_job(again).await }).unwrap();
+    // Their places are those of the next in turn, who are not stopped.
+    crew.until("the others to have it", &job, |job| counters(job).finished == 2);
+    let rows = crew.rows(&job);
+    let stopped: Vec<_> = rows.iter().filter(|row| row.state() == S::Queued).collect();
+    assert!(stopped.len() == 2 && stopped.iter().all(|row| first.contains(&row.client) && row.reason == "STOPPED"), "{rows:?}");
+    // Once they go on they wait for their stage.
+    let resume = v1::ResumeWorkRequest { work: of_group("halted").work, ..Default::default() };
+    crew.operator.brakes(&crew.manager, |mut b| async move { b.resume_work(resume).await }).unwrap();
+    crew.settle(&[]);
+    assert!(crew.rows(&job).iter().filter(|row| row.state() == S::Queued).all(|row| row.reason == "STAGE"));
+    crew.manager.step_clock(3_601_000);
+    crew.until("all to have it", &job, |job| counters(job).finished == 4);
 }
 
 #[test]

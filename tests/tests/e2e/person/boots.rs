@@ -75,7 +75,7 @@ fn what_is_ordered_for_the_next_start_begins_then_also_without_contact() {
     let limits = "[limits]\nkeep_alive = \"1s\"\nkeep_alive_timeout = \"2s\"\nreconnect = \"100ms\"\nreconnect_most = \"1s\"\n";
     let Some(mut machine) = Booting::new(&manager, limits) else { return };
     let id = machine.agent.id();
-    let job = cli.id(&format!("job run --package hello --client {id} --timing at-boot"));
+    let job = cli.id(&format!("job run --package hello --package other --client {id} --timing at-boot"));
     let row = waits(&cli, &job, &machine.agent, "REBOOT");
     assert!(row.detail.contains("next start"), "{row:#?}");
     assert!(cli.ok(&format!("job show {job}")).contains("begins at the next start of each machine"));
@@ -89,7 +89,8 @@ fn what_is_ordered_for_the_next_start_begins_then_also_without_contact() {
     let since = std::time::Instant::now();
     wait_until("the usual lease to be over", PATIENCE, || since.elapsed() > Duration::from_secs(6));
     machine.restart();
-    wait_until("it to be installed without contact", LONG, || runs(&machine.agent, "hello") == 1);
+    // Both of its packages are there.
+    wait_until("it to be installed without contact", LONG, || runs(&machine.agent, "hello") == 1 && runs(&machine.agent, "other") == 1);
     assert!(!machine.agent.status()["connected"].is_string());
     line.now(Line::Open);
     let row = JobView::wait_for_row(&cli, &job, &id, "SUCCEEDED");
@@ -150,12 +151,16 @@ fn a_soft_restart_is_shown_of_the_client_until_it_happened() {
     let manager = Manager::start();
     let cli = manager.cli();
     push_restarting(&cli, "driver", "soft");
+    push(&cli, "hello");
     let Some(mut machine) = Booting::new(&manager, "") else { return };
     let id = machine.agent.id();
-    let job = cli.id(&format!("job run --package driver --client {id}"));
+    let job = cli.id(&format!("job run --package driver --package hello --client {id}"));
     JobView::wait_for_row(&cli, &job, &id, "SUCCEEDED");
     let listed = || cli.ok("client list --filter facts.reboot.needed --columns id,reboot,facts.reboot.by -o csv");
-    wait_until("the client to be listed", PATIENCE, || listed().contains(&format!("{id},true,driver")));
+    wait_until("the client to be listed", PATIENCE, || listed().contains(&id));
+    // What was installed after it asked for nothing.
+    let line = listed().lines().find(|line| line.starts_with(&id)).unwrap().to_owned();
+    assert_eq!(line, format!("{id},true,driver"));
     assert!(cli.ok(&format!("job executions {job} --client {id}")).contains("must be restarted"));
     machine.agent.kill_and_start();
     wait_until("the agent to be back", PATIENCE, || machine.agent.status()["connected"].is_string());

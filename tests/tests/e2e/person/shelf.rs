@@ -68,6 +68,15 @@ fn what_is_offered_to_everybody_at_once_is_let_go_when_it_is_chosen() {
 }
 
 #[test]
+fn what_is_offered_is_shown_as_the_job_is_now_to_machines_that_are_connected() {
+    let (_manager, cli, agent) = machine(&["editor"]);
+    let job = cli.id(&format!("job run --package editor --client {} --available --description 'Writes letters'", agent.id()));
+    wait_until("the editor to be offered", PATIENCE, || agent.ok("available").contains("Writes letters"));
+    cli.ok(&format!("job update {job} --description 'Writes novels'"));
+    wait_until("it to be shown as it is now", PATIENCE, || agent.ok("available").contains("Writes novels"));
+}
+
+#[test]
 fn what_nobody_chose_is_still_only_offered_to_who_comes_back_and_after_a_retry() {
     let (_manager, cli, agent) = machine(&["editor", "game"]);
     cli.ok("group create desks");

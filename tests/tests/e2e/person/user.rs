@@ -100,6 +100,18 @@ fn from_the_deadline_on_the_user_puts_nothing_off() {
 }
 
 #[test]
+fn a_deadline_that_a_job_gets_later_holds_for_what_a_machine_was_told_before() {
+    let (_manager, cli, agent) = machine(&["hello"]);
+    let job = order(&cli, &agent, "hello", "--countdown 5s --deferrals 9 --defer-for 1d");
+    agent.ok(&format!("defer {job}"));
+    assert!(announcement(&agent)["seconds"].as_u64().unwrap() > 3600);
+    cli.ok(&format!("job update {job} --deadline 10s"));
+    wait_until("the machine to be told", PATIENCE, || announced(&agent).first().is_none_or(|told| told["seconds"].as_u64().unwrap() <= 15));
+    let view = JobView::wait(&cli, &job, "it to be installed", LONG, |v| v.row(&agent.id()).unwrap().state == "SUCCEEDED");
+    assert_eq!((view.row(&agent.id()).unwrap().attempts, runs(&agent, "hello")), (1, 1), "nothing was called back for it");
+}
+
+#[test]
 fn what_is_announced_can_be_called_off_and_what_contradicts_itself_is_refused() {
     let (_manager, cli, agent) = machine(&["hello"]);
     let job = order(&cli, &agent, "hello", "--countdown 1h --deferrals 3");

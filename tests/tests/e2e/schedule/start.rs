@@ -99,6 +99,41 @@ fn a_scheduled_job_is_changed_and_canceled_and_what_cannot_start_is_said() {
 }
 
 #[test]
+fn what_its_maker_may_not_order_any_more_when_its_time_has_come_does_not_start_and_says_why() {
+    let (manager, cli) = manager_with_group();
+    cli.ok("group create others");
+    push(&cli, "hello", "");
+    let operator = |name: &str, role: &str| {
+        let scratch = manager.scratch();
+        let other = Cli::new(&scratch.join(name)).at(manager.addresses().operators.to_string());
+        let (request, bundle) = (scratch.join(format!("{name}.request")), scratch.join(format!("{name}.bundle")));
+        other.ok(&format!("profile request acme -o {}", request.display()));
+        cli.ok(&format!("operator create {name} --role {role} --request {} -o {}", request.display(), bundle.display()));
+        other.ok(&format!("profile import {}", bundle.display()));
+        other
+    };
+    let operators = ["revoked", "narrowed", "demoted", "stays"].map(|name| operator(name, "deployer:machines"));
+    let [revoked, narrowed, demoted, stays] = operators.map(|other| other.id("job run --fetch hello --group machines --at 25s"));
+    cli.ok("operator revoke revoked --yes");
+    cli.ok("operator update narrowed --role deployer:others");
+    cli.ok("operator update demoted --role viewer");
+    for job in [&revoked, &narrowed, &demoted, &stays] {
+        assert_eq!(JobView::of(&cli, job).state, "SCHEDULED", "nothing ends before its time has come");
+    }
+    for (job, why) in [
+        (&revoked, "was revoked meanwhile"),
+        (&narrowed, "does not reach its destinations any more"),
+        (&demoted, "may not order jobs any more"),
+    ] {
+        JobView::wait(&cli, job, "the job to have ended", PATIENCE, |view| view.state == "CANCELED");
+        let json = cli.json(&format!("job show {job}"));
+        let said = json["terms"]["schedule"]["startFailure"].as_str().unwrap_or_default();
+        assert!(said.contains("who made jobs/") && said.contains(why) && said.contains("job clone"), "{json:#}");
+    }
+    JobView::wait(&cli, &stays, "the other one to start", PATIENCE, |view| view.state == "ACTIVE");
+}
+
+#[test]
 fn what_waits_between_two_packages_is_called_off_and_status_says_what_was_done() {
     let (_manager, cli) = manager_with_group();
     let slow = PackageFolder::counting("slow", "1.0");
