@@ -62,7 +62,8 @@ fn fetch(run: &mut Run, clients: usize) {
             theirs.extend(peer);
         }
     }
-    let lines: [(&str, &'static str, &dyn Fn(&Round) -> f64, Reach); 3] = [
+    type Figure<'a> = &'a dyn Fn(&Round) -> f64;
+    let lines: [(&str, &'static str, Figure<'_>, Reach); 3] = [
         ("throughput", "MB/s", &speed, Reach::AtLeastTimes(1.3)),
         ("CPU of the clients", "s/GiB", &|round| per_gib(round.client_cpu), Reach::Times(0.6)),
         ("CPU of the server", "s/GiB", &|round| per_gib(round.server_cpu), Reach::Nothing),
