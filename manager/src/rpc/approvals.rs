@@ -196,9 +196,15 @@ impl v1::approval_service_server::ApprovalService for Services {
             return Err(status(AppError::invalid("etag", why)));
         }
         let (approval, sent) = self.approval(&operator, &r.name).await?;
-        // What was decided is not kept: there is nothing to be read of it.
-        approvals::is_pending(&approval).map_err(status)?;
-        let input = approvals::Approve { id: approval.id.clone(), change: change_of(&approval, &sent)?, etag: r.etag };
+        let change = match change_of(&approval, &sent) {
+            Ok(change) => change,
+            // What was decided otherwise is not kept: there is nothing to be read of it.
+            Err(unreadable) => {
+                approvals::is_pending(&approval).map_err(status)?;
+                return Err(status(unreadable));
+            }
+        };
+        let input = approvals::Approve { id: approval.id.clone(), change, etag: r.etag };
         let answer = self.app.mutate(
             &caller,
             "approve_change",

@@ -19,7 +19,8 @@ use tokio::runtime::Runtime;
 /// How many clients a change needs a second person for, with [`CROWD`] of them.
 const CROWD: usize = 12;
 /// Two attempts at a time are all that one client gets; what fails twice opens a breaker; a lease is over within seconds.
-const LIMITS: &str = "[limits]\nopen_attempts = 2\nbreaker_attempts = 1\nlease = \"5s\"\nsecond_person_clients = 12\n";
+const LIMITS: &str =
+    "[limits]\nopen_attempts = 2\nbreaker_attempts = 1\nlease = \"5s\"\nsecond_person_clients = 12\nsecond_person_rest = \"0s\"\n";
 
 /// Waits for a file beside its own folder.
 const WAITS: &str = "#!/bin/sh\nwhile [ ! -e \"$(pwd -P).go\" ]; do sleep 0.1; done\n";

@@ -198,7 +198,8 @@ async fn fingerprint<'a>(
     jobs: impl Iterator<Item = &'a JobId>,
 ) -> Result<Digest> {
     let subject = change.subject(tx).await?;
-    let ids: Vec<JobId> = jobs.cloned().collect();
+    // The one that it is about is the subject.
+    let ids: Vec<JobId> = jobs.filter(|id| change.job() != Some(*id)).cloned().collect();
     let jobs: Vec<String> = tx.terms_of(&ids).await?.iter().map(|job| format!("{}/{} {:?}", job.id, job.revision, job.terms)).collect();
     let grants = match name(requester) {
         Some(name) => tx.operator(&name).await?.filter(|o| o.revoked.is_none()).map(|o| o.grants),
