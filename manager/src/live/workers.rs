@@ -111,6 +111,8 @@ pub fn start(app: Arc<App>, pace: Pace, receivers: Vec<Receiver>) -> JoinSet<()>
     set.spawn(repeat("garbage", metrics.clone(), None, |live| &live.jobs_due, pace.garbage, move || collect(a.clone(), grace)));
     let a = app.clone();
     set.spawn(follow_clients(a, metrics.clone(), app.settings.limits.recheck));
+    let a = app.clone();
+    set.spawn(repeat("deltas", metrics.clone(), Some(app.clone()), |live| &live.deltas_due, pace.seldom, move || make_deltas(a.clone())));
     set.spawn(scrub::run(app.clone()));
     let a = app.clone();
     set.spawn(repeat("reserve", metrics.clone(), None, |live| &live.jobs_due, pace.often, move || look_at_disk(a.clone())));
@@ -331,6 +333,12 @@ async fn keep_audit(app: Arc<App>) -> Result<(), AppError> {
     while app.view("manager", "seal_due", (), |tx, env, _| Box::pin(audit::is_due(tx, env))).await?
         && app.change("manager", "seal_audit", (), |tx, env, _| Box::pin(audit::seal(tx, env))).await?
     {}
+    Ok(())
+}
+
+/// Makes the deltas that were asked for, one at a time.
+async fn make_deltas(app: Arc<App>) -> Result<(), AppError> {
+    while app.make_delta().await? {}
     Ok(())
 }
 

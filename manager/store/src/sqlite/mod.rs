@@ -56,6 +56,8 @@ mod brakes;
 mod clients;
 #[path = "../sql/configuration.rs"]
 mod configuration;
+#[path = "../sql/deltas.rs"]
+mod deltas;
 #[path = "../sql/destinations.rs"]
 mod destinations;
 #[path = "../sql/events.rs"]
@@ -123,6 +125,7 @@ fn migrator() -> Migrator {
         (21, "brakes", include_str!("../../migrations/sqlite/0021_brakes.sql")),
         (22, "approvals", include_str!("../../migrations/sqlite/0022_approvals.sql")),
         (26, "silence", include_str!("../../migrations/sqlite/0026_silence.sql")),
+        (30, "deltas", include_str!("../../migrations/sqlite/0030_deltas.sql")),
     ];
     let made = |(n, name, sql): (i64, &'static str, &'static str)| {
         Migration::new(n, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
