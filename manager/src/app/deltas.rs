@@ -6,7 +6,7 @@
 use super::{App, Env, Result, inventory::SUTLER};
 use jiff::SignedDuration;
 use std::collections::BTreeMap;
-use sutler_base::Timestamp;
+use sutler_base::{Digest, Timestamp};
 use sutler_content::Error as ContentError;
 use sutler_core::model::{Delta, MadeDelta, PackageVersion};
 use sutler_store::{Page, Titles, Tx};
@@ -104,6 +104,15 @@ async fn keep(tx: &mut dyn Tx, env: &Env, delta: &Delta) -> Result<Option<Timest
     let taken = delta.taken.unwrap_or(now);
     // Twice within a millisecond says nothing new.
     Ok((taken == now || tx.keep_delta(delta, taken, now).await?).then_some(now))
+}
+
+/// Forgets the deltas from and to versions that were deleted, and these, which are lost: they may be asked for again.
+pub async fn forget(tx: &mut dyn Tx, lost: &[Digest]) -> Result<()> {
+    for digest in lost {
+        tx.forget_delta(digest).await?;
+    }
+    tx.drop_deltas().await?;
+    Ok(())
 }
 
 impl App {

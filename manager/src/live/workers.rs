@@ -2,7 +2,7 @@
 
 use super::{asked, brakes, hooks, keeping, leases::Even, orders, scrub, times, transfers};
 use crate::{
-    app::{App, AppError, archive, audit, disk_failed, events, occurrences, reconcile, rollouts, sessions},
+    app::{App, AppError, archive, audit, deltas, disk_failed, events, occurrences, reconcile, rollouts, sessions},
     hooks::Receiver,
     telemetry::Metrics,
 };
@@ -343,10 +343,17 @@ async fn make_deltas(app: Arc<App>) -> Result<(), AppError> {
 }
 
 async fn collect(app: Arc<App>, grace: Duration) -> Result<(), AppError> {
-    let live = app.view("manager", "live_manifests", (), |tx, _env, _| Box::pin(async move { Ok(tx.live_manifests().await?) })).await?;
-    let collected = app.content.collect(live, grace).await?;
+    let live = app.view("manager", "live_content", (), |tx, _env, _| {
+        Box::pin(async move { Ok((tx.live_manifests().await?, tx.live_deltas().await?)) })
+    });
+    let (live, made) = live.await?;
+    let collected = app.content.collect(live, made, grace).await?;
     if collected.removed > 0 {
         tracing::info!(removed = collected.removed, bytes = collected.removed_bytes, "content that nothing refers to was removed");
+    }
+    // While the disk is full that can wait: what is noted of them keeps nothing.
+    if app.room_for("forget_deltas").is_ok() {
+        app.change("manager", "forget_deltas", collected.lost, |tx, _env, lost| Box::pin(deltas::forget(tx, lost))).await?;
     }
     Ok(())
 }
