@@ -3,10 +3,10 @@
 //! They are asked for when a version is pushed, from the versions that clients report, and by agents that found none. A delta is made
 //! in the background, one at a time; until then, and where it is of no use, chunks are fetched.
 
-use super::{App, Env, Result, inventory::SUTLER};
+use super::{App, AppError, Env, Result, dispatch, inventory::SUTLER};
 use jiff::SignedDuration;
 use std::collections::BTreeMap;
-use sutler_base::{Digest, Timestamp};
+use sutler_base::{AttemptId, ClientId, Digest, Timestamp};
 use sutler_content::Error as ContentError;
 use sutler_core::model::{Delta, MadeDelta, PackageVersion};
 use sutler_store::{Page, Titles, Tx};
@@ -19,6 +19,8 @@ const KEPT_MAX: u32 = 96;
 const REPORTED: usize = 3;
 /// How many titles are looked at for that, and of how many it is looked whether they are versions.
 const TITLES_MAX: u32 = 10_000;
+/// How many manifests an agent may name of which it has one.
+pub const OLD_MAX: usize = 64;
 /// See [`TITLES_MAX`].
 const LOOKED_MAX: usize = 50;
 /// How many versions are looked at where no client reports one.
@@ -40,8 +42,9 @@ pub async fn ask_for_pushed(tx: &mut dyn Tx, env: &Env, new: &PackageVersion) ->
         from.extend(tx.version(&new.name, &version).await?.filter(|old| is_of_use(old, new)).map(|old| old.manifest));
     }
     if from.is_empty() {
+        // Of the same release, too: releases are seconds unless a definition says otherwise.
         let older = tx.versions_of(&new.name, OLDER_MAX).await?;
-        let before = older.into_iter().find(|old| old.release < new.release && old.withdrawn.is_none() && is_of_use(old, new));
+        let before = older.into_iter().find(|old| old.release <= new.release && old.withdrawn.is_none() && is_of_use(old, new));
         from.extend(before.map(|old| old.manifest));
     }
     for old in from {
@@ -104,6 +107,75 @@ async fn keep(tx: &mut dyn Tx, env: &Env, delta: &Delta) -> Result<Option<Timest
     let taken = delta.taken.unwrap_or(now);
     // Twice within a millisecond says nothing new.
     Ok((taken == now || tx.keep_delta(delta, taken, now).await?).then_some(now))
+}
+
+/// What an agent looks for.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    /// Who asks.
+    pub client: ClientId,
+    /// For which attempt.
+    pub attempt: AttemptId,
+    /// The manifests of what it says that it has.
+    pub old: Vec<Digest>,
+    /// The manifest of what it will have.
+    pub new: Digest,
+}
+
+/// What there is for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Found {
+    /// From this manifest, this delta.
+    Made(Digest, MadeDelta),
+    /// Nobody has asked for this one.
+    NotAsked(Delta),
+    /// There is none, or not yet.
+    Nothing,
+}
+
+/// Looks for a delta that makes what the attempt may read out of what the client has.
+pub async fn find(tx: &mut dyn Tx, env: &Env, wanted: &Wanted) -> Result<Found> {
+    let Some(readable) = dispatch::readable(tx, &wanted.client, &wanted.attempt).await? else { return Ok(Found::Nothing) };
+    if !readable.manifests.contains(&wanted.new) {
+        return Ok(Found::Nothing);
+    }
+    let Some(new) = tx.version_of_manifest(&wanted.new).await? else { return Ok(Found::Nothing) };
+    let mut not_asked: Option<PackageVersion> = None;
+    for manifest in &wanted.old {
+        let Some(old) = tx.version_of_manifest(manifest).await? else { continue };
+        let replaced = old.name == new.name || new.terms.supersedes.iter().any(|other| other.package == old.name);
+        if !replaced || !is_of_use(&old, &new) {
+            continue;
+        }
+        match tx.delta(&old.manifest, &new.manifest).await? {
+            Some(Delta { found: Some(made), .. }) => return Ok(Found::Made(old.manifest, made)),
+            Some(_) => {}
+            // Another version of the same package is nearer than one of another.
+            None if not_asked.as_ref().is_none_or(|before| before.name != new.name) => not_asked = Some(old),
+            None => {}
+        }
+    }
+    Ok(match not_asked {
+        Some(old) => Found::NotAsked(Delta::asked(old.manifest, new.manifest, new.package, env.now)),
+        None => Found::Nothing,
+    })
+}
+
+/// Looks again, and asks for what nobody has asked for.
+pub async fn find_or_ask(tx: &mut dyn Tx, env: &Env, wanted: &Wanted) -> Result<Found> {
+    let delta = match find(tx, env, wanted).await? {
+        Found::NotAsked(delta) => delta,
+        found => return Ok(found),
+    };
+    let there = tx.count_deltas(&delta.package).await?;
+    if there >= DELTAS_MAX {
+        let message =
+            format!("there are {there} deltas to versions of this package already, and at most {DELTAS_MAX}; fetch chunks instead");
+        return Err(AppError::state("deltas", "TOO_MANY_DELTAS", message));
+    }
+    tx.ask_delta(&delta).await?;
+    env.wakes().deltas = true;
+    Ok(Found::Nothing)
 }
 
 /// Forgets the deltas from and to versions that were deleted, and these, which are lost: they may be asked for again.
