@@ -4,7 +4,7 @@
 
 use crate::install::{
     self, ChunkLists, Detected, Ended, Exchange, ExchangeState, Host, Layout, LogEnd, OldTree, Place, Reserve, Source, Staging, StepEnd,
-    StepId, StepSpec, Supervisor, TreeRecord, logs,
+    StepId, StepSpec, Supervisor, TreeRecord, Workshop, logs,
 };
 use crate::{facts::Collector, limits::Limits, machine::Restored};
 use std::{
@@ -82,6 +82,8 @@ pub struct OldPackage {
     pub manifest: Arc<Manifest>,
     /// Its chunk lists, as far as they are known.
     pub lists: Arc<ChunkLists>,
+    /// Where it lies, if that is not the place of the new one.
+    pub at: Option<PathBuf>,
 }
 
 /// A tree in the making. Its methods block.
@@ -106,6 +108,15 @@ pub trait Installer: Send + Sync + 'static {
     fn detect<'a>(&'a self, item: &'a Item) -> Doing<'a, Detected>;
     /// The manifest of what the agent installed at the package's directory; none if it did not, or if it has none.
     fn installed<'a>(&'a self, item: &'a Item) -> Doing<'a, Option<Digest>>;
+    /// Where a delta makes files from those of this package, which is installed, and whose manifest has these bytes; none if it isn't
+    /// there, or deltas are not for this machine.
+    fn workshop<'a>(&'a self, _old: &'a Item, _signed: Vec<u8>) -> Doing<'a, Option<Box<Workshop>>> {
+        Box::pin(async { Ok(None) })
+    }
+    /// How much of the disk nothing may take.
+    fn reserve(&self) -> Reserve {
+        Reserve::default()
+    }
     /// Makes room for the package, or opens what an earlier try left, or what is kept of it.
     fn stage<'a>(&'a self, item: &'a Item, lists: &'a ChunkLists) -> Doing<'a, Box<dyn Tree>>;
     /// What is staged of the package is kept for a later attempt, whole or not. Asked again it does nothing.
@@ -152,6 +163,7 @@ impl Machine {
     /// The machine whose places are in `layout`; steps are run under `supervisor`.
     pub fn new(layout: Layout, supervisor: Supervisor, fresh: [u8; 16]) -> Machine {
         let (reserve, output_tail) = (Reserve::default(), limits::OUTPUT_TAIL_MAX);
+        install::remove_made(&layout);
         Machine { layout: Arc::new(layout), supervisor, reserve, output_tail, fresh, program: None, collector: Arc::default() }
     }
 
@@ -231,8 +243,12 @@ impl Tree for RealTree {
     }
 
     fn reuse(&mut self, old: &OldPackage) -> Result<u64, Trouble> {
-        let Some(directory) = &self.item.manifest.directory else { return Ok(0) };
-        let Some(path) = self.layout.installed(directory)? else { return Ok(0) };
+        let path = match (&old.at, &self.item.manifest.directory) {
+            (Some(at), _) => Some(at.clone()),
+            (None, Some(directory)) => self.layout.installed(directory)?,
+            (None, None) => None,
+        };
+        let Some(path) = path else { return Ok(0) };
         Ok(self.staging.reuse(&OldTree { path: &path, manifest: &old.manifest, lists: &old.lists })?)
     }
 
@@ -286,6 +302,15 @@ impl Installer for Machine {
             Some(directory) => Ok(TreeRecord::read(layout, directory)?.filter(|r| r.package == manifest.name).map(|r| r.manifest)),
             None => Ok(None),
         })
+    }
+
+    fn workshop<'a>(&'a self, old: &'a Item, signed: Vec<u8>) -> Doing<'a, Option<Box<Workshop>>> {
+        let old = old.clone();
+        self.blocking(move |layout| Ok(Workshop::open(layout, old.manifest, old.digest, signed, &old.attempt, old.index)?.map(Box::new)))
+    }
+
+    fn reserve(&self) -> Reserve {
+        self.reserve
     }
 
     fn stage<'a>(&'a self, item: &'a Item, lists: &'a ChunkLists) -> Doing<'a, Box<dyn Tree>> {

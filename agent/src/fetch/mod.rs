@@ -92,6 +92,35 @@ pub async fn objects(connection: &Connection, attempt: &AttemptId, wanted: &[Wan
     Ok((all, fetched))
 }
 
+/// A delta that the manager has.
+#[derive(Debug, Clone, Copy)]
+pub struct FoundDelta {
+    /// The manifest from which it makes the new version.
+    pub old: Digest,
+    /// Its address.
+    pub digest: Digest,
+    /// How many bytes it says to have, decompressed and without its frames.
+    pub length: u64,
+}
+
+/// Asks for a delta from one of these manifests to another one. None where there is none, or the manager is older than deltas.
+pub async fn delta(connection: &Connection, attempt: &AttemptId, old: &[Digest], new: &Digest) -> Result<Option<FoundDelta>, FetchError> {
+    let bytes = |digest: &Digest| bytes::Bytes::copy_from_slice(digest.as_bytes());
+    let old_manifests = old.iter().map(bytes).collect();
+    let request = v1::FindDeltaRequest { attempt: attempt.to_string(), old_manifests, new_manifest: bytes(new) };
+    let mut client = AgentServiceClient::with_origin(connection.clone(), connection.origin())
+        .max_decoding_message_size(limits::AGENT_MESSAGE_MAX)
+        .max_encoding_message_size(limits::AGENT_MESSAGE_MAX);
+    let found = match unless_stalled(connection, client.find_delta(request)).await? {
+        Ok(found) => found.into_inner(),
+        Err(status) if matches!(status.code(), tonic::Code::NotFound | tonic::Code::Unimplemented) => return Ok(None),
+        Err(status) => return Err(refused(&status)),
+    };
+    let digest = |bytes: &[u8]| Digest::try_from(bytes).map_err(|e| FetchError::Later(format!("the manager named no delta: {e}")));
+    let length = u64::try_from(found.length).unwrap_or(u64::MAX);
+    Ok(Some(FoundDelta { old: digest(&found.old_manifest)?, digest: digest(&found.digest)?, length }))
+}
+
 fn mismatch(digest: &Digest) -> FetchError {
     FetchError::Never(failure(ErrorKind::ContentMismatch, format!("what came for {digest} has another digest")))
 }

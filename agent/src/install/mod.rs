@@ -3,6 +3,7 @@
 //! - [`Layout`]: where things lie, and that nothing on the way to them belongs to somebody else.
 //! - [`Staging`]: the package's tree beside its final place, made of chunks that are each verified before they are written.
 //! - [`keep`], [`take`]: a tree that is kept for a later attempt, since it was only to be fetched.
+//! - [`Workshop`]: files of the new version, made from those of the old one by a delta.
 //! - [`Exchange`]: the new tree takes the place of the old one in one rename, and can go back in one.
 //! - [`Supervisor`], [`start`], [`pick_up`]: a step of the package, run at most once by a process that outlives the agent.
 //! - [`supervise`]: that process.
@@ -27,6 +28,7 @@ mod host;
 mod kept;
 mod layout;
 pub(crate) mod logs;
+mod made;
 mod plan;
 mod steps;
 mod supervise;
@@ -42,6 +44,7 @@ pub use host::Host;
 pub use kept::{drop_kept, keep, take};
 pub use layout::{Layout, room};
 pub use logs::LogEnd;
+pub use made::{Unmade, Workshop, remove_made};
 pub use plan::ChunkLists;
 pub use steps::{Ended, Place, Running, StepEnd, StepId, StepSpec, Supervisor, forget, pick_up, start};
 pub use supervise::supervise;

@@ -457,7 +457,7 @@ fn split(path: &str) -> (&str, &str) {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Opening {
+pub(super) enum Opening {
     /// For reading; none if it is not there or is not a regular file.
     Read,
     /// For writing, made if it is missing.
@@ -482,7 +482,7 @@ fn directory_at<'a>(top: &'a OwnedFd, last: &'a mut Option<(String, OwnedFd)>, p
 }
 
 /// Opens a regular file below `top`, links refused at every component.
-fn open_at(top: &OwnedFd, last: &mut Option<(String, OwnedFd)>, path: &str, opening: Opening) -> Result<Option<File>, Errno> {
+pub(super) fn open_at(top: &OwnedFd, last: &mut Option<(String, OwnedFd)>, path: &str, opening: Opening) -> Result<Option<File>, Errno> {
     let (above, name) = split(path);
     let parent = match directory_at(top, last, above) {
         Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) if opening == Opening::Read => return Ok(None),

@@ -1,5 +1,7 @@
 //! From a signed envelope to a staged package, or to the reason why not: every rule is asked before a byte of it is fetched.
 
+mod delta;
+
 use super::{
     Installed, Shared,
     content::Content,
@@ -14,6 +16,7 @@ use crate::{
     policy::LocalPolicy,
     vault::VaultError,
 };
+use delta::Finder;
 use std::sync::{
     Arc,
     atomic::{AtomicU64, Ordering},
@@ -155,7 +158,9 @@ async fn stage(
 ) -> Result<Plan, Stop> {
     let envelope = Envelope::from_json(&offered.envelope).map_err(|e| stop(ErrorKind::SignatureInvalid, e.to_string()))?;
     known.manifest = envelope.digest;
-    let (manifest, signed) = verified_manifest(shared, attempt, &envelope, known).await?;
+    let may = !offered.succeeded && matches!(offered.intent, Intent::Install | Intent::Prefetch);
+    let mut delta = may.then(|| Finder::new(attempt, index, envelope.digest));
+    let (manifest, signed) = verified_manifest(shared, attempt, &envelope, delta.as_mut(), known).await?;
     (known.package, known.version) = (manifest.name.clone(), manifest.version.clone());
     known.total_bytes = manifest.total_bytes();
     if offered.succeeded {
@@ -194,7 +199,7 @@ async fn stage(
                 // What it depends on has to be there when it is installed.
                 let alone = Arc::new(Manifest { depends_on: Vec::new(), ..Manifest::clone(&item.manifest) });
                 check_requirements(shared, &Item { manifest: alone, ..item.clone() }, &offered.requirements).await?;
-                prefetch(shared, &item, known).await?;
+                prefetch(shared, &item, delta.as_mut(), known).await?;
                 return Err(Stop::End(ExecutionState::Succeeded, None));
             }
             check_requirements(shared, &item, &offered.requirements).await?;
@@ -202,8 +207,8 @@ async fn stage(
             for old in &leaves {
                 fill_without_a_tree(shared, &old.item, known).await?;
             }
-            let lists = chunk_lists(shared, attempt, &item.manifest, known).await?;
-            fill(shared, &item, &lists, known).await?;
+            let lists = chunk_lists(shared, attempt, &item.manifest, delta.as_mut(), known).await?;
+            fill(shared, &item, &lists, delta.as_mut(), known).await?;
             let before = Some(was_there(shared, &item));
             Ok(Plan { before, ..plan(&item, Intent::Install, detected_before, &leaves, known) })
         }
@@ -212,9 +217,9 @@ async fn stage(
 }
 
 /// Fetches what an installation will need, and keeps it beside its place.
-async fn prefetch(shared: &Shared, item: &Item, known: &mut Known) -> Result<(), Stop> {
-    let lists = chunk_lists(shared, &item.attempt, &item.manifest, known).await?;
-    fill(shared, item, &lists, known).await?;
+async fn prefetch(shared: &Shared, item: &Item, mut delta: Option<&mut Finder>, known: &mut Known) -> Result<(), Stop> {
+    let lists = chunk_lists(shared, &item.attempt, &item.manifest, delta.as_deref_mut(), known).await?;
+    fill(shared, item, &lists, delta, known).await?;
     // Remembered first: what is kept and not remembered would stay for ever.
     let gone = shared.prefetched.add(item, shared.clock.now().wall).map_err(|e| Shared::vault_trouble(&e))?;
     shared.drop_kept(gone).await;
@@ -302,8 +307,8 @@ pub(super) fn check_is_no_agent(manifest: &Manifest) -> Result<(), Failure> {
 /// What the steps need that uninstall a package which has no tree on this machine.
 async fn fill_without_a_tree(shared: &Shared, item: &Item, known: &mut Known) -> Result<(), Stop> {
     if shared.installer.installed(item).await?.is_none() && item.manifest.steps.iter().any(|s| s.phase == Phase::Uninstall) {
-        let lists = chunk_lists(shared, &item.attempt, &item.manifest, known).await?;
-        fill(shared, item, &lists, known).await?;
+        let lists = chunk_lists(shared, &item.attempt, &item.manifest, None, known).await?;
+        fill(shared, item, &lists, None, known).await?;
     }
     Ok(())
 }
@@ -354,6 +359,7 @@ async fn verified_manifest(
     shared: &Shared,
     attempt: &AttemptId,
     envelope: &Envelope,
+    delta: Option<&mut Finder>,
     known: &mut Known,
 ) -> Result<(Arc<Manifest>, Vec<u8>), Stop> {
     let kept = shared.content.if_readable(&envelope.digest);
@@ -361,10 +367,23 @@ async fn verified_manifest(
     let bytes = match kept {
         Some(bytes) => bytes,
         None => {
-            let wanted = [Wanted { digest: envelope.digest, most: envelope.length }];
-            let (mut all, fetched) = fetch::objects(&connection(shared).await?, attempt, &wanted).await?;
-            known.fetched_bytes += fetched;
-            all.pop().unwrap_or_default()
+            let source = match delta {
+                Some(finder) => finder.source(shared, known).await,
+                None => None,
+            };
+            let made = match source {
+                Some(source) => source.manifest(envelope.digest, envelope.length, known).await,
+                None => None,
+            };
+            match made {
+                Some(bytes) => bytes,
+                None => {
+                    let wanted = [Wanted { digest: envelope.digest, most: envelope.length }];
+                    let (mut all, fetched) = fetch::objects(&connection(shared).await?, attempt, &wanted).await?;
+                    known.fetched_bytes += fetched;
+                    all.pop().unwrap_or_default()
+                }
+            }
         }
     };
     check_signature(shared, &policy(shared)?, envelope, &bytes).map_err(failed)?;
@@ -532,8 +551,24 @@ pub(super) async fn already_there(shared: &Shared, item: &Item) -> Result<(bool,
     })
 }
 
-async fn chunk_lists(shared: &Shared, attempt: &AttemptId, manifest: &Manifest, known: &mut Known) -> Result<ChunkLists, Stop> {
+async fn chunk_lists(
+    shared: &Shared,
+    attempt: &AttemptId,
+    manifest: &Arc<Manifest>,
+    delta: Option<&mut Finder>,
+    known: &mut Known,
+) -> Result<ChunkLists, Stop> {
     let mut lists = shared.content.lists(manifest);
+    if let Some(finder) = delta
+        && manifest.chunk_lists().any(|(_, _, digest)| !lists.contains_key(&digest))
+        && let Some(source) = finder.source(shared, known).await
+    {
+        source.apply(shared, manifest, known).await;
+        for (digest, bytes, list) in source.lists(manifest, &lists).await {
+            keep(&shared.content, &digest, &bytes)?;
+            lists.insert(digest, list);
+        }
+    }
     let mut wanted: Vec<(Digest, u64)> =
         manifest.chunk_lists().filter(|(_, _, digest)| !lists.contains_key(digest)).map(|(_, size, digest)| (digest, size)).collect();
     wanted.sort();
@@ -557,16 +592,23 @@ fn longest_list(size: u64) -> u64 {
     ((size / limits::CHUNK_MIN as u64 + 1) * 36).min(limits::MANIFEST_MAX)
 }
 
-async fn fill(shared: &Shared, item: &Item, lists: &ChunkLists, known: &mut Known) -> Result<(), Stop> {
+async fn fill(shared: &Shared, item: &Item, lists: &ChunkLists, delta: Option<&mut Finder>, known: &mut Known) -> Result<(), Stop> {
     let mut tree = stage_with_room(shared, item, lists).await?;
     if let Some(old) = old_package(shared, item).await? {
-        let reused;
-        (tree, reused) = blocking(move || {
-            let reused = tree.reuse(&old);
-            (tree, reused)
-        })
-        .await?;
-        reused?;
+        tree = reuse(tree, old).await?;
+    }
+    let lacking: u64 = tree.missing().iter().map(|c| u64::from(c.length)).sum();
+    if let Some(finder) = delta
+        && lacking > 0
+        && let Some(source) = finder.source(shared, known).await
+    {
+        // An earlier run may have left nearly all of it.
+        if !source.is_applied() && lacking > source.frames() {
+            source.apply(shared, &item.manifest, known).await;
+        }
+        if let Some(made) = source.made(&item.manifest) {
+            tree = reuse(tree, made).await?;
+        }
     }
     let missing = tree.missing();
     let total = known.total_bytes;
@@ -591,6 +633,16 @@ async fn fill(shared: &Shared, item: &Item, lists: &ChunkLists, known: &mut Know
     Ok(finished?)
 }
 
+async fn reuse(mut tree: Box<dyn Tree>, old: OldPackage) -> Result<Box<dyn Tree>, Stop> {
+    let (tree, reused) = blocking(move || {
+        let reused = tree.reuse(&old);
+        (tree, reused)
+    })
+    .await?;
+    reused?;
+    Ok(tree)
+}
+
 /// Stages it. What was only fetched before it is needed gives way to what is needed now.
 async fn stage_with_room(shared: &Shared, item: &Item, lists: &ChunkLists) -> Result<Box<dyn Tree>, Stop> {
     loop {
@@ -611,7 +663,7 @@ async fn old_package(shared: &Shared, item: &Item) -> Result<Option<OldPackage>,
     let Some(digest) = shared.installer.installed(item).await? else { return Ok(None) };
     let Some(manifest) = shared.content.if_readable(&digest).and_then(|bytes| Manifest::parse(&bytes).ok()) else { return Ok(None) };
     let lists = shared.content.lists(&manifest);
-    Ok(Some(OldPackage { manifest: Arc::new(manifest), lists: Arc::new(lists) }))
+    Ok(Some(OldPackage { manifest: Arc::new(manifest), lists: Arc::new(lists), at: None }))
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Stop> {

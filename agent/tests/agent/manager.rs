@@ -477,6 +477,11 @@ impl agent_service_server::AgentService for Caller {
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 
+    async fn find_delta(&self, _: Request<v1::FindDeltaRequest>) -> Result<Response<v1::FindDeltaResponse>, Status> {
+        // As a manager answers that is older than the method.
+        Err(Status::unimplemented(""))
+    }
+
     async fn read_chunks(&self, request: Request<v1::ReadChunksRequest>) -> Result<Response<Self::ReadChunksStream>, Status> {
         if let Some(status) = self.manager.0.fail_chunks.lock().unwrap().clone() {
             return Err(status);

@@ -1,35 +1,13 @@
 //! Cuts a file into content-defined chunks and describes it, reading it once.
-//!
-//! FastCDC (the 2020 variant, normalization 1, seed 0) with the sizes of [`sutler_base::limits`]. The cuts are part of the
-//! package format: a change of any parameter changes every address, and nothing that is stored would be found again.
 
-use fastcdc::v2020::{Normalization, StreamCDC};
 use sha2::{Digest as _, Sha256};
 use std::io::{self, Read};
+pub use sutler_base::chunker::{FileChunk, chunks};
 use sutler_base::{
     Digest,
     chunks::{Chunk, ChunkList},
-    limits::{CHUNK_AVERAGE, CHUNK_MAX, CHUNK_MIN, MANIFEST_MAX},
+    limits::MANIFEST_MAX,
 };
-
-/// A chunk that was just read.
-#[derive(Debug, Clone)]
-pub struct FileChunk {
-    /// The digest of its bytes.
-    pub digest: Digest,
-    /// Where it starts in the file.
-    pub offset: u64,
-    /// Its bytes, 1 to [`CHUNK_MAX`].
-    pub bytes: Vec<u8>,
-}
-
-/// The chunks of what `reader` gives, in order. Holds at most two chunks in memory.
-pub fn chunks(reader: impl Read) -> impl Iterator<Item = io::Result<FileChunk>> {
-    StreamCDC::with_level_and_seed(Unbroken(reader), CHUNK_MIN, CHUNK_AVERAGE, CHUNK_MAX, Normalization::Level1, 0).map(|chunk| {
-        let chunk = chunk.map_err(io::Error::from)?;
-        Ok(FileChunk { digest: Digest::of(&chunk.data), offset: chunk.offset, bytes: chunk.data })
-    })
-}
 
 /// What a manifest says about a file's content.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,23 +52,10 @@ pub fn describe(reader: impl Read, mut each: impl FnMut(&FileChunk) -> io::Resul
     Ok(FileContent { size, blake3: blake3.finalize().into(), sha256: Digest(sha256.finalize().into()), chunks: ChunkList(list) })
 }
 
-/// A reader that tries again after a signal.
-struct Unbroken<R>(R);
-
-impl<R: Read> Read for Unbroken<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        loop {
-            match self.0.read(buffer) {
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                result => return result,
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use sutler_base::limits::{CHUNK_MAX, CHUNK_MIN};
 
     /// `length` bytes that look like noise and are the same for ever: BLAKE3's output for `name`.
     fn generated(name: &str, length: usize) -> Vec<u8> {

@@ -8,7 +8,7 @@ use sutler_base::{
     manifest::{EntryKind, Manifest},
 };
 
-/// Every object that belongs to one package version: its manifest, the chunk lists, the chunks.
+/// Every object that belongs to one package version: its manifest, the chunk lists, the chunks. Or to a delta: itself, its frames.
 ///
 /// It says what an attempt may read. An empty file has no object.
 #[derive(Debug, PartialEq, Eq)]
@@ -71,6 +71,20 @@ impl Content {
         digests.dedup();
         let closure = Arc::new(Closure { digests: digests.into() });
         locked(&self.closures).insert(manifest, closure.clone(), closure.digests.len() * 32 + 128);
+        Ok(closure)
+    }
+
+    /// The objects of the delta `digest`: itself and its frames; from memory if it was asked for recently.
+    pub async fn load_delta(&self, digest: Digest) -> Result<Arc<Closure>, Error> {
+        if let Some(found) = locked(&self.deltas).get(&digest) {
+            return Ok(found);
+        }
+        let delta = self.delta(digest).await?;
+        let mut digests: Vec<Digest> = delta.units.iter().map(|unit| unit.frame).chain([digest]).collect();
+        digests.sort_unstable();
+        digests.dedup();
+        let closure = Arc::new(Closure { digests: digests.into() });
+        locked(&self.deltas).insert(digest, closure.clone(), closure.digests.len() * 32 + 128);
         Ok(closure)
     }
 

@@ -68,7 +68,7 @@ impl Content {
     /// Makes the delta from the version whose manifest is `from` to the one whose manifest is `to`, and stores it with its frames.
     ///
     /// Memory: some 50 MiB, whatever the versions are, and what their manifests have. Processor: a second for every MiB that
-    /// changed, on a blocking thread at a time. None if a delta can't help: nothing that is in both changed, or it would be too long.
+    /// changed, on one thread of the lowest priority. None if a delta can't help: nothing that is in both changed, or it would be too long.
     pub async fn make_delta(&self, from: Digest, to: Digest) -> Result<Option<Made>, Error> {
         let (old, new) = (self.version(from).await?, self.version(to).await?);
         let drafts = self.drafts(&old, &new).await?;
@@ -76,10 +76,7 @@ impl Content {
         let mut bytes = 0;
         for draft in drafts {
             let (reference, output) = (self.read_pieces(&old, &draft.old).await?, self.read_pieces(&new, &draft.new).await?);
-            let packed = tokio::task::spawn_blocking(move || pack(&reference, &output))
-                .await
-                .map_err(|e| Error::Store { what: "make a delta".into(), source: object_store::Error::JoinError { source: e } })?;
-            let frame = Bytes::from(packed);
+            let frame = Bytes::from(in_the_background(move || pack(&reference, &output)).await?);
             if frame.len() > FRAME_MAX {
                 return Ok(None);
             }
@@ -319,6 +316,20 @@ fn shape(path: &str) -> String {
         }
     }
     out
+}
+
+/// What `work` gives, on a thread of its own to which everything else is preferred.
+async fn in_the_background<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
+    let failed = |source| Error::Store { what: "make a delta".into(), source: object_store::Error::Generic { store: "thread", source } };
+    let (done, result) = tokio::sync::oneshot::channel();
+    let thread = move || {
+        // On Linux a thread has a priority of its own. One that can't be lowered is no reason to make nothing.
+        let _ = rustix::process::setpriority_process(None, 19);
+        // Nobody waits any more if the manager ends.
+        let _ = done.send(work());
+    };
+    std::thread::Builder::new().name("delta".into()).spawn(thread).map_err(|e| failed(Box::new(e)))?;
+    result.await.map_err(|e| failed(Box::new(e)))
 }
 
 /// `output` as one frame that refers to `reference`.

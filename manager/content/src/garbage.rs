@@ -7,7 +7,7 @@ use std::{collections::HashSet, path::Path, time::Duration};
 use sutler_base::Digest;
 
 /// What a collection did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Collected {
     /// Objects that a live manifest reaches.
     pub live: u64,
@@ -19,25 +19,40 @@ pub struct Collected {
     pub removed_bytes: u64,
     /// Files of writes that never ended, which were removed, too.
     pub unfinished: u64,
+    /// Of the deltas those that can't be read whole any more; what is left of them goes like whatever nothing reaches.
+    pub lost: Vec<Digest>,
 }
 
 /// The objects that are removed before uploads get a turn.
 const AT_ONCE: usize = 64;
 
 impl Content {
-    /// Removes every object that none of the `live` manifests reaches and that was neither stored nor asked about by an
+    /// Removes every object that none of the `live` manifests and `deltas` reaches and that was neither stored nor asked about by an
     /// upload for `grace`.
     ///
     /// `live` has to be read *before* this is called, and `grace` has to be longer than an upload may take: what is not
     /// live yet is saved by its age alone. Ages are told by the store's clock. If a live manifest can't be read, nothing is
-    /// removed: what it needs isn't known. Memory: 32 bytes and a little per live object.
-    pub async fn collect(&self, live: impl IntoIterator<Item = Digest>, grace: Duration) -> Result<Collected, Error> {
+    /// removed: what it needs isn't known. A delta can be made again: one that can't be read is lost, and that is all. Memory: 32 bytes and a little per live object.
+    pub async fn collect(
+        &self,
+        live: impl IntoIterator<Item = Digest>,
+        deltas: impl IntoIterator<Item = Digest>,
+        grace: Duration,
+    ) -> Result<Collected, Error> {
         let mut needed: HashSet<Digest> = HashSet::new();
+        let mut done = Collected::default();
         for manifest in live {
             needed.extend(self.load_closure(manifest).await?.digests());
         }
+        for delta in deltas {
+            match self.load_delta(delta).await {
+                Ok(objects) if objects.digests().iter().any(|digest| self.is_damaged(digest)) => done.lost.push(delta),
+                Ok(objects) => needed.extend(objects.digests()),
+                Err(Error::Missing(_) | Error::Damaged { .. } | Error::NotADelta { .. }) => done.lost.push(delta),
+                Err(error) => return Err(error),
+            }
+        }
         let before = self.store_now().await?.saturating_sub(i64::try_from(grace.as_millis()).unwrap_or(i64::MAX));
-        let mut done = Collected::default();
         let mut doomed = Vec::with_capacity(AT_ONCE);
         let root = self.root();
         let mut objects = self.store.list(Some(&root));

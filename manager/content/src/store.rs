@@ -56,6 +56,8 @@ const AT_ONCE: usize = 32;
 const RECENT_BYTES: usize = 64 << 20;
 /// The bytes of closures that are kept.
 const CLOSURE_BYTES: usize = 64 << 20;
+/// The same for deltas, which are a fraction of that.
+const DELTA_BYTES: usize = 4 << 20;
 /// How many damaged objects are remembered, so that they count as missing until they are sent again.
 pub(crate) const DAMAGED_MAX: usize = 100_000;
 /// An object whose upload is asked about is made young again if it is older than this (milliseconds): 6 hours.
@@ -72,6 +74,8 @@ pub struct Content {
     reserve: u64,
     recent: Mutex<Recent<Digest, (Encoding, Bytes)>>,
     pub(crate) closures: Mutex<Recent<Digest, Arc<Closure>>>,
+    /// The objects of deltas that were asked for recently.
+    pub(crate) deltas: Mutex<Recent<Digest, Arc<Closure>>>,
     /// Objects that were found damaged, and those whose writing failed: they count as lacking.
     pub(crate) damaged: Mutex<HashSet<Digest>>,
     /// Held shared while objects are stored or made young, alone while garbage is removed.
@@ -132,6 +136,7 @@ impl Content {
             reserve: 0,
             recent: Mutex::new(Recent::new(RECENT_BYTES)),
             closures: Mutex::new(Recent::new(CLOSURE_BYTES)),
+            deltas: Mutex::new(Recent::new(DELTA_BYTES)),
             damaged: Mutex::default(),
             removing: RwLock::new(()),
             failed: AtomicBool::new(false),
@@ -406,6 +411,7 @@ impl Content {
     pub(crate) fn forget(&self, digest: &Digest) {
         locked(&self.recent).remove(digest);
         locked(&self.closures).remove(digest);
+        locked(&self.deltas).remove(digest);
         locked(&self.damaged).remove(digest);
     }
 }

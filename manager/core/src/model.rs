@@ -361,6 +361,45 @@ impl Terms {
     }
 }
 
+/// A delta between two versions, from when it was asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Delta {
+    /// The manifest of the version that a client has.
+    pub old: Digest,
+    /// The manifest of the version that it makes.
+    pub new: Digest,
+    /// The package that the new one is a version of.
+    pub package: Uid,
+    /// When it was first asked for.
+    pub asked: Timestamp,
+    /// When a manager took it to make it, or last said that it still does.
+    pub taken: Option<Timestamp>,
+    /// How often one took it.
+    pub tries: u32,
+    /// When it was made, or found to be of no use.
+    pub made: Option<Timestamp>,
+    /// What was made, if it is of use.
+    pub found: Option<MadeDelta>,
+}
+
+impl Delta {
+    /// One that is asked for now.
+    pub fn asked(old: Digest, new: Digest, package: Uid, now: Timestamp) -> Delta {
+        Delta { old, new, package, asked: now, taken: None, tries: 0, made: None, found: None }
+    }
+}
+
+/// A delta that is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MadeDelta {
+    /// Its address.
+    pub digest: Digest,
+    /// How many bytes it has, without its frames.
+    pub length: u64,
+    /// How many bytes are fetched for it, with its frames.
+    pub bytes: u64,
+}
+
 /// One immutable version of a package.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PackageVersion {

@@ -12,6 +12,7 @@ pub mod clients;
 mod conditions;
 pub mod configuration;
 pub mod content;
+pub mod deltas;
 pub mod destinations;
 pub mod dispatch;
 pub mod enrolment;
@@ -180,6 +181,8 @@ pub struct Wakes {
     pub events: bool,
     /// Whether brakes were put on or taken off.
     pub brakes: bool,
+    /// Whether deltas were asked for.
+    pub deltas: bool,
 }
 
 /// What a unit of work is told: who, when, with which ids; and what it asks to be done after the commit.

@@ -1,6 +1,6 @@
 //! Packages and their versions: noted once all their bytes are there and their signature holds.
 
-use super::{AppError, Env, Result, jobs, relations};
+use super::{AppError, Env, Result, deltas, jobs, relations};
 use sutler_base::{Digest, PackageName, Version, manifest::Manifest, state::CancelReason};
 use sutler_core::model::{Package, PackageVersion, Terms};
 use sutler_store::{Page, StoreError, Tx};
@@ -70,6 +70,7 @@ pub async fn push(tx: &mut dyn Tx, env: &Env, input: &Push) -> Result<PackageVer
     })?;
     relations::refuse_cycle(tx, env, &version).await?;
     env.audit(tx, "push_package", name_of(&version), format!("release {}, manifest {}", version.release, version.manifest)).await?;
+    deltas::ask_for_pushed(tx, env, &version).await?;
     jobs::follow(tx, env, &version.name).await?;
     Ok(version)
 }

@@ -134,6 +134,8 @@ pub struct Live {
     pub brakes_due: Notify,
     /// Rung when progress was reported.
     pub progress_due: Notify,
+    /// Rung when deltas were asked for.
+    pub deltas_due: Notify,
     /// What publishers published and the connected agents were told.
     pub told: tokio::sync::Mutex<Option<trust::Held>>,
     changed: broadcast::Sender<JobId>,
@@ -177,6 +179,7 @@ impl Live {
             jobs_due: Notify::new(),
             rollouts_due: Notify::new(),
             progress_due: Notify::new(),
+            deltas_due: Notify::new(),
             changed: broadcast::channel(1024).0,
             told_events: watch::Sender::new(()),
         }
@@ -328,6 +331,9 @@ impl Live {
         }
         if wakes.brakes {
             self.brakes_due.notify_one();
+        }
+        if wakes.deltas {
+            self.deltas_due.notify_one();
         }
         if wakes.clients.is_empty() && wakes.run_now.is_empty() && wakes.access.is_empty() && wakes.jobs.is_empty() {
             return;

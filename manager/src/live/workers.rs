@@ -6,7 +6,7 @@ use super::{
     orders, scrub, times, transfers,
 };
 use crate::{
-    app::{App, AppError, archive, audit, disk_failed, events, occurrences, reconcile, rollouts, sessions},
+    app::{App, AppError, archive, audit, deltas, disk_failed, events, occurrences, reconcile, rollouts, sessions},
     hooks::Receiver,
     telemetry::Metrics,
 };
@@ -115,6 +115,8 @@ pub fn start(app: Arc<App>, pace: Pace, receivers: Vec<Receiver>) -> JoinSet<()>
     set.spawn(repeat("garbage", metrics.clone(), None, |live| &live.jobs_due, pace.garbage, move || collect(a.clone(), grace)));
     let a = app.clone();
     set.spawn(follow_clients(a, metrics.clone(), app.settings.limits.recheck));
+    let a = app.clone();
+    set.spawn(repeat("deltas", metrics.clone(), Some(app.clone()), |live| &live.deltas_due, pace.seldom, move || make_deltas(a.clone())));
     set.spawn(scrub::run(app.clone()));
     let a = app.clone();
     set.spawn(repeat("reserve", metrics.clone(), None, |live| &live.jobs_due, pace.often, move || look_at_disk(a.clone())));
@@ -338,11 +340,24 @@ async fn keep_audit(app: Arc<App>) -> Result<(), AppError> {
     Ok(())
 }
 
+/// Makes the deltas that were asked for, one at a time.
+async fn make_deltas(app: Arc<App>) -> Result<(), AppError> {
+    while app.make_delta().await? {}
+    Ok(())
+}
+
 async fn collect(app: Arc<App>, grace: Duration) -> Result<(), AppError> {
-    let live = app.view("manager", "live_manifests", (), |tx, _env, _| Box::pin(async move { Ok(tx.live_manifests().await?) })).await?;
-    let collected = app.content.collect(live, grace).await?;
+    let live = app.view("manager", "live_content", (), |tx, _env, _| {
+        Box::pin(async move { Ok((tx.live_manifests().await?, tx.live_deltas().await?)) })
+    });
+    let (live, made) = live.await?;
+    let collected = app.content.collect(live, made, grace).await?;
     if collected.removed > 0 {
         tracing::info!(removed = collected.removed, bytes = collected.removed_bytes, "content that nothing refers to was removed");
+    }
+    // While the disk is full that can wait: what is noted of them keeps nothing.
+    if app.room_for("forget_deltas").is_ok() {
+        app.change("manager", "forget_deltas", collected.lost, |tx, _env, lost| Box::pin(deltas::forget(tx, lost))).await?;
     }
     Ok(())
 }

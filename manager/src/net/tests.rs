@@ -91,6 +91,13 @@ impl AgentService for Everything {
         Ok(tonic::Response::new(parts))
     }
 
+    async fn find_delta(
+        &self,
+        _: tonic::Request<sutler_proto::v1::FindDeltaRequest>,
+    ) -> Result<tonic::Response<sutler_proto::v1::FindDeltaResponse>, Status> {
+        Err(Status::not_found("no delta"))
+    }
+
     async fn renew_certificate(
         &self,
         _: tonic::Request<RenewCertificateRequest>,

@@ -3,7 +3,9 @@
 use super::{Services, enrollment::key_of, logs, parsed, peer, status};
 use crate::{
     app::{
-        AppError, Violations, clients, dispatch,
+        AppError, Violations, clients,
+        deltas::{self, Found, OLD_MAX, Wanted},
+        dispatch,
         enrolment::{self, Renewal, renew_client},
         groups, inventory, keeping, questions, restored,
         sessions::{self, CancelAnswer},
@@ -167,7 +169,8 @@ impl v1::agent_service_server::AgentService for Services {
             let closure = self.app.content.load_closure(manifest).await.map_err(|e| self.damaged(&client, &attempt, e))?;
             closures.push((manifest, closure));
         }
-        if !digests.iter().all(|d| closures.iter().any(|(_, c)| c.contains(d))) {
+        let of_delta: BTreeSet<Digest> = digests.iter().filter(|d| !closures.iter().any(|(_, c)| c.contains(d))).copied().collect();
+        if !self.are_of_deltas(closures.iter().map(|(manifest, _)| *manifest).collect(), &of_delta).await? {
             return Err(absent());
         }
         if !self.app.live.transfers.is_known() {
@@ -178,7 +181,7 @@ impl v1::agent_service_server::AgentService for Services {
         let (sender, receiver) = mpsc::channel(AHEAD);
         let (services, sent) = (self.clone(), flow.clone());
         tokio::spawn(async move {
-            if let Err(status) = services.send_objects(&client, &attempt, &sent, (closures, digests), &sender).await {
+            if let Err(status) = services.send_objects(&client, &attempt, &sent, (closures, digests, of_delta), &sender).await {
                 let _ = sender.send(Err(status)).await;
             }
         });
@@ -187,6 +190,40 @@ impl v1::agent_service_server::AgentService for Services {
         let end = stream::once(async move { end.is_suspended().then(|| Err(status(end.halted(Halt::Suspended)))) });
         let sent = ReceiverStream::new(receiver).take_until(async move { flow.suspended().await });
         Ok(Response::new(Box::pin(sent.chain(end.filter_map(std::future::ready)))))
+    }
+
+    async fn find_delta(&self, request: Request<v1::FindDeltaRequest>) -> Result<Response<v1::FindDeltaResponse>, Status> {
+        let client = self.client(&request).await?;
+        let r = request.into_inner();
+        let mut v = Violations::default();
+        let attempt = v.take("attempt", r.attempt.parse::<AttemptId>());
+        if r.old_manifests.is_empty() || r.old_manifests.len() > OLD_MAX {
+            v.add("old_manifests", format!("has 1 to {OLD_MAX} entries, not {}", r.old_manifests.len()));
+        }
+        let old: Vec<Digest> = r
+            .old_manifests
+            .iter()
+            .enumerate()
+            .take(OLD_MAX)
+            .filter_map(|(n, d)| v.take(&format!("old_manifests[{n}]"), Digest::try_from(d.as_ref())))
+            .collect();
+        let new = v.take("new_manifest", Digest::try_from(r.new_manifest.as_ref()));
+        v.done()?;
+        let (actor, wanted) = (format!("clients/{client}"), Wanted { client, attempt: parsed(attempt)?, old, new: parsed(new)? });
+        // Asked first: a unit that writes has everybody else's writes behind it.
+        let looked = self.app.view("manager", "find_delta", wanted.clone(), |tx, env, wanted| Box::pin(deltas::find(tx, env, wanted)));
+        let mut found = looked.await.map_err(status)?;
+        if matches!(found, Found::NotAsked(_)) {
+            let asked = self.app.change(&actor, "ask_delta", wanted, |tx, env, wanted| Box::pin(deltas::find_or_ask(tx, env, wanted)));
+            found = asked.await.map_err(status)?;
+        }
+        // The same answer for what is another client's, what belongs to something else, and what is not made yet.
+        let Found::Made(old, made) = found else { return Err(Status::not_found("there is no such delta in this attempt")) };
+        Ok(Response::new(v1::FindDeltaResponse {
+            old_manifest: Bytes::copy_from_slice(old.as_bytes()),
+            digest: Bytes::copy_from_slice(made.digest.as_bytes()),
+            length: i64::try_from(made.length).unwrap_or(i64::MAX),
+        }))
     }
 
     async fn renew_certificate(
@@ -308,6 +345,31 @@ impl Services {
         });
     }
 
+    /// Whether all of these belong to deltas to versions with these manifests.
+    async fn are_of_deltas(&self, manifests: Vec<Digest>, digests: &BTreeSet<Digest>) -> Result<bool, Status> {
+        if digests.is_empty() {
+            return Ok(true);
+        }
+        let made = self
+            .app
+            .view("manager", "deltas_to", manifests, |tx, _env, manifests| Box::pin(async move { Ok(tx.deltas_to(manifests).await?) }));
+        let mut left = digests.clone();
+        for delta in made.await.map_err(status)? {
+            match self.app.content.load_delta(delta).await {
+                Ok(objects) => left.retain(|digest| !objects.contains(digest)),
+                // Whoever reads it finds that it is lost.
+                Err(ContentError::Missing(_) | ContentError::Damaged { .. } | ContentError::NotADelta { .. }) => {
+                    left.remove(&delta);
+                }
+                Err(error) => return Err(status(error.into())),
+            }
+            if left.is_empty() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// The answer where an attempt's own content can't be read. That it is gone altogether is a damage like any other: the
     /// version stands in the database, and its bytes were whole when it was made. The attempt waits until they are sent again.
     fn damaged(&self, client: &ClientId, attempt: &AttemptId, error: ContentError) -> Status {
@@ -331,7 +393,7 @@ impl Services {
         client: &ClientId,
         id: &AttemptId,
         flow: &Flow,
-        (closures, digests): (Vec<(Digest, Arc<Closure>)>, Vec<Digest>),
+        (closures, digests, of_delta): (Vec<(Digest, Arc<Closure>)>, Vec<Digest>, BTreeSet<Digest>),
         sender: &mpsc::Sender<Result<v1::ReadChunksResponse, Status>>,
     ) -> Result<(), Status> {
         let (mut parts, mut size) = (Vec::new(), 0);
@@ -344,8 +406,14 @@ impl Services {
                 return Err(status(StoreError::Unavailable("who may still read can't be read; try again".into()).into()));
             }
             // A chunk list or manifest may be larger than a chunk; what it is was checked when it was stored.
-            let (encoding, mut data) =
-                self.app.content.get_encoded(digest, Kind::Document).await.map_err(|e| self.damaged(client, id, e))?;
+            let (encoding, mut data) = match self.app.content.get_encoded(digest, Kind::Document).await {
+                Ok(found) => found,
+                // Nothing waits until it is mended: chunks will do.
+                Err(ContentError::Missing(_) | ContentError::Damaged { .. }) if of_delta.contains(&digest) => {
+                    return Err(Status::not_found("this delta is lost; fetch chunks instead"));
+                }
+                Err(error) => return Err(self.damaged(client, id, error)),
+            };
             let encoding = match encoding {
                 Encoding::Identity => v1::Encoding::Identity,
                 Encoding::Zstd => v1::Encoding::Zstd,
@@ -356,7 +424,9 @@ impl Services {
                 let part: Bytes = data.split_to(may);
                 size += part.len();
                 self.app.metrics.chunk_bytes.inc_by(part.len() as u64);
-                if let Some((manifest, _)) = closures.iter().find(|(_, closure)| closure.contains(&digest)) {
+                // What makes one of them of another is no version's own: of several the first one's, so that it counts.
+                let of = closures.iter().find(|(_, closure)| closure.contains(&digest)).or(closures.first());
+                if let Some((manifest, _)) = of {
                     self.app.live.transfers.note_served(id, manifest, part.len() as u64);
                 }
                 parts.push(v1::ObjectPart { index: index as u32, encoding: encoding.into(), data: part, last: data.is_empty() });

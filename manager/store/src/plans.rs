@@ -42,6 +42,11 @@ const ALLOWED: &[(&str, &str)] = &[
     // One row per version: all of them are wanted.
     ("SCAN package_version", "SELECT DISTINCT manifest"),
     ("USE TEMP B-TREE FOR DISTINCT", "SELECT DISTINCT manifest"),
+    // The first that is due, of the few that are not made.
+    ("SCAN delta USING INDEX delta_unmade", "LIMIT 1"),
+    // A hundred per package at the most: all of them are wanted.
+    ("SCAN d USING INDEX delta_digest", "SELECT d.digest FROM delta d"),
+    ("SCAN delta", "DELETE FROM delta WHERE NOT EXISTS"),
     // The versions that name a few packages.
     ("USE TEMP B-TREE FOR DISTINCT", "FROM package_relation r"),
     ("USE TEMP B-TREE FOR ORDER BY", "FROM package_relation r"),
@@ -196,7 +201,13 @@ async fn every_statement_walks_along_an_index() {
                     tx.versions_related(Related::DependsOn, &[], &page).await?;
                     tx.count_versions(&uid).await?;
                     tx.job_referring_to(&[], Some(&package)).await?;
+                    tx.version_of_manifest(&Digest::of(b"a")).await?;
                     tx.live_manifests().await?;
+                    tx.delta(&Digest::of(b"a"), &Digest::of(b"b")).await?;
+                    tx.deltas_to(&[Digest::of(b"b")]).await?;
+                    tx.count_deltas(&uid).await?;
+                    tx.delta_due(now).await?;
+                    tx.live_deltas().await?;
                     tx.job(&job).await?;
                     tx.list_jobs(&page, true).await?;
                     tx.list_jobs(&page, false).await?;
@@ -360,6 +371,13 @@ async fn every_statement_walks_along_an_index() {
                     tx.lock_purse(&Purse::Job(job.clone())).await?;
                     tx.spend(&Purse::Job(job.clone()), 5, 1, 1).await?;
                     tx.put_request("a", "e", &Digest::of(b"c"), &Answer::Waits(uid.clone()), now).await?;
+                    tx.drop_oldest_deltas(&uid, 1).await?;
+                    let delta = sutler_core::model::Delta::asked(Digest::of(b"a"), Digest::of(b"b"), uid.clone(), now);
+                    tx.take_delta(&delta, now).await?;
+                    tx.keep_delta(&delta, now, now).await?;
+                    tx.note_delta(&delta.old, &delta.new, None, now).await?;
+                    tx.forget_delta(&delta.old).await?;
+                    tx.drop_deltas().await?;
                     tx.drop_approvals(now).await?;
                     tx.delete_plan(&uid).await?;
                     tx.put_site(&Site { id: uid.clone(), addresses: Vec::new() }).await?;

@@ -36,6 +36,7 @@ pub trait Tx:
     + Configurations
     + Windows
     + Packages
+    + Deltas
     + Jobs
     + Destinations
     + Executions
@@ -364,8 +365,39 @@ pub trait Packages {
     async fn set_withdrawn(&mut self, uid: &Uid, withdrawn: Option<&(Timestamp, String)>) -> Result<()>;
     /// A job (any that is not archived, or has open executions) that refers to one of these versions in any revision, or to the package by name.
     async fn job_referring_to(&mut self, versions: &[Uid], package: Option<&PackageName>) -> Result<Option<JobId>>;
+    /// The version whose manifest this is; none if it was deleted.
+    async fn version_of_manifest(&mut self, manifest: &Digest) -> Result<Option<PackageVersion>>;
     /// The manifests of all versions that exist: what garbage collection must keep.
     async fn live_manifests(&mut self) -> Result<Vec<Digest>>;
+}
+
+/// Deltas between versions.
+#[async_trait]
+pub trait Deltas {
+    /// Asks for a delta, if nobody has; gives back whether nobody had.
+    async fn ask_delta(&mut self, delta: &Delta) -> Result<bool>;
+    /// The delta between the versions with these manifests, as far as it is.
+    async fn delta(&mut self, old: &Digest, new: &Digest) -> Result<Option<Delta>>;
+    /// The digests of the deltas to the versions with these manifests.
+    async fn deltas_to(&mut self, manifests: &[Digest]) -> Result<Vec<Digest>>;
+    /// How many deltas to versions of this package there are, those that were asked for and are of no use included.
+    async fn count_deltas(&mut self, package: &Uid) -> Result<u32>;
+    /// Forgets so many of the deltas to versions of this package, those first that were asked for first.
+    async fn drop_oldest_deltas(&mut self, package: &Uid, count: u32) -> Result<u64>;
+    /// The delta that was asked for first and that nobody has made, or has taken since `before`.
+    async fn delta_due(&mut self, before: Timestamp) -> Result<Option<Delta>>;
+    /// Takes this delta to make it, as it was read; whether nobody else took it, made it or forgot it meanwhile.
+    async fn take_delta(&mut self, delta: &Delta, now: Timestamp) -> Result<bool>;
+    /// Keeps what was taken at `taken` as one's own; whether it still was that.
+    async fn keep_delta(&mut self, delta: &Delta, taken: Timestamp, now: Timestamp) -> Result<bool>;
+    /// Notes that a delta was made, or is of no use; whether it still was wanted.
+    async fn note_delta(&mut self, old: &Digest, new: &Digest, made: Option<&MadeDelta>, now: Timestamp) -> Result<bool>;
+    /// Forgets the delta that has this digest: it can be asked for again.
+    async fn forget_delta(&mut self, digest: &Digest) -> Result<()>;
+    /// The digests of the deltas between versions that exist: what garbage collection must keep.
+    async fn live_deltas(&mut self) -> Result<Vec<Digest>>;
+    /// Forgets the deltas from and to versions that were deleted.
+    async fn drop_deltas(&mut self) -> Result<u64>;
 }
 
 /// Jobs, their packages by revision, and their destinations.

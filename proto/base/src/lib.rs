@@ -6,6 +6,7 @@
 //! valid value.
 
 pub mod checkup;
+pub mod chunker;
 pub mod chunks;
 pub mod delta;
 pub mod digest;

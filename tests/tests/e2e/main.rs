@@ -10,6 +10,7 @@ mod clients;
 mod configuration;
 mod crowds;
 mod damage;
+mod deltas;
 mod demo;
 mod disk;
 mod disturbances;

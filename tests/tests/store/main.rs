@@ -7,6 +7,7 @@ mod audit;
 mod brakes;
 mod clients;
 mod configuration;
+mod deltas;
 mod events;
 mod executions;
 mod kept;
@@ -142,6 +143,8 @@ cases! {
         clients::clients_are_alike_by_the_keys_that_they_have_now,
         configuration::an_alias_is_one_jobs_and_goes_over_to_another_from_the_one_that_had_it,
         configuration::what_was_put_there_by_files_is_known_by_its_kind,
+        deltas::a_delta_is_asked_for_once_taken_by_one_and_made_once,
+        deltas::a_delta_lives_while_both_its_versions_do,
         transfers::limits_and_suspensions_read_back_and_go_with_their_group,
         rows::an_operators_name_is_never_free_again,
         rows::a_version_in_use_is_found,

@@ -144,6 +144,39 @@ async fn what_has_no_counterpart_is_in_the_delta_all_the_same() {
 }
 
 #[tokio::test]
+async fn a_delta_stays_with_its_frames_as_long_as_it_is_live_and_one_that_is_lost_says_so() {
+    use std::time::Duration;
+    let dir = tempfile::tempdir().unwrap();
+    let content = Content::open_folder(dir.path()).unwrap();
+    let from = package(&content, "1", &[("a", program(1, 9 << 20, 0))]).await;
+    let to = package(&content, "2", &[("a", program(1, 9 << 20, 16))]).await;
+    let made = content.make_delta(from, to).await.unwrap().unwrap();
+    let delta = content.delta(made.digest).await.unwrap();
+    assert!(delta.units.len() > 2);
+    let kept = content.collect([from, to], [made.digest], Duration::ZERO).await.unwrap();
+    assert_eq!((kept.removed, kept.lost), (0, vec![]));
+    for unit in &delta.units {
+        content.get(unit.frame, Kind::Document).await.unwrap();
+    }
+
+    let missing = Digest::of(b"lost");
+    let lost = content.collect([from, to], [missing, to, made.digest], Duration::ZERO).await.unwrap();
+    assert_eq!((lost.removed, lost.lost), (0, vec![missing, to]), "what is no delta keeps nothing, and stops nothing");
+    content.mark_damaged([delta.units[1].frame]);
+    let damaged = content.collect([from, to], [made.digest], Duration::from_secs(3600)).await.unwrap();
+    assert_eq!((damaged.removed, damaged.lost), (0, vec![made.digest]));
+    assert_eq!(content.make_delta(from, to).await.unwrap(), Some(made), "made again it is whole");
+    assert_eq!(content.collect([from, to], [made.digest], Duration::ZERO).await.unwrap().lost, []);
+
+    let gone = content.collect([from, to], [], Duration::ZERO).await.unwrap();
+    assert_eq!(gone.removed, delta.units.len() as u64 + 1);
+    assert!(matches!(content.delta(made.digest).await, Err(Error::Missing(_))));
+    for version in [from, to] {
+        assert_eq!(content.verify_complete(version).await.unwrap(), []);
+    }
+}
+
+#[tokio::test]
 async fn a_version_that_is_damaged_makes_no_delta() {
     let dir = tempfile::tempdir().unwrap();
     let content = Content::open_folder(dir.path()).unwrap();

@@ -253,10 +253,10 @@ async fn a_write_that_never_ended_never_looks_whole_and_is_swept() {
     std::fs::write(&staged, &bytes[..25_000]).unwrap();
     assert_eq!(content.missing(&[digest]).await.unwrap(), [digest]);
     assert!(matches!(content.get(digest, Kind::Chunk).await, Err(Error::Missing(_))));
-    assert_eq!(content.collect([], Duration::from_secs(3600)).await.unwrap(), Collected::default());
+    assert_eq!(content.collect([], [], Duration::from_secs(3600)).await.unwrap(), Collected::default());
     assert_eq!(stored(&content, &bytes).await, digest);
     assert_eq!(content.get(digest, Kind::Chunk).await.unwrap(), bytes);
-    let swept = content.collect([], Duration::ZERO).await.unwrap();
+    let swept = content.collect([], [], Duration::ZERO).await.unwrap();
     assert_eq!((swept.unfinished, swept.removed), (1, 1));
     assert!(!Path::new(&staged).exists());
 }
@@ -326,7 +326,7 @@ async fn a_collection_keeps_shared_chunks_and_what_is_young(place: &Place) {
     let (kept, gone) = (content.load_closure(two).await.unwrap(), content.load_closure(one).await.unwrap());
     let grace = Duration::from_secs(3600);
 
-    let first = content.collect([two], grace).await.unwrap();
+    let first = content.collect([two], [], grace).await.unwrap();
     assert_eq!((first.live, first.removed), (kept.digests().len() as u64, 0));
     assert!(first.young > 0);
 
@@ -337,7 +337,7 @@ async fn a_collection_keeps_shared_chunks_and_what_is_young(place: &Place) {
     // An upload asks about one of the old objects: from now on it counts on it.
     let wanted = only_one[0];
     assert_eq!(content.missing(&[wanted]).await.unwrap(), []);
-    let second = content.collect([two], grace).await.unwrap();
+    let second = content.collect([two], [], grace).await.unwrap();
     assert_eq!((second.removed, second.young), (only_one.len() as u64 - 1, 1));
     assert!(second.removed_bytes > 700_000);
     assert_eq!(content.verify_complete(two).await.unwrap(), []);
@@ -350,7 +350,7 @@ async fn nothing_is_collected_while_a_live_manifest_cannot_be_read(place: &Place
     let content = place.open();
     let manifest = package(&content, &BTreeMap::from([("a", noise("a", 500))])).await;
     place.age(&content, &Digest::of(&noise("a", 500)));
-    assert!(matches!(content.collect([manifest, Digest::of(b"lost")], Duration::ZERO).await, Err(Error::Missing(_))));
+    assert!(matches!(content.collect([manifest, Digest::of(b"lost")], [], Duration::ZERO).await, Err(Error::Missing(_))));
     assert_eq!(content.verify_complete(manifest).await.unwrap(), []);
 }
 
@@ -388,7 +388,7 @@ async fn what_one_manager_removes_while_another_counts_on_it_is_put_back() {
     for digest in [wanted, unwanted, manifest] {
         place.age(&one, &digest);
     }
-    let removed = one.collect([], Duration::from_secs(3600)).await.unwrap().removed;
+    let removed = one.collect([], [], Duration::from_secs(3600)).await.unwrap().removed;
     assert_eq!(removed, 3);
     assert!(!place.path_of(&one, &wanted).exists());
     // Whoever needs it has it.
@@ -397,7 +397,7 @@ async fn what_one_manager_removes_while_another_counts_on_it_is_put_back() {
     assert!(place.path_of(&one, &wanted).exists());
     // And so has it the next collection, for who has not asked yet.
     std::fs::remove_file(place.path_of(&one, &wanted)).unwrap();
-    assert_eq!(two.collect([manifest], Duration::from_secs(3600)).await.unwrap().removed, 0);
+    assert_eq!(two.collect([manifest], [], Duration::from_secs(3600)).await.unwrap().removed, 0);
     assert!(place.path_of(&one, &wanted).exists());
     // What nobody needs goes for good, and not before the grace is over.
     let trash = |digest: &Digest| place.dir.path().join("packages").join(one.trash_key(digest).as_ref());
@@ -405,7 +405,7 @@ async fn what_one_manager_removes_while_another_counts_on_it_is_put_back() {
     for digest in [wanted, unwanted] {
         made_old(&trash(&digest));
     }
-    two.collect([manifest], Duration::from_secs(3600)).await.unwrap();
+    two.collect([manifest], [], Duration::from_secs(3600)).await.unwrap();
     assert!(!trash(&unwanted).exists() && !trash(&wanted).exists());
     assert_eq!(place.open().missing(&[unwanted]).await.unwrap(), [unwanted]);
     assert_eq!(place.open().verify_complete(manifest).await.unwrap(), []);

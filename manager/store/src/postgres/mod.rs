@@ -51,6 +51,8 @@ mod brakes;
 mod clients;
 #[path = "../sql/configuration.rs"]
 mod configuration;
+#[path = "../sql/deltas.rs"]
+mod deltas;
 #[path = "../sql/destinations.rs"]
 mod destinations;
 #[path = "../sql/events.rs"]
@@ -124,6 +126,7 @@ fn migrator() -> Migrator {
         (27, "seconds", include_str!("../../migrations/postgres/0027_seconds.sql")),
         (28, "awaited", include_str!("../../migrations/postgres/0028_awaited.sql")),
         (29, "cancel_stage", include_str!("../../migrations/postgres/0029_cancel_stage.sql")),
+        (30, "deltas", include_str!("../../migrations/postgres/0030_deltas.sql")),
     ];
     let made = |(n, name, sql): (i64, &'static str, &'static str)| {
         Migration::new(n, name.into(), MigrationType::Simple, sql.into_sql_str(), false)

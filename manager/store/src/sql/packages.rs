@@ -226,6 +226,16 @@ impl Packages for Unit<'_> {
         }
     }
 
+    async fn version_of_manifest(&mut self, manifest: &Digest) -> Result<Option<PackageVersion>> {
+        let sql = concat!(
+            "SELECT ",
+            version_columns!(),
+            " FROM package_version v JOIN package p ON p.uid = v.package WHERE v.manifest = $1 AND v.deleted_ms IS NULL \
+             ORDER BY v.uid LIMIT 1"
+        );
+        self.one("package_version", query!(sql, manifest.0.to_vec()), version).await
+    }
+
     async fn live_manifests(&mut self) -> Result<Vec<Digest>> {
         let sql = "SELECT DISTINCT manifest FROM package_version WHERE deleted_ms IS NULL";
         self.list("package_version", query!(sql), |row| row.digest()).await

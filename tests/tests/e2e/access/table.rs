@@ -23,6 +23,7 @@ const TABLE: &[Row] = &[
     ("EnrollmentService/Enroll", Kind::Nobody, &[], Scope::Any, Invalid),
     ("AgentService/Connect", Kind::Agent, &[], Scope::Any, Invalid),
     ("AgentService/ReadChunks", Kind::Agent, &[], Scope::Any, Invalid),
+    ("AgentService/FindDelta", Kind::Agent, &[], Scope::Any, Invalid),
     ("AgentService/RenewCertificate", Kind::Agent, &[], Scope::Any, Invalid),
     ("ClientService/ListClients", Kind::Operator, LISTERS, Scope::Any, Fine),
     ("ClientService/GetClient", Kind::Operator, LISTERS, Scope::Any, Invalid),

@@ -1,8 +1,9 @@
 //! A malicious agent: what it says of itself is shown without harm, and naming another client's things tells it nothing.
 
 use super::{World, changed, faults, harmless, said};
+use crate::deltas::{Database, push};
 use bytes::Bytes;
-use sutler_base::{AttemptId, Digest, Timestamp, token::TokenString};
+use sutler_base::{AttemptId, Digest, Timestamp, delta::Delta, token::TokenString};
 use sutler_certs::Envelope;
 use sutler_proto::v1::{
     self, ConnectRequest, agent_service_client::AgentServiceClient, connect_request::Message as Up, connect_response::Message as Down,
@@ -285,10 +286,15 @@ fn what_an_agent_sends_that_is_none_ends_its_stream_with_the_reason() {
 
 /// Two clients, and the second has an attempt open. Gives back that attempt and the digest of its manifest.
 fn offered<'a>(world: &World, other: &'a Api, client: &str, machine: &str) -> (Stream<'a>, AttemptId, Digest) {
-    let mut stream = welcomed(other, machine, 1);
     let package = PackageFolder::counting(machine, "1.0");
     world.cli.ok(&format!("package push {}", package.path().display()));
-    world.cli.ok(&format!("job run --package {machine} --client {client}"));
+    offered_of(world, other, client, machine, machine)
+}
+
+/// The same with a package that is there.
+fn offered_of<'a>(world: &World, other: &'a Api, client: &str, machine: &str, package: &str) -> (Stream<'a>, AttemptId, Digest) {
+    let mut stream = welcomed(other, machine, 1);
+    world.cli.ok(&format!("job run --package {package} --client {client}"));
     let offer = stream.until(|m| if let Down::Offer(offer) = m { Some(offer) } else { None }).expect("an offer");
     let envelope = Envelope::from_json(&offer.items[0].envelope).expect("it is an envelope");
     stream.send(Up::Accepted(v1::AttemptAccepted { attempt: offer.attempt.clone() }));
@@ -321,6 +327,96 @@ fn an_agent_that_reads_by_another_clients_attempt_can_not_tell_what_is_there() {
     let request = v1::ReadChunksRequest { attempt: attempt.to_string(), digests: vec![manifest.as_bytes().to_vec().into()] };
     let answer = api_call!(mallory_api, agent_service_client::AgentServiceClient, read_chunks(request));
     assert_eq!(answer.expect_err("it is another's").code(), Code::NotFound);
+}
+
+/// Reads whole objects for an attempt.
+fn read(api: &Api, attempt: &AttemptId, digests: &[Digest]) -> Result<Vec<Vec<u8>>, Status> {
+    let digests = digests.iter().map(|digest| digest.as_bytes().to_vec().into()).collect();
+    let request = v1::ReadChunksRequest { attempt: attempt.to_string(), digests };
+    let mut stream = api_call!(api, agent_service_client::AgentServiceClient, read_chunks(request))?;
+    let mut objects: Vec<(i32, Vec<u8>)> = Vec::new();
+    while let Some(message) = api.block_on(stream.message())? {
+        for part in message.parts {
+            objects.resize(objects.len().max(part.index as usize + 1), (part.encoding, Vec::new()));
+            objects[part.index as usize].1.extend_from_slice(&part.data);
+        }
+    }
+    let decoded = objects.into_iter().map(|(encoding, bytes)| {
+        let zstd = encoding == v1::Encoding::Zstd as i32;
+        let encoding = if zstd { sutler_content::Encoding::Zstd } else { sutler_content::Encoding::Identity };
+        sutler_content::encoding::decode(encoding, &bytes.into(), 1 << 26).expect("it can be decoded").to_vec()
+    });
+    Ok(decoded.collect())
+}
+
+#[test]
+fn an_agent_finds_and_reads_the_deltas_to_what_it_is_offered_and_no_others() {
+    let world = World::new();
+    let (api, client) = Api::client(&token(&world), "machine");
+    let (mallory_api, mallory) = Api::client(&token(&world), "mallory");
+    push(&world.cli, "tool", "1.0", 0x40_0000);
+    push(&world.cli, "tool", "2.0", 0x40_1000);
+    let (_stream, attempt, new) = offered_of(&world, &api, &client, "machine", "tool@2.0");
+    let (_mallorys, own, others) = offered(&world, &mallory_api, &mallory, "mallory");
+    let digest = |version: &str| -> Digest {
+        let shown = world.cli.json(&format!("package show {version}"));
+        shown["manifestDigest"].as_str().expect("it has a digest").parse().expect("it is one")
+    };
+    let (old, hello) = (digest("tool@1.0"), digest("hello@1.0"));
+    let find = |api: &Api, attempt: &AttemptId, old: &[Digest], new: Digest| {
+        let bytes = |digest: &Digest| Bytes::copy_from_slice(digest.as_bytes());
+        let old_manifests = old.iter().map(bytes).collect();
+        let request = v1::FindDeltaRequest { attempt: attempt.to_string(), old_manifests, new_manifest: bytes(&new) };
+        api_call!(api, agent_service_client::AgentServiceClient, find_delta(request))
+    };
+    wait_until("the delta to be made", PATIENCE, || find(&api, &attempt, &[hello, old], new).is_ok());
+    let found = find(&api, &attempt, &[hello, old], new).expect("it is made");
+    assert_eq!(Digest::try_from(&found.old_manifest[..]), Ok(old));
+    let made = Digest::try_from(&found.digest[..]).expect("it is a digest");
+    let index = read(&api, &attempt, &[made]).expect("it is his").remove(0);
+    assert_eq!((Digest::of(&index), index.len() as i64), (made, found.length));
+    let delta = Delta::decode(&index).expect("it is one");
+    let frames: Vec<Digest> = delta.units.iter().map(|unit| unit.frame).collect();
+    let came = read(&api, &attempt, &frames).expect("they are his");
+    assert!(came.iter().zip(&frames).all(|(bytes, digest)| Digest::of(bytes) == *digest) && came.len() == frames.len());
+
+    // Nobody else can tell whether it is there.
+    let said = |status: Status| (status.code(), status.message().to_owned(), status.details().to_vec());
+    let absent = said(find(&mallory_api, &nobodys(), &[old], new).expect_err("there is no such attempt"));
+    assert_eq!(absent.0, Code::NotFound);
+    let another = Digest::of(b"another");
+    let asked = [(&attempt, old, new), (&own, old, new), (&own, hello, others), (&own, others, others), (&own, another, others)];
+    for (attempt, old, new) in asked {
+        assert_eq!(said(find(&mallory_api, attempt, &[old], new).expect_err("it is not his")), absent);
+    }
+    for [old, new] in [[hello, new], [new, new], [another, new], [new, old], [old, another]] {
+        assert_eq!(said(find(&api, &attempt, &[old], new).expect_err("it is no older version")), absent);
+    }
+    for digest in [made, frames[0]] {
+        let status = read(&mallory_api, &own, &[digest]).expect_err("it is not his");
+        assert_eq!(said(status), said(read(&mallory_api, &own, &[another]).expect_err("there is none")));
+    }
+    let many = find(&api, &attempt, &[old; 65], new).expect_err("they are too many");
+    assert_eq!(many.code(), Code::InvalidArgument);
+
+    // What nobody has asked for is made because somebody did; not without bounds.
+    push(&world.cli, "tool", "1.5", 0x40_2000);
+    let between = digest("tool@1.5");
+    assert_eq!(said(find(&api, &attempt, &[between], new).expect_err("it is not made yet")), absent);
+    wait_until("what was asked for to be made", PATIENCE, || find(&api, &attempt, &[between], new).is_ok());
+    push(&world.cli, "tool", "1.6", 0x40_3000);
+    let full = "WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 128) INSERT INTO delta (old_manifest, \
+                new_manifest, package, asked_ms, made_ms) SELECT randomblob(32), randomblob(32), p.uid, 1, 1 FROM n JOIN package p \
+                WHERE p.name = 'tool'";
+    assert_eq!(Database::of(&world.manager).run(full), 128);
+    let refused = find(&api, &attempt, &[digest("tool@1.6")], new).expect_err("there are enough");
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    assert!(refused.message().contains("128") && refused.message().contains("chunks"), "{refused:?}");
+    assert!(find(&api, &attempt, &[between], new).is_ok(), "what is there is found");
+    // A version that is pushed has room made for it.
+    push(&world.cli, "tool", "3.0", 0x40_4000);
+    let count = "UPDATE delta SET tries = tries WHERE package = (SELECT uid FROM package WHERE name = 'tool')";
+    assert!(Database::of(&world.manager).run(count) <= 96);
 }
 
 #[test]
