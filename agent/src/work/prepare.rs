@@ -176,7 +176,8 @@ async fn stage(
         if offered.intent != Intent::Uninstall {
             check_rules(shared, &policy(shared)?, &envelope, &item.manifest, &signed).map_err(failed)?;
         }
-        return Err(fetch_ahead(shared, &item, offered, known).await.err().unwrap_or(Stop::End(ExecutionState::Succeeded, None)));
+        let fetched = fetch_ahead(shared, &item, offered, delta.as_mut(), known).await;
+        return Err(fetched.err().unwrap_or(Stop::End(ExecutionState::Succeeded, None)));
     }
     match offered.intent {
         Intent::Install | Intent::Prefetch => {
@@ -227,7 +228,13 @@ async fn prefetch(shared: &Shared, item: &Item, mut delta: Option<&mut Finder>, 
 }
 
 /// Fetches what a package will need in its place among those of its attempt. That is all: what it says is about nothing but bytes.
-async fn fetch_ahead(shared: &Shared, item: &Item, offered: &OfferedItem, known: &mut Known) -> Result<(), Stop> {
+async fn fetch_ahead(
+    shared: &Shared,
+    item: &Item,
+    offered: &OfferedItem,
+    mut delta: Option<&mut Finder>,
+    known: &mut Known,
+) -> Result<(), Stop> {
     if offered.intent == Intent::Uninstall {
         return fill_without_a_tree(shared, item, known).await;
     }
@@ -242,8 +249,8 @@ async fn fetch_ahead(shared: &Shared, item: &Item, offered: &OfferedItem, known:
     for old in &leaves {
         fill_without_a_tree(shared, &old.item, known).await?;
     }
-    let lists = chunk_lists(shared, &item.attempt, &item.manifest, known).await?;
-    fill(shared, item, &lists, known).await
+    let lists = chunk_lists(shared, &item.attempt, &item.manifest, delta.as_deref_mut(), known).await?;
+    fill(shared, item, &lists, delta, known).await
 }
 
 /// What is recorded as installed of this package, and of those whose place it takes.

@@ -181,7 +181,7 @@ impl v1::agent_service_server::AgentService for Services {
         let (sender, receiver) = mpsc::channel(AHEAD);
         let (services, sent) = (self.clone(), flow.clone());
         tokio::spawn(async move {
-            if let Err(status) = services.send_objects(&client, &attempt, &sent, (closures, digests, of_delta), &sender).await {
+            if let Err(status) = services.send_objects(&client, &attempt, &sent, Asked { closures, digests, of_delta }, &sender).await {
                 let _ = sender.send(Err(status)).await;
             }
         });
@@ -393,7 +393,7 @@ impl Services {
         client: &ClientId,
         id: &AttemptId,
         flow: &Flow,
-        (closures, digests, of_delta): (Vec<(Digest, Arc<Closure>)>, Vec<Digest>, BTreeSet<Digest>),
+        Asked { closures, digests, of_delta }: Asked,
         sender: &mpsc::Sender<Result<v1::ReadChunksResponse, Status>>,
     ) -> Result<(), Status> {
         let (mut parts, mut size) = (Vec::new(), 0);
@@ -447,6 +447,16 @@ impl Services {
         }
         Ok(())
     }
+}
+
+/// What an agent asked for, and may read.
+struct Asked {
+    /// The versions of its attempt, with all that belongs to each.
+    closures: Vec<(Digest, Arc<Closure>)>,
+    /// What it asked for, in its order.
+    digests: Vec<Digest>,
+    /// Those of it that belong to deltas.
+    of_delta: BTreeSet<Digest>,
 }
 
 /// One agent's session.

@@ -141,6 +141,10 @@ impl server_side::AgentService for Bare {
         Err(Status::unimplemented("this server is bare"))
     }
 
+    async fn find_delta(&self, _: Request<v1::FindDeltaRequest>) -> Result<Response<v1::FindDeltaResponse>, Status> {
+        Err(Status::unimplemented("this server is bare"))
+    }
+
     async fn renew_certificate(&self, _: Request<v1::RenewCertificateRequest>) -> Result<Response<v1::RenewCertificateResponse>, Status> {
         Err(Status::unimplemented("this server is bare"))
     }
