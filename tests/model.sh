@@ -3,6 +3,7 @@
 #
 # tests/model.sh [LISTS]: so many in all, 10000 unless given, shared by the four properties. A list takes about half a second of
 # one core, so ten thousand take an hour on two, or several shorter runs: each has its own seeds and its own rows.
+# Beside other work those on PostgreSQL take ten times as long: `chrt -r 1 tests/model.sh` gives them the processor when they want it.
 # SUTLER_MODEL_SEED (see tests/tests/model/main.rs) repeats one property's lists.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
