@@ -293,6 +293,9 @@ impl Seen<'_> {
     /// Why a job that holds the client has no row for it; none where that says nothing: a draft that nobody has started.
     async fn not_yet(&self, tx: &mut dyn Tx, env: &Env, job: &Job) -> Result<Option<Why>> {
         let client = self.client;
+        if client.state == ClientState::Removed {
+            return Ok(None);
+        }
         if job.state == JobState::Draft {
             let Some(approval) = tx.approval_of(&job.id).await? else { return Ok(None) };
             let why = format!(

@@ -224,7 +224,12 @@ fn explanations(case: &mut Case) {
         }
         let shown: BTreeMap<_, _> = explained.jobs.iter().map(|j| (j.job.clone(), j)).collect();
         let jobs = case.expected.jobs.iter().enumerate().filter(|(_, job)| job.rows.contains_key(&client));
-        let expected: BTreeSet<String> = jobs.clone().map(|(n, _)| case.jobs[n].clone()).collect();
+        let mut expected: BTreeSet<String> = jobs.clone().map(|(n, _)| case.jobs[n].clone()).collect();
+        // Who waits for approval is told of the jobs that wait for that, too.
+        if case.expected.clients[client].access == Access::Pending {
+            let ahead = case.expected.jobs.iter().enumerate().filter(|(_, job)| job.active && case.expected.is_reached(job, client));
+            expected.extend(ahead.map(|(n, _)| case.jobs[n].clone()));
+        }
         assert_eq!(shown.keys().cloned().collect::<BTreeSet<_>>(), expected, "the jobs of client {client}");
         for (n, job) in jobs {
             let verdict = shown[&case.jobs[n]];
