@@ -20,6 +20,8 @@ mod error;
 pub mod garbage;
 mod recent;
 pub mod s3;
+#[cfg(test)]
+mod samples;
 mod scrub;
 mod store;
 

@@ -1,8 +1,8 @@
 //! Deltas between versions that are stored, applied as an agent does.
 
 use super::*;
+use crate::samples::package;
 use std::io::Read;
-use sutler_base::manifest::Entry;
 
 /// Bytes that look like a program: words that recur, and addresses between them.
 fn program(seed: u64, length: usize, base: u32) -> Vec<u8> {
@@ -19,40 +19,6 @@ fn program(seed: u64, length: usize, base: u32) -> Vec<u8> {
     }
     out.truncate(length);
     out
-}
-
-async fn package(content: &Content, version: &str, files: &[(&str, Vec<u8>)]) -> Digest {
-    let mut entries = Vec::new();
-    for (path, bytes) in files {
-        let mut pieces = Vec::new();
-        let found = crate::chunker::describe(&bytes[..], |chunk| {
-            pieces.push(Bytes::from(chunk.bytes.clone()));
-            Ok(())
-        })
-        .unwrap();
-        for piece in pieces {
-            content.put(Digest::of(&piece), Kind::Chunk, piece).await.unwrap();
-        }
-        let chunks = match found.list() {
-            Some((digest, list)) => {
-                content.put(digest, Kind::Document, list.into()).await.unwrap();
-                Some(digest)
-            }
-            None => None,
-        };
-        let kind = EntryKind::File { mode: 0o644, size: found.size, blake3: found.blake3, sha256: found.sha256, chunks };
-        entries.push(Entry { path: path.parse().unwrap(), kind });
-    }
-    entries.sort_by(|a, b| a.path.as_str().cmp(b.path.as_str()));
-    let manifest = Manifest {
-        directory: Some("/opt/p".parse().unwrap()),
-        files: entries,
-        ..Manifest::new("p".parse().unwrap(), version.parse().unwrap(), 1)
-    };
-    let bytes = Bytes::from(manifest.to_bytes());
-    let digest = Digest::of(&bytes);
-    content.put(digest, Kind::Document, bytes).await.unwrap();
-    digest
 }
 
 /// What a machine that has `old` makes of the delta: each file that came out of it, by its number.
@@ -136,7 +102,7 @@ async fn what_has_no_counterpart_is_in_the_delta_all_the_same() {
     let dir = tempfile::tempdir().unwrap();
     let content = Content::open_folder(dir.path()).unwrap();
     let new = [("a", program(1, 5 << 20, 0)), ("b", program(2, 10, 0))];
-    let (from, to) = (package(&content, "1", &[]).await, package(&content, "2", &new).await);
+    let (from, to) = (package(&content, "1", &[] as &[(&str, Vec<u8>)]).await, package(&content, "2", &new).await);
     let made = content.make_delta(from, to).await.unwrap().unwrap();
     let delta = content.delta(made.digest).await.unwrap();
     let came = applied(&content, &delta, from, &[]).await;

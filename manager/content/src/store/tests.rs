@@ -4,14 +4,14 @@ use super::*;
 use crate::{
     Collected,
     s3::{Access, Bucket},
+    samples::package,
 };
 use hyper_util::{
     rt::{TokioExecutor, TokioIo},
     server::conn::auto,
 };
 use s3s::{auth::SimpleAuth, service::S3ServiceBuilder};
-use std::{collections::BTreeMap, io::Write, time::Duration};
-use sutler_base::manifest::{Entry, EntryKind, Manifest};
+use std::{io::Write, time::Duration};
 
 /// Where objects are to lie.
 struct Place {
@@ -121,40 +121,6 @@ fn path_of(content: &Content, digest: &Digest) -> PathBuf {
 async fn stored(content: &Content, bytes: &Bytes) -> Digest {
     let digest = Digest::of(bytes);
     content.put(digest, Kind::Chunk, bytes.clone()).await.unwrap();
-    digest
-}
-
-/// Stores a package of these files, all of it, and gives its manifest's digest.
-async fn package(content: &Content, files: &BTreeMap<&str, Bytes>) -> Digest {
-    let mut entries = Vec::new();
-    for (path, bytes) in files {
-        let mut pieces = Vec::new();
-        let found = crate::chunker::describe(&bytes[..], |chunk| {
-            pieces.push(Bytes::from(chunk.bytes.clone()));
-            Ok(())
-        })
-        .unwrap();
-        for piece in pieces {
-            stored(content, &piece).await;
-        }
-        let chunks = match found.list() {
-            Some((digest, list)) => {
-                content.put(digest, Kind::Document, list.into()).await.unwrap();
-                Some(digest)
-            }
-            None => None,
-        };
-        let kind = EntryKind::File { mode: 0o644, size: found.size, blake3: found.blake3, sha256: found.sha256, chunks };
-        entries.push(Entry { path: path.parse().unwrap(), kind });
-    }
-    let manifest = Manifest {
-        directory: Some("/opt/p".parse().unwrap()),
-        files: entries,
-        ..Manifest::new("p".parse().unwrap(), "1".parse().unwrap(), 1)
-    };
-    let bytes = Bytes::from(manifest.to_bytes());
-    let digest = Digest::of(&bytes);
-    content.put(digest, Kind::Document, bytes).await.unwrap();
     digest
 }
 
@@ -284,8 +250,8 @@ async fn puts_of_the_same_object_at_once_leave_it_whole(place: &Place) {
 async fn a_closure_has_what_belongs_to_the_version_and_nothing_else(place: &Place) {
     let content = place.open();
     let (big, small) = (noise("big", 1 << 20), noise("small", 500));
-    let one = package(&content, &BTreeMap::from([("big", big.clone()), ("small", small.clone()), ("empty", Bytes::new())])).await;
-    let two = package(&content, &BTreeMap::from([("other", noise("foreign", 600))])).await;
+    let one = package(&content, "1", &[("big", big.clone()), ("small", small.clone()), ("empty", Bytes::new())]).await;
+    let two = package(&content, "1", &[("other", noise("foreign", 600))]).await;
     let closure = content.load_closure(one).await.unwrap();
     assert!(closure.contains(&one) && closure.contains(&Digest::of(&small)));
     assert!(!closure.contains(&two) && !closure.contains(&Digest::of(&noise("foreign", 600))) && !closure.contains(&Digest::of(b"")));
@@ -301,7 +267,7 @@ async fn a_closure_has_what_belongs_to_the_version_and_nothing_else(place: &Plac
 async fn an_upload_is_complete_only_when_nothing_is_lacking(place: &Place) {
     let content = place.open();
     let big = noise("big", 1 << 20);
-    let manifest = package(&content, &BTreeMap::from([("big", big.clone()), ("small", noise("small", 500))])).await;
+    let manifest = package(&content, "1", &[("big", big.clone()), ("small", noise("small", 500))]).await;
     assert_eq!(content.verify_complete(manifest).await.unwrap(), []);
     let described = crate::chunker::describe(&big[..], |_| Ok(())).unwrap();
     let (list, chunk) = (described.list().unwrap().0, described.chunks.0[3].digest);
@@ -321,8 +287,8 @@ async fn an_upload_is_complete_only_when_nothing_is_lacking(place: &Place) {
 async fn a_collection_keeps_shared_chunks_and_what_is_young(place: &Place) {
     let content = place.open();
     let shared = noise("shared", 1 << 20);
-    let one = package(&content, &BTreeMap::from([("a", shared.clone()), ("b", noise("only one", 1 << 20))])).await;
-    let two = package(&content, &BTreeMap::from([("c", shared.clone()), ("d", noise("only two", 300_000))])).await;
+    let one = package(&content, "1", &[("a", shared.clone()), ("b", noise("only one", 1 << 20))]).await;
+    let two = package(&content, "1", &[("c", shared.clone()), ("d", noise("only two", 300_000))]).await;
     let (kept, gone) = (content.load_closure(two).await.unwrap(), content.load_closure(one).await.unwrap());
     let grace = Duration::from_secs(3600);
 
@@ -348,7 +314,7 @@ async fn a_collection_keeps_shared_chunks_and_what_is_young(place: &Place) {
 
 async fn nothing_is_collected_while_a_live_manifest_cannot_be_read(place: &Place) {
     let content = place.open();
-    let manifest = package(&content, &BTreeMap::from([("a", noise("a", 500))])).await;
+    let manifest = package(&content, "1", &[("a", noise("a", 500))]).await;
     place.age(&content, &Digest::of(&noise("a", 500)));
     assert!(matches!(content.collect([manifest, Digest::of(b"lost")], [], Duration::ZERO).await, Err(Error::Missing(_))));
     assert_eq!(content.verify_complete(manifest).await.unwrap(), []);
@@ -382,7 +348,7 @@ async fn what_one_manager_removes_while_another_counts_on_it_is_put_back() {
     let place = Place::bucket().await;
     let (one, two) = (place.open(), place.open());
     let (wanted, unwanted) = (noise("wanted", 500), noise("unwanted", 500));
-    let manifest = package(&one, &BTreeMap::from([("a", wanted.clone())])).await;
+    let manifest = package(&one, "1", &[("a", wanted.clone())]).await;
     let (wanted, unwanted) = (Digest::of(&wanted), stored(&one, &unwanted).await);
     // The first manager does not know of the version, which the second one has just acknowledged.
     for digest in [wanted, unwanted, manifest] {
