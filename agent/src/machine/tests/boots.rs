@@ -210,7 +210,7 @@ fn a_hard_restart_is_ordered_where_the_job_says_so_and_what_follows_waits_for_it
 }
 
 #[test]
-fn of_several_packages_one_that_has_no_room_yet_is_not_taken_for_fetched_and_nothing_holds_it_up_for_good() {
+fn of_several_packages_one_that_has_no_room_yet_is_not_taken_for_fetched() {
     let mut world = World::new();
     world.event(Event::Offered(of_kind(offer(1, 2), 4), 86_400));
     world.write();
