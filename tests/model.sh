@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
 # Tries many random lists of operations against the model, and adds what ran to the table in tests/model.md.
 #
-# tests/model.sh [LISTS]: so many in all, 10000 unless given, shared by the four properties. A list takes about half a second of
-# one core, so ten thousand take an hour on two, or several shorter runs: each has its own seeds and its own rows.
+# tests/model.sh [LISTS [DATABASE]]: so many in all, 10000 unless given, shared by the four properties, or by the two of one database
+# (sqlite or postgres). A list takes about half a second of one core, so ten thousand take an hour on two, or several shorter runs:
+# each has its own seeds and its own rows.
 # Beside other work those on PostgreSQL take ten times as long: `chrt -r 1 tests/model.sh` gives them the processor when they want it.
 # SUTLER_MODEL_SEED (see tests/tests/model/main.rs) repeats one property's lists.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 lists=${1:-10000}
+databases=(${2:-sqlite postgres})
 logs=$(mktemp -d)
 trap 'rm -rf "$logs"' EXIT
 source=$(git describe --always)
@@ -16,7 +18,7 @@ git diff --quiet HEAD -- . ':!tests/model.md' || source+=-dirty
 # Half of the time of a list is the compiler's to save; what is written need not reach a disk.
 export CARGO_PROFILE_DEV_OPT_LEVEL=1 CARGO_TARGET_DIR=target/model
 [ ! -w /dev/shm ] || export TMPDIR=/dev/shm
-export SUTLER_MODEL_CASES=$(((lists + 3) / 4))
+export SUTLER_MODEL_CASES=$(((lists + 2 * ${#databases[@]} - 1) / (2 * ${#databases[@]})))
 cargo test -p sutler-tests --locked --test model --no-run
 
 # properties CORE DATABASE: both properties on one database, on a core of their own: a list is a conversation of threads, and
@@ -34,11 +36,15 @@ properties() {
   [ "$ended" = held ] || { cat "$logs/$2"; return 1; }
 }
 cores=$(nproc)
-all=held
-properties 0 sqlite & first=$!
-properties $((cores > 1)) postgres & second=$!
-wait "$first" || all=FAILED
-wait "$second" || all=FAILED
+all=held started=()
+for database in "${databases[@]}"; do
+  core=0
+  [ "$database" = sqlite ] || core=$((cores > 1))
+  properties "$core" "$database" & started+=($!)
+done
+for run in "${started[@]}"; do
+  wait "$run" || all=FAILED
+done
 cat "$logs"/*.rows >>tests/model.md
 total=$(awk -F'|' '$7 ~ /held/ { n += $5 } END { print n + 0 }' tests/model.md)
 sed -i "s/^In all: .*/In all: $total lists in runs in which every rule held./" tests/model.md
