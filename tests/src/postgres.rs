@@ -134,6 +134,16 @@ impl Postgres {
         self.url(&name)
     }
 
+    /// Removes a database, whoever is connected to it.
+    ///
+    /// # Panics
+    ///
+    /// When the server refuses it.
+    pub fn drop_database(&self, url: &str) {
+        let name = url.rsplit('/').next().unwrap_or_default();
+        self.execute(&format!("DROP DATABASE {name} WITH (FORCE)"));
+    }
+
     /// Runs one statement in the database `postgres`, for what concerns the server as a whole.
     ///
     /// # Panics
@@ -162,7 +172,7 @@ impl Postgres {
     /// When that fails.
     pub fn load(&self, url: &str, file: &Path) {
         let name = url.rsplit('/').next().unwrap_or_default();
-        self.execute(&format!("DROP DATABASE {name} WITH (FORCE)"));
+        self.drop_database(url);
         self.execute(&format!("CREATE DATABASE {name} TEMPLATE template0"));
         self.client("pg_restore", &["--exit-on-error", "--dbname", url, &file.to_string_lossy()]);
     }

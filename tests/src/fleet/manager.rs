@@ -49,6 +49,23 @@ pub struct Manager {
     /// How far its clock was set ahead besides (milliseconds).
     set: Arc<AtomicI64>,
     running: Option<(serve::Manager, Runtime)>,
+    /// After the manager itself, in this order.
+    _own: Option<Arc<Own>>,
+}
+
+/// A database that goes with the last manager that has it: those of thousands of lists would fill any disk.
+struct Own {
+    server: &'static Postgres,
+    url: String,
+}
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        // Where something failed it is left to be looked at.
+        if !std::thread::panicking() {
+            self.server.drop_database(&self.url);
+        }
+    }
 }
 
 impl Manager {
@@ -78,8 +95,10 @@ impl Manager {
             profiles.clone(),
         );
         (options.agents, options.operators, options.telemetry) = (local(0), local(0), TelemetryAt::Off);
+        let mut own = None;
         if let Database::Postgres(server) = database {
             options.database = server.create_store();
+            own = Some(Arc::new(Own { server, url: options.database.clone() }));
         }
         runtime().block_on(init(&options, &World::system())).unwrap_or_else(|e| panic!("init: {e}"));
         let mut config = Config::load(Folder::new(place), &Overrides::default()).unwrap_or_else(|e| panic!("its configuration: {e}"));
@@ -87,7 +106,8 @@ impl Manager {
         config.limits.second_person_clients = 1_000_000_000;
         config.limits.second_person_rest = Duration::ZERO;
         tune(&mut config);
-        let mut manager = Manager { folder, config, profile: options.profile, ahead: Arc::default(), set: Arc::default(), running: None };
+        let mut manager =
+            Manager { folder, config, profile: options.profile, ahead: Arc::default(), set: Arc::default(), running: None, _own: own };
         if let Some(network) = network {
             manager.config.advertise = vec![network.address().to_string()];
         }
@@ -190,7 +210,8 @@ impl Manager {
         let place = Folder::new(folder.path().join("manager"));
         let mut config = Config { folder: place, agents: local, operators: local, ..self.config.clone() };
         tune(&mut config);
-        let mut manager = Manager { folder, config, profile: self.profile.clone(), ahead, set: self.set.clone(), running: None };
+        let mut manager =
+            Manager { folder, config, profile: self.profile.clone(), ahead, set: self.set.clone(), running: None, _own: self._own.clone() };
         manager.start_again();
         (manager.config.agents, manager.config.operators) = (manager.serving().agents_address(), manager.serving().operators_address());
         manager
