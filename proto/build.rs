@@ -44,7 +44,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     // As bytes: the types of prost know no extensions, and would drop what methods say of their callers.
     fs::write(PathBuf::from(env::var("OUT_DIR")?).join("sutler.bin"), compiler.encode_file_descriptor_set())?;
     let descriptors = prost_types::FileDescriptorSet::decode(compiler.encode_file_descriptor_set().as_slice())?;
-    tonic_prost_build::configure().bytes(".sutler.v1").build_transport(false).compile_fds(descriptors)?;
+    tonic_prost_build::configure()
+        .bytes(".sutler.v1")
+        .codec_path("crate::codec::SizedCodec")
+        .build_transport(false)
+        .compile_fds(descriptors)?;
     Ok(())
 }
 

@@ -1,6 +1,7 @@
 //! The wire: the generated code of `sutler.v1`, its descriptor set, and the ways between wire and types.
 
 pub mod access;
+pub mod codec;
 pub mod convert;
 
 /// The generated code. Documented in the .proto files.

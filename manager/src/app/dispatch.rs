@@ -17,7 +17,7 @@ use sutler_base::{
     state::{CancelReason, CancelStage, ClientState, ErrorKind, ExecutionState, HoldReason, Intent, Purpose, Timing, WaitReason},
 };
 use sutler_core::{
-    model::{Attempt, Client, Execution, Job, JobPackage, PackageVersion},
+    model::{Attempt, Client, ClientBrief, Execution, Job, JobPackage, PackageVersion},
     relations::VERSIONS_MAX,
     user::{UserTerms, lacks},
     window::Opening,
@@ -110,7 +110,7 @@ pub struct Orders {
 }
 
 /// What these clients are to be told now. Attempts are made for what is queued. Where `known` names the attempts that a
-/// client has, which has just connected, those that it was offered and does not have are offered again.
+/// client has which has just connected, those that it was offered and does not have are offered again.
 ///
 /// This runs after the client's session was entered, so that whatever is offered to it meanwhile goes into that session:
 /// an offer may come twice, which the agent sees by its id, but none is lost. `sessions` says what each client counted when its
@@ -119,7 +119,7 @@ pub async fn orders(
     tx: &mut dyn Tx,
     env: &Env,
     sessions: &BTreeMap<ClientId, u64>,
-    known: Option<&BTreeSet<AttemptId>>,
+    known: &BTreeMap<ClientId, BTreeSet<AttemptId>>,
 ) -> Result<BTreeMap<ClientId, Orders>> {
     let is_newest = |client: &Client| sessions.get(&client.id).is_some_and(|counter| *counter >= client.session_counter);
     let mut here = Vec::with_capacity(sessions.len());
@@ -131,14 +131,19 @@ pub async fn orders(
     let mut seen: BTreeMap<ClientId, Client> = BTreeMap::new();
     let mut waiting = Vec::new();
     let mut shelves = shelf::Shelves::default();
+    let mut rows_of: BTreeMap<ClientId, Vec<Execution>> = BTreeMap::new();
+    for row in tx.open_executions_of_all(&clients).await? {
+        rows_of.entry(row.client.clone()).or_default().push(row);
+    }
     for client in tx.clients(&clients).await? {
+        let known = known.get(&client.id);
         if is_newest(&client) {
             here.push(client.id.clone());
         }
         replaced.extend(client.replaced.map(|at| (client.id.clone(), at)));
         let orders = out.entry(client.id.clone()).or_default();
         orders.state = Some(client.state);
-        let rows = tx.open_executions_of(&client.id).await?;
+        let rows = rows_of.remove(&client.id).unwrap_or_default();
         if env.live.can(&client.id).user.shelf {
             let active = client.state == ClientState::Active;
             orders.shelf = Some(if active { shelves.of(tx, &rows).await? } else { vec![] });
@@ -679,13 +684,15 @@ fn has_lease(row: &Execution) -> bool {
     row.state != ExecutionState::Queued && !called_off
 }
 
-/// The attempts of a client whose permission to start steps is renewed.
-pub async fn leases(tx: &mut dyn Tx, client: &ClientId) -> Result<Vec<AttemptId>> {
-    if tx.client(client).await?.is_none_or(|c| c.state != ClientState::Active) {
-        return Ok(vec![]);
+/// The attempts of these clients whose permission to start steps is renewed.
+pub async fn leases(tx: &mut dyn Tx, clients: &[ClientId]) -> Result<BTreeMap<ClientId, Vec<AttemptId>>> {
+    let active = |client: ClientBrief| (client.state == ClientState::Active).then_some(client.id);
+    let active: BTreeSet<ClientId> = tx.clients_in_brief(clients).await?.into_iter().filter_map(active).collect();
+    let mut leases: BTreeMap<ClientId, Vec<AttemptId>> = BTreeMap::new();
+    for row in tx.open_executions_of_all(clients).await?.into_iter().filter(|row| active.contains(&row.client) && has_lease(row)) {
+        leases.entry(row.client).or_default().extend(row.attempt);
     }
-    let open = tx.open_executions_of(client).await?;
-    Ok(open.into_iter().filter(has_lease).filter_map(|r| r.attempt).collect())
+    Ok(leases)
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Who is offered what, where much is queued.
 
 use super::{BATCH, orders};
-use crate::app::sessions::tests::{client, job, manager};
+use crate::app::outcomes::tests::{client, job, manager};
 use jiff::SignedDuration;
 use std::collections::BTreeMap;
 use sutler_base::{ClientId, state::ExecutionState};
@@ -39,7 +39,10 @@ async fn what_cannot_be_offered_yet_keeps_nothing_from_others_however_much_it_is
     .await
     .unwrap();
     let sessions: BTreeMap<ClientId, u64> = clients.iter().map(|c| (c.clone(), 0)).collect();
-    let told = app.change("manager", "orders", sessions, |tx, env, sessions| Box::pin(orders(tx, env, sessions, None))).await.unwrap();
+    let told = app
+        .change("manager", "orders", (sessions, BTreeMap::new()), |tx, env, (sessions, known)| Box::pin(orders(tx, env, sessions, known)))
+        .await
+        .unwrap();
     for client in &clients {
         let offers: Vec<_> = told[client].offers.iter().map(|offer| offer.job.clone()).collect();
         assert_eq!(offers, std::slice::from_ref(&now.id), "of {client}");

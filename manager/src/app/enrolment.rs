@@ -317,27 +317,37 @@ pub const SUPERSEDED: &str = "CERTIFICATE_SUPERSEDED";
 /// Whether the certificate with this serial number may be used by `subject`; on its first use the ones before it are
 /// superseded.
 pub async fn check_certificate(tx: &mut dyn Tx, subject: &Subject, serial: &str) -> Result<()> {
-    let refuse = |reason: &'static str, message: &str| Err(AppError::Unauthenticated { reason, message: message.to_owned() });
-    let Some(certificate) = tx.certificate(serial).await?.filter(|c| c.subject == *subject) else {
-        return refuse(UNKNOWN_CERTIFICATE, "this certificate was not issued by this installation; enrol again");
-    };
-    match subject {
-        Subject::Client(id) => match tx.client(id).await?.map(|c| c.state) {
-            Some(ClientState::Removed) | None => return refuse(CLIENT_REMOVED, "this client was removed; enrol again with a new token"),
-            Some(_) => {}
-        },
+    let certificate = tx.certificate(serial).await?;
+    let state = match subject {
+        Subject::Client(id) => tx.client(id).await?.map(|c| c.state),
         Subject::Operator(name) => {
             if tx.operator(name).await?.is_none_or(|o| o.revoked.is_some()) {
-                return refuse("OPERATOR_REVOKED", "this operator was revoked; ask another administrator");
+                return refused("OPERATOR_REVOKED", "this operator was revoked; ask another administrator");
             }
+            None
         }
+    };
+    judge_certificate(certificate.as_ref(), subject, serial, state)
+}
+
+/// The same of a certificate that was read, none if it is not known, and the state of its client.
+pub fn judge_certificate(certificate: Option<&Certificate>, subject: &Subject, serial: &str, client: Option<ClientState>) -> Result<()> {
+    let Some(certificate) = certificate.filter(|c| c.subject == *subject) else {
+        return refused(UNKNOWN_CERTIFICATE, "this certificate was not issued by this installation; enrol again");
+    };
+    if matches!((subject, client), (Subject::Client(_), Some(ClientState::Removed) | None)) {
+        return refused(CLIENT_REMOVED, "this client was removed; enrol again with a new token");
     }
     match certificate.state {
         CertificateState::Active => Ok(()),
-        CertificateState::Revoked => refuse("CERTIFICATE_REVOKED", "this certificate was revoked"),
-        CertificateState::Superseded => refuse(SUPERSEDED, "a newer certificate is in use; connect with that one"),
+        CertificateState::Revoked => refused("CERTIFICATE_REVOKED", "this certificate was revoked"),
+        CertificateState::Superseded => refused(SUPERSEDED, "a newer certificate is in use; connect with that one"),
         CertificateState::Issued => Err(AppError::state(serial, "FIRST_USE", "the certificate is used for the first time")),
     }
+}
+
+fn refused(reason: &'static str, message: &str) -> Result<()> {
+    Err(AppError::Unauthenticated { reason, message: message.to_owned() })
 }
 
 /// Puts a certificate into use: those issued before it are superseded. Where several machines had the client's key and an

@@ -63,10 +63,13 @@ pub async fn due(tx: &mut dyn Tx, env: &Env, clients: &[ClientId]) -> Result<Vec
     Ok(questions)
 }
 
-/// Notes that a row has come to a good end: if its job is to stay, it is looked at from now on.
-pub async fn finished(tx: &mut dyn Tx, env: &Env, job: &JobId, client: &ClientId) -> Result<()> {
-    if let Some(every) = tx.job_terms(job).await?.and_then(|terms| terms.keep) {
-        tx.set_checks(&[(job.clone(), client.clone(), Some(keep::next(job, client, every, env.now)))]).await?;
+/// Notes that a job's rows have come to a good end on these clients: if the job is to stay, they are looked at from now on.
+pub async fn finished(tx: &mut dyn Tx, env: &Env, job: &JobId, clients: &[ClientId]) -> Result<()> {
+    if !clients.is_empty()
+        && let Some(every) = tx.job_terms(job).await?.and_then(|terms| terms.keep)
+    {
+        let next = |client: &ClientId| (job.clone(), client.clone(), Some(keep::next(job, client, every, env.now)));
+        tx.set_checks(&clients.iter().map(next).collect::<Vec<_>>()).await?;
     }
     Ok(())
 }

@@ -30,6 +30,7 @@ pub mod logs;
 pub mod membership;
 pub mod occurrences;
 pub mod operators;
+pub mod outcomes;
 pub mod packages;
 pub mod planned;
 pub mod policies;

@@ -1,6 +1,6 @@
 //! What counts as the outcome of an attempt.
 
-use super::{Report, outcome};
+use super::{Recorded, Report, record};
 use crate::{
     app::{
         App,
@@ -129,8 +129,12 @@ fn report(app: &Arc<App>, client: &ClientId, attempt: &AttemptId, state: Executi
     Report { client: client.clone(), attempt: attempt.clone(), outcome: bytes, signature, job: None, purpose: None }
 }
 
-async fn send(app: &Arc<App>, report: Report) -> Result<(), String> {
-    app.change("clients/x", "outcome", report, |tx, env, r| Box::pin(outcome(tx, env, r))).await.unwrap()
+async fn send_all(app: &Arc<App>, reports: Vec<Report>) -> Vec<Recorded> {
+    app.change("manager", "outcome", reports, |tx, env, reports| Box::pin(record(tx, env, reports))).await.unwrap()
+}
+
+async fn send(app: &Arc<App>, report: Report) -> Recorded {
+    send_all(app, vec![report]).await.pop().unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -162,5 +166,44 @@ async fn only_what_the_client_itself_signed_is_an_outcome_and_the_first_one_stan
     let changed = report(&app, &one, &id, ExecutionState::Succeeded, &key);
     assert!(send(&app, changed).await.unwrap_err().contains("it stands"));
     assert_eq!(recorded().await.outcome, failed.outcome);
+    manager.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn outcomes_that_come_together_are_each_what_they_are_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let manager = manager(folder.path()).await;
+    let app = manager.app().clone();
+    let keys: Vec<PrivateKey> = (0..4).map(|_| PrivateKey::generate().unwrap()).collect();
+    let mut all = Vec::new();
+    for key in &keys {
+        let client = client(&app, key).await;
+        all.push((client.clone(), attempt(&app, &client).await));
+    }
+    let of = |n: usize, state, key: usize| report(&app, &all[n].0, &all[n].1, state, &keys[key]);
+    let first = of(0, ExecutionState::Succeeded, 0);
+    let reports = vec![
+        first.clone(),
+        of(1, ExecutionState::Failed, 1),
+        // Its key is another client's.
+        of(2, ExecutionState::Succeeded, 3),
+        // The first of an attempt stands, also of two that come in one go, and the same again is fine.
+        of(0, ExecutionState::Failed, 0),
+        first.clone(),
+        of(3, ExecutionState::AlreadyInstalled, 3),
+    ];
+    let said = send_all(&app, reports).await;
+    let refused: Vec<bool> = said.iter().map(Result::is_err).collect();
+    assert_eq!(refused, [false, false, true, true, false, false], "{said:?}");
+
+    let ids: Vec<AttemptId> = all.iter().map(|(_, id)| id.clone()).collect();
+    let read = app.view("manager", "attempts", ids, |tx, _env, ids| Box::pin(async move { Ok(tx.attempts(ids).await?) })).await.unwrap();
+    let state = |n: usize| read.iter().find(|a| a.id == all[n].1).map(|a| (a.state, a.outcome.is_empty())).unwrap();
+    assert_eq!(state(0), (ExecutionState::Succeeded, false));
+    assert_eq!(state(1), (ExecutionState::Failed, false));
+    assert_eq!(state(2), (ExecutionState::Installing, true), "a refused outcome leaves nothing");
+    assert_eq!(state(3), (ExecutionState::AlreadyInstalled, false));
+    let recorded = read.iter().find(|a| a.id == all[0].1).unwrap();
+    assert_eq!((&recorded.outcome, &recorded.signature), (&first.outcome, &first.signature), "what was signed is kept as it came");
     manager.stop().await;
 }

@@ -227,7 +227,8 @@ pub async fn adopt_attempt(tx: &mut dyn Tx, env: &Env, unknown: &Unknown) -> Res
 
 /// The agent has told all that it knows: from now on what it does not know never reached it.
 pub async fn caught_up(tx: &mut dyn Tx, env: &Env, hello: &sessions::Hello) -> Result<()> {
-    sessions::missing_at_agent(tx, env, hello).await?;
+    let open = tx.open_executions_of(&hello.client).await?;
+    sessions::missing_at_agent(tx, env, hello, open).await?;
     tx.set_caught_up(&hello.client).await?;
     Ok(())
 }

@@ -1,22 +1,24 @@
-//! Sessions of agents: who connected, what it has, what it reports.
+//! Sessions of agents: who connected, what it has, how far that is.
 
 use super::{
     AppError, Env, Result, archive,
     brakes::{breakers, retries},
-    clients, enrolment, events, executions, keeping, leaving,
+    enrolment, events, executions,
     restored::{self, Unknown},
     rollouts,
 };
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    sync::Arc,
+};
 use sutler_base::{
     AttemptId, ClientId, Digest, JobId, Timestamp,
-    outcome::{Outcome, SIGNING_CONTEXT},
-    state::{CancelReason, CancelStage, ClientState, ErrorKind, ExecutionState, Purpose},
+    state::{CancelStage, ClientState, ErrorKind, ExecutionState, Purpose},
 };
-use sutler_certs::keys::PublicKey;
 use sutler_core::{
     execution,
-    model::{Attempt, CancelRequest, CertificateState, Client, Machine, Subject},
+    model::{Attempt, CancelRequest, Certificate, CertificateState, Client, Execution, Machine, Subject},
+    rights::Reach,
     session::{self, Identified, Presented, identify},
 };
 use sutler_proto::REPORT_AGAIN;
@@ -81,31 +83,127 @@ pub struct Welcome {
     pub superseded: bool,
 }
 
-/// Opens a session: tells the client from a copy of it, and settles what each side has of their attempts.
-pub async fn open(tx: &mut dyn Tx, env: &Env, hello: &Hello) -> Result<Welcome> {
-    let mut client = clients::load(tx, &hello.client).await?;
+/// How many sessions are opened in one unit of work at the most.
+pub const TOGETHER: usize = 256;
+
+/// Opens sessions, and says of each what came of it, in their order: tells clients from copies of them, and settles what each side has
+/// of their attempts. A refusal of one changes nothing for the others.
+pub async fn open(tx: &mut dyn Tx, env: &Env, hellos: &[Arc<Hello>]) -> Result<Vec<Result<Welcome>>> {
+    let mut said: BTreeMap<usize, Result<Welcome>> = BTreeMap::new();
+    let mut rest: Vec<usize> = (0..hellos.len()).collect();
+    while !rest.is_empty() {
+        // Of a client that says hello twice the second one is looked at by what the first one left.
+        let (mut clients, mut later) = (BTreeMap::new(), Vec::new());
+        for n in rest {
+            match clients.entry(hellos[n].client.clone()) {
+                Entry::Vacant(first) => drop(first.insert(n)),
+                Entry::Occupied(_) => later.push(n),
+            }
+        }
+        let mut numbers: Vec<usize> = clients.into_values().collect();
+        numbers.sort_unstable();
+        let these: Vec<&Hello> = numbers.iter().map(|n| &*hellos[*n]).collect();
+        said.extend(numbers.into_iter().zip(open_each(tx, env, &these).await?));
+        rest = later;
+    }
+    Ok(said.into_values().collect())
+}
+
+/// The same of clients each of which says hello once.
+async fn open_each(tx: &mut dyn Tx, env: &Env, hellos: &[&Hello]) -> Result<Vec<Result<Welcome>>> {
+    let ids: Vec<ClientId> = hellos.iter().map(|hello| hello.client.clone()).collect();
+    let mut clients: BTreeMap<ClientId, Client> = tx.lock_clients(&ids).await?.into_iter().map(|c| (c.id.clone(), c)).collect();
+    let serials: Vec<String> = hellos.iter().map(|hello| hello.serial.clone()).collect();
+    let certificates: BTreeMap<String, Certificate> = tx.certificates(&serials).await?.into_iter().map(|c| (c.serial.clone(), c)).collect();
+    let mut machines: BTreeMap<ClientId, Vec<Machine>> = BTreeMap::new();
+    for machine in tx.machines_of(&ids).await? {
+        machines.entry(machine.client.clone()).or_default().push(machine);
+    }
+    let (mut said, mut come) = (BTreeMap::new(), Vec::new());
+    for (n, hello) in hellos.iter().enumerate() {
+        let env = env.on_behalf_of(&format!("clients/{}", hello.client), Reach::Everywhere);
+        let machines = machines.remove(&hello.client).unwrap_or_default();
+        let Some(client) = clients.remove(&hello.client) else {
+            said.insert(n, Err(AppError::not_found("client", &hello.client)));
+            continue;
+        };
+        match arrive(tx, &env, hello, client, certificates.get(&hello.serial), &machines).await? {
+            Arrived::Itself(client) => come.push((n, env, *hello, *client, session::is_decided(&machines))),
+            Arrived::Copy(welcome) => drop(said.insert(n, Ok(*welcome))),
+            Arrived::Refused(why) => drop(said.insert(n, Err(why))),
+        }
+    }
+    let now: Vec<Client> = come.iter().map(|(.., client, _)| client.clone()).collect();
+    tx.greet_clients(&now).await?;
+    tx.touch_clients(&now.iter().map(|client| (client.id.clone(), env.now)).collect::<Vec<_>>()).await?;
+    let here: Vec<ClientId> = now.into_iter().map(|client| client.id).collect();
+    let mut open: BTreeMap<ClientId, Vec<Execution>> = BTreeMap::new();
+    for row in tx.open_executions_of_all(&here).await? {
+        open.entry(row.client.clone()).or_default().push(row);
+    }
+    let mut reported = Vec::with_capacity(come.len());
+    for (_, env, hello, client, _) in &come {
+        let rows = open.remove(&client.id).unwrap_or_default();
+        reported.push(settle_open(tx, env, hello, rows).await?);
+    }
+    let attempts: Vec<AttemptId> = come.iter().flat_map(|(_, _, hello, ..)| hello.open.keys().cloned()).collect();
+    let known: BTreeMap<AttemptId, Attempt> =
+        if attempts.is_empty() { BTreeMap::new() } else { tx.attempts(&attempts).await?.into_iter().map(|a| (a.id.clone(), a)).collect() };
+    for ((n, _, hello, client, renew), report_from) in come.into_iter().zip(reported) {
+        let mut unknown = unknown_here(&known, hello);
+        if report_from.is_some() {
+            // What has ended is about to be reported, with the job that it belongs to.
+            unknown.retain(|id| hello.open.get(id).is_none_or(|open| !open.state.is_end()));
+        }
+        let send_facts = client.facts_digest.is_none() || client.facts_digest != hello.facts_digest;
+        let facts = client.facts_digest;
+        said.insert(n, Ok(Welcome { client, send_facts, facts, unknown, report_from, renew, superseded: false }));
+    }
+    Ok(said.into_values().collect())
+}
+
+/// Who it is that says hello.
+enum Arrived {
+    /// The client, with what it says of itself.
+    Itself(Box<Client>),
+    /// Perhaps another machine with its key; what that is told.
+    Copy(Box<Welcome>),
+    /// Nobody who is let in. Nothing was changed.
+    Refused(AppError),
+}
+
+/// Tells a client from a copy of it, which is noted.
+async fn arrive(
+    tx: &mut dyn Tx,
+    env: &Env,
+    hello: &Hello,
+    mut client: Client,
+    certificate: Option<&Certificate>,
+    machines: &[Machine],
+) -> Result<Arrived> {
     if client.state == ClientState::Removed {
-        return Err(AppError::Unauthenticated {
+        return Ok(Arrived::Refused(AppError::Unauthenticated {
             reason: "CLIENT_REMOVED",
             message: "this client was removed; enrol again with a new token".into(),
-        });
+        }));
     }
     // Once more, for the client's next certificate may have been used since the stream was opened: then what is here is a machine
     // that was sorted out, and not one more copy.
-    let superseded = match enrolment::check_certificate(tx, &Subject::Client(client.id.clone()), &hello.serial).await {
+    let subject = Subject::Client(client.id.clone());
+    let superseded = match enrolment::judge_certificate(certificate, &subject, &hello.serial, Some(client.state)) {
         Err(AppError::Unauthenticated { reason: enrolment::SUPERSEDED, .. }) => true,
-        checked => checked.map(|()| false)?,
+        Ok(()) => false,
+        Err(refused) => return Ok(Arrived::Refused(refused)),
     };
-    let machines = tx.machines_of(std::slice::from_ref(&client.id)).await?;
     let presented =
         Presented { machine_id: &hello.machine_id, boot_id: &hello.boot_id, session_counter: hello.session_counter, superseded };
-    let identified = identify(&client, &machines, presented);
+    let identified = identify(&client, machines, presented);
     if let Identified::Other(message) = identified {
-        return Err(AppError::Unauthenticated { reason: "OTHER_MACHINE", message });
+        return Ok(Arrived::Refused(AppError::Unauthenticated { reason: "OTHER_MACHINE", message }));
     }
     archive::take_back(tx, env, &mut client, "it connected again").await?;
     if let Identified::Copy(what) = identified {
-        note_machines(tx, env, &client, &machines, hello).await?;
+        note_machines(tx, env, &client, machines, hello).await?;
         if client.state == ClientState::Active {
             client.state = ClientState::Quarantined;
             client.notice = what.clone();
@@ -114,11 +212,11 @@ pub async fn open(tx: &mut dyn Tx, env: &Env, hello: &Hello) -> Result<Welcome> 
             events::client_quarantined(tx, env, &client).await?;
             env.wakes().access.insert(client.id.clone());
         }
-        return Ok(Welcome { client, send_facts: false, facts: None, unknown: vec![], report_from: None, renew: false, superseded });
+        let welcome = Welcome { client, send_facts: false, facts: None, unknown: vec![], report_from: None, renew: false, superseded };
+        return Ok(Arrived::Copy(Box::new(welcome)));
     }
-    let decided = session::is_decided(&machines);
-    if !machines.is_empty() && !decided {
-        note_machines(tx, env, &client, &machines, hello).await?;
+    if !machines.is_empty() && !session::is_decided(machines) {
+        note_machines(tx, env, &client, machines, hello).await?;
     }
     client.machine_id = hello.machine_id.clone();
     client.boot_id = hello.boot_id.clone();
@@ -126,31 +224,26 @@ pub async fn open(tx: &mut dyn Tx, env: &Env, hello: &Hello) -> Result<Welcome> 
     client.agent_version = hello.agent_version.clone();
     client.address = hello.address.clone();
     client.skew = hello.agent_time.map(|there| there.as_millisecond().saturating_sub(env.now.as_millisecond()));
-    tx.save_client(&client).await?;
-    tx.touch_clients(&[(client.id.clone(), env.now)]).await?;
-    let send_facts = client.facts_digest.is_none() || client.facts_digest != hello.facts_digest;
+    Ok(Arrived::Itself(Box::new(client)))
+}
+
+/// Settles what the manager has open of a client with what that has. Gives back from which attempt on the manager, which was restored,
+/// wants to hear again.
+async fn settle_open(tx: &mut dyn Tx, env: &Env, hello: &Hello, rows: Vec<Execution>) -> Result<Option<AttemptId>> {
     let report_from = match env.settings.restored.filter(|_| hello.capabilities.iter().any(|c| c == REPORT_AGAIN)) {
-        Some(restored) if !tx.has_caught_up(&client.id).await? => Some(restored.first_attempt()),
-        _ => None,
-    };
-    match report_from {
-        None => missing_at_agent(tx, env, hello).await?,
-        Some(_) => {
-            for (attempt, open) in &hello.open {
-                let Some((job, revision)) = open.job.clone().filter(|_| !open.state.is_end()) else { continue };
-                let (client, attempt) = (client.id.clone(), attempt.clone());
-                let unknown = Unknown { client, attempt, job, revision, state: open.state, purpose: open.purpose };
-                restored::adopt_attempt(tx, env, &unknown).await?;
-            }
+        Some(restored) if !tx.has_caught_up(&hello.client).await? => restored.first_attempt(),
+        _ => {
+            missing_at_agent(tx, env, hello, rows).await?;
+            return Ok(None);
         }
+    };
+    for (attempt, open) in &hello.open {
+        let Some((job, revision)) = open.job.clone().filter(|_| !open.state.is_end()) else { continue };
+        let (client, attempt) = (hello.client.clone(), attempt.clone());
+        let unknown = Unknown { client, attempt, job, revision, state: open.state, purpose: open.purpose };
+        restored::adopt_attempt(tx, env, &unknown).await?;
     }
-    // What has ended is about to be reported, with the job that it belongs to.
-    let mut unknown = unknown_here(tx, hello).await?;
-    if report_from.is_some() {
-        unknown.retain(|id| hello.open.get(id).is_none_or(|open| !open.state.is_end()));
-    }
-    let facts = client.facts_digest;
-    Ok(Welcome { client, send_facts, facts, unknown, report_from, renew: decided, superseded })
+    Ok(Some(report_from))
 }
 
 /// Notes the machine that says hello among those that have the client's key; with the first of them also the one that was
@@ -191,8 +284,8 @@ async fn note_machines(tx: &mut dyn Tx, env: &Env, client: &Client, known: &[Mac
 /// was lost, and nobody knows how far it was. Those that it had never accepted are offered again, by the orders that follow; but
 /// after the loss of a journal as new attempts, for the word that it had accepted may have been lost, too, and no step of an
 /// attempt may be started twice.
-pub(super) async fn missing_at_agent(tx: &mut dyn Tx, env: &Env, hello: &Hello) -> Result<()> {
-    for row in tx.open_executions_of(&hello.client).await? {
+pub(super) async fn missing_at_agent(tx: &mut dyn Tx, env: &Env, hello: &Hello, rows: Vec<Execution>) -> Result<()> {
+    for row in rows {
         let Some(id) = row.attempt.clone().filter(|_| row.state != ExecutionState::Queued) else { continue };
         if hello.open.contains_key(&id) {
             continue;
@@ -232,17 +325,13 @@ pub(super) async fn missing_at_agent(tx: &mut dyn Tx, env: &Env, hello: &Hello) 
     Ok(())
 }
 
-/// Attempts that the agent has and the manager does not want: those it does not know, and those that it has ended.
-async fn unknown_here(tx: &mut dyn Tx, hello: &Hello) -> Result<Vec<AttemptId>> {
-    let ids: Vec<AttemptId> = hello.open.keys().cloned().collect();
-    let known = tx.attempts(&ids).await?;
-    Ok(ids
-        .into_iter()
-        .filter(|id| match known.iter().find(|a| a.id == *id && a.client == hello.client) {
-            None => true,
-            Some(attempt) => attempt.state.is_end() && attempt.outcome.is_empty(),
-        })
-        .collect())
+/// Attempts that the agent has and the manager does not want: those that are not `known`, and those that it has ended.
+fn unknown_here(known: &BTreeMap<AttemptId, Attempt>, hello: &Hello) -> Vec<AttemptId> {
+    let is_unknown = |id: &&AttemptId| match known.get(*id).filter(|a| a.client == hello.client) {
+        None => true,
+        Some(attempt) => attempt.state.is_end() && attempt.outcome.is_empty(),
+    };
+    hello.open.keys().filter(is_unknown).cloned().collect()
 }
 
 /// Where an attempt is, as its agent says.
@@ -303,154 +392,6 @@ pub async fn progress(tx: &mut dyn Tx, env: &Env, reports: &[Progress]) -> Resul
     Ok(())
 }
 
-/// An outcome as it came.
-#[derive(Debug, Clone)]
-pub struct Report {
-    /// The client, from its certificate.
-    pub client: ClientId,
-    /// The attempt that the message names.
-    pub attempt: AttemptId,
-    /// The bytes that were signed.
-    pub outcome: Vec<u8>,
-    /// The signature.
-    pub signature: Vec<u8>,
-    /// The job and its revision, as the agent says: for a manager that was restored and does not know the attempt.
-    pub job: Option<(JobId, i64)>,
-    /// What the attempt is for, likewise.
-    pub purpose: Option<Purpose>,
-}
-
-/// Records the outcome of an attempt. Gives back why it was refused, if it was; then the first one stands.
-///
-/// The same outcome again is fine: its answer had been lost.
-pub async fn outcome(tx: &mut dyn Tx, env: &Env, report: &Report) -> Result<std::result::Result<(), String>> {
-    let object = format!("attempts/{}", report.attempt);
-    let mut known = tx.attempt(&report.attempt).await?;
-    if known.is_none()
-        && let Some((job, revision)) = report.job.clone().filter(|_| env.settings.restored.is_some())
-        && parse(report).is_ok()
-        && signed(tx, report).await?
-    {
-        let (client, attempt) = (report.client.clone(), report.attempt.clone());
-        // The end comes right after.
-        let unknown = Unknown { client, attempt, job, revision, state: ExecutionState::Offered, purpose: report.purpose };
-        if restored::adopt_attempt(tx, env, &unknown).await? {
-            known = tx.attempt(&report.attempt).await?;
-        }
-    }
-    let known = known.filter(|a| a.client == report.client);
-    let Some(attempt) = known else { return Ok(Err("this client has no such attempt".into())) };
-    if !attempt.outcome.is_empty() {
-        if attempt.outcome == report.outcome {
-            return Ok(Ok(()));
-        }
-        env.audit_refusal(tx, "outcome_refused", &object, format!("clients/{} reported another outcome than before", report.client))
-            .await?;
-        return Ok(Err("another outcome was recorded for this attempt before; it stands".into()));
-    }
-    let outcome = match parse(report) {
-        Ok(outcome) => outcome,
-        Err(why) => {
-            env.audit_refusal(tx, "outcome_refused", &object, format!("clients/{}: {why}", report.client)).await?;
-            return Ok(Err(why));
-        }
-    };
-    if !signed(tx, report).await? {
-        env.audit_refusal(tx, "outcome_refused", &object, format!("clients/{}: the signature is not good", report.client)).await?;
-        return Ok(Err("the outcome is not signed with a key of this client".into()));
-    }
-    let row = tx.execution(&attempt.job, &attempt.client).await?;
-    breakers::count(tx, env, &attempt, &outcome).await?;
-    let done = Attempt {
-        state: outcome.state,
-        ended: Some(env.now),
-        outcome: report.outcome.clone(),
-        signature: report.signature.clone(),
-        ..attempt.clone()
-    };
-    tx.finish_attempts(&[done]).await?;
-    if let Some(row) = &row {
-        let (reason, detail) = execution::says(&outcome);
-        events::execution_failed(tx, env, row, &attempt, outcome.state, (&reason, &detail)).await?;
-    }
-    if let Some(row) = row.as_ref().filter(|r| r.attempt.as_ref() == Some(&attempt.id) && outcome.state != ExecutionState::Canceled) {
-        rollouts::happened(tx, env, row).await?;
-    }
-    // What really happened wins over a cancellation that became final because a lease had run out, or over a loss that
-    // turned out to be none; a newer attempt wins over both.
-    if let Some(row) = row.filter(|r| {
-        let called_off = r.state == ExecutionState::Queued && outcome.state == ExecutionState::Canceled;
-        r.attempt.as_ref() == Some(&attempt.id) && !called_off
-    }) {
-        if let Some(cancel) = row.cancel.as_ref().filter(|c| outcome.state == ExecutionState::Canceled && execution::by_rollout(c.reason)) {
-            let change = executions::canceled(tx, env, &row, cancel.reason, !outcome.items.is_empty()).await?;
-            tx.change_executions(&[change]).await?;
-            return Ok(Ok(()));
-        }
-        let (reason, detail) = execution::says(&outcome);
-        let reason = match (&row.cancel, outcome.state) {
-            (Some(cancel), ExecutionState::Canceled) => cancel.reason.as_str().to_owned(),
-            // It was final without an answer, and stands.
-            (None, ExecutionState::Canceled) if row.state == ExecutionState::Canceled => row.reason.clone(),
-            _ => reason,
-        };
-        let mut change = match &row.cancel {
-            // It is offered the newest revision.
-            Some(CancelRequest { reason: why @ (CancelReason::Revised | CancelReason::CameBack), .. })
-                if outcome.state == ExecutionState::Canceled =>
-            {
-                executions::canceled(tx, env, &row, *why, false).await?
-            }
-            _ => executions::moved(&row, outcome.state, &reason, &detail, env),
-        };
-        if attempt.purpose == Purpose::Leave && outcome.state != ExecutionState::Canceled {
-            change = leaving::ended(tx, env, &row, &outcome, &reason, &detail).await?;
-        }
-        change.cancel = Some(None);
-        let kind = retries::kind(&outcome, change.to);
-        if let Some((waits, retried)) = retries::again(tx, env, &row, &[kind], &change).await? {
-            tx.change_executions(&[waits]).await?;
-            retries::wait(tx, &retried).await?;
-            env.wakes().jobs.insert(attempt.job);
-            return Ok(Ok(()));
-        }
-        if change.to.is_good() && row.attempts > 1 {
-            tx.forget_retries(&[(row.job.clone(), row.client.clone())]).await?;
-        }
-        let (ended, good) = (change.to.is_end() && attempt.purpose != Purpose::Leave, change.to.is_good());
-        tx.change_executions(&[change]).await?;
-        if ended && good {
-            keeping::finished(tx, env, &attempt.job, &attempt.client).await?;
-        }
-        // It may have left while something ran.
-        if ended && leaving::takes_back(tx, &attempt.job).await? && !executions::is_reached(tx, &attempt.job, &attempt.client).await? {
-            leaving::leave(tx, env, &attempt.job, std::slice::from_ref(&attempt.client)).await?;
-        }
-    }
-    env.wakes().jobs.insert(attempt.job);
-    Ok(Ok(()))
-}
-
-fn parse(report: &Report) -> std::result::Result<Outcome, String> {
-    let outcome = Outcome::parse(&report.outcome).map_err(|e| e.0)?;
-    if outcome.attempt != report.attempt || outcome.client != report.client {
-        return Err("the outcome names another attempt or client than the one that reports it".into());
-    }
-    Ok(outcome)
-}
-
-/// Whether a key that the client has or had made this signature.
-async fn signed(tx: &mut dyn Tx, report: &Report) -> Result<bool> {
-    for certificate in tx.certificates_of(&Subject::Client(report.client.clone())).await? {
-        let good = PublicKey::from_spki(&certificate.public_key)
-            .is_ok_and(|key| key.verify(SIGNING_CONTEXT, &report.outcome, &report.signature).is_ok());
-        if good {
-            return Ok(true);
-        }
-    }
-    Ok(false)
-}
-
 /// What an agent says to a cancellation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CancelAnswer {
@@ -481,7 +422,3 @@ pub async fn cancel_acknowledged(tx: &mut dyn Tx, env: &Env, client: &ClientId, 
     change.cancel = Some(cancel);
     Ok(tx.change_executions(&[change]).await?)
 }
-
-#[cfg(test)]
-#[path = "sessions_tests.rs"]
-pub(super) mod tests;

@@ -127,7 +127,7 @@ pub async fn publish_revocations(tx: &mut dyn Tx, env: &Env, signed: &SignedRevo
 }
 
 /// What an agent holds of the publishers' documents.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Held {
     /// The version of its trust document; 0 if it takes no updates.
     pub trust: u64,

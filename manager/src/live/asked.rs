@@ -4,6 +4,7 @@ use crate::{
     app::{App, AppError, questions},
     telemetry::Metrics,
 };
+use bytes::Bytes;
 use prost::Message as _;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use sutler_base::{ClientId, Digest};
@@ -35,12 +36,12 @@ fn told(questions: &[Question], answers: &BTreeMap<String, String>) -> v1::Quest
     told
 }
 
-/// Tells these clients what is asked; one that holds what has this digest is told nothing.
-pub async fn tell(app: &App, clients: Vec<ClientId>, held: Option<&[u8]>) -> Result<(), AppError> {
+/// Tells these clients what is asked; one that `held` what has this digest is told nothing.
+pub async fn tell(app: &App, clients: Vec<ClientId>, held: &BTreeMap<ClientId, Bytes>) -> Result<(), AppError> {
     let asked = app.view("manager", "questions", clients, |tx, _env, ids| Box::pin(questions::asked_of(tx, ids))).await?;
     for (client, answers) in asked.clients {
         let told = told(&asked.questions, &answers);
-        if held.is_none_or(|held| held != told.digest.as_ref()) {
+        if held.get(&client).is_none_or(|held| *held != told.digest) {
             app.live.send(&client, Message::Questions(told));
         }
     }
@@ -66,7 +67,7 @@ async fn follow_once(app: &App, seen: &mut Option<i64>) -> Result<(), AppError> 
         app.view("manager", "questions_revision", (), |tx, _env, ()| Box::pin(async move { Ok(tx.questions_revision().await?) })).await?;
     if seen.is_some_and(|seen| seen != revision) {
         for clients in app.live.connected().chunks(CLIENTS) {
-            tell(app, clients.to_vec(), None).await?;
+            tell(app, clients.to_vec(), &BTreeMap::new()).await?;
         }
     }
     *seen = Some(revision);

@@ -2,8 +2,10 @@
 //!
 //! Nothing here is remembered. What is to be done stands in the database; a wake-up only says that it is worth looking.
 
+mod arrivals;
 pub mod asked;
 mod brakes;
+pub mod gather;
 mod hooks;
 mod keeping;
 mod leases;
@@ -14,12 +16,18 @@ mod times;
 pub mod transfers;
 pub mod workers;
 
-use crate::app::{Wakes, sessions::Progress, trust};
+use crate::app::{
+    App, AppError, Wakes, outcomes,
+    sessions::{self, Progress},
+    trust,
+};
+pub use arrivals::Fresh;
+use gather::Gather;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::{
         Arc, Mutex, MutexGuard,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -47,6 +55,9 @@ const SET_AHEAD: jiff::SignedDuration = jiff::SignedDuration::from_secs(30);
 
 /// For how long it is remembered that a client was connected here.
 const KEPT: jiff::SignedDuration = jiff::SignedDuration::from_mins(5);
+
+/// So many that have left are remembered without looking who left long ago.
+const LEFT_MIN: usize = 1024;
 
 /// What a session's stream is told.
 #[derive(Debug)]
@@ -124,6 +135,10 @@ pub struct Live {
     due: Mutex<Due>,
     /// Of each client the attempts that it reports: what one says of an attempt never touches what another says.
     progress: Mutex<BTreeMap<(ClientId, AttemptId), Progress>>,
+    /// Who has connected and was told nothing yet.
+    fresh: Mutex<BTreeMap<ClientId, Fresh>>,
+    /// Rung when somebody has connected.
+    pub arrivals_due: Notify,
     /// Rung when clients are due.
     pub clients_due: Notify,
     /// Rung when jobs are due.
@@ -147,12 +162,18 @@ pub struct Live {
     /// When it was last read who may still be connected.
     access_read: Mutex<Option<Instant>>,
     left: Mutex<HashMap<ClientId, Timestamp>>,
+    /// How many of them stayed when those that left long ago were forgotten.
+    left_kept: AtomicUsize,
     lacking: Mutex<BTreeMap<AttemptId, ClientId>>,
     behind: Mutex<BTreeSet<ClientId>>,
     /// Of each job in which state of affairs too few of its clients were in contact, and when that was seen.
     too_few: Mutex<BTreeMap<JobId, (Affairs, Timestamp)>>,
     /// What flows to clients.
     pub transfers: transfers::Transfers,
+    /// Hellos that wait for their welcome.
+    pub hellos: Arc<Gather<Arc<sessions::Hello>, Result<sessions::Welcome, AppError>>>,
+    /// Outcomes that wait to be recorded.
+    pub outcomes: Arc<Gather<outcomes::Report, outcomes::Recorded>>,
     checks: Mutex<BTreeMap<ClientId, BTreeSet<JobId>>>,
 }
 
@@ -165,15 +186,28 @@ impl Live {
             told: tokio::sync::Mutex::default(),
             access_read: Mutex::default(),
             left: Mutex::default(),
+            left_kept: AtomicUsize::new(0),
             lacking: Mutex::default(),
             behind: Mutex::default(),
             too_few: Mutex::default(),
             transfers: transfers::Transfers::default(),
+            hellos: Gather::new(sessions::TOGETHER, |app: Arc<App>, hellos| {
+                Box::pin(async move {
+                    app.change("manager", "open_session", hellos, |tx, env, all| Box::pin(sessions::open(tx, env, all))).await
+                })
+            }),
+            outcomes: Gather::new(outcomes::TOGETHER, |app: Arc<App>, reports| {
+                Box::pin(
+                    async move { app.change("manager", "outcome", reports, |tx, env, all| Box::pin(outcomes::record(tx, env, all))).await },
+                )
+            }),
             checks: Mutex::default(),
             sessions: Mutex::default(),
             next: AtomicU64::new(1),
             due: Mutex::default(),
             progress: Mutex::default(),
+            fresh: Mutex::default(),
+            arrivals_due: Notify::new(),
             clients_due: Notify::new(),
             brakes_due: Notify::new(),
             jobs_due: Notify::new(),
@@ -219,9 +253,13 @@ impl Live {
     /// Ends this session, if it is still the client's. Gives back whether it was.
     pub fn leave(&self, client: &ClientId, number: u64, now: Timestamp) -> bool {
         let mut left = lock(&self.left);
-        let old = now.saturating_sub(KEPT).unwrap_or(self.started);
-        left.retain(|_, at| *at > old);
         left.insert(client.clone(), now);
+        // Not with each: where a whole fleet leaves in one moment, each would look at all of it.
+        if left.len() >= 2 * self.left_kept.load(Ordering::Relaxed).max(LEFT_MIN) {
+            let old = now.saturating_sub(KEPT).unwrap_or(self.started);
+            left.retain(|_, at| *at > old);
+            self.left_kept.store(left.len(), Ordering::Relaxed);
+        }
         drop(left);
         let mut sessions = lock(&self.sessions);
         let mine = sessions.get(client).is_some_and(|s| s.number == number);
@@ -402,8 +440,8 @@ impl Live {
         while out.len() < limit
             && let Some(client) = due.clients.pop_first()
         {
-            // Who is behind is asked again when it has caught up.
-            if sessions.contains_key(&client) && !lock(&self.behind).contains(&client) {
+            // Who is behind is asked again when it has caught up, and who has just come is told everything.
+            if sessions.contains_key(&client) && !lock(&self.behind).contains(&client) && !lock(&self.fresh).contains_key(&client) {
                 out.push(client);
             }
         }

@@ -18,13 +18,11 @@ use sutler_proto::{
 };
 
 /// Tells these clients what there is to do: makes attempts for what is queued, commits them, and sends offers,
-/// cancellations and leases. `known` are the attempts that a client has which has just connected.
-pub async fn give(app: &App, clients: Vec<ClientId>, known: Option<BTreeSet<AttemptId>>) -> Result<(), AppError> {
+/// cancellations and leases. `known` are the attempts that clients have which have just connected.
+pub async fn give(app: &App, clients: Vec<ClientId>, known: BTreeMap<ClientId, BTreeSet<AttemptId>>) -> Result<(), AppError> {
     let sessions = clients.into_iter().filter_map(|c| app.live.counter(&c).map(|counter| (c, counter))).collect();
     let orders = app
-        .change("manager", "orders", (sessions, known), |tx, env, (sessions, known)| {
-            Box::pin(dispatch::orders(tx, env, sessions, known.as_ref()))
-        })
+        .change("manager", "orders", (sessions, known), |tx, env, (sessions, known)| Box::pin(dispatch::orders(tx, env, sessions, known)))
         .await?;
     // What is offered may be so because of what publishers have just published: agents hear of that first. The attempts are
     // committed, and offered in any case.

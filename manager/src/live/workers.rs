@@ -1,16 +1,17 @@
 //! What goes on by itself: each worker looks at what is due, when it is woken and now and then, and does it.
 
 use super::{
-    asked, brakes, hooks, keeping,
+    arrivals, asked, brakes, hooks, keeping,
     leases::{self, Even},
     orders, scrub, times, transfers,
 };
 use crate::{
-    app::{App, AppError, archive, audit, deltas, disk_failed, events, occurrences, reconcile, rollouts, sessions},
+    app::{App, AppError, archive, audit, deltas, disk_failed, dispatch, events, occurrences, reconcile, rollouts, sessions},
     hooks::Receiver,
     telemetry::Metrics,
 };
 use std::{
+    collections::BTreeMap,
     future::Future,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
@@ -64,6 +65,11 @@ impl Default for Pace {
 /// Starts the workers, and those that tell `receivers` of events; they end when the set is dropped.
 pub fn start(app: Arc<App>, pace: Pace, receivers: Vec<Receiver>) -> JoinSet<()> {
     let (mut set, metrics) = (JoinSet::new(), app.metrics.clone());
+    let a = app.clone();
+    let greet = move || arrivals::greet(a.clone());
+    set.spawn(repeat("arrivals", metrics.clone(), Some(app.clone()), |live| &live.arrivals_due, pace.often, greet));
+    let (a, pause) = (app.clone(), Duration::from_secs(u64::from(app.settings.lease_seconds().max(3) / 3)));
+    set.spawn(repeat("leases", metrics.clone(), None, |live| &live.jobs_due, pause, move || renew_leases(a.clone())));
     let a = app.clone();
     set.spawn(repeat("orders", metrics.clone(), Some(app.clone()), |live| &live.clients_due, pace.seldom, move || give_orders(a.clone())));
     let a = app.clone();
@@ -185,10 +191,25 @@ async fn give_orders(app: Arc<App>) -> Result<(), AppError> {
         if clients.is_empty() {
             break;
         }
-        orders::give(&app, clients, None).await?;
+        orders::give(&app, clients, BTreeMap::new()).await?;
     }
     for client in run_now {
         app.live.send(&client, Message::RunNow(v1::RunNow { attempts: vec![] }));
+    }
+    Ok(())
+}
+
+/// Renews the permission to start steps, for what the database says is still wanted. No lease without the database: what it says may
+/// have changed.
+async fn renew_leases(app: Arc<App>) -> Result<(), AppError> {
+    for clients in app.live.connected().chunks(CLIENTS) {
+        let leases = app.view("manager", "leases", clients.to_vec(), |tx, _env, clients| Box::pin(dispatch::leases(tx, clients))).await?;
+        for (client, attempts) in &leases {
+            app.live.send(client, orders::lease(&app, attempts));
+        }
+        // More windows have come into sight, and leases that reach into them last longer.
+        let timed = leases.into_keys().filter(|client| app.live.has_times(client)).collect();
+        app.live.wake(crate::app::Wakes { clients: timed, ..Default::default() });
     }
     Ok(())
 }

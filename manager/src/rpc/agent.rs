@@ -7,12 +7,12 @@ use crate::{
         deltas::{self, Found, OLD_MAX, Wanted},
         dispatch,
         enrolment::{self, Renewal, renew_client},
-        groups, inventory, keeping, questions, restored,
+        groups, inventory, keeping, outcomes, questions, restored,
         sessions::{self, CancelAnswer},
         shelf, trust,
     },
     live::{
-        Arrival, Can, OUTBOX, ToAgent, asked, orders,
+        Arrival, Can, Fresh, OUTBOX, ToAgent, asked, orders,
         transfers::{self, Flow, Halt},
     },
 };
@@ -22,6 +22,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 use sutler_base::{
@@ -35,7 +36,7 @@ use sutler_proto::{
     v1::{self, connect_request::Message as FromAgent, connect_response::Message},
 };
 use sutler_store::StoreError;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming, async_trait};
 
@@ -88,17 +89,12 @@ impl v1::agent_service_server::AgentService for Services {
         let held = trust::Held { trust: hello.trust_version, revocations: (hello.revocations_epoch, hello.revocations_version) };
         let hello = Arc::new(sessions::Hello { serial: serial.clone(), ..parse_hello(&client, address, hello)? });
         let (reported, counter) = (hello.open.clone(), hello.session_counter);
-        let welcome = self
-            .app
-            .change(&format!("clients/{client}"), "open_session", hello.clone(), |tx, env, hello| Box::pin(sessions::open(tx, env, hello)))
-            .await
-            .map_err(status)?;
+        let welcome = self.app.live.hellos.add(&self.app, hello.clone()).await.map_err(status)?.map_err(status)?;
         if welcome.superseded {
             let message = "a newer certificate of this client is in use; who uses this one was noted, and an operator decides".to_owned();
             return Err(status(AppError::Unauthenticated { reason: enrolment::SUPERSEDED, message }));
         }
         let (outbox, inbox) = mpsc::channel(OUTBOX);
-        let (sender, receiver) = mpsc::channel(8);
         let first = Message::Welcome(v1::Welcome {
             client_id: client.to_string(),
             state: welcome.client.state.to_wire(),
@@ -112,27 +108,23 @@ impl v1::agent_service_server::AgentService for Services {
             renew_certificate: welcome.renew,
         });
         let _ = outbox.try_send(ToAgent::Message(Box::new(first)));
-        // Before any offer: what is offered may be signed by keys that the agent learns of now.
-        let updates =
-            self.app.view("manager", "trust_updates", held, |tx, _env, held| Box::pin(trust::updates(tx, *held))).await.map_err(status)?;
-        for update in updates.0 {
-            let _ = outbox.try_send(ToAgent::Message(Box::new(Message::Trust(update))));
-        }
         let behind = welcome.report_from.is_some();
         self.app.live.set_behind(&client, behind);
         let known: BTreeSet<AttemptId> = reported.keys().cloned().collect();
-        let arrival = Arrival { serial, counter, state: welcome.client.state, can, shelf, unsettled: known.clone() };
+        let (greeted, is_greeted) = oneshot::channel();
+        let fresh = Fresh { known: known.clone(), held, asks, behind, greeted };
+        let arrival = Arrival { serial, counter, state: welcome.client.state, can, shelf, unsettled: known };
         let (number, cut) = self.app.live.enter(&client, arrival, outbox.clone());
         self.app.live.set_checks(&client, checks);
         self.app.metrics.sessions.inc();
+        self.app.live.has_come(&client, fresh);
         for (attempt, open) in reported {
             self.report(&client, attempt, open.state, None);
         }
-        tokio::spawn(forward(inbox, sender));
         let behind = Mutex::new(behind.then_some(hello));
-        let session = Session { services: self.clone(), client, number, outbox, cut, behind, asks };
-        tokio::spawn(session.run(stream, known));
-        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+        let session = Session { services: self.clone(), client, number, outbox, cut, behind };
+        tokio::spawn(session.run(stream, is_greeted));
+        Ok(Response::new(Box::pin(Told { inbox, is_over: false })))
     }
 
     type ReadChunksStream = Pin<Box<dyn Stream<Item = Result<v1::ReadChunksResponse, Status>> + Send>>;
@@ -247,24 +239,28 @@ impl v1::agent_service_server::AgentService for Services {
     }
 }
 
-/// Hands what a client is told to its stream, until either ends.
-async fn forward(mut inbox: mpsc::Receiver<ToAgent>, sender: mpsc::Sender<Result<v1::ConnectResponse, Status>>) {
-    loop {
-        let next = tokio::select! {
-            next = inbox.recv() => next,
-            () = sender.closed() => None,
-        };
-        let sent = match next {
-            Some(ToAgent::Message(message)) => sender.send(Ok(v1::ConnectResponse { message: Some(*message) })).await,
-            Some(ToAgent::Close(status)) => {
-                let _ = sender.send(Err(status)).await;
-                return;
-            }
-            None => return,
-        };
-        if sent.is_err() {
-            return;
+/// What a client is told, as its stream takes it.
+struct Told {
+    inbox: mpsc::Receiver<ToAgent>,
+    is_over: bool,
+}
+
+impl Stream for Told {
+    type Item = Result<v1::ConnectResponse, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if self.is_over {
+            return Poll::Ready(None);
         }
+        Poll::Ready(match ready!(self.inbox.poll_recv(context)) {
+            Some(ToAgent::Message(message)) => Some(Ok(v1::ConnectResponse { message: Some(*message) })),
+            Some(ToAgent::Close(status)) => {
+                self.is_over = true;
+                self.inbox.close();
+                Some(Err(status))
+            }
+            None => None,
+        })
     }
 }
 
@@ -468,39 +464,25 @@ struct Session {
     cut: Arc<Notify>,
     /// The manager was restored and the agent has not told all that it knows: nothing is offered before. What it said first.
     behind: Mutex<Option<Arc<sessions::Hello>>>,
-    /// The digest of the questions that the agent was told last, if it is one that shows them.
-    asks: Option<Bytes>,
 }
 
 impl Session {
-    async fn run(self, mut stream: Streaming<v1::ConnectRequest>, known: BTreeSet<AttemptId>) {
+    async fn run(self, mut stream: Streaming<v1::ConnectRequest>, greeted: oneshot::Receiver<()>) {
         let app = self.services.app.clone();
-        // It may have been removed, or its certificate revoked, between the welcome and the entry among the sessions.
-        if let Err(error) = orders::check_access(&app, vec![self.client.clone()]).await {
-            tracing::warn!(client = %self.client, %error, "whether a new session is welcome could not be read again");
-            app.live.wake(crate::app::Wakes { access: [self.client.clone()].into(), ..Default::default() });
-        }
-        // What waits for the client, and what it had not got.
-        let behind = self.behind.lock().unwrap_or_else(PoisonError::into_inner).is_some();
-        if !behind && let Err(error) = orders::give(&app, vec![self.client.clone()], Some(known)).await {
-            tracing::warn!(client = %self.client, %error, "a new session could not be told what there is to do; it is tried again");
-            app.live.wake(crate::app::Wakes { clients: [self.client.clone()].into(), ..Default::default() });
-        }
-        // After the entry among the sessions: who is among them is told of what changes from then on.
-        if let Some(held) = &self.asks
-            && let Err(error) = asked::tell(&app, vec![self.client.clone()], Some(held)).await
-        {
-            tracing::warn!(client = %self.client, %error, "a new session could not be told what is asked; it is with its next connection");
-        }
-        let mut renewal = tokio::time::interval(Duration::from_secs(u64::from(app.settings.lease_seconds().max(3) / 3)));
-        renewal.tick().await;
+        // What it says may be about what it is told.
+        let mut here = tokio::select! {
+            _ = greeted => true,
+            () = self.outbox.closed() => false,
+            () = self.cut.notified() => false,
+        };
         // Something of the agent's could not be written because the disk is full: it reports it again when it connects anew.
         let mut owed = false;
-        loop {
+        while here {
             tokio::select! {
                 message = stream.message() => match message {
                     Ok(Some(v1::ConnectRequest { message: Some(message) })) => {
-                        if let Err(status) = self.handle(message).await {
+                        // In a place of its own: a session does nothing but wait nearly all of its life.
+                        if let Err(status) = Box::pin(self.handle(message)).await {
                             // Everybody would come back at once, over and over, and be refused again.
                             if status.code() == tonic::Code::ResourceExhausted && app.reserve.is_full().is_some() {
                                 owed = true;
@@ -513,7 +495,6 @@ impl Session {
                     Ok(Some(_)) => {}
                     Ok(None) | Err(_) => break,
                 },
-                _ = renewal.tick() => self.renew_leases().await,
                 () = tokio::time::sleep(OWED), if owed => {
                     if app.reserve.is_full().is_none() {
                         let _ = self.outbox.try_send(ToAgent::Close(Status::unavailable("the disk has room again; connect anew")));
@@ -523,9 +504,7 @@ impl Session {
                 () = self.outbox.closed() => break,
                 () = self.cut.notified() => break,
             }
-            if !app.live.is_current(&self.client, self.number) {
-                break;
-            }
+            here = app.live.is_current(&self.client, self.number);
         }
         self.services.app.metrics.sessions.dec();
         let now = app.world.now();
@@ -538,24 +517,6 @@ impl Session {
             if let Err(error) = noted {
                 tracing::debug!(client = %self.client, %error, "when the client was last seen could not be noted");
             }
-        }
-    }
-
-    /// Renews the permission to start steps, for what the database says is still wanted.
-    async fn renew_leases(&self) {
-        let app = &self.services.app;
-        let leases = app.view("manager", "leases", self.client.clone(), |tx, _env, client| Box::pin(dispatch::leases(tx, client))).await;
-        match leases {
-            Ok(attempts) if !attempts.is_empty() => {
-                app.live.send(&self.client, orders::lease(app, &attempts));
-                // More windows have come into sight, and leases that reach into them last longer.
-                if app.live.has_times(&self.client) {
-                    app.live.wake(crate::app::Wakes { clients: [self.client.clone()].into(), ..Default::default() });
-                }
-            }
-            Ok(_) => {}
-            // No lease without the database: what it says may have changed.
-            Err(error) => tracing::warn!(client = %self.client, %error, "leases were not renewed"),
         }
     }
 
@@ -597,7 +558,7 @@ impl Session {
                 }
                 Ok(())
             }
-            FromAgent::Outcome(m) => self.outcome(&actor, m).await,
+            FromAgent::Outcome(m) => self.outcome(m).await,
             FromAgent::CancelAcknowledged(m) => {
                 let id = attempt(&m.attempt)?;
                 if !m.started {
@@ -649,7 +610,7 @@ impl Session {
         let known = hello.open.keys().cloned().collect();
         app.change(actor, "caught_up", hello, |tx, env, hello| Box::pin(restored::caught_up(tx, env, hello))).await.map_err(status)?;
         app.live.set_behind(&self.client, false);
-        orders::give(app, vec![self.client.clone()], Some(known)).await.map_err(status)
+        orders::give(app, vec![self.client.clone()], [(self.client.clone(), known)].into()).await.map_err(status)
     }
 
     /// Keeps a part of a log. One that can't be kept is no reason to end a session, or to keep an outcome waiting.
@@ -666,11 +627,11 @@ impl Session {
         Ok(())
     }
 
-    async fn outcome(&self, actor: &str, m: v1::AttemptOutcome) -> Result<(), Status> {
+    async fn outcome(&self, m: v1::AttemptOutcome) -> Result<(), Status> {
         let app = &self.services.app;
         let id = attempt(&m.attempt)?;
         app.live.drop_report(&self.client, &id);
-        let report = sessions::Report {
+        let report = outcomes::Report {
             client: self.client.clone(),
             attempt: id.clone(),
             outcome: m.outcome.to_vec(),
@@ -678,8 +639,7 @@ impl Session {
             job: job_id(&m.job).ok().map(|job| (job, m.revision)),
             purpose: purpose(&m.purpose),
         };
-        let recorded =
-            app.change(actor, "outcome", report, |tx, env, report| Box::pin(sessions::outcome(tx, env, report))).await.map_err(status)?;
+        let recorded = app.live.outcomes.add(app, report).await.map_err(status)?;
         if recorded.is_ok()
             && let Ok(outcome) = sutler_base::outcome::Outcome::parse(&m.outcome)
         {
@@ -725,7 +685,7 @@ impl Session {
             .await
             .map_err(status)?;
         // First: whoever waits for the answer looks at what it has become.
-        asked::tell(app, vec![self.client.clone()], None).await.map_err(status)?;
+        asked::tell(app, vec![self.client.clone()], &BTreeMap::new()).await.map_err(status)?;
         let request_id = m.request_id.chars().take(128).collect();
         app.live.send(&self.client, Message::Answered(v1::AnswerResult { request_id, error: answered.err().unwrap_or_default() }));
         Ok(())

@@ -124,11 +124,16 @@ pub trait Clients {
     async fn client(&mut self, id: &ClientId) -> Result<Option<Client>>;
     /// The clients of these ids, unknown ones left out, by id.
     async fn clients(&mut self, ids: &[ClientId]) -> Result<Vec<Client>>;
+    /// The same, for update on databases with row locks.
+    async fn lock_clients(&mut self, ids: &[ClientId]) -> Result<Vec<Client>>;
     /// The same in brief.
     async fn clients_in_brief(&mut self, ids: &[ClientId]) -> Result<Vec<ClientBrief>>;
     /// Writes every column of a client but `last_seen` and its facts; `change` is set by the store. A client that isn't there fails the unit,
     /// as do all `save_…`, `delete_…` and `revoke_token` of what isn't there.
     async fn save_client(&mut self, client: &Client) -> Result<()>;
+    /// Writes what clients said of themselves when they connected: machine, start, session counter, agent, address and clock; `change` is
+    /// set by the store. Many rows to a statement.
+    async fn greet_clients(&mut self, clients: &[Client]) -> Result<()>;
     /// Notes when clients were heard of; a time that is earlier than what is there changes nothing.
     async fn touch_clients(&mut self, seen: &[(ClientId, Timestamp)]) -> Result<()>;
     /// Clients in order of id (`after` = id). `group`: only its members.
@@ -159,6 +164,8 @@ pub trait Clients {
     async fn certificates(&mut self, serials: &[String]) -> Result<Vec<Certificate>>;
     /// The newest certificates of a subject first, at most 10.
     async fn certificates_of(&mut self, subject: &Subject) -> Result<Vec<Certificate>>;
+    /// The public keys (SPKI, DER) of the newest certificates of these clients, at most 10 of each, by client.
+    async fn client_keys(&mut self, clients: &[ClientId]) -> Result<Vec<(ClientId, Vec<u8>)>>;
     /// How many certificates that are not revoked were issued to this subject after `since`, and when the first of them was; counts
     /// to `limit` and no further.
     async fn certificates_since(&mut self, subject: &Subject, since: Timestamp, limit: u32) -> Result<Option<(u32, Timestamp)>>;
@@ -516,6 +523,8 @@ pub trait Executions {
     async fn executions_of(&mut self, client: &ClientId, limit: u32) -> Result<Vec<Execution>>;
     /// The rows of a client that are not at an end.
     async fn open_executions_of(&mut self, client: &ClientId) -> Result<Vec<Execution>>;
+    /// The same of several clients, by client.
+    async fn open_executions_of_all(&mut self, clients: &[ClientId]) -> Result<Vec<Execution>>;
     /// QUEUED rows of these clients whose job is ACTIVE and whose client is ACTIVE, without a cancellation; by client, then priority, then age
     /// of the job; at most `limit` rows after `after`. With them the job's row.
     async fn queued_for(&mut self, clients: &[ClientId], after: Option<&QueuedAfter>, limit: u32) -> Result<Vec<(Execution, Job)>>;

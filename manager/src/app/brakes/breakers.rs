@@ -2,9 +2,9 @@
 
 use super::{Env, Result};
 use crate::app::{AppError, events, jobs, packages};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
 use sutler_base::{
-    Digest, Uid,
+    ClientId, Digest, JobId, Uid,
     outcome::Outcome,
     state::{EventKind, ExecutionState, Purpose},
 };
@@ -13,7 +13,7 @@ use sutler_core::{
     event::Event,
     model::{Attempt, Target},
 };
-use sutler_store::Tx;
+use sutler_store::{Installs, Tx};
 
 /// How many breakers are shown at the most.
 const SHOWN_MAX: usize = 1000;
@@ -54,57 +54,79 @@ fn tried(env: &Env, outcome: &Outcome) -> Vec<(Digest, Tried)> {
     outcome.items.iter().filter_map(one).collect()
 }
 
-/// Counts how an attempt ended.
-pub async fn count(tx: &mut dyn Tx, env: &Env, attempt: &Attempt, outcome: &Outcome) -> Result<()> {
-    note(tx, env, attempt, Some(tried(env, outcome))).await
+/// Counts how attempts ended.
+pub async fn count(tx: &mut dyn Tx, env: &Env, ended: &[(&Attempt, &Outcome)]) -> Result<()> {
+    let ended: Vec<_> = ended.iter().map(|(attempt, outcome)| (*attempt, Some(tried(env, outcome)))).collect();
+    note(tx, env, ended).await
 }
 
 /// Counts an attempt that was lost: nobody knows how it ended.
 pub async fn count_lost(tx: &mut dyn Tx, env: &Env, attempt: &Attempt) -> Result<()> {
-    note(tx, env, attempt, None).await
+    note(tx, env, vec![(attempt, None)]).await
 }
 
-async fn note(tx: &mut dyn Tx, env: &Env, attempt: &Attempt, tried: Option<Vec<(Digest, Tried)>>) -> Result<()> {
-    if attempt.purpose == Purpose::Leave || tried.as_ref().is_some_and(Vec::is_empty) {
-        return Ok(());
-    }
-    let installs = tx.installs(&attempt.job, attempt.revision).await?;
-    let mut versions: Vec<(Uid, Tried)> = match tried {
-        Some(tried) => {
-            let counted = |(manifest, tried): (Digest, Tried)| {
-                let installs = installs.iter().find(|installs| installs.manifest == manifest)?;
-                // Whatever its agent says or asks for again and again: one attempt needs it once.
-                Some((installs.version.clone(), Tried { bytes: tried.bytes.min(installs.bytes), ..tried }))
-            };
-            tried.into_iter().filter_map(counted).collect()
+async fn note(tx: &mut dyn Tx, env: &Env, mut ended: Vec<(&Attempt, Option<Vec<(Digest, Tried)>>)>) -> Result<()> {
+    ended.retain(|(attempt, tried)| attempt.purpose != Purpose::Leave && tried.as_ref().is_none_or(|tried| !tried.is_empty()));
+    let mut installed: BTreeMap<(&JobId, i64), Vec<Installs>> = BTreeMap::new();
+    let mut targeted: BTreeMap<&JobId, Vec<Target>> = BTreeMap::new();
+    for (attempt, _) in &ended {
+        if let Entry::Vacant(new) = installed.entry((&attempt.job, attempt.revision)) {
+            new.insert(tx.installs(&attempt.job, attempt.revision).await?);
         }
-        None => installs.into_iter().map(|installs| (installs.version, Tried { failed: true, bytes: 0 })).collect(),
-    };
+        if let Entry::Vacant(new) = targeted.entry(&attempt.job) {
+            new.insert(tx.job_targets(&attempt.job).await?);
+        }
+    }
+    let by_group = |attempt: &Attempt| targeted[&attempt.job].iter().any(|target| matches!(target, Target::Group(_)));
+    let members: BTreeSet<ClientId> =
+        ended.iter().filter(|(attempt, _)| by_group(attempt)).map(|(attempt, _)| attempt.client.clone()).collect();
+    let mut groups: BTreeMap<ClientId, BTreeSet<Uid>> = BTreeMap::new();
+    if !members.is_empty() {
+        for membership in tx.memberships_of_all(&members.into_iter().collect::<Vec<_>>()).await? {
+            groups.entry(membership.client).or_default().insert(membership.group);
+        }
+    }
     // In one order for all units, so that none waits for another one crosswise.
-    versions.sort_by(|a, b| (&a.0, !a.1.failed).cmp(&(&b.0, !b.1.failed)));
-    // An attempt counts once, whatever its agent says; if any of it failed, as failed.
-    versions.dedup_by(|later, first| later.0 == first.0);
-    let targets = tx.job_targets(&attempt.job).await?;
-    let groups: BTreeSet<Uid> = match targets.iter().any(|target| matches!(target, Target::Group(_))) {
-        true => tx.memberships_of(&attempt.client).await?.into_iter().map(|m| m.group).collect(),
-        false => BTreeSet::new(),
-    };
-    let mut scopes = breaker::scopes(&attempt.job, &targets, &groups);
-    scopes.sort();
-    for (version, tried) in versions {
-        for scope in &scopes {
-            let mut breaker = tx.breaker_of(&version, scope, &env.world.uid()).await?;
-            // What was under way when it opened says nothing new.
-            if breaker.opened.is_some() {
-                continue;
+    let mut counts: BTreeMap<(Uid, Scope), Vec<Tried>> = BTreeMap::new();
+    let none = BTreeSet::new();
+    for (attempt, tried) in ended {
+        let installs = &installed[&(&attempt.job, attempt.revision)];
+        let mut versions: Vec<(Uid, Tried)> = match tried {
+            Some(tried) => {
+                let counted = |(manifest, tried): (Digest, Tried)| {
+                    let installs = installs.iter().find(|installs| installs.manifest == manifest)?;
+                    // Whatever its agent says or asks for again and again: one attempt needs it once.
+                    Some((installs.version.clone(), Tried { bytes: tried.bytes.min(installs.bytes), ..tried }))
+                };
+                tried.into_iter().filter_map(counted).collect()
             }
-            let before = breaker.counted.clone();
+            None => installs.iter().map(|installs| (installs.version.clone(), Tried { failed: true, bytes: 0 })).collect(),
+        };
+        versions.sort_by(|a, b| (&a.0, !a.1.failed).cmp(&(&b.0, !b.1.failed)));
+        // An attempt counts once, whatever its agent says; if any of it failed, as failed.
+        versions.dedup_by(|later, first| later.0 == first.0);
+        let scopes = breaker::scopes(&attempt.job, &targeted[&attempt.job], groups.get(&attempt.client).unwrap_or(&none));
+        for (version, tried) in versions {
+            for scope in &scopes {
+                counts.entry((version.clone(), scope.clone())).or_default().push(tried);
+            }
+        }
+    }
+    for ((version, scope), tried) in counts {
+        let mut breaker = tx.breaker_of(&version, &scope, &env.world.uid()).await?;
+        // What was under way when it opened says nothing new.
+        if breaker.opened.is_some() {
+            continue;
+        }
+        let before = breaker.counted.clone();
+        let opens = tried.into_iter().find_map(|tried| {
             breaker.counted.count(tried, env.now);
-            if let Some(why) = breaker.counted.opens(&rules(env)) {
-                open(tx, env, breaker, why).await?;
-            } else if breaker.counted != before {
-                tx.save_breaker(&breaker).await?;
-            }
+            breaker.counted.opens(&rules(env))
+        });
+        if let Some(why) = opens {
+            open(tx, env, breaker, why).await?;
+        } else if breaker.counted != before {
+            tx.save_breaker(&breaker).await?;
         }
     }
     Ok(())

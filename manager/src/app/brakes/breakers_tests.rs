@@ -1,7 +1,7 @@
 //! What an attempt counts for, whatever its agent says.
 
 use super::*;
-use crate::app::sessions::tests::{client, job, manager};
+use crate::app::outcomes::tests::{client, job, manager};
 use sutler_base::{AttemptId, ClientId, JobId, outcome::ItemResult, state::Intent};
 use sutler_certs::PrivateKey;
 use sutler_core::model::{JobPackage, Package, PackageVersion, Terms};
@@ -97,7 +97,7 @@ async fn an_attempt_counts_once_and_for_what_it_was_given_whatever_its_agent_say
                     if let Some(given) = given {
                         env.live.transfers.note_served(&attempt.id, &version.manifest, given);
                     }
-                    count(tx, env, &attempt, &outcome(&attempt.id, machine, env, says)).await?;
+                    count(tx, env, &[(&attempt, &outcome(&attempt.id, machine, env, says))]).await?;
                     env.live.transfers.forget_served(&attempt.id);
                     let breaker = tx.breaker_of(&version.uid, &scope, &env.world.uid()).await?;
                     let bytes: u64 = breaker.counted.failing.iter().map(|(.., bytes)| bytes).sum();

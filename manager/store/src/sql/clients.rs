@@ -1,11 +1,14 @@
 //! Clients and certificates.
 
 use super::unit::{Columns, Result, Unit};
-use crate::{Besides, Clients, Inventory, Page, bind};
+use crate::{Besides, Clients, Inventory, Page, StoreError, bind};
 use async_trait::async_trait;
 use std::collections::{BTreeMap, BTreeSet};
 use sutler_base::{ClientId, Timestamp, Uid, state::ClientState};
 use sutler_core::model::{Certificate, CertificateState, Client, ClientBrief, Machine, Subject};
+
+/// Rows in one statement.
+const ROWS: usize = 500;
 
 /// What makes a [`Client`], from `client c` and its facts `f`.
 macro_rules! client_columns {
@@ -162,6 +165,17 @@ impl Clients for Unit<'_> {
         self.list("client", query!(sql, bind::list(ids)), client).await
     }
 
+    async fn lock_clients(&mut self, ids: &[ClientId]) -> Result<Vec<Client>> {
+        let sql = self.lock(concat!(
+            "SELECT ",
+            client_columns!(),
+            " FROM client c LEFT JOIN client_facts f ON f.client = c.id WHERE c.id",
+            any!(1),
+            " ORDER BY c.id /* OF c */"
+        ));
+        self.list("client", query!(sql, bind::list(ids)), client).await
+    }
+
     async fn clients_in_brief(&mut self, ids: &[ClientId]) -> Result<Vec<ClientBrief>> {
         let sql = concat!(
             "SELECT c.id, c.state, c.hostname, COALESCE((SELECT s.seen_ms FROM client_seen s WHERE s.client = c.id), c.enrolled_ms), \
@@ -225,6 +239,28 @@ impl Clients for Unit<'_> {
         if before.as_ref() != Some(&labels) {
             self.run(query!("DELETE FROM client_label WHERE client = $1", id)).await?;
             self.put_labels(client).await?;
+        }
+        Ok(())
+    }
+
+    async fn greet_clients(&mut self, clients: &[Client]) -> Result<()> {
+        for clients in clients.chunks(ROWS) {
+            let change = self.change(clients.len()).await?;
+            let mut rows = Vec::with_capacity(clients.len());
+            for client in clients {
+                let counter = bind::int(client.session_counter)?;
+                let words = (bind::text(&client.machine_id), bind::text(&client.boot_id), bind::text(&client.agent_version));
+                rows.push((client.id.as_str(), words, bind::text(&client.address), counter, client.skew));
+            }
+            let sql = concat!(
+                "UPDATE client SET machine_id = v.value->1->>0, boot_id = v.value->1->>1, agent_version = v.value->1->>2, \
+                 address = v.value->>2, session_counter = CAST(v.value->>3 AS BIGINT), skew_ms = CAST(v.value->>4 AS BIGINT), change = $2 FROM",
+                each!(1),
+                "WHERE client.id = v.value->>0"
+            );
+            if self.run(query!(sql, bind::json(&rows), change)).await? != clients.len() as u64 {
+                return Err(StoreError::Statement("a client that has just connected is not there".into()));
+            }
         }
         Ok(())
     }
@@ -392,6 +428,16 @@ impl Clients for Unit<'_> {
         let sql = "SELECT serial, subject_kind, subject, key, public_key, issued_ms, not_after_ms, state FROM certificate \
                    WHERE subject_kind = $1 AND subject = $2 ORDER BY issued_ms DESC, serial LIMIT 10";
         self.list("certificate", query!(sql, kind, name), certificate).await
+    }
+
+    async fn client_keys(&mut self, clients: &[ClientId]) -> Result<Vec<(ClientId, Vec<u8>)>> {
+        let sql = concat!(
+            "SELECT k.subject, k.public_key FROM (SELECT subject, public_key, ROW_NUMBER() OVER (PARTITION BY subject \
+             ORDER BY issued_ms DESC, serial) AS n FROM certificate WHERE subject_kind = 'CLIENT' AND subject",
+            any!(1),
+            ") k WHERE k.n <= 10 ORDER BY k.subject, k.n"
+        );
+        self.list("certificate", query!(sql, bind::list(clients)), |row| Ok((row.parse()?, row.bytes()?))).await
     }
 
     async fn certificates_since(&mut self, subject_: &Subject, since: Timestamp, limit: u32) -> Result<Option<(u32, Timestamp)>> {

@@ -19,6 +19,8 @@ use sutler_core::{
 
 /// Rows in one statement: so many that a statement's own cost is nothing, so few that its text of parameters stays small.
 const ROWS: usize = 500;
+/// Outcomes of more bytes are bound as they are, each by a statement of its own.
+const SHORT: usize = 4 << 10;
 
 /// What makes an [`Execution`], from `execution e`.
 macro_rules! execution_columns {
@@ -363,6 +365,18 @@ impl Executions for Unit<'_> {
         self.list("execution", query!(sql, client.to_string()), execution).await
     }
 
+    async fn open_executions_of_all(&mut self, clients: &[ClientId]) -> Result<Vec<Execution>> {
+        let sql = concat!(
+            "SELECT ",
+            execution_columns!(),
+            " FROM execution e WHERE e.state IN \
+             ('QUEUED', 'OFFERED', 'DOWNLOADING', 'WAITING', 'INSTALLING', 'VERIFYING', 'RESTORING') AND e.client",
+            any!(1),
+            " ORDER BY e.client, e.job"
+        );
+        self.list("execution", query!(sql, bind::list(clients)), execution).await
+    }
+
     async fn queued_for(&mut self, clients: &[ClientId], after: Option<&QueuedAfter>, limit: u32) -> Result<Vec<(Execution, Job)>> {
         let sql = concat!(
             "SELECT ",
@@ -543,9 +557,29 @@ impl Executions for Unit<'_> {
     }
 
     async fn finish_attempts(&mut self, attempts: &[Attempt]) -> Result<()> {
-        // Row by row: outcomes are up to half a megabyte and are bound as they are. The first of two for one attempt stays.
+        // The first of two for one attempt stays. Large ones row by row: up to half a megabyte, bound as they are.
+        let (short, long): (Vec<&Attempt>, Vec<&Attempt>) = attempts.iter().partition(|a| a.outcome.len() <= SHORT);
+        for attempts in short.chunks(ROWS) {
+            // A statement writes a row once.
+            let rows: BTreeMap<_, _> = (attempts.iter().rev())
+                .map(|a| {
+                    let (outcome, signature) = (bind::hex(&a.outcome), bind::hex(&a.signature));
+                    (a.id.as_str(), (a.id.as_str(), a.state.as_str(), bind::opt_ms(a.ended), outcome, signature))
+                })
+                .collect();
+            let sql = concat!(
+                "UPDATE attempt SET state = v.value->>1, ended_ms = CAST(v.value->>2 AS BIGINT), outcome = ",
+                unhex!("v.value->>3"),
+                ", signature = ",
+                unhex!("v.value->>4"),
+                " FROM",
+                each!(1),
+                "WHERE attempt.id = v.value->>0 AND length(attempt.outcome) = 0"
+            );
+            self.run(query!(sql, bind::json(&rows.into_values().collect::<Vec<_>>()))).await?;
+        }
         let sql = "UPDATE attempt SET state = $2, ended_ms = $3, outcome = $4, signature = $5 WHERE id = $1 AND length(outcome) = 0";
-        for a in attempts {
+        for a in long {
             let ended = bind::opt_ms(a.ended);
             let (outcome, signature) = (a.outcome.clone(), a.signature.clone());
             self.run(query!(sql, a.id.to_string(), a.state.as_str(), ended, outcome, signature)).await?;
