@@ -1,12 +1,12 @@
 //! What goes on by itself: each worker looks at what is due, when it is woken and now and then, and does it.
 
 use super::{
-    asked, brakes, hooks, keeping,
+    asked, brakes, elsewhere, hooks, keeping,
     leases::{self, Even},
     orders, scrub, times, transfers,
 };
 use crate::{
-    app::{App, AppError, archive, audit, deltas, disk_failed, events, occurrences, reconcile, rollouts, sessions},
+    app::{App, AppError, Wakes, archive, audit, deltas, disk_failed, events, occurrences, reconcile, rollouts, sessions},
     hooks::Receiver,
     telemetry::Metrics,
 };
@@ -18,6 +18,7 @@ use std::{
 use sutler_base::{ClientId, JobId};
 use sutler_core::execution;
 use sutler_proto::v1::{self, connect_response::Message};
+use sutler_store::Kind;
 use tokio::{sync::Notify, task::JoinSet};
 
 /// How many clients are told what to do in one unit of work.
@@ -139,7 +140,12 @@ pub fn start(app: Arc<App>, pace: Pace, receivers: Vec<Receiver>) -> JoinSet<()>
     let (a, recheck) = (app.clone(), app.settings.limits.recheck);
     set.spawn(repeat("transfers", metrics.clone(), None, |live| &live.jobs_due, recheck, move || look_at_transfers(a.clone())));
     let a = app.clone();
-    set.spawn(follow_trust(a, metrics, app.settings.limits.recheck));
+    set.spawn(follow_trust(a, metrics.clone(), app.settings.limits.recheck));
+    if app.store.kind() == Kind::Postgres {
+        let me: String = app.world.bits().iter().map(|b| format!("{b:02x}")).collect();
+        set.spawn(elsewhere::tell(app.clone(), me.clone(), metrics.clone()));
+        set.spawn(elsewhere::hear(app.clone(), me, metrics));
+    }
     set
 }
 
@@ -177,15 +183,22 @@ async fn repeat<F, R>(
 
 async fn give_orders(app: Arc<App>) -> Result<(), AppError> {
     let (run_now, access) = app.live.take_nudges();
-    if !access.is_empty() {
-        drop(orders::check_access(&app, access.into_iter().collect()).await?);
+    // Whoever can't be told now is told in the next round, which does not wait until somebody finds it anyway.
+    if !access.is_empty()
+        && let Err(error) = orders::check_access(&app, access.iter().cloned().collect()).await
+    {
+        app.live.wake(Wakes { run_now, access, ..Default::default() });
+        return Err(error);
     }
     loop {
         let clients = app.live.take_clients(CLIENTS);
         if clients.is_empty() {
             break;
         }
-        orders::give(&app, clients, None).await?;
+        if let Err(error) = orders::give(&app, clients.clone(), None).await {
+            app.live.wake(Wakes { clients: clients.into_iter().collect(), run_now, ..Default::default() });
+            return Err(error);
+        }
     }
     for client in run_now {
         app.live.send(&client, Message::RunNow(v1::RunNow { attempts: vec![] }));
@@ -203,7 +216,11 @@ async fn end_jobs(app: Arc<App>, even: Arc<Mutex<Even>>, begin: Instant) -> Resu
     {}
     let jobs = app.live.take_jobs();
     if !jobs.is_empty() {
-        app.change("manager", "complete", jobs, |tx, env, jobs| Box::pin(reconcile::complete(tx, env, jobs))).await?;
+        let ended = app.change("manager", "complete", jobs.clone(), |tx, env, jobs| Box::pin(reconcile::complete(tx, env, jobs))).await;
+        if ended.is_err() {
+            app.live.look_at_jobs(jobs);
+        }
+        ended?;
     }
     Ok(())
 }
@@ -233,7 +250,11 @@ async fn roll_out(app: Arc<App>, gather: Duration) -> Result<(), AppError> {
     let mut result = Ok(());
     for job in jobs {
         // What can't be done for one holds up no other: where the disk is full, halting is all that can.
-        result = result.and(roll_one_out(&app, &job).await);
+        let rolled = roll_one_out(&app, &job).await;
+        if rolled.is_err() {
+            app.live.look_at_rollouts(vec![job]);
+        }
+        result = result.and(rolled);
     }
     result?;
     // What comes meanwhile is looked at together.
@@ -279,7 +300,12 @@ async fn write_progress(app: Arc<App>, gather: Duration) -> Result<(), AppError>
         if reports.is_empty() {
             return Ok(());
         }
-        app.change("manager", "progress", reports, |tx, env, reports| Box::pin(sessions::progress(tx, env, reports))).await?;
+        let written =
+            app.change("manager", "progress", reports.clone(), |tx, env, reports| Box::pin(sessions::progress(tx, env, reports))).await;
+        if written.is_err() {
+            app.live.report_later(reports);
+        }
+        written?;
         // What comes meanwhile is written together, the newest of each attempt.
         tokio::time::sleep(gather).await;
     }
@@ -298,7 +324,7 @@ async fn note_presence(app: Arc<App>) -> Result<(), AppError> {
 }
 
 /// Finds connected clients with queued work, in case a wake-up was lost or came to another manager.
-async fn find_queued(app: Arc<App>) -> Result<(), AppError> {
+pub(super) async fn find_queued(app: Arc<App>) -> Result<(), AppError> {
     let mut after: Option<ClientId> = None;
     loop {
         let found = app
@@ -309,7 +335,7 @@ async fn find_queued(app: Arc<App>) -> Result<(), AppError> {
         let full = found.len() == 1000;
         after = found.last().cloned();
         let connected = found.into_iter().filter(|c| app.live.is_connected(c)).collect();
-        app.live.wake(crate::app::Wakes { clients: connected, ..Default::default() });
+        app.live.wake(Wakes { clients: connected, ..Default::default() });
         if !full {
             return Ok(());
         }
@@ -384,7 +410,7 @@ async fn follow_once(app: &App, seen: &mut Option<i64>) -> Result<bool, AppError
     let began = Instant::now();
     let Some(from) = *seen else {
         *seen = Some(app.view("manager", "last_change", (), |tx, _env, _| Box::pin(async move { Ok(tx.last_change().await?) })).await?);
-        app.live.note_access(began);
+        app.live.note_access(began, app.world.now());
         return Ok(true);
     };
     let rows = app
@@ -398,10 +424,10 @@ async fn follow_once(app: &App, seen: &mut Option<i64>) -> Result<bool, AppError
     let changed = orders::check_access(app, here).await?;
     *seen = Some(up_to.max(from));
     if !full {
-        app.live.note_access(began);
+        app.live.note_access(began, app.world.now());
     }
     if !changed.is_empty() {
-        app.live.wake(crate::app::Wakes { clients: changed.into_iter().collect(), ..Default::default() });
+        app.live.wake(Wakes { clients: changed.into_iter().collect(), ..Default::default() });
     }
     Ok(!full)
 }
