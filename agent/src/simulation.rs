@@ -473,6 +473,8 @@ pub struct Simulated {
     pub machine: SimulatedMachine,
     /// Its clocks.
     pub clock: SteppedClock,
+    /// What its agent keeps to when it is started next.
+    pub limits: Limits,
     seed: u64,
 }
 
@@ -495,7 +497,14 @@ impl Simulated {
             ..Facts::default()
         };
         let machine = SimulatedMachine::new(facts);
-        Simulated { vault: MemoryVault::default(), journal: MemoryJournal::default(), machine, clock: SteppedClock::default(), seed }
+        Simulated {
+            vault: MemoryVault::default(),
+            journal: MemoryJournal::default(),
+            machine,
+            clock: SteppedClock::default(),
+            limits: Limits::default(),
+            seed,
+        }
     }
 
     /// Enrols it.
@@ -519,7 +528,7 @@ impl Simulated {
             random: Arc::new(move || mix(state.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed))),
             policy: crate::policy::LocalPolicy::default().into(),
             programs: Default::default(),
-            limits: Limits::default(),
+            limits: self.limits.clone(),
             trial: Trial::Unknown,
         })
         .await

@@ -81,10 +81,15 @@ impl Postgres {
         let owner = Owner::of_servers();
         let folder = new_folder(owner);
         init(&initdb, &folder, owner);
+        Some(Postgres::in_folder(&postgres, &folder, owner, durability))
+    }
+
+    /// Starts a server on the data of a folder.
+    fn in_folder(postgres: &Path, folder: &Path, owner: Owner, durability: Durability) -> Postgres {
         // Between finding a free port and using it somebody else may take it: then with another.
         for _ in 0..10 {
-            match launch(&postgres, &folder, owner, durability) {
-                Ok(server) => return Some(server),
+            match launch(postgres, folder, owner, durability) {
+                Ok(server) => return server,
                 Err(log) if log.contains("Address already in use") => {}
                 Err(log) => panic!("postgres in {} did not start; the end of its log:\n{log}", folder.display()),
             }
@@ -192,6 +197,38 @@ impl Postgres {
     /// The server's process, for tests that stop (`SIGSTOP`) or kill it.
     pub fn pid(&self) -> u32 {
         self.pid
+    }
+
+    /// A second server that follows this one. When this returns, no commit here is acknowledged before it is on the disk there, too.
+    ///
+    /// # Panics
+    ///
+    /// When it can't be made, or does not follow.
+    pub fn standby(&self) -> Postgres {
+        let owner = Owner::of_servers();
+        let folder = new_folder(owner);
+        let program = |name: &str| tools::tool(name).unwrap_or_else(|| panic!("{name} comes with the server"));
+        let mut copy = owner.command(&program("pg_basebackup"));
+        let from = format!("host=127.0.0.1 port={} user=postgres application_name=standby", self.port);
+        copy.arg("-D").arg(folder.join("data")).args(["-d", &from, "-X", "stream", "-c", "fast", "-R", "--no-sync"]);
+        let done = crate::harness::run(copy, b"");
+        assert_eq!(done.code, 0, "pg_basebackup: {done:?}");
+        let standby = Postgres::in_folder(&program("postgres"), &folder, owner, Durability::Durable);
+        self.execute("ALTER SYSTEM SET synchronous_standby_names = 'standby'");
+        self.execute("SELECT pg_reload_conf()");
+        let follows = "DO $$ BEGIN IF NOT EXISTS (SELECT 1 FROM pg_stat_replication WHERE sync_state = 'sync') \
+                       THEN RAISE EXCEPTION 'it does not follow'; END IF; END $$";
+        wait_until("the standby to follow", PATIENCE, || Session::open(self.port).and_then(|mut session| session.execute(follows)).is_ok());
+        standby
+    }
+
+    /// Makes a standby the server that is written to.
+    ///
+    /// # Panics
+    ///
+    /// When it does not become that.
+    pub fn promote(&self) {
+        self.execute("DO $$ BEGIN IF NOT pg_promote(true, 60) THEN RAISE EXCEPTION 'it is not promoted'; END IF; END $$");
     }
 
     /// Kills the server and all its processes with SIGKILL; it is gone when this returns.
@@ -376,7 +413,7 @@ fn first_line(supervisor: &mut Child) -> u32 {
 /// Reads the server's log to its end; says when the server is ready, and by letting go of `ready` that it has ended.
 fn follow(stderr: ChildStderr, log: &Log, ready: &Sender<()>) {
     for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-        let is_ready = line.contains("database system is ready to accept connections");
+        let is_ready = line.contains("database system is ready to accept");
         {
             let mut log = log.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
             log.push_back(line);

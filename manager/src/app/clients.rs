@@ -284,18 +284,21 @@ pub async fn admitted(tx: &mut dyn Tx, env: &Env, client: &Client) -> Result<()>
         }
     }
     membership::reach_admitted(tx, env, client).await?;
-    greet(tx, env, client).await
+    greet(tx, env, client).await.map(drop)
 }
 
-/// Shows a new client to the policies, once: when it is active and its first full facts are in.
-pub async fn greet(tx: &mut dyn Tx, env: &Env, client: &Client) -> Result<()> {
+/// Shows a new client to the policies, once: when it is active and its first full facts are in. Gives back whether that was now: then it
+/// is saved as well.
+pub async fn greet(tx: &mut dyn Tx, env: &Env, client: &Client) -> Result<bool> {
     if client.state != ClientState::Active || client.facts.is_empty() || client.greeted {
-        return Ok(());
+        return Ok(false);
     }
     let mut client = client.clone();
     client.greeted = true;
+    // Saved last: policies lock their groups before anything is saved.
+    policies::look(tx, env, &client, Event::New).await?;
     tx.save_client(&client).await?;
-    policies::look(tx, env, &client, Event::New).await
+    Ok(true)
 }
 
 /// Gives a client no more work until it is released.

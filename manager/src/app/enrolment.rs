@@ -139,6 +139,8 @@ pub async fn enroll(tx: &mut dyn Tx, env: &Env, ca: &CaBundle, application: &App
         unarchived: None,
         change: 0,
     };
+    // Before anything is saved: whoever gives a group work has its row and waits for the change sequence.
+    tx.lock_groups(&token.groups).await?;
     tx.insert_client(&client).await?;
     tx.use_token(&token.id, &key, &id, env.now).await?;
     let certificates = issue(tx, env, ca, &id, &application.key).await?;

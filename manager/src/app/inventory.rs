@@ -84,16 +84,18 @@ pub async fn facts(tx: &mut dyn Tx, env: &Env, id: &ClientId, report: &Report) -
             tx.save_likeness(id, &after).await?;
         }
     }
-    if client.hostname != change.facts.hostname {
-        client.hostname = change.facts.hostname.clone();
-        tx.save_client(&client).await?;
-    }
+    let renamed = client.hostname != change.facts.hostname;
+    client.hostname = change.facts.hostname.clone();
     (client.facts, client.facts_digest, client.facts_time) = (json, Some(digest), Some(env.now));
     tx.save_facts(id, new.then_some(client.facts.as_str()), client.facts_digest, client.facts_time).await?;
-    if client.greeted {
-        policies::look(tx, env, &client, Event::Inventory).await?
+    let saved = if client.greeted {
+        policies::look(tx, env, &client, Event::Inventory).await?;
+        false
     } else {
         clients::greet(tx, env, &client).await?
+    };
+    if renamed && !saved {
+        tx.save_client(&client).await?;
     }
     Ok(Taken::Noted)
 }

@@ -186,6 +186,15 @@ pub struct Wakes {
     pub deltas: bool,
 }
 
+impl Wakes {
+    /// Whether nobody is to be woken.
+    pub fn is_empty(&self) -> bool {
+        let Wakes { clients, run_now, access, jobs, events, brakes, deltas } = self;
+        let nobody = clients.is_empty() && run_now.is_empty() && access.is_empty() && jobs.is_empty();
+        nobody && !events && !brakes && !deltas
+    }
+}
+
 /// What a unit of work is told: who, when, with which ids; and what it asks to be done after the commit.
 #[derive(Clone)]
 pub struct Env {
@@ -482,6 +491,7 @@ impl App {
 
     fn wake(&self, env: &Env) {
         let wakes = std::mem::take(&mut *env.wakes());
+        self.live.tell_others(&wakes);
         self.live.wake(wakes);
     }
 }

@@ -7,7 +7,7 @@ use super::{
     destinations::{Ahead, Move},
     groups, inventory, membership,
 };
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 use sutler_base::{
     ClientId, GroupName, PolicyName, Uid, limits,
     state::{AppliesTo, ClientState, JoinMode, OnMismatch, Source, Trigger},
@@ -381,19 +381,28 @@ pub async fn look(tx: &mut dyn Tx, env: &Env, client: &Client, event: Event) -> 
     let policies: Vec<_> = policies.into_iter().filter_map(|policy| asked.of(env, &policy).map(|condition| (policy, condition))).collect();
     let packages = policies.iter().any(|(_, condition)| condition.uses_packages());
     let Some(subject) = inventory::subjects(tx, std::slice::from_ref(client), packages).await?.pop() else { return Ok(()) };
-    for (policy, condition) in policies {
-        match decide(&policy, &condition, client, &subject, event) {
-            Verdict::Join => {
-                if let Some(group) = tx.groups_by_uid(std::slice::from_ref(&policy.group)).await?.pop() {
-                    register(tx, env, &policy, &group, std::slice::from_ref(client)).await?;
-                }
+    let decided: Vec<(Policy, Verdict)> = policies
+        .into_iter()
+        .map(|(policy, condition)| {
+            let verdict = decide(&policy, &condition, client, &subject, event);
+            (policy, verdict)
+        })
+        .filter(|(_, verdict)| matches!(verdict, Verdict::Join | Verdict::Leave))
+        .collect();
+    if decided.is_empty() {
+        return Ok(());
+    }
+    // All of them before the first is joined: whoever gives a group work has its row and waits for the change sequence, which joining
+    // takes.
+    let uids: Vec<_> = decided.iter().map(|(policy, _)| policy.group.clone()).collect::<BTreeSet<_>>().into_iter().collect();
+    let groups = tx.lock_groups(&uids).await?;
+    for (policy, verdict) in decided {
+        if verdict == Verdict::Leave {
+            if tx.memberships_of(&client.id).await?.iter().any(|m| m.group == policy.group && is_of(m, &policy)) {
+                membership::leave(tx, env, &policy.group, std::slice::from_ref(&client.id)).await?;
             }
-            Verdict::Leave => {
-                if tx.memberships_of(&client.id).await?.iter().any(|m| m.group == policy.group && is_of(m, &policy)) {
-                    membership::leave(tx, env, &policy.group, std::slice::from_ref(&client.id)).await?;
-                }
-            }
-            Verdict::Silent | Verdict::NoMatch => {}
+        } else if let Some(group) = groups.iter().find(|group| group.uid == policy.group) {
+            register(tx, env, &policy, group, std::slice::from_ref(client)).await?;
         }
     }
     Ok(())

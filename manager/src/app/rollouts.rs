@@ -198,7 +198,8 @@ async fn look_for_silence(tx: &mut dyn Tx, env: &Env, job: &Job, position: &Posi
     let silence = job.terms.rollout.gate.silence_seconds;
     // What a clock that was set ahead shows is no silence: it counts as far as this manager has seen the time pass.
     let (now, even) = env.even_clock(tx).await?;
-    let seen_from = now.saturating_sub(even).unwrap_or(Timestamp::MIN).max(env.live.started());
+    // Nor what nobody could write down because the database was away, or this manager stopped.
+    let seen_from = now.saturating_sub(even).unwrap_or(Timestamp::MIN).max(env.live.hears_others_since());
     let from = Timestamp::from_millisecond(position.silence_from_ms).unwrap_or(Timestamp::UNIX_EPOCH);
     let Some(before) = rollout::silent_before(from.max(seen_from), silence, now) else { return Ok(vec![]) };
     // Whoever tries to has reached this manager by then.

@@ -5,6 +5,7 @@
 mod arrivals;
 pub mod asked;
 mod brakes;
+mod elsewhere;
 pub mod gather;
 mod hooks;
 mod keeping;
@@ -27,7 +28,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::{
         Arc, Mutex, MutexGuard,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -52,6 +53,10 @@ const TOO_FEW: jiff::SignedDuration = jiff::SignedDuration::from_secs(5);
 
 /// How far ahead the common clock may get before nobody's silence is told by it: more than what the two clocks may be read apart.
 const SET_AHEAD: jiff::SignedDuration = jiff::SignedDuration::from_secs(30);
+
+/// For how long it may not have been read from the database who may be connected, before others may not have been able to note there whom
+/// they hear of, either: several of the looks that are made every other second.
+const UNREAD: Duration = Duration::from_secs(10);
 
 /// For how long it is remembered that a client was connected here.
 const KEPT: jiff::SignedDuration = jiff::SignedDuration::from_mins(5);
@@ -161,6 +166,8 @@ pub struct Live {
     even: Mutex<Option<leases::Even>>,
     /// When it was last read who may still be connected.
     access_read: Mutex<Option<Instant>>,
+    /// When it could be read again after it could not for longer than [`UNREAD`].
+    read_again: Mutex<Option<Timestamp>>,
     left: Mutex<HashMap<ClientId, Timestamp>>,
     /// How many of them stayed when those that left long ago were forgotten.
     left_kept: AtomicUsize,
@@ -175,6 +182,12 @@ pub struct Live {
     /// Outcomes that wait to be recorded.
     pub outcomes: Arc<Gather<outcomes::Report, outcomes::Recorded>>,
     checks: Mutex<BTreeMap<ClientId, BTreeSet<JobId>>>,
+    /// Whether there may be other managers.
+    tells: AtomicBool,
+    /// What other managers are to be told.
+    to_tell: Mutex<Wakes>,
+    /// Rung when there is something to tell them.
+    told_due: Notify,
 }
 
 impl Live {
@@ -185,6 +198,7 @@ impl Live {
             even: Mutex::default(),
             told: tokio::sync::Mutex::default(),
             access_read: Mutex::default(),
+            read_again: Mutex::default(),
             left: Mutex::default(),
             left_kept: AtomicUsize::new(0),
             lacking: Mutex::default(),
@@ -202,6 +216,9 @@ impl Live {
                 )
             }),
             checks: Mutex::default(),
+            tells: AtomicBool::new(false),
+            to_tell: Mutex::default(),
+            told_due: Notify::new(),
             sessions: Mutex::default(),
             next: AtomicU64::new(1),
             due: Mutex::default(),
@@ -326,9 +343,17 @@ impl Live {
         lock(&self.sessions).get(client).map(|s| s.counter)
     }
 
-    /// Notes that at the moment `at` it was read from the database who may be connected.
-    pub fn note_access(&self, at: Instant) {
-        *lock(&self.access_read) = Some(at);
+    /// Notes that at the moment `at`, `now` by the clock, it was read from the database who may be connected.
+    pub fn note_access(&self, at: Instant, now: Timestamp) {
+        let before = lock(&self.access_read).replace(at);
+        if before.is_some_and(|before| at.saturating_duration_since(before) > UNREAD) {
+            *lock(&self.read_again) = Some(now);
+        }
+    }
+
+    /// Since when this manager can have read what others heard: it has been there since, and so has the database.
+    pub fn hears_others_since(&self) -> Timestamp {
+        lock(&self.read_again).map_or(self.started, |again| again.max(self.started))
     }
 
     /// Whether it was read less than `limit` ago who may be connected: without that, nothing may be offered or sent.
@@ -462,6 +487,12 @@ impl Live {
         std::mem::take(&mut lock(&self.due).jobs).into_iter().collect()
     }
 
+    /// Notes that it is still to be looked whether these jobs are complete.
+    pub fn look_at_jobs(&self, jobs: Vec<JobId>) {
+        lock(&self.due).jobs.extend(jobs);
+        self.jobs_due.notify_one();
+    }
+
     /// Notes that there may be something due in the rollouts of these jobs.
     pub fn look_at_rollouts(&self, jobs: Vec<JobId>) {
         lock(&self.due).rollouts.extend(jobs);
@@ -498,6 +529,15 @@ impl Live {
             }
         }
         progress.insert(key, report);
+        self.progress_due.notify_one();
+    }
+
+    /// Takes back reports that could not be written; what came meanwhile is newer.
+    pub fn report_later(&self, reports: Vec<Progress>) {
+        let mut progress = lock(&self.progress);
+        for report in reports {
+            progress.entry((report.client.clone(), report.attempt.clone())).or_insert(report);
+        }
         self.progress_due.notify_one();
     }
 
@@ -605,6 +645,19 @@ mod tests {
             bytes_total: 0,
             step: String::new(),
         }
+    }
+
+    #[test]
+    fn nobody_counts_as_silent_for_the_time_in_which_the_database_could_not_be_read() {
+        let at = |second: i64| Timestamp::from_second(second).unwrap();
+        let live = Live::new(at(1000));
+        let begin = Instant::now();
+        let note = |second: u64| live.note_access(begin + Duration::from_secs(second), at(1000 + second as i64));
+        [0, 2, 4, 14].into_iter().for_each(note);
+        assert_eq!(live.hears_others_since(), at(1000), "looks that come late are no reason");
+        note(25);
+        note(27);
+        assert_eq!(live.hears_others_since(), at(1025));
     }
 
     #[test]

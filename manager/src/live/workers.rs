@@ -1,17 +1,17 @@
 //! What goes on by itself: each worker looks at what is due, when it is woken and now and then, and does it.
 
 use super::{
-    arrivals, asked, brakes, hooks, keeping,
+    arrivals, asked, brakes, elsewhere, hooks, keeping,
     leases::{self, Even},
     orders, scrub, times, transfers,
 };
 use crate::{
-    app::{App, AppError, archive, audit, deltas, disk_failed, dispatch, events, occurrences, reconcile, rollouts, sessions},
+    app::{App, AppError, Wakes, archive, audit, deltas, disk_failed, dispatch, events, occurrences, reconcile, rollouts, sessions},
     hooks::Receiver,
     telemetry::Metrics,
 };
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     future::Future,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
@@ -19,6 +19,7 @@ use std::{
 use sutler_base::{ClientId, JobId};
 use sutler_core::execution;
 use sutler_proto::v1::{self, connect_response::Message};
+use sutler_store::{Kind, StoreError};
 use tokio::{sync::Notify, task::JoinSet};
 
 /// How many clients are told what to do in one unit of work.
@@ -145,7 +146,12 @@ pub fn start(app: Arc<App>, pace: Pace, receivers: Vec<Receiver>) -> JoinSet<()>
     let (a, recheck) = (app.clone(), app.settings.limits.recheck);
     set.spawn(repeat("transfers", metrics.clone(), None, |live| &live.jobs_due, recheck, move || look_at_transfers(a.clone())));
     let a = app.clone();
-    set.spawn(follow_trust(a, metrics, app.settings.limits.recheck));
+    set.spawn(follow_trust(a, metrics.clone(), app.settings.limits.recheck));
+    if app.store.kind() == Kind::Postgres {
+        let me: String = app.world.bits().iter().map(|b| format!("{b:02x}")).collect();
+        set.spawn(elsewhere::tell(app.clone(), me.clone(), metrics.clone()));
+        set.spawn(elsewhere::hear(app.clone(), me, metrics));
+    }
     set
 }
 
@@ -183,15 +189,31 @@ async fn repeat<F, R>(
 
 async fn give_orders(app: Arc<App>) -> Result<(), AppError> {
     let (run_now, access) = app.live.take_nudges();
-    if !access.is_empty() {
-        drop(orders::check_access(&app, access.into_iter().collect()).await?);
+    // Whoever can't be told now is told in the next round, which does not wait until somebody finds it anyway.
+    if !access.is_empty()
+        && let Err(error) = orders::check_access(&app, access.iter().cloned().collect()).await
+    {
+        app.live.wake(Wakes { run_now, access, ..Default::default() });
+        return Err(error);
     }
     loop {
         let clients = app.live.take_clients(CLIENTS);
         if clients.is_empty() {
             break;
         }
-        orders::give(&app, clients, BTreeMap::new()).await?;
+        let Err(error) = orders::give(&app, clients.clone(), BTreeMap::new()).await else { continue };
+        let mut again: BTreeSet<ClientId> = clients.into_iter().collect();
+        if !matches!(error, AppError::Store(StoreError::Unavailable(_))) {
+            // What is wrong with one is to hold up no other.
+            for client in std::mem::take(&mut again) {
+                if let Err(error) = orders::give(&app, vec![client.clone()], BTreeMap::new()).await {
+                    tracing::warn!(%client, %error, "a client could not be told what there is to do; it is tried again");
+                    again.insert(client);
+                }
+            }
+        }
+        app.live.wake(Wakes { clients: again, run_now, ..Default::default() });
+        return Err(error);
     }
     for client in run_now {
         app.live.send(&client, Message::RunNow(v1::RunNow { attempts: vec![] }));
@@ -209,7 +231,7 @@ async fn renew_leases(app: Arc<App>) -> Result<(), AppError> {
         }
         // More windows have come into sight, and leases that reach into them last longer.
         let timed = leases.into_keys().filter(|client| app.live.has_times(client)).collect();
-        app.live.wake(crate::app::Wakes { clients: timed, ..Default::default() });
+        app.live.wake(Wakes { clients: timed, ..Default::default() });
     }
     Ok(())
 }
@@ -224,7 +246,11 @@ async fn end_jobs(app: Arc<App>, even: Arc<Mutex<Even>>, begin: Instant) -> Resu
     {}
     let jobs = app.live.take_jobs();
     if !jobs.is_empty() {
-        app.change("manager", "complete", jobs, |tx, env, jobs| Box::pin(reconcile::complete(tx, env, jobs))).await?;
+        let ended = app.change("manager", "complete", jobs.clone(), |tx, env, jobs| Box::pin(reconcile::complete(tx, env, jobs))).await;
+        if ended.is_err() {
+            app.live.look_at_jobs(jobs);
+        }
+        ended?;
     }
     Ok(())
 }
@@ -254,7 +280,11 @@ async fn roll_out(app: Arc<App>, gather: Duration) -> Result<(), AppError> {
     let mut result = Ok(());
     for job in jobs {
         // What can't be done for one holds up no other: where the disk is full, halting is all that can.
-        result = result.and(roll_one_out(&app, &job).await);
+        let rolled = roll_one_out(&app, &job).await;
+        if rolled.is_err() {
+            app.live.look_at_rollouts(vec![job]);
+        }
+        result = result.and(rolled);
     }
     result?;
     // What comes meanwhile is looked at together.
@@ -300,7 +330,12 @@ async fn write_progress(app: Arc<App>, gather: Duration) -> Result<(), AppError>
         if reports.is_empty() {
             return Ok(());
         }
-        app.change("manager", "progress", reports, |tx, env, reports| Box::pin(sessions::progress(tx, env, reports))).await?;
+        let written =
+            app.change("manager", "progress", reports.clone(), |tx, env, reports| Box::pin(sessions::progress(tx, env, reports))).await;
+        if written.is_err() {
+            app.live.report_later(reports);
+        }
+        written?;
         // What comes meanwhile is written together, the newest of each attempt.
         tokio::time::sleep(gather).await;
     }
@@ -319,7 +354,7 @@ async fn note_presence(app: Arc<App>) -> Result<(), AppError> {
 }
 
 /// Finds connected clients with queued work, in case a wake-up was lost or came to another manager.
-async fn find_queued(app: Arc<App>) -> Result<(), AppError> {
+pub(super) async fn find_queued(app: Arc<App>) -> Result<(), AppError> {
     let mut after: Option<ClientId> = None;
     loop {
         let found = app
@@ -330,7 +365,7 @@ async fn find_queued(app: Arc<App>) -> Result<(), AppError> {
         let full = found.len() == 1000;
         after = found.last().cloned();
         let connected = found.into_iter().filter(|c| app.live.is_connected(c)).collect();
-        app.live.wake(crate::app::Wakes { clients: connected, ..Default::default() });
+        app.live.wake(Wakes { clients: connected, ..Default::default() });
         if !full {
             return Ok(());
         }
@@ -405,7 +440,7 @@ async fn follow_once(app: &App, seen: &mut Option<i64>) -> Result<bool, AppError
     let began = Instant::now();
     let Some(from) = *seen else {
         *seen = Some(app.view("manager", "last_change", (), |tx, _env, _| Box::pin(async move { Ok(tx.last_change().await?) })).await?);
-        app.live.note_access(began);
+        app.live.note_access(began, app.world.now());
         return Ok(true);
     };
     let rows = app
@@ -419,10 +454,10 @@ async fn follow_once(app: &App, seen: &mut Option<i64>) -> Result<bool, AppError
     let changed = orders::check_access(app, here).await?;
     *seen = Some(up_to.max(from));
     if !full {
-        app.live.note_access(began);
+        app.live.note_access(began, app.world.now());
     }
     if !changed.is_empty() {
-        app.live.wake(crate::app::Wakes { clients: changed.into_iter().collect(), ..Default::default() });
+        app.live.wake(Wakes { clients: changed.into_iter().collect(), ..Default::default() });
     }
     Ok(!full)
 }

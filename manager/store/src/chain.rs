@@ -3,11 +3,18 @@
 //! A unit takes the end after it took its number of the change sequence, whose row is locked until the unit ends: units
 //! that write to the log follow each other by that lock already, and waiting for the end costs them nothing more. It is
 //! given back after the commit. A unit whose commit was cut off does not give it back: whether its entries are there can't
-//! be known, and the next entry begins a new chain.
+//! be known, and the next entry begins a new chain. So does a unit that would have to wait for that.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 use sutler_core::audit::ChainEnd;
 use tokio::sync::OwnedMutexGuard;
+
+/// How long a unit waits for the end, which it gets at once, unless the answer to a commit is waited for on a connection that is dead:
+/// the change sequence is free again, and whoever has it now holds up all managers.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The end that every unit of this process follows.
 #[derive(Clone, Default)]
@@ -44,9 +51,14 @@ impl Chain {
         if self.held.is_none()
             && let Some(ends) = &self.ends
         {
-            let held = ends.end.clone().lock_owned().await;
-            self.next = *held;
-            self.held = Some(held);
+            match tokio::time::timeout(PATIENCE, ends.end.clone().lock_owned()).await {
+                Ok(held) => {
+                    self.next = *held;
+                    self.held = Some(held);
+                }
+                // It begins a chain of its own, which ends with it.
+                Err(_) => self.ends = None,
+            }
         }
         self.next
     }

@@ -6,7 +6,8 @@
 //! **OK means committed.** On SQLite one task writes: it groups the units that wait into one commit, gives each a savepoint
 //! of its own, and answers all of them after the commit. On PostgreSQL each unit is a transaction; the rows that it decides
 //! about are locked, and a unit that met a deadlock is run again. Load what a unit needs before it saves anything: the first
-//! save takes the lock of the change sequence, and two units that then wait for each other's rows are a deadlock.
+//! save takes the lock of the change sequence, and two units that then wait for each other's rows are a deadlock. One that has that lock
+//! waits for no row longer than a moment, and is run again.
 //!
 //! **The change sequence** numbers what was changed, in the order of commits: whoever has read all changes up to a number
 //! gets the rest by asking for what is greater. Rows that one unit changed may share a number; a list of changes never
@@ -111,7 +112,7 @@ pub struct Options {
     pub on_disk_error: DiskErrorHook,
     /// The largest size of an SQLite file (bytes): what would need more is [`StoreError::Full`]. None: as large as the disk.
     pub max_bytes: Option<u64>,
-    /// How many connections read at the same time; on PostgreSQL also those that write.
+    /// How many connections read at the same time; on PostgreSQL as many others write.
     pub connections: u32,
 }
 
@@ -136,6 +137,19 @@ pub enum Kind {
     Sqlite,
     /// A server; any number of managers.
     Postgres,
+}
+
+/// How long a word may be that managers tell each other (bytes): a server takes 8000.
+pub const WORD_MAX: usize = 7000;
+
+/// Hears what managers on the same database say.
+pub struct Listener(postgres::Listener);
+
+impl Listener {
+    /// The next word. After an error something may have been missed: whoever wants to hear more listens anew.
+    pub async fn next(&mut self) -> Result<String, StoreError> {
+        self.0.next().await
+    }
 }
 
 /// A handle to the database; cheap to clone.
@@ -215,6 +229,23 @@ impl Store {
         match &self.database {
             Database::Sqlite(database) => database.read(unit).await,
             Database::Postgres(database) => database.read(unit).await,
+        }
+    }
+
+    /// Says these words (of [`WORD_MAX`] bytes at the most) to all managers on this database that listen, this one too. Nobody hears them
+    /// where there can't be another one, or who does not listen just then.
+    pub async fn tell(&self, words: &[String]) -> Result<(), StoreError> {
+        match &self.database {
+            Database::Sqlite(_) => Ok(()),
+            Database::Postgres(database) => database.tell(words).await,
+        }
+    }
+
+    /// Listens to what managers on this database say from now on; nothing where there can't be another one.
+    pub async fn listen(&self) -> Result<Option<Listener>, StoreError> {
+        match &self.database {
+            Database::Sqlite(_) => Ok(None),
+            Database::Postgres(database) => Ok(Some(Listener(database.listen().await?))),
         }
     }
 

@@ -150,6 +150,7 @@ async fn every_statement_walks_along_an_index() {
                     tx.token_use(&token, &[1; 32]).await?;
                     tx.group(&"a".parse().unwrap()).await?;
                     tx.groups_by_uid(&[]).await?;
+                    tx.lock_groups(&[]).await?;
                     tx.list_groups(&page).await?;
                     tx.memberships_of(&client).await?;
                     tx.memberships_of_all(&[]).await?;

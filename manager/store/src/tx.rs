@@ -296,6 +296,8 @@ pub trait Groups {
     async fn group(&mut self, name: &GroupName) -> Result<Option<Group>>;
     /// The groups of these uids that exist (deleted ones left out).
     async fn groups_by_uid(&mut self, uids: &[Uid]) -> Result<Vec<Group>>;
+    /// The same for update, before anything is saved.
+    async fn lock_groups(&mut self, uids: &[Uid]) -> Result<Vec<Group>>;
     /// Groups by name (`after` = name).
     async fn list_groups(&mut self, page: &Page) -> Result<Vec<Group>>;
     /// Writes a group's settings; `change` is set by the store, `members` is not written.

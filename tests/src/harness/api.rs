@@ -3,6 +3,7 @@
 use super::agent::Agent;
 use super::manager::Manager;
 use std::future::Future;
+use std::path::Path;
 use sutler::profile::{self, Profile};
 use sutler_agent::link::{self, Connection};
 use sutler_base::token::TokenString;
@@ -34,12 +35,20 @@ impl Api {
     ///
     /// When the profile is of no use.
     pub fn try_operator(manager: &Manager) -> Result<Api, String> {
-        let config = manager.config();
-        let profile = Profile::load(&config, &profile::current(&config).expect("a profile is chosen")).expect("it can be read");
+        Api::try_operator_at(&manager.config(), &manager.addresses().operators.to_string())
+    }
+
+    /// As the operator with this configuration folder, at a manager or at what stands before several.
+    ///
+    /// # Panics
+    ///
+    /// When the profile is of no use.
+    pub fn try_operator_at(config: &Path, address: &str) -> Result<Api, String> {
+        let profile = Profile::load(config, &profile::current(config).expect("a profile is chosen")).expect("it can be read");
         let trust = ServerTrust::from_root(&profile.root).expect("it is a root");
         let credential = profile.credential().expect("its key is not encrypted");
         let tls = tls::operator_client(&credential, &trust, Clock::system()).expect("it can be used");
-        Api::try_connect(&manager.addresses().operators.to_string(), tls)
+        Api::try_connect(address, tls)
     }
 
     /// With the key and certificate of a machine that is enrolled, on the agents' port.

@@ -277,6 +277,21 @@ impl Manager {
         cleanup::processes_below(&self.folder()).into_iter().find(is_manager).and_then(rustix::process::Pid::from_raw)
     }
 
+    /// Stops it where it is (SIGSTOP): it does nothing and answers nobody until it [goes on](Manager::go_on), and nobody is told.
+    pub fn freeze(&self) {
+        self.signal(rustix::process::Signal::STOP);
+    }
+
+    /// SIGCONT.
+    pub fn go_on(&self) {
+        self.signal(rustix::process::Signal::CONT);
+    }
+
+    fn signal(&self, signal: rustix::process::Signal) {
+        let pid = i32::try_from(self.pid()).ok().and_then(rustix::process::Pid::from_raw).expect("a process has an id");
+        rustix::process::kill_process(pid, signal).expect("it runs");
+    }
+
     /// Asks it to stop (SIGTERM), and waits until it has.
     ///
     /// # Panics

@@ -13,6 +13,7 @@
 
 mod agent;
 mod api;
+mod balancer;
 mod bucket;
 pub mod cleanup;
 mod cli;
@@ -31,6 +32,7 @@ pub mod wait;
 
 pub use agent::Agent;
 pub use api::Api;
+pub use balancer::Balancer;
 pub use bucket::Bucket;
 pub use cli::{Cli, Done, run, words};
 pub use disk::SmallDisk;

@@ -45,6 +45,8 @@ struct State {
     still: bool,
     /// Grows when connections have to end.
     cuts: u64,
+    /// Grows when nothing is ever heard again on the connections that there are.
+    stranded: u64,
     /// What the first machine said on its last connection, to be said once more.
     heard: Vec<u8>,
     connections: usize,
@@ -62,6 +64,13 @@ struct Shared {
 pub struct Proxy {
     address: SocketAddr,
     shared: Arc<Shared>,
+}
+
+/// What the line had been through when a connection was made.
+#[derive(Clone, Copy)]
+struct Born {
+    cuts: u64,
+    stranded: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -88,6 +97,7 @@ impl Proxy {
             passed: 0,
             still: false,
             cuts: 0,
+            stranded: 0,
             heard: Vec::new(),
             connections: 0,
         };
@@ -123,6 +133,12 @@ impl Proxy {
     /// From now on the line is like this.
     pub fn now(&self, line: Line) {
         self.shared.now(line);
+    }
+
+    /// On the connections that there are nothing passes any more, not even their end, as when the machine at the other end is gone or
+    /// somebody between has forgotten them. New ones are as the line is.
+    pub fn strand(&self) {
+        self.shared.lock().stranded += 1;
     }
 
     /// Whether it is like this.
@@ -186,14 +202,14 @@ impl Shared {
     }
 
     fn connect(self: Arc<Shared>, machine: TcpStream) {
-        let (to, header, cuts) = {
+        let (to, header, born) = {
             let mut state = self.lock();
             if state.line == Line::Cut {
                 return;
             }
             state.connections += 1;
             state.heard.clear();
-            (state.to, state.header.clone(), state.cuts)
+            (state.to, state.header.clone(), Born { cuts: state.cuts, stranded: state.stranded })
         };
         let Some(Ok(mut manager)) = to.map(TcpStream::connect) else { return };
         if manager.write_all(header.as_bytes()).is_err() {
@@ -205,7 +221,7 @@ impl Shared {
             for (from, to, direction) in ends {
                 let (shared, loses) = (&self, &loses);
                 scope.spawn(move || {
-                    shared.pass(from, to, direction, cuts, loses);
+                    shared.pass(from, to, direction, born, loses);
                     let _ = from.shutdown(Shutdown::Both);
                     let _ = to.shutdown(Shutdown::Both);
                 });
@@ -214,7 +230,7 @@ impl Shared {
     }
 
     /// Passes bytes on until either side has ended, the line was cut, or what the other side answers next is to be lost.
-    fn pass(&self, mut from: &TcpStream, mut to: &TcpStream, direction: Direction, cuts: u64, loses: &AtomicBool) {
+    fn pass(&self, mut from: &TcpStream, mut to: &TcpStream, direction: Direction, born: Born, loses: &AtomicBool) {
         let mut buffer = vec![0; 16 << 10];
         let mut marked = false;
         let mut parts = 0_u64;
@@ -224,17 +240,17 @@ impl Shared {
         let _ = to.set_nodelay(true);
         loop {
             let read = match from.read(&mut buffer) {
-                Ok(0) => return,
+                Ok(0) => return self.until_heard_of(born),
                 Ok(n) => n,
                 Err(e) if matches!(e.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => {
-                    if self.lock().cuts != cuts {
+                    if self.lock().cuts != born.cuts {
                         return;
                     }
                     continue;
                 }
-                Err(_) => return,
+                Err(_) => return self.until_heard_of(born),
             };
-            let Some(line) = self.wait(direction, read, cuts) else { return };
+            let Some(line) = self.wait(direction, read, born) else { return };
             let part = &buffer[..read];
             parts += 1;
             match (line, direction) {
@@ -261,7 +277,7 @@ impl Shared {
                 None => Ok(()),
             });
             if written.is_err() {
-                return;
+                return self.until_heard_of(born);
             }
             if direction == Direction::ToManager {
                 let mut state = self.lock();
@@ -272,16 +288,25 @@ impl Shared {
         }
     }
 
+    /// One side has ended: the other one hears of it, unless the connection is stranded. Then it lasts until everything is cut.
+    fn until_heard_of(&self, born: Born) {
+        let mut state = self.lock();
+        while state.stranded != born.stranded && state.cuts == born.cuts {
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
     /// Waits until so many bytes may pass; none when the connection has to end.
-    fn wait(&self, direction: Direction, bytes: usize, cuts: u64) -> Option<Line> {
+    fn wait(&self, direction: Direction, bytes: usize, born: Born) -> Option<Line> {
         let mut state = self.lock();
         let mut waited = false;
         loop {
-            if state.cuts != cuts {
+            if state.cuts != born.cuts {
                 return None;
             }
             let line = state.line;
             let held = match line {
+                _ if state.stranded != born.stranded => true,
                 Line::Silent => true,
                 Line::StopsAfter(most) => direction == Direction::ToMachine && state.passed + bytes > most,
                 Line::DeafToManager => direction == Direction::ToMachine,
@@ -295,7 +320,7 @@ impl Shared {
                 }
                 return Some(line);
             }
-            if let Line::Slow(by) = line {
+            if let (Line::Slow(by), true) = (line, state.stranded == born.stranded) {
                 state = self.changed.wait_timeout(state, by).unwrap_or_else(PoisonError::into_inner).0;
             } else {
                 state.still = true;

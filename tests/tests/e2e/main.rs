@@ -46,6 +46,7 @@ mod rollouts;
 mod rules;
 mod schedule;
 mod second_person;
+mod several;
 mod sources;
 mod story;
 mod takeover;

@@ -172,6 +172,9 @@ cases! {
     }
     postgres {
         units::a_deadlock_is_run_again,
+        units::units_that_wait_for_each_other_and_for_the_change_sequence_part_before_the_server_notices,
+        units::a_unit_that_stands_still_is_undone_and_run_again_and_holds_nobody_up,
+        units::what_is_said_to_all_is_heard_by_who_listens,
         executions::of_two_managers_that_offer_the_same_execution_one_makes_its_attempt,
     }
 }

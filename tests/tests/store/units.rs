@@ -239,3 +239,97 @@ pub(crate) async fn a_deadlock_is_run_again(db: Database) {
     let clients = read(&db.store, unit!([] | tx | { tx.clients(&[client_id(1), client_id(2)]).await })).await;
     assert!(clients.iter().all(|c| c.notice == "xx"), "{clients:?}");
 }
+
+/// The server would notice after a minute that they wait for each other.
+pub(crate) async fn units_that_wait_for_each_other_and_for_the_change_sequence_part_before_the_server_notices(db: Database) {
+    db.sql("DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET deadlock_timeout = %L', current_database(), '1min'); END $$").await;
+    let add = unit!(
+        [] | tx | {
+            tx.insert_group(&group(1, "one")).await?;
+            tx.insert_group(&group(2, "two")).await
+        }
+    );
+    write(&db.store, add).await.unwrap();
+    let (barrier, runs) = (Arc::new(Barrier::new(2)), Arc::new(AtomicU32::new(0)));
+    let mut tasks = Vec::new();
+    // One has the row and wants the sequence, as whoever gives a group work; the other one has the sequence and wants the row.
+    for row_first in [true, false] {
+        let (store, barrier, runs, met) = (db.store.clone(), barrier.clone(), runs.clone(), Arc::new(AtomicBool::new(false)));
+        tasks.push(tokio::spawn(async move {
+            let one = unit!(
+                [barrier, runs, met] | tx | {
+                    runs.fetch_add(1, Ordering::SeqCst);
+                    let meet = async || {
+                        if !met.swap(true, Ordering::SeqCst) {
+                            barrier.wait().await;
+                        }
+                    };
+                    let (one, two) = (group(1, "one"), group(2, "two"));
+                    if row_first {
+                        tx.lock_groups(std::slice::from_ref(&one.uid)).await?;
+                        meet().await;
+                        tx.save_group(&one).await
+                    } else {
+                        tx.save_group(&two).await?;
+                        meet().await;
+                        tx.lock_groups(std::slice::from_ref(&one.uid)).await.map(drop)
+                    }
+                }
+            );
+            write(&store, one).await
+        }));
+    }
+    for task in tasks {
+        task.await.unwrap().unwrap();
+    }
+    assert!(runs.load(Ordering::SeqCst) >= 3, "they were not in each other's way");
+}
+
+/// As a manager that is stopped, or cut off, in the middle of a unit.
+pub(crate) async fn a_unit_that_stands_still_is_undone_and_run_again_and_holds_nobody_up(db: Database) {
+    write(&db.store, unit!([] | tx | { tx.insert_group(&group(1, "one")).await })).await.unwrap();
+    let (begun, go, runs) = (Arc::new(Notify::new()), Arc::new(Notify::new()), Arc::new(AtomicU32::new(0)));
+    let still = {
+        let (store, begun, go, runs) = (db.store.clone(), begun.clone(), go.clone(), runs.clone());
+        tokio::spawn(async move {
+            let one = unit!(
+                [begun, go, runs] | tx | {
+                    let mut one = tx.group(&"one".parse().unwrap()).await?.unwrap();
+                    one.description += "still ";
+                    tx.save_group(&one).await?;
+                    if runs.fetch_add(1, Ordering::SeqCst) == 0 {
+                        begun.notify_one();
+                        go.notified().await;
+                    }
+                    Ok(())
+                }
+            );
+            write(&store, one).await
+        })
+    };
+    begun.notified().await;
+    // It has the group and the change sequence, and does nothing with them.
+    let other = unit!(
+        [] | tx | {
+            let mut one = tx.group(&"one".parse().unwrap()).await?.unwrap();
+            one.description += "other ";
+            tx.save_group(&one).await
+        }
+    );
+    write(&db.store, other).await.unwrap();
+    go.notify_one();
+    still.await.unwrap().unwrap();
+    assert_eq!(runs.load(Ordering::SeqCst), 2);
+    let group = read(&db.store, unit!([] | tx | { tx.group(&"one".parse().unwrap()).await })).await.unwrap();
+    assert_eq!(group.description, "a groupother still ", "what it had read was not there any more");
+}
+
+/// Whatever managers tell each other.
+pub(crate) async fn what_is_said_to_all_is_heard_by_who_listens(db: Database) {
+    let mut listener = db.store.listen().await.unwrap().expect("there may be others");
+    let words = ["one".to_owned(), "x".repeat(sutler_store::WORD_MAX)];
+    db.store.tell(&words).await.unwrap();
+    for word in words {
+        assert_eq!(listener.next().await.unwrap(), word);
+    }
+}

@@ -49,8 +49,8 @@ async fn held_back(tx: &mut dyn Tx, env: &Env, job: &Job, clients: &[ClientId]) 
 pub async fn look(tx: &mut dyn Tx, env: &Env, job: &Job, clients: &[(ClientId, Timestamp)]) -> Result<Looked> {
     let mut looked = Looked::default();
     let offline = job.terms.offline;
-    // Whoever tries to has reached a manager that has just started by then.
-    let starts = env.now.duration_since(env.live.started()).as_secs() < RECONNECT_SECONDS;
+    // Whoever tries to has reached a manager that has just started, or can just read again what others hear, by then.
+    let starts = env.now.duration_since(env.live.hears_others_since()).as_secs() < RECONNECT_SECONDS;
     if offline.waits_for_ever() || clients.is_empty() || starts {
         return Ok(looked);
     }

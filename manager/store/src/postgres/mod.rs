@@ -1,14 +1,27 @@
 //! PostgreSQL: several managers on one database. Rows that are decided about are locked; deadlocks are run again.
+//!
+//! **Nobody keeps the others waiting.** The row of the change sequence is locked by every unit that writes, from its first save to its
+//! end, so whoever dies, stops or is cut off in the middle would hold up all managers. The server ends what stands still
+//! ([`STANDS_STILL`]), also the unit of a manager that was stopped and goes on later: its commit fails, and what it had decided by is read
+//! anew. A unit that has the sequence and then waits for a row does so only for 50 ms: whoever holds that row most likely
+//! waits for the sequence, and the server would take a second to notice, in which nobody writes anything.
+//!
+//! **A line that is dead** says nothing: no statement is waited for longer than [`ANSWER`], and a transaction that does not even begin
+//! ([`BEGIN`]) makes all connections be made anew.
+
+mod line;
 
 use crate::{
     Inspection, Kind, Options, StoreError, Tx, Work,
     chain::{Chain, Ends},
     failure::{Failure, Remedy},
 };
+pub(crate) use line::Listener;
+use line::{Line, answered_within};
 use sqlx::{
     AssertSqlSafe, ConnectOptions, Connection as _, SqlSafeStr, SqlStr,
     migrate::{Migration, MigrationType, Migrator},
-    postgres::{PgConnectOptions, PgPool, PgPoolOptions},
+    postgres::PgConnectOptions,
 };
 use std::{
     hash::{BuildHasher, Hasher, RandomState},
@@ -95,6 +108,33 @@ use unit::{Access, Unit};
 /// How often a unit is run again after a deadlock.
 const RUNS: u32 = 10;
 
+/// How long a statement may take. The server ends it before that ([`STATEMENT`]); after that there is no server at the other end.
+const ANSWER: Duration = Duration::from_secs(30);
+/// How long the server works on a statement, or has it wait for a lock (milliseconds).
+const STATEMENT: &str = "25000";
+/// How long a transaction may take to begin, which needs neither a lock nor the disk.
+const BEGIN: Duration = Duration::from_secs(5);
+/// For how long a unit may do nothing between two statements before the server undoes it (milliseconds): units wait for nothing else, so
+/// its manager is stopped, cut off or gone, and everybody waits for what it has locked.
+const STANDS_STILL: &str = "10000";
+/// How long a unit that has a number of the change sequence waits for a row (milliseconds).
+macro_rules! crosswise {
+    () => {
+        "50"
+    };
+}
+/// The statement that takes a number of the change sequence. From then on the unit does not wait long for anything else.
+const NEXT_CHANGE: &str = concat!(
+    "UPDATE sequence SET value = value + 1 WHERE name = 'change' RETURNING value, set_config('lock_timeout', '",
+    crosswise!(),
+    "', true)"
+);
+
+/// Waits for the answer to a statement, as long as there can be one.
+async fn answered<T>(statement: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
+    answered_within(ANSWER, statement).await
+}
+
 /// What to do where a row has changed since the unit read it: what it decided was right for what is no longer so.
 const OUTRUN: Remedy = Remedy::Again;
 
@@ -160,7 +200,8 @@ fn classify(error: sqlx::Error) -> Failure {
         _ => return Failure::of(StoreError::Unavailable(text)),
     };
     let error = match code.as_str() {
-        "40001" | "40P01" => {
+        // Also where the server has undone a unit that stood still: what it read is not what is there any more.
+        "40001" | "40P01" | "55P03" | "25P03" => {
             let error = StoreError::Unavailable(format!("other units of work were in the way {RUNS} times: {text}"));
             return Failure { error, remedy: Remedy::Again };
         }
@@ -168,7 +209,7 @@ fn classify(error: sqlx::Error) -> Failure {
         "53100" => StoreError::Full(text),
         "25006" => StoreError::Statement(format!("a unit that reads can't write: {text}")),
         "XX001" | "XX002" => StoreError::Corrupt(text),
-        "55P03" | "55006" | "58030" => StoreError::Unavailable(text),
+        "55006" | "58030" => StoreError::Unavailable(text),
         code if ["08", "53", "57", "28", "3D"].iter().any(|class| code.starts_with(class)) => StoreError::Unavailable(text),
         _ => StoreError::Statement(text),
     };
@@ -206,7 +247,7 @@ pub(crate) async fn inspect(url: &str) -> Result<Inspection, StoreError> {
 /// An open PostgreSQL database.
 #[derive(Clone)]
 pub(crate) struct Postgres {
-    pool: PgPool,
+    line: Line,
     ends: Ends,
 }
 
@@ -215,32 +256,13 @@ impl Postgres {
         let connect: PgConnectOptions =
             url.parse().map_err(|e| StoreError::Unavailable(format!("the database's address can't be read: {e}")))?;
         let connect = connect.application_name("sutler").statement_cache_capacity(512).disable_statement_logging();
-        let pool = PgPoolOptions::new()
-            .max_connections(options.connections.max(2))
-            .acquire_timeout(Duration::from_secs(10))
-            .after_connect(|connection, _| {
-                Box::pin(async move {
-                    // Never weaker than `on`; what an administrator made stronger stays.
-                    sqlx::query(
-                        "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') IN ('off', 'local')",
-                    )
-                    .execute(&mut *connection)
-                    .await?;
-                    // Every statement here is a walk along an index. A planner that knows nothing yet of a table that has just
-                    // grown would rather read all of it, and sort.
-                    for setting in ["enable_seqscan", "enable_bitmapscan", "enable_hashjoin", "enable_mergejoin", "enable_sort", "jit"] {
-                        sqlx::query("SELECT set_config($1, 'off', false)").bind(setting).execute(&mut *connection).await?;
-                    }
-                    Ok(())
-                })
-            })
-            .connect_with(connect)
-            .await
-            .map_err(|e| classify(e).error)?;
-        let mut connection = pool.acquire().await.map_err(|e| classify(e).error)?;
-        migrator().run_direct(None, &mut *connection, false).await.map_err(crate::migration_failed)?;
-        drop(connection);
-        Ok(Postgres { pool, ends: Ends::default() })
+        // A connection of its own, whose statements may take their time.
+        let mut connection = line::connect(&connect).await.map_err(|e| classify(e).error)?;
+        line::prepare(&mut connection).await.map_err(|e| classify(e).error)?;
+        sqlx::query("SELECT set_config('statement_timeout', '0', false)").execute(&mut connection).await.map_err(|e| classify(e).error)?;
+        migrator().run_direct(None, &mut connection, false).await.map_err(crate::migration_failed)?;
+        let _ = connection.close().await;
+        Ok(Postgres { line: Line::new(connect, options.connections.max(2)), ends: Ends::default() })
     }
 
     pub(crate) async fn write<T, E, F>(&self, name: &'static str, unit: F) -> Result<T, E>
@@ -252,15 +274,14 @@ impl Postgres {
         let mut run = 0;
         loop {
             run += 1;
-            let begin = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
-            let mut transaction = self.pool.begin_with(begin).await.map_err(|e| E::from(classify(e).error))?;
-            let mut one = Unit::new(&mut transaction, Access::Write, self.ends.unit());
+            let mut connection = self.line.begin(line::Use::Write).await.map_err(|e| E::from(classify(e).error))?;
+            let mut one = Unit::new(&mut connection, Access::Write, self.ends.unit());
             let result = unit(&mut one).await;
             let (mut chain, failure) = one.into_parts();
             let failure = match (result, failure) {
                 (Ok(value), None) => {
                     chain.committing();
-                    match transaction.commit().await {
+                    match connection.commit().await {
                         Ok(()) => {
                             chain.committed();
                             return Ok(value);
@@ -271,7 +292,7 @@ impl Postgres {
                 (result, failure) => {
                     drop(chain);
                     // A connection that is gone can't roll back; the server does.
-                    let _ = transaction.rollback().await;
+                    connection.roll_back(failure.as_ref()).await;
                     match (result, failure) {
                         (_, Some(failure)) if failure.remedy == Remedy::Again => failure,
                         (Err(error), _) => return Err(error),
@@ -294,16 +315,25 @@ impl Postgres {
         T: Send + 'static,
         E: From<StoreError> + Send + 'static,
     {
-        let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
-        let mut transaction = self.pool.begin_with(begin).await.map_err(|e| E::from(classify(e).error))?;
-        let mut one = Unit::new(&mut transaction, Access::Read, Chain::default());
+        let mut connection = self.line.begin(line::Use::Read).await.map_err(|e| E::from(classify(e).error))?;
+        let mut one = Unit::new(&mut connection, Access::Read, Chain::default());
         let result = unit(&mut one).await;
         let failure = one.into_failure();
-        let _ = transaction.rollback().await;
+        connection.roll_back(failure.as_ref()).await;
         match (result, failure) {
             (Ok(_), Some(failure)) => Err(failure.error.into()),
             (result, _) => result,
         }
+    }
+
+    /// Says something to all managers on this database that listen, this one too.
+    pub(crate) async fn tell(&self, words: &[String]) -> Result<(), StoreError> {
+        self.line.tell(words).await.map_err(|e| classify(e).error)
+    }
+
+    /// Listens to what managers on this database say from now on.
+    pub(crate) async fn listen(&self) -> Result<Listener, StoreError> {
+        self.line.listen().await.map_err(|e| classify(e).error)
     }
 
     pub(crate) fn audit_end(&self) -> Option<ChainEnd> {
@@ -311,7 +341,7 @@ impl Postgres {
     }
 
     pub(crate) async fn close(&self) {
-        self.pool.close().await;
+        self.line.close().await;
     }
 }
 

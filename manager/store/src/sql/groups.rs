@@ -68,6 +68,17 @@ impl Groups for Unit<'_> {
         self.list("client_group", query!(sql, bind::list(uids)), group).await
     }
 
+    async fn lock_groups(&mut self, uids: &[Uid]) -> Result<Vec<Group>> {
+        let sql = self.lock(concat!(
+            "SELECT ",
+            group_columns!(),
+            " FROM client_group WHERE uid",
+            any!(1),
+            " AND deleted_ms IS NULL ORDER BY uid"
+        ));
+        self.list("client_group", query!(sql, bind::list(uids)), group).await
+    }
+
     async fn list_groups(&mut self, page: &Page) -> Result<Vec<Group>> {
         let sql = concat!("SELECT ", group_columns!(), " FROM client_group WHERE name > $1 AND deleted_ms IS NULL ORDER BY name LIMIT $2");
         self.list("client_group", query!(sql, bind::after(page), i64::from(page.limit)), group).await

@@ -103,7 +103,7 @@ impl<'c> Unit<'c> {
         if let Some(failure) = &self.failure {
             return Err(failure.error.clone());
         }
-        query.fetch_all(&mut *self.connection).await.map_err(|e| self.fail(e))
+        super::answered(query.fetch_all(&mut *self.connection)).await.map_err(|e| self.fail(e))
     }
 
     pub(super) async fn row(&mut self, query: Query) -> Result<Option<Row>> {
@@ -115,7 +115,7 @@ impl<'c> Unit<'c> {
         if let Some(failure) = &self.failure {
             return Err(failure.error.clone());
         }
-        query.execute(&mut *self.connection).await.map(|done| done.rows_affected()).map_err(|e| self.fail(e))
+        super::answered(query.execute(&mut *self.connection)).await.map(|done| done.rows_affected()).map_err(|e| self.fail(e))
     }
 
     /// Runs an `INSERT … ON CONFLICT DO NOTHING` of one row.
@@ -149,7 +149,7 @@ impl<'c> Unit<'c> {
     }
 
     async fn next_change(&mut self) -> Result<&mut Change> {
-        let row = self.row(query!("UPDATE sequence SET value = value + 1 WHERE name = 'change' RETURNING value")).await?;
+        let row = self.row(query!(super::NEXT_CHANGE)).await?;
         let row = row.ok_or_else(|| StoreError::Corrupt("the table sequence has no row for change".into()))?;
         let number = Columns::new(&row, "sequence").int()?;
         Ok(self.change.insert(Change { number, rows: 0, audited: false, told: false }))

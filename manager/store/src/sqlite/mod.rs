@@ -100,6 +100,14 @@ use unit::{Access, Unit};
 /// What to do where a row is not what the unit had read it as: units run one after another here, so it is a mistake of ours.
 const OUTRUN: Remedy = Remedy::None;
 
+/// The statement that takes a number of the change sequence.
+const NEXT_CHANGE: &str = "UPDATE sequence SET value = value + 1 WHERE name = 'change' RETURNING value";
+
+/// Waits for the end of a statement: the file answers, or fails.
+async fn answered<T>(statement: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
+    statement.await
+}
+
 fn migrator() -> Migrator {
     let all: Vec<(i64, &str, &'static str)> = vec![
         (1, "first", include_str!("../../migrations/sqlite/0001_first.sql")),

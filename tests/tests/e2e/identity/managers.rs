@@ -57,7 +57,7 @@ fn a_manager_that_cant_read_who_was_revoked_serves_nothing_and_keeps_its_streams
     let client = agent.id();
     wait_until("the machine to be connected", PATIENCE, || is_connected(&agent));
     // So slow that what is on its way is not all of what was asked for when nobody may be answered any more.
-    line.now(Line::Slow(Duration::from_millis(400)));
+    line.now(Line::Slow(Duration::from_millis(50)));
     let job = cli.id(&format!("job run --package large --client {client}"));
     JobView::wait_for_row(&cli, &job, &client, "DOWNLOADING");
     let bytes = || second.metric("sutler_chunks_bytes_total").unwrap_or_default();
