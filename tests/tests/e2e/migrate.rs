@@ -5,7 +5,7 @@ use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
-use sutler_tests::harness::{Agent, JobView, Manager, PATIENCE, PackageFolder, Reader, wait_until};
+use sutler_tests::harness::{Agent, JobView, Manager, PATIENCE, PackageFolder, Reader, wait_until, words};
 use sutler_tests::postgres::Postgres;
 
 /// A session of somebody else's on the new database.
@@ -129,7 +129,13 @@ fn an_installation_that_is_moved_to_postgresql_lives_on_as_it_was() {
     assert!(toml(&manager).contains(&format!("moved_from = \"sqlite:manager.db\"\ndatabase = \"{url}\"")), "{}", toml(&manager));
     assert_eq!(fs_err::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
     // Nobody serves the old one by mistake, and it is not moved twice.
-    cli.fails(1, &format!("serve --dir {} --database sqlite:manager.db", manager.folder().display())).says(&["moved_from"]);
+    let serve = format!("serve --dir {} --database sqlite:manager.db", manager.folder().display());
+    let mut command = cli.command(&words(&format!("{serve} --agents 127.0.0.1:0 --operators 127.0.0.1:0 --telemetry off")));
+    let mut serve = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    wait_until("the old database to be refused", PATIENCE, || serve.try_wait().unwrap().is_some());
+    let said = serve.wait_with_output().unwrap();
+    let said = (said.status.code(), String::from_utf8_lossy(&said.stderr).into_owned());
+    assert!(said.0 == Some(1) && said.1.contains("moved_from"), "{said:?}");
     cli.fails(1, &order).says(&["PostgreSQL", "nothing to move"]);
 
     manager.serve();
@@ -185,7 +191,7 @@ fn a_move_that_is_killed_leaves_the_old_manager_as_it_was_or_a_new_one_that_is_w
     let file = address(&manager, &url);
     let order = migrate(&manager, &format!("--database-file {}", file.display()));
     let begin = || -> Child {
-        let mut command = cli.command(&sutler_tests::harness::words(&order));
+        let mut command = cli.command(&words(&order));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
     };
     let configuration = toml(&manager);
@@ -272,7 +278,7 @@ fn what_can_not_be_moved_is_refused_by_name_and_the_old_manager_serves_on() {
     manager.stop();
     session.run("DROP TRIGGER spoil ON client_group");
     // From the standard input.
-    let command = cli.command(&sutler_tests::harness::words(&migrate(&manager, "--database-file -")));
+    let command = cli.command(&words(&migrate(&manager, "--database-file -")));
     sutler_tests::harness::run(command, format!("{url}\n").as_bytes()).ends_with(0);
     assert!(toml(&manager).contains("hosts = [ # mine\n"), "{}", toml(&manager));
     manager.serve();
