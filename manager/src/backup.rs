@@ -203,6 +203,11 @@ pub async fn back_up(folder: &Path, database: Option<String>, target: &Path, wor
     }
     copy_tree(&folder.server(), &copy.server())?;
     copy_file(&folder.config(), &copy.config())?;
+    // What is in the file belongs to what was copied.
+    if Config::load(folder, &Overrides::default())?.moved_from != config.moved_from {
+        let why = "the manager's database was moved by `sutler migrate` meanwhile: remove this folder and make another backup".into();
+        return Err(BackupError::NotWhole { path: target.into(), why });
+    }
     let note = Note { format: FORMAT, time_ms: now.as_millisecond(), database: in_file.is_some(), objects };
     let text = serde_json::to_vec(&note).unwrap_or_default();
     let path = target.join(NOTE);

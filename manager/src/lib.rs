@@ -12,6 +12,7 @@ pub mod hooks;
 pub mod init;
 pub mod live;
 pub mod local;
+pub mod migrate;
 pub mod net;
 pub mod package;
 mod password;

@@ -218,6 +218,14 @@ async fn identify(store: &Store, config: &Config) -> Result<sutler_base::Uid, Se
         let text = format!("the database holds no installation, and {} does not either; make one with `sutler init`", own.display());
         ServeError::NotInitialised(text)
     };
+    if let Some(moved_from) = &config.moved_from {
+        // What `init` wrote would be another installation under the same name: one that knows no client.
+        let text = format!(
+            "the database holds no installation, although this manager was moved to it from {moved_from}: put the database back from its \
+             backup, or name the right one"
+        );
+        return Err(ServeError::NotInitialised(text));
+    }
     if !own.exists() {
         return Err(missing());
     }

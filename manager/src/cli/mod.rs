@@ -27,6 +27,7 @@ pub mod label;
 #[cfg(test)]
 mod live_tests;
 pub mod local;
+pub mod migrate;
 pub mod names;
 pub mod operator;
 pub mod output;
@@ -94,6 +95,8 @@ enum Command {
     Backup(local::BackupArgs),
     /// Make a manager of such a copy
     Restore(local::RestoreArgs),
+    /// Move the database of a manager from SQLite to a PostgreSQL, checked row by row
+    Migrate(migrate::MigrateArgs),
     /// The issuing CAs, on the manager's host: roll over, give to another manager
     #[command(subcommand, after_help = ca::EXAMPLES)]
     Ca(ca::CaCommand),
@@ -208,6 +211,7 @@ fn dispatch(cli: Cli) -> Result<u8, CliError> {
         Command::Doctor(args) => return local::doctor(args, &cli.globals),
         Command::Backup(args) => return local::backup(args, &cli.globals),
         Command::Restore(args) => return local::restore(args, &cli.globals),
+        Command::Migrate(args) => return migrate::run(args, &cli.globals),
         Command::Ca(command) => return ca::run(command),
         Command::Completion { shell } => {
             let mut script = Vec::new();
@@ -253,6 +257,7 @@ fn dispatch(cli: Cli) -> Result<u8, CliError> {
             | Command::Doctor(_)
             | Command::Backup(_)
             | Command::Restore(_)
+            | Command::Migrate(_)
             | Command::Completion { .. } => Ok(0),
         }
     })

@@ -3,6 +3,7 @@
 pub mod content;
 pub mod hooks;
 pub mod limits;
+mod moved;
 
 pub use content::ContentAt;
 pub use hooks::Hook;
@@ -95,6 +96,7 @@ struct Written {
     operators: Option<String>,
     telemetry: Option<String>,
     database: Option<String>,
+    moved_from: Option<String>,
     content: Option<String>,
     s3: Option<content::WrittenS3>,
     #[serde(default)]
@@ -144,6 +146,8 @@ pub struct Config {
     pub telemetry: Option<SocketAddr>,
     /// The database: `sqlite:///…` with an absolute path, or `postgres://…`. May hold a password: never log it.
     pub database: String,
+    /// The database from which `sutler migrate` moved what is now in that one, as an URL: nobody serves it any more.
+    pub moved_from: Option<String>,
     /// Where packages' bytes lie, which several managers share.
     pub content: ContentAt,
     /// What happens when an agent comes back whose certificate ended.
@@ -206,9 +210,13 @@ impl Config {
         advertise.iter().try_for_each(|a| parse_address(a).map(drop)).map_err(text)?;
         let hooks = hooks::read(written.hook, &folder)?;
         let database = overrides.database.clone().or(written.database).unwrap_or_else(|| "sqlite:manager.db".into());
+        let database = database_url(&folder, &database)?;
+        let moved_from = written.moved_from.map(|moved| database_url(&folder, &moved)).transpose()?;
+        moved::refuse_moved(&database, moved_from.as_deref())?;
         Ok(Config {
             trust_domain: written.trust_domain.parse().map_err(text)?,
-            database: database_url(&folder, &database)?,
+            database,
+            moved_from,
             content: ContentAt::read(&folder, written.content, written.s3)?,
             folder,
             hosts,

@@ -42,7 +42,8 @@ operators = {operators}
 # Metrics and health over plain HTTP, without any credential: keep it on the loopback. Or \"off\".
 telemetry = {telemetry}
 
-# The database: sqlite:PATH (relative to this folder) or postgres://USER@HOST/DATABASE.
+# The database: sqlite:PATH (relative to this folder) or postgres://USER@HOST/DATABASE. What is in it is moved by `sutler migrate`,
+# not by changing this line.
 database = {database}
 
 # Where packages' bytes lie: a folder, relative to this one, or \"s3://BUCKET/PREFIX\" of an S3-compatible store; see [s3].

@@ -33,6 +33,7 @@ mod brakes;
 mod chain;
 mod failure;
 mod inspect;
+mod migrate;
 mod planned;
 #[cfg(test)]
 mod plans;
@@ -43,6 +44,7 @@ mod tx;
 
 pub use brakes::*;
 pub use inspect::{FailingHook, Inspection, inspect};
+pub use migrate::{MigrateError, Migrated, OnProgress, Phase, Progress, migrate};
 pub use planned::*;
 pub use rollouts::*;
 pub use tx::*;

@@ -31,6 +31,7 @@ mod lines;
 mod local_user;
 mod logs;
 mod membership;
+mod migrate;
 mod networks;
 mod own_update;
 mod packages;

@@ -11,6 +11,7 @@ mod deltas;
 mod events;
 mod executions;
 mod kept;
+mod migrate;
 mod planned;
 mod rollouts;
 mod rows;
@@ -176,6 +177,12 @@ cases! {
         units::a_unit_that_stands_still_is_undone_and_run_again_and_holds_nobody_up,
         units::what_is_said_to_all_is_heard_by_who_listens,
         executions::of_two_managers_that_offer_the_same_execution_one_makes_its_attempt,
+        migrate::every_table_and_column_is_moved_and_reads_back,
+        migrate::a_row_that_is_not_what_was_written_is_named_and_nothing_is_kept,
+        migrate::what_postgresql_has_no_place_for_is_named,
+        migrate::a_database_that_is_not_empty_or_in_use_is_left_alone,
+        migrate::what_is_there_already_is_compared_and_kept,
+        migrate::a_database_of_another_version_or_with_damage_is_not_moved,
     }
 }
 

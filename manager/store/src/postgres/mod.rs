@@ -138,7 +138,7 @@ async fn answered<T>(statement: impl Future<Output = sqlx::Result<T>>) -> sqlx::
 /// What to do where a row has changed since the unit read it: what it decided was right for what is no longer so.
 const OUTRUN: Remedy = Remedy::Again;
 
-fn migrator() -> Migrator {
+pub(crate) fn migrator() -> Migrator {
     let all: Vec<(i64, &str, &'static str)> = vec![
         (1, "first", include_str!("../../migrations/postgres/0001_first.sql")),
         (2, "operators", include_str!("../../migrations/postgres/0002_operators.sql")),
@@ -189,7 +189,7 @@ fn lock(sql: &'static str) -> SqlStr {
 }
 
 /// What an error of PostgreSQL means.
-fn classify(error: sqlx::Error) -> Failure {
+pub(crate) fn classify(error: sqlx::Error) -> Failure {
     let text = error.to_string();
     let code = match &error {
         sqlx::Error::Database(e) => e.code().unwrap_or_default().into_owned(),

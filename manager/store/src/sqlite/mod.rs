@@ -108,7 +108,7 @@ async fn answered<T>(statement: impl Future<Output = sqlx::Result<T>>) -> sqlx::
     statement.await
 }
 
-fn migrator() -> Migrator {
+pub(crate) fn migrator() -> Migrator {
     let all: Vec<(i64, &str, &'static str)> = vec![
         (1, "first", include_str!("../../migrations/sqlite/0001_first.sql")),
         (2, "operators", include_str!("../../migrations/sqlite/0002_operators.sql")),
@@ -170,7 +170,7 @@ fn lock(sql: &'static str) -> SqlStr {
 }
 
 /// What an error of SQLite means.
-fn classify(error: sqlx::Error) -> Failure {
+pub(crate) fn classify(error: sqlx::Error) -> Failure {
     let text = error.to_string();
     let code = match &error {
         sqlx::Error::Database(e) => e.code().and_then(|c| c.parse::<i32>().ok()).unwrap_or(0),
@@ -324,7 +324,7 @@ pub(crate) async fn snapshot(file: &Path, copy: &Path) -> Result<(), StoreError>
 }
 
 /// Closes a connection; what can't be closed is closed with the process.
-async fn hang_up(connection: Connection) {
+pub(crate) async fn hang_up(connection: Connection) {
     if let Err(e) = connection.close().await {
         tracing::warn!("the database could not be closed: {e}; it is closed with the process");
     }
