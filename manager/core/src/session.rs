@@ -72,6 +72,11 @@ pub fn identify(client: &Client, machines: &[Machine], presented: Presented<'_>)
     if !superseded && session_counter > *last {
         return Identified::Same;
     }
+    if !superseded && is_decided(machines) {
+        // Nothing tells it from the one that came first. That one gets a key of its own now, and what this one has is revoked.
+        let which = "let it in again with the same command once it is the only one that runs, or enrol it anew";
+        return Identified::Other(format!("another machine that can't be told from this one was let in just now; {which}"));
+    }
     let what = if superseded { "showed a certificate that it had replaced" } else { "came back with an older state" };
     let which = if known_boot == boot_id || known_boot.is_empty() {
         format!("let it in again with `sutler client approve {id} --machine {machine_id}`")

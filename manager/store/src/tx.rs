@@ -443,7 +443,7 @@ pub trait Jobs {
     async fn jobs_in(&mut self, page: &Page, state: JobState) -> Result<Vec<Job>>;
     /// How many executions of a job are in each state: kept, not counted.
     async fn counts(&mut self, job: &JobId) -> Result<Counts>;
-    /// How many executions of a job wait for a cancellation to be acknowledged.
+    /// How many executions of a job have a cancellation that is not final: not acknowledged, or what has begun goes on to its end.
     async fn canceling(&mut self, job: &JobId) -> Result<i64>;
 }
 

@@ -205,7 +205,7 @@ fn add_up(job: &v1::Job, rows: &[v1::Execution]) {
     assert_eq!(shown, expected, "the counters of {} beside its rows {rows:#?}", job.name);
     let sum = shown.finished + shown.error + shown.rejected + shown.canceled + shown.waiting + shown.running;
     assert_eq!(shown.total, sum, "{shown:?}");
-    assert_eq!(job.canceling, rows.iter().filter(|r| r.cancel_deadline.is_some()).count() as i64, "{job:?}");
+    assert_eq!(job.canceling, rows.iter().filter(|r| !r.cancel_reason.is_empty()).count() as i64, "{job:?}");
 }
 
 /// Every client's explanation says the same as the lists.

@@ -277,7 +277,7 @@ impl Jobs for Unit<'_> {
     }
 
     async fn canceling(&mut self, job: &JobId) -> Result<i64> {
-        let sql = "SELECT COUNT(*) FROM execution WHERE job = $1 AND cancel_reason IS NOT NULL AND cancel_stage = 'ASKED'";
+        let sql = "SELECT COUNT(*) FROM execution WHERE job = $1 AND cancel_reason IS NOT NULL";
         Ok(self.one("execution", query!(sql, job.to_string()), |row| row.int()).await?.unwrap_or(0))
     }
 }
