@@ -29,6 +29,9 @@ pub struct Shown {
     pub of: String,
 }
 
+/// How an attempt ended for its packages, each by the digest of its manifest.
+type AllTried = Vec<(Digest, Tried)>;
+
 /// When breakers open at this manager.
 fn rules(env: &Env) -> Rules {
     let limits = &env.settings.limits;
@@ -37,7 +40,7 @@ fn rules(env: &Env) -> Rules {
 
 /// How an attempt ended for one package: the digest of its manifest. What was fetched is what this manager gave; where it gave the
 /// attempt nothing, since it was started again or another one did, what the agent says.
-fn tried(env: &Env, outcome: &Outcome) -> Vec<(Digest, Tried)> {
+fn tried(env: &Env, outcome: &Outcome) -> AllTried {
     let served = env.live.transfers.served(&outcome.attempt);
     let one = |item: &sutler_base::outcome::ItemResult| {
         let failed = match item.state {
@@ -65,7 +68,7 @@ pub async fn count_lost(tx: &mut dyn Tx, env: &Env, attempt: &Attempt) -> Result
     note(tx, env, vec![(attempt, None)]).await
 }
 
-async fn note(tx: &mut dyn Tx, env: &Env, mut ended: Vec<(&Attempt, Option<Vec<(Digest, Tried)>>)>) -> Result<()> {
+async fn note(tx: &mut dyn Tx, env: &Env, mut ended: Vec<(&Attempt, Option<AllTried>)>) -> Result<()> {
     ended.retain(|(attempt, tried)| attempt.purpose != Purpose::Leave && tried.as_ref().is_none_or(|tried| !tried.is_empty()));
     let mut installed: BTreeMap<(&JobId, i64), Vec<Installs>> = BTreeMap::new();
     let mut targeted: BTreeMap<&JobId, Vec<Target>> = BTreeMap::new();
