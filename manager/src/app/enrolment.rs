@@ -319,7 +319,6 @@ pub const SUPERSEDED: &str = "CERTIFICATE_SUPERSEDED";
 /// Whether the certificate with this serial number may be used by `subject`; on its first use the ones before it are
 /// superseded.
 pub async fn check_certificate(tx: &mut dyn Tx, subject: &Subject, serial: &str) -> Result<()> {
-    let certificate = tx.certificate(serial).await?;
     let state = match subject {
         Subject::Client(id) => tx.client(id).await?.map(|c| c.state),
         Subject::Operator(name) => {
@@ -329,6 +328,8 @@ pub async fn check_certificate(tx: &mut dyn Tx, subject: &Subject, serial: &str)
             None
         }
     };
+    // After the client's row is this unit's: what the first use of another one ends is seen here.
+    let certificate = tx.certificate(serial).await?;
     judge_certificate(certificate.as_ref(), subject, serial, state)
 }
 
