@@ -187,5 +187,10 @@ mod tests {
         // Named by what they share, the first that comes is the client.
         keep(&mut machines, "one");
         assert_eq!(identify(&decided, &machines, seen("one", "a", 9)), Identified::Same);
+        // And the second one is refused until the first has a key of its own; the client is not put into quarantine again.
+        let first = client("one", "a", 9);
+        assert!(matches!(identify(&first, &machines, seen("one", "b", 9)), Identified::Other(_)));
+        let old = Presented { superseded: true, ..seen("one", "b", 10) };
+        assert!(matches!(identify(&first, &machines, old), Identified::Copy(_)), "what was replaced is noted all the same");
     }
 }

@@ -262,4 +262,4 @@ fn parse(report: &Report) -> std::result::Result<Outcome, String> {
 
 #[cfg(test)]
 #[path = "outcomes_tests.rs"]
-pub(super) mod tests;
+pub(crate) mod tests;

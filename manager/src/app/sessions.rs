@@ -422,3 +422,7 @@ pub async fn cancel_acknowledged(tx: &mut dyn Tx, env: &Env, client: &ClientId, 
     change.cancel = Some(cancel);
     Ok(tx.change_executions(&[change]).await?)
 }
+
+#[cfg(test)]
+#[path = "sessions_tests.rs"]
+mod tests;

@@ -40,8 +40,6 @@ struct Word {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     run_now: Vec<ClientId>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    access: Vec<ClientId>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     jobs: Vec<JobId>,
     /// There are too many clients to name them.
     #[serde(skip_serializing_if = "is_not")]
@@ -61,7 +59,7 @@ fn is_not(flag: &bool) -> bool {
 
 /// What there is to say, in words that are short enough.
 fn words(from: &str, wakes: Wakes) -> Vec<Word> {
-    let Wakes { clients, run_now, access, jobs, events, brakes, deltas } = wakes;
+    let Wakes { clients, run_now, access: _, jobs, events, brakes, deltas } = wakes;
     let word = || Word { from: from.to_owned(), ..Word::default() };
     let anybody = clients.len() > CLIENTS;
     let mut words = Vec::new();
@@ -72,7 +70,6 @@ fn words(from: &str, wakes: Wakes) -> Vec<Word> {
     let clients = if anybody { vec![] } else { ids(clients) };
     words.extend(clients.chunks(IDS).map(|clients| Word { clients: clients.to_vec(), ..word() }));
     words.extend(ids(run_now).chunks(IDS).map(|run_now| Word { run_now: run_now.to_vec(), ..word() }));
-    words.extend(ids(access).chunks(IDS).map(|access| Word { access: access.to_vec(), ..word() }));
     words.extend(jobs.into_iter().collect::<Vec<_>>().chunks(IDS).map(|jobs| Word { jobs: jobs.to_vec(), ..word() }));
     words
 }
@@ -108,7 +105,7 @@ impl Live {
         self.wake(Wakes {
             clients: here(word.clients),
             run_now: here(word.run_now),
-            access: here(word.access),
+            access: BTreeSet::new(),
             jobs: BTreeSet::new(),
             events: word.events,
             brakes: word.brakes,
@@ -187,12 +184,11 @@ mod tests {
         };
         let all: BTreeSet<ClientId> = (0..CLIENTS as u16).map(client).collect();
         let jobs: BTreeSet<JobId> = (0..200).map(|n| JobId::from_random([n; 16])).collect();
-        let wakes = || Wakes { clients: all.clone(), run_now: all.clone(), access: all.clone(), jobs: jobs.clone(), ..Wakes::default() };
+        let wakes = || Wakes { clients: all.clone(), run_now: all.clone(), jobs: jobs.clone(), ..Wakes::default() };
         let said = words("0123456789abcdef0123456789abcdef", wakes());
         assert!(said.iter().all(|word| serde_json::to_string(word).unwrap().len() <= WORD_MAX));
         assert_eq!(said.iter().flat_map(|word| &word.clients).collect::<BTreeSet<_>>(), all.iter().collect());
         assert_eq!(said.iter().flat_map(|word| &word.run_now).collect::<BTreeSet<_>>(), all.iter().collect());
-        assert_eq!(said.iter().flat_map(|word| &word.access).collect::<BTreeSet<_>>(), all.iter().collect());
         assert_eq!(said.iter().flat_map(|word| &word.jobs).collect::<BTreeSet<_>>(), jobs.iter().collect());
         let heard: Vec<Word> = said.iter().map(|word| serde_json::from_str(&serde_json::to_string(word).unwrap()).unwrap()).collect();
         assert_eq!(heard, said);

@@ -115,3 +115,68 @@ impl<I, O> Drop for Released<'_, I, O> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::app::outcomes::tests::manager;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use tokio::sync::Notify;
+
+    /// Where the first batch waits, so that whoever comes meanwhile is in the next one.
+    static GO: Notify = Notify::const_new();
+    static BATCHES: AtomicUsize = AtomicUsize::new(0);
+
+    /// Doubles numbers; not with 13 among them, and 99 is the end of everything.
+    fn doubled(_: Arc<App>, numbers: Vec<u32>) -> Outputs<u32> {
+        Box::pin(async move {
+            if BATCHES.fetch_add(1, Ordering::SeqCst) == 0 {
+                GO.notified().await;
+            }
+            assert!(!numbers.contains(&99), "this is what the test is about");
+            if numbers.contains(&13) {
+                return Err(AppError::Bug("of 13".into()));
+            }
+            Ok(numbers.into_iter().map(|n| 2 * n).collect())
+        })
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn whoever_comes_while_others_are_at_work_is_done_with_them_and_one_that_fails_takes_no_other_with_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let manager = manager(folder.path()).await;
+        let gather = Gather::new(100, doubled);
+        let add = |n: u32| {
+            let (gather, app) = (gather.clone(), manager.app().clone());
+            tokio::spawn(async move { gather.add(&app, n).await })
+        };
+        let come = async |count: usize| {
+            while gather.queue().waiting.len() < count {
+                tokio::task::yield_now().await
+            }
+        };
+        let first = add(1);
+        while BATCHES.load(Ordering::SeqCst) == 0 {
+            tokio::task::yield_now().await;
+        }
+        let others: Vec<_> = (2..=50).map(add).collect();
+        come(49).await;
+        // Who begins may be cut off: it is done all the same, and nobody else is left waiting.
+        first.abort();
+        GO.notify_one();
+        for (n, answer) in (2..).zip(others) {
+            match answer.await.unwrap() {
+                Ok(output) => assert_eq!((output, n == 13), (2 * n, false)),
+                Err(error) => assert_eq!((error.to_string().as_str(), n), ("of 13", 13)),
+            }
+        }
+        // One alone, all together, and each of those since they failed together.
+        assert_eq!(BATCHES.load(Ordering::SeqCst), 1 + 1 + 49);
+
+        // Whatever becomes of the work, nobody waits for it for ever, and the next one begins anew.
+        let lost = add(99).await.unwrap().unwrap_err();
+        assert!(lost.to_string().contains("cut off"), "{lost}");
+        assert_eq!(add(4).await.unwrap().unwrap(), 8);
+        manager.stop().await;
+    }
+}
