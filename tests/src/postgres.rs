@@ -3,11 +3,11 @@
 //! A server is the child of a small shell script that waits for the end of its standard input, which this process holds:
 //! however the process ends, the kernel closes that end, and the script stops the server and removes its folder.
 
-use crate::harness::wait_until;
+use crate::harness::{Port, wait_until};
 use crate::tools;
 use std::collections::VecDeque;
 use std::io::{BufRead as _, BufReader, Read, Write as _};
-use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -38,7 +38,7 @@ pub enum Durability {
 pub struct Postgres {
     supervisor: Child,
     pid: u32,
-    port: u16,
+    port: Port,
     folder: PathBuf,
     databases: AtomicU32,
     /// The database with the store's tables that others are copied from.
@@ -81,20 +81,7 @@ impl Postgres {
         let owner = Owner::of_servers();
         let folder = new_folder(owner);
         init(&initdb, &folder, owner);
-        Some(Postgres::in_folder(&postgres, &folder, owner, durability))
-    }
-
-    /// Starts a server on the data of a folder.
-    fn in_folder(postgres: &Path, folder: &Path, owner: Owner, durability: Durability) -> Postgres {
-        // Between finding a free port and using it somebody else may take it: then with another.
-        for _ in 0..10 {
-            match launch(postgres, folder, owner, durability) {
-                Ok(server) => return server,
-                Err(log) if log.contains("Address already in use") => {}
-                Err(log) => panic!("postgres in {} did not start; the end of its log:\n{log}", folder.display()),
-            }
-        }
-        panic!("postgres found no free port ten times over");
+        Some(launch(&postgres, &folder, owner, durability))
     }
 
     /// The server that all tests of this process share, started by whoever asks first; each makes a database of its own with
@@ -106,7 +93,7 @@ impl Postgres {
 
     /// Where `database` is: `postgres://postgres@127.0.0.1:PORT/DATABASE`. Every server has a database `postgres`.
     pub fn url(&self, database: &str) -> String {
-        format!("postgres://postgres@127.0.0.1:{}/{database}", self.port)
+        format!("postgres://postgres@127.0.0.1:{}/{database}", self.port())
     }
 
     /// Makes an empty database with a name that none had before on this server, and returns its URL.
@@ -155,7 +142,7 @@ impl Postgres {
     ///
     /// When the server can't be reached or refuses the statement.
     pub fn execute(&self, sql: &str) {
-        let result = Session::open(self.port).and_then(|mut session| session.execute(sql));
+        let result = Session::open(self.port()).and_then(|mut session| session.execute(sql));
         if let Err(error) = result {
             panic!("{sql}: {error}; the end of the server's log:\n{}", tail(&self.log));
         }
@@ -191,7 +178,7 @@ impl Postgres {
 
     /// The port on 127.0.0.1.
     pub fn port(&self) -> u16 {
-        self.port
+        self.port.number()
     }
 
     /// The server's process, for tests that stop (`SIGSTOP`) or kill it.
@@ -209,16 +196,18 @@ impl Postgres {
         let folder = new_folder(owner);
         let program = |name: &str| tools::tool(name).unwrap_or_else(|| panic!("{name} comes with the server"));
         let mut copy = owner.command(&program("pg_basebackup"));
-        let from = format!("host=127.0.0.1 port={} user=postgres application_name=standby", self.port);
+        let from = format!("host=127.0.0.1 port={} user=postgres application_name=standby", self.port());
         copy.arg("-D").arg(folder.join("data")).args(["-d", &from, "-X", "stream", "-c", "fast", "-R", "--no-sync"]);
         let done = crate::harness::run(copy, b"");
         assert_eq!(done.code, 0, "pg_basebackup: {done:?}");
-        let standby = Postgres::in_folder(&program("postgres"), &folder, owner, Durability::Durable);
+        let standby = launch(&program("postgres"), &folder, owner, Durability::Durable);
         self.execute("ALTER SYSTEM SET synchronous_standby_names = 'standby'");
         self.execute("SELECT pg_reload_conf()");
         let follows = "DO $$ BEGIN IF NOT EXISTS (SELECT 1 FROM pg_stat_replication WHERE sync_state = 'sync') \
                        THEN RAISE EXCEPTION 'it does not follow'; END IF; END $$";
-        wait_until("the standby to follow", PATIENCE, || Session::open(self.port).and_then(|mut session| session.execute(follows)).is_ok());
+        wait_until("the standby to follow", PATIENCE, || {
+            Session::open(self.port()).and_then(|mut session| session.execute(follows)).is_ok()
+        });
         standby
     }
 
@@ -253,7 +242,7 @@ impl Postgres {
     pub fn start_again(&mut self) {
         use std::io::Write as _;
         self.supervisor.stdin.as_mut().expect("it is piped").write_all(b"start\n").expect("the supervisor reads");
-        wait_until("the server to be back", PATIENCE, || Session::open(self.port).and_then(|mut s| s.execute("SELECT 1")).is_ok());
+        wait_until("the server to be back", PATIENCE, || Session::open(self.port()).and_then(|mut s| s.execute("SELECT 1")).is_ok());
         let file = self.folder.join("data/postmaster.pid");
         let text = fs_err::read_to_string(&file).expect("a running server has one");
         self.pid = text.lines().next().and_then(|line| line.trim().parse().ok()).expect("its first line is the server's id");
@@ -361,13 +350,17 @@ fn init(initdb: &Path, folder: &Path, owner: Owner) {
     }
 }
 
-/// Starts the server on a free port; the end of its log if it ends before it is ready.
-fn launch(postgres: &Path, folder: &Path, owner: Owner, durability: Durability) -> Result<Postgres, String> {
-    let port = free_port();
+/// Starts a server on the data of a folder, on a free port.
+///
+/// # Panics
+///
+/// When it ends before it is ready, or isn't in time; with the end of its log.
+fn launch(postgres: &Path, folder: &Path, owner: Owner, durability: Durability) -> Postgres {
+    let port = Port::new();
     let fsync = if durability == Durability::Durable { "fsync=on" } else { "fsync=off" };
     let mut command = owner.command(Path::new("/bin/sh"));
     command.args(["-c", SUPERVISOR, "postgres-for-tests"]).arg(postgres).arg(folder);
-    command.arg("-p").arg(port.to_string()).arg("-k").arg(folder);
+    command.arg("-p").arg(port.number().to_string()).arg("-k").arg(folder);
     for setting in [fsync, "listen_addresses=127.0.0.1", "max_connections=200", "shared_buffers=32MB", "lc_messages=C", "autovacuum=off"] {
         command.args(["-c", setting]);
     }
@@ -386,20 +379,12 @@ fn launch(postgres: &Path, folder: &Path, owner: Owner, durability: Durability) 
     let kept = Arc::clone(&log);
     std::thread::spawn(move || follow(stderr, &kept, &sender));
     let databases = AtomicU32::new(0);
-    let mut server = Postgres { supervisor, pid, port, folder: folder.to_owned(), databases, tables: OnceLock::new(), log };
-    match receiver.recv_timeout(PATIENCE) {
-        Ok(()) => Ok(server),
-        Err(reason) => {
-            let late = if reason == RecvTimeoutError::Timeout { "it was not ready in time; " } else { "" };
-            let message = format!("{late}{}", tail(&server.log));
-            // The folder has to stay for another try: this supervisor is not to clean up.
-            let _ = server.supervisor.kill();
-            let _ = rustix::process::Pid::from_raw(pid as i32)
-                .filter(|_| reason == RecvTimeoutError::Timeout)
-                .map(|pid| rustix::process::kill_process(pid, rustix::process::Signal::KILL));
-            Err(message)
-        }
+    let server = Postgres { supervisor, pid, port, folder: folder.to_owned(), databases, tables: OnceLock::new(), log };
+    if let Err(reason) = receiver.recv_timeout(PATIENCE) {
+        let how = if reason == RecvTimeoutError::Timeout { "was not ready in time" } else { "did not start" };
+        panic!("postgres in {} {how}; the end of its log:\n{}", folder.display(), tail(&server.log));
     }
+    server
 }
 
 /// The server's id, which the supervisor prints first.
@@ -430,11 +415,6 @@ fn follow(stderr: ChildStderr, log: &Log, ready: &Sender<()>) {
 fn tail(log: &Log) -> String {
     let log = log.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     log.iter().map(String::as_str).collect::<Vec<_>>().join("\n")
-}
-
-fn free_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("there is a free port");
-    listener.local_addr().expect("a listener has an address").port()
 }
 
 /// A connection that speaks just enough of PostgreSQL's protocol to run a statement, so that the harness needs no driver and

@@ -1,12 +1,11 @@
 //! Runs the very lines of README.md, and holds the rest of it to what is there.
 
 use std::fmt::Write as _;
-use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use sutler_tests::harness::cleanup::Place;
-use sutler_tests::harness::{noise, programs, run};
+use sutler_tests::harness::{Port, noise, programs, run};
 use sutler_tests::tools;
 
 fn root() -> PathBuf {
@@ -49,17 +48,14 @@ fn blocks(story: &str) -> Vec<Block> {
 /// the sandbox and to free ports, which on a real machine are the defaults.
 struct Sandbox {
     place: Place,
-    ports: [u16; 3],
+    ports: [Port; 3],
 }
 
 impl Sandbox {
     fn new() -> Sandbox {
-        // Held together, so that they are three.
-        let listeners: Vec<_> = (0..3).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-        let ports = [0, 1, 2].map(|n| listeners[n].local_addr().unwrap().port());
-        let sandbox = Sandbox { place: Place::new("readme"), ports };
+        let sandbox = Sandbox { place: Place::new("readme"), ports: [Port::new(), Port::new(), Port::new()] };
         let at = |path: &str| sandbox.place.path().join(path);
-        let [agents, operators, telemetry] = ports;
+        let [agents, operators, telemetry] = sandbox.ports.each_ref().map(Port::number);
         sandbox.program(
             "sutler",
             &format!(
@@ -108,7 +104,11 @@ impl Sandbox {
                 Some(name) => {
                     let _ = writeln!(script, "( {} ) >{name}.log 2>&1 &", block.text.trim_end());
                     if name == "manager" {
-                        let _ = writeln!(script, "until (exec 3<>/dev/tcp/127.0.0.1/{}) 2>/dev/null; do kill -0 $!; done", self.ports[1]);
+                        let _ = writeln!(
+                            script,
+                            "until (exec 3<>/dev/tcp/127.0.0.1/{}) 2>/dev/null; do kill -0 $!; done",
+                            self.ports[1].number()
+                        );
                     }
                 }
             }
@@ -122,7 +122,7 @@ impl Sandbox {
         .unwrap();
         command.args(["-c", &script]).current_dir(folder).env_clear();
         command.env("PATH", path).env("HOME", folder).env("USER", "newcomer");
-        command.env("HOST", "127.0.0.1").env("D", folder.join("manager")).env("MANAGER", format!("127.0.0.1:{}", self.ports[1]));
+        command.env("HOST", "127.0.0.1").env("D", folder.join("manager")).env("MANAGER", self.ports[1].address().to_string());
         let done = run(command, b"");
         let log = |name: &str| fs_err::read_to_string(folder.join(name)).unwrap_or_default();
         assert_eq!(

@@ -3,6 +3,7 @@
 use super::cleanup::{self, Place};
 use super::cli::{self, Cli};
 use super::disk::SmallDisk;
+use super::port::Port;
 use super::programs;
 use super::wait::{PATIENCE, wait_for};
 use std::fs::File;
@@ -66,6 +67,8 @@ pub struct Manager {
     place: Place,
     setup: Setup,
     addresses: Option<Addresses>,
+    // Held while it is down, too: it comes back where it was.
+    ports: Vec<Port>,
     wrapper: Vec<String>,
     starts: u32,
 }
@@ -90,7 +93,8 @@ impl Manager {
     /// A manager's folder in which nobody serves yet.
     pub fn init(setup: Setup) -> Manager {
         let place = Place::new("manager");
-        let manager = Manager { running: None, disk: None, place, setup, addresses: None, wrapper: Vec::new(), starts: 0 };
+        let manager =
+            Manager { running: None, disk: None, place, setup, addresses: None, ports: Vec::new(), wrapper: Vec::new(), starts: 0 };
         let folder = manager.folder().to_string_lossy().into_owned();
         let mut arguments = vec!["init", "--dir", &folder, "--trust-domain", "acme.example"];
         manager.setup.hosts.iter().for_each(|host| arguments.extend(["--host", host]));
@@ -129,7 +133,8 @@ impl Manager {
     /// same packages' bytes. Its own command line has no profile: take the first one's, [at](Cli::at) its address.
     pub fn joining(first: &Manager, setup: Setup) -> Manager {
         let place = Place::new("manager");
-        let mut manager = Manager { running: None, disk: None, place, setup, addresses: None, starts: 0, wrapper: Vec::new() };
+        let mut manager =
+            Manager { running: None, disk: None, place, setup, addresses: None, ports: Vec::new(), wrapper: Vec::new(), starts: 0 };
         let word = |path: PathBuf| path.to_string_lossy().into_owned();
         let (bundle, own, others) = (word(manager.place.path().join("bundle")), word(manager.folder()), word(first.folder()));
         // It may have a way of its own to the same database.
@@ -159,7 +164,16 @@ impl Manager {
             command.arg("-a").arg(folder).arg(place.path());
             cli::run(command, b"").ok();
         }
-        Manager { running: None, disk: None, place, setup: self.setup.clone(), addresses: None, wrapper: Vec::new(), starts: 0 }
+        Manager {
+            running: None,
+            disk: None,
+            place,
+            setup: self.setup.clone(),
+            addresses: None,
+            ports: Vec::new(),
+            wrapper: Vec::new(),
+            starts: 0,
+        }
     }
 
     /// From the next start on, runs the manager through this command, which has to run what is appended to it. None runs it
@@ -217,9 +231,9 @@ impl Manager {
         let log_path = self.log_path();
         let log = File::create(&log_path).expect("a log can be written");
         let mut command = Command::new(programs::sutler());
-        let (agents, operators, telemetry) = match self.addresses {
-            Some(bound) => (bound.agents.to_string(), bound.operators.to_string(), bound.telemetry.to_string()),
-            None => (self.setup.agents.clone(), "127.0.0.1:0".into(), "127.0.0.1:0".into()),
+        let [agents, operators, telemetry] = match self.addresses {
+            Some(bound) => [bound.agents, bound.operators, bound.telemetry].map(|address| address.to_string()),
+            None => [self.setup.agents.clone(), "127.0.0.1:0".into(), "127.0.0.1:0".into()].map(|address| self.hold(address)),
         };
         command.args(["serve", "--dir"]).arg(self.folder());
         command.args(["--agents", &agents, "--operators", &operators, "--telemetry", &telemetry]);
@@ -315,6 +329,16 @@ impl Manager {
     pub fn listen_at(&mut self, agents: String) {
         self.setup.agents = agents;
         self.addresses = None;
+        self.ports.clear();
+    }
+
+    /// Holds a port of this address, and tells which; the address as it is where only the manager can be bound to it, in the
+    /// network namespace that it runs in.
+    fn hold(&mut self, address: String) -> String {
+        let Ok(port) = Port::at(address.parse().expect("an address with a port")) else { return address };
+        let held = port.address().to_string();
+        self.ports.push(port);
+        held
     }
 
     /// Everything that it said since it was last started.

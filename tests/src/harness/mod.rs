@@ -8,7 +8,7 @@
 //! manager.cli().ok(&format!("group add new-clients {}", agent.id()));
 //! ```
 //!
-//! Every process binds port 0 on the loopback, lies in a temporary folder, and is gone with the test, however that ends
+//! Every process binds a free [`Port`] of the loopback, lies in a temporary folder, and is gone with the test, however that ends
 //! (see [`cleanup`]). Tests wait for conditions alone (see [`wait`]).
 
 mod agent;
@@ -22,6 +22,7 @@ mod jobs;
 mod manager;
 mod namespaces;
 mod package;
+mod port;
 pub mod programs;
 mod proxy;
 mod raw;
@@ -40,6 +41,7 @@ pub use jobs::{JobView, Row};
 pub use manager::{Addresses, Manager, Setup};
 pub use namespaces::{Chain, Namespaces};
 pub use package::{COUNTING, PackageFolder, noise};
+pub use port::Port;
 pub use proxy::{Line, Proxy};
 pub use raw::{descriptors, method};
 pub use rows::{Reader, Rows};

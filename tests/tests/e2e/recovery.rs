@@ -3,7 +3,7 @@
 use rustix::fs::{CWD, FileType, Mode};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use sutler_tests::harness::{Agent, JobView, Manager, PATIENCE, PackageFolder, Setup, Terminal, cleanup, wait_until};
+use sutler_tests::harness::{Agent, JobView, Manager, PATIENCE, PackageFolder, Port, Setup, Terminal, cleanup, wait_until};
 use sutler_tests::postgres::Postgres;
 
 /// A manager that was killed serves again within this time.
@@ -234,10 +234,10 @@ fn a_manager_and_its_agents_may_be_stopped_and_started_in_any_order() {
 
 #[test]
 fn a_manager_that_moves_to_another_address_finds_its_agents_again_and_nothing_runs_twice() {
-    let (here, there) = (free_port(), free_port());
+    let (here, there) = (Port::new(), Port::new());
     let mut manager = Manager::start_with(Setup {
-        agents: format!("127.0.0.1:{here}"),
-        advertise: vec![format!("127.0.0.1:{here}"), format!("127.0.0.1:{there}")],
+        agents: here.address().to_string(),
+        advertise: vec![here.address().to_string(), there.address().to_string()],
         ..Setup::default()
     });
     let cli = manager.cli();
@@ -253,7 +253,7 @@ fn a_manager_that_moves_to_another_address_finds_its_agents_again_and_nothing_ru
     wait_until("the step to run", PATIENCE, || agent.read("opt/slow.runs").is_some());
 
     manager.stop();
-    manager.listen_at(format!("127.0.0.1:{there}"));
+    manager.listen_at(there.address().to_string());
     go(&pipe);
     manager.serve();
     let cli = manager.cli();
@@ -263,10 +263,6 @@ fn a_manager_that_moves_to_another_address_finds_its_agents_again_and_nothing_ru
     JobView::wait_for_row(&cli, &third, &agent.id(), "ALREADY_INSTALLED");
     assert_eq!(agent.read("opt/done.runs").as_deref(), Some("run\n"));
     assert_eq!(agent.read("opt/slow.runs").as_deref(), Some("run\nwent on\n"));
-}
-
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 #[test]

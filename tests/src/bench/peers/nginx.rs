@@ -4,7 +4,7 @@
 use super::stop;
 use crate::{
     bench::{install, measure, pki},
-    harness::{PATIENCE, cleanup::Place, wait_until},
+    harness::{PATIENCE, Port, cleanup::Place, wait_until},
 };
 use std::{
     path::Path,
@@ -34,7 +34,7 @@ const FETCH: &str = r#"file=$1 digest=$2 folder=$3; shift 3
 pub(in crate::bench) struct Nginx {
     place: Place,
     process: Child,
-    port: u16,
+    port: Port,
     digest: String,
 }
 
@@ -51,15 +51,15 @@ impl Nginx {
             fs_err::create_dir(folder.join(below)).unwrap_or_else(|e| panic!("{e}"));
         }
         fs_err::write(folder.join("www/payload"), payload).unwrap_or_else(|e| panic!("{e}"));
-        // It can't say which free port it took: one that is free now, and hardly taken by somebody else in between.
-        let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port is free").port();
+        // It can't say which free port it took.
+        let port = Port::new();
         let config = folder.join("nginx.conf");
-        let text = CONFIG.replace("@FOLDER@", &folder.to_string_lossy()).replace("@PORT@", &port.to_string());
+        let text = CONFIG.replace("@FOLDER@", &folder.to_string_lossy()).replace("@PORT@", &port.number().to_string());
         fs_err::write(&config, text).unwrap_or_else(|e| panic!("{e}"));
         let mut command = Command::new(crate::tools::tool("nginx").expect("it is installed"));
         let process = command.arg("-p").arg(folder).arg("-c").arg(&config).stdin(Stdio::null()).spawn().expect("it can be started");
         let nginx = Nginx { place, process, port, digest: digest.to_owned() };
-        wait_until("nginx to listen", PATIENCE, || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
+        wait_until("nginx to listen", PATIENCE, || std::net::TcpStream::connect(nginx.port.address()).is_ok());
         // Whom it serves without a certificate it would serve without the cost of one.
         let mut stranger = Command::new("curl");
         stranger.args(["-sS", "-f", "-o", "/dev/null", "--cacert"]).arg(nginx.file("pki/ca.pem")).arg(nginx.url());
@@ -81,7 +81,7 @@ impl Nginx {
     }
 
     fn url(&self) -> String {
-        format!("https://127.0.0.1:{}/payload", self.port)
+        format!("https://{}/payload", self.port.address())
     }
 
     /// So many clients fetch it at once: how long until all have it (seconds), and their processor time (seconds).

@@ -139,7 +139,8 @@ fn several_managers_make_one_attempt_of_each_execution_and_roll_their_cas_over_t
 fn a_machine_that_is_half_open_at_one_manager_gets_its_work_from_the_other_and_once() {
     let Some(postgres) = Postgres::shared() else { return };
     let line = Proxy::new();
-    let there = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let port = Port::new();
+    let there = port.address();
     let setup = |agents: String| Setup { agents, advertise: vec![line.address(), there.to_string()], ..Setup::default() };
     // They notice within 45 s that a machine is gone: until then the first one takes it for connected.
     let first = Manager::start_with(Setup { database: Some(postgres.create_database()), ..setup("127.0.0.1:0".into()) });

@@ -13,7 +13,7 @@ use sutler_certs::ca::Authority;
 use sutler_certs::tls::{self, ServerTrust};
 use sutler_proto::v1;
 use sutler_tests::harness::{
-    Agent, Api, Cli, JobView, Line, Manager, PATIENCE, PackageFolder, Proxy, Row, Setup, wait_for_value, wait_until,
+    Agent, Api, Cli, JobView, Line, Manager, PATIENCE, PackageFolder, Port, Proxy, Row, Setup, wait_for_value, wait_until,
 };
 use sutler_tests::postgres::Postgres;
 use sutler_tests::tools;
@@ -65,8 +65,8 @@ fn standing_job(cli: &Cli, group: &str) -> (PackageFolder, String) {
 
 /// Two managers on one database, which tell agents of both.
 fn two_managers(postgres: &Postgres, limits: &str) -> (Manager, Manager) {
-    let port = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let (here, there) = (port(), port());
+    let (first, second) = (Port::new(), Port::new());
+    let (here, there) = (first.address(), second.address());
     let setup = |agents: std::net::SocketAddr, other: std::net::SocketAddr| Setup {
         agents: agents.to_string(),
         advertise: vec![agents.to_string(), other.to_string()],
