@@ -469,6 +469,8 @@ impl Case {
         };
         match (answer, may) {
             (Answer::Done { .. }, true) | (Answer::Refused { .. }, false) => {}
+            // Whoever is let in again connects anew, and asks then.
+            (Answer::Queued, _) => wait_until("a queued request to be answered", PATIENCE, || machine.waiting_requests() == 0),
             (answer, may) => panic!("client {client} wished {wish:?}, and the answer is {answer:?}; whether it may: {may}"),
         }
     }
