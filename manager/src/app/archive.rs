@@ -35,7 +35,7 @@ async fn put_away(tx: &mut dyn Tx, env: &Env, mut client: Client, why: &str) -> 
     let open = tx.open_executions_of(&client.id).await?;
     client.archived = Some(env.now);
     tx.save_client(&client).await?;
-    tx.save_likeness(&client.id, &[]).await?;
+    tx.save_likeness(&[(client.id.clone(), vec![])]).await?;
     executions::cancel(tx, env, &open, CancelReason::ClientArchived).await?;
     env.audit(tx, "archive", format!("clients/{}", client.id), why).await
 }
@@ -61,7 +61,7 @@ pub async fn take_back(tx: &mut dyn Tx, env: &Env, client: &mut Client, why: &st
     }
     tx.save_client(client).await?;
     let keys = Facts::parse(&client.facts).map(|facts| likeness::keys(&facts)).unwrap_or_default();
-    tx.save_likeness(&client.id, &keys).await?;
+    tx.save_likeness(&[(client.id.clone(), keys)]).await?;
     env.audit(tx, "unarchive", format!("clients/{}", client.id), why).await?;
     if client.state != ClientState::Pending {
         membership::reach_admitted(tx, env, client).await?;

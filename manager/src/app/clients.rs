@@ -12,7 +12,7 @@ use sutler_core::{
     policy::{Event, Subject},
     session,
 };
-use sutler_store::{Besides, Page, Tx};
+use sutler_store::{Besides, Page, SoftwareChange, Tx};
 
 /// How many rows a filtered page looks at, at the most: a page has bounded work, however rare a match is.
 pub const SCAN: u32 = 2000;
@@ -284,21 +284,24 @@ pub async fn admitted(tx: &mut dyn Tx, env: &Env, client: &Client) -> Result<()>
         }
     }
     membership::reach_admitted(tx, env, client).await?;
-    greet(tx, env, client).await.map(drop)
+    greet(tx, env, client).await
 }
 
-/// Shows a new client to the policies, once: when it is active and its first full facts are in. Gives back whether that was now: then it
-/// is saved as well.
-pub async fn greet(tx: &mut dyn Tx, env: &Env, client: &Client) -> Result<bool> {
-    if client.state != ClientState::Active || client.facts.is_empty() || client.greeted {
-        return Ok(false);
+/// Whether a client is to be shown to the policies as a new one, which it is once: when it is active and its first full facts are in.
+pub fn is_new(client: &Client) -> bool {
+    client.state == ClientState::Active && !client.facts.is_empty() && !client.greeted
+}
+
+/// Shows a client to the policies if it is new.
+async fn greet(tx: &mut dyn Tx, env: &Env, client: &Client) -> Result<()> {
+    if !is_new(client) {
+        return Ok(());
     }
     let mut client = client.clone();
     client.greeted = true;
     // Saved last: policies lock their groups before anything is saved.
-    policies::look(tx, env, &client, Event::New).await?;
-    tx.save_client(&client).await?;
-    Ok(true)
+    policies::look(tx, env, &[(&client, Event::New)]).await?;
+    Ok(tx.save_client(&client).await?)
 }
 
 /// Gives a client no more work until it is released.
@@ -362,8 +365,9 @@ pub async fn remove(tx: &mut dyn Tx, env: &Env, id: &ClientId) -> Result<Shown> 
     tx.revoke_certificates(&model::Subject::Client(id.clone())).await?;
     tx.delete_machines(id).await?;
     let software = tx.software_of(std::slice::from_ref(id)).await?;
-    tx.change_software(id, &software.into_iter().map(|(_, package)| package).collect::<Vec<_>>(), &[]).await?;
-    tx.save_likeness(id, &[]).await?;
+    let gone = software.into_iter().map(|(_, package)| package).collect();
+    tx.change_software(&[SoftwareChange { client: id.clone(), gone, come: vec![] }]).await?;
+    tx.save_likeness(&[(id.clone(), vec![])]).await?;
     client.state = ClientState::Removed;
     // It does not come back, and stands among the removed ones.
     client.archived = None;
@@ -388,10 +392,13 @@ pub struct LabelChange {
 /// Changes labels, of all these clients or of none. Gives back how many clients were changed.
 pub async fn set_labels(tx: &mut dyn Tx, env: &Env, changes: &[LabelChange]) -> Result<i32> {
     let mut unknown = super::Violations::default();
-    let mut changed = 0;
+    let ids: BTreeSet<ClientId> = changes.iter().map(|change| change.client.clone()).collect();
+    let found = tx.lock_clients(&ids.into_iter().collect::<Vec<_>>()).await?;
+    let mut clients: BTreeMap<ClientId, Client> = found.into_iter().map(|client| (client.id.clone(), client)).collect();
+    let mut changed = Vec::new();
     for (n, change) in changes.iter().enumerate() {
         let field = format!("changes[{n}]");
-        let Some(mut client) = tx.client(&change.client).await?.filter(|c| c.state != ClientState::Removed) else {
+        let Some(client) = clients.get_mut(&change.client).filter(|c| c.state != ClientState::Removed) else {
             unknown.add(&format!("{field}.client"), format!("there is no client {}", change.client));
             continue;
         };
@@ -405,13 +412,18 @@ pub async fn set_labels(tx: &mut dyn Tx, env: &Env, changes: &[LabelChange]) -> 
         if client.labels == before {
             continue;
         }
-        changed += 1;
-        tx.save_client(&client).await?;
-        env.audit(tx, "set_labels", format!("clients/{}", client.id), format!("{:?}, without {:?}", change.set, change.unset)).await?;
-        if client.greeted {
-            policies::look(tx, env, &client, Event::Inventory).await?;
-        }
+        changed.push((change.client.clone(), format!("{:?}, without {:?}", change.set, change.unset)));
     }
     unknown.done()?;
-    Ok(changed)
+    clients.retain(|id, _| changed.iter().any(|(changed, _)| changed == id));
+    // Before anything is saved: policies lock their groups first.
+    let looks: Vec<_> = clients.values().filter(|client| client.greeted).map(|client| (client, Event::Inventory)).collect();
+    policies::look(tx, env, &looks).await?;
+    for client in clients.values() {
+        tx.save_client(client).await?;
+    }
+    for (client, detail) in &changed {
+        env.audit(tx, "set_labels", format!("clients/{client}"), detail.clone()).await?;
+    }
+    Ok(changed.len() as i32)
 }

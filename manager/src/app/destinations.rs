@@ -280,8 +280,8 @@ pub fn groups_of(targets: &[Target]) -> Vec<Uid> {
     targets.iter().filter_map(|target| if let Target::Group(uid) = target { Some(uid.clone()) } else { None }).collect()
 }
 
-/// Lets the conditions of jobs look at a client that is let in or of which something changed.
-pub async fn look(tx: &mut dyn Tx, env: &Env, client: &Client) -> Result<()> {
+/// Lets the conditions of jobs look at clients that are let in or of which something changed.
+pub async fn look(tx: &mut dyn Tx, env: &Env, clients: &[&Client]) -> Result<()> {
     let jobs = tx.jobs_by_condition().await?;
     if jobs.is_empty() {
         return Ok(());
@@ -291,13 +291,19 @@ pub async fn look(tx: &mut dyn Tx, env: &Env, client: &Client) -> Result<()> {
     let jobs: Vec<_> =
         jobs.into_iter().filter_map(|job| asked.compile(env, "clients_where", &job.clients_where).ok().map(|c| (job, c))).collect();
     let packages = jobs.iter().any(|(_, condition)| condition.uses_packages());
-    let one = std::slice::from_ref(client);
-    let Some(subject) = inventory::subjects(tx, one, packages).await?.pop() else { return Ok(()) };
-    let id = std::slice::from_ref(&client.id);
-    for (job, condition) in jobs {
-        if condition.evaluate(&subject.input(client)).matched() && tx.listed(&job.id, id).await?.is_empty() {
-            tx.add_listed(&job.id, id).await?;
-            jobs::reach_admitted(tx, env, &job.id, id).await?;
+    for clients in clients.chunks(inventory::TOGETHER as usize) {
+        let subjects = inventory::subjects(tx, clients, packages).await?;
+        for (job, condition) in &jobs {
+            let matching = clients.iter().zip(&subjects).filter(|(client, subject)| condition.evaluate(&subject.input(client)).matched());
+            let mut new: Vec<ClientId> = matching.map(|(client, _)| client.id.clone()).collect();
+            if !new.is_empty() {
+                let listed: BTreeSet<ClientId> = tx.listed(&job.id, &new).await?.into_iter().collect();
+                new.retain(|id| !listed.contains(id));
+            }
+            if !new.is_empty() {
+                tx.add_listed(&job.id, &new).await?;
+                jobs::reach_admitted(tx, env, &job.id, &new).await?;
+            }
         }
     }
     Ok(())

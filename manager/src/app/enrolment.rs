@@ -12,7 +12,7 @@ use sutler_core::{
     model::{Certificate, CertificateState, Client, Subject, Token},
     session,
 };
-use sutler_store::Tx;
+use sutler_store::{FactsChange, Tx};
 
 /// The longest time over which the certificates of one client or operator are counted.
 const RENEWALS_WITHIN: Duration = Duration::from_secs(3600);
@@ -204,7 +204,7 @@ async fn replace(
     client.skew = None;
     archive::take_back(tx, env, &mut client, "a machine was enrolled in its place").await?;
     tx.save_client(&client).await?;
-    tx.save_facts(&id, None, None, client.facts_time).await?;
+    tx.save_facts(&[FactsChange { client: id.clone(), json: None, digest: None, time: client.facts_time }]).await?;
     tx.use_token(&token.id, &client.key, &id, env.now).await?;
     executions::start_over(tx, env, &client).await?;
     let certificates = issue(tx, env, ca, &id, &application.key).await?;

@@ -365,47 +365,61 @@ async fn register(tx: &mut dyn Tx, env: &Env, policy: &Policy, group: &Group, cl
     Ok(membership::join(tx, env, group, &free, Source::Policy, policy.uid.as_str()).await?.len())
 }
 
-/// Lets the policies, and the conditions of jobs, look at a client after something happened to it.
-pub async fn look(tx: &mut dyn Tx, env: &Env, client: &Client, event: Event) -> Result<()> {
-    if client.state != ClientState::Active {
+/// Lets the policies, and the conditions of jobs, look at clients after something happened to them, each client once.
+pub async fn look(tx: &mut dyn Tx, env: &Env, looks: &[(&Client, Event)]) -> Result<()> {
+    let looks: Vec<(&Client, Event)> = looks.iter().filter(|(client, _)| client.state == ClientState::Active).copied().collect();
+    if looks.is_empty() {
         return Ok(());
     }
-    destinations::look(tx, env, client).await?;
-    let trigger = if event == Event::Inventory { Some(Trigger::Inventory) } else { None };
-    let policies = tx.policies_with_trigger(trigger).await?;
-    if policies.is_empty() {
-        return Ok(());
+    let all_inventory = looks.iter().all(|(_, event)| *event == Event::Inventory);
+    let policies = tx.policies_with_trigger(all_inventory.then_some(Trigger::Inventory)).await?;
+    let decided = if policies.is_empty() { vec![] } else { decided(tx, env, policies, &looks).await? };
+    // All of them before anybody is joined or reached: whoever gives a group work has its row and waits for the change sequence, which
+    // that takes.
+    let uids: BTreeSet<Uid> = decided.iter().map(|(policy, ..)| policy.group.clone()).collect();
+    let groups = if uids.is_empty() { vec![] } else { tx.lock_groups(&uids.into_iter().collect::<Vec<_>>()).await? };
+    destinations::look(tx, env, &looks.iter().map(|(client, _)| *client).collect::<Vec<_>>()).await?;
+    for (policy, join, leave) in decided {
+        let members = if leave.is_empty() { vec![] } else { tx.memberships_of_all(&leave).await? };
+        let leave: Vec<ClientId> =
+            members.into_iter().filter(|m| m.group == policy.group && is_of(m, &policy)).map(|membership| membership.client).collect();
+        if !leave.is_empty() {
+            membership::leave(tx, env, &policy.group, &leave).await?;
+        }
+        if let Some(group) = groups.iter().find(|group| group.uid == policy.group && !join.is_empty()) {
+            register(tx, env, &policy, group, &join).await?;
+        }
     }
+    Ok(())
+}
+
+/// What policies decide of clients: of each, in their order, whom it takes in and whom out of its group, those left out that do neither.
+async fn decided(
+    tx: &mut dyn Tx,
+    env: &Env,
+    policies: Vec<Policy>,
+    looks: &[(&Client, Event)],
+) -> Result<Vec<(Policy, Vec<Client>, Vec<ClientId>)>> {
     let asked = Asked::by(tx, env, policies.iter().map(|policy| policy.condition.as_str())).await?;
     // One that names a question that is no more looks at nobody, and keeps no other from looking.
     let policies: Vec<_> = policies.into_iter().filter_map(|policy| asked.of(env, &policy).map(|condition| (policy, condition))).collect();
     let packages = policies.iter().any(|(_, condition)| condition.uses_packages());
-    let Some(subject) = inventory::subjects(tx, std::slice::from_ref(client), packages).await?.pop() else { return Ok(()) };
-    let decided: Vec<(Policy, Verdict)> = policies
-        .into_iter()
-        .map(|(policy, condition)| {
-            let verdict = decide(&policy, &condition, client, &subject, event);
-            (policy, verdict)
-        })
-        .filter(|(_, verdict)| matches!(verdict, Verdict::Join | Verdict::Leave))
-        .collect();
-    if decided.is_empty() {
-        return Ok(());
-    }
-    // All of them before the first is joined: whoever gives a group work has its row and waits for the change sequence, which joining
-    // takes.
-    let uids: Vec<_> = decided.iter().map(|(policy, _)| policy.group.clone()).collect::<BTreeSet<_>>().into_iter().collect();
-    let groups = tx.lock_groups(&uids).await?;
-    for (policy, verdict) in decided {
-        if verdict == Verdict::Leave {
-            if tx.memberships_of(&client.id).await?.iter().any(|m| m.group == policy.group && is_of(m, &policy)) {
-                membership::leave(tx, env, &policy.group, std::slice::from_ref(&client.id)).await?;
+    let mut verdicts = vec![(Vec::new(), Vec::new()); policies.len()];
+    // So many at a time have their packages loaded.
+    for looks in looks.chunks(inventory::TOGETHER as usize) {
+        let clients: Vec<&Client> = looks.iter().map(|(client, _)| *client).collect();
+        for ((client, event), subject) in looks.iter().zip(inventory::subjects(tx, &clients, packages).await?) {
+            for ((policy, condition), (join, leave)) in policies.iter().zip(&mut verdicts) {
+                match decide(policy, condition, client, &subject, *event) {
+                    Verdict::Join => join.push((*client).clone()),
+                    Verdict::Leave => leave.push(client.id.clone()),
+                    Verdict::NoMatch | Verdict::Silent => {}
+                }
             }
-        } else if let Some(group) = groups.iter().find(|group| group.uid == policy.group) {
-            register(tx, env, &policy, group, std::slice::from_ref(client)).await?;
         }
     }
-    Ok(())
+    let decided = policies.into_iter().zip(verdicts).map(|((policy, _), (join, leave))| (policy, join, leave));
+    Ok(decided.filter(|(_, join, leave)| !(join.is_empty() && leave.is_empty())).collect())
 }
 
 /// Whether a membership was made by this policy.

@@ -188,11 +188,10 @@ async fn drop_answers(tx: &mut dyn Tx, env: &Env, question: &Question, mut answe
     for some in answered.chunks(TOGETHER as usize) {
         tx.drop_answers(&question.uid, some).await?;
     }
-    for (id, _) in answered.iter().filter(|_| matters) {
-        let client = clients::load(tx, id).await?;
-        if client.greeted {
-            policies::look(tx, env, &client, Event::Inventory).await?;
-        }
+    for some in answered.chunks(TOGETHER as usize).filter(|_| matters) {
+        let clients = tx.lock_clients(&some.iter().map(|(id, _)| id.clone()).collect::<Vec<_>>()).await?;
+        let looks: Vec<_> = clients.iter().filter(|client| client.greeted).map(|client| (client, Event::Inventory)).collect();
+        policies::look(tx, env, &looks).await?;
     }
     Ok(answered.len() as i32)
 }
@@ -235,7 +234,7 @@ pub async fn answer(tx: &mut dyn Tx, env: &Env, id: &ClientId, name: &str, text:
     tx.note_answer(&question.uid, id).await?;
     env.audit(tx, "answer", format!("clients/{id}"), format!("{} = {}", question.name, quoted(&answer))).await?;
     if client.greeted {
-        policies::look(tx, env, &client, Event::Inventory).await?;
+        policies::look(tx, env, &[(&client, Event::Inventory)]).await?;
     }
     Ok(Ok(()))
 }

@@ -18,7 +18,7 @@ pub mod transfers;
 pub mod workers;
 
 use crate::app::{
-    App, AppError, Wakes, outcomes,
+    App, AppError, Wakes, inventory, outcomes,
     sessions::{self, Progress},
     trust,
 };
@@ -181,6 +181,8 @@ pub struct Live {
     pub hellos: Arc<Gather<Arc<sessions::Hello>, Result<sessions::Welcome, AppError>>>,
     /// Outcomes that wait to be recorded.
     pub outcomes: Arc<Gather<outcomes::Report, outcomes::Recorded>>,
+    /// Facts that wait to be taken in, together with whatever else came.
+    pub facts: Arc<Gather<Arc<inventory::Report>, inventory::Said>>,
     checks: Mutex<BTreeMap<ClientId, BTreeSet<JobId>>>,
     /// Whether there may be other managers.
     tells: AtomicBool,
@@ -213,6 +215,11 @@ impl Live {
             outcomes: Gather::new(outcomes::TOGETHER, |app: Arc<App>, reports| {
                 Box::pin(
                     async move { app.change("manager", "outcome", reports, |tx, env, all| Box::pin(outcomes::record(tx, env, all))).await },
+                )
+            }),
+            facts: Gather::new(inventory::TOGETHER as usize, |app: Arc<App>, reports| {
+                Box::pin(
+                    async move { app.change("manager", "facts", reports, |tx, env, all| Box::pin(inventory::facts(tx, env, all))).await },
                 )
             }),
             checks: Mutex::default(),

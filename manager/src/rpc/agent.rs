@@ -533,11 +533,8 @@ impl Session {
                 let (base, digest) = (digest("facts.base", &facts.base), digest("facts.digest", &facts.digest));
                 v.done()?;
                 let bytes = facts.json.len() as u64;
-                let input = (self.client.clone(), inventory::Report { json: facts.json, base, digest });
-                let taken = app
-                    .change(&actor, "facts", input, |tx, env, (client, report)| Box::pin(inventory::facts(tx, env, client, report)))
-                    .await
-                    .map_err(status)?;
+                let report = inventory::Report { client: self.client.clone(), json: facts.json, base, digest };
+                let taken = app.live.facts.add(app, Arc::new(report)).await.map_err(status)?.map_err(status)?;
                 app.metrics.facts_reports.inc();
                 app.metrics.facts_bytes.inc_by(bytes);
                 if taken == inventory::Taken::AllWanted {

@@ -134,7 +134,7 @@ async fn every_statement_walks_along_an_index() {
                     tx.client_by_machine("a", &client).await?;
                     tx.clients_changed_since(1, 5).await?;
                     tx.software_of(&[]).await?;
-                    tx.count_software(&client).await?;
+                    tx.count_software(&[]).await?;
                     tx.list_titles(&page, &Titles::default()).await?;
                     tx.count_titles_in(&uid, &[]).await?;
                     tx.clients_with(1, &page, None).await?;
@@ -334,9 +334,10 @@ async fn every_statement_walks_along_an_index() {
                     };
                     tx.end_others(&certificate, CertificateState::Superseded).await?;
                     tx.delete_machines(&client).await?;
-                    tx.save_likeness(&client, &[]).await?;
+                    tx.save_likeness(&[(client.clone(), vec!["a".into()])]).await?;
                     tx.drop_answers(&uid, &[]).await?;
-                    tx.change_software(&client, &[Default::default()], &[]).await?;
+                    let change = SoftwareChange { client: client.clone(), gone: vec![Default::default()], come: vec![Default::default()] };
+                    tx.change_software(&[change]).await?;
                     tx.drop_titles().await?;
                     tx.hold_out(&uid, &[], "a", now).await?;
                     tx.release_hold(&uid, &[]).await?;

@@ -141,8 +141,8 @@ pub trait Clients {
     /// When clients that are neither removed nor archived were last heard of, or taken back from the archive by an operator if that
     /// came later, in order of id (`after` = id).
     async fn silent_since(&mut self, page: &Page) -> Result<Vec<(ClientId, Timestamp)>>;
-    /// Writes by what a client is told from others, in place of what was there before.
-    async fn save_likeness(&mut self, client: &ClientId, keys: &[String]) -> Result<()>;
+    /// Writes by what clients are told from others, each one once, in place of what was there before.
+    async fn save_likeness(&mut self, keys: &[(ClientId, Vec<String>)]) -> Result<()>;
     /// Of these clients those that share a key with another one, with the first other one of each key that they share; by client.
     async fn alike(&mut self, clients: &[ClientId]) -> Result<Vec<(ClientId, ClientId)>>;
     /// Clients in this state that are not archived, in order of id (`after` = id).
@@ -245,18 +245,42 @@ pub struct Titles {
     pub manager: String,
 }
 
+/// What is written of a client's facts.
+#[derive(Debug, Clone)]
+pub struct FactsChange<'a> {
+    /// Whose they are.
+    pub client: ClientId,
+    /// The facts; none where only the rest changes.
+    pub json: Option<&'a str>,
+    /// The digest of what the agent has.
+    pub digest: Option<Digest>,
+    /// When they were last reported.
+    pub time: Option<Timestamp>,
+}
+
+/// What changed in what is installed on a client.
+#[derive(Debug, Clone)]
+pub struct SoftwareChange {
+    /// Which client.
+    pub client: ClientId,
+    /// What is gone.
+    pub gone: Vec<InstalledPackage>,
+    /// What has come.
+    pub come: Vec<InstalledPackage>,
+}
+
 /// What clients say of themselves: their facts, and what is installed on them.
 #[async_trait]
 pub trait Inventory {
-    /// Writes the facts of a client, with their digest and time. Without `json` only those two: what changed is elsewhere.
-    async fn save_facts(&mut self, client: &ClientId, json: Option<&str>, digest: Option<Digest>, time: Option<Timestamp>) -> Result<()>;
+    /// Writes the facts of clients, each one once. Many rows to a statement.
+    async fn save_facts(&mut self, facts: &[FactsChange<'_>]) -> Result<()>;
     /// What is installed on these clients, by client.
     async fn software_of(&mut self, clients: &[ClientId]) -> Result<Vec<(ClientId, InstalledPackage)>>;
-    /// How many titles a client has.
-    async fn count_software(&mut self, client: &ClientId) -> Result<u64>;
-    /// Notes what is gone from a client and what has come, and keeps the titles' counts. What was not there does not go, and what is
-    /// there does not come, so that a client that says anything else changes nothing.
-    async fn change_software(&mut self, client: &ClientId, gone: &[InstalledPackage], come: &[InstalledPackage]) -> Result<()>;
+    /// How many titles each of these clients has, those left out that have none.
+    async fn count_software(&mut self, clients: &[ClientId]) -> Result<Vec<(ClientId, u64)>>;
+    /// Notes what is gone from clients and what has come, and keeps the titles' counts. What was not there does not go, and what is
+    /// there does not come, so that a client that says anything else changes nothing. Many rows to a statement.
+    async fn change_software(&mut self, changes: &[SoftwareChange]) -> Result<()>;
     /// Titles that some client has, by name, manager, version and architecture (`after` = id). After one that is
     /// gone there is no page.
     async fn list_titles(&mut self, page: &Page, titles: &Titles) -> Result<Vec<Title>>;

@@ -172,7 +172,7 @@ pub(crate) async fn clients_are_alike_by_the_keys_that_they_have_now(db: Databas
     add(&db.store, 0..4).await;
     let keep = async |n: u64, keys: &[&str]| {
         let keys: Vec<String> = keys.iter().map(|key| (*key).to_owned()).collect();
-        write(&db.store, unit!([n, keys] | tx | { tx.save_likeness(&client_id(n), &keys).await })).await.unwrap();
+        write(&db.store, unit!([n, keys] | tx | { tx.save_likeness(&[(client_id(n), keys)]).await })).await.unwrap();
     };
     let alike = async || {
         let mut found =

@@ -9,7 +9,7 @@ use sutler_base::{
     version::Range,
 };
 use sutler_core::{approval::Voice, relations::Need};
-use sutler_store::{Answer, Besides, Page, Related, unit};
+use sutler_store::{Answer, Besides, Page, Related, SoftwareChange, unit};
 
 fn page(after: Option<String>, limit: u32) -> Page {
     Page { after, limit }
@@ -720,11 +720,14 @@ pub(crate) async fn titles_are_counted_by_what_changed_and_what_is_not_true_chan
                 let (first, second) = (client(1), client(2));
                 tx.insert_client(&first).await?;
                 tx.insert_client(&second).await?;
-                tx.change_software(&first.id, &[], &[old.clone(), zsh.clone()]).await?;
-                tx.change_software(&second.id, std::slice::from_ref(&zsh), &[old.clone(), old.clone()]).await?;
+                let change = |client: &Client, gone: &[&Package], come: &[&Package]| {
+                    let [gone, come] = [gone, come].map(|packages| packages.iter().map(|package| (*package).clone()).collect());
+                    SoftwareChange { client: client.id.clone(), gone, come }
+                };
+                tx.change_software(&[change(&first, &[], &[&old, &zsh]), change(&second, &[&zsh], &[&old, &old])]).await?;
                 // Once more the same, and something that is not there.
-                tx.change_software(&first.id, std::slice::from_ref(&bash), std::slice::from_ref(&zsh)).await?;
-                tx.change_software(&first.id, std::slice::from_ref(&old), std::slice::from_ref(&bash)).await
+                tx.change_software(&[change(&first, &[&bash], &[&zsh])]).await?;
+                tx.change_software(&[change(&first, &[&old], &[&bash])]).await
             }
         )
     };
@@ -753,8 +756,8 @@ pub(crate) async fn titles_are_counted_by_what_changed_and_what_is_not_true_chan
     let (all, gone) = (of_one.into_iter().collect::<Vec<_>>(), old);
     let left = unit!(
         [all, gone] | tx | {
-            tx.change_software(&client_id(1), &all, &[]).await?;
-            tx.change_software(&client_id(2), std::slice::from_ref(&gone), &[]).await?;
+            let of_first = SoftwareChange { client: client_id(1), gone: all, come: vec![] };
+            tx.change_software(&[of_first, SoftwareChange { client: client_id(2), gone: vec![gone], come: vec![] }]).await?;
             let listed = tx.list_titles(&page(None, 9), &Titles::default()).await?.len();
             Ok((listed, tx.drop_titles().await?))
         }

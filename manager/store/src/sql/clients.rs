@@ -1,7 +1,7 @@
 //! Clients and certificates.
 
 use super::unit::{Columns, Result, Unit};
-use crate::{Besides, Clients, Inventory, Page, StoreError, bind};
+use crate::{Besides, Clients, FactsChange, Inventory, Page, StoreError, bind};
 use async_trait::async_trait;
 use std::collections::{BTreeMap, BTreeSet};
 use sutler_base::{ClientId, Timestamp, Uid, state::ClientState};
@@ -142,7 +142,8 @@ impl Clients for Unit<'_> {
         .await?;
         self.put_labels(client).await?;
         self.run(query!("INSERT INTO client_seen (client, seen_ms) VALUES ($1, $2)", id, bind::ms(client.last_seen))).await?;
-        self.save_facts(&client.id, Some(&client.facts), client.facts_digest, client.facts_time).await
+        let (json, digest, time) = (Some(client.facts.as_str()), client.facts_digest, client.facts_time);
+        self.save_facts(&[FactsChange { client: client.id.clone(), json, digest, time }]).await
     }
 
     async fn client(&mut self, id: &ClientId) -> Result<Option<Client>> {
@@ -325,17 +326,20 @@ impl Clients for Unit<'_> {
         self.list("client", query!(sql, bind::after(page), i64::from(page.limit)), |row| Ok((row.parse()?, row.time()?))).await
     }
 
-    async fn save_likeness(&mut self, client: &ClientId, keys: &[String]) -> Result<()> {
-        let id = client.to_string();
-        self.run(query!("DELETE FROM client_likeness WHERE client = $1", id.clone())).await?;
-        if keys.is_empty() {
+    async fn save_likeness(&mut self, keys: &[(ClientId, Vec<String>)]) -> Result<()> {
+        let clients: Vec<&ClientId> = keys.iter().map(|(client, _)| client).collect();
+        self.run(query!(concat!("DELETE FROM client_likeness WHERE client", any!(1)), bind::list(&clients))).await?;
+        let rows: Vec<(String, &str)> =
+            keys.iter().flat_map(|(client, keys)| keys.iter().map(|key| (bind::text(key), client.as_str()))).collect();
+        if rows.is_empty() {
             return Ok(());
         }
-        let keys: Vec<String> = keys.iter().map(|key| bind::text(key)).collect();
-        let sql =
-            concat!("INSERT INTO client_likeness (key, client) SELECT v.value->>0, $2 FROM", each!(1), "WHERE TRUE ON CONFLICT DO NOTHING");
-        let rows: Vec<[&str; 1]> = keys.iter().map(|key| [key.as_str()]).collect();
-        self.run(query!(sql, bind::json(&rows), id)).await?;
+        let sql = concat!(
+            "INSERT INTO client_likeness (key, client) SELECT v.value->>0, v.value->>1 FROM",
+            each!(1),
+            "WHERE TRUE ON CONFLICT DO NOTHING"
+        );
+        self.run(query!(sql, bind::json(&rows))).await?;
         Ok(())
     }
 

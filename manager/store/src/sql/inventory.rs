@@ -1,19 +1,27 @@
 //! What clients say of themselves: their facts, and what is installed on them.
 
 use super::unit::{Columns, Result, Unit};
-use crate::{Inventory, Page, StoreError, Titles, bind};
+use crate::{FactsChange, Inventory, Page, SoftwareChange, StoreError, Titles, bind};
 use async_trait::async_trait;
-use sutler_base::{ClientId, Digest, Timestamp, Uid, facts::Package};
+use std::collections::BTreeMap;
+use sutler_base::{ClientId, Uid, facts::Package};
 use sutler_core::model::Title;
 
 /// How many packages go into one statement.
 const BATCH: usize = 5000;
+/// Facts that are longer than this go into a statement of their own, as they are.
+const SHORT: usize = 64 << 10;
 
-/// A package as a row of a parameter.
-fn rows(packages: &[Package]) -> String {
-    let rows: Vec<_> =
-        packages.iter().map(|p| (&p.name, &p.manager, &p.version, &p.architecture)).map(|(n, m, v, a)| [n, m, v, a]).collect();
-    bind::json(&rows)
+/// A client's package as a row of a parameter.
+type Installed<'a> = (&'a str, &'a str, &'a str, &'a str, &'a str);
+
+fn rows<'a>(changes: &'a [SoftwareChange], which: fn(&SoftwareChange) -> &[Package]) -> Vec<Installed<'a>> {
+    let of = |change: &'a SoftwareChange| {
+        let row =
+            |p: &'a Package| (change.client.as_str(), p.name.as_str(), p.manager.as_str(), p.version.as_str(), p.architecture.as_str());
+        which(change).iter().map(row)
+    };
+    changes.iter().flat_map(of).collect()
 }
 
 /// The titles of the rows of parameter 1 that exist.
@@ -21,8 +29,8 @@ macro_rules! titles {
     () => {
         concat!(
             each!(1),
-            "CROSS JOIN software s WHERE s.name = v.value->>0 AND s.manager = v.value->>1 AND s.version = v.value->>2 \
-             AND s.architecture = v.value->>3"
+            "CROSS JOIN software s WHERE s.name = v.value->>1 AND s.manager = v.value->>2 AND s.version = v.value->>3 \
+             AND s.architecture = v.value->>4"
         )
     };
 }
@@ -42,20 +50,36 @@ fn order(p: &Package) -> [&str; 4] {
 
 #[async_trait]
 impl Inventory for Unit<'_> {
-    async fn save_facts(&mut self, client: &ClientId, json: Option<&str>, digest: Option<Digest>, time: Option<Timestamp>) -> Result<()> {
-        let (id, digest, time) = (client.to_string(), digest.map(|d| d.0.to_vec()), bind::opt_ms(time));
-        let query = match json {
-            Some(json) => query!(
-                "INSERT INTO client_facts (client, facts, digest, taken_ms) VALUES ($1, $2, $3, $4) ON CONFLICT (client) DO UPDATE \
-                 SET facts = excluded.facts, digest = excluded.digest, taken_ms = excluded.taken_ms",
-                id,
-                bind::text(json),
-                digest,
-                time
-            ),
-            None => query!("UPDATE client_facts SET digest = $2, taken_ms = $3 WHERE client = $1", id, digest, time),
-        };
-        self.run(query).await?;
+    async fn save_facts(&mut self, facts: &[FactsChange<'_>]) -> Result<()> {
+        let mut short = Vec::new();
+        for FactsChange { client, json, digest, time } in facts {
+            let Some(json) = json else {
+                let (digest, time) = (digest.map(|d| d.0.to_vec()), bind::opt_ms(*time));
+                let sql = "UPDATE client_facts SET digest = $2, taken_ms = $3 WHERE client = $1";
+                self.run(query!(sql, client.to_string(), digest, time)).await?;
+                continue;
+            };
+            if json.len() <= SHORT {
+                short.push((client, bind::text(json), digest.map(|d| bind::hex(&d.0)), bind::opt_ms(*time)));
+                continue;
+            }
+            let sql = "INSERT INTO client_facts (client, facts, digest, taken_ms) VALUES ($1, $2, $3, $4) ON CONFLICT (client) DO UPDATE \
+                       SET facts = excluded.facts, digest = excluded.digest, taken_ms = excluded.taken_ms";
+            let (digest, time) = (digest.map(|d| d.0.to_vec()), bind::opt_ms(*time));
+            self.run(query!(sql, client.to_string(), bind::text(json), digest, time)).await?;
+        }
+        if short.is_empty() {
+            return Ok(());
+        }
+        let sql = concat!(
+            "INSERT INTO client_facts (client, facts, digest, taken_ms) SELECT v.value->>0, v.value->>1, ",
+            unhex!("v.value->>2"),
+            ", CAST(v.value->>3 AS BIGINT) FROM",
+            each!(1),
+            "WHERE TRUE ON CONFLICT (client) DO UPDATE SET facts = excluded.facts, digest = excluded.digest, taken_ms = excluded.taken_ms"
+        );
+        let short: Vec<_> = short.iter().map(|(client, json, digest, time)| (client.as_str(), json, digest, time)).collect();
+        self.run(query!(sql, bind::json(&short))).await?;
         Ok(())
     }
 
@@ -69,40 +93,60 @@ impl Inventory for Unit<'_> {
         self.list("client_software", query!(sql, bind::list(clients)), |row| Ok((row.parse()?, package(row)?))).await
     }
 
-    async fn count_software(&mut self, client: &ClientId) -> Result<u64> {
-        let sql = "SELECT COUNT(*) FROM client_software WHERE client = $1";
-        Ok(self.one("client_software", query!(sql, client.to_string()), |row| row.number()).await?.unwrap_or_default())
+    async fn count_software(&mut self, clients: &[ClientId]) -> Result<Vec<(ClientId, u64)>> {
+        let sql = concat!("SELECT client, COUNT(*) FROM client_software WHERE client", any!(1), " GROUP BY client");
+        self.list("client_software", query!(sql, bind::list(clients)), |row| Ok((row.parse()?, row.number()?))).await
     }
 
-    async fn change_software(&mut self, client: &ClientId, gone: &[Package], come: &[Package]) -> Result<()> {
-        let id = client.to_string();
-        for gone in gone.chunks(BATCH) {
+    async fn change_software(&mut self, changes: &[SoftwareChange]) -> Result<()> {
+        // By how much the count of a title changes.
+        let mut counts: BTreeMap<i64, i64> = BTreeMap::new();
+        for gone in rows(changes, |change| change.gone.as_slice()).chunks(BATCH) {
             let sql = concat!(
-                "DELETE FROM client_software WHERE client = $2 AND software IN (SELECT s.id FROM",
+                "DELETE FROM client_software WHERE (client, software) IN (SELECT v.value->>0, s.id FROM",
                 titles!(),
                 ") RETURNING software"
             );
-            let changed = self.list("client_software", query!(sql, rows(gone), id.clone()), |row| row.int()).await?;
-            let sql = concat!("UPDATE software SET clients = clients - 1 WHERE id IN (SELECT CAST(v.value AS BIGINT) FROM", each!(1), ")");
-            self.run(query!(sql, bind::json(&changed))).await?;
+            for title in self.list("client_software", query!(sql, bind::json(gone)), |row| row.int()).await? {
+                *counts.entry(title).or_default() -= 1;
+            }
         }
-        for come in come.chunks(BATCH) {
+        for come in rows(changes, |change| change.come.as_slice()).chunks(BATCH) {
+            let come = bind::json(come);
+            // In order, as everybody adds them: of two who add the same ones, one waits for the other and not also the other for it.
             let sql = concat!(
                 "INSERT INTO software (name, manager, version, architecture, clients) \
-                 SELECT DISTINCT v.value->>0, v.value->>1, v.value->>2, v.value->>3, 0 FROM",
+                 SELECT DISTINCT v.value->>1, v.value->>2, v.value->>3, v.value->>4, 0 FROM",
                 each!(1),
-                "WHERE NOT EXISTS (SELECT 1 FROM software s WHERE s.name = v.value->>0 AND s.manager = v.value->>1 \
-                 AND s.version = v.value->>2 AND s.architecture = v.value->>3) ON CONFLICT DO NOTHING"
+                "WHERE NOT EXISTS (SELECT 1 FROM software s WHERE s.name = v.value->>1 AND s.manager = v.value->>2 \
+                 AND s.version = v.value->>3 AND s.architecture = v.value->>4) ORDER BY 1, 2, 3, 4 ON CONFLICT DO NOTHING"
             );
-            self.run(query!(sql, rows(come))).await?;
+            self.run(query!(sql, come.clone())).await?;
             let sql = concat!(
-                "INSERT INTO client_software (client, software) SELECT $2, s.id FROM",
+                "INSERT INTO client_software (client, software) SELECT v.value->>0, s.id FROM",
                 titles!(),
                 " ON CONFLICT DO NOTHING RETURNING software"
             );
-            let changed = self.list("client_software", query!(sql, rows(come), id.clone()), |row| row.int()).await?;
-            let sql = concat!("UPDATE software SET clients = clients + 1 WHERE id IN (SELECT CAST(v.value AS BIGINT) FROM", each!(1), ")");
-            self.run(query!(sql, bind::json(&changed))).await?;
+            for title in self.list("client_software", query!(sql, come), |row| row.int()).await? {
+                *counts.entry(title).or_default() += 1;
+            }
+        }
+        counts.retain(|_, by| *by != 0);
+        for counts in counts.into_iter().collect::<Vec<_>>().chunks(BATCH) {
+            let counts = bind::json(counts);
+            // In order, for the same reason.
+            let sql = self.lock(concat!(
+                "SELECT s.id FROM",
+                each!(1),
+                "CROSS JOIN software s WHERE s.id = CAST(v.value->>0 AS BIGINT) ORDER BY s.id /* OF s */"
+            ));
+            self.rows(query!(sql, counts.clone())).await?;
+            let sql = concat!(
+                "UPDATE software SET clients = clients + CAST(v.value->>1 AS BIGINT) FROM",
+                each!(1),
+                "WHERE software.id = CAST(v.value->>0 AS BIGINT)"
+            );
+            self.run(query!(sql, counts)).await?;
         }
         Ok(())
     }
