@@ -12,6 +12,7 @@ pub mod hooks;
 pub mod init;
 pub mod live;
 pub mod local;
+mod memory;
 pub mod migrate;
 pub mod net;
 pub mod package;

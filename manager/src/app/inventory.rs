@@ -330,3 +330,7 @@ pub async fn subjects<C: Borrow<Client> + Sync>(tx: &mut dyn Tx, clients: &[C], 
     }
     Ok(subjects)
 }
+
+#[cfg(test)]
+#[path = "inventory_tests.rs"]
+mod tests;
