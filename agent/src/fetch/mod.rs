@@ -11,7 +11,7 @@ use crate::{
     installer::{Tree, Trouble, failure},
     link::{Connection, precondition},
 };
-use parts::Assembler;
+use parts::{Assembler, Buffers};
 use std::{
     collections::VecDeque,
     sync::{
@@ -72,18 +72,20 @@ pub struct Wanted {
 pub async fn objects(connection: &Connection, attempt: &AttemptId, wanted: &[Wanted]) -> Result<(Vec<Vec<u8>>, u64), FetchError> {
     let mut all = Vec::with_capacity(wanted.len());
     let mut fetched = 0;
+    let (buffers, mut buffer) = (Arc::<Buffers>::default(), Vec::new());
     for batch in wanted.chunks(limits::DIGESTS_MAX) {
         let mut reader = Reader::new(connection.clone(), attempt, batch.iter().map(|w| w.digest).collect());
-        let mut assembler = Assembler::new(batch.iter().map(|w| w.most).collect());
+        let mut assembler = Assembler::new(buffers.clone(), batch.iter().map(|w| w.most).collect());
         while let Some(parts) = reader.next().await? {
             for part in parts {
                 fetched += part.data.len() as u64;
                 if let Some((index, object)) = assembler.add(part)? {
-                    let bytes = object.decode()?;
-                    if Digest::of(&bytes) != batch[index].digest {
+                    let bytes = object.decode(&mut buffer)?;
+                    if Digest::of(bytes) != batch[index].digest {
                         return Err(mismatch(&batch[index].digest));
                     }
-                    all.push(bytes);
+                    all.push(bytes.to_vec());
+                    buffers.give_back(object);
                 }
             }
         }
@@ -133,8 +135,9 @@ pub async fn into_tree(
     missing: Vec<Chunk>,
     tell: impl Fn(u64) + Send,
 ) -> Result<(Box<dyn Tree>, u64), FetchError> {
-    let (queue, writer, written) = spawn_writer(tree);
-    let received = receive(connection, attempt, missing, &queue, &written, tell).await;
+    let buffers = Arc::<Buffers>::default();
+    let (queue, writer, written) = spawn_writer(tree, buffers.clone());
+    let received = receive(connection, attempt, missing, &buffers, &queue, &written, tell).await;
     drop(queue);
     let (tree, wrote) = writer.await.map_err(|e| FetchError::Later(format!("the agent's own work stopped: {e}")))?;
     // What stopped the writing is the cause; that nobody took the bytes any more is its effect.
@@ -145,14 +148,14 @@ pub async fn into_tree(
 type Queue = mpsc::Sender<(Digest, parts::Object)>;
 type Writer = tokio::task::JoinHandle<(Box<dyn Tree>, Result<(), FetchError>)>;
 
-fn spawn_writer(mut tree: Box<dyn Tree>) -> (Queue, Writer, Arc<AtomicU64>) {
+fn spawn_writer(mut tree: Box<dyn Tree>, buffers: Arc<Buffers>) -> (Queue, Writer, Arc<AtomicU64>) {
     let (queue, mut objects) = mpsc::channel::<(Digest, parts::Object)>(WRITES_OPEN);
     let written = Arc::new(AtomicU64::new(0));
     let counter = written.clone();
     let writer = tokio::task::spawn_blocking(move || {
         let mut buffer = Vec::new();
         while let Some((digest, object)) = objects.blocking_recv() {
-            let wrote = object.decode_into(&mut buffer).and_then(|bytes| {
+            let wrote = object.decode(&mut buffer).and_then(|bytes| {
                 tree.write(digest, bytes)?;
                 counter.fetch_add(bytes.len() as u64, Ordering::Relaxed);
                 Ok(())
@@ -160,6 +163,7 @@ fn spawn_writer(mut tree: Box<dyn Tree>) -> (Queue, Writer, Arc<AtomicU64>) {
             if let Err(e) = wrote {
                 return (tree, Err(e));
             }
+            buffers.give_back(object);
         }
         (tree, Ok(()))
     });
@@ -170,6 +174,7 @@ async fn receive(
     connection: &Connection,
     attempt: &AttemptId,
     missing: Vec<Chunk>,
+    buffers: &Arc<Buffers>,
     queue: &Queue,
     written: &AtomicU64,
     tell: impl Fn(u64) + Send,
@@ -186,7 +191,7 @@ async fn receive(
             open.push_back((batch, reader));
         }
         let Some((batch, mut reader)) = open.pop_front() else { break };
-        let mut assembler = Assembler::new(batch.iter().map(|c| u64::from(c.length)).collect());
+        let mut assembler = Assembler::new(buffers.clone(), batch.iter().map(|c| u64::from(c.length)).collect());
         while let Some(parts) = reader.next().await? {
             for part in parts {
                 fetched += part.data.len() as u64;

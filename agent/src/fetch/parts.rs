@@ -2,7 +2,7 @@
 
 use super::FetchError;
 use crate::installer::failure;
-use bytes::Bytes;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use sutler_base::state::ErrorKind;
 use sutler_proto::v1::{Encoding, ObjectPart};
 
@@ -10,63 +10,74 @@ fn wrong(why: impl Into<String>) -> FetchError {
     FetchError::Never(failure(ErrorKind::ContentMismatch, why))
 }
 
+/// How many buffers wait to be used again: one for whoever receives, and as many as come back while it is at it.
+const SPARE: usize = 4;
+
+/// Buffers that are used again: as large as objects are, an allocator has each of them from the kernel, page by page, and gives it back.
+#[derive(Default)]
+pub(super) struct Buffers(Mutex<Vec<Vec<u8>>>);
+
+impl Buffers {
+    fn spare(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// An empty buffer.
+    fn take(&self) -> Vec<u8> {
+        self.spare().pop().unwrap_or_default()
+    }
+
+    /// Takes the buffer of an object that is not needed any more.
+    pub(super) fn give_back(&self, object: Object) {
+        let mut data = object.data;
+        data.clear();
+        let mut spare = self.spare();
+        if spare.len() < SPARE {
+            spare.push(data);
+        }
+    }
+}
+
 /// One object as it came.
 pub(super) struct Object {
     encoding: Encoding,
-    parts: Vec<Bytes>,
+    data: Vec<u8>,
     most: u64,
 }
 
 impl Object {
-    /// The object's bytes. Never more than its bound, however small what came is.
-    pub(super) fn decode(self) -> Result<Vec<u8>, FetchError> {
-        let mut buffer = Vec::new();
-        self.decode_into(&mut buffer)?;
-        Ok(buffer)
-    }
-
-    /// The same, into a buffer that is used again.
-    pub(super) fn decode_into(self, buffer: &mut Vec<u8>) -> Result<&[u8], FetchError> {
-        buffer.clear();
+    /// The object's bytes. Never more than its bound, however small what came is. What has to be decompressed goes into the buffer.
+    pub(super) fn decode<'a>(&'a self, buffer: &'a mut Vec<u8>) -> Result<&'a [u8], FetchError> {
         let most = usize::try_from(self.most).map_err(|_| wrong("an object is larger than this machine can address"))?;
-        match self.encoding {
-            Encoding::Identity => {
-                for part in &self.parts {
-                    buffer.extend_from_slice(part);
-                }
-            }
+        let bytes = match self.encoding {
+            Encoding::Identity => &self.data,
             Encoding::Zstd => {
-                let joined;
-                let compressed: &[u8] = match &self.parts[..] {
-                    [one] => one,
-                    parts => {
-                        joined = parts.concat();
-                        &joined
-                    }
-                };
+                buffer.clear();
                 // The frame may say how much it holds; what it really holds is bounded all the same.
-                let said = zstd::zstd_safe::get_frame_content_size(compressed).ok().flatten();
+                let said = zstd::zstd_safe::get_frame_content_size(&self.data).ok().flatten();
                 if said.is_some_and(|s| s > self.most) {
                     return Err(wrong(format!("an object claims more than the {most} bytes that it may have")));
                 }
                 buffer.reserve_exact(said.map_or(most, |s| s as usize));
-                let mut decoder = zstd::stream::read::Decoder::new(compressed)
+                let mut decoder = zstd::stream::read::Decoder::new(&self.data[..])
                     .map_err(|e| wrong(format!("an object can't be decompressed: {e}")))?
                     .single_frame();
                 let bounded = &mut std::io::Read::take(&mut decoder, self.most.saturating_add(1));
                 std::io::Read::read_to_end(bounded, buffer).map_err(|e| wrong(format!("an object can't be decompressed: {e}")))?;
+                &*buffer
             }
             Encoding::Unspecified => return Err(wrong("an object's encoding is not known here; a newer agent is needed")),
-        }
-        if buffer.len() > most {
+        };
+        if bytes.len() > most {
             return Err(wrong(format!("an object has more than the {most} bytes that it may have")));
         }
-        Ok(buffer)
+        Ok(bytes)
     }
 }
 
 /// The objects of one question.
 pub(super) struct Assembler {
+    buffers: Arc<Buffers>,
     most: Vec<u64>,
     next: usize,
     open: Option<Object>,
@@ -75,8 +86,8 @@ pub(super) struct Assembler {
 
 impl Assembler {
     /// Objects with these bounds are expected, in this order.
-    pub(super) fn new(most: Vec<u64>) -> Assembler {
-        Assembler { most, next: 0, open: None, held: 0 }
+    pub(super) fn new(buffers: Arc<Buffers>, most: Vec<u64>) -> Assembler {
+        Assembler { buffers, most, next: 0, open: None, held: 0 }
     }
 
     /// Takes a part; gives the object that it completed.
@@ -85,7 +96,7 @@ impl Assembler {
             return Err(wrong(format!("a part of object {} came where one of object {} was due", part.index, self.next)));
         };
         let encoding = Encoding::try_from(part.encoding).unwrap_or(Encoding::Unspecified);
-        let object = self.open.get_or_insert_with(|| Object { encoding, parts: Vec::new(), most });
+        let object = self.open.get_or_insert_with(|| Object { encoding, data: self.buffers.take(), most });
         if object.encoding != encoding {
             return Err(wrong("the parts of an object have different encodings"));
         }
@@ -94,7 +105,8 @@ impl Assembler {
         if self.held > most + most / 64 + 1024 || (part.data.is_empty() && !part.last) {
             return Err(wrong(format!("more came for an object than the {most} bytes that it may have")));
         }
-        object.parts.push(part.data);
+        // Copied at once: the buffer in which the message came is used for the next one as soon as nobody refers to it.
+        object.data.extend_from_slice(&part.data);
         if !part.last {
             return Ok(None);
         }
@@ -117,33 +129,53 @@ impl Assembler {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bytes::Bytes;
 
     fn part(index: u32, encoding: Encoding, data: &[u8], last: bool) -> ObjectPart {
         ObjectPart { index, encoding: encoding as i32, data: Bytes::copy_from_slice(data), last }
+    }
+
+    fn expecting(most: Vec<u64>) -> Assembler {
+        Assembler::new(Arc::default(), most)
+    }
+
+    fn decoded(object: &Object) -> Result<Vec<u8>, FetchError> {
+        object.decode(&mut Vec::new()).map(<[u8]>::to_vec)
     }
 
     #[test]
     fn parts_become_the_objects_that_were_asked_for() {
         let text = vec![7u8; 1000];
         let packed = zstd::bulk::compress(&text, 3).unwrap();
-        let mut assembler = Assembler::new(vec![3, 1000]);
+        let mut assembler = expecting(vec![3, 1000]);
         assert!(assembler.add(part(0, Encoding::Identity, b"a", false)).unwrap().is_none());
         let (index, object) = assembler.add(part(0, Encoding::Identity, b"bc", true)).unwrap().unwrap();
-        assert_eq!((index, object.decode().unwrap()), (0, b"abc".to_vec()));
+        assert_eq!((index, decoded(&object).unwrap()), (0, b"abc".to_vec()));
         let (index, object) = assembler.add(part(1, Encoding::Zstd, &packed, true)).unwrap().unwrap();
-        assert_eq!((index, object.decode().unwrap()), (1, text));
+        assert_eq!((index, decoded(&object).unwrap()), (1, text));
         assembler.finish().unwrap();
+    }
+
+    #[test]
+    fn a_buffer_is_used_again_and_has_nothing_of_what_was_in_it() {
+        let buffers = Arc::<Buffers>::default();
+        let mut assembler = Assembler::new(buffers.clone(), vec![1000, 1000]);
+        let (_, first) = assembler.add(part(0, Encoding::Identity, &[1; 1000], true)).unwrap().unwrap();
+        let place = first.data.as_ptr();
+        buffers.give_back(first);
+        let (_, second) = assembler.add(part(1, Encoding::Identity, &[2; 10], true)).unwrap().unwrap();
+        assert_eq!((second.data.as_ptr(), decoded(&second).unwrap()), (place, vec![2; 10]));
     }
 
     #[test]
     fn a_bomb_a_flood_and_a_wrong_order_are_refused() {
         let bomb = zstd::bulk::compress(&vec![0u8; 10 << 20], 3).unwrap();
-        let mut assembler = Assembler::new(vec![1000]);
+        let mut assembler = expecting(vec![1000]);
         let (_, object) = assembler.add(part(0, Encoding::Zstd, &bomb, true)).unwrap().unwrap();
-        assert!(matches!(object.decode(), Err(FetchError::Never(f)) if f.kind == ErrorKind::ContentMismatch));
-        assert!(Assembler::new(vec![10]).add(part(0, Encoding::Identity, &[0; 4096], false)).is_err());
-        assert!(Assembler::new(vec![10, 10]).add(part(1, Encoding::Identity, b"x", true)).is_err());
-        assert!(Assembler::new(vec![10]).add(part(0, Encoding::Identity, b"", false)).is_err());
-        assert!(matches!(Assembler::new(vec![10]).finish(), Err(FetchError::Later(_))));
+        assert!(matches!(decoded(&object), Err(FetchError::Never(f)) if f.kind == ErrorKind::ContentMismatch));
+        assert!(expecting(vec![10]).add(part(0, Encoding::Identity, &[0; 4096], false)).is_err());
+        assert!(expecting(vec![10, 10]).add(part(1, Encoding::Identity, b"x", true)).is_err());
+        assert!(expecting(vec![10]).add(part(0, Encoding::Identity, b"", false)).is_err());
+        assert!(matches!(expecting(vec![10]).finish(), Err(FetchError::Later(_))));
     }
 }

@@ -29,7 +29,8 @@ use tokio::{
 
 const STREAM_WINDOW: u32 = 2 << 20;
 const CONNECTION_WINDOW: u32 = 8 << 20;
-const FRAME_SIZE: u32 = 256 << 10;
+/// Below the size from which an allocator asks the kernel for each block by itself (128 KiB where the agent is static).
+const FRAME_SIZE: u32 = 64 << 10;
 
 type Body = tonic::body::Body;
 
