@@ -86,18 +86,24 @@ impl Line {
         Some(self.ours.median()? / self.baseline.median()?)
     }
 
-    /// Whether what has to be reached is; none where nothing has to, or nothing can be said.
-    pub(super) fn ok(&self) -> Option<bool> {
+    /// How many times what it may be at the most ours is: 1 is just enough, and less is better. None where nothing has to be reached,
+    /// or nothing can be said.
+    pub(super) fn share(&self) -> Option<f64> {
         if !self.counts {
             return None;
         }
         match self.reach {
             Reach::Nothing => None,
-            Reach::Times(most) => Some(self.ratio()? <= most),
-            Reach::TimesAnd(most, more) => Some(self.ours.median()? <= self.baseline.median()? * most + more),
-            Reach::AtLeastTimes(least) => Some(self.ratio()? >= least),
-            Reach::AtMost(most) => Some(self.ours.median()? <= most),
+            Reach::Times(most) => Some(self.ratio()? / most),
+            Reach::TimesAnd(most, more) => Some(self.ours.median()? / (self.baseline.median()? * most + more)),
+            Reach::AtLeastTimes(least) => Some(least / self.ratio()?),
+            Reach::AtMost(most) => Some(self.ours.median()? / most),
         }
+    }
+
+    /// Whether what has to be reached is.
+    pub(super) fn ok(&self) -> Option<bool> {
+        self.share().map(|share| share <= 1.0)
     }
 
     /// What has to be reached, for people.

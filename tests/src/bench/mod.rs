@@ -22,6 +22,7 @@ mod ours;
 mod pairs;
 mod peers;
 mod pki;
+mod plot;
 mod readme;
 mod replay;
 mod run;

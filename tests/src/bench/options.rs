@@ -10,7 +10,7 @@ pub(super) const USAGE: &str = "usage: cargo run --release -p sutler-tests --bin
   --json        one JSON object a line instead of a table
   --small       a few seconds each: shows that it works, not how long it takes
   --rounds N    so many rounds of ours and of the peer's, in turns (5; with --small 1)
-  --write       puts the table into README.md's section Performance
+  --write       puts the table, and a picture of it, into README.md's section Performance
 
 Builds the manager (release) and the agent (profile agent, static musl) first, or takes those of $SUTLER_BINARIES. Installs
 peers that are not there with apt, and Salt with pip below target/bench: root is needed for that. Listens on the loopback.";

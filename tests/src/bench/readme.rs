@@ -1,8 +1,8 @@
-//! The table in README.md's section *Performance*.
+//! The table and the picture in README.md's section *Performance*.
 
 use super::{
     line::{COLUMNS, Line},
-    root, run,
+    plot, root, run,
 };
 use std::fmt::Write as _;
 
@@ -19,15 +19,17 @@ machine (`list` says what there is).
 
 ";
 
-/// Puts the table into README.md; makes the section where there is none.
+/// Puts the table into README.md, and the picture beside it; makes the section where there is none.
 pub(super) fn write(lines: &[Line]) {
     let file = root().join("README.md");
     let text = fs_err::read_to_string(&file).unwrap_or_else(|e| panic!("{e}"));
     fs_err::write(&file, with_table(&text, &table(lines))).unwrap_or_else(|e| panic!("{e}"));
+    fs_err::write(root().join(plot::FILE), plot::svg(lines)).unwrap_or_else(|e| panic!("{e}"));
 }
 
 fn table(lines: &[Line]) -> String {
-    let mut text = format!("{}\n\n| {} |\n|{}\n", run::describe(false), COLUMNS.join(" | "), "---|".repeat(COLUMNS.len()));
+    let picture = format!("![Of each figure, how far it is from what has to be reached]({})", plot::FILE);
+    let mut text = format!("{}\n\n{picture}\n\n| {} |\n|{}\n", run::describe(false), COLUMNS.join(" | "), "---|".repeat(COLUMNS.len()));
     for line in lines {
         let columns: Vec<String> = line.columns().iter().map(|column| column.replace('|', "\\|")).collect();
         let _ = writeln!(text, "| {} |", columns.join(" | "));
