@@ -9,7 +9,7 @@ use sutler_proto::v1::{
     self, ConnectRequest, agent_service_client::AgentServiceClient, connect_request::Message as Up, connect_response::Message as Down,
 };
 use sutler_tests::api_call;
-use sutler_tests::harness::{Api, PATIENCE, PackageFolder, wait_until};
+use sutler_tests::harness::{Api, JobView, PATIENCE, PackageFolder, wait_until};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
@@ -428,8 +428,8 @@ fn who_reads_for_an_attempt_that_is_over_hears_that_and_no_word_about_the_conten
     world.cli.ok(&format!("job cancel {job} --yes"));
     stream.until(|m| matches!(m, Down::Cancel(_)).then_some(())).expect("it is told to stop");
     stream.send(Up::CancelAcknowledged(v1::CancelAcknowledged { attempt: attempt.to_string(), started: false, nothing_follows: false }));
-    let explained = || world.cli.json(&format!("client explain {client}"))["jobs"].to_string();
-    wait_until("the cancellation to be final", PATIENCE, || explained().contains("CANCELED"));
+    // Not what its reason says, which is there from the moment on in which it was ordered.
+    JobView::wait_for_row(&world.cli, &job, &client, "CANCELED");
     // As if that had been said a moment too late: NOT_FOUND would be a package that is not there, and so a failure.
     for digest in [manifest, Digest::of(b"x")] {
         let request = v1::ReadChunksRequest { attempt: attempt.to_string(), digests: vec![digest.as_bytes().to_vec().into()] };

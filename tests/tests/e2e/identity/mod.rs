@@ -13,7 +13,7 @@ use sutler_certs::ca::Authority;
 use sutler_certs::tls::{self, ServerTrust};
 use sutler_proto::v1;
 use sutler_tests::harness::{
-    Agent, Api, Cli, JobView, Line, Manager, PATIENCE, PackageFolder, Port, Proxy, Row, Setup, wait_for_value, wait_until,
+    Agent, Api, Cli, JobView, Line, Manager, PATIENCE, PackageFolder, Port, Proxy, Row, Setup, wait_for, wait_for_value, wait_until,
 };
 use sutler_tests::postgres::Postgres;
 use sutler_tests::tools;
