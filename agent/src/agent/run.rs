@@ -791,6 +791,7 @@ impl Loop {
             return Ok(());
         }
         debug!(attempt = %id, job = offer.job, "offered");
+        wire_offer.items.iter().for_each(|item| self.worker.hand(&item.manifest));
         self.happened(Event::Offered(offer, lease)).await
     }
 

@@ -7,10 +7,10 @@ use crate::{
     vault::{Vault, VaultError},
 };
 use std::{
-    collections::HashSet,
+    collections::{HashSet, VecDeque},
     sync::{Arc, Mutex, PoisonError},
 };
-use sutler_base::{Digest, chunks::ChunkList, manifest::Manifest};
+use sutler_base::{Digest, chunks::ChunkList, limits, manifest::Manifest};
 
 const FOLDER: &str = "content";
 
@@ -19,7 +19,12 @@ pub(crate) struct Content {
     vault: Arc<dyn Vault>,
     /// The manifest that was used last: an installation asks for it at every op.
     last: Mutex<Option<(Digest, Arc<Manifest>)>>,
+    /// Manifests that came with offers, as they came: nobody has checked a signature. The newest last.
+    offered: Mutex<VecDeque<(Digest, Vec<u8>)>>,
 }
+
+/// How many manifests are kept that came with offers and were not looked at yet.
+const OFFERED: usize = 2 * limits::JOB_PACKAGES_MAX;
 
 fn name(digest: &Digest) -> String {
     format!("{FOLDER}/{digest}")
@@ -27,7 +32,7 @@ fn name(digest: &Digest) -> String {
 
 impl Content {
     pub(crate) fn new(vault: Arc<dyn Vault>) -> Content {
-        Content { vault, last: Mutex::new(None) }
+        Content { vault, last: Mutex::new(None), offered: Mutex::default() }
     }
 
     /// The bytes of this digest, verified; none if they aren't there or are damaged. An error says nothing about them.
@@ -42,6 +47,27 @@ impl Content {
 
     pub(crate) fn put(&self, digest: &Digest, bytes: &[u8]) -> Result<(), VaultError> {
         self.vault.write(&name(digest), bytes)
+    }
+
+    /// Keeps a manifest that came with an offer until it is looked at; in memory alone: without it, it is fetched.
+    pub(crate) fn hand(&self, bytes: &[u8]) {
+        if bytes.is_empty() || bytes.len() > limits::OFFERED_MANIFEST_MAX {
+            return;
+        }
+        let digest = Digest::of(bytes);
+        let mut offered = self.offered.lock().unwrap_or_else(PoisonError::into_inner);
+        offered.retain(|(known, _)| *known != digest);
+        if offered.len() >= OFFERED {
+            offered.pop_front();
+        }
+        offered.push_back((digest, bytes.to_vec()));
+    }
+
+    /// The manifest of this digest, if it came with an offer; once.
+    pub(crate) fn handed(&self, digest: &Digest) -> Option<Vec<u8>> {
+        let mut offered = self.offered.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = offered.iter().position(|(known, _)| known == digest)?;
+        offered.remove(place).map(|(_, bytes)| bytes)
     }
 
     /// A manifest whose signature was found good when it was put here.

@@ -120,6 +120,11 @@ impl Worker {
         Ok(Worker { shared: Arc::new(shared), fetches: HashMap::new(), tasks: JoinSet::new() })
     }
 
+    /// Takes the manifests that came with an offer.
+    pub fn hand(&self, manifest: &[u8]) {
+        self.shared.content.hand(manifest);
+    }
+
     /// What is installed.
     pub fn installed(&self) -> Vec<Installed> {
         self.shared.installed.all()

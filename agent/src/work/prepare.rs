@@ -370,8 +370,8 @@ async fn verified_manifest(
     known: &mut Known,
 ) -> Result<(Arc<Manifest>, Vec<u8>), Stop> {
     let kept = shared.content.if_readable(&envelope.digest);
-    let fetched = kept.is_none();
-    let bytes = match kept {
+    let is_new = kept.is_none();
+    let bytes = match kept.or_else(|| shared.content.handed(&envelope.digest)) {
         Some(bytes) => bytes,
         None => {
             let source = match delta {
@@ -395,7 +395,7 @@ async fn verified_manifest(
     };
     check_signature(shared, &policy(shared)?, envelope, &bytes).map_err(failed)?;
     let manifest = Manifest::parse(&bytes).map_err(|e| stop(ErrorKind::ManifestInvalid, e.0))?;
-    if fetched {
+    if is_new {
         keep(&shared.content, &envelope.digest, &bytes)?;
     }
     Ok((Arc::new(manifest), bytes))

@@ -367,7 +367,8 @@ impl Package {
         self
     }
 
-    fn build(&self) -> (Vec<u8>, Vec<Vec<u8>>) {
+    /// The manifest, and all objects.
+    pub(crate) fn build(&self) -> (Vec<u8>, Vec<Vec<u8>>) {
         let mut objects = Vec::new();
         let entry = |(path, content): (&&'static str, &Vec<u8>)| {
             let mut chunks = None;

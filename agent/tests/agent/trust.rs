@@ -6,7 +6,7 @@ use crate::{
 };
 use sutler_agent::{Handle, agent::Status};
 use sutler_base::{
-    Timestamp,
+    Digest, Timestamp,
     manifest::Phase,
     state::{ErrorKind, ExecutionState},
 };
@@ -301,4 +301,28 @@ async fn the_machines_own_rules_come_first_and_are_read_again_without_a_restart(
     machine.set_policy("allow_unsigned = true\n");
     assert_eq!(tried(&manager, 7, unsigned()).await, (ExecutionState::Succeeded, None));
     until("the third run", || machine.lines("log") == 3).await;
+}
+
+#[tokio::test]
+async fn a_manifest_that_comes_with_its_offer_is_not_asked_for_and_is_believed_no_more_than_one_that_is() {
+    let manager = Manager::start().await;
+    let (machine, _handle) = Machine::connected(&manager).await;
+    let with = |item: v1::OfferItem, manifest: &[u8]| v1::OfferItem { manifest: manifest.to_vec().into(), ..item };
+    let first = tool(&machine, "1.0", 1);
+    let manifest = first.build().0;
+    manager.offer(&attempt(1), vec![with(manager.publish(&first), &manifest)], 600);
+    assert_eq!(manager.outcome(&attempt(1)).await.state, ExecutionState::Succeeded);
+    assert!(!manager.asked().contains(&Digest::of(&manifest)), "it was there");
+
+    // What comes with it is another one: it is asked for, as if nothing had come.
+    let second = tool(&machine, "2.0", 2);
+    manager.offer(&attempt(2), vec![with(manager.publish(&second), &manifest)], 600);
+    assert_eq!(manager.outcome(&attempt(2)).await.state, ExecutionState::Succeeded);
+    assert!(manager.asked().contains(&Digest::of(&second.build().0)));
+
+    // And a signature that nobody trusts is none.
+    let (third, stranger) = (tool(&machine, "3.0", 3), PublisherKey::generate().unwrap());
+    manager.offer(&attempt(3), vec![with(manager.publish_as(&third, &[&stranger]), &third.build().0)], 600);
+    let outcome = manager.outcome(&attempt(3)).await;
+    assert_eq!((outcome.state, outcome.failure().unwrap().kind), (ExecutionState::Failed, ErrorKind::SignatureInvalid));
 }

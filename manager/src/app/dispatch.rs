@@ -11,7 +11,7 @@ use crate::live::Can;
 use jiff::SignedDuration;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use sutler_base::{
-    AttemptId, ClientId, JobId, Timestamp, Uid, limits,
+    AttemptId, ClientId, Digest, JobId, Timestamp, Uid, limits,
     manifest::{Dependency, Requirement, relations::Values},
     quoted,
     state::{CancelReason, CancelStage, ClientState, ErrorKind, ExecutionState, HoldReason, Intent, Purpose, Timing, WaitReason},
@@ -32,6 +32,8 @@ const BATCH: u32 = 1000;
 pub struct Item {
     /// The signed envelope.
     pub envelope: Vec<u8>,
+    /// The manifest that the agent is going to read; none where it has it, or needs none.
+    pub manifest: Option<Digest>,
     /// What is done with it.
     pub intent: Intent,
     /// The values of its parameters that the job gives.
@@ -509,6 +511,7 @@ impl Catalogue {
             let installed = leaving::to_uninstall(tx, &job.id, &attempt.client).await?;
             let items = installed.into_iter().map(|i| Item {
                 envelope: i.version.envelope,
+                manifest: None,
                 intent: Intent::Uninstall,
                 values: i.package.values,
                 requirements: vec![],
@@ -537,17 +540,19 @@ impl Catalogue {
             // What is taken back may well be taken off.
             let offered = |v: &&PackageVersion| package.intent == Intent::Uninstall || trust::deliverable(v, word, env.now).is_ok();
             let Some(version) = version.filter(offered) else { return Ok(None) };
+            // What was uninstalled is named by the version that was there.
+            let succeeded = done.iter().any(|(name, manifest)| match package.intent {
+                Intent::Install | Intent::Prefetch => *manifest == version.manifest,
+                Intent::Uninstall => *name == version.name,
+            });
             items.push(Item {
                 envelope: version.envelope.clone(),
+                manifest: (package.intent != Intent::Uninstall && !succeeded).then_some(version.manifest),
                 intent: package.intent,
                 values: package.values.clone(),
                 requirements: if package.intent == Intent::Uninstall { vec![] } else { job.requirements.clone() },
                 replace_always: package.replace_always,
-                // What was uninstalled is named by the version that was there.
-                succeeded: done.iter().any(|(name, manifest)| match package.intent {
-                    Intent::Install | Intent::Prefetch => *manifest == version.manifest,
-                    Intent::Uninstall => *name == version.name,
-                }),
+                succeeded,
                 needed: needed(package),
             });
         }

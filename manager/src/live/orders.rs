@@ -8,9 +8,10 @@ use crate::{
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use sutler_base::{
-    AttemptId, ClientId, Timestamp,
+    AttemptId, ClientId, Digest, Timestamp, limits,
     state::{ClientState, Intent, Purpose},
 };
+use sutler_content::Kind;
 use sutler_core::model::CertificateState;
 use sutler_proto::{
     convert::{Word, wire_time},
@@ -31,13 +32,15 @@ pub async fn give(app: &App, clients: Vec<ClientId>, known: BTreeMap<ClientId, B
     {
         tracing::warn!(%error, "cannot read what publishers published; agents are offered work by what they hold");
     }
+    let mut manifests = Manifests::default();
     for (client, orders) in orders {
         let now = common_time(app, orders.ahead);
         let due = |offer: &dispatch::Offer| dispatch::Due { times: offer.times.clone(), deadline: offer.deadline };
         let offered: Vec<_> = orders.offers.iter().map(|offer| (offer.attempt.clone(), due(offer))).collect();
         for offer in orders.offers {
             app.metrics.offers.inc();
-            app.live.send(&client, Message::Offer(wire_offer(offer, app.settings.lease_seconds(), now)));
+            let manifests = manifests.of(app, &offer).await;
+            app.live.send(&client, Message::Offer(wire_offer(offer, manifests, app.settings.lease_seconds(), now)));
         }
         for (attempt, reason) in orders.cancels {
             app.live.send(&client, Message::Cancel(v1::CancelAttempt { attempt: attempt.to_string(), reason: reason.to_string() }));
@@ -92,7 +95,39 @@ fn common_time(app: &App, ahead: jiff::SignedDuration) -> Timestamp {
     now.checked_add(ahead).unwrap_or(now)
 }
 
-fn wire_offer(offer: dispatch::Offer, lease_seconds: u32, now: Timestamp) -> v1::Offer {
+/// The manifests that travel with offers, each read once.
+#[derive(Default)]
+struct Manifests(BTreeMap<Digest, Bytes>);
+
+impl Manifests {
+    /// Those of an offer's packages; empty for one that does not travel with it. What can't be read is left out as well: the agent
+    /// asks for it, and is told why.
+    async fn of(&mut self, app: &App, offer: &dispatch::Offer) -> Vec<Bytes> {
+        let (mut all, mut size) = (Vec::with_capacity(offer.items.len()), 0);
+        for item in &offer.items {
+            let mut bytes = match item.manifest {
+                None => Bytes::new(),
+                Some(digest) => match self.0.get(&digest) {
+                    Some(known) => known.clone(),
+                    None => {
+                        let read = app.content.get(digest, Kind::Document).await.unwrap_or_default();
+                        let bytes = if read.len() <= limits::OFFERED_MANIFEST_MAX { read } else { Bytes::new() };
+                        self.0.insert(digest, bytes.clone());
+                        bytes
+                    }
+                },
+            };
+            if size + bytes.len() > limits::OFFERED_MANIFESTS_MAX {
+                bytes = Bytes::new();
+            }
+            size += bytes.len();
+            all.push(bytes);
+        }
+        all
+    }
+}
+
+fn wire_offer(offer: dispatch::Offer, manifests: Vec<Bytes>, lease_seconds: u32, now: Timestamp) -> v1::Offer {
     v1::Offer {
         attempt: offer.attempt.to_string(),
         job: format!("jobs/{}", offer.job),
@@ -100,7 +135,9 @@ fn wire_offer(offer: dispatch::Offer, lease_seconds: u32, now: Timestamp) -> v1:
         items: offer
             .items
             .into_iter()
-            .map(|item| v1::OfferItem {
+            .zip(manifests)
+            .map(|(item, manifest)| v1::OfferItem {
+                manifest,
                 envelope: if item.intent == Intent::Install { item.envelope.clone().into() } else { Bytes::new() },
                 prefetch: if item.intent == Intent::Prefetch { item.envelope.clone().into() } else { Bytes::new() },
                 uninstall: if item.intent == Intent::Uninstall { item.envelope.into() } else { Bytes::new() },

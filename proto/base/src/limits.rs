@@ -10,6 +10,10 @@ pub const CHUNK_MAX: usize = 256 << 10;
 pub const MANIFEST_MAX: u64 = 64 << 20;
 /// The longest signed envelope or trust document (bytes).
 pub const ENVELOPE_MAX: usize = 64 << 10;
+/// Bytes of a manifest that travels with the offer of its package.
+pub const OFFERED_MANIFEST_MAX: usize = 16 << 10;
+/// Bytes of all manifests that travel with one offer.
+pub const OFFERED_MANIFESTS_MAX: usize = 128 << 10;
 /// The most files, links and directories in a package.
 pub const FILES_MAX: usize = 200_000;
 /// The largest file of a package (bytes).

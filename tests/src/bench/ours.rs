@@ -45,14 +45,6 @@ pub(super) fn payload_package(name: &str, version: &str, payload: &[u8]) -> Pack
     package
 }
 
-/// A package with a step and no bytes to fetch.
-pub(super) fn empty_package(name: &str) -> PackageFolder {
-    let package = PackageFolder::with(name, "1.0", "");
-    let text = format!("name = \"{name}\"\nversion = \"1.0\"\n\n[[step]]\nname = \"nothing\"\nargv = [\"/bin/true\"]\n");
-    fs_err::write(package.toml(), text).unwrap_or_else(|e| panic!("{e}"));
-    package
-}
-
 /// Pushes a package as an administrator does.
 pub(super) fn push(cli: &Cli, package: &PackageFolder) {
     cli.ok(&format!("package push {}", package.path().display()));

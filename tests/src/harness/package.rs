@@ -33,6 +33,14 @@ impl PackageFolder {
         package
     }
 
+    /// A package with a step and no bytes to fetch.
+    pub fn empty(name: &str) -> PackageFolder {
+        let package = PackageFolder::with(name, "1.0", "");
+        let text = format!("name = \"{name}\"\nversion = \"1.0\"\n\n[[step]]\nname = \"nothing\"\nargv = [\"/bin/true\"]\n");
+        fs_err::write(package.toml(), text).expect("a file can be written");
+        package
+    }
+
     /// The package's name.
     pub fn name(&self) -> &str {
         &self.name

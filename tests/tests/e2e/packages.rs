@@ -256,3 +256,15 @@ fn a_step_that_asks_for_a_hard_reboot_holds_its_package_up_until_the_machine_was
     assert_eq!((row.attempts, ran(&agent)), (1, [once(), once()]), "{row:#?}");
     JobView::wait_for_row(&cli, &next, &id, "SUCCEEDED");
 }
+
+#[test]
+fn a_package_without_files_is_installed_without_a_question_for_bytes() {
+    let manager = Manager::start();
+    let cli = manager.cli();
+    let package = PackageFolder::empty("nothing");
+    cli.ok(&format!("package push {}", package.path().display()));
+    let agent = Agent::enrolled("machine", &manager);
+    let job = cli.id(&format!("job run --package nothing --client {}", agent.id()));
+    JobView::wait_for_row(&cli, &job, &agent.id(), "SUCCEEDED");
+    assert_eq!(manager.metric("sutler_chunks_bytes_total"), Some(0.0), "its manifest came with the offer");
+}

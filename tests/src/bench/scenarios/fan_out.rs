@@ -9,7 +9,7 @@ use crate::{
         measure, ours, replay,
         run::Run,
     },
-    harness::Api,
+    harness::{Api, PackageFolder},
 };
 use std::time::{Duration, Instant};
 
@@ -26,7 +26,7 @@ fn run(run: &mut Run) {
     let cli = manager.cli();
     cli.ok("group create fleet");
     cli.ok("policy create everybody --group fleet --trigger new-client");
-    ours::push(&cli, &ours::empty_package("nothing"));
+    ours::push(&cli, &PackageFolder::empty("nothing"));
     let api = Api::operator(&manager);
     let mut fleet = Fleet::start(&cli, manager.scratch(), 0, count);
     ours::sessions(&manager, count);

@@ -9,7 +9,7 @@ use crate::{
         measure, ours,
         run::Run,
     },
-    harness::{Api, cleanup::Place},
+    harness::{Api, PackageFolder, cleanup::Place},
 };
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ fn run(run: &mut Run) {
     let cli = manager.cli();
     cli.ok("group create fleet");
     cli.ok("policy create everybody --group fleet --trigger new-client");
-    ours::push(&cli, &ours::empty_package("nothing"));
+    ours::push(&cli, &PackageFolder::empty("nothing"));
     let api = Api::operator(&manager);
     let job = ours::run_job(&api, "nothing", &["groups/fleet".into()]);
     measure::pass(settle);

@@ -43,7 +43,7 @@ fn with(run: &Run, database: String, managers: usize) -> (f64, f64) {
     let api = Api::operator(&first);
     first.cli().ok("group create fleet");
     first.cli().ok("policy create everybody --group fleet --trigger new-client");
-    ours::push(&first.cli(), &ours::empty_package("nothing"));
+    ours::push(&first.cli(), &PackageFolder::empty("nothing"));
 
     let count = run.pick(120, 6_000);
     let share = count / managers;
