@@ -256,7 +256,8 @@ fn one_key_that_connects_to_two_managers_at_once_is_one_client_and_does_nothing_
         let view = JobView::wait(&cli, &job, "the work to be at an end", PATIENCE, is_over);
         let row = view.row(&client).unwrap();
         let runs = || [&one, &two].iter().filter_map(|agent| agent.read("opt/hello.runs")).collect::<String>();
-        assert_eq!(row.attempts, 1, "round {round}: {row:#?}");
+        // What was held before it was begun is offered again.
+        assert!(row.attempts == 1 || !told_apart, "round {round}: {row:#?}");
         assert!(runs().len() <= "run\n".len() && (row.state != "SUCCEEDED" || runs() == "run\n"), "round {round}: {:?} {row:#?}", runs());
         let clients = cli.json("client list");
         assert_eq!(clients.as_array().unwrap().len(), round + 1, "{clients:#}");
