@@ -12,7 +12,6 @@ pub mod hooks;
 pub mod init;
 pub mod live;
 pub mod local;
-mod memory;
 pub mod migrate;
 pub mod net;
 pub mod package;

@@ -12,7 +12,6 @@ use crate::{
     doctor,
     folder::Folder,
     init::{self, InitOptions},
-    memory,
     profile::{self, ProfileName},
     serve,
     telemetry::{self, LogFormat},
@@ -250,7 +249,6 @@ pub fn init(args: InitArgs, globals: &Globals) -> Result<u8, CliError> {
 
 /// `sutler serve`
 pub fn serve(args: ServeArgs) -> Result<u8, CliError> {
-    memory::keep();
     let tried = || format!("run the manager in {}", args.dir.display());
     let filter = std::env::var("SUTLER_LOG").ok();
     telemetry::start_log(args.log_format, filter.as_deref()).map_err(|e| CliError::local(tried(), &e))?;

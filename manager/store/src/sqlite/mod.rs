@@ -25,9 +25,6 @@ pub(crate) type Db = sqlx::Sqlite;
 pub(crate) type Connection = sqlx::SqliteConnection;
 pub(crate) type Row = sqlx::sqlite::SqliteRow;
 
-/// How many rows of a statement wait to be read; nearly all have fewer.
-const ROWS_AHEAD: usize = 1024;
-
 /// Equal to one of the JSON list in parameter `$n`.
 macro_rules! any {
     ($n:literal) => {
@@ -248,8 +245,6 @@ impl Sqlite {
             .foreign_keys(true)
             .busy_timeout(Duration::from_secs(5))
             .statement_cache_capacity(512)
-            // A statement's rows come from a thread of their own: when so many wait, it and whoever reads them wake each other in turn.
-            .row_buffer_size(ROWS_AHEAD)
             .disable_statement_logging();
         keep_log(path).map_err(|e| StoreError::Unavailable(format!("the file {} can't be opened: {e}", path.display())))?;
         // Its cache (KiB) holds the pages of a large unit: what does not fit is written to the log twice.
