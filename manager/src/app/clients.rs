@@ -389,41 +389,49 @@ pub struct LabelChange {
     pub unset: Vec<LabelKey>,
 }
 
-/// Changes labels, of all these clients or of none. Gives back how many clients were changed.
+/// Changes labels, of all these clients or of none. Gives back how many changes changed something.
 pub async fn set_labels(tx: &mut dyn Tx, env: &Env, changes: &[LabelChange]) -> Result<i32> {
     let mut unknown = super::Violations::default();
-    let ids: BTreeSet<ClientId> = changes.iter().map(|change| change.client.clone()).collect();
-    let found = tx.lock_clients(&ids.into_iter().collect::<Vec<_>>()).await?;
-    let mut clients: BTreeMap<ClientId, Client> = found.into_iter().map(|client| (client.id.clone(), client)).collect();
-    let mut changed = Vec::new();
-    for (n, change) in changes.iter().enumerate() {
-        let field = format!("changes[{n}]");
-        let Some(client) = clients.get_mut(&change.client).filter(|c| c.state != ClientState::Removed) else {
-            unknown.add(&format!("{field}.client"), format!("there is no client {}", change.client));
-            continue;
-        };
-        let before = client.labels.clone();
-        client.labels.extend(change.set.clone());
-        change.unset.iter().for_each(|key| drop(client.labels.remove(key)));
-        if client.labels.len() > limits::LABELS_MAX {
-            unknown.add(&field, format!("a client has at most {} labels", limits::LABELS_MAX));
-            continue;
+    let mut changed = 0;
+    // So many at a time are in memory, with their facts.
+    for (first, some) in (0..).step_by(inventory::TOGETHER as usize).zip(changes.chunks(inventory::TOGETHER as usize)) {
+        let ids: BTreeSet<ClientId> = some.iter().map(|change| change.client.clone()).collect();
+        let found = tx.lock_clients(&ids.into_iter().collect::<Vec<_>>()).await?;
+        let mut clients: BTreeMap<ClientId, Client> = found.into_iter().map(|client| (client.id.clone(), client)).collect();
+        let mut details = Vec::new();
+        for (n, change) in (first..).zip(some) {
+            let field = format!("changes[{n}]");
+            let Some(client) = clients.get_mut(&change.client).filter(|c| c.state != ClientState::Removed) else {
+                unknown.add(&format!("{field}.client"), format!("there is no client {}", change.client));
+                continue;
+            };
+            let before = client.labels.clone();
+            client.labels.extend(change.set.clone());
+            change.unset.iter().for_each(|key| drop(client.labels.remove(key)));
+            if client.labels.len() > limits::LABELS_MAX {
+                unknown.add(&field, format!("a client has at most {} labels", limits::LABELS_MAX));
+                continue;
+            }
+            if client.labels != before {
+                details.push((change.client.clone(), format!("{:?}, without {:?}", change.set, change.unset)));
+            }
         }
-        if client.labels == before {
-            continue;
+        clients.retain(|id, _| details.iter().any(|(changed, _)| changed == id));
+        // Before these are saved: policies lock their groups first.
+        let looks: Vec<_> = clients.values().filter(|client| client.greeted).map(|client| (client, Event::Inventory)).collect();
+        policies::look(tx, env, &looks).await?;
+        for client in clients.values() {
+            tx.save_client(client).await?;
         }
-        changed.push((change.client.clone(), format!("{:?}, without {:?}", change.set, change.unset)));
+        for (client, detail) in &details {
+            env.audit(tx, "set_labels", format!("clients/{client}"), detail.clone()).await?;
+        }
+        changed += details.len() as i32;
     }
     unknown.done()?;
-    clients.retain(|id, _| changed.iter().any(|(changed, _)| changed == id));
-    // Before anything is saved: policies lock their groups first.
-    let looks: Vec<_> = clients.values().filter(|client| client.greeted).map(|client| (client, Event::Inventory)).collect();
-    policies::look(tx, env, &looks).await?;
-    for client in clients.values() {
-        tx.save_client(client).await?;
-    }
-    for (client, detail) in &changed {
-        env.audit(tx, "set_labels", format!("clients/{client}"), detail.clone()).await?;
-    }
-    Ok(changed.len() as i32)
+    Ok(changed)
 }
+
+#[cfg(test)]
+#[path = "clients_tests.rs"]
+mod tests;
