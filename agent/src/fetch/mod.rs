@@ -72,20 +72,18 @@ pub struct Wanted {
 pub async fn objects(connection: &Connection, attempt: &AttemptId, wanted: &[Wanted]) -> Result<(Vec<Vec<u8>>, u64), FetchError> {
     let mut all = Vec::with_capacity(wanted.len());
     let mut fetched = 0;
-    let (buffers, mut buffer) = (Arc::<Buffers>::default(), Vec::new());
     for batch in wanted.chunks(limits::DIGESTS_MAX) {
         let mut reader = Reader::new(connection.clone(), attempt, batch.iter().map(|w| w.digest).collect());
-        let mut assembler = Assembler::new(buffers.clone(), batch.iter().map(|w| w.most).collect());
+        let mut assembler = Assembler::new(Arc::default(), batch.iter().map(|w| w.most).collect());
         while let Some(parts) = reader.next().await? {
             for part in parts {
                 fetched += part.data.len() as u64;
                 if let Some((index, object)) = assembler.add(part)? {
-                    let bytes = object.decode(&mut buffer)?;
-                    if Digest::of(bytes) != batch[index].digest {
+                    let bytes = object.into_bytes()?;
+                    if Digest::of(&bytes) != batch[index].digest {
                         return Err(mismatch(&batch[index].digest));
                     }
-                    all.push(bytes.to_vec());
-                    buffers.give_back(object);
+                    all.push(bytes);
                 }
             }
         }

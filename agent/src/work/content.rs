@@ -107,6 +107,7 @@ impl Content {
             manifests.insert(plan.manifest);
             manifests.extend(plan.displaced.iter().map(|old| old.manifest));
         }
+        self.offered.lock().unwrap_or_else(PoisonError::into_inner).retain(|(digest, _)| manifests.contains(digest));
         let mut keep = manifests.clone();
         for digest in &manifests {
             if let Some(manifest) = self.if_readable(digest).and_then(|bytes| Manifest::parse(&bytes).ok()) {

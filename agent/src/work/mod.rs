@@ -120,7 +120,7 @@ impl Worker {
         Ok(Worker { shared: Arc::new(shared), fetches: HashMap::new(), tasks: JoinSet::new() })
     }
 
-    /// Takes the manifests that came with an offer.
+    /// Takes a manifest that came with an offer.
     pub fn hand(&self, manifest: &[u8]) {
         self.shared.content.hand(manifest);
     }

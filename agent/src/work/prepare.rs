@@ -369,9 +369,9 @@ async fn verified_manifest(
     delta: Option<&mut Finder>,
     known: &mut Known,
 ) -> Result<(Arc<Manifest>, Vec<u8>), Stop> {
-    let kept = shared.content.if_readable(&envelope.digest);
+    let (kept, handed) = (shared.content.if_readable(&envelope.digest), shared.content.handed(&envelope.digest));
     let is_new = kept.is_none();
-    let bytes = match kept.or_else(|| shared.content.handed(&envelope.digest)) {
+    let bytes = match kept.or(handed) {
         Some(bytes) => bytes,
         None => {
             let source = match delta {

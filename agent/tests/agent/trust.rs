@@ -320,8 +320,15 @@ async fn a_manifest_that_comes_with_its_offer_is_not_asked_for_and_is_believed_n
     assert_eq!(manager.outcome(&attempt(2)).await.state, ExecutionState::Succeeded);
     assert!(manager.asked().contains(&Digest::of(&second.build().0)));
 
+    // One that is too large to travel is asked for as well.
+    let mut large = tool(&machine, "2.1", 3);
+    large.steps[0].argv = ["/bin/true".to_owned(), "x".repeat(16 << 10)].into();
+    manager.offer(&attempt(4), vec![with(manager.publish(&large), &large.build().0)], 600);
+    assert_eq!(manager.outcome(&attempt(4)).await.state, ExecutionState::Succeeded);
+    assert!(manager.asked().contains(&Digest::of(&large.build().0)));
+
     // And a signature that nobody trusts is none.
-    let (third, stranger) = (tool(&machine, "3.0", 3), PublisherKey::generate().unwrap());
+    let (third, stranger) = (tool(&machine, "3.0", 4), PublisherKey::generate().unwrap());
     manager.offer(&attempt(3), vec![with(manager.publish_as(&third, &[&stranger]), &third.build().0)], 600);
     let outcome = manager.outcome(&attempt(3)).await;
     assert_eq!((outcome.state, outcome.failure().unwrap().kind), (ExecutionState::Failed, ErrorKind::SignatureInvalid));

@@ -258,13 +258,26 @@ fn a_step_that_asks_for_a_hard_reboot_holds_its_package_up_until_the_machine_was
 }
 
 #[test]
-fn a_package_without_files_is_installed_without_a_question_for_bytes() {
+fn packages_without_files_are_installed_without_a_question_for_bytes_as_long_as_their_manifests_are_small() {
     let manager = Manager::start();
     let cli = manager.cli();
-    let package = PackageFolder::empty("nothing");
-    cli.ok(&format!("package push {}", package.path().display()));
+    // Manifests of a bit more than `argument` bytes.
+    let push = |name: &str, argument: usize| {
+        let package = PackageFolder::empty(name);
+        let text = fs_err::read_to_string(package.toml()).unwrap();
+        let argv = format!("argv = [\"/bin/true\", \"{}\"]", "x".repeat(argument));
+        fs_err::write(package.toml(), text.replace("argv = [\"/bin/true\"]", &argv)).unwrap();
+        cli.ok(&format!("package push {}", package.path().display()));
+        format!(" --package {name}")
+    };
     let agent = Agent::enrolled("machine", &manager);
-    let job = cli.id(&format!("job run --package nothing --client {}", agent.id()));
-    JobView::wait_for_row(&cli, &job, &agent.id(), "SUCCEEDED");
-    assert_eq!(manager.metric("sutler_chunks_bytes_total"), Some(0.0), "its manifest came with the offer");
+    let asked = |packages: String| {
+        let before = manager.metric("sutler_chunks_bytes_total").unwrap();
+        let job = cli.id(&format!("job run{packages} --client {}", agent.id()));
+        JobView::wait_for_row(&cli, &job, &agent.id(), "SUCCEEDED");
+        manager.metric("sutler_chunks_bytes_total").unwrap() > before
+    };
+    assert!(!asked((0..8).map(|n| push(&format!("small-{n}"), 15 << 10)).collect()), "they came with the offer");
+    assert!(asked(push("large", 16 << 10)), "one of more than 16 KiB does not");
+    assert!(asked((0..9).map(|n| push(&format!("many-{n}"), 15 << 10)).collect()), "nor do all of more than 128 KiB");
 }
