@@ -12,9 +12,11 @@ use crate::{
 };
 use std::{
     fs::File,
+    os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
+use tempfile::TempDir;
 
 /// Where the master listens, on ports 4505 and 4506.
 const MASTER: &str = "127.0.0.3";
@@ -34,6 +36,8 @@ install:
 /// A master with its minions.
 pub(in crate::bench) struct Salt {
     place: Place,
+    /// A short way to `place`: Salt binds sockets below its folder, and their paths have at most 107 bytes.
+    short: TempDir,
     programs: PathBuf,
     payload: Vec<u8>,
     master: Child,
@@ -56,7 +60,9 @@ impl Salt {
             return None;
         }
         let folder = place.path();
-        let master = folder.join("master");
+        let short = tempfile::Builder::new().prefix("salt-").tempdir_in("/tmp").unwrap_or_else(|e| panic!("{e}"));
+        symlink(folder, short.path().join("at")).unwrap_or_else(|e| panic!("{e}"));
+        let master = short.path().join("at/master");
         for below in ["etc", "srv/pkg", "pillar"] {
             fs_err::create_dir_all(master.join(below)).unwrap_or_else(|e| panic!("{e}"));
         }
@@ -72,12 +78,13 @@ impl Salt {
         write(&master.join("srv/pkg/init.sls"), STATE);
         write(&master.join("srv/pkg/install.sh"), INSTALL);
         fs_err::write(master.join("srv/pkg/payload"), payload).unwrap_or_else(|e| panic!("{e}"));
-        let etc = master.join("etc");
+        // What is started names its place, so that it is found when everything has to end.
+        let etc = folder.join("master/etc");
         let command = isolated(folder, "hub", &[&word(&programs, "salt-master"), "-c", &etc.to_string_lossy()]);
         let process = daemon(command, &folder.join("master.log"));
         // Port 4506 is bound last.
         wait_until("the salt-master to listen", PATIENCE, || std::net::TcpStream::connect((MASTER, 4506)).is_ok());
-        Some(Salt { place, programs, payload: payload.to_vec(), master: process, minions: 0 })
+        Some(Salt { place, short, programs, payload: payload.to_vec(), master: process, minions: 0 })
     }
 
     /// What it is called in a table.
@@ -98,7 +105,8 @@ impl Salt {
         let name = format!("lab-{}", self.minions);
         let folder = self.place.path().join(&name);
         fs_err::create_dir_all(folder.join("etc")).unwrap_or_else(|e| panic!("{e}"));
-        let root = folder.display();
+        let root = self.short.path().join("at").join(&name);
+        let root = root.display();
         write(
             &folder.join("etc/minion"),
             &format!(
