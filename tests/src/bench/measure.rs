@@ -161,6 +161,23 @@ pub(super) fn pass(time: Duration) {
     }
 }
 
+/// Waits until a process has left the processor alone for this long, or used less than a twentieth of it; how long it was busy.
+///
+/// # Panics
+///
+/// When it is busy still after `patience`.
+pub(super) fn at_rest(pid: u32, rest: Duration, patience: Duration) -> Duration {
+    let begin = Instant::now();
+    loop {
+        let (before, since) = (cpu(&[pid]), begin.elapsed());
+        pass(rest);
+        if cpu(&[pid]) - before < rest.as_secs_f64() / 20.0 {
+            return since;
+        }
+        assert!(begin.elapsed() < patience, "waited {patience:?} for process {pid} to come to rest");
+    }
+}
+
 /// Asks every two milliseconds until something holds; the moment at which it did. For what is timed by its being there: the tests'
 /// way of waiting rests up to 150 ms between two questions.
 ///
