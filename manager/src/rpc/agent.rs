@@ -507,16 +507,23 @@ impl Session {
             here = app.live.is_current(&self.client, self.number);
         }
         self.services.app.metrics.sessions.dec();
+        // In a place of its own, as above: all that waits would have the room that its end takes.
+        Box::pin(self.ended()).await;
+    }
+
+    /// Notes when the client was last seen.
+    async fn ended(&self) {
+        let app = &self.services.app;
         let now = app.world.now();
-        if app.live.leave(&self.client, self.number, now) {
-            // Not later than it left: what is written later than that, another manager heard, so the client would count as connected.
-            let seen = [(self.client.clone(), now)];
-            let noted = app
-                .change("manager", "session_ended", seen, |tx, _env, seen| Box::pin(async move { Ok(tx.touch_clients(seen).await?) }))
-                .await;
-            if let Err(error) = noted {
-                tracing::debug!(client = %self.client, %error, "when the client was last seen could not be noted");
-            }
+        if !app.live.leave(&self.client, self.number, now) {
+            return;
+        }
+        // Not later than it left: what is written later than that, another manager heard, so the client would count as connected.
+        let seen = [(self.client.clone(), now)];
+        let noted =
+            app.change("manager", "session_ended", seen, |tx, _env, seen| Box::pin(async move { Ok(tx.touch_clients(seen).await?) })).await;
+        if let Err(error) = noted {
+            tracing::debug!(client = %self.client, %error, "when the client was last seen could not be noted");
         }
     }
 
