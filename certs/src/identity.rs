@@ -6,7 +6,7 @@
 
 use crate::keys::PublicKey;
 use rustls::pki_types::CertificateDer;
-use std::{fmt, str::FromStr, sync::Arc};
+use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 use sutler_base::{ClientId, Invalid, OperatorName, Timestamp, quoted};
 use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude::FromDer};
 
@@ -251,6 +251,13 @@ impl PeerCertificate {
     pub fn is_expired(&self, now: Timestamp) -> bool {
         // The end is given in whole seconds, the last one included.
         now.as_second() > self.not_after.as_second()
+    }
+
+    /// How long it takes from `now` until [`is_expired`](Self::is_expired); zero if it is.
+    pub fn expires_in(&self, now: Timestamp) -> Duration {
+        let end = self.not_after.as_second().saturating_add(1);
+        let whole = u64::try_from(end.saturating_sub(now.as_second())).unwrap_or_default();
+        Duration::from_secs(whole).saturating_sub(Duration::from_nanos(now.subsec_nanosecond().unsigned_abs().into()))
     }
 }
 

@@ -60,6 +60,10 @@ fn a_certificate_says_who_when_and_by_which_serial() {
     assert_eq!(peer.not_before, "2025-12-31T23:55:00Z".parse().unwrap());
     assert_eq!(peer.not_after, "2026-01-31T00:00:00Z".parse().unwrap());
     assert!(!peer.is_expired(peer.not_after) && peer.is_expired(peer.not_after + Duration::from_secs(1)));
+    let (before, nearly) = (peer.not_after - Duration::from_millis(1500), peer.not_after + Duration::from_millis(999));
+    assert_eq!((peer.expires_in(before), peer.expires_in(nearly)), (Duration::from_millis(2500), Duration::from_millis(1)));
+    assert_eq!(peer.expires_in(peer.not_after + Duration::from_secs(1)), Duration::ZERO);
+    assert_eq!(peer.expires_in(peer.not_after + Duration::from_secs(9)), Duration::ZERO);
     assert_eq!(agent.serial.as_str().len(), 32);
     assert_ne!(bundle.issue_agent(&client(), key.public_key(), now(), AGENT_VALIDITY).unwrap().serial, agent.serial);
 

@@ -54,6 +54,14 @@ impl Connection {
         !self.peer.expired && self.peer.certificate.as_ref().is_some_and(|c| c.is_expired(now))
     }
 
+    /// How long it still takes until [`has_ended`](Self::has_ended), if nobody sets the clock; zero when it has.
+    pub(crate) fn ends_in(&self) -> Duration {
+        match &self.peer.certificate {
+            Some(certificate) if !self.peer.expired => certificate.expires_in(self.world.now()),
+            _ => Duration::MAX,
+        }
+    }
+
     /// Answers one call.
     pub(crate) async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Result<Response<Answer>, Infallible> {
         let method = methods::method(request.uri().path());

@@ -41,8 +41,9 @@ const BACKLOG: u32 = 4096;
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// How long after an error the accept loop waits, unless a connection ends before.
 const PAUSE: Duration = Duration::from_millis(100);
-/// How often an idle connection is asked whether its certificate has ended; calls ask by themselves.
-const LOOK_AT_CERTIFICATE: Duration = Duration::from_secs(30);
+/// How often at least it is asked whether the certificate of an idle connection has ended, should the clock have been set; calls
+/// ask by themselves. Every look wakes a connection that else does nothing.
+const LOOK_AT_CERTIFICATE: Duration = Duration::from_secs(600);
 /// How long a connection that has to go may still finish its calls.
 const FAREWELL: Duration = Duration::from_secs(2);
 /// How many connections without a certificate wait for their turn, for each one from the same address that is served.
@@ -281,7 +282,8 @@ impl Port {
     async fn connection(&self, stream: TcpStream, address: SocketAddr) {
         let mut phase = self.phase.clone();
         let arrived = tokio::select! {
-            arrived = self.arrive(stream, address) => arrived,
+            // In a place of its own, which is free again as soon as it has arrived: a connection is open for days.
+            arrived = Box::pin(self.arrive(stream, address)) => arrived,
             () = reached(&mut phase, Phase::Draining) => return,
         };
         let count = |lost: &Lost| lost.limit().iter().for_each(|limit| self.shared.metrics.limit(limit));
@@ -341,7 +343,8 @@ impl Port {
         let peer = Peer { identity, certificate, expired, address };
         match (self.route.route(&peer), &peer.identity) {
             (Some(surface), _) => {
-                Ok(Arrived { stream: Begun { preface: 0, frames: Frames::new(limits.control_frames), stream }, peer, surface })
+                let stream = Begun { preface: 0, frames: Frames::new(limits.control_frames), stream };
+                Ok(Arrived { stream: Box::new(stream), peer, surface })
             }
             (None, Some(identity)) => Err(Lost::WrongPort(identity.clone())),
             (None, None) => Err(Lost::Certificate(sutler_certs::identity::CertificateError::UriNames(0))),
@@ -349,7 +352,7 @@ impl Port {
     }
 
     /// Answers calls until the connection ends.
-    async fn serve(&self, stream: Begun, peer: Peer, surface: Surface, mut phase: watch::Receiver<Phase>) -> Result<(), Lost> {
+    async fn serve(&self, stream: Box<Begun>, peer: Peer, surface: Surface, mut phase: watch::Receiver<Phase>) -> Result<(), Lost> {
         let limits = &self.shared.limits;
         let holder = Holder::of(peer.identity.as_ref(), peer.address.ip());
         let (most, too_many) = match &peer.identity {
@@ -401,7 +404,7 @@ impl Port {
         });
         let mut served = pin!(self.http2(anonymous).serve_connection(TokioIo::new(stream), service));
         let mut ends = pin!(tokio::time::sleep_until(lifetime.map_or_else(far, |l| Instant::now() + l)));
-        let mut certificate = tokio::time::interval(LOOK_AT_CERTIFICATE);
+        let mut look = pin!(tokio::time::sleep(connection.ends_in().min(LOOK_AT_CERTIFICATE)));
         let mut leaving = false;
         let left = async {
             match &seat {
@@ -437,7 +440,14 @@ impl Port {
                     self.shared.metrics.limit("connections_per_agent");
                     Duration::ZERO
                 }
-                _ = certificate.tick(), if !leaving => if connection.has_ended() { FAREWELL } else { continue },
+                () = &mut look, if !leaving => {
+                    let left = connection.ends_in();
+                    if !left.is_zero() {
+                        look.as_mut().reset(Instant::now() + left.min(LOOK_AT_CERTIFICATE));
+                        continue;
+                    }
+                    FAREWELL
+                }
             };
             leaving = true;
             served.as_mut().graceful_shutdown();
@@ -496,7 +506,8 @@ fn far() -> Instant {
 }
 
 struct Arrived {
-    stream: Begun,
+    /// Passed on from one to the next, each of which would have room for it.
+    stream: Box<Begun>,
     peer: Peer,
     surface: Surface,
 }

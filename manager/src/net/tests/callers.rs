@@ -58,6 +58,20 @@ async fn an_agent_can_neither_enrol_nor_do_what_operators_do() {
 }
 
 #[tokio::test]
+async fn an_open_stream_ends_with_the_certificate_of_whoever_opened_it() {
+    let bed = bed(Limits::default());
+    let config = bed.agent_config("0123456789abcdef");
+    let validity = i64::try_from(sutler_certs::issue::AGENT_VALIDITY.as_millis()).unwrap();
+    bed.clock.fetch_add(validity - 200, Ordering::SeqCst);
+    let agent = Channel::open(bed.agents.address(), config).await.unwrap();
+    let mut open = agent.agent().connect(stream::pending()).await.unwrap().into_inner();
+    open.message().await.unwrap().unwrap();
+    bed.clock.fetch_add(2000, Ordering::SeqCst);
+    let ended = async { while let Ok(Some(_)) = open.message().await {} };
+    timeout(PATIENCE, ended).await.expect("it does not outlive the certificate");
+}
+
+#[tokio::test]
 async fn an_agent_whose_certificate_ended_can_renew_it_and_nothing_else_until_the_grace_is_over() {
     let bed = bed(Limits::default());
     let config = bed.agent_config("0123456789abcdef");
