@@ -251,7 +251,8 @@ fn a_big_file_is_read_with_little_memory() {
     };
     let before = peak();
     let built = make(&dir).unwrap();
-    assert!(peak() - before < 16 << 20, "{} bytes more", peak() - before);
+    // Pages of the program count, too.
+    assert!(peak() - before < 24 << 20, "{} bytes more", peak() - before);
     // All of its chunks are the same one.
     assert_eq!((built.chunks.len(), built.chunk_lists[0].1.len()), (1, 256 * 36));
 }

@@ -33,8 +33,9 @@ fn overtaken_by(manager: &Manager, url: &str, operator: &Cli, line: &str, change
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let connect = || runtime.block_on(sqlx::PgConnection::connect(url)).unwrap();
     let (mut first, mut watcher) = (connect(), connect());
-    // Whatever changes something takes the next number.
-    let begin = "BEGIN; SELECT value FROM sequence WHERE name = 'change' FOR UPDATE";
+    // Whatever changes something takes the next number. Who decides about operators has locked them before: of two that wait for
+    // each other the manager's is ended by the database, and tried again.
+    let begin = "SET deadlock_timeout = '1h'; BEGIN; SELECT value FROM sequence WHERE name = 'change' FOR UPDATE";
     runtime.block_on(sqlx::raw_sql(begin).execute(&mut first)).unwrap();
     let called = std::thread::scope(|scope| {
         let called = scope.spawn(|| operator.run(line));
