@@ -1,7 +1,7 @@
 //! The manager as a program: what it opens, in which order, and how it ends.
 
 use crate::{
-    app::{App, Conditions, Settings, restored},
+    app::{App, Conditions, Crowd, Settings, restored},
     authorities::{Authorities, AuthoritiesError},
     config::{self, Config, ExpiredAgents},
     folder::{FolderError, FolderLock},
@@ -9,7 +9,7 @@ use crate::{
     init::FIRST_OPERATOR,
     live::{Live, workers},
     local,
-    net::{self, Budget, CertificateKeeper, Listener, NetError, Serving, Shared, raise_descriptor_limit},
+    net::{self, Budget, CertificateKeeper, Listener, NetError, Serving, Shared, Threads, raise_descriptor_limit},
     reserve::Reserve,
     rpc::{MessageLimits, Services},
     telemetry::{self, Metrics, TelemetryServer},
@@ -38,6 +38,9 @@ pub enum ServeError {
     /// The store of package bytes can't be opened.
     #[error(transparent)]
     Content(#[from] sutler_content::Error),
+    /// The threads of the operators' port can't be started.
+    #[error("the threads that answer operators can't be started: {0}; the host has too many threads, or too little memory")]
+    Threads(io::Error),
     /// A port can't be bound.
     #[error(transparent)]
     Net(#[from] NetError),
@@ -68,6 +71,8 @@ pub struct Manager {
     /// Ends when the set is dropped.
     _workers: JoinSet<()>,
     _keeper: JoinSet<()>,
+    /// What they opened, the database's connections among it, ends with them: after everything else.
+    _threads: Threads,
     _lock: FolderLock,
 }
 
@@ -79,7 +84,8 @@ impl Manager {
         let receivers = config.hooks.iter().map(receiver).collect::<Result<Vec<_>, _>>()?;
         config.folder.refuse_publisher_keys()?;
         let agents_listener = Listener::bind(config.agents)?;
-        let operators_listener = Listener::bind(config.operators)?;
+        let threads = Threads::start("operators").map_err(ServeError::Threads)?;
+        let operators_listener = threads.run(|| Listener::bind(config.operators))?;
         // Until it is known what they look like: CAs that are exchanged between the two would not be noticed.
         let cas = config.folder.lock_ca()?;
         let app = open(config, agents_listener.address(), world.clone()).await?;
@@ -124,7 +130,8 @@ impl Manager {
         });
         keeping.spawn(net::keep_certificate(keeper, certificate, world));
         keeping.spawn(authorities.follow());
-        Ok(Manager { agents, operators, telemetry, app, drain: config.net.drain, _workers: workers, _keeper: keeping, _lock: lock })
+        let drain = config.net.drain;
+        Ok(Manager { agents, operators, telemetry, app, drain, _workers: workers, _keeper: keeping, _threads: threads, _lock: lock })
     }
 
     /// Where agents connect.
@@ -149,7 +156,7 @@ impl Manager {
 
     /// Takes no more calls, lets those that run finish for a moment, and closes the database.
     pub async fn stop(self) {
-        let Manager { agents, operators, telemetry, app, drain, _workers: workers, _keeper: keeper, _lock: lock } = self;
+        let Manager { agents, operators, telemetry, app, drain, _workers: workers, _keeper: keeper, _threads: threads, _lock: lock } = self;
         // Streams of agents last for ever: they are ended, and come back to whoever serves next.
         for client in app.live.connected() {
             app.live.close(&client, tonic::Status::unavailable("the manager is shutting down"));
@@ -160,7 +167,7 @@ impl Manager {
         }
         drop((workers, keeper));
         app.store.close().await;
-        drop(lock);
+        drop((threads, lock));
     }
 }
 
@@ -189,6 +196,7 @@ pub(crate) async fn open(config: &Config, agents: SocketAddr, world: World) -> R
         ca,
         conditions: Arc::new(Conditions::default()),
         refusals: Arc::default(),
+        crowd: Crowd::default(),
         reserve,
         scrub: Default::default(),
         server: config.folder.server(),

@@ -76,6 +76,7 @@ use sutler_core::{
     rights::Reach,
 };
 use sutler_store::{Answer, Store, StoreError, Tx, Work, unit};
+use tokio::sync::Semaphore;
 
 /// What a unit of work gives.
 pub type Result<T> = std::result::Result<T, AppError>;
@@ -104,6 +105,17 @@ impl Settings {
     }
 }
 
+/// Places for clients that ask the database something: fewer than it has connections, so that operators, and the manager itself,
+/// don't stand in one line with a fleet that comes back.
+#[derive(Debug)]
+pub struct Crowd(Semaphore);
+
+impl Default for Crowd {
+    fn default() -> Self {
+        Crowd(Semaphore::new(sutler_store::CONNECTIONS as usize - 2))
+    }
+}
+
 /// The manager: everything that units of work need.
 pub struct App {
     /// The database.
@@ -122,6 +134,8 @@ pub struct App {
     pub live: Arc<Live>,
     /// Conditions that were compiled before.
     pub conditions: Arc<Conditions>,
+    /// How many questions of clients are answered from the database at the same time.
+    pub crowd: Crowd,
     /// Which refusals get an entry in the audit log.
     pub refusals: Arc<audit::Refusals>,
     /// Room on the disk for what must go on when it is full.
@@ -467,7 +481,10 @@ impl App {
         T: Send + 'static,
         F: for<'a> Fn(&'a mut dyn Tx, &'a Env, &'a I) -> Work<'a, T, AppError> + Send + Sync + 'static,
     {
-        let env = self.env(who.into());
+        let who = who.into();
+        // Nobody closes it.
+        let _turn = if who.actor.starts_with("clients/") { self.crowd.0.acquire().await.ok() } else { None };
+        let env = self.env(who);
         let (input, run) = (Arc::new(input), Arc::new(run));
         self.store.read(name, unit!([env, input, run] | tx | { run(tx, &env, &input).await })).await
     }

@@ -29,6 +29,7 @@ use sutler_certs::{Identity, PeerCertificate, TrustDomain};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpSocket, TcpStream},
+    runtime::Handle,
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
     task::JoinHandle,
     time::{Instant, timeout},
@@ -69,10 +70,12 @@ pub enum NetError {
 pub struct Listener {
     socket: TcpListener,
     address: SocketAddr,
+    /// Who runs it.
+    runtime: Handle,
 }
 
 impl Listener {
-    /// Binds `address`; port 0 is any free port.
+    /// Binds `address`; port 0 is any free port. Whoever calls here runs what is served: see [`Threads`](super::Threads).
     pub fn bind(address: SocketAddr) -> Result<Listener, NetError> {
         let bind = || {
             let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
@@ -80,7 +83,7 @@ impl Listener {
             socket.set_reuseaddr(true)?;
             socket.bind(address)?;
             let socket = socket.listen(BACKLOG)?;
-            Ok(Listener { address: socket.local_addr()?, socket })
+            Ok(Listener { address: socket.local_addr()?, socket, runtime: Handle::current() })
         };
         bind().map_err(|source| NetError::Bind { address, source })
     }
@@ -107,7 +110,7 @@ impl Listener {
             phase: watched,
             shared,
         });
-        let task = tokio::spawn(port.accept(self.socket, alive));
+        let task = self.runtime.spawn(port.accept(self.socket, alive));
         Serving { address: self.address, phase, task, ended }
     }
 }

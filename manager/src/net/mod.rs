@@ -17,6 +17,7 @@
 //! - A caller is who its certificate says. Nothing in a call can say otherwise. Handlers find it as [`Peer`] among the
 //!   extensions of the request. Whether a certificate was revoked is *not* known here: handlers ask on every call.
 //! - Every status that leaves goes through the module `status`.
+//! - Operators are served by threads of their own, which a fleet that comes back does not keep busy: see [`Threads`].
 //! - No call and no connection can take the listener down; a panic in a handler is `INTERNAL` for its caller alone.
 
 mod answer;
@@ -33,6 +34,7 @@ mod routes;
 mod status;
 #[cfg(test)]
 mod tests;
+mod threads;
 
 pub use certificate::{CertificateKeeper, KeepError, keep_certificate};
 pub use descriptors::{Budget, raise_descriptor_limit};
@@ -41,6 +43,7 @@ pub use listener::{Listener, NetError, Serving, Shared};
 pub(crate) use methods::{Method, method};
 pub use routes::{AgentsPort, Handler, OperatorsPort, Route, Routes, Surface};
 pub(crate) use status::cut;
+pub use threads::Threads;
 
 use std::{net::SocketAddr, sync::Arc};
 use sutler_certs::{Identity, PeerCertificate};

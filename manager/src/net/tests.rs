@@ -171,6 +171,7 @@ struct Bed {
     keeper: CertificateKeeper,
     agents: Serving,
     operators: Serving,
+    _threads: Threads,
     _folder: tempfile::TempDir,
 }
 
@@ -195,8 +196,9 @@ fn bed(limits: Limits) -> Bed {
     let listen = || Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let agents =
         listen().serve(Arc::new(agents_tls.into()), AgentsPort::new(everything(), everything(), everything()), 2000, shared.clone());
-    let operators = listen().serve(Arc::new(operators_tls.into()), OperatorsPort::new(everything(), everything()), 100, shared);
-    Bed { ca, clock, world, metrics, shown, keeper, agents, operators, _folder: folder }
+    let threads = Threads::start("operators").unwrap();
+    let operators = threads.run(listen).serve(Arc::new(operators_tls.into()), OperatorsPort::new(everything(), everything()), 100, shared);
+    Bed { ca, clock, world, metrics, shown, keeper, agents, operators, _threads: threads, _folder: folder }
 }
 
 /// An HTTP/2 connection, as the generated clients take it.

@@ -148,9 +148,10 @@ impl v1::agent_service_server::AgentService for Services {
         let attempt = parsed(attempt)?;
         // The same answer for what is not stored, what is another client's, and what belongs to something else.
         let absent = || Status::not_found("there is no such content in this attempt");
+        let actor = format!("clients/{client}");
         let readable = self
             .app
-            .view("manager", "readable", (client.clone(), attempt.clone()), |tx, _env, (client, attempt)| {
+            .view(&actor, "readable", (client.clone(), attempt.clone()), |tx, _env, (client, attempt)| {
                 Box::pin(dispatch::readable(tx, client, attempt))
             })
             .await
@@ -162,7 +163,7 @@ impl v1::agent_service_server::AgentService for Services {
             closures.push((manifest, closure));
         }
         let of_delta: BTreeSet<Digest> = digests.iter().filter(|d| !closures.iter().any(|(_, c)| c.contains(d))).copied().collect();
-        if !self.are_of_deltas(closures.iter().map(|(manifest, _)| *manifest).collect(), &of_delta).await? {
+        if !self.are_of_deltas(&actor, closures.iter().map(|(manifest, _)| *manifest).collect(), &of_delta).await? {
             return Err(absent());
         }
         if !self.app.live.transfers.is_known() {
@@ -203,7 +204,7 @@ impl v1::agent_service_server::AgentService for Services {
         v.done()?;
         let (actor, wanted) = (format!("clients/{client}"), Wanted { client, attempt: parsed(attempt)?, old, new: parsed(new)? });
         // Asked first: a unit that writes has everybody else's writes behind it.
-        let looked = self.app.view("manager", "find_delta", wanted.clone(), |tx, env, wanted| Box::pin(deltas::find(tx, env, wanted)));
+        let looked = self.app.view(&actor, "find_delta", wanted.clone(), |tx, env, wanted| Box::pin(deltas::find(tx, env, wanted)));
         let mut found = looked.await.map_err(status)?;
         if matches!(found, Found::NotAsked(_)) {
             let asked = self.app.change(&actor, "ask_delta", wanted, |tx, env, wanted| Box::pin(deltas::find_or_ask(tx, env, wanted)));
@@ -342,13 +343,12 @@ impl Services {
     }
 
     /// Whether all of these belong to deltas to versions with these manifests.
-    async fn are_of_deltas(&self, manifests: Vec<Digest>, digests: &BTreeSet<Digest>) -> Result<bool, Status> {
+    async fn are_of_deltas(&self, actor: &str, manifests: Vec<Digest>, digests: &BTreeSet<Digest>) -> Result<bool, Status> {
         if digests.is_empty() {
             return Ok(true);
         }
-        let made = self
-            .app
-            .view("manager", "deltas_to", manifests, |tx, _env, manifests| Box::pin(async move { Ok(tx.deltas_to(manifests).await?) }));
+        let made =
+            self.app.view(actor, "deltas_to", manifests, |tx, _env, manifests| Box::pin(async move { Ok(tx.deltas_to(manifests).await?) }));
         let mut left = digests.clone();
         for delta in made.await.map_err(status)? {
             match self.app.content.load_delta(delta).await {

@@ -140,7 +140,8 @@ impl Services {
 
     /// What the database says of a certificate.
     async fn known_certificate(&self, key: &(Subject, String)) -> crate::app::Result<()> {
-        let check = self.app.view("manager", "check_certificate", key.clone(), |tx, _env, (subject, serial)| {
+        let actor = actor_of(&key.0);
+        let check = self.app.view(&actor, "check_certificate", key.clone(), |tx, _env, (subject, serial)| {
             Box::pin(enrolment::check_certificate(tx, subject, serial))
         });
         check.await
@@ -157,10 +158,7 @@ impl Services {
 
     /// Asks the database whether this certificate is still accepted, on every call.
     async fn accept(&self, subject: Subject, certificate: &PeerCertificate, address: SocketAddr) -> crate::app::Result<()> {
-        let actor = match &subject {
-            Subject::Client(id) => format!("clients/{id}"),
-            Subject::Operator(name) => format!("operators/{name}"),
-        };
+        let actor = actor_of(&subject);
         let key = (subject, certificate.serial.to_string());
         let mut checked = self.known_certificate(&key).await;
         if let Err(AppError::Unauthenticated { reason: UNKNOWN_CERTIFICATE | CLIENT_REMOVED, .. }) = &checked
@@ -198,6 +196,14 @@ impl Services {
             }
             other => other,
         }
+    }
+}
+
+/// As what a certificate's subject stands in the audit log.
+fn actor_of(subject: &Subject) -> String {
+    match subject {
+        Subject::Client(id) => format!("clients/{id}"),
+        Subject::Operator(name) => format!("operators/{name}"),
     }
 }
 

@@ -127,10 +127,13 @@ impl Default for Options {
                 std::process::abort();
             }),
             max_bytes: None,
-            connections: 8,
+            connections: CONNECTIONS,
         }
     }
 }
+
+/// How many connections read at the same time, unless an option says otherwise.
+pub const CONNECTIONS: u32 = 8;
 
 /// Which database it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -58,6 +58,20 @@ async fn an_agent_can_neither_enrol_nor_do_what_operators_do() {
 }
 
 #[tokio::test]
+async fn an_operator_is_answered_while_all_that_serve_agents_are_busy() {
+    let bed = bed(Limits::default());
+    let (address, config) = (bed.operators.address(), bed.operator_config());
+    let (answer, answered) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let asked = async { Channel::open(address, config).await.unwrap().operator().get_self(GetSelfRequest {}).await.is_ok() };
+        answer.send(runtime.block_on(asked))
+    });
+    // Of this test's runtime, which serves the agents' port, the only thread does nothing but wait here.
+    assert_eq!(answered.recv_timeout(PATIENCE), Ok(true));
+}
+
+#[tokio::test]
 async fn an_open_stream_ends_with_the_certificate_of_whoever_opened_it() {
     let bed = bed(Limits::default());
     let config = bed.agent_config("0123456789abcdef");
