@@ -1,7 +1,7 @@
 //! Policies: made, changed, previewed, applied; and what they do when a client is new or its inventory changes.
 
 use super::{
-    AppError, Env, Result, conditions,
+    App, AppError, Env, Result, Who, conditions,
     conditions::Asked,
     destinations,
     destinations::{Ahead, Move},
@@ -328,33 +328,155 @@ pub async fn preview(tx: &mut dyn Tx, env: &Env, what: &Preview, page: &Page) ->
     Ok((out, next))
 }
 
-/// Registers the clients that exist already and match. Gives back how many match, and how many of them were added.
-pub async fn apply(tx: &mut dyn Tx, env: &Env, name: &PolicyName) -> Result<(i32, i32)> {
-    let policy = load(tx, name).await?;
-    let group = tx.groups_by_uid(std::slice::from_ref(&policy.group)).await?.pop();
-    let group = group.ok_or_else(|| AppError::Bug("a policy without its group".into()))?;
-    let condition = compile(tx, env, &group, &policy.condition).await?;
-    let (mut matched, mut added) = (0, 0);
-    let mut page = Page { after: None, limit: 500 };
-    loop {
-        let rows = tx.list_clients_in(&page, ClientState::Active).await?;
-        let full = rows.len() == 500;
-        let subjects = inventory::subjects(tx, &rows, condition.uses_packages()).await?;
-        page.after = rows.last().map(|c| c.id.to_string());
-        let meant: Vec<Client> = rows
-            .into_iter()
-            .zip(subjects)
-            .filter(|(c, subject)| decide(&policy, &condition, c, subject, Event::Apply) == Verdict::Join)
-            .map(|(client, _)| client)
-            .collect();
-        matched += meant.len() as i32;
-        added += register(tx, env, &policy, &group, &meant).await? as i32;
-        if !full {
-            break;
+/// What applying a policy came to.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Applied {
+    /// The policy.
+    pub policy: PolicyName,
+    /// How many clients match.
+    pub matched: usize,
+    /// How many of them were added.
+    pub added: usize,
+}
+
+/// Who matches policies, as these were when the clients were read.
+#[derive(Debug)]
+pub struct Found {
+    looking: Arc<Vec<Looking>>,
+    /// Of each policy, in their order.
+    clients: Vec<Vec<ClientId>>,
+}
+
+impl Found {
+    fn of(looking: Vec<Looking>) -> Found {
+        Found { clients: vec![Vec::new(); looking.len()], looking: Arc::new(looking) }
+    }
+
+    /// The clients of which packages are loaded are read in smaller pages.
+    fn page(&self) -> (Page, bool) {
+        let packages = self.looking.iter().any(|(_, condition)| condition.uses_packages());
+        (Page { after: None, limit: if packages { inventory::TOGETHER } else { 500 } }, packages)
+    }
+
+    /// Shows clients to all of the policies: on a thread for that, since many conditions of many clients take their time.
+    async fn show(&self, clients: Vec<(Client, Subject)>) -> Result<Vec<Vec<ClientId>>> {
+        let looking = self.looking.clone();
+        let shown = tokio::task::spawn_blocking(move || {
+            let who = |(policy, condition): &Looking| {
+                let joins =
+                    |(client, subject): &&(Client, Subject)| decide(policy, condition, client, subject, Event::Apply) == Verdict::Join;
+                clients.iter().filter(joins).map(|(client, _)| client.id.clone()).collect()
+            };
+            looking.iter().map(who).collect()
+        });
+        shown.await.map_err(|e| AppError::Bug(format!("policies could not be decided: {e}")))
+    }
+
+    fn add(&mut self, page: Vec<Vec<ClientId>>) -> Result<()> {
+        self.clients.iter_mut().zip(page).for_each(|(all, more)| all.extend(more));
+        let matches: usize = self.clients.iter().map(Vec::len).sum();
+        match matches > limits::APPLY_MATCHES_MAX {
+            true => {
+                let most = limits::APPLY_MATCHES_MAX;
+                let why = format!(
+                    "these {} policies match more than {most} times, too many for one change; apply fewer at once",
+                    self.looking.len()
+                );
+                Err(AppError::state("policies", "TOO_MANY_MATCHES", why))
+            }
+            false => Ok(()),
         }
     }
-    env.audit(tx, "apply_policy", format!("policies/{name}"), format!("{matched} match, {added} added")).await?;
-    Ok((matched, added))
+}
+
+/// The policies of these names with their conditions.
+async fn looking_of(tx: &mut dyn Tx, env: &Env, names: &[PolicyName]) -> Result<Vec<Looking>> {
+    let mut looking = Vec::with_capacity(names.len());
+    for name in names {
+        let policy = load(tx, name).await?;
+        let group = tx.groups_by_uid(std::slice::from_ref(&policy.group)).await?.pop();
+        let group = group.ok_or_else(|| AppError::Bug("a policy without its group".into()))?;
+        let condition = compile(tx, env, &group, &policy.condition).await?;
+        looking.push((policy, condition));
+    }
+    Ok(looking)
+}
+
+/// A page of the clients that policies may register, as conditions see them.
+async fn active(tx: &mut dyn Tx, page: &Page, packages: bool) -> Result<Vec<(Client, Subject)>> {
+    let rows = tx.list_clients_in(page, ClientState::Active).await?;
+    let subjects = inventory::subjects(tx, &rows, packages).await?;
+    Ok(rows.into_iter().zip(subjects).collect())
+}
+
+/// Finds who matches policies that are to be applied, page by page: nobody's change has to wait for it. [`apply`] looks again at whom it
+/// registers.
+pub async fn find(app: &App, who: &Who, names: &[PolicyName]) -> Result<Found> {
+    let looking = app.view(who.clone(), "apply_policies", names.to_vec(), |tx, env, names| Box::pin(looking_of(tx, env, names))).await?;
+    let mut found = Found::of(looking);
+    let (first, packages) = found.page();
+    let read = |page: Page| app.view(who.clone(), "apply_policies", page, move |tx, _, page| Box::pin(active(tx, page, packages)));
+    let mut rows = read(first.clone()).await?;
+    while let Some((last, _)) = rows.last() {
+        let next = Page { after: Some(last.id.to_string()), ..first.clone() };
+        let (decided, following) = tokio::try_join!(found.show(rows), read(next))?;
+        found.add(decided)?;
+        rows = following;
+    }
+    Ok(found)
+}
+
+/// The same within a unit of work.
+async fn find_within(tx: &mut dyn Tx, env: &Env, names: &[PolicyName]) -> Result<Found> {
+    let mut found = Found::of(looking_of(tx, env, names).await?);
+    let (mut page, packages) = found.page();
+    loop {
+        let rows = active(tx, &page, packages).await?;
+        let Some((last, _)) = rows.last() else { return Ok(found) };
+        page.after = Some(last.id.to_string());
+        found.add(found.show(rows).await?)?;
+    }
+}
+
+/// Applies policies in a unit of work that nobody has read ahead for.
+pub async fn apply_within(tx: &mut dyn Tx, env: &Env, names: &[PolicyName]) -> Result<Vec<Applied>> {
+    let found = find_within(tx, env, names).await?;
+    apply(tx, env, &found).await
+}
+
+/// Registers clients that were found to match, where they still do.
+///
+/// # Errors
+///
+/// [`AppError::Stale`] when one of the policies is another one than clients were shown to.
+pub async fn apply(tx: &mut dyn Tx, env: &Env, found: &Found) -> Result<Vec<Applied>> {
+    let uids: BTreeSet<Uid> = found.looking.iter().map(|(policy, _)| policy.group.clone()).collect();
+    let groups = tx.lock_groups(&uids.into_iter().collect::<Vec<_>>()).await?;
+    let mut all = Vec::with_capacity(found.looking.len());
+    for ((shown, _), ids) in found.looking.iter().zip(&found.clients) {
+        let policy = load(tx, &shown.name).await?;
+        if (&policy.uid, policy.change) != (&shown.uid, shown.change) {
+            return Err(AppError::Stale(format!("policies/{}", policy.name)));
+        }
+        let group = groups.iter().find(|group| group.uid == policy.group);
+        let group = group.ok_or_else(|| AppError::Bug("a policy without its group".into()))?;
+        let condition = compile(tx, env, group, &policy.condition).await?;
+        let mut applied = Applied { policy: policy.name.clone(), matched: 0, added: 0 };
+        let together = if condition.uses_packages() { inventory::TOGETHER as usize } else { 500 };
+        for ids in ids.chunks(together) {
+            let mut rows = tx.clients(ids).await?;
+            rows.retain(|client| client.state == ClientState::Active);
+            let subjects = inventory::subjects(tx, &rows, condition.uses_packages()).await?;
+            let still = |(client, subject): &(Client, Subject)| decide(&policy, &condition, client, subject, Event::Apply) == Verdict::Join;
+            let meant: Vec<Client> = rows.into_iter().zip(subjects).filter(still).map(|(client, _)| client).collect();
+            applied.matched += meant.len();
+            applied.added += register(tx, env, &policy, group, &meant).await?;
+        }
+        let said = format!("{} match, {} added", applied.matched, applied.added);
+        env.audit(tx, "apply_policies", format!("policies/{}", policy.name), said).await?;
+        all.push(applied);
+    }
+    Ok(all)
 }
 
 /// Puts clients into the policy's group, those left out that an operator took out of it.
@@ -431,3 +553,7 @@ fn is_of(membership: &Membership, policy: &Policy) -> bool {
 pub fn may_join(group: &Group) -> bool {
     !group.restricted && group.join_mode != JoinMode::Closed
 }
+
+#[cfg(test)]
+#[path = "policies_tests.rs"]
+mod tests;

@@ -190,11 +190,12 @@ pub enum PolicyCommand {
     },
     /// Register the clients that exist already and match
     #[command(after_help = "Examples:
-  sutler policy apply all-linux")]
+  sutler policy apply all-linux
+  sutler policy apply all-linux berlin")]
     Apply {
-        /// The policy
-        #[arg(value_parser = names::policy)]
-        name: String,
+        /// The policies; every client is looked at once for all of them
+        #[arg(value_parser = names::policy, required = true, value_name = "NAME")]
+        names: Vec<String>,
         /// Confirms how many clients that reaches
         #[command(flatten)]
         confirm: ConfirmArg,
@@ -291,10 +292,13 @@ pub async fn run(command: PolicyCommand, session: &Session) -> Result<u8, CliErr
             output::list(&clients, output.format)?;
             session.tell(&format!("{matching} of {seen} clients match, {joining} would join"));
         }
-        PolicyCommand::Apply { name, confirm } => {
-            let request = v1::ApplyPolicyRequest { name: name.clone(), request_id: request_id()?, confirm: confirm.confirm };
-            let answer = call!(session, policies.apply_policy(request), "apply the policy {}", names::short(&name))?;
-            session.done(&name, &format!("{} clients match, {} added", answer.matched, answer.added))?;
+        PolicyCommand::Apply { names, confirm } => {
+            let request = v1::ApplyPoliciesRequest { names: names.clone(), request_id: request_id()?, confirm: confirm.confirm };
+            let short: Vec<&str> = names.iter().map(|name| names::short(name)).collect();
+            let answer = call!(session, policies.apply_policies(request), "apply the policies {}", short.join(", "))?;
+            for applied in answer.policies {
+                session.done(&applied.policy, &format!("{} clients match, {} added", applied.matched, applied.added))?;
+            }
         }
     }
     Ok(0)

@@ -103,7 +103,7 @@ fn change(method: &str, request: &[u8]) -> Result<Change, AppError> {
         }
         "PolicyService/CreatePolicy" => Change::CreatePolicy(policies::create(&read(request)?)?),
         "PolicyService/UpdatePolicy" => Change::UpdatePolicy(policies::update(read(request)?)?),
-        "PolicyService/ApplyPolicy" => Change::ApplyPolicy(policies::named(&read::<v1::ApplyPolicyRequest>(request)?.name)?),
+        "PolicyService/ApplyPolicies" => Change::ApplyPolicies(policies::to_apply(&read(request)?)?),
         "ClientService/SetLabels" => Change::SetLabels(clients::label_changes(&read(request)?)?),
         "ClientService/ApproveClients" => Change::ApproveClients(clients::approve(read(request)?)?),
         "ConfigurationService/ApplyConfiguration" => Change::Apply(Box::new(configuration::apply(&read(request)?)?)),

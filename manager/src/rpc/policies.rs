@@ -26,9 +26,22 @@ pub(super) fn create(r: &v1::CreatePolicyRequest) -> Result<policies::Create, Ap
     Ok(policies::Create { name, group, trigger, condition, applies_to, on_mismatch, description })
 }
 
-/// The policy of this name.
-pub(super) fn named(name: &str) -> Result<PolicyName, AppError> {
-    policy_name(name).map_err(|e| AppError::invalid("name", e))
+/// The policies that are to be applied.
+pub(super) fn to_apply(r: &v1::ApplyPoliciesRequest) -> Result<Vec<PolicyName>, AppError> {
+    let mut v = Violations::default();
+    if r.names.is_empty() || r.names.len() > limits::APPLY_MAX {
+        v.add("names", format!("{} policies are named; 1 to {} can be applied at once", r.names.len(), limits::APPLY_MAX));
+    }
+    let mut names = Vec::with_capacity(r.names.len().min(limits::APPLY_MAX));
+    for (n, name) in r.names.iter().take(limits::APPLY_MAX).enumerate() {
+        let field = format!("names[{n}]");
+        match v.take(&field, policy_name(name)) {
+            Some(name) if names.contains(&name) => v.add(&field, format!("policies/{name} is named twice")),
+            name => names.extend(name),
+        }
+    }
+    v.done()?;
+    Ok(names)
 }
 
 /// What changes a policy.
@@ -160,20 +173,29 @@ impl v1::policy_service_server::PolicyService for Services {
         Ok(Response::new(v1::PreviewPolicyResponse { clients, next_page_token: next.unwrap_or_default() }))
     }
 
-    async fn apply_policy(&self, request: Request<v1::ApplyPolicyRequest>) -> Result<Response<v1::ApplyPolicyResponse>, Status> {
+    async fn apply_policies(&self, request: Request<v1::ApplyPoliciesRequest>) -> Result<Response<v1::ApplyPoliciesResponse>, Status> {
         let operator = self.operator(&request)?;
         let r = request.into_inner();
-        let (caller, body) = caller(&operator, &r.request_id, "ApplyPolicy", &r)?;
-        let kept = v1::ApplyPolicyRequest { request_id: String::new(), confirm: 0, ..r.clone() };
-        let caller = watched(caller, r.confirm, "PolicyService/ApplyPolicy", &kept)?;
-        let name = named(&r.name)?;
+        let (caller, body) = caller(&operator, &r.request_id, "ApplyPolicies", &r)?;
+        let kept = v1::ApplyPoliciesRequest { request_id: String::new(), confirm: 0, ..r.clone() };
+        let caller = watched(caller, r.confirm, "PolicyService/ApplyPolicies", &kept)?;
+        let names = to_apply(&r)?;
+        let found = match policies::find(&self.app, &caller.who, &names).await {
+            Ok(found) => Some(found),
+            // Refused where it is seen whether this was asked, and answered, before.
+            Err(AppError::NotFound { .. } | AppError::Invalid(_)) => None,
+            Err(error) => return Err(status(error)),
+        };
         let answer = self.app.mutate(
             &caller,
-            "apply_policy",
+            "apply_policies",
             body,
-            name,
-            |tx, env, n| Box::pin(policies::apply(tx, env, n)),
-            |(m, a)| v1::ApplyPolicyResponse { matched: m, added: a },
+            (names, found),
+            |tx, env, (names, found)| match found {
+                Some(found) => Box::pin(policies::apply(tx, env, found)),
+                None => Box::pin(policies::apply_within(tx, env, names)),
+            },
+            |applied| v1::ApplyPoliciesResponse { policies: applied.into_iter().map(shown::applied_policy).collect() },
         );
         answer.await.map(Response::new).map_err(status)
     }

@@ -100,6 +100,11 @@ pub(super) fn membership(m: &Membership, group: String, source_name: String) -> 
     }
 }
 
+pub(super) fn applied_policy(applied: policies::Applied) -> v1::AppliedPolicy {
+    let count = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
+    v1::AppliedPolicy { policy: format!("policies/{}", applied.policy), matched: count(applied.matched), added: count(applied.added) }
+}
+
 pub(super) fn policy((p, group): policies::Named) -> v1::Policy {
     v1::Policy {
         name: format!("policies/{}", p.name),

@@ -115,6 +115,10 @@ pub const DIGESTS_MAX: usize = 8192;
 pub const PAGE_MAX: u32 = 1000;
 /// See [`PAGE_MAX`].
 pub const PAGE_DEFAULT: u32 = 100;
+/// The most policies that one change applies.
+pub const APPLY_MAX: usize = 100;
+/// The most matches of the policies that one change applies, all counted: so many are kept in memory until they are registered.
+pub const APPLY_MATCHES_MAX: usize = 2_000_000;
 /// The longest text of a condition (bytes).
 pub const CONDITION_MAX: usize = 2048;
 /// The most addresses of a client's higher system.

@@ -299,6 +299,34 @@ fn a_policy_can_be_previewed_and_applied_to_clients_that_exist_already() {
 }
 
 #[test]
+fn several_policies_are_applied_in_one_change_and_none_of_them_if_one_can_not_be() {
+    let manager = Manager::start();
+    let cli = manager.cli();
+    let agents = [Agent::enrolled("one", &manager), Agent::enrolled("two", &manager)];
+    for (agent, site) in agents.iter().zip(["berlin", "paris"]) {
+        cli.ok(&format!("client label set {} site={site}", agent.id()));
+    }
+    let [one, two] = agents.each_ref().map(Agent::id);
+    for site in ["berlin", "paris", "rome"] {
+        cli.ok(&format!("group create {site}"));
+        cli.ok(&format!("policy create {site} --group {site} --trigger new-client --when 'labels.site == \"{site}\"'"));
+    }
+    cli.fails(1, "policy apply berlin nowhere paris").says(&["nowhere"]);
+    wait_for_members(&cli, "berlin", &[]);
+    let said = cli.ok("policy apply rome paris berlin");
+    let said: Vec<&str> = said.lines().collect();
+    assert_eq!(said.len(), 3, "{said:?}");
+    for (line, (name, did)) in
+        said.iter().zip([("rome", "0 clients match, 0"), ("paris", "1 clients match, 1"), ("berlin", "1 clients match, 1")])
+    {
+        assert!(line.contains(&format!("policies/{name}")) && line.contains(did), "{line}");
+    }
+    wait_for_members(&cli, "berlin", &[(&one, "POLICY")]);
+    wait_for_members(&cli, "paris", &[(&two, "POLICY")]);
+    wait_for_members(&cli, "rome", &[]);
+}
+
+#[test]
 fn an_inventory_policy_follows_labels_and_removes_who_no_longer_matches_if_it_says_so() {
     let manager = Manager::start();
     let cli = manager.cli();

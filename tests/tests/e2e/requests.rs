@@ -104,8 +104,8 @@ fn every_mutation_may_be_sent_twice_also_across_a_restart() {
     twice!(t, policy_service_client::PolicyServiceClient, create_policy, "CreatePolicy", policy, |r| r.description = "x".into());
     let update = v1::UpdatePolicyRequest { name: name("policies/all"), description: Some("d".into()), ..Default::default() };
     twice!(t, policy_service_client::PolicyServiceClient, update_policy, "UpdatePolicy", update, |r| r.description = None);
-    let apply = v1::ApplyPolicyRequest { name: name("policies/all"), ..Default::default() };
-    twice!(t, policy_service_client::PolicyServiceClient, apply_policy, "ApplyPolicy", apply, |r| r.name = "policies/b".into());
+    let apply = v1::ApplyPoliciesRequest { names: vec![name("policies/all")], ..Default::default() };
+    twice!(t, policy_service_client::PolicyServiceClient, apply_policies, "ApplyPolicies", apply, |r| r.names = vec!["policies/b".into()]);
     let delete = v1::DeletePolicyRequest { name: name("policies/all"), ..Default::default() };
     twice!(t, policy_service_client::PolicyServiceClient, delete_policy, "DeletePolicy", delete, |r| r.name = "policies/b".into());
     // Questions.

@@ -216,12 +216,12 @@ impl Case {
                 }
             }
             Op::Apply(policy) => {
-                let request = v1::ApplyPolicyRequest { name: format!("policies/policy-{policy}"), ..Default::default() };
-                let applied = order!(self.policies.apply_policy(request));
+                let request = v1::ApplyPoliciesRequest { names: vec![format!("policies/policy-{policy}")], ..Default::default() };
+                let applied = order!(self.policies.apply_policies(request));
                 if !self.expected.policies.contains_key(policy) {
                     return refused("a policy that is not there", Code::NotFound, applied);
                 }
-                let applied = ok("applying a policy", applied);
+                let applied = ok("applying a policy", applied).policies.remove(0);
                 assert_eq!((applied.matched, applied.added), self.expected.apply(*policy), "matched and added by policy-{policy}");
             }
             Op::CancelJob(job) => self.cancel_job(*job),

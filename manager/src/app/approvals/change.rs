@@ -26,8 +26,8 @@ pub enum Change {
     CreatePolicy(policies::Create),
     /// A policy is changed.
     UpdatePolicy(policies::Update),
-    /// A policy is applied.
-    ApplyPolicy(PolicyName),
+    /// Policies are applied.
+    ApplyPolicies(Vec<PolicyName>),
     /// Labels are set, by which policies and jobs go.
     SetLabels(Vec<clients::LabelChange>),
     /// Clients are let in.
@@ -68,7 +68,10 @@ impl Change {
             Change::DeleteGroup(name, _) => format!("delete groups/{name}"),
             Change::CreatePolicy(create) => format!("make policies/{} on groups/{}", create.name, create.group),
             Change::UpdatePolicy(update) => format!("change policies/{}", update.name),
-            Change::ApplyPolicy(name) => format!("apply policies/{name}"),
+            Change::ApplyPolicies(names) => match &names[..] {
+                [name] => format!("apply policies/{name}"),
+                names => format!("apply {} policies, policies/{} the first of them", names.len(), names[0]),
+            },
             Change::SetLabels(changes) => format!("set labels of {} clients", changes.len()),
             Change::ApproveClients(approve) => match approve {
                 clients::Approve::Named(ids) => format!("let {} clients in", ids.len()),
@@ -82,12 +85,19 @@ impl Change {
     /// What it is about, as that is now: whoever agrees to a change agrees to it on this.
     pub async fn subject(&self, tx: &mut dyn Tx) -> Result<String> {
         let of_group = async |tx: &mut dyn Tx, name: &GroupName| Ok::<_, AppError>(tx.group(name).await?.map(|g| g.uid.to_string()));
+        let of_policy =
+            async |tx: &mut dyn Tx, name: &PolicyName| Ok::<_, AppError>(tx.policy(name).await?.map(|p| format!("{}/{}", p.uid, p.change)));
         let found = match self {
             Change::AddMembers(add) => of_group(tx, &add.name).await?,
             Change::RemoveMembers(name, _) | Change::DeleteGroup(name, _) => of_group(tx, name).await?,
             Change::CreatePolicy(create) => of_group(tx, &create.group).await?,
-            Change::UpdatePolicy(policies::Update { name, .. }) | Change::ApplyPolicy(name) => {
-                tx.policy(name).await?.map(|p| format!("{}/{}", p.uid, p.change))
+            Change::UpdatePolicy(policies::Update { name, .. }) => of_policy(tx, name).await?,
+            Change::ApplyPolicies(names) => {
+                let mut all = Vec::with_capacity(names.len());
+                for name in names {
+                    all.push(of_policy(tx, name).await?.unwrap_or_default());
+                }
+                Some(all.join(" "))
             }
             Change::SetLabels(_) | Change::ApproveClients(_) | Change::Apply(_) => None,
             Change::Start(_) | Change::Update(_) | Change::Retry(_) | Change::Rollback(_) => match self.job() {
@@ -121,7 +131,7 @@ impl Change {
             Change::DeleteGroup(name, force) => drop(groups::delete(tx, env, name, *force).await?),
             Change::CreatePolicy(create) => drop(policies::create(tx, env, create).await?),
             Change::UpdatePolicy(update) => drop(policies::update(tx, env, update).await?),
-            Change::ApplyPolicy(name) => drop(policies::apply(tx, env, name).await?),
+            Change::ApplyPolicies(names) => drop(policies::apply_within(tx, env, names).await?),
             Change::SetLabels(changes) => drop(clients::set_labels(tx, env, changes).await?),
             Change::ApproveClients(approve) => drop(clients::approve(tx, env, approve).await?),
             Change::Apply(apply) => drop(configuration::apply(tx, env, apply).await?),

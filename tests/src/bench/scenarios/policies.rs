@@ -34,12 +34,10 @@ fn run(run: &mut Run) {
     create(&api, policies);
     let cpu = measure::cpu(&[manager.pid()]);
     let begin = Instant::now();
-    let mut added = 0;
-    for n in 0..policies {
-        let request = v1::ApplyPolicyRequest { name: format!("policies/p{n}"), ..Default::default() };
-        let answer = api_call!(api, policy_service_client::PolicyServiceClient, apply_policy(request)).expect("it can be applied");
-        added += answer.added as u64;
-    }
+    let names = (0..policies).map(|n| format!("policies/p{n}")).collect();
+    let request = v1::ApplyPoliciesRequest { names, ..Default::default() };
+    let answer = api_call!(api, policy_service_client::PolicyServiceClient, apply_policies(request)).expect("they can be applied");
+    let added: u64 = answer.policies.iter().map(|applied| applied.added as u64).sum();
     let applied = begin.elapsed();
     let cpu = measure::cpu(&[manager.pid()]) - cpu;
     assert_eq!(added, policies * clients / 100, "every policy adds every hundredth client");

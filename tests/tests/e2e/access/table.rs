@@ -52,7 +52,7 @@ const TABLE: &[Row] = &[
     ("PolicyService/UpdatePolicy", Kind::Operator, &[Deployer], Scope::Unscoped, Invalid),
     ("PolicyService/DeletePolicy", Kind::Operator, &[Deployer], Scope::Unscoped, Invalid),
     ("PolicyService/PreviewPolicy", Kind::Operator, READERS, Scope::Any, Invalid),
-    ("PolicyService/ApplyPolicy", Kind::Operator, &[Deployer], Scope::Unscoped, Invalid),
+    ("PolicyService/ApplyPolicies", Kind::Operator, &[Deployer], Scope::Unscoped, Invalid),
     ("QuestionService/CreateQuestion", Kind::Operator, &[Deployer], Scope::Unscoped, Invalid),
     ("QuestionService/GetQuestion", Kind::Operator, READERS, Scope::Any, Invalid),
     ("QuestionService/ListQuestions", Kind::Operator, READERS, Scope::Any, Fine),
