@@ -148,6 +148,14 @@ impl Error {
             source => Error::Store { what: format!("read the object {digest}"), source },
         }
     }
+
+    /// The same of what the system said of a file.
+    pub(crate) fn of_read(digest: Digest, source: std::io::Error) -> Error {
+        match source.kind() {
+            std::io::ErrorKind::NotFound => Error::Missing(digest),
+            _ => Error::of_get(digest, object_store::Error::Generic { store: "folder", source: source.into() }),
+        }
+    }
 }
 
 /// The number that Unix gives to an input/output error of a device.

@@ -6,11 +6,12 @@ use crate::{
     recent::Recent,
 };
 use bytes::{BufMut, Bytes, BytesMut};
-use futures_util::{StreamExt, TryStreamExt, stream};
+use futures_util::{Stream, StreamExt, TryStreamExt, future, stream};
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, PutPayload, local::LocalFileSystem, path::Path as Key};
 use std::{
     collections::HashSet,
     fmt,
+    io::Read,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -52,6 +53,8 @@ impl fmt::Display for Kind {
 const INLINE: usize = 512 << 10;
 /// The objects that are looked at or written at the same time for one caller.
 const AT_ONCE: usize = 32;
+/// The objects that are read from a folder in one go, and so at least in memory for whoever takes them one by one.
+const READ_TOGETHER: usize = 8;
 /// The bytes of checked objects that are kept for the next reader.
 const RECENT_BYTES: usize = 64 << 20;
 /// The bytes of closures that are kept.
@@ -315,29 +318,75 @@ impl Content {
         }
     }
 
+    /// Objects in this order, each like [`Content::get_encoded`]; they are read ahead of whoever takes them, a few at a time.
+    pub fn get_all_encoded<'a>(&'a self, digests: &'a [Digest], kind: Kind) -> impl Stream<Item = Result<(Encoding, Bytes), Error>> + Send {
+        let together = digests.chunks(READ_TOGETHER).map(move |digests| self.get_together(digests, kind));
+        // One of them is being taken, the next one read.
+        stream::iter(together).buffered(2).flat_map(stream::iter)
+    }
+
+    async fn get_together(&self, digests: &[Digest], kind: Kind) -> Vec<Result<(Encoding, Bytes), Error>> {
+        let recent: Vec<Option<(Encoding, Bytes)>> = {
+            let mut recent = locked(&self.recent);
+            digests.iter().map(|digest| recent.get(digest)).collect()
+        };
+        let lacking: Vec<Digest> = digests.iter().zip(&recent).filter(|(_, found)| found.is_none()).map(|(digest, _)| *digest).collect();
+        let mut read = self.read_together(&lacking, kind).await.into_iter();
+        let one = |(digest, recent): (&Digest, Option<(Encoding, Bytes)>)| match recent {
+            Some(found) => Ok(found),
+            None => {
+                let (encoding, payload, _) = read.next().unwrap_or(Err(Error::Missing(*digest)))?;
+                self.remember(*digest, encoding, payload.clone());
+                Ok((encoding, payload))
+            }
+        };
+        digests.iter().zip(recent).map(one).collect()
+    }
+
     /// Reads and checks `digest`: its encoding, its bytes as they are stored, and uncompressed.
     pub(crate) async fn read(&self, digest: Digest, kind: Kind) -> Result<(Encoding, Bytes, Bytes), Error> {
+        self.read_together(&[digest], kind).await.pop().unwrap_or(Err(Error::Missing(digest)))
+    }
+
+    /// The same of several, in their order. From a folder they are read on one thread in one go: to go there and back for each of them
+    /// costs more than to read it.
+    async fn read_together(&self, digests: &[Digest], kind: Kind) -> Vec<Result<(Encoding, Bytes, Bytes), Error>> {
+        let read = match &self.folder {
+            _ if digests.is_empty() => vec![],
+            Some(folder) => {
+                let files: Vec<(Digest, PathBuf)> = digests.iter().map(|d| (*d, folder.join(self.key(d).as_ref()))).collect();
+                let all = move || files.into_iter().map(|(digest, path)| read_file(digest, kind, &path)).collect();
+                match tokio::task::spawn_blocking(all).await {
+                    Ok(read) => read,
+                    Err(e) => {
+                        let why = e.to_string();
+                        digests.iter().map(|digest| Err(Error::of_read(*digest, std::io::Error::other(why.clone())))).collect()
+                    }
+                }
+            }
+            None => future::join_all(digests.iter().map(|digest| self.read_stored(*digest, kind))).await,
+        };
+        for (digest, read) in digests.iter().zip(&read) {
+            if let Err(Error::Damaged { why, .. }) = read {
+                let mut damaged = locked(&self.damaged);
+                if damaged.len() < DAMAGED_MAX && damaged.insert(*digest) {
+                    tracing::error!(%digest, %why, "a stored object is damaged");
+                }
+            }
+        }
+        read
+    }
+
+    /// Reads and checks an object of a store that is no folder.
+    async fn read_stored(&self, digest: Digest, kind: Kind) -> Result<(Encoding, Bytes, Bytes), Error> {
         let mut found = self.store.get(&self.key(&digest)).await.map_err(|e| Error::of_get(digest, e));
         if matches!(found, Err(Error::Missing(_))) && self.put_back(&digest).await? {
             found = self.store.get(&self.key(&digest)).await.map_err(|e| Error::of_get(digest, e));
         }
-        let read = match found {
-            Ok(found) if found.meta.size > kind.limit() as u64 + 1 => {
-                Err(Error::Damaged { digest, why: format!("{} bytes are stored, too many for a {kind}", found.meta.size) })
-            }
-            Ok(found) => match found.bytes().await.map_err(|e| Error::of_get(digest, e)) {
-                Ok(stored) => worked(kind.limit(), move || open(digest, kind, stored)).await?,
-                Err(e) => Err(e),
-            },
-            Err(e) => Err(e),
-        };
-        if let Err(Error::Damaged { why, .. }) = &read {
-            let mut damaged = locked(&self.damaged);
-            if damaged.len() < DAMAGED_MAX && damaged.insert(digest) {
-                tracing::error!(%digest, %why, "a stored object is damaged");
-            }
-        }
-        read
+        let found = found?;
+        fits(digest, kind, found.meta.size)?;
+        let stored = found.bytes().await.map_err(|e| Error::of_get(digest, e))?;
+        worked(kind.limit(), move || open(digest, kind, stored)).await?
     }
 
     /// Whether an object was found damaged, and has not been stored again since.
@@ -447,6 +496,25 @@ fn check(digest: Digest, kind: Kind, raw: &[u8]) -> Result<(), Error> {
     }
     let actual = Digest::of(raw);
     if actual == digest { Ok(()) } else { Err(Error::Mismatch { expected: digest, actual }) }
+}
+
+/// Reads and checks an object that lies in a file.
+fn read_file(digest: Digest, kind: Kind, path: &Path) -> Result<(Encoding, Bytes, Bytes), Error> {
+    let failed = |e| Error::of_read(digest, e);
+    let file = std::fs::File::open(path).map_err(failed)?;
+    let size = file.metadata().map_err(failed)?.len();
+    fits(digest, kind, size)?;
+    let mut stored = Vec::with_capacity(size as usize);
+    file.take(size).read_to_end(&mut stored).map_err(failed)?;
+    open(digest, kind, stored.into())
+}
+
+/// Refuses what is stored with more bytes than an object of this kind can have.
+fn fits(digest: Digest, kind: Kind, size: u64) -> Result<(), Error> {
+    match size > kind.limit() as u64 + 1 {
+        true => Err(Error::Damaged { digest, why: format!("{size} bytes are stored, too many for a {kind}") }),
+        false => Ok(()),
+    }
 }
 
 /// The encoding, the payload and the uncompressed bytes of a stored object, checked.

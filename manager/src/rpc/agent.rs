@@ -20,7 +20,7 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, stream};
 use std::{
     collections::{BTreeMap, BTreeSet},
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll, ready},
     time::Duration,
@@ -393,7 +393,9 @@ impl Services {
         sender: &mpsc::Sender<Result<v1::ReadChunksResponse, Status>>,
     ) -> Result<(), Status> {
         let (mut parts, mut size) = (Vec::new(), 0);
-        for (index, digest) in digests.into_iter().enumerate() {
+        // A chunk list or manifest may be larger than a chunk; what it is was checked when it was stored.
+        let mut objects = pin!(self.app.content.get_all_encoded(&digests, Kind::Document));
+        for (index, digest) in digests.iter().copied().enumerate() {
             if let Some(state) = self.app.live.state(client).filter(|state| *state != ClientState::Active) {
                 return Err(status(dispatch::not_active(client, Some(state))));
             }
@@ -401,8 +403,8 @@ impl Services {
             if !self.app.live.knows_access(self.app.settings.limits.revocations) {
                 return Err(status(StoreError::Unavailable("who may still read can't be read; try again".into()).into()));
             }
-            // A chunk list or manifest may be larger than a chunk; what it is was checked when it was stored.
-            let (encoding, mut data) = match self.app.content.get_encoded(digest, Kind::Document).await {
+            let found = objects.next().await.unwrap_or(Err(ContentError::Missing(digest)));
+            let (encoding, mut data) = match found {
                 Ok(found) => found,
                 // Nothing waits until it is mended: chunks will do.
                 Err(ContentError::Missing(_) | ContentError::Damaged { .. }) if of_delta.contains(&digest) => {
