@@ -1,8 +1,8 @@
-//! The package's tree while it is being made: beside its final place, of chunks that are each verified before they count.
+//! The package's tree while it is being made: beside its final place, of chunks that are verified, each or as a whole file.
 //!
 //! Resume is not a mode. [`Staging::open`] makes the tree or finds one that an interrupted download left, reads what is
-//! there, and [`Staging::missing`] says what is not. A place counts as there only after its bytes were read and had their
-//! digest, so it does not matter which writes a crash or a power cut swallowed.
+//! there, and [`Staging::missing`] says what is not. What an earlier run left counts as there only after its bytes were read
+//! and had their digest, so it does not matter which writes a crash or a power cut swallowed.
 //!
 //! Nothing is written through a link: every directory and file is opened relative to the one above it, links refused, and
 //! the package's own links are made last. The tree is its owner's alone (mode 0700) until it is exchanged.
@@ -21,6 +21,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     fs::File,
     io::Read,
+    num::NonZeroU64,
     os::{
         fd::{AsFd, OwnedFd},
         unix::fs::FileExt,
@@ -38,6 +39,10 @@ use sutler_base::{
 /// Up to so many files are made durable one by one; more than that with one `syncfs`, which is a hundred times faster
 /// for a tree of small files and waits for what others wrote, too.
 const SYNC_ONE_BY_ONE: usize = 64;
+
+/// Of a large file the system is asked to begin with so many bytes at a time, while more of them come: what is left to wait for at the
+/// end is short, and the disk has no sudden pile of work.
+const WRITE_BACK: u64 = 8 << 20;
 
 /// How much of the disk a package may not take.
 #[derive(Debug, Clone, Copy)]
@@ -95,6 +100,8 @@ struct OpenFile {
     file: File,
     hasher: blake3::Hasher,
     hashed: u64,
+    /// How much of it the system was asked to bring to the disk.
+    begun: u64,
 }
 
 /// A tree that is complete, verified and durable, still in its staging place.
@@ -186,13 +193,30 @@ impl Staging {
 
     /// Writes a chunk to every place that waits for it. False if none does: it was not asked for, or is there already.
     ///
-    /// The bytes are verified first; the caller need not do it. [`Error::Content`] if they are not those of `digest`.
+    /// The bytes are verified, the caller need not do it: at once ([`Error::Content`] if they are not those of `digest`), or, where a
+    /// file is written from its start to its end, with the whole of it by [`Staging::finish`].
     pub fn write(&mut self, digest: Digest, bytes: &[u8]) -> Result<bool, Error> {
+        let in_order = self.continues(&digest);
+        self.place(digest, bytes, in_order)
+    }
+
+    /// Whether a chunk goes to one place alone, which is the next one of a file that was hashed so far.
+    fn continues(&self, digest: &Digest) -> bool {
+        let mut places = self.plan.with(digest);
+        let (Some(at), None) = (places.next(), places.next()) else { return false };
+        let piece = self.plan.pieces[self.plan.nth(at)];
+        let index = piece.file as usize;
+        let hashed = self.open.as_ref().filter(|open| open.index == index).map_or(0, |open| open.hashed);
+        self.plan.files[index].pieces.len() > 1 && hashed == piece.offset
+    }
+
+    /// Writes bytes to every place that waits for them; `with_file`: they are verified together with the file.
+    fn place(&mut self, digest: Digest, bytes: &[u8], with_file: bool) -> Result<bool, Error> {
         let places = self.plan.with(&digest);
         if !places.clone().any(|at| !self.plan.pieces[self.plan.nth(at)].here) {
             return Ok(false);
         }
-        if Digest::of(bytes) != digest {
+        if !with_file && Digest::of(bytes) != digest {
             return Err(Error::Content { what: format!("a chunk of {} bytes", bytes.len()), expected: digest });
         }
         for at in places {
@@ -253,7 +277,7 @@ impl Staging {
                 if file.read_exact_at(space, offset).is_err() {
                     break;
                 }
-                match self.write(chunk.digest, &buffer[..chunk.length as usize]) {
+                match self.place(chunk.digest, &buffer[..chunk.length as usize], false) {
                     Ok(_) | Err(Error::Content { .. }) => {}
                     Err(e) => return Err(e),
                 }
@@ -333,7 +357,7 @@ impl Staging {
             let file = open_at(&self.top, &mut self.last, path, Opening::Write)
                 .map_err(io("open", &full))?
                 .ok_or_else(|| io("find", &full)(Errno::NOENT))?;
-            self.open = Some(OpenFile { index, file, hasher: blake3::Hasher::new(), hashed: 0 });
+            self.open = Some(OpenFile { index, file, hasher: blake3::Hasher::new(), hashed: 0, begun: 0 });
         }
         let Some(open) = &mut self.open else { return Ok(()) };
         open.file.write_all_at(bytes, piece.offset).map_err(io("write", &full))?;
@@ -345,6 +369,11 @@ impl Staging {
             open.hashed += bytes.len() as u64;
             if open.hashed == planned.size {
                 planned.verified = Digest::from(open.hasher.finalize()) == planned.blake3;
+            } else if open.hashed - open.begun >= WRITE_BACK {
+                // Only a wish, whoever fails to grant it.
+                let length = NonZeroU64::new(open.hashed - open.begun);
+                let _ = rustix::fs::fadvise(&open.file, open.begun, length, rustix::fs::Advice::DontNeed);
+                open.begun = open.hashed;
             }
         }
         self.plan.pieces[n].here = true;

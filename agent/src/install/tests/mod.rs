@@ -195,6 +195,26 @@ fn an_interrupted_download_goes_on_with_only_what_is_missing() {
 }
 
 #[test]
+fn what_comes_in_order_is_verified_as_the_file_that_it_makes_and_only_what_was_wrong_is_fetched_again() {
+    let machine = machine();
+    let content: Vec<u8> = (0..CHUNK * 5).map(|n| (n / CHUNK) as u8).collect();
+    let package = package("tool", "1", vec![("data", Item::File(0o644, content.clone()))]);
+    let mut staging = machine.open(&package, 1).unwrap();
+    let all = staging.missing();
+    for (n, chunk) in all.iter().enumerate() {
+        let mut bytes = package.chunks[&chunk.digest].clone();
+        bytes[7] ^= u8::from(n == 2);
+        staging.write(chunk.digest, &bytes).unwrap();
+    }
+    let wrong = staging.finish().unwrap_err();
+    assert_eq!(wrong.kind(), ErrorKind::ContentMismatch);
+    let mut staging = machine.open(&package, 1).unwrap();
+    assert_eq!(staging.missing(), all[2..3]);
+    fill(&mut staging, &package);
+    assert_eq!(fs::read(staging.finish().unwrap().path.join("data")).unwrap(), content);
+}
+
+#[test]
 fn a_damaged_chunk_is_fetched_again_and_never_installed() {
     let machine = machine();
     let package = tool("1");
