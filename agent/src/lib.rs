@@ -15,6 +15,7 @@ pub mod journal;
 pub mod limits;
 pub mod link;
 pub mod machine;
+pub mod memory;
 pub mod platform;
 pub mod policy;
 pub mod service;

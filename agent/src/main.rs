@@ -2,6 +2,9 @@
 
 use std::{path::Path, process::ExitCode};
 
+#[global_allocator]
+static ALLOCATOR: sutler_agent::memory::Keeping = sutler_agent::memory::Keeping;
+
 fn main() -> ExitCode {
     // Before anything else: the supervisor of a step is this program with one thread and nothing initialised.
     let mut arguments = std::env::args_os().skip(1);

@@ -10,6 +10,7 @@ mod parts;
 use crate::{
     installer::{Tree, Trouble, failure},
     link::{Connection, precondition},
+    memory::Transfer,
 };
 use parts::{Assembler, Buffers};
 use std::{
@@ -133,6 +134,7 @@ pub async fn into_tree(
     missing: Vec<Chunk>,
     tell: impl Fn(u64) + Send,
 ) -> Result<(Box<dyn Tree>, u64), FetchError> {
+    let _memory = Transfer::begin();
     let buffers = Arc::<Buffers>::default();
     let (queue, writer, written) = spawn_writer(tree, buffers.clone());
     let received = receive(connection, attempt, missing, &buffers, &queue, &written, tell).await;
