@@ -1,7 +1,7 @@
 //! How a machine becomes a client, and how clients and operators get their next certificate.
 
 use super::{AppError, Env, Result, archive, audit::NOBODY, clients, events, executions};
-use std::{net::IpAddr, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 use sutler_base::{
     ClientId, OperatorName, Timestamp, TokenId, quoted,
     state::{ClientKind, ClientState},
@@ -331,6 +331,21 @@ pub async fn check_certificate(tx: &mut dyn Tx, subject: &Subject, serial: &str)
     // After the client's row is this unit's: what the first use of another one ends is seen here.
     let certificate = tx.certificate(serial).await?;
     judge_certificate(certificate.as_ref(), subject, serial, state)
+}
+
+/// How many certificates of clients are looked up in one unit of work at the most.
+pub const TOGETHER: usize = 256;
+
+/// The same of certificates that clients show, in their order.
+pub async fn check_certificates(tx: &mut dyn Tx, shown: &[(ClientId, String)]) -> Result<Vec<Result<()>>> {
+    let (ids, serials): (Vec<ClientId>, Vec<String>) = shown.iter().cloned().unzip();
+    let states: BTreeMap<ClientId, ClientState> = tx.clients_in_brief(&ids).await?.into_iter().map(|c| (c.id, c.state)).collect();
+    // After the clients' rows, as above.
+    let certificates: BTreeMap<String, Certificate> = tx.certificates(&serials).await?.into_iter().map(|c| (c.serial.clone(), c)).collect();
+    let judge = |(id, serial): &(ClientId, String)| {
+        judge_certificate(certificates.get(serial), &Subject::Client(id.clone()), serial, states.get(id).copied())
+    };
+    Ok(shown.iter().map(judge).collect())
 }
 
 /// The same of a certificate that was read, none if it is not known, and the state of its client.

@@ -18,7 +18,7 @@ pub mod transfers;
 pub mod workers;
 
 use crate::app::{
-    App, AppError, Wakes, inventory, outcomes,
+    App, AppError, Wakes, enrolment, inventory, outcomes,
     sessions::{self, Progress},
     trust,
 };
@@ -177,6 +177,8 @@ pub struct Live {
     too_few: Mutex<BTreeMap<JobId, (Affairs, Timestamp)>>,
     /// What flows to clients.
     pub transfers: transfers::Transfers,
+    /// Certificates that clients show wait here to be looked up.
+    pub certificates: Arc<Gather<(ClientId, String), Result<(), AppError>>>,
     /// Hellos that wait for their welcome.
     pub hellos: Arc<Gather<Arc<sessions::Hello>, Result<sessions::Welcome, AppError>>>,
     /// Outcomes that wait to be recorded.
@@ -207,6 +209,11 @@ impl Live {
             behind: Mutex::default(),
             too_few: Mutex::default(),
             transfers: transfers::Transfers::default(),
+            certificates: Gather::new(enrolment::TOGETHER, |app: Arc<App>, shown| {
+                Box::pin(async move {
+                    app.view("manager", "check_certificate", shown, |tx, _, shown| Box::pin(enrolment::check_certificates(tx, shown))).await
+                })
+            }),
             hellos: Gather::new(sessions::TOGETHER, |app: Arc<App>, hellos| {
                 Box::pin(async move {
                     app.change("manager", "open_session", hellos, |tx, env, all| Box::pin(sessions::open(tx, env, all))).await

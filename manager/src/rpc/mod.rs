@@ -140,6 +140,9 @@ impl Services {
 
     /// What the database says of a certificate.
     async fn known_certificate(&self, key: &(Subject, String)) -> crate::app::Result<()> {
+        if let (Subject::Client(id), serial) = key {
+            return self.app.live.certificates.add(&self.app, (id.clone(), serial.clone())).await?;
+        }
         let actor = actor_of(&key.0);
         let check = self.app.view(&actor, "check_certificate", key.clone(), |tx, _env, (subject, serial)| {
             Box::pin(enrolment::check_certificate(tx, subject, serial))
