@@ -512,3 +512,6 @@ impl App {
         self.live.wake(wakes);
     }
 }
+
+#[cfg(test)]
+mod crowd_tests;

@@ -898,8 +898,8 @@ fn what_is_taken_back_from_many_is_counted_like_what_is_installed_on_them() {
         small.operator.policies(&small.manager, |mut p| async move { p.create_policy(request).await })
     };
     create(&mut small, "web", "labels.role == \"web\"").unwrap();
-    let apply = v1::ApplyPolicyRequest { name: "policies/web".into(), ..Default::default() };
-    small.operator.policies(&small.manager, |mut p| async move { p.apply_policy(apply).await }).unwrap();
+    let apply = v1::ApplyPoliciesRequest { names: vec!["policies/web".into()], ..Default::default() };
+    small.operator.policies(&small.manager, |mut p| async move { p.apply_policies(apply).await }).unwrap();
     let run = v1::RunJobRequest {
         packages: vec![v1::JobPackage { package: "packages/hello".into(), ..Default::default() }],
         destinations: vec!["groups/web".into()],
@@ -913,6 +913,11 @@ fn what_is_taken_back_from_many_is_counted_like_what_is_installed_on_them() {
         let job = small.operator.jobs(&small.manager, |mut j| async move { j.get_job(request).await }).unwrap().job.unwrap();
         job.counters.unwrap().finished == 3
     });
+    // Whose facts come in is looked at, and taken out at once, before anybody is asked: what is counted here is what nothing happened to yet.
+    small.machines.iter_mut().for_each(Machine::kill);
+    for n in 0..3 {
+        wait_until("all that it said to be taken in", PATIENCE, || !small.client(n).online);
+    }
     let update = |small: &mut Small, condition: Option<&str>, on_mismatch: Option<v1::OnMismatch>, confirm: i64| {
         let request = v1::UpdatePolicyRequest {
             name: "policies/web".into(),
