@@ -6,7 +6,7 @@ use crate::{
     recent::Recent,
 };
 use bytes::{BufMut, Bytes, BytesMut};
-use futures_util::{Stream, StreamExt, TryStreamExt, future, stream};
+use futures_util::{Stream, StreamExt, TryStreamExt, stream};
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, PutPayload, local::LocalFileSystem, path::Path as Key};
 use std::{
     collections::HashSet,
@@ -55,6 +55,8 @@ const INLINE: usize = 512 << 10;
 const AT_ONCE: usize = 32;
 /// The objects that are read from a folder in one go, and so at least in memory for whoever takes them one by one.
 const READ_TOGETHER: usize = 8;
+/// No further one is read in the same go after so many bytes: most objects are chunks, but a manifest may be long.
+const READ_BYTES: usize = 4 << 20;
 /// The bytes of checked objects that are kept for the next reader.
 const RECENT_BYTES: usize = 64 << 20;
 /// The bytes of closures that are kept.
@@ -320,25 +322,32 @@ impl Content {
 
     /// Objects in this order, each like [`Content::get_encoded`]; they are read ahead of whoever takes them, a few at a time.
     pub fn get_all_encoded<'a>(&'a self, digests: &'a [Digest], kind: Kind) -> impl Stream<Item = Result<(Encoding, Bytes), Error>> + Send {
-        let together = digests.chunks(READ_TOGETHER).map(move |digests| self.get_together(digests, kind));
-        // One of them is being taken, the next one read.
-        stream::iter(together).buffered(2).flat_map(stream::iter)
+        let together = if self.folder.is_some() { READ_TOGETHER } else { 1 };
+        let read = digests.chunks(together).map(move |digests| self.get_together(digests, kind));
+        let one = move |(digest, found)| async move {
+            match found {
+                Some(found) => found,
+                None => self.get_encoded(digest, kind).await,
+            }
+        };
+        // One part of them is being taken, the next one read.
+        stream::iter(read).buffered(2).flat_map(move |found| stream::iter(found).then(one))
     }
 
-    async fn get_together(&self, digests: &[Digest], kind: Kind) -> Vec<Result<(Encoding, Bytes), Error>> {
+    /// As many of them, from the first on, as can be had in one go.
+    async fn get_together(&self, digests: &[Digest], kind: Kind) -> Vec<(Digest, Option<Result<(Encoding, Bytes), Error>>)> {
         let recent: Vec<Option<(Encoding, Bytes)>> = {
             let mut recent = locked(&self.recent);
             digests.iter().map(|digest| recent.get(digest)).collect()
         };
         let lacking: Vec<Digest> = digests.iter().zip(&recent).filter(|(_, found)| found.is_none()).map(|(digest, _)| *digest).collect();
         let mut read = self.read_together(&lacking, kind).await.into_iter();
-        let one = |(digest, recent): (&Digest, Option<(Encoding, Bytes)>)| match recent {
-            Some(found) => Ok(found),
-            None => {
-                let (encoding, payload, _) = read.next().unwrap_or(Err(Error::Missing(*digest)))?;
+        let one = |(digest, recent): (&Digest, Option<(Encoding, Bytes)>)| {
+            let remembered = |(encoding, payload, _): (Encoding, Bytes, Bytes)| {
                 self.remember(*digest, encoding, payload.clone());
-                Ok((encoding, payload))
-            }
+                (encoding, payload)
+            };
+            (*digest, recent.map(Ok).or_else(|| read.next().map(|read| read.map(remembered))))
         };
         digests.iter().zip(recent).map(one).collect()
     }
@@ -348,15 +357,14 @@ impl Content {
         self.read_together(&[digest], kind).await.pop().unwrap_or(Err(Error::Missing(digest)))
     }
 
-    /// The same of several, in their order. From a folder they are read on one thread in one go: to go there and back for each of them
-    /// costs more than to read it.
+    /// The same of several, in their order: of the first one at least, and of no more after [`READ_BYTES`]. From a folder they are read on
+    /// one thread in one go: to go there and back for each of them costs more than to read it.
     async fn read_together(&self, digests: &[Digest], kind: Kind) -> Vec<Result<(Encoding, Bytes, Bytes), Error>> {
         let read = match &self.folder {
             _ if digests.is_empty() => vec![],
             Some(folder) => {
                 let files: Vec<(Digest, PathBuf)> = digests.iter().map(|d| (*d, folder.join(self.key(d).as_ref()))).collect();
-                let all = move || files.into_iter().map(|(digest, path)| read_file(digest, kind, &path)).collect();
-                match tokio::task::spawn_blocking(all).await {
+                match tokio::task::spawn_blocking(move || read_files(kind, &files)).await {
                     Ok(read) => read,
                     Err(e) => {
                         let why = e.to_string();
@@ -364,7 +372,7 @@ impl Content {
                     }
                 }
             }
-            None => future::join_all(digests.iter().map(|digest| self.read_stored(*digest, kind))).await,
+            None => stream::iter(digests).then(|digest| self.read_stored(*digest, kind)).collect().await,
         };
         for (digest, read) in digests.iter().zip(&read) {
             if let Err(Error::Damaged { why, .. }) = read {
@@ -496,6 +504,20 @@ fn check(digest: Digest, kind: Kind, raw: &[u8]) -> Result<(), Error> {
     }
     let actual = Digest::of(raw);
     if actual == digest { Ok(()) } else { Err(Error::Mismatch { expected: digest, actual }) }
+}
+
+/// Reads and checks objects that lie in files, until it has [`READ_BYTES`].
+fn read_files(kind: Kind, files: &[(Digest, PathBuf)]) -> Vec<Result<(Encoding, Bytes, Bytes), Error>> {
+    let (mut all, mut bytes) = (Vec::with_capacity(files.len()), 0);
+    for (digest, path) in files {
+        let read = read_file(*digest, kind, path);
+        bytes += read.as_ref().map_or(0, |(_, payload, raw)| payload.len() + raw.len());
+        all.push(read);
+        if bytes >= READ_BYTES {
+            break;
+        }
+    }
+    all
 }
 
 /// Reads and checks an object that lies in a file.

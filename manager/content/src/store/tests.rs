@@ -91,6 +91,7 @@ macro_rules! in_a_folder_and_in_a_bucket {
 
 in_a_folder_and_in_a_bucket!(
     what_was_put_is_read_back_also_by_another_process_and_compressed_where_that_helps,
+    what_is_read_ahead_comes_in_the_order_asked_however_large_and_whatever_is_wrong_with_one_of_them,
     bytes_of_another_digest_are_refused_and_leave_nothing,
     a_bomb_is_refused_and_leaves_nothing,
     a_damaged_object_is_never_handed_out_and_is_mended_by_the_next_push,
@@ -140,6 +141,41 @@ async fn what_was_put_is_read_back_also_by_another_process_and_compressed_where_
     let absent = Digest::of(b"absent");
     assert!(matches!(content.get(absent, Kind::Chunk).await, Err(Error::Missing(d)) if d == absent));
     assert_eq!(content.missing(&[absent, one, absent, two]).await.unwrap(), [absent]);
+}
+
+async fn what_is_read_ahead_comes_in_the_order_asked_however_large_and_whatever_is_wrong_with_one_of_them(place: &Place) {
+    let content = place.open();
+    let mut asked = Vec::new();
+    // Small ones, and some after which nothing more is read in the same go.
+    for n in 0..30 {
+        let bytes = noise(&n.to_string(), if n % 4 == 3 { 3 << 20 } else { 1000 });
+        let digest = Digest::of(&bytes);
+        content.put(digest, Kind::Document, bytes.clone()).await.unwrap();
+        asked.push((digest, Some(bytes)));
+    }
+    let (absent, damaged) = (Digest::of(b"absent"), asked[20].0);
+    let path = place.path_of(&content, &damaged);
+    let mut now = std::fs::read(&path).unwrap();
+    now[500] ^= 1;
+    std::fs::write(&path, &now).unwrap();
+    asked[20].1 = None;
+    asked.insert(9, (absent, None));
+    asked.push(asked[5].clone());
+    // By one that has read nothing yet, and again by the same, which remembers some.
+    let content = place.open();
+    let digests: Vec<Digest> = asked.iter().map(|(digest, _)| *digest).collect();
+    for _ in 0..2 {
+        let found: Vec<_> = content.get_all_encoded(&digests, Kind::Document).collect().await;
+        assert_eq!(found.len(), asked.len());
+        for ((digest, bytes), found) in asked.iter().zip(found) {
+            match (bytes, found) {
+                (Some(bytes), Ok((encoding, payload))) => assert_eq!(decode(encoding, &payload, 4 << 20).unwrap(), bytes),
+                (None, Err(Error::Missing(d))) => assert_eq!((d, *digest), (absent, absent)),
+                (None, Err(Error::Damaged { digest: d, .. })) => assert_eq!((d, *digest), (damaged, damaged)),
+                (_, found) => panic!("{digest}: {found:?}"),
+            }
+        }
+    }
 }
 
 async fn bytes_of_another_digest_are_refused_and_leave_nothing(place: &Place) {
