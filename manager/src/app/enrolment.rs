@@ -394,3 +394,7 @@ pub async fn first_use(tx: &mut dyn Tx, env: &Env, subject: &Subject, serial: &s
     }
     Ok(())
 }
+
+#[cfg(test)]
+#[path = "enrolment_tests.rs"]
+mod tests;

@@ -56,6 +56,16 @@ async fn one(tx: &mut dyn Tx, policy: Policy) -> Result<Named> {
     named(tx, vec![policy]).await?.pop().ok_or_else(|| AppError::Bug("a policy without its group".into()))
 }
 
+async fn group_of(tx: &mut dyn Tx, policy: &Policy) -> Result<Group> {
+    let group = tx.groups_by_uid(std::slice::from_ref(&policy.group)).await?.pop();
+    group.ok_or_else(|| AppError::Bug("a policy without its group".into()))
+}
+
+/// How many clients are in memory at a time: fewer where their packages are, too.
+fn together(packages: bool) -> u32 {
+    if packages { inventory::TOGETHER } else { 500 }
+}
+
 /// A condition that may place clients in this group: what a client says of itself never grants a restricted one.
 async fn compile(tx: &mut dyn Tx, env: &Env, group: &Group, text: &str) -> Result<Arc<Condition>> {
     let condition = conditions::compile(tx, env, "condition", text).await?;
@@ -115,8 +125,7 @@ async fn note_ahead(tx: &mut dyn Tx, env: &Env, policy: &Policy, moves: Option<M
     if policy.trigger != Trigger::Inventory {
         return Ok(());
     }
-    let group = tx.groups_by_uid(std::slice::from_ref(&policy.group)).await?.pop();
-    let group = group.ok_or_else(|| AppError::Bug("a policy without its group".into()))?;
+    let group = group_of(tx, policy).await?;
     let condition = compile(tx, env, &group, &policy.condition).await?;
     let looking = [(group.uid, vec![(policy.clone(), condition)])];
     note_looking(tx, env, &looking, &Ahead { moves, ..Ahead::default() }).await
@@ -158,7 +167,7 @@ async fn note_looking(tx: &mut dyn Tx, env: &Env, groups: &[(Uid, Vec<Looking>)]
         return Ok(());
     }
     let packages = groups.iter().flat_map(|(_, policies)| policies).any(|(_, condition)| condition.uses_packages());
-    let limit = if packages { inventory::TOGETHER } else { 500 };
+    let limit = together(packages);
     let mut page = Page { after: None, limit };
     loop {
         let rows = tx.list_clients_in(&page, ClientState::Active).await?;
@@ -243,8 +252,7 @@ pub async fn update(tx: &mut dyn Tx, env: &Env, input: &Update) -> Result<Named>
     let mut policy = load(tx, &input.name).await?;
     super::groups::check_etag(&input.etag, policy.change, || format!("policies/{}", input.name))?;
     if let Some(condition) = &input.condition {
-        let group = tx.groups_by_uid(std::slice::from_ref(&policy.group)).await?.pop();
-        let group = group.ok_or_else(|| AppError::Bug("a policy without its group".into()))?;
+        let group = group_of(tx, &policy).await?;
         compile(tx, env, &group, condition).await?;
         policy.condition = condition.clone();
     }
@@ -352,10 +360,10 @@ impl Found {
         Found { clients: vec![Vec::new(); looking.len()], looking: Arc::new(looking) }
     }
 
-    /// The clients of which packages are loaded are read in smaller pages.
+    /// The first page of clients that are shown to them, and whether with their packages.
     fn page(&self) -> (Page, bool) {
         let packages = self.looking.iter().any(|(_, condition)| condition.uses_packages());
-        (Page { after: None, limit: if packages { inventory::TOGETHER } else { 500 } }, packages)
+        (Page { after: None, limit: together(packages) }, packages)
     }
 
     /// Shows clients to all of the policies: on a thread for that, since many conditions of many clients take their time.
@@ -394,8 +402,7 @@ async fn looking_of(tx: &mut dyn Tx, env: &Env, names: &[PolicyName]) -> Result<
     let mut looking = Vec::with_capacity(names.len());
     for name in names {
         let policy = load(tx, name).await?;
-        let group = tx.groups_by_uid(std::slice::from_ref(&policy.group)).await?.pop();
-        let group = group.ok_or_else(|| AppError::Bug("a policy without its group".into()))?;
+        let group = group_of(tx, &policy).await?;
         let condition = compile(tx, env, &group, &policy.condition).await?;
         looking.push((policy, condition));
     }
@@ -462,8 +469,7 @@ pub async fn apply(tx: &mut dyn Tx, env: &Env, found: &Found) -> Result<Vec<Appl
         let group = group.ok_or_else(|| AppError::Bug("a policy without its group".into()))?;
         let condition = compile(tx, env, group, &policy.condition).await?;
         let mut applied = Applied { policy: policy.name.clone(), matched: 0, added: 0 };
-        let together = if condition.uses_packages() { inventory::TOGETHER as usize } else { 500 };
-        for ids in ids.chunks(together) {
+        for ids in ids.chunks(together(condition.uses_packages()) as usize) {
             let mut rows = tx.clients(ids).await?;
             rows.retain(|client| client.state == ClientState::Active);
             let subjects = inventory::subjects(tx, &rows, condition.uses_packages()).await?;

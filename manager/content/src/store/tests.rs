@@ -433,3 +433,18 @@ async fn scrubbed(content: &Content) -> Vec<Digest> {
     }
     found
 }
+
+#[tokio::test]
+async fn of_large_objects_few_are_read_in_one_go() {
+    let (_dir, content) = folder();
+    let mut digests = Vec::new();
+    for n in 0..READ_TOGETHER {
+        let bytes = noise(&n.to_string(), READ_BYTES / 2);
+        digests.push(Digest::of(&bytes));
+        content.put(digests[n], Kind::Document, bytes).await.unwrap();
+    }
+    let read = content.read_together(&digests, Kind::Document).await;
+    // Each counts as it is stored and as it is uncompressed.
+    assert_eq!(read.len(), 1);
+    assert!(read[0].is_ok());
+}
