@@ -1,7 +1,7 @@
 //! Memory for content that comes in: blocks are used again while a transfer goes on, and given back when it ends.
 //!
 //! The allocator of a static program, musl's, has nearly every buffer of a transfer from the kernel, page by page, and gives it back
-//! when it is freed: for 256 MiB ten thousand calls, and two fifths of the agent's processor time. Others keep what they had: with
+//! when it is freed: for 256 MiB ten thousand calls, and more than a third of the agent's processor time. Others keep what they had: with
 //! dlmalloc the agent was 5.7 MiB large before its first job of 10 MiB and 12 to 15 MiB for ever after, with mimalloc 14 and 38.
 
 use std::{
