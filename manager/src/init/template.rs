@@ -88,12 +88,14 @@ const LIMITS: &str = r#"# The bounds of both ports.
 [net]
 # A TLS handshake and the first bytes of HTTP/2, and how many handshakes there are at a time.
 # handshake = "5s"
-# handshakes = 256
+# handshakes = 512
 # When all those places are taken and somebody waits: who keeps the manager waiting this long loses its place.
-# handshake_patience = "500ms"
+# handshake_patience = "1s"
 # Connections that have sent nothing yet: how many (the oldest are dropped first), and for how long.
 # silent_sockets = 1024
 # silence = "10s"
+# Connections that have sent something and wait for their handshake, in the order in which they came; one more is closed.
+# waiting_sockets = 16384
 # Connections on a port; 0: what the limit of open files allows.
 # connections = 0
 # Connections of one agent (the oldest is closed), of one operator (a new one is refused), and without a certificate from

@@ -1,8 +1,11 @@
-//! What stands between a socket and the first call: a bounded list of silent sockets, and places for handshakes.
+//! What stands between a socket and the first call: a bounded list of silent sockets, a line of those that have spoken, and places for
+//! handshakes.
 //!
-//! A socket that sends nothing costs a descriptor and nothing else, and the oldest of them goes when there are too many. One
-//! that sends something gets a place for its handshake. When all places are taken and somebody waits, the handshake that
-//! has made the manager wait the longest loses its place, so that sockets which send one byte and no more keep nobody out.
+//! A socket that sends nothing costs a descriptor and nothing else, and the oldest of them goes when there are too many. Those that
+//! have sent something get places for their handshakes in the order in which they came: a fleet that lost its manager comes back in one
+//! moment, and whoever were turned away would come again, and again, and keep out the rest. When all places are taken and somebody
+//! waits, the handshake that has made the manager wait the longest loses its place, so that sockets which send one byte and no more keep
+//! nobody out.
 
 use super::Limits;
 use std::{
@@ -26,6 +29,10 @@ use tokio::{
 #[derive(Debug)]
 pub(crate) struct Gate {
     places: Arc<Semaphore>,
+    /// How many more may wait for a place.
+    waiting: Semaphore,
+    /// Whose turn it is among them.
+    turn: tokio::sync::Mutex<()>,
     silent_max: usize,
     patience: Duration,
     state: Mutex<State>,
@@ -44,6 +51,8 @@ impl Gate {
     pub(crate) fn new(limits: &Limits) -> Arc<Gate> {
         Arc::new(Gate {
             places: Arc::new(Semaphore::new(limits.handshakes)),
+            waiting: Semaphore::new(limits.waiting_sockets),
+            turn: tokio::sync::Mutex::default(),
             silent_max: limits.silent_sockets,
             patience: limits.handshake_patience,
             state: Mutex::default(),
@@ -93,36 +102,46 @@ impl Gate {
         self.drop_oldest_silent() || self.drop_slowest()
     }
 
-    /// A place for a handshake, as soon as there is one.
-    pub(crate) async fn place(self: &Arc<Self>) -> Place {
-        let mut permit = pin!(self.places.clone().acquire_owned());
-        let permit = loop {
-            let patience = self.patience.saturating_sub(self.slowest().1);
-            tokio::select! {
-                biased;
-                permit = &mut permit => match permit {
-                    Ok(permit) => break permit,
-                    // Never: the semaphore is not closed while the gate is there.
-                    Err(_) => std::future::pending().await,
-                },
-                // Everybody who waits takes the slowest of that moment, so that many who wait make room for many.
-                () = tokio::time::sleep(patience) => {
-                    self.drop_slowest();
-                }
-            }
-        };
+    /// A place for a handshake, as soon as there is one and whoever came before has one; none if too many wait.
+    pub(crate) async fn place(self: &Arc<Self>) -> Option<Place> {
+        let waits = self.waiting.try_acquire().ok()?;
+        let turn = self.turn.lock().await;
+        let permit = self.permit().await;
+        drop((turn, waits));
         let mut state = self.lock();
         let id = state.next;
         state.next += 1;
         let (go, waited) = (Arc::new(Notify::new()), Arc::new(Waited::default()));
         state.handshakes.insert(id, (go.clone(), waited.clone()));
-        Place { gate: self.clone(), id, go, waited, _permit: permit }
+        Some(Place { gate: self.clone(), id, go, waited, _permit: permit })
+    }
+
+    /// For whose turn it is.
+    async fn permit(&self) -> OwnedSemaphorePermit {
+        let mut permit = pin!(self.places.clone().acquire_owned());
+        loop {
+            let patience = match self.places.available_permits() {
+                0 => self.patience.saturating_sub(self.slowest().1),
+                _ => self.patience,
+            };
+            tokio::select! {
+                biased;
+                permit = &mut permit => match permit {
+                    Ok(permit) => return permit,
+                    // Never: the semaphore is not closed while the gate is there.
+                    Err(_) => std::future::pending().await,
+                },
+                () = tokio::time::sleep(patience) => {
+                    self.drop_slowest();
+                }
+            }
+        }
     }
 
     /// The handshake that has made the manager wait the longest, and for how long.
     fn slowest(&self) -> (Option<u64>, Duration) {
-        let state = self.lock();
-        let slowest = state.handshakes.iter().map(|(id, (_, waited))| (Some(*id), waited.total())).max_by_key(|(_, total)| *total);
+        let (state, now) = (self.lock(), Instant::now());
+        let slowest = state.handshakes.iter().map(|(id, (_, waited))| (Some(*id), waited.total(now))).max_by_key(|(_, total)| *total);
         slowest.unwrap_or((None, Duration::ZERO))
     }
 
@@ -198,7 +217,11 @@ impl Default for Waited {
 
 impl Waited {
     fn now(&self) -> u64 {
-        self.start.elapsed().as_micros().try_into().unwrap_or(u64::MAX - 1)
+        self.at(Instant::now())
+    }
+
+    fn at(&self, now: Instant) -> u64 {
+        now.saturating_duration_since(self.start).as_micros().try_into().unwrap_or(u64::MAX - 1)
     }
 
     fn pause(&self) {
@@ -212,9 +235,9 @@ impl Waited {
         }
     }
 
-    fn total(&self) -> Duration {
+    fn total(&self, now: Instant) -> Duration {
         let since = self.since.load(Ordering::Relaxed);
-        let open = if since > 0 { self.now().saturating_sub(since - 1) } else { 0 };
+        let open = if since > 0 { self.at(now).saturating_sub(since - 1) } else { 0 };
         Duration::from_micros(self.ended.load(Ordering::Relaxed) + open)
     }
 }
@@ -287,18 +310,18 @@ mod tests {
     #[tokio::test]
     async fn a_handshake_that_keeps_the_manager_waiting_loses_its_place_to_one_who_waits() {
         let gate = gate(2, 10);
-        let slow = gate.place().await;
+        let slow = gate.place().await.unwrap();
         let (_other_side, socket) = tokio::io::duplex(64);
         let mut stalled = slow.watch(socket);
         let (mut lively_side, socket) = tokio::io::duplex(64);
-        let lively = gate.place().await;
+        let lively = gate.place().await.unwrap();
         let mut lively_socket = lively.watch(socket);
         let stall = tokio::spawn(async move { stalled.read_u8().await });
         lively_side.write_u8(1).await.unwrap();
         lively_socket.read_u8().await.unwrap();
         let waiting = tokio::spawn({
             let gate = gate.clone();
-            async move { gate.place().await }
+            async move { gate.place().await.unwrap() }
         });
         slow.must_go().await;
         assert!(!waiting.is_finished(), "the place is given back first");
@@ -309,13 +332,37 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn whoever_has_spoken_gets_a_place_in_the_order_of_arrival_and_of_too_many_the_newest_goes() {
+        let gate = Gate::new(&Limits { handshakes: 1, waiting_sockets: 3, ..Limits::default() });
+        let mut place = gate.place().await.unwrap();
+        let (served, mut order) = tokio::sync::mpsc::channel(3);
+        for n in 0..3 {
+            let (line, served) = (gate.clone(), served.clone());
+            tokio::spawn(async move { served.send((n, line.place().await.unwrap())).await });
+            // Until it stands in the line: one more takes a place among those who may wait.
+            while gate.waiting.available_permits() > 2 - n {
+                tokio::task::yield_now().await;
+            }
+        }
+        assert!(gate.place().await.is_none(), "so many may wait, and no more");
+        for n in 0..3 {
+            drop(place);
+            let (who, next) = order.recv().await.unwrap();
+            assert_eq!(who, n);
+            place = next;
+        }
+        drop(place);
+        assert!(gate.place().await.is_some());
+    }
+
+    #[tokio::test]
     async fn a_slow_handshake_keeps_its_place_while_there_are_others() {
         let gate = gate(2, 10);
-        let slow = gate.place().await;
+        let slow = gate.place().await.unwrap();
         let (_other_side, socket) = tokio::io::duplex(64);
         let mut stalled = slow.watch(socket);
         let _ = tokio::time::timeout(4 * PATIENCE, stalled.read_u8()).await;
-        let _other = gate.place().await;
+        let _other = gate.place().await.unwrap();
         assert!(tokio::time::timeout(4 * PATIENCE, slow.must_go()).await.is_err());
     }
 }

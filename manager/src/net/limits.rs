@@ -15,12 +15,15 @@ pub struct Limits {
     pub handshake: Duration,
     /// How many handshakes run at a time on a port. A socket takes one of these places only when it has sent something.
     pub handshakes: usize,
-    /// When all places are taken and somebody waits, a handshake that has lasted this long loses its place, the oldest first.
-    /// Against sockets that send one byte and no more.
+    /// When all places are taken and somebody waits, a handshake that has made the manager wait this long loses its place, the slowest
+    /// first. Against sockets that send one byte and no more; longer than the two ways of a handshake take to anywhere.
     #[serde(deserialize_with = "span")]
     pub handshake_patience: Duration,
     /// How many connections that have sent nothing yet are kept on a port; the oldest are dropped first.
     pub silent_sockets: usize,
+    /// How many connections that have sent something wait for a place for their handshake on a port, in the order in which they came;
+    /// one more is closed. A fleet that comes back in one moment waits here.
+    pub waiting_sockets: usize,
     /// How long a connection may send nothing at all.
     #[serde(deserialize_with = "span")]
     pub silence: Duration,
@@ -89,9 +92,10 @@ impl Default for Limits {
         let seconds = Duration::from_secs;
         Limits {
             handshake: seconds(5),
-            handshakes: 256,
-            handshake_patience: Duration::from_millis(500),
+            handshakes: 512,
+            handshake_patience: seconds(1),
             silent_sockets: 1024,
+            waiting_sockets: 16_384,
             silence: seconds(10),
             connections: 0,
             connections_per_agent: 8,
@@ -137,6 +141,7 @@ impl Limits {
             handshakes,
             handshake_patience,
             silent_sockets,
+            waiting_sockets,
             silence,
             // None of its own: as many as there are descriptors.
             connections: _,
@@ -176,6 +181,7 @@ impl Limits {
         let counts = [
             ("handshakes", handshakes),
             ("silent_sockets", silent_sockets),
+            ("waiting_sockets", waiting_sockets),
             ("connections_per_agent", connections_per_agent),
             ("connections_per_operator", connections_per_operator),
             ("anonymous_per_address", anonymous_per_address),

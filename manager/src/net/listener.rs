@@ -27,7 +27,7 @@ use std::{
 };
 use sutler_certs::{Identity, PeerCertificate, TrustDomain};
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, Interest, ReadBuf},
     net::{TcpListener, TcpSocket, TcpStream},
     runtime::Handle,
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
@@ -315,15 +315,20 @@ impl Port {
             // Readable is also what has been closed.
             match stream.peek(&mut [0]).await {
                 Ok(0) => Err(Lost::Closed),
-                Ok(_) => Ok(self.gate.place().await),
+                Ok(_) => Ok(()),
                 Err(e) => Err(Lost::Handshake(e)),
             }
         };
-        let place = tokio::select! {
-            place = timeout(limits.silence, spoke) => place.map_err(|_| Lost::Silent("silence"))??,
+        tokio::select! {
+            spoke = timeout(limits.silence, spoke) => spoke.map_err(|_| Lost::Silent("silence"))??,
             () = silent.must_go() => return Err(Lost::Crowded("silent_sockets")),
-        };
+        }
         drop(silent);
+        let place = self.gate.place().await.ok_or(Lost::Crowded("waiting_sockets"))?;
+        // Whoever has given up meanwhile is not answered: that costs as much as one who is there.
+        if stream.ready(Interest::READABLE).await.map_err(Lost::Handshake)?.is_read_closed() {
+            return Err(Lost::Closed);
+        }
         // A gRPC message is written whole; waiting for more costs a round trip.
         stream.set_nodelay(true).map_err(Lost::Handshake)?;
         let handshake = async {
