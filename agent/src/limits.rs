@@ -21,13 +21,15 @@ pub struct Limits {
     /// How long the manager may take to accept a connection.
     #[serde(deserialize_with = "span")]
     pub connect: Duration,
-    /// How long a TLS handshake may take, and then the first frames of HTTP/2.
+    /// How long a TLS handshake may take, and then the first frames of HTTP/2. When a whole fleet comes back its machines are served in
+    /// turn, and whoever gives up has lost its turn.
     #[serde(deserialize_with = "span")]
     pub handshake: Duration,
-    /// After this time without anything from the manager it is asked whether it is there.
+    /// After this time without anything from the manager it is asked whether it is there. Managers ask their agents every half
+    /// minute: an agent that hears them hardly ever has to.
     #[serde(deserialize_with = "span")]
     pub keep_alive: Duration,
-    /// How long that question waits for its answer before the connection counts as gone.
+    /// How long that question waits for its answer before the connection counts as gone: 45 s after something came the last time.
     #[serde(deserialize_with = "span")]
     pub keep_alive_timeout: Duration,
     /// How long the manager may take to welcome the agent.
@@ -63,9 +65,9 @@ impl Default for Limits {
             reconnect: seconds(1),
             reconnect_most: seconds(300),
             connect: seconds(10),
-            handshake: seconds(5),
-            keep_alive: seconds(30),
-            keep_alive_timeout: seconds(15),
+            handshake: seconds(30),
+            keep_alive: seconds(35),
+            keep_alive_timeout: seconds(10),
             unary_call: seconds(30),
             stall: seconds(30),
             facts_interval: seconds(600),

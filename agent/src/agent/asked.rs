@@ -32,6 +32,8 @@ impl Loop {
     pub(super) async fn asked(&mut self, ask: Ask) -> Result<(), AgentError> {
         match ask {
             Ask::Status(reply) => {
+                // Shown as it is now.
+                self.look_at_policy().await?;
                 let _ = reply.send(self.status());
             }
             Ask::Facts(reply) => {

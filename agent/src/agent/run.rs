@@ -47,8 +47,11 @@ use tokio::{
 };
 use tracing::{debug, info, warn};
 
-/// How often the loop looks around: a wall clock may have jumped.
+/// How often the loop looks around while there is something to be done: a wall clock may have jumped.
 const LOOK_AROUND: Duration = Duration::from_secs(30);
+/// How often it does at rest: whatever happens then has it look first. In one round of the timers below (262 s), so that a look wakes the
+/// machine as rarely as it can.
+const LOOK_AT_REST: Duration = Duration::from_secs(240);
 /// How often it is looked whether a full disk has room again, and what could not be written is tried again.
 const FULL_LOOK: Duration = Duration::from_secs(5);
 /// How often the machine's own rules are looked at while they hold something.
@@ -173,8 +176,7 @@ impl Loop {
         self.apply(first).await?;
         loop {
             let now = self.clock.now();
-            let every = if self.full.is_none() { LOOK_AROUND } else { FULL_LOOK };
-            let every = if self.held.is_none() { every } else { every.min(HELD_LOOK) };
+            let every = self.look_every();
             // Counted from the last look: whatever else happens meanwhile, and be it all the time, does not put it off.
             let due = [
                 Some(self.looked_at.saturating_add(every)),
@@ -231,6 +233,14 @@ impl Loop {
         }
     }
 
+    /// How long it may be from one look to the next.
+    fn look_every(&self) -> Duration {
+        let rests = self.state.records().next().is_none() && !self.garbage && self.up.is_some();
+        let every = if rests { LOOK_AT_REST } else { LOOK_AROUND };
+        let every = if self.full.is_none() { every } else { every.min(FULL_LOOK) };
+        if self.held.is_none() { every } else { every.min(HELD_LOOK) }
+    }
+
     /// Lets the machine decide and does what it says.
     pub(super) async fn happened(&mut self, event: Event) -> Result<(), AgentError> {
         // First: what the event starts may be held from now on.
@@ -240,7 +250,7 @@ impl Loop {
     }
 
     /// Reads the machine's own rules again; a hold that begins or ends is the machine's to know.
-    async fn look_at_policy(&mut self) -> Result<(), AgentError> {
+    pub(super) async fn look_at_policy(&mut self) -> Result<(), AgentError> {
         let rules = self.policy.read();
         let may_restart = may_restart(&rules, &self.programs);
         let held = rules.map_or_else(Some, |p| p.hold.then(String::new));

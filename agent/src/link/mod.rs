@@ -313,9 +313,19 @@ async fn converse(
                 // A message that a newer manager has and this agent does not know.
                 Ok(Some(ConnectResponse { message: None })) => {}
                 Ok(None) => return (ended("the manager closed the stream"), true),
-                Err(status) => return (refusal(address, &status), true),
+                Err(status) => {
+                    let error = refusal(address, &status);
+                    // The connection knows better than its streams why it ended.
+                    let why = connection.ended().filter(|_| matches!(error, LinkError::Ended { .. }));
+                    return (why.map_or(error, |why| ended(&why)), true);
+                }
             },
             why = connection.closed() => return (ended(&why), true),
+            () = connection.silent() => {
+                // What it answers does not matter, nor whether it knows the method.
+                let mut client = client.clone();
+                tokio::spawn(async move { client.ping(v1::PingRequest {}).await.map(drop) });
+            }
             _ = commands.changed() => return (ended("given up, to make another"), true),
             () = events.closed() => return (ended("the agent stops"), true),
         }

@@ -8,7 +8,7 @@ use crate::limits::Limits;
 use bytes::Bytes;
 use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
 use hyper::client::conn::http2::{Builder, SendRequest};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::{ClientConfig, pki_types::ServerName};
 use std::{
     future::Future,
@@ -24,7 +24,8 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
-    sync::watch,
+    sync::{Notify, watch},
+    time::{Instant, Sleep},
 };
 
 const STREAM_WINDOW: u32 = 2 << 20;
@@ -41,6 +42,7 @@ pub struct Connection {
     origin: http::Uri,
     received: Arc<AtomicU64>,
     stall: Duration,
+    silent: Arc<Notify>,
     closed: watch::Receiver<Option<String>>,
 }
 
@@ -64,6 +66,17 @@ impl Connection {
     /// How long a transfer may bring next to nothing: see [`Limits::stall`].
     pub fn stall(&self) -> Duration {
         self.stall
+    }
+
+    /// Waits until nothing was heard from the manager for so long that it has to be asked whether it is there. Whatever comes within
+    /// [`Limits::keep_alive_timeout`] from then on is answer enough; else the connection ends.
+    pub async fn silent(&self) {
+        self.silent.notified().await;
+    }
+
+    /// Why the connection ended, if it has.
+    pub fn ended(&self) -> Option<String> {
+        self.closed.borrow().clone()
     }
 
     /// Waits for the end of the connection; says why it ended, if that is known.
@@ -94,22 +107,18 @@ pub async fn connect_within(address: &str, config: Arc<ClientConfig>, limits: &L
         Err(_) => return Err(LinkError::Tcp { address: address.into(), source: io::ErrorKind::TimedOut.into() }),
     };
     let _ = tcp.set_nodelay(true);
-    let received = Arc::new(AtomicU64::new(0));
-    let metered = Metered { inner: tcp, received: received.clone() };
-    let tls = tokio_rustls::TlsConnector::from(config).connect(name, metered);
+    let heard = Heard::new(tcp, limits);
+    let (received, silent) = (heard.received.clone(), heard.silent.clone());
+    let tls = tokio_rustls::TlsConnector::from(config).connect(name, heard);
     let tls = match tokio::time::timeout(limits.handshake, tls).await {
         Ok(Ok(tls)) => tls,
         Ok(Err(source)) => return Err(LinkError::Tls { address: address.into(), source }),
         Err(_) => return Err(LinkError::Tls { address: address.into(), source: io::ErrorKind::TimedOut.into() }),
     };
     let handshake = Builder::new(TokioExecutor::new())
-        .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(FRAME_SIZE)
-        .keep_alive_interval(limits.keep_alive)
-        .keep_alive_timeout(limits.keep_alive_timeout)
-        .keep_alive_while_idle(true)
         .handshake(TokioIo::new(tls));
     let (sender, connection) = match tokio::time::timeout(limits.handshake, handshake).await {
         Ok(Ok(made)) => made,
@@ -124,7 +133,7 @@ pub async fn connect_within(address: &str, config: Arc<ClientConfig>, limits: &L
         };
         ended.send_replace(Some(why));
     });
-    Ok(Connection { sender, origin, received, stall: limits.stall, closed })
+    Ok(Connection { sender, origin, received, stall: limits.stall, silent, closed })
 }
 
 #[cfg(not(feature = "simulation"))]
@@ -165,22 +174,71 @@ impl tower::Service<http::Request<Body>> for Connection {
     }
 }
 
-/// Counts what comes in, so that a slow transfer can be told from one that stands still.
-struct Metered {
+/// Hears what comes in: counts it, so that a slow transfer can be told from one that stands still, and notices when nothing comes.
+///
+/// The manager sends PINGs, by which it finds machines that are gone. As long as they come an agent needs none of its own: each would
+/// wake up its machine, and the manager once more for each of its agents, for nothing.
+struct Heard {
     inner: TcpStream,
     received: Arc<AtomicU64>,
+    wait: Duration,
+    answer: Duration,
+    alarm: Pin<Box<Sleep>>,
+    set: Instant,
+    silent: Arc<Notify>,
+    /// It was asked whether anybody is there, and nothing has come since.
+    asked: bool,
 }
 
-impl AsyncRead for Metered {
+impl Heard {
+    fn new(inner: TcpStream, limits: &Limits) -> Heard {
+        Heard {
+            inner,
+            received: Arc::default(),
+            wait: limits.keep_alive,
+            answer: limits.keep_alive_timeout,
+            alarm: Box::pin(tokio::time::sleep(limits.keep_alive)),
+            set: Instant::now(),
+            silent: Arc::default(),
+            asked: false,
+        }
+    }
+
+    /// Nothing comes: has the manager asked when that lasts too long, and says when that had no answer.
+    fn poll_silence(&mut self, context: &mut Context<'_>) -> Poll<io::Error> {
+        while self.alarm.as_mut().poll(context).is_ready() {
+            if self.asked {
+                let silence = self.wait + self.answer;
+                return Poll::Ready(io::Error::new(io::ErrorKind::TimedOut, format!("nothing was heard from the manager for {silence:?}")));
+            }
+            self.asked = true;
+            self.silent.notify_one();
+            self.alarm.set(tokio::time::sleep(self.answer));
+        }
+        Poll::Pending
+    }
+}
+
+impl AsyncRead for Heard {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let polled = Pin::new(&mut self.inner).poll_read(cx, buf);
+        if polled.is_pending() {
+            return self.poll_silence(cx).map(Err);
+        }
         self.received.fetch_add((buf.filled().len() - before) as u64, Ordering::Relaxed);
+        let now = Instant::now();
+        if self.asked || now - self.set > self.wait / 16 {
+            (self.asked, self.set) = (false, now);
+            // A new one: one that is put off wakes the machine at its old time, to be put off.
+            let wait = self.wait;
+            self.alarm.set(tokio::time::sleep(wait));
+        }
         polled
     }
 }
 
-impl AsyncWrite for Metered {
+impl AsyncWrite for Heard {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.inner).poll_write(cx, buf)
     }

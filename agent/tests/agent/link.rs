@@ -2,7 +2,7 @@
 
 use crate::{
     machine::{Machine, until},
-    manager::{Manager, Package, attempt},
+    manager::{Manager, PATIENCE, Package, attempt},
 };
 use std::time::Duration;
 use sutler_agent::{AgentError, identity::IdentityError};
@@ -79,6 +79,25 @@ async fn the_agent_follows_its_manager_to_another_address_and_runs_nothing_twice
     machine.start().await;
     manager.connected(3).await;
     assert_eq!(machine.lines("log"), 1);
+}
+
+#[tokio::test]
+async fn a_manager_that_says_nothing_is_asked_whether_it_is_there_and_left_when_it_does_not_answer() {
+    let manager = Manager::start().await;
+    let mut machine = Machine::new();
+    machine.enroll(&manager).await.unwrap();
+    machine.limits.keep_alive = Duration::from_millis(100);
+    machine.limits.keep_alive_timeout = PATIENCE;
+    machine.start().await;
+    manager.connected(1).await;
+    manager.pinged(5).await;
+    assert_eq!(manager.sessions().len(), 1, "who answers is not left");
+    machine.kill().await;
+    machine.limits.keep_alive_timeout = Duration::from_millis(100);
+    manager.falls_silent();
+    let handle = machine.start().await;
+    manager.connected(4).await;
+    assert!(handle.status().await.is_ok());
 }
 
 #[tokio::test]

@@ -15,6 +15,7 @@ use sutler_agent::{
     install::{Layout, Supervisor},
     installer::Machine as Installer,
     journal::{FolderJournal, Journal},
+    limits::Limits,
     link,
     policy::Policy,
     vault::FolderVault,
@@ -24,6 +25,8 @@ use tokio::task::JoinHandle;
 pub(crate) struct Machine {
     folder: tempfile::TempDir,
     running: Option<JoinHandle<Result<Ended, String>>>,
+    /// For the agents that are made from now on.
+    pub(crate) limits: Limits,
 }
 
 impl Machine {
@@ -31,7 +34,7 @@ impl Machine {
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir_all(folder.path().join("root/etc")).unwrap();
         std::fs::write(folder.path().join("root/etc/machine-id"), "0123456789abcdef0123456789abcdef\n").unwrap();
-        Machine { folder, running: None }
+        Machine { folder, running: None, limits: Limits::default() }
     }
 
     /// A machine that is enrolled and whose agent runs and is connected.
@@ -105,7 +108,7 @@ impl Machine {
             random: Arc::new(move || numbers.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed)),
             policy: Policy::File(self.policy_file()),
             programs: Default::default(),
-            limits: Default::default(),
+            limits: self.limits.clone(),
             trial: sutler_agent::Trial::Unknown,
         })
         .await

@@ -8,7 +8,10 @@ use hyper_util::{
 use std::{
     collections::{BTreeMap, HashMap},
     pin::Pin,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 use sutler_base::{
@@ -63,6 +66,10 @@ struct Shared {
     session: Mutex<Option<Answers>>,
     heard: watch::Sender<Vec<Up>>,
     sessions: watch::Sender<Vec<v1::Hello>>,
+    /// How often somebody asked whether it is there.
+    pings: watch::Sender<u64>,
+    /// Whether that is answered.
+    answers_pings: AtomicBool,
     send_facts: bool,
 }
 
@@ -99,11 +106,25 @@ impl Manager {
             session: Mutex::default(),
             heard: watch::Sender::new(vec![]),
             sessions: watch::Sender::new(vec![]),
+            pings: watch::Sender::new(0),
+            answers_pings: AtomicBool::new(true),
             send_facts: true,
         }));
         let address = manager.listen().await;
         manager.0.addresses.lock().unwrap().push(address);
         manager
+    }
+
+    /// Waits until it was asked so often whether it is there.
+    pub(crate) async fn pinged(&self, times: u64) {
+        let mut pings = self.0.pings.subscribe();
+        let asked = tokio::time::timeout(PATIENCE, pings.wait_for(|count| *count >= times)).await;
+        asked.expect("it is asked").expect("it is there");
+    }
+
+    /// Hears whether it is there, and says nothing any more.
+    pub(crate) fn falls_silent(&self) {
+        self.0.answers_pings.store(false, Ordering::Relaxed);
     }
 
     /// Opens another port; the same manager answers there.
@@ -479,6 +500,15 @@ impl agent_service_server::AgentService for Caller {
     }
 
     async fn find_delta(&self, _: Request<v1::FindDeltaRequest>) -> Result<Response<v1::FindDeltaResponse>, Status> {
+        // As a manager answers that is older than the method.
+        Err(Status::unimplemented(""))
+    }
+
+    async fn ping(&self, _: Request<v1::PingRequest>) -> Result<Response<v1::PingResponse>, Status> {
+        self.manager.0.pings.send_modify(|count| *count += 1);
+        if !self.manager.0.answers_pings.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
         // As a manager answers that is older than the method.
         Err(Status::unimplemented(""))
     }

@@ -98,6 +98,13 @@ impl AgentService for Everything {
         Err(Status::not_found("no delta"))
     }
 
+    async fn ping(
+        &self,
+        _: tonic::Request<sutler_proto::v1::PingRequest>,
+    ) -> Result<tonic::Response<sutler_proto::v1::PingResponse>, Status> {
+        Ok(tonic::Response::new(Default::default()))
+    }
+
     async fn renew_certificate(
         &self,
         _: tonic::Request<RenewCertificateRequest>,

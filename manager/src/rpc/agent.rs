@@ -219,6 +219,11 @@ impl v1::agent_service_server::AgentService for Services {
         }))
     }
 
+    async fn ping(&self, request: Request<v1::PingRequest>) -> Result<Response<v1::PingResponse>, Status> {
+        self.client(&request).await?;
+        Ok(Response::new(v1::PingResponse {}))
+    }
+
     async fn renew_certificate(
         &self,
         request: Request<v1::RenewCertificateRequest>,

@@ -145,6 +145,10 @@ impl server_side::AgentService for Bare {
         Err(Status::unimplemented("this server is bare"))
     }
 
+    async fn ping(&self, _: Request<v1::PingRequest>) -> Result<Response<v1::PingResponse>, Status> {
+        Err(Status::unimplemented("this server is bare"))
+    }
+
     async fn renew_certificate(&self, _: Request<v1::RenewCertificateRequest>) -> Result<Response<v1::RenewCertificateResponse>, Status> {
         Err(Status::unimplemented("this server is bare"))
     }

@@ -24,6 +24,7 @@ const TABLE: &[Row] = &[
     ("AgentService/Connect", Kind::Agent, &[], Scope::Any, Invalid),
     ("AgentService/ReadChunks", Kind::Agent, &[], Scope::Any, Invalid),
     ("AgentService/FindDelta", Kind::Agent, &[], Scope::Any, Invalid),
+    ("AgentService/Ping", Kind::Agent, &[], Scope::Any, Fine),
     ("AgentService/RenewCertificate", Kind::Agent, &[], Scope::Any, Invalid),
     ("ClientService/ListClients", Kind::Operator, LISTERS, Scope::Any, Fine),
     ("ClientService/GetClient", Kind::Operator, LISTERS, Scope::Any, Invalid),
