@@ -102,6 +102,11 @@ impl Gate {
         self.drop_oldest_silent() || self.drop_slowest()
     }
 
+    /// Whether all places are taken.
+    pub(crate) fn is_full(&self) -> bool {
+        self.places.available_permits() == 0
+    }
+
     /// A place for a handshake, as soon as there is one and whoever came before has one; none if too many wait.
     pub(crate) async fn place(self: &Arc<Self>) -> Option<Place> {
         let waits = self.waiting.try_acquire().ok()?;

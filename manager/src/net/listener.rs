@@ -321,12 +321,14 @@ impl Port {
         };
         tokio::select! {
             spoke = timeout(limits.silence, spoke) => spoke.map_err(|_| Lost::Silent("silence"))??,
-            () = silent.must_go() => return Err(Lost::Crowded("silent_sockets")),
+            // It may have spoken without having been heard yet, where many come at once.
+            () = silent.must_go() => if !has_spoken(&stream) { return Err(Lost::Crowded("silent_sockets")) },
         }
         drop(silent);
+        let waits = self.gate.is_full();
         let place = self.gate.place().await.ok_or(Lost::Crowded("waiting_sockets"))?;
         // Whoever has given up meanwhile is not answered: that costs as much as one who is there.
-        if stream.ready(Interest::READABLE).await.map_err(Lost::Handshake)?.is_read_closed() {
+        if waits && stream.ready(Interest::READABLE).await.map_err(Lost::Handshake)?.is_read_closed() {
             return Err(Lost::Closed);
         }
         // A gRPC message is written whole; waiting for more costs a round trip.
@@ -490,6 +492,12 @@ impl Port {
         }
         builder
     }
+}
+
+/// Whether the other side has sent something, as the kernel knows it.
+fn has_spoken(stream: &TcpStream) -> bool {
+    let flags = rustix::net::RecvFlags::PEEK | rustix::net::RecvFlags::DONTWAIT;
+    rustix::net::recv(stream, &mut [0; 1], flags).is_ok_and(|(count, _)| count > 0)
 }
 
 /// The limit that ended a connection, if the error says so.

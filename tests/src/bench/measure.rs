@@ -67,6 +67,16 @@ pub(super) fn cpu(pids: &[u32]) -> f64 {
     pids.iter().filter_map(|pid| stat(*pid)).map(|stat| stat.ticks).sum::<u64>() as f64 / TICKS
 }
 
+/// Waits until this process takes hardly any processor any more: what was done before is over.
+pub(super) fn until_at_rest(pid: u32, limit: Duration) {
+    let span = Duration::from_millis(500);
+    until("the process to be at rest", limit, || {
+        let before = cpu_of_threads(&[pid]);
+        pass(span);
+        cpu_of_threads(&[pid]) - before < span.as_secs_f64() / 10.0
+    });
+}
+
 /// Processor time of the threads that these processes have now (seconds, exactly): for what hardly takes any.
 pub(super) fn cpu_of_threads(pids: &[u32]) -> f64 {
     let nanos = |file: &Path| std::fs::read_to_string(file).ok()?.split_whitespace().next()?.parse::<u64>().ok();

@@ -22,6 +22,16 @@ async fn silent_and_slow_sockets_keep_no_newcomer_out() {
 }
 
 #[tokio::test]
+async fn a_crowd_that_has_spoken_is_served_to_the_last_however_few_may_be_silent() {
+    let bed = bed(Limits { handshakes: 2, silent_sockets: 4, ..Limits::default() });
+    let connect = async || Channel::open(bed.agents.address(), bed.nobody_config()).await;
+    let all = futures_util::future::join_all((0..40).map(|_| connect()));
+    for connected in timeout(PATIENCE, all).await.unwrap() {
+        connected.expect("it is served in its turn");
+    }
+}
+
+#[tokio::test]
 async fn a_connection_that_says_nothing_after_its_handshake_is_closed() {
     let bed = bed(Limits { handshake: Duration::from_millis(200), silence: Duration::from_millis(200), ..Limits::default() });
     let socket = TcpStream::connect(bed.agents.address()).await.unwrap();

@@ -44,6 +44,8 @@ fn run(run: &mut Run) {
     let peak = measure::peak(manager.pid());
     let (evaluated, matched) = evaluate(clients, policies);
     assert_eq!(matched, added, "evaluating alone comes to the same");
+    // Whoever got into a group is looked at once more, after the answer.
+    measure::until_at_rest(manager.pid(), ours::LONG);
     let changed = changes(run, &api);
     drop((api, manager));
 
