@@ -1,5 +1,10 @@
 //! The program `sutler`: the manager, and the commands of its administrators.
 
+/// What a crowd of agents leaves behind when it has come in lies between what stays for as long as they are connected: glibc keeps it,
+/// which is 20 kB for each agent (78 kB instead of 58, with 15,000).
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> std::process::ExitCode {
     sutler::cli::run(std::env::args_os())
 }
