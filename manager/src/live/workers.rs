@@ -108,8 +108,9 @@ pub fn start(app: Arc<App>, pace: Pace, receivers: Vec<Receiver>) -> JoinSet<()>
     set.spawn(repeat("offline", metrics.clone(), None, |live| &live.jobs_due, pace.seldom, move || brakes::pass_over(a.clone())));
     let a = app.clone();
     set.spawn(repeat("staged", metrics.clone(), None, |live| &live.jobs_due, pace.seldom, move || find_rollouts(a.clone())));
-    let a = app.clone();
-    set.spawn(repeat("presence", metrics.clone(), None, |live| &live.jobs_due, pace.seldom, move || note_presence(a.clone())));
+    // Other managers take a client for connected for three rounds. Where there are none it is for a restart alone.
+    let (a, pause) = (app.clone(), if app.store.kind() == Kind::Postgres { pace.seldom } else { 4 * pace.seldom });
+    set.spawn(repeat("presence", metrics.clone(), None, |live| &live.jobs_due, pause, move || note_presence(a.clone())));
     let a = app.clone();
     set.spawn(repeat("queued", metrics.clone(), None, |live| &live.jobs_due, pace.seldom, move || find_queued(a.clone())));
     let a = app.clone();
