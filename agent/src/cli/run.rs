@@ -27,6 +27,12 @@ use std::{
 };
 use sutler_base::{state::ClientState, token::TokenString};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing_subscriber::{
+    filter::{LevelFilter, Targets},
+    fmt,
+    layer::SubscriberExt as _,
+    util::SubscriberInitExt as _,
+};
 
 fn random_bytes() -> Result<[u8; 16], String> {
     let mut bytes = [0; 16];
@@ -80,11 +86,12 @@ pub(super) async fn enroll(config: &Config, enroll: Enroll) -> Result<(), String
 }
 
 fn log(format: LogFormat) {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("SUTLER_LOG").unwrap_or_else(|_| "info".into());
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    let wanted = std::env::var("SUTLER_LOG").ok().and_then(|text| text.parse::<Targets>().ok());
+    let log = tracing_subscriber::registry().with(wanted.unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO)));
+    let lines = fmt::layer().with_writer(std::io::stderr).with_target(false);
     match format {
-        LogFormat::Json => builder.json().init(),
-        LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).init(),
+        LogFormat::Json => log.with(lines.json()).init(),
+        LogFormat::Text => log.with(lines.with_ansi(std::io::stderr().is_terminal())).init(),
     }
 }
 

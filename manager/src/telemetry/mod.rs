@@ -7,7 +7,7 @@ pub use http::{ReadyCheck, TelemetryServer, serve};
 pub use metrics::{Enrolled, Metrics};
 
 use std::io::IsTerminal;
-use tracing_subscriber::{EnvFilter, fmt, util::SubscriberInitExt};
+use tracing_subscriber::{filter::Targets, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
 /// How lines of the log look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -35,11 +35,12 @@ pub enum LogError {
 ///
 /// Secrets never get into it, whatever the filter: types that hold one don't show it.
 pub fn start_log(format: LogFormat, filter: Option<&str>) -> Result<(), LogError> {
-    let filter = EnvFilter::try_new(filter.filter(|f| !f.is_empty()).unwrap_or("info"))?;
-    let builder = fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let filter: Targets = filter.filter(|f| !f.is_empty()).unwrap_or("info").parse()?;
+    let log = tracing_subscriber::registry().with(filter);
+    let lines = fmt::layer().with_writer(std::io::stderr);
     match format {
-        LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).finish().try_init()?,
-        LogFormat::Json => builder.json().flatten_event(true).finish().try_init()?,
+        LogFormat::Text => log.with(lines.with_ansi(std::io::stderr().is_terminal())).try_init()?,
+        LogFormat::Json => log.with(lines.json().flatten_event(true)).try_init()?,
     }
     std::panic::set_hook(Box::new(|panic| {
         let text = panic.payload_as_str().unwrap_or("no text");
