@@ -13,6 +13,7 @@ mod groups;
 mod guard;
 mod jobs;
 mod logs;
+mod objects;
 mod operators;
 mod packages;
 mod planned;
