@@ -94,7 +94,7 @@ const LIMITS: &str = r#"# The bounds of both ports.
 # Connections that have sent nothing yet: how many (the oldest are dropped first), and for how long.
 # silent_sockets = 1024
 # silence = "10s"
-# Connections that have sent something and wait for their handshake, in the order in which they came; one more is closed.
+# Connections that have sent something and wait for their handshake, in the order in which they came, the addresses in turns.
 # waiting_sockets = 16384
 # Connections on a port; 0: what the limit of open files allows.
 # connections = 0

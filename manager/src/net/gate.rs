@@ -2,15 +2,16 @@
 //! handshakes.
 //!
 //! A socket that sends nothing costs a descriptor and nothing else, and the oldest of them goes when there are too many. Those that
-//! have sent something get places for their handshakes in the order in which they came: a fleet that lost its manager comes back in one
-//! moment, and whoever were turned away would come again, and again, and keep out the rest. When all places are taken and somebody
+//! have sent something get places for their handshakes in the order in which they came, the addresses in turns: a fleet that lost its
+//! manager comes back in one moment, and whoever were turned away would come again, and again, and keep out the rest. When all places are taken and somebody
 //! waits, the handshake that has made the manager wait the longest loses its place, so that sockets which send one byte and no more keep
 //! nobody out.
 
-use super::Limits;
+use super::{Limits, census::Holder, lines::Lines};
 use std::{
     collections::BTreeMap,
     io,
+    net::IpAddr,
     pin::{Pin, pin},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -29,10 +30,8 @@ use tokio::{
 #[derive(Debug)]
 pub(crate) struct Gate {
     places: Arc<Semaphore>,
-    /// How many more may wait for a place.
-    waiting: Semaphore,
-    /// Whose turn it is among them.
-    turn: tokio::sync::Mutex<()>,
+    /// Who waits for a place.
+    lines: Arc<Lines>,
     silent_max: usize,
     patience: Duration,
     state: Mutex<State>,
@@ -51,8 +50,7 @@ impl Gate {
     pub(crate) fn new(limits: &Limits) -> Arc<Gate> {
         Arc::new(Gate {
             places: Arc::new(Semaphore::new(limits.handshakes)),
-            waiting: Semaphore::new(limits.waiting_sockets),
-            turn: tokio::sync::Mutex::default(),
+            lines: Lines::new(limits.waiting_sockets),
             silent_max: limits.silent_sockets,
             patience: limits.handshake_patience,
             state: Mutex::default(),
@@ -107,12 +105,12 @@ impl Gate {
         self.places.available_permits() == 0
     }
 
-    /// A place for a handshake, as soon as there is one and whoever came before has one; none if too many wait.
-    pub(crate) async fn place(self: &Arc<Self>) -> Option<Place> {
-        let waits = self.waiting.try_acquire().ok()?;
-        let turn = self.turn.lock().await;
+    /// A place for a handshake, as soon as there is one and whoever came before has one; none if too many wait. Whoever waits at the
+    /// same address, `from`, waits in one line.
+    pub(crate) async fn place(self: &Arc<Self>, from: IpAddr) -> Option<Place> {
+        let turn = self.lines.turn(Holder::of(None, from)).await?;
         let permit = self.permit().await;
-        drop((turn, waits));
+        drop(turn);
         let mut state = self.lock();
         let id = state.next;
         state.next += 1;
@@ -294,6 +292,7 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     const PATIENCE: Duration = Duration::from_millis(50);
+    const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 
     fn gate(handshakes: usize, silent_sockets: usize) -> Arc<Gate> {
         Gate::new(&Limits { handshakes, silent_sockets, handshake_patience: PATIENCE, ..Limits::default() })
@@ -315,18 +314,18 @@ mod tests {
     #[tokio::test]
     async fn a_handshake_that_keeps_the_manager_waiting_loses_its_place_to_one_who_waits() {
         let gate = gate(2, 10);
-        let slow = gate.place().await.unwrap();
+        let slow = gate.place(HERE).await.unwrap();
         let (_other_side, socket) = tokio::io::duplex(64);
         let mut stalled = slow.watch(socket);
         let (mut lively_side, socket) = tokio::io::duplex(64);
-        let lively = gate.place().await.unwrap();
+        let lively = gate.place(HERE).await.unwrap();
         let mut lively_socket = lively.watch(socket);
         let stall = tokio::spawn(async move { stalled.read_u8().await });
         lively_side.write_u8(1).await.unwrap();
         lively_socket.read_u8().await.unwrap();
         let waiting = tokio::spawn({
             let gate = gate.clone();
-            async move { gate.place().await.unwrap() }
+            async move { gate.place(HERE).await.unwrap() }
         });
         slow.must_go().await;
         assert!(!waiting.is_finished(), "the place is given back first");
@@ -337,37 +336,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn whoever_has_spoken_gets_a_place_in_the_order_of_arrival_and_of_too_many_the_newest_goes() {
-        let gate = Gate::new(&Limits { handshakes: 1, waiting_sockets: 3, ..Limits::default() });
-        let mut place = gate.place().await.unwrap();
-        let (served, mut order) = tokio::sync::mpsc::channel(3);
-        for n in 0..3 {
-            let (line, served) = (gate.clone(), served.clone());
-            tokio::spawn(async move { served.send((n, line.place().await.unwrap())).await });
-            // Until it stands in the line: one more takes a place among those who may wait.
-            while gate.waiting.available_permits() > 2 - n {
-                tokio::task::yield_now().await;
-            }
-        }
-        assert!(gate.place().await.is_none(), "so many may wait, and no more");
-        for n in 0..3 {
-            drop(place);
-            let (who, next) = order.recv().await.unwrap();
-            assert_eq!(who, n);
-            place = next;
-        }
-        drop(place);
-        assert!(gate.place().await.is_some());
-    }
-
-    #[tokio::test]
     async fn a_slow_handshake_keeps_its_place_while_there_are_others() {
         let gate = gate(2, 10);
-        let slow = gate.place().await.unwrap();
+        let slow = gate.place(HERE).await.unwrap();
         let (_other_side, socket) = tokio::io::duplex(64);
         let mut stalled = slow.watch(socket);
         let _ = tokio::time::timeout(4 * PATIENCE, stalled.read_u8()).await;
-        let _other = gate.place().await.unwrap();
+        let _other = gate.place(HERE).await.unwrap();
         assert!(tokio::time::timeout(4 * PATIENCE, slow.must_go()).await.is_err());
     }
 }

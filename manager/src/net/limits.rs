@@ -21,8 +21,9 @@ pub struct Limits {
     pub handshake_patience: Duration,
     /// How many connections that have sent nothing yet are kept on a port; the oldest are dropped first.
     pub silent_sockets: usize,
-    /// How many connections that have sent something wait for a place for their handshake on a port, in the order in which they came;
-    /// one more is closed. A fleet that comes back in one moment waits here.
+    /// How many connections that have sent something wait for a place for their handshake on a port, in the order in which they came,
+    /// the addresses in turns; of one more than that the last from where most wait is closed. A fleet that comes back in one moment
+    /// waits here.
     pub waiting_sockets: usize,
     /// How long a connection may send nothing at all.
     #[serde(deserialize_with = "span")]

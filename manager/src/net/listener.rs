@@ -326,7 +326,7 @@ impl Port {
         }
         drop(silent);
         let waits = self.gate.is_full();
-        let place = self.gate.place().await.ok_or(Lost::Crowded("waiting_sockets"))?;
+        let place = self.gate.place(address.ip()).await.ok_or(Lost::Crowded("waiting_sockets"))?;
         // Whoever has given up meanwhile is not answered: that costs as much as one who is there.
         if waits && stream.ready(Interest::READABLE).await.map_err(Lost::Handshake)?.is_read_closed() {
             return Err(Lost::Closed);

@@ -27,6 +27,7 @@ mod descriptors;
 mod frames;
 mod gate;
 mod limits;
+mod lines;
 mod listener;
 mod methods;
 mod proxy;

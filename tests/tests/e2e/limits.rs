@@ -25,7 +25,7 @@ const NET: [(&str, &str); 27] = [
     ("handshakes", "silent_and_slow_sockets_keep_no_newcomer_out"),
     ("handshake_patience", "a_handshake_that_keeps_the_manager_waiting_loses_its_place_to_one_who_waits"),
     ("silent_sockets", "of_too_many_silent_sockets_the_oldest_goes"),
-    ("waiting_sockets", "whoever_has_spoken_gets_a_place_in_the_order_of_arrival_and_of_too_many_the_newest_goes"),
+    ("waiting_sockets", "of_too_many_the_last_of_the_longest_line_goes_or_the_newest"),
     ("silence", "a_connection_that_says_nothing_after_its_handshake_is_closed"),
     ("connections", "a_port_that_has_all_its_connections_closes_one_more"),
     ("connections_per_agent", "one_connection_too_many_closes_an_agents_oldest_and_tells_an_operator"),

@@ -32,6 +32,22 @@ async fn a_crowd_that_has_spoken_is_served_to_the_last_however_few_may_be_silent
 }
 
 #[tokio::test]
+async fn one_address_that_fills_its_line_keeps_nobody_out_at_another() {
+    let bed = bed(Limits { handshakes: 1, waiting_sockets: 8, ..Limits::default() });
+    let mut sockets = Vec::new();
+    for _ in 0..32 {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+        let mut socket = socket.connect(bed.agents.address()).await.unwrap();
+        let _ = socket.write_all(&[22]).await;
+        sockets.push(socket);
+    }
+    super::limits::until_counted(&bed, "waiting_sockets").await;
+    let enrol = async { bed.nobody().await.newcomer().enroll(EnrollRequest::default()).await.unwrap() };
+    timeout(PATIENCE, enrol).await.expect("it has its turn");
+}
+
+#[tokio::test]
 async fn a_connection_that_says_nothing_after_its_handshake_is_closed() {
     let bed = bed(Limits { handshake: Duration::from_millis(200), silence: Duration::from_millis(200), ..Limits::default() });
     let socket = TcpStream::connect(bed.agents.address()).await.unwrap();

@@ -10,7 +10,7 @@ fn counted(bed: &Bed, limit: &str) -> bool {
     bed.metrics.text().lines().any(|l| l.starts_with(&line))
 }
 
-async fn until_counted(bed: &Bed, limit: &str) {
+pub(super) async fn until_counted(bed: &Bed, limit: &str) {
     let counted = async {
         while !counted(bed, limit) {
             tokio::time::sleep(Duration::from_millis(5)).await;
