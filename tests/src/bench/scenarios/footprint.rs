@@ -26,7 +26,8 @@ struct Idle {
 
 /// Watches processes for a while, after they had time to come to rest.
 fn idle(run: &Run, pids: impl Fn() -> Vec<u32>) -> Idle {
-    measure::pass(run.pick(Duration::from_secs(2), Duration::from_secs(20)));
+    // Half a minute after a job an agent clears up behind it.
+    measure::pass(run.pick(Duration::from_secs(2), Duration::from_secs(60)));
     let before = pids();
     let span = run.pick(Duration::from_secs(4), Duration::from_secs(60));
     let (cpu, wake_ups) = (measure::cpu_of_threads(&before), measure::wake_ups(&before));
