@@ -183,7 +183,8 @@ struct Heard {
     received: Arc<AtomicU64>,
     wait: Duration,
     answer: Duration,
-    alarm: Pin<Box<Sleep>>,
+    /// None before anything came: how long a handshake may take is a limit of its own.
+    alarm: Option<Pin<Box<Sleep>>>,
     set: Instant,
     silent: Arc<Notify>,
     /// It was asked whether anybody is there, and nothing has come since.
@@ -197,7 +198,7 @@ impl Heard {
             received: Arc::default(),
             wait: limits.keep_alive,
             answer: limits.keep_alive_timeout,
-            alarm: Box::pin(tokio::time::sleep(limits.keep_alive)),
+            alarm: None,
             set: Instant::now(),
             silent: Arc::default(),
             asked: false,
@@ -206,14 +207,15 @@ impl Heard {
 
     /// Nothing comes: has the manager asked when that lasts too long, and says when that had no answer.
     fn poll_silence(&mut self, context: &mut Context<'_>) -> Poll<io::Error> {
-        while self.alarm.as_mut().poll(context).is_ready() {
+        let Some(alarm) = &mut self.alarm else { return Poll::Pending };
+        while alarm.as_mut().poll(context).is_ready() {
             if self.asked {
                 let silence = self.wait + self.answer;
                 return Poll::Ready(io::Error::new(io::ErrorKind::TimedOut, format!("nothing was heard from the manager for {silence:?}")));
             }
             self.asked = true;
             self.silent.notify_one();
-            self.alarm.set(tokio::time::sleep(self.answer));
+            alarm.set(tokio::time::sleep(self.answer));
         }
         Poll::Pending
     }
@@ -228,11 +230,10 @@ impl AsyncRead for Heard {
         }
         self.received.fetch_add((buf.filled().len() - before) as u64, Ordering::Relaxed);
         let now = Instant::now();
-        if self.asked || now - self.set > self.wait / 16 {
+        if self.asked || self.alarm.is_none() || now - self.set > self.wait / 16 {
             (self.asked, self.set) = (false, now);
             // A new one: one that is put off wakes the machine at its old time, to be put off.
-            let wait = self.wait;
-            self.alarm.set(tokio::time::sleep(wait));
+            self.alarm = Some(Box::pin(tokio::time::sleep(self.wait)));
         }
         polled
     }

@@ -5,8 +5,12 @@ use crate::{
     manager::{Manager, PATIENCE, Package, attempt},
 };
 use std::time::Duration;
-use sutler_agent::{AgentError, identity::IdentityError};
-use sutler_base::{manifest::Phase, state::ExecutionState};
+use sutler_agent::{AgentError, identity::IdentityError, limits::Limits, link};
+use sutler_base::{Timestamp, manifest::Phase, state::ExecutionState};
+use sutler_certs::{
+    CaBundle,
+    tls::{self, ServerTrust},
+};
 use sutler_proto::v1::{self, connect_request::Message as Up, connect_response::Message as Down};
 
 #[tokio::test]
@@ -98,6 +102,18 @@ async fn a_manager_that_says_nothing_is_asked_whether_it_is_there_and_left_when_
     let handle = machine.start().await;
     manager.connected(4).await;
     assert!(handle.status().await.is_ok());
+}
+
+#[tokio::test]
+async fn a_handshake_may_take_as_long_as_its_own_limit_says_however_soon_silence_is_noticed() {
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let ca = CaBundle::create(&"acme.example".parse().unwrap(), Timestamp::now()).unwrap();
+    let config = tls::agent_client(None, &ServerTrust::of_bundle(&ca), tls::Clock::system()).unwrap();
+    let short = Duration::from_millis(20);
+    let limits = Limits { handshake: Duration::from_secs(1), keep_alive: short, keep_alive_timeout: short, ..Limits::default() };
+    let begin = std::time::Instant::now();
+    let error = link::connect_within(&silent.local_addr().unwrap().to_string(), config, &limits).await.unwrap_err();
+    assert!(begin.elapsed() >= limits.handshake, "{error}");
 }
 
 #[tokio::test]
