@@ -269,6 +269,16 @@ async fn a_package_is_installed_from_the_first_moment_that_its_publisher_named_t
 }
 
 #[tokio::test]
+async fn an_agent_at_rest_shows_the_machines_own_rules_as_they_are_now() {
+    let manager = Manager::start().await;
+    let (machine, handle) = Machine::connected(&manager).await;
+    for (rules, hold) in [("hold = true\n", true), ("hold = false\n", false)] {
+        machine.set_policy(rules);
+        assert_eq!(handle.status().await.unwrap().hold, hold, "{rules}");
+    }
+}
+
+#[tokio::test]
 async fn the_machines_own_rules_come_first_and_are_read_again_without_a_restart() {
     let manager = Manager::start().await;
     let (machine, handle) = Machine::connected(&manager).await;
