@@ -49,8 +49,7 @@ use tracing::{debug, info, warn};
 
 /// How often the loop looks around while there is something to be done: a wall clock may have jumped.
 const LOOK_AROUND: Duration = Duration::from_secs(30);
-/// How often it does at rest: whatever happens then has it look first. In one round of the timers below (262 s), so that a look wakes the
-/// machine as rarely as it can.
+/// How often it does at rest: whatever happens then has it look first, and each look wakes the machine.
 const LOOK_AT_REST: Duration = Duration::from_secs(240);
 /// How often it is looked whether a full disk has room again, and what could not be written is tried again.
 const FULL_LOOK: Duration = Duration::from_secs(5);

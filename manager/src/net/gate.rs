@@ -3,9 +3,9 @@
 //!
 //! A socket that sends nothing costs a descriptor and nothing else, and the oldest of them goes when there are too many. Those that
 //! have sent something get places for their handshakes in the order in which they came, the addresses in turns: a fleet that lost its
-//! manager comes back in one moment, and whoever were turned away would come again, and again, and keep out the rest. When all places are taken and somebody
-//! waits, the handshake that has made the manager wait the longest loses its place, so that sockets which send one byte and no more keep
-//! nobody out.
+//! manager comes back in one moment, and whoever were turned away would come again, and again, and keep out the rest. When all places
+//! are taken and somebody waits, the handshake that has made the manager wait the longest loses its place, so that sockets which send
+//! one byte and no more keep nobody out.
 
 use super::{Limits, census::Holder, lines::Lines};
 use std::{
