@@ -12,7 +12,7 @@ use crate::{
     link::{Connection, precondition},
     memory::Transfer,
 };
-use parts::{Assembler, Buffers};
+use parts::Assembler;
 use std::{
     collections::VecDeque,
     sync::{
@@ -75,7 +75,7 @@ pub async fn objects(connection: &Connection, attempt: &AttemptId, wanted: &[Wan
     let mut fetched = 0;
     for batch in wanted.chunks(limits::DIGESTS_MAX) {
         let mut reader = Reader::new(connection.clone(), attempt, batch.iter().map(|w| w.digest).collect());
-        let mut assembler = Assembler::new(Arc::default(), batch.iter().map(|w| w.most).collect());
+        let mut assembler = Assembler::new(batch.iter().map(|w| w.most).collect());
         while let Some(parts) = reader.next().await? {
             for part in parts {
                 fetched += part.data.len() as u64;
@@ -135,9 +135,8 @@ pub async fn into_tree(
     tell: impl Fn(u64) + Send,
 ) -> Result<(Box<dyn Tree>, u64), FetchError> {
     let _memory = Transfer::begin();
-    let buffers = Arc::<Buffers>::default();
-    let (queue, writer, written) = spawn_writer(tree, buffers.clone());
-    let received = receive(connection, attempt, missing, &buffers, &queue, &written, tell).await;
+    let (queue, writer, written) = spawn_writer(tree);
+    let received = receive(connection, attempt, missing, &queue, &written, tell).await;
     drop(queue);
     let (tree, wrote) = writer.await.map_err(|e| FetchError::Later(format!("the agent's own work stopped: {e}")))?;
     // What stopped the writing is the cause; that nobody took the bytes any more is its effect.
@@ -148,7 +147,7 @@ pub async fn into_tree(
 type Queue = mpsc::Sender<(Digest, parts::Object)>;
 type Writer = tokio::task::JoinHandle<(Box<dyn Tree>, Result<(), FetchError>)>;
 
-fn spawn_writer(mut tree: Box<dyn Tree>, buffers: Arc<Buffers>) -> (Queue, Writer, Arc<AtomicU64>) {
+fn spawn_writer(mut tree: Box<dyn Tree>) -> (Queue, Writer, Arc<AtomicU64>) {
     let (queue, mut objects) = mpsc::channel::<(Digest, parts::Object)>(WRITES_OPEN);
     let written = Arc::new(AtomicU64::new(0));
     let counter = written.clone();
@@ -163,7 +162,6 @@ fn spawn_writer(mut tree: Box<dyn Tree>, buffers: Arc<Buffers>) -> (Queue, Write
             if let Err(e) = wrote {
                 return (tree, Err(e));
             }
-            buffers.give_back(object);
         }
         (tree, Ok(()))
     });
@@ -174,7 +172,6 @@ async fn receive(
     connection: &Connection,
     attempt: &AttemptId,
     missing: Vec<Chunk>,
-    buffers: &Arc<Buffers>,
     queue: &Queue,
     written: &AtomicU64,
     tell: impl Fn(u64) + Send,
@@ -191,7 +188,7 @@ async fn receive(
             open.push_back((batch, reader));
         }
         let Some((batch, mut reader)) = open.pop_front() else { break };
-        let mut assembler = Assembler::new(buffers.clone(), batch.iter().map(|c| u64::from(c.length)).collect());
+        let mut assembler = Assembler::new(batch.iter().map(|c| u64::from(c.length)).collect());
         while let Some(parts) = reader.next().await? {
             for part in parts {
                 fetched += part.data.len() as u64;

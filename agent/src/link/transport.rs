@@ -30,8 +30,9 @@ use tokio::{
 
 const STREAM_WINDOW: u32 = 2 << 20;
 const CONNECTION_WINDOW: u32 = 8 << 20;
-/// Below the size from which an allocator asks the kernel for each block by itself (128 KiB where the agent is static).
-const FRAME_SIZE: u32 = 64 << 10;
+/// With its head a frame fills what the manager's TLS takes at once (64 KiB): a byte more, and each frame's last bytes go, and come, in a
+/// packet of their own.
+const FRAME_SIZE: u32 = (64 << 10) - 9;
 
 type Body = tonic::body::Body;
 
