@@ -16,9 +16,31 @@ use sutler_store::{Page, Tx};
 /// How many rows are handled in one unit.
 const BATCH: u32 = 500;
 
+/// The jobs that end with their time.
+const TIMED: [JobState; 3] = [JobState::Scheduled, JobState::Active, JobState::Paused];
+
+/// What is due by the clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Due {
+    /// The common clock when this was read.
+    pub clock: Timestamp,
+    /// There are jobs for [`expire`].
+    pub jobs: bool,
+    /// There may be cancellations for [`finish_cancels`].
+    pub cancels: bool,
+}
+
+/// Looks whether something is due.
+pub async fn due(tx: &mut dyn Tx, env: &Env) -> Result<Due> {
+    let clock = env.common_clock(tx).await?;
+    let jobs = !tx.jobs_expired(env.now, &TIMED, 1).await?.is_empty();
+    let cancels = !tx.cancels_overdue(clock, 1).await?.is_empty();
+    Ok(Due { clock, jobs, cancels })
+}
+
 /// Ends jobs whose time is over: what was not offered expires; what was, its agent ends. Gives back whether more is due.
 pub async fn expire(tx: &mut dyn Tx, env: &Env) -> Result<bool> {
-    let due = tx.jobs_expired(env.now, &[JobState::Scheduled, JobState::Active, JobState::Paused], 20).await?;
+    let due = tx.jobs_expired(env.now, &TIMED, 20).await?;
     let more = due.len() == 20;
     for mut job in due {
         let mut page = Page { after: None, limit: BATCH };

@@ -238,11 +238,13 @@ async fn renew_leases(app: Arc<App>) -> Result<(), AppError> {
 }
 
 async fn end_jobs(app: Arc<App>, even: Arc<Mutex<Even>>, begin: Instant) -> Result<(), AppError> {
-    while app.change("manager", "expire", (), |tx, env, _| Box::pin(reconcile::expire(tx, env))).await? {}
-    let clock = app.view("manager", "clock", (), |tx, env, _| Box::pin(env.common_clock(tx))).await?;
-    let even = even.lock().unwrap_or_else(PoisonError::into_inner).look(clock, begin.elapsed());
+    // Asked first: a unit that writes has everybody else's writes behind it, and mostly nothing is due.
+    let due = app.view("manager", "due", (), |tx, env, _| Box::pin(reconcile::due(tx, env))).await?;
+    while due.jobs && app.change("manager", "expire", (), |tx, env, _| Box::pin(reconcile::expire(tx, env))).await? {}
+    let even = even.lock().unwrap_or_else(PoisonError::into_inner).look(due.clock, begin.elapsed());
     let leases_are_over = even >= execution::cancel_patience(app.settings.lease_seconds());
-    while leases_are_over
+    while due.cancels
+        && leases_are_over
         && app.change("manager", "finish_cancels", even, |tx, env, even| Box::pin(reconcile::finish_cancels(tx, env, *even))).await?
     {}
     let jobs = app.live.take_jobs();
