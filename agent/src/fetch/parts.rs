@@ -79,7 +79,11 @@ impl Object {
     pub(super) fn into_bytes(self) -> Result<Vec<u8>, FetchError> {
         let mut buffer = Vec::new();
         self.decode(&mut buffer)?;
-        Ok(if self.encoding == Encoding::Identity { self.data.to_vec() } else { buffer })
+        Ok(match self.data {
+            _ if self.encoding != Encoding::Identity => buffer,
+            Data::Whole(bytes) => bytes.into(),
+            Data::Joined(bytes) => bytes,
+        })
     }
 }
 
