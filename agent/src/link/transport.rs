@@ -30,8 +30,8 @@ use tokio::{
 
 const STREAM_WINDOW: u32 = 2 << 20;
 const CONNECTION_WINDOW: u32 = 8 << 20;
-/// With its head a frame fills what the manager's TLS takes at once (64 KiB): a byte more, and each frame's last bytes go, and come, in a
-/// packet of their own.
+/// With its head (9 bytes, RFC 9113, section 4.1) a frame fills what the manager's TLS takes at once (64 KiB): a byte more, and the last
+/// bytes of each go, and come, in a record of their own.
 const FRAME_SIZE: u32 = (64 << 10) - 9;
 
 type Body = tonic::body::Body;
