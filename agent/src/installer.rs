@@ -92,8 +92,8 @@ pub trait Tree: Send {
     fn missing(&self) -> Vec<Chunk>;
     /// Takes what a tree that is installed has of it; returns how many bytes that made.
     fn reuse(&mut self, old: &OldPackage) -> Result<u64, Trouble>;
-    /// Verifies a chunk and writes it.
-    fn write(&mut self, digest: Digest, bytes: &[u8]) -> Result<(), Trouble>;
+    /// Verifies chunks and writes them.
+    fn write(&mut self, chunks: &[(Digest, &[u8])]) -> Result<(), Trouble>;
     /// Verifies the whole and makes it durable.
     fn finish(self: Box<Self>) -> Result<(), Trouble>;
 }
@@ -252,8 +252,8 @@ impl Tree for RealTree {
         Ok(self.staging.reuse(&OldTree { path: &path, manifest: &old.manifest, lists: &old.lists })?)
     }
 
-    fn write(&mut self, digest: Digest, bytes: &[u8]) -> Result<(), Trouble> {
-        self.staging.write(digest, bytes)?;
+    fn write(&mut self, chunks: &[(Digest, &[u8])]) -> Result<(), Trouble> {
+        self.staging.write(chunks)?;
         Ok(())
     }
 

@@ -290,11 +290,13 @@ impl Tree for SimulatedTree {
         Ok(0)
     }
 
-    fn write(&mut self, digest: Digest, bytes: &[u8]) -> Result<(), Trouble> {
-        if Digest::of(bytes) != digest {
-            return Err(Trouble::Failed(failure(ErrorKind::ContentMismatch, format!("what came for {digest} is something else"))));
+    fn write(&mut self, chunks: &[(Digest, &[u8])]) -> Result<(), Trouble> {
+        for (digest, bytes) in chunks {
+            if Digest::of(bytes) != *digest {
+                return Err(Trouble::Failed(failure(ErrorKind::ContentMismatch, format!("what came for {digest} is something else"))));
+            }
+            self.lacking.remove(digest);
         }
-        self.lacking.remove(&digest);
         Ok(())
     }
 

@@ -3,7 +3,7 @@
 use super::FetchError;
 use crate::installer::failure;
 use bytes::Bytes;
-use std::ops::Deref;
+use std::{borrow::Cow, ops::Deref};
 use sutler_base::state::ErrorKind;
 use sutler_proto::v1::{Encoding, ObjectPart};
 
@@ -47,25 +47,29 @@ impl Data {
 }
 
 impl Object {
-    /// The object's bytes. Never more than its bound, however small what came is. What has to be decompressed goes into the buffer.
-    pub(super) fn decode<'a>(&'a self, buffer: &'a mut Vec<u8>) -> Result<&'a [u8], FetchError> {
+    /// The most bytes that it can have.
+    pub(super) fn most(&self) -> u64 {
+        self.most
+    }
+
+    /// The object's bytes, never more than its bound, however small what came is. Copied is only what has to be decompressed.
+    pub(super) fn decode(&self) -> Result<Cow<'_, [u8]>, FetchError> {
         let most = usize::try_from(self.most).map_err(|_| wrong("an object is larger than this machine can address"))?;
         let bytes = match self.encoding {
-            Encoding::Identity => &*self.data,
+            Encoding::Identity => Cow::Borrowed(&*self.data),
             Encoding::Zstd => {
-                buffer.clear();
                 // The frame may say how much it holds; what it really holds is bounded all the same.
                 let said = zstd::zstd_safe::get_frame_content_size(&self.data).ok().flatten();
                 if said.is_some_and(|s| s > self.most) {
                     return Err(wrong(format!("an object claims more than the {most} bytes that it may have")));
                 }
-                buffer.reserve_exact(said.map_or(most, |s| s as usize));
+                let mut bytes = Vec::with_capacity(said.map_or(most, |s| s as usize));
                 let mut decoder = zstd::stream::read::Decoder::new(&self.data[..])
                     .map_err(|e| wrong(format!("an object can't be decompressed: {e}")))?
                     .single_frame();
                 let bounded = &mut std::io::Read::take(&mut decoder, self.most.saturating_add(1));
-                std::io::Read::read_to_end(bounded, buffer).map_err(|e| wrong(format!("an object can't be decompressed: {e}")))?;
-                &*buffer
+                std::io::Read::read_to_end(bounded, &mut bytes).map_err(|e| wrong(format!("an object can't be decompressed: {e}")))?;
+                Cow::Owned(bytes)
             }
             Encoding::Unspecified => return Err(wrong("an object's encoding is not known here; a newer agent is needed")),
         };
@@ -77,10 +81,10 @@ impl Object {
 
     /// The same for whoever keeps them.
     pub(super) fn into_bytes(self) -> Result<Vec<u8>, FetchError> {
-        let mut buffer = Vec::new();
-        self.decode(&mut buffer)?;
+        if let Cow::Owned(bytes) = self.decode()? {
+            return Ok(bytes);
+        }
         Ok(match self.data {
-            _ if self.encoding != Encoding::Identity => buffer,
             Data::Whole(bytes) => bytes.into(),
             Data::Joined(bytes) => bytes,
         })
@@ -168,7 +172,7 @@ mod tests {
         let message = Bytes::from(vec![7; 1000]);
         let sent = |data: Bytes, last| ObjectPart { index: 0, encoding: Encoding::Identity as i32, data, last };
         let (_, whole) = Assembler::new(vec![1000]).add(sent(message.slice(10..), true)).unwrap().unwrap();
-        assert_eq!(whole.decode(&mut Vec::new()).unwrap().as_ptr(), message[10..].as_ptr());
+        assert_eq!(whole.decode().unwrap().as_ptr(), message[10..].as_ptr());
         drop(whole);
         let mut assembler = Assembler::new(vec![1000]);
         for end in [1, 2, 3] {

@@ -92,6 +92,14 @@ impl Plan {
         self.by_digest[at] as usize
     }
 
+    /// The piece that has this digest, if it is the only one and is not there yet.
+    pub(crate) fn only(&self, digest: &Digest) -> Option<usize> {
+        let mut places = self.with(digest);
+        let (Some(at), None) = (places.next(), places.next()) else { return None };
+        let n = self.nth(at);
+        (!self.pieces[n].here).then_some(n)
+    }
+
     /// Whether a place still waits for this digest.
     pub(crate) fn lacks(&self, digest: &Digest) -> bool {
         self.with(digest).any(|at| !self.pieces[self.nth(at)].here)

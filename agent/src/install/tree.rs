@@ -14,17 +14,18 @@ use super::{
     plan::{ChunkLists, Plan},
 };
 use rustix::{
-    fs::{AtFlags, Mode, OFlags},
+    fs::{AtFlags, FallocateFlags, Mode, OFlags},
     io::Errno,
 };
 use std::{
     collections::{BTreeMap, HashMap},
     fs::File,
-    io::Read,
+    io::{ErrorKind, IoSlice, Read},
     num::NonZeroU64,
+    ops::Range,
     os::{
         fd::{AsFd, OwnedFd},
-        unix::fs::FileExt,
+        unix::fs::{FileExt, MetadataExt},
     },
     path::{Path, PathBuf},
     sync::Arc,
@@ -43,6 +44,12 @@ const SYNC_ONE_BY_ONE: usize = 64;
 /// Of a large file the system is asked to begin with so many bytes at a time, while more of them come: what is left to wait for at the
 /// end is short, and the disk has no sudden pile of work.
 const WRITE_BACK: u64 = 8 << 20;
+
+/// A larger file has its room on the disk before its bytes: to find it for each write takes half of what a write costs.
+const ROOM_AHEAD: u64 = 1 << 20;
+
+/// How many pieces the system takes with one call (UIO_MAXIOV of Linux).
+const AT_ONCE: usize = 1024;
 
 /// How much of the disk a package may not take.
 #[derive(Debug, Clone, Copy)]
@@ -191,38 +198,60 @@ impl Staging {
         self.plan.missing_bytes()
     }
 
-    /// Writes a chunk to every place that waits for it. False if none does: it was not asked for, or is there already.
+    /// Writes chunks, in this order, each to every place that waits for it; those that follow each other in a file go with one call.
+    /// Returns how many a place waited for: the others were not asked for, or are there already.
     ///
-    /// The bytes are verified, the caller need not do it: at once ([`Error::Content`] if they are not those of `digest`), or, where a
-    /// file is written from its start to its end, with the whole of it by [`Staging::finish`].
-    pub fn write(&mut self, digest: Digest, bytes: &[u8]) -> Result<bool, Error> {
-        let in_order = self.continues(&digest);
-        self.place(digest, bytes, in_order)
+    /// The bytes are verified, the caller need not do it: at once ([`Error::Content`] if they are not those of the digest), or, where
+    /// a file is written from its start to its end, with the whole of it by [`Staging::finish`].
+    pub fn write(&mut self, chunks: &[(Digest, &[u8])]) -> Result<usize, Error> {
+        let mut wanted = 0;
+        let mut left = chunks;
+        while let [(digest, bytes), others @ ..] = left {
+            match self.next_of_a_file(left) {
+                Some(pieces) => {
+                    let (together, after) = left.split_at(pieces.len());
+                    let bytes: Vec<&[u8]> = together.iter().map(|(_, bytes)| *bytes).collect();
+                    self.put(pieces.start, &bytes)?;
+                    wanted += together.len();
+                    left = after;
+                }
+                None => {
+                    wanted += usize::from(self.place(*digest, bytes)?);
+                    left = others;
+                }
+            }
+        }
+        Ok(wanted)
     }
 
-    /// Whether a chunk goes to one place alone, which is the next one of a file that was hashed so far.
-    fn continues(&self, digest: &Digest) -> bool {
-        let mut places = self.plan.with(digest);
-        let (Some(at), None) = (places.next(), places.next()) else { return false };
-        let piece = self.plan.pieces[self.plan.nth(at)];
+    /// The pieces that the first of these chunks are, if they are nothing else and the next ones of a file that was hashed so far.
+    fn next_of_a_file(&self, chunks: &[(Digest, &[u8])]) -> Option<Range<usize>> {
+        let (first, others) = chunks.split_first()?;
+        let start = self.plan.only(&first.0)?;
+        let piece = self.plan.pieces[start];
         let index = piece.file as usize;
+        let file = &self.plan.files[index];
         let hashed = self.open.as_ref().filter(|open| open.index == index).map_or(0, |open| open.hashed);
-        self.plan.files[index].pieces.len() > 1 && hashed == piece.offset
+        if file.pieces.len() == 1 || hashed != piece.offset {
+            return None;
+        }
+        let follow = others.iter().zip(start + 1..file.pieces.end).take_while(|((digest, _), next)| self.plan.only(digest) == Some(*next));
+        Some(start..start + 1 + follow.count())
     }
 
-    /// Writes bytes to every place that waits for them; `with_file`: they are verified together with the file.
-    fn place(&mut self, digest: Digest, bytes: &[u8], with_file: bool) -> Result<bool, Error> {
+    /// Verifies a chunk and writes it to every place that waits for it. False if none does.
+    fn place(&mut self, digest: Digest, bytes: &[u8]) -> Result<bool, Error> {
         let places = self.plan.with(&digest);
         if !places.clone().any(|at| !self.plan.pieces[self.plan.nth(at)].here) {
             return Ok(false);
         }
-        if !with_file && Digest::of(bytes) != digest {
+        if Digest::of(bytes) != digest {
             return Err(Error::Content { what: format!("a chunk of {} bytes", bytes.len()), expected: digest });
         }
         for at in places {
             let n = self.plan.nth(at);
             if !self.plan.pieces[n].here {
-                self.put(n, bytes)?;
+                self.put(n, &[bytes])?;
             }
         }
         Ok(true)
@@ -277,7 +306,7 @@ impl Staging {
                 if file.read_exact_at(space, offset).is_err() {
                     break;
                 }
-                match self.place(chunk.digest, &buffer[..chunk.length as usize], false) {
+                match self.place(chunk.digest, &buffer[..chunk.length as usize]) {
                     Ok(_) | Err(Error::Content { .. }) => {}
                     Err(e) => return Err(e),
                 }
@@ -340,11 +369,13 @@ impl Staging {
         self.source.manifest.files[self.plan.files[file].entry].path.as_str()
     }
 
-    fn put(&mut self, n: usize, bytes: &[u8]) -> Result<(), Error> {
-        let piece = self.plan.pieces[n];
+    /// Writes pieces of one file, the first of them and those that follow it, as these bytes.
+    fn put(&mut self, first: usize, bytes: &[&[u8]]) -> Result<(), Error> {
+        let piece = self.plan.pieces[first];
         let index = piece.file as usize;
         let full = self.spot.path().join(self.entry_path(index));
-        if bytes.len() != piece.length as usize {
+        let pieces = first..first + bytes.len();
+        if let Some((bytes, piece)) = bytes.iter().zip(&self.plan.pieces[pieces.clone()]).find(|(b, p)| b.len() != p.length as usize) {
             return Err(Error::Manifest(format!(
                 "a chunk of {} has {} bytes, its list says {}",
                 full.display(),
@@ -357,16 +388,19 @@ impl Staging {
             let file = open_at(&self.top, &mut self.last, path, Opening::Write)
                 .map_err(io("open", &full))?
                 .ok_or_else(|| io("find", &full)(Errno::NOENT))?;
+            make_room(&file, self.plan.files[index].size);
             self.open = Some(OpenFile { index, file, hasher: blake3::Hasher::new(), hashed: 0, begun: 0 });
         }
         let Some(open) = &mut self.open else { return Ok(()) };
-        open.file.write_all_at(bytes, piece.offset).map_err(io("write", &full))?;
+        write_together(&open.file, bytes, piece.offset).map_err(io("write", &full))?;
         let planned = &mut self.plan.files[index];
         if planned.pieces.len() == 1 {
             planned.verified = piece.digest == planned.blake3;
         } else if open.hashed == piece.offset {
-            open.hasher.update(bytes);
-            open.hashed += bytes.len() as u64;
+            for bytes in bytes {
+                open.hasher.update(bytes);
+                open.hashed += bytes.len() as u64;
+            }
             if open.hashed == planned.size {
                 planned.verified = Digest::from(open.hasher.finalize()) == planned.blake3;
             } else if open.hashed - open.begun >= WRITE_BACK {
@@ -376,7 +410,7 @@ impl Staging {
                 open.begun = open.hashed;
             }
         }
-        self.plan.pieces[n].here = true;
+        self.plan.pieces[pieces].iter_mut().for_each(|piece| piece.here = true);
         Ok(())
     }
 
@@ -401,6 +435,13 @@ impl Staging {
             }
             let planned = &mut self.plan.files[n];
             planned.verified = planned.size == 0 || good && Digest::from(whole.finalize()) == planned.blake3;
+            if planned.size > ROOM_AHEAD && !planned.verified {
+                // Room that it had ahead is free again: what is missing is asked for as a whole.
+                let full = self.spot.path().join(&path);
+                let cut = open_at(&self.top, &mut self.last, &path, Opening::Write).map_err(io("open", &full))?;
+                let length = file.metadata().map_err(io("look at", &full))?.len();
+                cut.map_or(Ok(()), |file| file.set_len(length)).map_err(io("cut", &full))?;
+            }
         }
         Ok(())
     }
@@ -478,6 +519,34 @@ impl Staging {
         rustix::fs::fchmod(&file, Mode::from_raw_mode(0o644)).map_err(io("set the mode of", &full))?;
         file.sync_all().map_err(sync(&full))
     }
+}
+
+/// Room on the disk for all of a large file, which keeps its length. Only a wish: without it, or on a file system that can't, a write
+/// finds room or says that there is none.
+fn make_room(file: &File, size: u64) {
+    if size > ROOM_AHEAD && file.metadata().is_ok_and(|there| there.blocks() * 512 < size) {
+        let _ = rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, 0, size);
+    }
+}
+
+/// Writes all of these bytes, one after the other, from this offset on.
+fn write_together(file: &File, bytes: &[&[u8]], mut offset: u64) -> std::io::Result<()> {
+    let mut slices: Vec<IoSlice<'_>> = bytes.iter().map(|bytes| IoSlice::new(bytes)).collect();
+    let mut slices = slices.as_mut_slice();
+    // Without those that are empty: nothing written then means that nothing can be.
+    IoSlice::advance_slices(&mut slices, 0);
+    while !slices.is_empty() {
+        match rustix::io::pwritev(file, &slices[..slices.len().min(AT_ONCE)], offset) {
+            Ok(0) => return Err(ErrorKind::WriteZero.into()),
+            Ok(written) => {
+                offset += written as u64;
+                IoSlice::advance_slices(&mut slices, written);
+            }
+            Err(Errno::INTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Ok(())
 }
 
 /// The directory part of a path and its last component.
@@ -558,5 +627,21 @@ pub(crate) fn digest_of(mut file: &File) -> std::io::Result<Digest> {
             0 => return Ok(hasher.finalize().into()),
             n => hasher.update(&buffer[..n]),
         };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_together_is_written_whole_however_many_pieces_it_has() {
+        let mut file = tempfile::tempfile().unwrap();
+        let pieces: Vec<Vec<u8>> = (0..3 * AT_ONCE).map(|n| vec![n as u8; n % 5]).collect();
+        let bytes: Vec<&[u8]> = pieces.iter().map(Vec::as_slice).collect();
+        write_together(&file, &bytes, 3).unwrap();
+        let mut written = Vec::new();
+        file.read_to_end(&mut written).unwrap();
+        assert_eq!(written, [&[0; 3][..], &pieces.concat()].concat());
     }
 }

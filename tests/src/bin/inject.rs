@@ -12,7 +12,7 @@
 //! `hurt PID`, and the end of such a process, and of the program itself, by `exit PID STATUS`. The first line is `start PID`.
 //! Ends with the program's own code; killed itself, it takes the program and its children with it.
 //!
-//! - `--call fsync|fdatasync|rename|openat|write|execve`: the kind (`rename` is any of the three, `write` also `pwrite64`).
+//! - `--call fsync|fdatasync|rename|openat|write|execve`: the kind (`rename` is any of the three, `write` also `pwrite64` and `pwritev`).
 //! - `--nth N`: which one; 0 hurts none.
 //! - `--fault kill|cut|EIO|ENOSPC`: SIGKILL for the process, SIGKILL for all of them (the power goes), or the call is not made and
 //!   fails with this error. With `--all`, every call from the N-th on fails.
@@ -32,7 +32,7 @@ const KINDS: [(&str, &[i64]); 6] = [
     ("fdatasync", &[libc::SYS_fdatasync]),
     ("rename", &[libc::SYS_rename, libc::SYS_renameat, libc::SYS_renameat2]),
     ("openat", &[libc::SYS_openat]),
-    ("write", &[libc::SYS_write, libc::SYS_pwrite64]),
+    ("write", &[libc::SYS_write, libc::SYS_pwrite64, libc::SYS_pwritev]),
     ("execve", &[libc::SYS_execve]),
 ];
 

@@ -144,7 +144,7 @@ impl Machine {
 
 fn fill(staging: &mut Staging, package: &Package) {
     for chunk in staging.missing() {
-        assert!(staging.write(chunk.digest, &package.chunks[&chunk.digest]).unwrap());
+        assert_eq!(staging.write(&[(chunk.digest, &package.chunks[&chunk.digest])]).unwrap(), 1);
     }
 }
 
@@ -160,8 +160,11 @@ fn a_tree_is_exactly_what_the_manifest_says() {
     // The first chunk of bin/tool is all of lib/same: fetched once, written twice.
     assert_eq!(staging.missing().len(), 4);
     assert_eq!(staging.missing_bytes(), package.manifest.total_bytes());
+    let fetched = staging.missing();
     fill(&mut staging, &package);
-    assert!(!staging.write(Digest::of(b"1"), b"1").unwrap(), "what is there is not written again");
+    assert_eq!(staging.write(&[(Digest::of(b"1"), b"1")]).unwrap(), 0, "what is not asked for is not written");
+    let there = &package.chunks[&fetched[0].digest];
+    assert_eq!(staging.write(&[(fetched[0].digest, there)]).unwrap(), 0, "what is there is not written again");
     let staged = staging.finish().unwrap();
     assert_eq!(fs::metadata(&staged.path).unwrap().mode() & 0o777, 0o700);
     let at = |path: &str| staged.path.join(path);
@@ -180,8 +183,8 @@ fn an_interrupted_download_goes_on_with_only_what_is_missing() {
     let package = tool("1");
     let mut staging = machine.open(&package, 1).unwrap();
     let all = staging.missing();
-    staging.write(all[1].digest, &package.chunks[&all[1].digest]).unwrap();
-    staging.write(all[0].digest, &package.chunks[&all[0].digest]).unwrap();
+    staging.write(&[(all[1].digest, &package.chunks[&all[1].digest])]).unwrap();
+    staging.write(&[(all[0].digest, &package.chunks[&all[0].digest])]).unwrap();
     drop(staging);
     let mut staging = machine.open(&package, 1).unwrap();
     assert_eq!(staging.missing(), all[2..]);
@@ -204,7 +207,7 @@ fn what_comes_in_order_is_verified_as_the_file_that_it_makes_and_only_what_was_w
     for (n, chunk) in all.iter().enumerate() {
         let mut bytes = package.chunks[&chunk.digest].clone();
         bytes[7] ^= u8::from(n == 2);
-        staging.write(chunk.digest, &bytes).unwrap();
+        staging.write(&[(chunk.digest, &bytes)]).unwrap();
     }
     let wrong = staging.finish().unwrap_err();
     assert_eq!(wrong.kind(), ErrorKind::ContentMismatch);
@@ -212,6 +215,49 @@ fn what_comes_in_order_is_verified_as_the_file_that_it_makes_and_only_what_was_w
     assert_eq!(staging.missing(), all[2..3]);
     fill(&mut staging, &package);
     assert_eq!(fs::read(staging.finish().unwrap().path.join("data")).unwrap(), content);
+}
+
+#[test]
+fn chunks_that_come_together_each_go_to_their_places_in_whatever_order_they_come() {
+    let machine = machine();
+    // The first file has a chunk twice, and one that the second has, too.
+    let long: Vec<u8> = (10..40).flat_map(|n| bytes(n, CHUNK)).collect();
+    let mixed = [&long[CHUNK..2 * CHUNK], &bytes(1, CHUNK), &bytes(2, CHUNK), &bytes(1, CHUNK), &b"end"[..]].concat();
+    let files = vec![("a", Item::File(0o644, mixed.clone())), ("long", Item::File(0o644, long.clone()))];
+    let package = package("tool", "1", files);
+    let made = |n, order: &dyn Fn(&mut Vec<Chunk>)| {
+        let mut staging = machine.open(&package, n).unwrap();
+        let mut missing = staging.missing();
+        order(&mut missing);
+        let chunks: Vec<(Digest, &[u8])> = missing.iter().map(|c| (c.digest, &package.chunks[&c.digest][..])).collect();
+        assert_eq!(staging.write(&chunks).unwrap(), 33);
+        assert_eq!(staging.write(&chunks[..20]).unwrap(), 0, "they are there");
+        let at = staging.finish().unwrap().path;
+        assert!(fs::read(at.join("a")).unwrap() == mixed && fs::read(at.join("long")).unwrap() == long);
+    };
+    made(1, &|_| ());
+    made(2, &|chunks| chunks.reverse());
+    made(3, &|chunks| chunks.swap(10, 20));
+}
+
+#[test]
+fn a_large_file_has_its_room_before_its_bytes_and_what_was_cut_off_gives_it_back() {
+    let machine = machine();
+    let package = package("tool", "1", vec![("data", Item::File(0o644, bytes(1, 32 * CHUNK)))]);
+    let mut staging = machine.open(&package, 1).unwrap();
+    let chunk = staging.missing()[0];
+    staging.write(&[(chunk.digest, &package.chunks[&chunk.digest])]).unwrap();
+    let path = staging.path();
+    let there = || fs::metadata(path.join("data")).unwrap();
+    assert_eq!(there().len(), CHUNK as u64);
+    assert!(there().blocks() * 512 >= 32 * CHUNK as u64);
+    drop(staging);
+    let mut staging = machine.open(&package, 1).unwrap();
+    assert_eq!(there().len(), CHUNK as u64);
+    assert!(there().blocks() * 512 < 2 * CHUNK as u64, "all that is missing must find room once more");
+    assert_eq!(staging.missing().len(), 31);
+    fill(&mut staging, &package);
+    assert_eq!(fs::read(staging.finish().unwrap().path.join("data")).unwrap(), bytes(1, 32 * CHUNK));
 }
 
 #[test]
@@ -225,7 +271,7 @@ fn a_damaged_chunk_is_fetched_again_and_never_installed() {
     let mut staging = machine.open(&package, 1).unwrap();
     let missing = staging.missing();
     assert_eq!(missing.len(), 1);
-    let wrong = staging.write(missing[0].digest, &vec![0; CHUNK]).unwrap_err();
+    let wrong = staging.write(&[(missing[0].digest, &[0; CHUNK])]).unwrap_err();
     assert_eq!(wrong.kind(), ErrorKind::ContentMismatch);
     assert_eq!(staging.missing(), missing);
     fill(&mut staging, &package);
@@ -349,10 +395,10 @@ fn no_link_on_the_way_leads_a_write_outside() {
     fs::write(&victim, "as it was").unwrap();
     symlink(&victim, staging.join("version")).unwrap();
     symlink(outside.path(), staging.join("bin")).unwrap();
-    assert!(machine.open(&package, 1).and_then(|mut s| s.write(Digest::of(b"1"), b"1")).is_ok());
+    assert!(machine.open(&package, 1).and_then(|mut s| s.write(&[(Digest::of(b"1"), b"1")])).is_ok());
     assert_eq!(fs::symlink_metadata(staging.join("version")).unwrap().len(), 1);
     let first = &package.chunks[&Digest::of(&bytes(b'1', CHUNK))];
-    assert!(machine.open(&package, 1).and_then(|mut s| s.write(Digest::of(first), first)).is_err());
+    assert!(machine.open(&package, 1).and_then(|mut s| s.write(&[(Digest::of(first), first)])).is_err());
     assert_eq!(fs::read_to_string(&victim).unwrap(), "as it was");
     assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 1);
 }
