@@ -50,13 +50,18 @@ pub(super) fn push(cli: &Cli, package: &PackageFolder) {
     cli.ok(&format!("package push {}", package.path().display()));
 }
 
-/// When the installer left its time, and that what it copied is what was deployed; nothing before.
+/// When the installer left its time; nothing before.
+pub(super) fn ran(destination: &Path) -> Option<f64> {
+    std::fs::read_to_string(destination.join("installed")).ok()?.trim().parse().ok()
+}
+
+/// The same, and that what it copied is what was deployed; nothing before.
 ///
 /// # Panics
 ///
 /// When it copied something else.
 pub(super) fn installed(destination: &Path, payload: &[u8]) -> Option<f64> {
-    let time = std::fs::read_to_string(destination.join("installed")).ok()?.trim().parse().ok()?;
+    let time = ran(destination)?;
     let copied = fs_err::read(destination.join("app/payload")).expect("the payload is there");
     assert_eq!(sha256(&copied), sha256(payload), "{} has another payload than was deployed", destination.display());
     Some(time)
