@@ -6,6 +6,7 @@ use super::{
 };
 use crate::{Held, Reached, Rollouts, bind};
 use async_trait::async_trait;
+use std::sync::LazyLock;
 use sutler_base::{
     ClientId, JobId, Timestamp, Uid,
     state::{ExecutionState, HoldReason},
@@ -27,6 +28,18 @@ const OFFERED: [ExecutionState; 6] = {
     use ExecutionState::*;
     [Offered, Downloading, Waiting, Installing, Verifying, Restoring]
 };
+
+/// One walk for each state, with every column of the index: else SQLite goes over all stages. One statement for all of them: these counts
+/// are asked for whenever a stage is looked at.
+static STAGE_COUNTS: LazyLock<String> = LazyLock::new(|| {
+    let count = |state: &ExecutionState| {
+        format!(
+            "SELECT '{state}', COUNT(*) FROM execution WHERE job = $1 AND stage = $2 AND stage > 0 AND state = '{state}' \
+             AND purpose <> 'LEAVE' AND client > ''"
+        )
+    };
+    ExecutionState::ALL.iter().map(count).collect::<Vec<_>>().join(" UNION ALL ")
+});
 
 fn reached(row: &mut Columns<'_>) -> Result<Reached> {
     Ok(Reached { execution: execution(row)?, client_state: row.parse()?, last_seen: row.time()?, quiet: row.time()? })
@@ -66,15 +79,10 @@ impl Rollouts for Unit<'_> {
     }
 
     async fn stage_counts(&mut self, job: &JobId, stage: u32) -> Result<Vec<(ExecutionState, i64)>> {
-        // One walk for each state, with every column of the index: else SQLite goes over all stages.
-        let sql = "SELECT COUNT(*) FROM execution WHERE job = $1 AND stage = $2 AND stage > 0 AND state = $3 AND purpose <> 'LEAVE' \
-                   AND client > ''";
-        let mut counts = Vec::new();
-        for state in ExecutionState::ALL {
-            let query = query!(sql, job.to_string(), i64::from(stage), state.as_str());
-            let n = self.one("execution", query, |row| row.int()).await?.unwrap_or(0);
-            counts.extend((n > 0).then_some((*state, n)));
-        }
+        let query = query!(STAGE_COUNTS.as_str(), job.to_string(), i64::from(stage));
+        let mut counts = self.list("execution", query, |row| Ok((row.parse()?, row.int()?))).await?;
+        counts.retain(|(_, n)| *n > 0);
+        counts.sort_by_key(|(state, _)| *state);
         Ok(counts)
     }
 
