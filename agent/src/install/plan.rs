@@ -20,6 +20,15 @@ pub(crate) struct Piece {
     pub(crate) file: u32,
     pub(crate) offset: u64,
     pub(crate) here: bool,
+    /// No other piece has this digest.
+    pub(crate) alone: bool,
+}
+
+impl Piece {
+    /// This piece and no other is this chunk, and it is not there yet.
+    pub(crate) fn is_only(&self, digest: &Digest) -> bool {
+        self.alone && !self.here && self.digest == *digest
+    }
 }
 
 /// One regular file of the package.
@@ -55,7 +64,7 @@ impl Plan {
             let file = files.len() as u32;
             let mut offset = 0u64;
             let mut add = |chunk: Chunk| {
-                pieces.push(Piece { digest: chunk.digest, length: chunk.length, file, offset, here: false });
+                pieces.push(Piece { digest: chunk.digest, length: chunk.length, file, offset, here: false, alone: false });
                 offset += u64::from(chunk.length);
             };
             match chunks {
@@ -77,6 +86,11 @@ impl Plan {
         }
         let mut by_digest: Vec<u32> = (0..pieces.len() as u32).collect();
         by_digest.sort_unstable_by_key(|n| (pieces[*n as usize].digest, *n));
+        for n in 0..by_digest.len() {
+            let digest = |at: usize| by_digest.get(at).map(|n| pieces[*n as usize].digest);
+            let alone = digest(n + 1) != digest(n) && n.checked_sub(1).and_then(digest) != digest(n);
+            pieces[by_digest[n] as usize].alone = alone;
+        }
         Ok(Plan { files, pieces, by_digest })
     }
 
@@ -92,12 +106,13 @@ impl Plan {
         self.by_digest[at] as usize
     }
 
-    /// The piece that has this digest, if it is the only one and is not there yet.
-    pub(crate) fn only(&self, digest: &Digest) -> Option<usize> {
-        let mut places = self.with(digest);
-        let (Some(at), None) = (places.next(), places.next()) else { return None };
-        let n = self.nth(at);
-        (!self.pieces[n].here).then_some(n)
+    /// The piece that has this digest, if it is the only one and is not there yet. `likely` is looked at first.
+    pub(crate) fn only(&self, digest: &Digest, likely: usize) -> Option<usize> {
+        if self.pieces.get(likely).is_some_and(|piece| piece.is_only(digest)) {
+            return Some(likely);
+        }
+        let n = self.nth(self.with(digest).next()?);
+        self.pieces[n].is_only(digest).then_some(n)
     }
 
     /// Whether a place still waits for this digest.

@@ -43,7 +43,7 @@ const SYNC_ONE_BY_ONE: usize = 64;
 
 /// Of a large file the system is asked to begin with so many bytes at a time, while more of them come: what is left to wait for at the
 /// end is short, and the disk has no sudden pile of work.
-const WRITE_BACK: u64 = 8 << 20;
+const WRITE_BACK: u64 = 2 << 20;
 
 /// A larger file has its room on the disk before its bytes: to find it for each write takes half of what a write costs.
 const ROOM_AHEAD: u64 = 1 << 20;
@@ -97,6 +97,8 @@ pub struct Staging {
     record: TreeRecord,
     /// The directory that the last file was opened in: files come sorted, so it is nearly always the next one's.
     last: Option<(String, OwnedFd)>,
+    /// The piece that comes next where chunks come in their order.
+    next: usize,
     /// The file that is being written, with the digest of what was written to it in order from its start.
     open: Option<OpenFile>,
 }
@@ -173,7 +175,7 @@ impl Staging {
         for file in &mut plan.files {
             file.verified = file.size == 0;
         }
-        let mut staging = Staging { source, spot, top, plan, record, last: None, open: None };
+        let mut staging = Staging { source, spot, top, plan, record, last: None, next: 0, open: None };
         if !fresh {
             staging.verify()?;
         }
@@ -227,7 +229,7 @@ impl Staging {
     /// The pieces that the first of these chunks are, if they are nothing else and the next ones of a file that was hashed so far.
     fn next_of_a_file(&self, chunks: &[(Digest, &[u8])]) -> Option<Range<usize>> {
         let (first, others) = chunks.split_first()?;
-        let start = self.plan.only(&first.0)?;
+        let start = self.plan.only(&first.0, self.next)?;
         let piece = self.plan.pieces[start];
         let index = piece.file as usize;
         let file = &self.plan.files[index];
@@ -235,7 +237,8 @@ impl Staging {
         if file.pieces.len() == 1 || hashed != piece.offset {
             return None;
         }
-        let follow = others.iter().zip(start + 1..file.pieces.end).take_while(|((digest, _), next)| self.plan.only(digest) == Some(*next));
+        let following = &self.plan.pieces[start + 1..file.pieces.end];
+        let follow = others.iter().zip(following).take_while(|((digest, _), piece)| piece.is_only(digest));
         Some(start..start + 1 + follow.count())
     }
 
@@ -410,6 +413,7 @@ impl Staging {
                 open.begun = open.hashed;
             }
         }
+        self.next = pieces.end;
         self.plan.pieces[pieces].iter_mut().for_each(|piece| piece.here = true);
         Ok(())
     }
