@@ -1,7 +1,10 @@
 //! A manager in this process, which can be stopped, killed and started again on the same ports.
 
 use super::Network;
-use crate::{harness::PackageFolder, postgres::Postgres};
+use crate::{
+    harness::{PATIENCE, PackageFolder, wait_until},
+    postgres::Postgres,
+};
 use std::{
     net::SocketAddr,
     path::Path,
@@ -253,10 +256,13 @@ impl Drop for Manager {
     }
 }
 
-/// A folder with everything in it, and the permissions.
+/// A folder with everything in it, and the permissions. Its manager may be at work: where a file of the moment was gone before it was
+/// copied, all is copied once more.
 fn copy(from: &Path, to: &Path) {
-    let done = std::process::Command::new("cp").arg("-a").args([from, to]).status().expect("cp can be started");
-    assert!(done.success(), "{} can't be copied", from.display());
+    wait_until(&format!("{} to be copied", from.display()), PATIENCE, || {
+        let _ = std::fs::remove_dir_all(to);
+        std::process::Command::new("cp").arg("-a").args([from, to]).status().expect("cp can be started").success()
+    });
 }
 
 fn runtime() -> Runtime {

@@ -78,7 +78,10 @@ fn a_disk_that_fills_up_during_a_download_fails_the_attempt_and_the_failure_is_r
     let manager = Manager::start_with(Setup { advertise: vec![line.address()], ..Setup::default() });
     line.leads_to(manager.addresses().agents);
     let cli = manager.cli();
-    let _package = push(&cli, "large", 16 << 20);
+    // Larger files have their room before their bytes.
+    let package = PackageFolder::counting("large", "1.0");
+    (0..16).for_each(|n| package.noise(&format!("noise{n}"), 1 << 20, n));
+    cli.ok(&format!("package push {}", package.path().display()));
     let mut agent = Agent::new("full");
     agent.enroll(cli.ok("token create").trim());
     if !agent.on_a_small_disk(60) {
