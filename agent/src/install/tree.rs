@@ -48,9 +48,6 @@ const WRITE_BACK: u64 = 2 << 20;
 /// A larger file has its room on the disk before its bytes: to find it for each write takes half of what a write costs.
 const ROOM_AHEAD: u64 = 1 << 20;
 
-/// How many pieces the system takes with one call (UIO_MAXIOV of Linux).
-const AT_ONCE: usize = 1024;
-
 /// How much of the disk a package may not take.
 #[derive(Debug, Clone, Copy)]
 pub struct Reserve {
@@ -540,7 +537,7 @@ fn write_together(file: &File, bytes: &[&[u8]], mut offset: u64) -> std::io::Res
     // Without those that are empty: nothing written then means that nothing can be.
     IoSlice::advance_slices(&mut slices, 0);
     while !slices.is_empty() {
-        match rustix::io::pwritev(file, &slices[..slices.len().min(AT_ONCE)], offset) {
+        match rustix::io::pwritev(file, slices, offset) {
             Ok(0) => return Err(ErrorKind::WriteZero.into()),
             Ok(written) => {
                 offset += written as u64;
@@ -641,7 +638,8 @@ mod tests {
     #[test]
     fn what_is_written_together_is_written_whole_however_many_pieces_it_has() {
         let mut file = tempfile::tempfile().unwrap();
-        let pieces: Vec<Vec<u8>> = (0..3 * AT_ONCE).map(|n| vec![n as u8; n % 5]).collect();
+        // More than the system takes with one call (1024).
+        let pieces: Vec<Vec<u8>> = (0..3000).map(|n| vec![n as u8; n % 5]).collect();
         let bytes: Vec<&[u8]> = pieces.iter().map(Vec::as_slice).collect();
         write_together(&file, &bytes, 3).unwrap();
         let mut written = Vec::new();
