@@ -64,7 +64,7 @@ impl Plan {
             let file = files.len() as u32;
             let mut offset = 0u64;
             let mut add = |chunk: Chunk| {
-                pieces.push(Piece { digest: chunk.digest, length: chunk.length, file, offset, here: false, alone: false });
+                pieces.push(Piece { digest: chunk.digest, length: chunk.length, file, offset, here: false, alone: true });
                 offset += u64::from(chunk.length);
             };
             match chunks {
@@ -86,10 +86,11 @@ impl Plan {
         }
         let mut by_digest: Vec<u32> = (0..pieces.len() as u32).collect();
         by_digest.sort_unstable_by_key(|n| (pieces[*n as usize].digest, *n));
-        for n in 0..by_digest.len() {
-            let digest = |at: usize| by_digest.get(at).map(|n| pieces[*n as usize].digest);
-            let alone = digest(n + 1) != digest(n) && n.checked_sub(1).and_then(digest) != digest(n);
-            pieces[by_digest[n] as usize].alone = alone;
+        for pair in by_digest.windows(2) {
+            let (a, b) = (pair[0] as usize, pair[1] as usize);
+            if pieces[a].digest == pieces[b].digest {
+                (pieces[a].alone, pieces[b].alone) = (false, false);
+            }
         }
         Ok(Plan { files, pieces, by_digest })
     }

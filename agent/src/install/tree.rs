@@ -45,7 +45,7 @@ const SYNC_ONE_BY_ONE: usize = 64;
 /// end is short, and the disk has no sudden pile of work.
 const WRITE_BACK: u64 = 2 << 20;
 
-/// A larger file has its room on the disk before its bytes: to find it for each write takes half of what a write costs.
+/// A larger file has its room on the disk before its bytes: to find it for each write takes a quarter of what the write of a chunk costs.
 const ROOM_AHEAD: u64 = 1 << 20;
 
 /// How much of the disk a package may not take.
