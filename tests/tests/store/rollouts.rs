@@ -142,8 +142,13 @@ pub(crate) async fn silence_counts_since_the_offer_or_the_last_wait_that_may_las
     assert_eq!(failed, (vec![(0, 1)], vec![]));
     assert_eq!(newest.iter().map(|row| &row.client).collect::<Vec<_>>(), [&client_id(4)]);
     // What is uninstalled because its client left says nothing of the package.
-    let left = ExecutionChange { purpose: Some(Purpose::Leave), ..change(&job, 4, Failed, Failed, "STEP_FAILED", 130) };
-    write(&db.store, unit!([left] | tx | { tx.change_executions(std::slice::from_ref(&left)).await })).await.unwrap();
+    let counts = read(&db.store, unit!([job] | tx | { tx.stage_counts(&job, 1).await })).await;
+    assert_eq!(counts, [(Offered, 1), (Downloading, 1), (Waiting, 1), (Installing, 1)]);
+    let leaves = |change| ExecutionChange { purpose: Some(Purpose::Leave), ..change };
+    let left = [leaves(change(&job, 4, Failed, Failed, "STEP_FAILED", 130)), leaves(change(&job, 1, Installing, Installing, "", 130))];
+    write(&db.store, unit!([left] | tx | { tx.change_executions(&left).await })).await.unwrap();
+    let counts = read(&db.store, unit!([job] | tx | { tx.stage_counts(&job, 1).await })).await;
+    assert_eq!(counts, [(Offered, 1), (Downloading, 1), (Waiting, 1)]);
     let nothing = read(
         &db.store,
         unit!(
