@@ -9,7 +9,7 @@ use super::{
     durable,
     error::{Error, io},
     layout::{Layout, Missing},
-    supervise::{EXIT, Exit, GROUP, Group, LOCK, OUTPUT, SPEC, STARTED, boot_id},
+    supervise::{EXIT, Exit, GROUP, Group, LOCK, NO_SPACE, OUTPUT, SPEC, STARTED, boot_id},
 };
 use crate::platform;
 use rustix::{fs::FlockOperation, io::Errno, process::Signal};
@@ -193,6 +193,8 @@ pub enum StepEnd {
     TimedOut,
     /// It has not run.
     NotStarted(String),
+    /// It has not run, since the disk had no room for what is kept of it.
+    NoSpace(String),
     /// It had started, and nobody can tell how it ended: the machine lost power, or the supervisor was killed. Nothing of
     /// its process group runs any more.
     Interrupted,
@@ -235,7 +237,8 @@ pub fn start(layout: &Layout, supervisor: &Supervisor, spec: &StepSpec) -> Resul
     }
     durable::sync_folder(&above)?;
     let json = serde_json::to_vec(&spec.program).map_err(|e| io("describe the step in", &folder)(std::io::Error::from(e)))?;
-    durable::write(&folder, SPEC, &json)?;
+    // Not durable: it is read by the supervisor that is started now, and after a power cut by nobody.
+    std::fs::write(folder.join(SPEC), &json).map_err(io("write", folder.join(SPEC)))?;
     let lock = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(folder.join(LOCK));
     let lock = lock.map_err(io("make", folder.join(LOCK)))?;
     rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(io("lock", folder.join(LOCK)))?;
@@ -289,25 +292,29 @@ impl Running {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
             Err(e) => return Err(io("open", path)(e)),
         }
+        let mut had_room = true;
         if let Some(mut supervisor) = self.supervisor {
-            supervisor.wait().map_err(io("wait for the supervisor of", &self.folder))?;
+            let status = supervisor.wait().map_err(io("wait for the supervisor of", &self.folder))?;
+            had_room = status.code() != Some(NO_SPACE.into());
         }
-        ended(&self.folder)
+        ended(&self.folder, had_room)
     }
 }
 
-/// What the folder of a step tells after its supervisor has ended.
-fn ended(folder: &Path) -> Result<Ended, Error> {
+/// What the folder of a step tells after its supervisor has ended; `had_room` unless that ended over a full disk.
+fn ended(folder: &Path, had_room: bool) -> Result<Ended, Error> {
     let exit = durable::read(&folder.join(EXIT))?.and_then(|bytes| serde_json::from_slice::<Exit>(&bytes).ok());
     let Some(exit) = exit else {
         let log = durable::read(&folder.join(LOG))?.unwrap_or_default();
         let log = String::from_utf8_lossy(&log[..log.len().min(4096)]).trim().to_owned();
-        let end = if durable::read(&folder.join(STARTED))?.is_none() {
-            let why = if log.is_empty() { "the agent ended before its supervisor had started it" } else { &log };
-            StepEnd::NotStarted(why.to_owned())
-        } else {
-            kill_rest(folder)?;
-            StepEnd::Interrupted
+        let or = |why: &str| if log.is_empty() { why.to_owned() } else { log.clone() };
+        let end = match (durable::read(&folder.join(STARTED))?, had_room) {
+            (Some(_), _) => {
+                kill_rest(folder)?;
+                StepEnd::Interrupted
+            }
+            (None, true) => StepEnd::NotStarted(or("the agent ended before its supervisor had started it")),
+            (None, false) => StepEnd::NoSpace(or("the disk has no room for what is kept of it")),
         };
         return Ok(Ended { end, output: log, output_cut: 0, duration: Duration::ZERO, finished: None });
     };

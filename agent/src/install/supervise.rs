@@ -35,10 +35,13 @@ use std::{
     path::Path,
     process::ExitCode,
 };
-use sutler_base::Timestamp;
+use sutler_base::{Timestamp, state::ErrorKind};
 
 /// The room that is taken for `exit.json` before the step runs (bytes).
 const EXIT_MAX: usize = 8 << 10;
+
+/// How the supervisor ends when the disk had no room for something it has to write; it may not have been able to say so either.
+pub(crate) const NO_SPACE: u8 = 28;
 
 /// How often the record of the end is tried while the disk is full, and how long it waits in between: ten minutes.
 const TRIES: u32 = 120;
@@ -90,8 +93,9 @@ pub fn supervise(dir: &Path) -> ExitCode {
     match run(dir) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("{e}");
-            ExitCode::FAILURE
+            // Not even this may find room, and then it is no reason to end otherwise.
+            let _ = writeln!(std::io::stderr(), "{e}");
+            if e.kind() == ErrorKind::NoSpace { ExitCode::from(NO_SPACE) } else { ExitCode::FAILURE }
         }
     }
 }

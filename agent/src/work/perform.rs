@@ -217,6 +217,9 @@ async fn judge(shared: &Shared, item: &Item, step: &Step, ended: Ended) -> Resul
         StepEnd::NotStarted(why) => {
             StepReport::Failed(fail(ErrorKind::StepNotStarted, format!("step {} could not be started: {why}", step.name), None, None))
         }
+        StepEnd::NoSpace(why) => {
+            StepReport::Failed(fail(ErrorKind::NoSpace, format!("step {} could not be started: {why}; make room", step.name), None, None))
+        }
         StepEnd::Interrupted => StepReport::Interrupted { detected: detected(shared, item).await? },
     })
 }

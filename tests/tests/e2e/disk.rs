@@ -135,6 +135,35 @@ fn a_disk_that_is_full_when_a_step_ends_keeps_no_outcome_from_being_recorded_and
 }
 
 #[test]
+fn a_step_that_the_disk_has_no_room_for_is_not_started_and_says_so() {
+    let manager = Manager::start();
+    let cli = manager.cli();
+    let package = PackageFolder::counting("two", "1.0");
+    package.append("[[step]]\nname = \"first\"\nargv = [\"/bin/sh\", \"-c\", \"read -r line <../../etc/go\"]\n\n");
+    package.append("[[step]]\nname = \"second\"\nargv = [\"bin/install\"]\n");
+    cli.ok(&format!("package push {}", package.path().display()));
+    let mut agent = Agent::new("full");
+    agent.enroll(cli.ok("token create").trim());
+    if !agent.on_a_small_disk(60) {
+        return;
+    }
+    agent.start();
+    let pipe = agent.root().join("etc/go");
+    rustix::fs::mknodat(CWD, &pipe, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    let job = cli.id(&format!("job run --package two --client {}", agent.id()));
+    let runs = || fs_err::read_to_string(agent.root().join("opt/two.runs")).map_or(0, |runs| runs.lines().count());
+    wait_until("the first step to have run", PATIENCE, || runs() == 1);
+    // Room for what the agent writes of a step, and none for the end of what it says.
+    // What it gives back at its end is less than the next one needs.
+    agent.disk().fill(0);
+    fs_err::write(&pipe, "go\n").unwrap();
+    let row = JobView::wait_for_row(&cli, &job, &agent.id(), "FAILED");
+    assert_eq!((row.reason.as_str(), runs()), ("NO_SPACE", 1), "{row:#?}");
+    assert_eq!(row.json["items"][0]["step"], "second", "{row:#?}");
+    agent.disk().make_room();
+}
+
+#[test]
 fn a_disk_that_is_still_full_is_not_said_to_have_room_again() {
     let manager = Manager::start();
     let cli = manager.cli();
