@@ -80,6 +80,10 @@ impl Vault for MemoryVault {
         Ok(())
     }
 
+    fn cache(&self, name: &str, bytes: &[u8]) -> Result<(), VaultError> {
+        self.write(name, bytes)
+    }
+
     fn remove(&self, name: &str) -> Result<(), VaultError> {
         lock(&self.0).remove(name);
         Ok(())

@@ -31,6 +31,9 @@ pub trait Vault: Send + Sync + 'static {
     fn read(&self, name: &str) -> Result<Option<Vec<u8>>, VaultError>;
     /// Replaces a file, whole and durably. After an error that is not [`VaultError::is_full`] the process must end.
     fn write(&self, name: &str, bytes: &[u8]) -> Result<(), VaultError>;
+    /// Replaces a file, whole as long as the machine runs; after a power cut it may be gone or hold anything. For what can be had
+    /// again, and is checked by whoever reads it.
+    fn cache(&self, name: &str, bytes: &[u8]) -> Result<(), VaultError>;
     /// Removes a file, if it is there.
     fn remove(&self, name: &str) -> Result<(), VaultError>;
     /// The names of the files in a folder, without the folder's; none if it is not there. Temporary ones are left out.
@@ -57,6 +60,14 @@ impl FolderVault {
     pub fn folder(&self) -> &Path {
         &self.folder
     }
+
+    /// Where a file is to be, in a folder that is there.
+    fn place(&self, name: &str) -> Result<PathBuf, VaultError> {
+        if let Some((folder, _)) = name.rsplit_once('/') {
+            durable::private_folder(&self.folder.join(folder))?;
+        }
+        Ok(self.folder.join(name))
+    }
 }
 
 impl Vault for FolderVault {
@@ -69,10 +80,11 @@ impl Vault for FolderVault {
     }
 
     fn write(&self, name: &str, bytes: &[u8]) -> Result<(), VaultError> {
-        if let Some((folder, _)) = name.rsplit_once('/') {
-            durable::private_folder(&self.folder.join(folder))?;
-        }
-        Ok(durable::write(&self.folder.join(name), bytes, Readers::Owner)?)
+        Ok(durable::write(&self.place(name)?, bytes, Readers::Owner)?)
+    }
+
+    fn cache(&self, name: &str, bytes: &[u8]) -> Result<(), VaultError> {
+        Ok(durable::cache(&self.place(name)?, bytes, Readers::Owner)?)
     }
 
     fn remove(&self, name: &str) -> Result<(), VaultError> {

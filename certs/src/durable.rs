@@ -78,6 +78,16 @@ pub enum Readers {
 
 /// Replaces the file at `path` by `bytes`, whole and durably.
 pub fn write(path: &Path, bytes: &[u8], readers: Readers) -> Result<(), FileError> {
+    replace(path, bytes, readers, true)
+}
+
+/// The same, but that after a power cut the file may be gone or hold anything: for what can be had again, and is checked by
+/// whoever reads it.
+pub fn cache(path: &Path, bytes: &[u8], readers: Readers) -> Result<(), FileError> {
+    replace(path, bytes, readers, false)
+}
+
+fn replace(path: &Path, bytes: &[u8], readers: Readers, durable: bool) -> Result<(), FileError> {
     static COUNTER: AtomicU64 = AtomicU64::new(0);
     let failed = |source| FileError::Write { path: path.into(), source };
     let name = path.file_name().ok_or_else(|| failed(io::ErrorKind::InvalidInput.into()))?;
@@ -86,14 +96,14 @@ pub fn write(path: &Path, bytes: &[u8], readers: Readers) -> Result<(), FileErro
     temporary.push(name);
     temporary.push(format!(".{}-{}.tmp", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed)));
     let temporary = path.with_file_name(temporary);
-    let result = write_then_rename(&temporary, path, bytes, readers);
+    let result = write_then_rename(&temporary, path, bytes, readers, durable);
     if result.is_err() {
         let _ = fs::remove_file(&temporary);
     }
     result.map_err(failed)
 }
 
-fn write_then_rename(temporary: &Path, path: &Path, bytes: &[u8], readers: Readers) -> io::Result<()> {
+fn write_then_rename(temporary: &Path, path: &Path, bytes: &[u8], readers: Readers, durable: bool) -> io::Result<()> {
     match fs::remove_file(temporary) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
         _ => {}
@@ -104,9 +114,11 @@ fn write_then_rename(temporary: &Path, path: &Path, bytes: &[u8], readers: Reade
         file.set_permissions(PermissionsExt::from_mode(0o644))?;
     }
     file.write_all(bytes)?;
-    file.sync_all()?;
+    if durable {
+        file.sync_all()?;
+    }
     fs::rename(temporary, path)?;
-    sync_folder(parent(path))
+    if durable { sync_folder(parent(path)) } else { Ok(()) }
 }
 
 fn parent(path: &Path) -> &Path {

@@ -49,6 +49,11 @@ impl Content {
         self.vault.write(&name(digest), bytes)
     }
 
+    /// The same for a chunk list: one that a power cut takes is fetched again.
+    pub(crate) fn put_list(&self, digest: &Digest, bytes: &[u8]) -> Result<(), VaultError> {
+        self.vault.cache(&name(digest), bytes)
+    }
+
     /// Keeps a manifest that came with an offer until it is looked at; in memory alone: without it, it is fetched.
     pub(crate) fn hand(&self, bytes: &[u8]) {
         if bytes.is_empty() || bytes.len() > limits::OFFERED_MANIFEST_MAX {

@@ -357,8 +357,8 @@ async fn connection(shared: &Shared) -> Result<Connection, Stop> {
     shared.connected().await.ok_or_else(|| Stop::Later("the agent stops".into()))
 }
 
-fn keep(content: &Content, digest: &Digest, bytes: &[u8]) -> Result<(), Stop> {
-    Ok(content.put(digest, bytes).map_err(|e| Shared::vault_trouble(&e))?)
+fn keep_list(content: &Content, digest: &Digest, bytes: &[u8]) -> Result<(), Stop> {
+    Ok(content.put_list(digest, bytes).map_err(|e| Shared::vault_trouble(&e))?)
 }
 
 /// The manifest, and its bytes as they were signed.
@@ -396,7 +396,7 @@ async fn verified_manifest(
     check_signature(shared, &policy(shared)?, envelope, &bytes).map_err(failed)?;
     let manifest = Manifest::parse(&bytes).map_err(|e| stop(ErrorKind::ManifestInvalid, e.0))?;
     if is_new {
-        keep(&shared.content, &envelope.digest, &bytes)?;
+        shared.content.put(&envelope.digest, &bytes).map_err(|e| Shared::vault_trouble(&e))?;
     }
     Ok((Arc::new(manifest), bytes))
 }
@@ -572,7 +572,7 @@ async fn chunk_lists(
     {
         source.apply(shared, manifest, known).await;
         for (digest, bytes, list) in source.lists(manifest, &lists).await {
-            keep(&shared.content, &digest, &bytes)?;
+            keep_list(&shared.content, &digest, &bytes)?;
             lists.insert(digest, list);
         }
     }
@@ -587,7 +587,7 @@ async fn chunk_lists(
         known.fetched_bytes += fetched;
         for ((digest, size), bytes) in some.iter().zip(all) {
             let list = ChunkList::decode(&bytes, *size).map_err(|e| stop(ErrorKind::ContentMismatch, e.0))?;
-            keep(&shared.content, digest, &bytes)?;
+            keep_list(&shared.content, digest, &bytes)?;
             lists.insert(*digest, list);
         }
     }
