@@ -92,6 +92,8 @@ struct Attempt {
     beginning: Option<bool>,
     /// The package that it fetches although it is not its turn.
     ahead: Option<usize>,
+    /// That its next package is fetched is not written down: it is with the beginning of that one, or when that has to wait.
+    fetched: bool,
     /// It waits because the manager gives this machine no bytes.
     suspended: bool,
     /// That it has the machine restarted is about to be written down.
@@ -115,6 +117,7 @@ impl Attempt {
             unwanted: false,
             beginning: None,
             ahead: None,
+            fetched: false,
             suspended: false,
             restarting: false,
             ending: None,
@@ -138,6 +141,7 @@ impl Attempt {
     /// Has the record written as it is now; nothing goes on before that is acknowledged.
     fn journal(&mut self, effects: &mut Vec<Effect>) {
         self.activity = Activity::Journaling;
+        self.fetched = false;
         self.write += 1;
         effects.push(Effect::Journal(self.record.id().clone(), self.write));
     }
@@ -507,6 +511,8 @@ impl State {
             Prepared::Ready(plan) => {
                 attempt.record.staged_in.get_or_insert_with(|| now.boot_id.clone());
                 attempt.record.stage = Stage::Fetched(plan);
+                (attempt.activity, attempt.tries, attempt.fetched) = (Activity::Idle, 0, true);
+                return;
             }
             Prepared::Ended(result) if is_as_it_was(result.state) && attempt.doubted.contains(&result.package) => {
                 // Seen in the middle of another installation of it, which may yet be undone: asked again when that has ended.
@@ -704,6 +710,7 @@ impl State {
                         if fetching < FETCHES_MAX {
                             attempt.doubted.clear();
                             fetching += 1;
+                            attempt.fetched = false;
                             attempt.record.stage = Stage::Offered;
                             attempt.activity = Activity::Fetching;
                             effects.push(Effect::Prepare(id.clone(), attempt.record.results.len()));
@@ -729,6 +736,8 @@ impl State {
                 Stage::Finished { .. } | Stage::Canceled => {}
             }
         }
+        // What is fetched and has to wait is fetched also after a restart.
+        self.attempts.values_mut().filter(|a| a.fetched && a.activity == Activity::Idle).for_each(|a| a.journal(effects));
     }
 
     /// Has the machine restarted for an attempt that waits for that, if it may: journaled first, ordered when the journal has it.
