@@ -34,6 +34,10 @@ const CONNECTION_WINDOW: u32 = 8 << 20;
 /// bytes of each go, and come, in a record of their own.
 const FRAME_SIZE: u32 = (64 << 10) - 9;
 
+/// After so many bytes whoever waits for them has a turn, while more come. Without it the connection reads as long as there is
+/// something to read, until both windows of a small package are full (4 MiB): only then its first byte would be written.
+const TURN: u64 = 128 << 10;
+
 type Body = tonic::body::Body;
 
 /// A connection; clones share it.
@@ -182,6 +186,8 @@ impl tower::Service<http::Request<Body>> for Connection {
 struct Heard {
     inner: TcpStream,
     received: Arc<AtomicU64>,
+    /// How many bytes were read since others last had a turn.
+    turn: u64,
     wait: Duration,
     answer: Duration,
     /// None before anything came: how long a handshake may take is a limit of its own.
@@ -197,6 +203,7 @@ impl Heard {
         Heard {
             inner,
             received: Arc::default(),
+            turn: 0,
             wait: limits.keep_alive,
             answer: limits.keep_alive_timeout,
             alarm: None,
@@ -224,12 +231,20 @@ impl Heard {
 
 impl AsyncRead for Heard {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.turn >= TURN {
+            self.turn = 0;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let before = buf.filled().len();
         let polled = Pin::new(&mut self.inner).poll_read(cx, buf);
         if polled.is_pending() {
+            self.turn = 0;
             return self.poll_silence(cx).map(Err);
         }
-        self.received.fetch_add((buf.filled().len() - before) as u64, Ordering::Relaxed);
+        let bytes = (buf.filled().len() - before) as u64;
+        self.turn += bytes;
+        self.received.fetch_add(bytes, Ordering::Relaxed);
         let now = Instant::now();
         if self.asked || self.alarm.is_none() || now - self.set > self.wait / 16 {
             (self.asked, self.set) = (false, now);
