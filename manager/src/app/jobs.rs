@@ -556,6 +556,7 @@ pub async fn activate(tx: &mut dyn Tx, env: &Env, mut job: Job) -> Result<()> {
     env.audit(tx, "start_job", format!("jobs/{id}"), format!("{}{ignores}", describe(&wanted))).await?;
     events::job_started(tx, env, &job, &describe(&wanted), false).await?;
     shelf::wake(tx, env, &job).await?;
+    rollouts::let_first_go(tx, env, &job).await?;
     wake_queued(tx, env, id).await
 }
 

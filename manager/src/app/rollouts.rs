@@ -117,6 +117,24 @@ pub async fn begin(tx: &mut dyn Tx, env: &Env, job: &Job) -> Result<()> {
     put(tx, job, &Position::default()).await
 }
 
+/// Lets the first of a job of few rows go in the unit that gives it its rows: they need not wait until its rollout is looked at. What
+/// else is due, a job of more rows, and one that passes over who is out of contact, are left to that look: here everybody's writes wait.
+pub async fn let_first_go(tx: &mut dyn Tx, env: &Env, job: &Job) -> Result<()> {
+    if job.terms.rollout.all_at_once || !job.terms.offline.waits_for_ever() {
+        return Ok(());
+    }
+    let rows: i64 = tx.counts(&job.id).await?.0.values().sum();
+    if !(1..=i64::from(BATCH)).contains(&rows) {
+        return Ok(());
+    }
+    let due = due(tx, env, job, true).await?;
+    let Some((decision, old)) = due.decision else { return Ok(()) };
+    if decision.halt.is_empty() && decision.position.stage == old.stage && !due.release.is_empty() {
+        tx.release_to_stage(&job.id, &due.release, old.number(), env.now).await?;
+    }
+    Ok(())
+}
+
 /// A job that had ended stands again: whatever halted it before does so no longer, and failures count anew.
 pub async fn stands_again(tx: &mut dyn Tx, env: &Env, job: &Job) -> Result<()> {
     let Some(mut position) = tx.rollout(&job.id).await? else { return Ok(()) };
@@ -618,3 +636,7 @@ pub fn sentence(job: &Job, shown: Option<&Shown>, row: &Execution) -> Option<(Aw
     let status = rollout::status(&job.terms.rollout, &shown.position, shown.seen.as_ref());
     Some((Awaited::Stage, format!("waits for its stage of the rollout; open is {status}")))
 }
+
+#[cfg(test)]
+#[path = "rollouts_tests.rs"]
+mod tests;
