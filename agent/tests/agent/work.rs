@@ -96,6 +96,34 @@ async fn an_update_fetches_only_what_is_new_and_a_second_offer_of_what_is_there_
 }
 
 #[tokio::test]
+async fn a_chunk_list_that_a_power_cut_has_taken_or_spoiled_is_fetched_again() {
+    let manager = Manager::start().await;
+    let (machine, _handle) = Machine::connected(&manager).await;
+    let item = v1::OfferItem { replace: v1::Replace::Always as i32, ..manager.publish(&tool(&machine, "1.0", 1)) };
+    manager.offer(&attempt(1), vec![item.clone()], 600);
+    assert_eq!(manager.outcome(&attempt(1)).await.state, ExecutionState::Succeeded);
+    let manifest = sutler_certs::Envelope::from_json(&item.envelope).unwrap().digest;
+    let kept = std::fs::read_dir(machine.state().join("content")).unwrap().map(|entry| entry.unwrap().path());
+    let lists: Vec<_> = kept.filter(|path| !path.ends_with(manifest.to_string())).collect();
+    let [file] = &lists[..] else { panic!("one file of the package has a list: {lists:?}") };
+    let whole = std::fs::read(file).unwrap();
+    let digest = sutler_base::Digest::of(&whole);
+    let mut spoiled = whole.clone();
+    spoiled[0] ^= 1;
+    for (n, left) in [(2, None), (3, Some(Vec::new())), (4, Some(vec![0; whole.len()])), (5, Some(spoiled))] {
+        match &left {
+            Some(bytes) => std::fs::write(file, bytes).unwrap(),
+            None => std::fs::remove_file(file).unwrap(),
+        }
+        let asked = manager.asked().len();
+        manager.offer(&attempt(n), vec![item.clone()], 600);
+        assert_eq!(manager.outcome(&attempt(n)).await.state, ExecutionState::Succeeded, "{left:?}");
+        assert_eq!(manager.asked()[asked..], [digest], "the list and nothing else");
+        assert_eq!(std::fs::read(file).unwrap(), whole);
+    }
+}
+
+#[tokio::test]
 async fn nothing_starts_without_a_lease_and_a_canceled_attempt_never_starts() {
     let manager = Manager::start().await;
     let (machine, _handle) = Machine::connected(&manager).await;
