@@ -40,7 +40,8 @@ use sutler_base::{Timestamp, state::ErrorKind};
 /// The room that is taken for `exit.json` before the step runs (bytes).
 const EXIT_MAX: usize = 8 << 10;
 
-/// How the supervisor ends when the disk had no room for something it has to write; it may not have been able to say so either.
+/// The supervisor's exit code when the disk had no room for something it has to write, of which it may not have been able to speak
+/// either: the number of ENOSPC.
 pub(crate) const NO_SPACE: u8 = 28;
 
 /// How often the record of the end is tried while the disk is full, and how long it waits in between: ten minutes.

@@ -1,7 +1,10 @@
 //! The disk of a client machine full: before a download, in the middle of one, and while an attempt is recorded.
 
 use rustix::fs::{CWD, FileType, Mode};
-use std::time::{Duration, Instant};
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 use sutler_tests::harness::{Agent, Cli, JobView, Line, Manager, PATIENCE, PackageFolder, Proxy, Setup, wait_until};
 
 /// How often an agent looks whether a full disk has room again.
@@ -103,23 +106,38 @@ fn a_disk_that_fills_up_during_a_download_fails_the_attempt_and_the_failure_is_r
     JobView::wait_for_row(&cli, &job, &agent.id(), "SUCCEEDED");
 }
 
+/// Counts its run, waits for whoever opens a pipe of the machine, and ends with this code.
+fn waits(code: u8) -> String {
+    format!("#!/bin/sh\necho run >>\"$(pwd -P).runs\"\nread -r line <../../etc/go\nexit {code}\n")
+}
+
+/// A machine on a small disk that runs a package's step, which waits at the pipe. None where nobody may mount.
+fn waiting(cli: &Cli, package: &PackageFolder) -> Option<(Agent, String, PathBuf)> {
+    cli.ok(&format!("package push {}", package.path().display()));
+    let mut agent = Agent::new("full");
+    agent.enroll(cli.ok("token create").trim());
+    if !agent.on_a_small_disk(60) {
+        return None;
+    }
+    agent.start();
+    let pipe = agent.root().join("etc/go");
+    rustix::fs::mknodat(CWD, &pipe, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    let job = cli.id(&format!("job run --package {} --client {}", package.name(), agent.id()));
+    wait_until("the step to run", PATIENCE, || runs(&agent, package.name()) == 1);
+    Some((agent, job, pipe))
+}
+
+fn runs(agent: &Agent, package: &str) -> usize {
+    agent.read(&format!("opt/{package}.runs")).map_or(0, |runs| runs.lines().count())
+}
+
 #[test]
 fn a_disk_that_is_full_when_a_step_ends_keeps_no_outcome_from_being_recorded_and_reported() {
     let manager = Manager::start();
     let cli = manager.cli();
     let package = PackageFolder::counting("waits", "1.0");
-    package.file("bin/install", "#!/bin/sh\nread -r line <../../etc/go\necho run >>\"$(pwd -P).runs\" 2>/dev/null\nexit 7\n");
-    cli.ok(&format!("package push {}", package.path().display()));
-    let mut agent = Agent::new("full");
-    agent.enroll(cli.ok("token create").trim());
-    if !agent.on_a_small_disk(60) {
-        return;
-    }
-    agent.start();
-    let pipe = agent.root().join("etc/go");
-    rustix::fs::mknodat(CWD, &pipe, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
-    let job = cli.id(&format!("job run --package waits --client {}", agent.id()));
-    JobView::wait_for_row(&cli, &job, &agent.id(), "INSTALLING");
+    package.file("bin/install", waits(7));
+    let Some((mut agent, job, pipe)) = waiting(&cli, &package) else { return };
     // Not a byte is left; what is left to do is written from the agent's own reserve.
     agent.disk().fill(0);
     assert!(agent.state().join("reserve").exists(), "it keeps a reserve");
@@ -139,26 +157,14 @@ fn a_step_that_the_disk_has_no_room_for_is_not_started_and_says_so() {
     let manager = Manager::start();
     let cli = manager.cli();
     let package = PackageFolder::counting("two", "1.0");
-    package.append("[[step]]\nname = \"first\"\nargv = [\"/bin/sh\", \"-c\", \"read -r line <../../etc/go\"]\n\n");
+    package.file("bin/install", waits(0));
     package.append("[[step]]\nname = \"second\"\nargv = [\"bin/install\"]\n");
-    cli.ok(&format!("package push {}", package.path().display()));
-    let mut agent = Agent::new("full");
-    agent.enroll(cli.ok("token create").trim());
-    if !agent.on_a_small_disk(60) {
-        return;
-    }
-    agent.start();
-    let pipe = agent.root().join("etc/go");
-    rustix::fs::mknodat(CWD, &pipe, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
-    let job = cli.id(&format!("job run --package two --client {}", agent.id()));
-    let runs = || fs_err::read_to_string(agent.root().join("opt/two.runs")).map_or(0, |runs| runs.lines().count());
-    wait_until("the first step to have run", PATIENCE, || runs() == 1);
-    // Room for what the agent writes of a step, and none for the end of what it says.
-    // What it gives back at its end is less than the next one needs.
+    let Some((agent, job, pipe)) = waiting(&cli, &package) else { return };
+    // What the first step gives back at its end is less than the second one needs.
     agent.disk().fill(0);
     fs_err::write(&pipe, "go\n").unwrap();
     let row = JobView::wait_for_row(&cli, &job, &agent.id(), "FAILED");
-    assert_eq!((row.reason.as_str(), runs()), ("NO_SPACE", 1), "{row:#?}");
+    assert_eq!((row.reason.as_str(), runs(&agent, "two")), ("NO_SPACE", 1), "{row:#?}");
     assert_eq!(row.json["items"][0]["step"], "second", "{row:#?}");
     agent.disk().make_room();
 }
