@@ -34,9 +34,9 @@ const BATCHES_OPEN: usize = 3;
 /// A transfer that brings fewer bytes within `limits.stall` stands still.
 const STALL_BYTES: u64 = 1024;
 /// So many bytes are written at once, of so many objects at most (tiny ones, one of each file, gain nothing by more); and how many such
-/// writes wait. Of the write of one chunk its bytes are a fifth, the rest is paid for each write. With more bytes at once the page cache takes larger blocks of memory, and
-/// where a host takes back what a virtual machine has free, those are the ones that it has to bring again: sixteen agents at 512 KiB took
-/// 2.1 s/GiB, at 128 KiB 1.4, with each chunk alone 1.5.
+/// writes wait. Of the write of one chunk its bytes are a fifth, the rest is paid for each write. With more bytes at once the page cache
+/// takes larger blocks of memory, and where a host takes back what a virtual machine has free, those are the ones that it has to bring
+/// again: sixteen agents at 512 KiB took 2.1 s/GiB, at 128 KiB 1.4, with each chunk alone 1.5.
 const WRITE_BYTES: u64 = 128 << 10;
 const WRITE_OBJECTS: usize = 64;
 const WRITES_OPEN: usize = 8;
