@@ -67,6 +67,14 @@ impl Crew {
         self.machines.push(machine);
     }
 
+    /// Ends the agents of these machines, and waits until the manager knows.
+    pub(crate) fn lose(&mut self, machines: std::ops::Range<usize>) {
+        self.machines[machines.clone()].iter_mut().for_each(Machine::kill);
+        let live = &self.manager.app().live;
+        let gone = || self.machines[machines.clone()].iter().all(|machine| !live.is_connected(machine.client()));
+        wait_until("the manager to see that they are gone", PATIENCE, gone);
+    }
+
     /// Every step of the package fails on every machine.
     pub(crate) fn breaks(&self) {
         self.machines.iter().for_each(|machine| machine.simulated.machine.fail(&hello(), 1, None));
@@ -250,8 +258,8 @@ fn who_is_offline_holds_up_nobody_and_is_let_go_when_it_comes() {
 #[test]
 fn who_goes_before_it_accepted_gives_its_place_to_the_next() {
     let mut crew = Crew::of(Database::Sqlite, 4);
-    // All of them are offline when the first two are let go: nobody is.
-    crew.machines.iter_mut().for_each(Machine::kill);
+    // All of them are offline when the first two would be let go: nobody is.
+    crew.lose(0..4);
     let two = v1::Rollout { stages: vec![v1::RolloutStage { count: 2, ..Default::default() }], ..Default::default() };
     let job = crew.run(Some(two));
     crew.settle(&[]);

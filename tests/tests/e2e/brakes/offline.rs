@@ -172,9 +172,7 @@ fn what_is_owed_to_a_machine_that_had_its_turn_waits_for_it() {
     let job = v1::JobTerms { on_leave: v1::OnLeave::Uninstall.into(), ..terms(OfflineAction::Fail, None) };
     let job = crew.order_on(vec!["groups/all".into()], job);
     crew.until("it to have it", &job, |job| counters(job).finished == 1);
-    crew.machines[0].kill();
-    let gone = |crew: &Crew| !crew.manager.app().live.is_connected(crew.machines[0].client());
-    wait_until("the manager to see that it is gone", PATIENCE, || gone(&crew));
+    crew.lose(0..1);
     crew.manager.step_clock(7 * MINUTE);
     let client = format!("clients/{}", crew.machines[0].client());
     let leaves = v1::RemoveMembersRequest { name: "groups/all".into(), clients: vec![client], ..Default::default() };
@@ -198,10 +196,8 @@ fn who_was_heard_of_meanwhile_is_waited_for_anew() {
     crew.operator.jobs(&crew.manager, |mut j| async move { j.pause_job(pause).await }).unwrap();
     for n in 3..6 {
         crew.machines[n].start(ClientState::Active);
-        crew.machines[n].kill();
+        crew.lose(n..n + 1);
     }
-    let gone = |crew: &Crew| (3..6).all(|n| !crew.manager.app().live.is_connected(crew.machines[n].client()));
-    wait_until("the manager to see that they are gone", PATIENCE, || gone(&crew));
     crew.resume(&job);
     crew.manager.step_clock(2 * MINUTE);
     looked(&crew);
